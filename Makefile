@@ -1,0 +1,42 @@
+# `make help` lists the targets. Nothing needs to be installed first but Python 3.11 or newer.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+# A GPU driver that answers means the CUDA build of FBGEMM; without one, the CPU build under its name.
+FBGEMM := $(shell nvidia-smi -L >/dev/null 2>&1 && echo fbgemm-gpu==1.8.0 || echo ./packaging/fbgemm-gpu)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMP) ## create .venv with everything that training and testing need
+
+$(STAMP): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet $(FBGEMM)
+	$(BIN)/pip install --quiet --editable '.[dev,tensorboard]'
+	$(BIN)/pip check
+	touch $@
+
+.PHONY: train
+train: $(STAMP) ## train the hybrid and the Adagrad baseline on synthetic data, end with the table
+	$(BIN)/python train.py --config configs/smoke.toml
+
+.PHONY: check
+check: $(STAMP) ## format, lint, types, import layers, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+.PHONY: test
+test: check ## everything in `check`, then all tests
+	$(BIN)/pytest
+
+.PHONY: bench
+bench: $(STAMP) ## measure steps, kernels and prepare; writes benchmarks/results/*.json
+	$(BIN)/python -m benchmarks

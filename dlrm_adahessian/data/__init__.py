@@ -1,0 +1,1 @@
+"""Criteo rows, real and synthetic: text to planar memory maps to batches."""

@@ -1,0 +1,35 @@
+"""The Criteo Kaggle row: a label, 13 integers, 26 hashed tokens; and a block of such rows in memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+NUM_INTEGERS = 13
+NUM_TOKENS = 26
+INTEGER_NAMES = tuple(f"I{i}" for i in range(1, NUM_INTEGERS + 1))
+TOKEN_NAMES = tuple(f"C{i}" for i in range(1, NUM_TOKENS + 1))
+COLUMN_NAMES = ("label", *INTEGER_NAMES, *TOKEN_NAMES)
+NO_LABEL = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowBlock:
+    """Consecutive rows in columnar form, before vocabulary and logarithm.
+
+    Attributes:
+        labels: (N,) int8, 0 or 1; `NO_LABEL` where the input has none.
+        integers: (N, 13) int64, 0 where missing.
+        tokens: (N, 26) uint32, the hexadecimal value; 0 where missing.
+        missing: (N,) uint64; bit i is set when integer i is missing, bit 13 + j when token j is.
+        probability: (N,) float32 true click probability of generated rows, None for read ones.
+    """
+
+    labels: npt.NDArray[np.int8]
+    integers: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.uint32]
+    missing: npt.NDArray[np.uint64]
+    probability: npt.NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)

@@ -1,0 +1,1 @@
+"""Row kernels: which rows a batch touched, and their summed derivatives."""

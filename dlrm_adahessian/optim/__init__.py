@@ -1,0 +1,1 @@
+"""Update rules for dense parameters and for embedding rows."""

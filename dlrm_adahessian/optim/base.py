@@ -1,0 +1,39 @@
+"""What the trainer expects of a dense optimizer and of a row rule.
+
+Both are plain tensor code: no autograd, no collectives, no logging. Derivatives are those of the mean
+loss over `samples` samples. A step without curvature passes None, and bias corrections count curvature
+updates, not steps.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from dlrm_adahessian.kernels.hits import Hits
+
+
+class DenseOptimizer(Protocol):
+    """Updates one flat vector of all dense parameters in place."""
+
+    state: dict[str, Tensor]
+    """Named tensors, float for moments and 0-dim int64 for counters; loading copies into them."""
+
+    def step(
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update `parameters`, all (P,); `lr_scale` in [0, 1] is the schedule's factor on the learning rate."""
+        ...
+
+
+class RowRule(Protocol):
+    """Updates touched rows of one (R, D) weight matrix in place; holds hyper-parameters, no state."""
+
+    def new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return zero state for `weight` (R, D): tensors of shape (R, D) or (R,), row r belonging to row r."""
+        ...
+
+    def update_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update the rows of `hits` in `weight` and `state`, and nothing else."""
+        ...

@@ -1,0 +1,204 @@
+"""Crash-safe files: sealed folders, atomic JSON, locks.
+
+A sealed folder is complete or absent. It is written under a temporary name, gets a `manifest.json` with
+the size and xxh3_128 of each file, is flushed to disk, and then renamed. Formats alone do not notice a
+flipped bit, so every reader verifies the manifest before it trusts a byte.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from dlrm_adahessian.errors import LockedError, StorageError
+
+MANIFEST = "manifest.json"
+_HASH_BLOCK = 1 << 22  # bytes
+_MAX_JSON = 64 << 20  # bytes; nothing that this program writes as JSON comes near it
+
+
+class DamagedFolderError(Exception):
+    """A sealed folder does not match its manifest; the caller decides what that means."""
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `StorageError` that names the path.
+
+    Args:
+        path: what the block reads or writes; used when the error names no file of its own.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        StorageError: the block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot read or write {where}: {reason}; free space or choose another folder") from error
+
+
+def file_digest(path: Path) -> str:
+    """Return the xxh3_128 of a file as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(value: object) -> str:
+    """Return 16 hexadecimal digits that identify a JSON-serialisable value, whatever its key order."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace `path` atomically by the JSON of `value`; after a crash it is the old or the new file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(value, file, indent=2, allow_nan=False)
+                file.write("\n")
+                _flush(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this program wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        DamagedFolderError: the file is missing, too large, or not JSON.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise DamagedFolderError(f"{path} is larger than any file of its kind")
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DamagedFolderError(f"{path} is missing") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFolderError(f"{path} is not valid JSON") from error
+
+
+@contextmanager
+def sealed_folder(final: Path, meta: Mapping[str, object]) -> Iterator[Path]:
+    """Write a folder that appears under its name only when it is complete.
+
+    Args:
+        final: the folder's name; whatever stands there is replaced.
+        meta: what the manifest says beside the files; read when the block ends, so it may grow until then.
+
+    Yields:
+        A temporary folder beside `final` to write the files into.
+    """
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            _seal(temporary, meta)
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+            _flush_folder(final.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _seal(folder: Path, meta: Mapping[str, object]) -> None:
+    files = {
+        path.name: {"bytes": path.stat().st_size, "xxh3_128": file_digest(path)}
+        for path in sorted(folder.iterdir())
+    }
+    for name in files:
+        with (folder / name).open("rb") as file:
+            _flush(file.fileno())
+    write_json(folder / MANIFEST, {**meta, "files": files})
+
+
+def read_sealed(folder: Path) -> dict[str, Any]:
+    """Verify a sealed folder byte for byte.
+
+    Args:
+        folder: a folder that `sealed_folder` wrote.
+
+    Returns:
+        The manifest: `meta` and `files`.
+
+    Raises:
+        DamagedFolderError: a file is missing, foreign, of another size, or its bytes changed.
+    """
+    manifest = read_json(folder / MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        raise DamagedFolderError(f"{folder / MANIFEST} lists no files")
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    if present != set(files):
+        raise DamagedFolderError(f"{folder} holds {sorted(present)}, its manifest lists {sorted(files)}")
+    for name, entry in files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise DamagedFolderError(f"{path} is not a plain file")
+        if not isinstance(entry, dict) or file_digest(path) != entry.get("xxh3_128"):
+            raise DamagedFolderError(f"{path} changed since it was written")
+    return manifest
+
+
+@contextmanager
+def exclusive_lock(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock file `path`; the kernel releases it when the process ends, however it ends.
+
+    Args:
+        path: the lock file; created when absent, never removed (removing it would race).
+        wait: wait for the holder instead of refusing.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        LockedError: another process holds the lock and `wait` is false.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise LockedError(
+                f"one process at a time works on {path.parent}, and another holds {path}; wait for it or choose another folder"
+            ) from error
+        yield
+
+
+def _flush(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)
