@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class DamagedFolderError(Exception):
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Generator[None]:
     """Turn an `OSError` of the block into a `StorageError` that names the path.
 
     Args:
@@ -45,7 +45,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or path
         reason = error.strerror or str(error)
-        raise StorageError(f"cannot read or write {where}: {reason}; free space or choose another folder") from error
+        raise StorageError(
+            f"cannot read or write {where}: {reason}; free space or choose another folder"
+        ) from error
 
 
 def file_digest(path: Path) -> str:
@@ -64,12 +66,17 @@ def fingerprint(value: object) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Replace `path` atomically by the JSON of `value`; after a crash it is the old or the new file."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` atomically by `text` in UTF-8; after a crash it is the old or the new file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                json.dump(value, file, indent=2, allow_nan=False)
-                file.write("\n")
+                file.write(text)
+                file.flush()
                 _flush(file.fileno())
             temporary.replace(path)
         finally:
@@ -77,7 +84,7 @@ def write_json(path: Path, value: object) -> None:
         _flush_folder(path.parent)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """Read a JSON file that this program wrote.
 
     Args:
@@ -87,7 +94,7 @@ def read_json(path: Path) -> Any:
         The decoded value.
 
     Raises:
-        DamagedFolderError: the file is missing, too large, or not JSON.
+        DamagedFolderError: the file is missing, unreadable, too large, or not JSON.
     """
     try:
         if path.stat().st_size > _MAX_JSON:
@@ -95,16 +102,18 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DamagedFolderError(f"{path} is missing") from error
+    except OSError as error:
+        raise DamagedFolderError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DamagedFolderError(f"{path} is not valid JSON") from error
 
 
 @contextmanager
-def sealed_folder(final: Path, meta: Mapping[str, object]) -> Iterator[Path]:
+def sealed_folder(final: Path, meta: Mapping[str, object]) -> Generator[Path]:
     """Write a folder that appears under its name only when it is complete.
 
     Args:
-        final: the folder's name; whatever stands there is replaced.
+        final: the folder's name; whatever stands there is replaced, and a kill at that moment leaves neither.
         meta: what the manifest says beside the files; read when the block ends, so it may grow until then.
 
     Yields:
@@ -127,14 +136,15 @@ def sealed_folder(final: Path, meta: Mapping[str, object]) -> Iterator[Path]:
 
 
 def _seal(folder: Path, meta: Mapping[str, object]) -> None:
-    files = {
-        path.name: {"bytes": path.stat().st_size, "xxh3_128": file_digest(path)}
-        for path in sorted(folder.iterdir())
-    }
+    files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
     for name in files:
         with (folder / name).open("rb") as file:
             _flush(file.fileno())
     write_json(folder / MANIFEST, {**meta, "files": files})
+
+
+def _entry(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "xxh3_128": file_digest(path)}
 
 
 def read_sealed(folder: Path) -> dict[str, Any]:
@@ -147,11 +157,17 @@ def read_sealed(folder: Path) -> dict[str, Any]:
         The manifest: `meta` and `files`.
 
     Raises:
-        DamagedFolderError: a file is missing, foreign, of another size, or its bytes changed.
+        DamagedFolderError: a file is missing, foreign, unreadable, of another size, or its bytes changed.
     """
+    try:
+        return _verified(folder)
+    except OSError as error:
+        raise DamagedFolderError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+
+
+def _verified(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict):
+    if not isinstance(manifest, dict) or not isinstance(files := manifest.get("files"), dict):
         raise DamagedFolderError(f"{folder / MANIFEST} lists no files")
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     if present != set(files):
@@ -160,13 +176,13 @@ def read_sealed(folder: Path) -> dict[str, Any]:
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise DamagedFolderError(f"{path} is not a plain file")
-        if not isinstance(entry, dict) or file_digest(path) != entry.get("xxh3_128"):
+        if entry != _entry(path):
             raise DamagedFolderError(f"{path} changed since it was written")
     return manifest
 
 
 @contextmanager
-def exclusive_lock(path: Path, *, wait: bool) -> Iterator[None]:
+def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
     """Hold the lock file `path`; the kernel releases it when the process ends, however it ends.
 
     Args:
@@ -187,7 +203,8 @@ def exclusive_lock(path: Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise LockedError(
-                f"one process at a time works on {path.parent}, and another holds {path}; wait for it or choose another folder"
+                f"one process at a time works on {path.parent}, and another holds {path}; "
+                "wait for it or choose another folder"
             ) from error
         yield
 

@@ -1,0 +1,34 @@
+"""Settings of the data: where it lies, how its vocabulary is cut, how it is read. Imports no torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SyntheticConfig:
+    """The planted click model and the marginals of generated rows."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the planted model and of the rows; not the training seed."""
+    cardinality_scale: float = Field(0.02, gt=0, le=1)
+    """Published number of distinct tokens of each feature times this, at least 3."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataConfig:
+    """Preparation and reading of rows."""
+
+    cache_dir: Path = Path("data/cache")
+    """Prepared rows and finished baselines, each in a folder named by its fingerprint."""
+    min_count: int = Field(10, ge=1)
+    """Tokens seen fewer times than this in the training part share the row of unseen tokens."""
+    order: Literal["time", "shuffled"] = "time"
+    """Order of training rows: as they happened, or shuffled by the seed anew in each epoch."""
+    prefetch: int = Field(4, ge=1, le=64)
+    """Batches that the reader thread keeps ready."""
+    synthetic: SyntheticConfig = SyntheticConfig()

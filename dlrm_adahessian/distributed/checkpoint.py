@@ -1,0 +1,300 @@
+"""Checkpoints: sealed folders of safetensors and JSON, never a pickle.
+
+    checkpoints/
+      step-00000123/
+        dense.safetensors         tensors that every rank holds: parameters, optimizer state, generators
+        tables-00000.safetensors  consecutive rows of one table with their row states; one file per shard
+        state.json                what the trainer keeps beside tensors, and the row range of each shard
+        manifest.json             size and xxh3_128 of each file, format, fingerprint of the configuration
+      latest                      the name of the folder committed last
+
+Tables are row ranges, so that another number of ranks can read the rows it owns.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dlrm_adahessian.distributed import step_folders
+from dlrm_adahessian.distributed.tensor_file import Piece, write_tensors
+from dlrm_adahessian.errors import CheckpointError, DivergedError
+from dlrm_adahessian.storage import (
+    DamagedFolderError,
+    read_json,
+    read_sealed,
+    sealed_folder,
+    storage_errors,
+    write_json,
+)
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_DENSE = "dense.safetensors"
+_STATE = "state.json"
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableShard:
+    """Consecutive rows of one table, and what belongs to each of them.
+
+    Attributes:
+        table: name of the table.
+        first_row: the row of the table that is row 0 of the tensors.
+        table_rows: rows of the whole table.
+        tensors: the weight (r, D) and row states (r, D) or (r,), by name, all with the same r.
+    """
+
+    table: str
+    first_row: int
+    table_rows: int
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(tensor) for name, tensor in self.tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"all tensors of a shard have the same rows; those of {self.table}: {lengths}")
+
+    @property
+    def rows(self) -> int:
+        """Rows in this shard."""
+        return len(next(iter(self.tensors.values())))
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
+class StoredRows:
+    """The row range in one file of a checkpoint; fields as in `TableShard`."""
+
+    file: str
+    table: str
+    first_row: int
+    rows: int
+    table_rows: int
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
+class _Contents:
+    """What `state.json` says."""
+
+    state: dict[str, Any]
+    stored: list[StoredRows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint of which every byte was verified.
+
+    Attributes:
+        path: its folder.
+        step: steps done when it was saved.
+        state: what the trainer keeps beside tensors.
+        stored: the row ranges in its files.
+    """
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    stored: Sequence[StoredRows]
+
+    def restore_(self, dense: Mapping[str, Tensor], shards: Sequence[TableShard]) -> None:
+        """Copy into the given tensors in place; nothing is copied unless everything fits.
+
+        Args:
+            dense: tensors with exactly the names, shapes and dtypes that were saved.
+            shards: rows in any partition of the saved tables, with exactly the tensors that were saved.
+
+        Raises:
+            CheckpointError: a name, shape, dtype or row range differs from what was saved.
+        """
+        pieces = [Piece(path=self.path / _DENSE, owner="dense", rows=None, targets=dense)]
+        for shard in shards:
+            pieces += self._pieces(shard)
+        try:
+            for piece in pieces:
+                piece.check()
+            for piece in pieces:
+                piece.copy_()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(_refusal(self.path, f"{self.path} cannot be read: {error}")) from error
+
+    def _pieces(self, shard: TableShard) -> Iterator[Piece]:
+        row, end = shard.first_row, shard.first_row + shard.rows
+        for part in sorted(self.stored, key=lambda part: part.first_row):
+            stop = min(end, part.first_row + part.rows)
+            same_table = (part.table, part.table_rows) == (shard.table, shard.table_rows)
+            if not (same_table and part.first_row <= row < stop):
+                continue
+            wanted = slice(row - shard.first_row, stop - shard.first_row)
+            yield Piece(
+                path=self.path / part.file,
+                owner=f"table {shard.table}",
+                rows=slice(row - part.first_row, stop - part.first_row),
+                targets={name: tensor[wanted] for name, tensor in shard.tensors.items()},
+            )
+            row = stop
+        if row < end:
+            raise CheckpointError(
+                f"{self.path} lacks rows {row:,} to {end:,} of a table {shard.table} with "
+                f"{shard.table_rows:,} rows; resume with the configuration that saved it"
+            )
+
+
+def save(
+    folder: Path,
+    *,
+    step: int,
+    fingerprint: str,
+    dense: Mapping[str, Tensor],
+    shards: Sequence[TableShard],
+    state: Mapping[str, object],
+    keep: int = 2,
+) -> Path:
+    """Commit a checkpoint, then remove old ones. Killed anywhere, it leaves the old or the new one whole.
+
+    Args:
+        folder: the folder of all checkpoints of the run, to which no other process writes.
+        step: steps done.
+        fingerprint: identifies the configuration that the tensors belong to (`storage.fingerprint`).
+        dense: tensors of any shape, by name.
+        shards: the table rows.
+        state: JSON values, by name.
+        keep: checkpoints to keep, this one included; at least 1.
+
+    Returns:
+        The new checkpoint's folder.
+    """
+    _require_finite(step, dense, shards, state)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        step_folders.remove_leftovers(folder)
+        final = step_folders.unused(folder, step)
+        stored: list[StoredRows] = []
+        with sealed_folder(final, {"format": FORMAT, "fingerprint": fingerprint, "step": step}) as temporary:
+            write_tensors(temporary / _DENSE, dense)
+            for shard in shards:
+                file = f"tables-{len(stored):05d}.safetensors"
+                write_tensors(temporary / file, shard.tensors)
+                stored.append(
+                    StoredRows(
+                        file=file,
+                        table=shard.table,
+                        first_row=shard.first_row,
+                        rows=shard.rows,
+                        table_rows=shard.table_rows,
+                    )
+                )
+            ranges = [dataclasses.asdict(rows) for rows in stored]
+            write_json(temporary / _STATE, {"state": state, "stored": ranges})
+        step_folders.commit(final, keep)
+    return final
+
+
+def load(path: Path, fingerprint: str) -> Checkpoint:
+    """Verify one checkpoint.
+
+    Args:
+        path: its folder.
+        fingerprint: identifies the configuration that will use it.
+
+    Returns:
+        The checkpoint; `restore_` reads its tensors.
+
+    Raises:
+        CheckpointError: it is damaged, of another format, or belongs to another configuration.
+    """
+    try:
+        return _verified(path, fingerprint)
+    except DamagedFolderError as error:
+        raise CheckpointError(_refusal(path, str(error))) from error
+
+
+def load_newest_good(folder: Path, fingerprint: str) -> Checkpoint | None:
+    """Load the newest checkpoint that can be used, and warn about each newer one that cannot.
+
+    Args:
+        folder: the folder of all checkpoints of the run; it may be absent.
+        fingerprint: identifies the configuration that will use it.
+
+    Returns:
+        The checkpoint, or None when there is none at all.
+
+    Raises:
+        CheckpointError: there are some and none can be used.
+    """
+    refusals: list[CheckpointError] = []
+    with storage_errors(folder):
+        paths = step_folders.newest_first(folder)
+    for path in paths:
+        try:
+            return load(path, fingerprint)
+        except CheckpointError as error:
+            logger.warning("skipped a checkpoint: %s", error)
+            refusals.append(error)
+    if refusals:
+        raise CheckpointError(f"none of {len(refusals)} checkpoints can be used; the newest: {refusals[0]}")
+    return None
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the folder of the newest checkpoint, unverified, or None when there is none."""
+    with storage_errors(folder):
+        return next(iter(step_folders.newest_first(folder)), None)
+
+
+def _verified(path: Path, fingerprint: str) -> Checkpoint:
+    manifest = read_sealed(path)
+    found, owner, step = (manifest.get(key) for key in ("format", "fingerprint", "step"))
+    if found != FORMAT:
+        raise DamagedFolderError(f"{path} has format {found!r}, and this version reads {FORMAT}")
+    if owner != fingerprint:
+        raise DamagedFolderError(
+            f"{path} belongs to configuration {owner!r}, and this run has {fingerprint!r}; "
+            "resume with the flags and the configuration file of the first start"
+        )
+    if not isinstance(step, int) or step_folders.step_of(path) != step:
+        raise DamagedFolderError(f"{path} holds step {step!r}, not the one of its name")
+    try:
+        contents = pydantic.TypeAdapter(_Contents).validate_python(read_json(path / _STATE))
+    except pydantic.ValidationError as error:
+        raise DamagedFolderError(f"{path / _STATE} is no state of a checkpoint: {error}") from error
+    if {_DENSE, _STATE, *(rows.file for rows in contents.stored)} != set(manifest["files"]):
+        raise DamagedFolderError(f"{path} holds other files than its {_STATE} lists")
+    return Checkpoint(path=path, step=step, state=contents.state, stored=contents.stored)
+
+
+def _refusal(path: Path, reason: str) -> str:
+    return (
+        f"{reason}. A checkpoint is used whole or not at all: remove {path} to use the one before it, "
+        "or start anew with another --out"
+    )
+
+
+def _require_finite(
+    step: int, dense: Mapping[str, Tensor], shards: Sequence[TableShard], state: Mapping[str, object]
+) -> None:
+    named = [*dense.items()]
+    named += [(f"{shard.table}/{name}", tensor) for shard in shards for name, tensor in shard.tensors.items()]
+    for name, tensor in named:
+        # The extremes are NaN or infinite when any entry is; they cost no temporary of the table's size.
+        if tensor.is_floating_point() and tensor.numel() and not all(map(math.isfinite, tensor.aminmax())):
+            raise DivergedError(
+                f"a checkpoint holds finite values only, and {name} of step {step} does not; "
+                "lower the learning rate, and resume from the checkpoint before"
+            )
+    try:
+        json.dumps(state, allow_nan=False)
+    except ValueError as error:
+        raise DivergedError(
+            f"a checkpoint holds finite values only, and the state of step {step} does not: {error}; "
+            "lower the learning rate, and resume from the checkpoint before"
+        ) from error

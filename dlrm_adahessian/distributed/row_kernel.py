@@ -1,0 +1,137 @@
+# pyright: basic
+"""TorchRec's sharded embedding bags with `RowTables` in place of FBGEMM's table-batched module.
+
+Planner, input distribution, output distribution and state dict stay TorchRec's. Its chain from sharder to local
+kernel has no hook for another kernel (`CUSTOMIZED_KERNEL` is refused by the planner and left out of the state dict), so
+each link is subclassed and overrides the one method that creates the next. The plan calls the kernel `fused`.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torchrec import EmbeddingBagCollection
+from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBag
+from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
+
+from dlrm_adahessian.distributed.row_tables import RowTables
+from dlrm_adahessian.optim.base import RowRule
+
+
+class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
+    """A group of local tables.
+
+    TorchRec sees no optimizer here: its optimizer state dict would fail on one-row shards, and the rule's state is
+    reached through `RowTables`.
+    """
+
+    def __init__(
+        self,
+        config: GroupedEmbeddingConfig,
+        pg: dist.ProcessGroup | None,
+        device: torch.device,
+        *,
+        rule: RowRule,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(config, pg, device)
+        self._tables = RowTables(
+            self._local_rows,
+            self._local_cols[0],
+            self._feature_table_map,
+            rule=rule,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def emb_module(self) -> RowTables:
+        """The local tables, under TorchRec's name for them."""
+        return self._tables
+
+
+class RowLookup(GroupedPooledEmbeddingsLookup):
+    """The local groups of one sharding type."""
+
+    def __init__(
+        self,
+        configs: list[GroupedEmbeddingConfig],
+        pg: dist.ProcessGroup | None,
+        device: torch.device,
+        *,
+        rule: RowRule,
+        dtype: torch.dtype,
+    ) -> None:
+        self._rule, self._dtype = rule, dtype
+        super().__init__(configs, device=device, pg=pg)
+        # What a rank without tables contributes to collectives; the base class has it in float32 always.
+        self._dummy_embs_tensor = self._dummy_embs_tensor.detach().to(dtype).requires_grad_()
+
+    def _create_embedding_kernel(self, config, device, pg, sharding_type, env) -> RowKernel:  # noqa: ANN001
+        del sharding_type, env  # they choose among TorchRec's kernels
+        return RowKernel(config, pg, device, rule=self._rule, dtype=self._dtype)
+
+
+class ShardedRows(ShardedEmbeddingBagCollection):
+    """Embedding bags over all ranks."""
+
+    def __init__(self, *args, rule: RowRule, dtype: torch.dtype, **kwargs) -> None:  # noqa: ANN002, ANN003
+        self._rule, self._dtype = (
+            rule,
+            dtype,
+        )  # read by _create_lookups, which the base class calls while initialising
+        super().__init__(*args, **kwargs)
+
+    def _create_lookups(self) -> None:
+        for sharding in self._embedding_shardings:
+            self._lookups.append(
+                RowLookup(
+                    sharding._grouped_embedding_configs,
+                    sharding._pg,
+                    self._device,
+                    rule=self._rule,
+                    dtype=self._dtype,
+                )
+            )
+
+    def kernels(self) -> Iterator[RowKernel]:
+        """Yield the local kernels, one per group of tables."""
+        for lookup in self._lookups:
+            yield from lookup._emb_modules
+
+
+class RowSharder(EmbeddingBagCollectionSharder):
+    """Shard an `EmbeddingBagCollection` into `ShardedRows`, table-wise or row-wise."""
+
+    def __init__(self, rule: RowRule, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._rule, self._dtype = rule, dtype
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Return the types that this project supports; TorchRec's own list leaves out row-wise on CPUs."""
+        del compute_device_type
+        return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+
+    def shard(
+        self,
+        module: EmbeddingBagCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedRows:
+        """Return the sharded module; `DistributedModelParallel` calls it."""
+        return ShardedRows(
+            module=module,
+            table_name_to_parameter_sharding=params,
+            env=env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
+            rule=self._rule,
+            dtype=self._dtype,
+        )

@@ -1,0 +1,175 @@
+"""Rows of one rank: lookup by plain gathers, update by a row rule.
+
+It stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward, from the
+gradient alone; here backward only delivers derivatives, and the update waits until the curvature is there too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlrm_adahessian.kernels.sum_hits import sum_hits
+from dlrm_adahessian.optim.base import RowRule
+
+
+@dataclass(frozen=True)
+class _LookedUp:
+    rows: Tensor  # (L,) int64, index into the concatenated tables
+    bags: Tensor  # (L,) int64, position in the flattened (B, T) bags
+    table_starts: (
+        Tensor | None
+    )  # (K + 1,) int64 on the CPU, None elsewhere: reading it would wait for the device
+    pooled: Tensor  # (B, T * D), an autograd leaf: what flows back to it lands in its .grad
+
+
+class RowTables(nn.Module):
+    """Several tables of one width, concatenated; a lookup is a sum over the rows of a bag.
+
+    Attributes:
+        weight: (R, D), all tables below each other; not a parameter, since autograd never sees it.
+        state: what `rule` keeps per row, tensors (R, D) or (R,).
+    """
+
+    def __init__(
+        self,
+        num_rows: Sequence[int],
+        dim: int,
+        table_of_feature: Sequence[int],
+        *,
+        rule: RowRule,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Allocate K tables; the weights are not initialised.
+
+        Args:
+            num_rows: rows of each table.
+            dim: D.
+            table_of_feature: (T,) ascending, the table that each feature reads.
+            rule: how touched rows are updated.
+            device: where the rows live.
+            dtype: float32 or float64.
+        """
+        super().__init__()
+        self._starts = [0, *accumulate(num_rows)]
+        self._rule = rule
+        self.weight = torch.empty(self._starts[-1], dim, device=device, dtype=dtype)
+        self.state = rule.new_state(self.weight)
+        self._num_features = len(table_of_feature)
+        self._feature_starts = torch.tensor([self._starts[t] for t in table_of_feature], device=device)
+        features_below = [sum(t < k for t in table_of_feature) for k in range(len(num_rows) + 1)]
+        self._first_features = torch.tensor(features_below)
+        on_cpu = device.type == "cpu"
+        self._slots = torch.full((self._starts[-1],), -1, dtype=torch.int32) if on_cpu else None
+        self._looked_up: _LookedUp | None = None
+
+    def split_embedding_weights(self) -> list[Tensor]:
+        """Return a view (rows, D) of each table; the name is FBGEMM's, TorchRec calls it."""
+        return [self.weight[a:z] for a, z in zip(self._starts, self._starts[1:], strict=False)]
+
+    def split_states(self) -> list[dict[str, Tensor]]:
+        """Return views of each table's state."""
+        return [
+            {name: tensor[a:z] for name, tensor in self.state.items()}
+            for a, z in zip(self._starts, self._starts[1:], strict=False)
+        ]
+
+    def forward(self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
+        """Sum the rows of each bag.
+
+        Args:
+            indices: (L,) int64, rows within their table; feature by feature, within a feature bag by bag.
+            offsets: (T * B + 1,) int64, where each bag begins in `indices`.
+            per_sample_weights: must be None.
+
+        Returns:
+            (B, T * D). With gradients enabled it is an autograd leaf, and the derivatives that reach it go to `apply_`.
+
+        Raises:
+            ValueError: the lookups carry weights.
+        """
+        if per_sample_weights is not None:
+            raise ValueError(
+                "lookups must be unweighted, got weights; build the KeyedJaggedTensor without them"
+            )
+        num_features, dim = self._num_features, self.weight.shape[1]
+        batch = (offsets.numel() - 1) // num_features
+        positions = torch.arange(batch * num_features, device=indices.device).view(batch, num_features)
+        positions = positions.t().reshape(-1)  # from bags by feature, as they come in, to bags by sample
+        lengths = offsets[1:] - offsets[:-1]
+        with torch.no_grad():
+            if _is_one_hot(indices, lengths):
+                bags = positions
+                by_feature = indices.view(num_features, batch) + self._feature_starts.unsqueeze(1)
+                rows = by_feature.reshape(-1)
+                pooled = self.weight.index_select(0, by_feature.t().reshape(-1))
+            else:
+                bag = torch.arange(len(lengths), device=indices.device)
+                bag = bag.repeat_interleave(lengths, output_size=indices.numel())
+                bags = positions[bag]
+                rows = indices + self._feature_starts[bag.div(batch, rounding_mode="floor")]
+                pooled = F.embedding_bag(rows, self.weight, offsets, mode="sum", include_last_offset=True)
+                pooled = pooled.view(num_features, batch, dim).transpose(0, 1)
+            pooled = pooled.reshape(batch, num_features * dim)
+        if torch.is_grad_enabled():
+            pooled.requires_grad_()
+            starts = offsets[self._first_features * batch] if offsets.device.type == "cpu" else None
+            self._looked_up = _LookedUp(rows, bags, starts, pooled)
+        return pooled
+
+    def take_derivative(self) -> Tensor:
+        """Return, and forget, what backward brought to the last lookup.
+
+        Returns:
+            (B * T, D), by sample, then feature.
+
+        Raises:
+            RuntimeError: nothing reached the last lookup, or there was none with gradients enabled.
+        """
+        looked_up = self._looked_up
+        if looked_up is None or looked_up.pooled.grad is None:
+            raise RuntimeError(
+                "derivatives go to the last lookup made with gradients enabled, and none reached it; "
+                "push each lookup's derivatives before the next lookup"
+            )
+        derivative, looked_up.pooled.grad = looked_up.pooled.grad, None
+        return derivative.reshape(-1, self.weight.shape[1])
+
+    def apply_(
+        self, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None, lr_scale: float, samples: int
+    ) -> None:
+        """Update the rows of the last lookup.
+
+        Args:
+            grad: (B * T, D) gradient of the mean loss at the pooled embeddings.
+            curvature: like `grad`, its Hessian diagonal, or None.
+            sampled: (B,) bool, the samples that took part in the curvature; None for all.
+            lr_scale: in [0, 1], the schedule's factor on the learning rate.
+            samples: over how many samples the loss is a mean.
+
+        Raises:
+            RuntimeError: there was no lookup since the last update.
+        """
+        looked_up = self._looked_up
+        if looked_up is None:
+            raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
+        self._looked_up = None
+        hits = sum_hits(
+            looked_up.rows,
+            looked_up.bags,
+            grad,
+            curvature,
+            table_starts=looked_up.table_starts,
+            slots=self._slots,
+            sampled=sampled,
+        )
+        self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
+
+
+def _is_one_hot(indices: Tensor, lengths: Tensor) -> bool:
+    # On a GPU the answer would make the host wait for the device, which costs more than the general way.
+    return indices.device.type == "cpu" and len(indices) == len(lengths) and bool((lengths == 1).all())

@@ -1,0 +1,269 @@
+# pyright: basic
+"""The embedding tables over all ranks: look up pooled embeddings, push their derivatives back, update the rows.
+
+TorchRec plans the shards and moves lookups and embeddings between the ranks. Derivatives go the way that the
+embeddings came, by autograd through TorchRec's output distribution, once for the gradient and once for the curvature.
+Its default collectives keep their request between forward and backward and forget it after the first backward, so
+the stateless ones are used (`torchrec_use_sync_collectives`), through which two backward passes are sound.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.comm_ops import torchrec_use_sync_collectives
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
+from torchrec.distributed.types import ShardingPlan
+
+from dlrm_adahessian.distributed.initial_rows import fill_uniform_
+from dlrm_adahessian.distributed.row_kernel import RowSharder
+from dlrm_adahessian.distributed.row_tables import RowTables
+from dlrm_adahessian.optim.base import RowRule
+
+# TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
+logging.getLogger("torch.fx._symbolic_trace").addFilter(
+    lambda record: "is_fx_tracing" not in record.getMessage()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSpec:
+    """One embedding table, read by the feature of the same name.
+
+    Attributes:
+        name: of the table and the feature.
+        num_rows: R, at least 1.
+        dim: D, the same for all tables.
+        sharding: "table" keeps it whole on one rank, "row" spreads its rows, "auto" leaves it to TorchRec's planner.
+    """
+
+    name: str
+    num_rows: int
+    dim: int
+    sharding: Literal["auto", "table", "row"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableShard:
+    """What this rank holds of a table; views, so writing into them is loading.
+
+    Attributes:
+        first_row: the table's row that `weight[0]` is.
+        weight: (rows, D).
+        state: the rule's state, each (rows, D) or (rows,).
+    """
+
+    first_row: int
+    weight: Tensor
+    state: dict[str, Tensor]
+
+
+_SHARDING_TYPES = {"auto": ["table_wise", "row_wise"], "table": ["table_wise"], "row": ["row_wise"]}
+
+
+class ShardedLookup(nn.Module):
+    """Pooled lookups into tables that are spread over the ranks; needs a process group."""
+
+    def __init__(
+        self,
+        tables: Sequence[TableSpec],
+        *,
+        rule: RowRule,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        """Plan, allocate and initialise the tables; the initial rows are the same however they are sharded.
+
+        Args:
+            tables: in the order of the features of `forward`.
+            rule: how touched rows are updated.
+            device: where the rows of this rank live.
+            dtype: of rows, state and pooled embeddings.
+            seed: of the initial rows, not negative.
+
+        Raises:
+            ValueError: the tables differ in width, or two have the same name.
+        """
+        super().__init__()
+        self._specs = list(tables)
+        self._names = [spec.name for spec in self._specs]
+        dims = {spec.dim for spec in self._specs}
+        if len(dims) != 1:
+            raise ValueError(f"all tables have the same width, got widths {sorted(dims)}; choose one")
+        if len(set(self._names)) < len(self._names):
+            raise ValueError(f"table names are distinct, got {self._names}; rename one")
+        self._dim = dims.pop()
+        bags = EmbeddingBagCollection(
+            device=torch.device("meta"),
+            tables=[
+                EmbeddingBagConfig(
+                    name=spec.name,
+                    embedding_dim=spec.dim,
+                    num_embeddings=spec.num_rows,
+                    feature_names=[spec.name],
+                )
+                for spec in self._specs
+            ],
+        )
+        sharder = RowSharder(rule, dtype)
+        self._parallel = DistributedModelParallel(
+            bags,
+            device=device,
+            sharders=[sharder],
+            plan=_plan(self._specs, bags, sharder, device),
+            init_data_parallel=False,
+        )
+        self._shards = self._local_shards()
+        for index, spec in enumerate(self._specs):
+            if shard := self._shards.get(spec.name):
+                fill_uniform_(
+                    shard.weight, first_row=shard.first_row, num_rows=spec.num_rows, seed=seed, table=index
+                )
+
+    def forward(self, kjt: KeyedJaggedTensor) -> Tensor:
+        """Sum the rows of each bag.
+
+        Args:
+            kjt: one feature per table, in the order of the tables; B bags each, int64 rows, no weights. With row-wise
+                tables B must be the same on all ranks.
+
+        Returns:
+            (B, F, D) pooled embeddings, features in the order of the tables. With gradients enabled `push` takes
+            its derivatives back, until the next such lookup.
+
+        Raises:
+            ValueError: the features are not the tables, in their order.
+        """
+        # TorchRec remembers the order of the first batch, and would silently mix up features of a later one.
+        if kjt.keys() != self._names:
+            raise ValueError(
+                f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
+            )
+        with torchrec_use_sync_collectives():
+            keyed = self._parallel(kjt).wait()
+        pooled = keyed.values().view(-1, len(self._names), self._dim)
+        emitted = keyed.keys()
+        if emitted == self._names:
+            return pooled
+        return torch.stack([pooled[:, emitted.index(name)] for name in self._names], dim=1)
+
+    def push(
+        self,
+        pooled: Tensor,
+        grad: Tensor,
+        curvature: Tensor | None,
+        *,
+        lr_scale: float,
+        samples: int,
+        curvature_samples: int | None = None,
+    ) -> None:
+        """Send derivatives to the ranks that own the rows, and update the rows.
+
+        The derivatives are those of the mean loss over this rank's batch; the owners receive those of the mean over
+        all ranks' batches, which must be of equal size.
+
+        Args:
+            pooled: (B, F, D), what the last `forward` with gradients enabled returned.
+            grad: (B, F, D) gradient with respect to `pooled`.
+            curvature: (B, F, D) Hessian diagonal, or None on a step without curvature.
+            lr_scale: in [0, 1], the schedule's factor on the learning rate.
+            samples: B times the number of ranks.
+            curvature_samples: the first samples of each rank's batch that took part in the curvature; None for all.
+
+        Raises:
+            RuntimeError: `pooled` is not from the last lookup with gradients enabled.
+        """
+        grads = self._send(pooled, grad, retain_graph=curvature is not None)
+        curvatures: Sequence[Tensor | None] = [None] * len(grads)
+        sampled = None
+        if curvature is not None:
+            curvatures = self._send(pooled, curvature, retain_graph=False)
+            if curvature_samples is not None and curvature_samples < len(pooled):
+                local = torch.arange(len(pooled), device=pooled.device) < curvature_samples
+                sampled = local.repeat(
+                    dist.get_world_size()
+                )  # the owner has the ranks' batches one after another
+        for tables, row_grad, row_curvature in zip(self._row_tables(), grads, curvatures, strict=True):
+            tables.apply_(row_grad, row_curvature, sampled=sampled, lr_scale=lr_scale, samples=samples)
+
+    def shards(self) -> dict[str, TableShard]:
+        """Return what this rank holds, by table; on one rank that is all of every table."""
+        return self._shards
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return the rows (rows, D) that this rank holds, by table; views."""
+        return {name: shard.weight for name, shard in self._shards.items()}
+
+    def row_states(self) -> dict[str, dict[str, Tensor]]:
+        """Return the rule's state of the rows that this rank holds, by table and state name; views."""
+        return {name: shard.state for name, shard in self._shards.items()}
+
+    def _send(self, pooled: Tensor, cotangent: Tensor, *, retain_graph: bool) -> list[Tensor]:
+        # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives of a rank
+        # that holds no table, without which the other ranks would wait for ever.
+        pooled.backward(cotangent, retain_graph=retain_graph)
+        return [tables.take_derivative() for tables in self._row_tables()]
+
+    def _row_tables(self) -> list[RowTables]:
+        return [kernel.emb_module for kernel in self._parallel.module.kernels()]
+
+    def _local_shards(self) -> dict[str, TableShard]:
+        shards = {}
+        for kernel in self._parallel.module.kernels():
+            tables = kernel.emb_module
+            for config, weight, state in zip(
+                kernel.config.embedding_tables,
+                tables.split_embedding_weights(),
+                tables.split_states(),
+                strict=True,
+            ):
+                first_row = config.local_metadata.shard_offsets[0]
+                shards[config.name] = TableShard(first_row=first_row, weight=weight, state=state)
+        return {name: shards[name] for name in self._names if name in shards}
+
+
+def _plan(
+    specs: Sequence[TableSpec], bags: EmbeddingBagCollection, sharder: RowSharder, device: torch.device
+) -> ShardingPlan:
+    """Let TorchRec's planner on rank 0 choose who holds what."""
+    world_size = dist.get_world_size()
+    constraints = {
+        spec.name: ParameterConstraints(
+            sharding_types=_SHARDING_TYPES[spec.sharding] if world_size > 1 else ["table_wise"],
+            compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+        )
+        for spec in specs
+    }
+    planner = EmbeddingShardingPlanner(
+        topology=_topology(world_size, device),
+        constraints=constraints,
+        storage_reservation=FixedPercentageStorageReservation(0.15),  # the planner's own default share
+        debug=False,
+    )
+    return planner.collective_plan(bags, [sharder], dist.group.WORLD)
+
+
+def _topology(world_size: int, device: torch.device) -> Topology:
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    on_gpu = device.type == "cuda"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks_here
+    return TopologyFactory.create_topology(
+        TrainerConfig(
+            world_size=world_size,
+            local_world_size=ranks_here,
+            ddr_cap_bytes=memory,
+            hbm_cap_bytes=torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        ),
+        kernel_config=KernelConfig(compute_device=device.type),
+    )

@@ -1,0 +1,281 @@
+"""Metrics against scikit-learn, closed forms and brute force."""
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+from dlrm_adahessian import metrics
+from dlrm_adahessian.metrics import (
+    BinaryMetrics,
+    CalibrationBin,
+    RecentWindow,
+    binary_metrics,
+    calibration_bins,
+    expected_calibration_error,
+    probability_from_logit,
+    row_log_losses,
+)
+
+GRID = 1024  # probabilities k / GRID are exact in float32, and so is 1 minus them
+
+label_and_tick = st.tuples(st.integers(0, 1), st.integers(1, GRID - 1))
+clicks_on_grid = st.lists(label_and_tick, min_size=2, max_size=60).filter(
+    lambda rows: 0 < sum(label for label, _ in rows) < len(rows)
+)
+
+
+def split(rows):
+    labels, ticks = zip(*rows, strict=True)
+    return np.array(labels, np.int8), np.array(ticks) / GRID
+
+
+def brute_force_auc(labels, probability):
+    wins = probability[labels == 1][:, None] - probability[labels == 0][None, :]
+    return ((wins > 0).sum() + 0.5 * (wins == 0).sum()) / wins.size
+
+
+def predictions(kind, rows=20_000):
+    rng = np.random.default_rng(7)
+    logits = rng.normal(-1.3, 1.2, rows)
+    probability = {
+        "random": expit(logits),
+        "tied": np.round(expit(logits), 2).clip(0.01, 0.99),
+        "constant": np.full(rows, 0.25),
+        # scikit-learn clips float64 at 2.2e-16, so that is as far out as the two can agree
+        "extreme": expit(20 * logits).clip(1e-15, 1 - 1e-15),
+        "at the threshold": np.where(rng.random(rows) < 0.5, 0.5, np.nextafter(0.5, 0)),
+    }[kind]
+    return (rng.random(rows) < expit(logits)).astype(np.int8), probability
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["random", "tied", "constant", "extreme", "at the threshold"])
+def test_figures_equal_scikit_learn(kind, dtype) -> None:
+    labels, probability = predictions(kind)
+    probability = probability.astype(dtype)
+    if kind == "extreme":
+        probability = probability.clip(dtype(1e-15), 1 - np.finfo(dtype).epsneg)
+    wide = probability.astype(np.float64)  # scikit-learn would clip float32 at 1.2e-7
+
+    found = binary_metrics(labels, probability)
+
+    base_rate = labels.mean()
+    logloss = log_loss(labels, wide)
+    assert found.rows == len(labels)
+    assert found.auc == pytest.approx(roc_auc_score(labels, wide), abs=1e-9)
+    assert found.logloss == pytest.approx(logloss, abs=1e-9)
+    assert found.accuracy == accuracy_score(labels, wide >= 0.5)
+    assert found.base_rate == pytest.approx(base_rate, abs=1e-12)
+    assert found.base_rate_accuracy == pytest.approx(max(base_rate, 1 - base_rate), abs=1e-12)
+    constant = log_loss(labels, np.full(len(labels), base_rate))
+    assert found.normalized_entropy == pytest.approx(logloss / constant, abs=1e-9)
+    assert found.calibration == pytest.approx(wide.mean() / base_rate, abs=1e-9)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("block", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("levels", [1, 3, 50, 1_000_000])
+def test_auc_and_sums_are_exact_across_blocks_and_ties(monkeypatch, block, levels) -> None:
+    rng = np.random.default_rng(levels)
+    probability = (rng.integers(0, levels, 1_000) / levels).astype(np.float32)
+    labels = rng.integers(0, 2, 1_000, dtype=np.int8)
+    monkeypatch.setattr(metrics, "_BLOCK", block)
+    found = binary_metrics(labels, probability)
+    assert found.auc == pytest.approx(brute_force_auc(labels, probability), abs=1e-15)
+    assert found.logloss == pytest.approx(row_log_losses(labels, probability).mean(), rel=1e-13)
+    assert found.accuracy == np.mean((probability >= 0.5) == (labels == 1))
+
+
+def test_negative_zero_ties_with_zero() -> None:
+    labels = np.array([1, 0], np.int8)
+    assert binary_metrics(labels, np.array([-0.0, 0.0])).auc == 0.5
+
+
+@given(clicks_on_grid)
+def test_auc_depends_on_the_order_alone(rows) -> None:
+    labels, probability = split(rows)
+    auc = binary_metrics(labels, probability).auc
+    assert auc == binary_metrics(labels, probability**2).auc
+    assert auc == binary_metrics(labels, probability.astype(np.float32)).auc
+    assert auc == binary_metrics(labels[::-1], probability[::-1]).auc
+    assert auc == pytest.approx(brute_force_auc(labels, probability), abs=1e-15)
+
+
+@given(clicks_on_grid)
+def test_auc_of_the_complement_is_the_complement(rows) -> None:
+    labels, probability = split(rows)
+    auc = binary_metrics(labels, probability).auc
+    assert binary_metrics(labels, 1 - probability).auc == pytest.approx(1 - auc, abs=1e-15)
+    assert binary_metrics(1 - labels, probability).auc == pytest.approx(1 - auc, abs=1e-15)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_leaves_only_ranking_figures_undefined(label) -> None:
+    found = binary_metrics(np.full(4, label, np.int8), np.full(4, 0.25))
+    assert found == BinaryMetrics(
+        rows=4,
+        accuracy=float(label == 0),
+        logloss=pytest.approx(-math.log(0.25 if label else 0.75)),
+        base_rate=float(label),
+        base_rate_accuracy=1.0,
+        calibration=0.25 if label else None,
+    )
+
+
+def test_no_rows_leave_everything_undefined_and_print_as_json() -> None:
+    found = binary_metrics(np.zeros(0, np.int8), np.zeros(0, np.float32))
+    assert found == BinaryMetrics(rows=0)
+    text = json.dumps(found.asdict(), allow_nan=False)
+    assert json.loads(text)["auc"] is None
+    assert set(json.loads(text)) >= {"auc", "accuracy", "logloss", "normalized_entropy", "base_rate_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "zero_bits", "one_bits"), [(np.float32, 126, 24), (np.float64, 1022, 53)], ids=["f32", "f64"]
+)
+def test_certain_mistakes_cost_the_last_distance_of_the_dtype(dtype, zero_bits, one_bits) -> None:
+    losses = row_log_losses(np.array([1, 0, 1, 0], np.int8), np.array([0, 1, 1, 0], dtype))
+    assert losses[:2] == pytest.approx([zero_bits * math.log(2), one_bits * math.log(2)], rel=1e-14)
+    assert (np.abs(losses[2:]) <= 1.01 * np.finfo(dtype).epsneg).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "probability", "message"),
+    [
+        ([0, 1], [0.5, np.nan], r"probability must lie in \[0, 1\].*nan.*probability_from_logit"),
+        ([0, 1], [0.5, np.inf], r"probability must lie in \[0, 1\].*inf"),
+        ([0, 1], [-0.1, 0.5], r"got values from -0\.1"),
+        ([0, 1], [0.5, 1.1], r"to 1\.1"),
+        ([0, -1], [0.5, 0.5], "labels must be 0 or 1, got values from -1.*drop unlabelled"),
+        ([0, 2], [0.5, 0.5], "labels must be 0 or 1.*to 2"),
+        ([0, 1, 1], [0.5, 0.5], r"one length, got \(3,\) and \(2,\)"),
+        ([[0], [1]], [[0.5], [0.5]], r"must be \(N,\)"),
+        ([0.0, 1.0], [0.5, 0.5], "labels must be integers, got float64"),
+    ],
+)
+def test_wrong_predictions_are_refused(labels, probability, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        binary_metrics(np.array(labels), np.array(probability))
+
+
+def test_half_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="float32 or float64, got float16"):
+        binary_metrics(np.array([0, 1]), np.array([0.5, 0.5], np.float16))
+
+
+@pytest.mark.oracle
+def test_probability_is_the_sigmoid_rounded_once() -> None:
+    logits = np.linspace(-80, 16, 100_001, dtype=np.float32)  # the bounds act beyond -87 and 17
+    assert np.array_equal(probability_from_logit(logits), expit(logits.astype(np.float64)).astype(np.float32))
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
+def test_probability_stays_inside_and_keeps_the_order(values) -> None:
+    logits = np.sort(np.array(values, np.float32))
+    found = probability_from_logit(logits)
+    assert found.dtype == np.float32
+    assert found.min() >= 2.0**-126
+    assert found.max() <= 1 - 2.0**-24
+    assert (np.diff(found) >= 0).all()
+    assert np.isfinite(row_log_losses(np.ones(len(found), np.int8), found)).all()
+    assert np.isfinite(row_log_losses(np.zeros(len(found), np.int8), found)).all()
+
+
+@pytest.mark.oracle
+def test_log_loss_of_logits_is_softplus() -> None:
+    logits = np.linspace(-15, 8, 2_001, dtype=np.float32)
+    # A probability is off by up to 2**-24 of itself where it is small, 2**-25 where it is near 1; the loss
+    # moves by that over the probability of the label.
+    for label, sign in ((1, -1), (0, 1)):
+        labels = np.full(len(logits), label, np.int8)
+        probability = probability_from_logit(logits)
+        exact = np.logaddexp(0, sign * logits.astype(np.float64))
+        allowed = 1.01 * 2.0**-24 * np.maximum(probability, 2.0**-24) / np.exp(-exact)
+        assert (np.abs(row_log_losses(labels, probability) - exact) <= allowed).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_logits_are_refused(value) -> None:
+    with pytest.raises(ValueError, match="logits must be finite"):
+        probability_from_logit(np.array([0, value], np.float32))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_calibration_bins_cut_the_sorted_rows_equally(dtype) -> None:
+    labels, probability = predictions("random", rows=1_003)
+    probability = np.unique(probability.astype(dtype))  # sorted and free of ties
+    labels = labels[: len(probability)]
+    shuffle = np.random.default_rng(0).permutation(len(labels))
+
+    found = calibration_bins(labels[shuffle], probability[shuffle])
+
+    assert [entry.rows for entry in found] == [100, 100, 100, 101, 100, 100, 101, 100, 100, 101]
+    start = 0
+    for entry in found:
+        part = slice(start, start + entry.rows)
+        assert entry.mean_probability == pytest.approx(probability[part].mean(dtype=np.float64), abs=1e-12)
+        assert entry.click_rate == pytest.approx(labels[part].mean(), abs=1e-12)
+        start += entry.rows
+
+
+@given(clicks_on_grid, st.integers(1, 12), st.randoms(use_true_random=False))
+def test_calibration_bins_ignore_the_order_of_rows(rows, bins, random) -> None:
+    coarse = [(label, 1 + tick // 128) for label, tick in rows]  # 8 levels: many ties
+    shuffled = random.sample(coarse, len(coarse))
+    found = calibration_bins(*split(coarse), bins)
+    assert found == calibration_bins(*split(shuffled), bins)
+    assert sum(entry.rows for entry in found) == len(rows)
+    assert len(found) <= bins
+    assert all(a.mean_probability < b.mean_probability for a, b in pairwise(found))
+
+
+def test_constant_prediction_is_one_bin_and_its_error_is_the_bias() -> None:
+    found = calibration_bins(np.array([1, 0, 0, 0], np.int8), np.full(4, 0.5))
+    assert found == [CalibrationBin(4, 0.5, 0.25)]
+    assert expected_calibration_error(found) == 0.25
+
+
+def test_calibration_error_weighs_bins_by_rows() -> None:
+    table = [CalibrationBin(10, 0.5, 0.3), CalibrationBin(30, 0.1, 0.2)]
+    assert expected_calibration_error(table) == pytest.approx((10 * 0.2 + 30 * 0.1) / 40)
+
+
+def test_calibration_of_nothing() -> None:
+    assert calibration_bins(np.zeros(0, np.int8), np.zeros(0)) == []
+    assert expected_calibration_error([]) is None
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+        calibration_bins(np.zeros(1, np.int8), np.zeros(1), bins=0)
+
+
+@given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 20))
+def test_window_equals_the_last_rows(sizes, capacity) -> None:
+    rng = np.random.default_rng(len(sizes))
+    window = RecentWindow(capacity)
+    all_labels, all_probabilities = np.zeros(0, np.int8), np.zeros(0, np.float32)
+    for size in sizes:
+        labels = rng.integers(0, 2, size, dtype=np.int8)
+        probability = rng.random(size, dtype=np.float32)
+        window.add(labels, probability)
+        all_labels = np.concatenate([all_labels, labels])
+        all_probabilities = np.concatenate([all_probabilities, probability])
+    expected = binary_metrics(all_labels[-capacity:], all_probabilities[-capacity:])
+    found = window.metrics()
+    assert len(window) == expected.rows
+    assert found.auc == expected.auc
+    assert (found.logloss or 0) == pytest.approx(expected.logloss or 0, rel=1e-13)
+
+
+def test_window_refuses_what_metrics_refuse() -> None:
+    with pytest.raises(ValueError, match="capacity must be at least 1 row, got 0"):
+        RecentWindow(0)
+    with pytest.raises(ValueError, match="probability must lie"):
+        RecentWindow(4).add(np.array([1], np.int8), np.array([np.nan], np.float32))
