@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Labels = npt.NDArray[np.int8]
 Probabilities = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-_Keys = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
+_Keys = npt.NDArray[np.uint32 | np.uint64]
 
 _BLOCK = 1 << 20  # rows; a float64 temporary of a block is 8 MiB
 
@@ -281,12 +281,9 @@ def _auc(labels: Labels, probability: Probabilities) -> float:
 
 def _sorted_keys(labels: Labels, probability: Probabilities) -> _Keys:
     """Return the rows as sorted integers: bits of the probability shifted left by one, label in bit 0."""
-    keys: _Keys
-    if probability.dtype == np.float32:
-        keys = (probability + np.float32(0)).view(np.uint32)  # adding 0 copies, and turns -0.0 into 0.0
-    else:
-        keys = (probability + np.float64(0)).view(np.uint64)
-    keys <<= 1
+    bits = np.uint32 if probability.dtype == np.float32 else np.uint64
+    keys: _Keys = probability.copy().view(bits)
+    keys <<= 1  # drops the sign, so that -0.0 ties with 0.0
     keys |= labels != 0
     keys.sort()
     return keys

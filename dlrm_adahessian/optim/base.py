@@ -5,6 +5,7 @@ loss over `samples` samples. A step without curvature passes None, and bias corr
 updates, not steps.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from torch import Tensor
@@ -16,7 +17,7 @@ class DenseOptimizer(Protocol):
     """Updates one flat vector of all dense parameters in place."""
 
     state: dict[str, Tensor]
-    """Named tensors, float for moments and 0-dim int64 for counters; loading copies into them."""
+    """Named tensors: moments like the parameters, counters 0-dim int64 on the CPU. Loading copies into them."""
 
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
@@ -25,15 +26,28 @@ class DenseOptimizer(Protocol):
         ...
 
 
-class RowRule(Protocol):
+class RowRule(ABC):
     """Updates touched rows of one (R, D) weight matrix in place; holds hyper-parameters, no state."""
 
+    @abstractmethod
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return zero state for `weight` (R, D): tensors of shape (R, D) or (R,), row r belonging to row r."""
-        ...
 
     def update_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
     ) -> None:
         """Update the rows of `hits` in `weight` and `state`, and nothing else."""
-        ...
+        update = self.update_numba_ if weight.device.type == "cpu" else self.update_torch_
+        update(weight, state, hits, lr_scale=lr_scale, samples=samples)
+
+    @abstractmethod
+    def update_torch_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """`update_` in tensor operations: for any device, and the oracle of the kernels."""
+
+    @abstractmethod
+    def update_numba_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """`update_` as one compiled pass over the touched rows, on the CPU."""

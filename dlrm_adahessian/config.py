@@ -1,0 +1,233 @@
+"""The configuration of a run: composes the parts' own, from defaults, preset, file and flags. Imports no torch.
+
+Later wins: the defaults of the classes, the preset of the optimizer (configs/optimizers/NAME.toml), the file of
+`--config`, the flags. Files never inherit from each other.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pydantic
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.errors import NoInputError, UsageError
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
+from dlrm_adahessian.storage import fingerprint
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs" / "optimizers"
+_MAX_TOML = 1 << 20  # bytes
+_NOT_RESULTS = ("out", "resume", "baseline", "data_path", "checkpoint_every", "log_every", "bad_rows")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class RunConfig:
+    """One training run."""
+
+    dataset: Literal["criteo", "synthetic"] = "criteo"
+    """Real rows from --data-path, or generated ones."""
+    data_path: str | None = None
+    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    rows: Annotated[int, Field(ge=70)] | None = None
+    """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
+    bad_rows: Literal["strict", "quarantine"] = "strict"
+    """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
+    optimizer: str = "hybrid"
+    """A (dense, rows, curvature) triple: the name of a file in configs/optimizers."""
+    baseline: Literal["adagrad", "none"] = "adagrad"
+    """Train this too, on the same rows, order and initial weights, and compare."""
+    curvature: Literal["exact", "hutchinson", "none"] = "exact"
+    """Estimator of the Hessian diagonal."""
+    curvature_every: int = Field(1, ge=1)
+    """Steps from one curvature update to the next; the first step has one."""
+    curvature_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the batch that the curvature is computed on."""
+    curvature_probes: int = Field(1, ge=1)
+    """Probes of a Hutchinson estimate."""
+    batch_size: int = Field(256, ge=1)
+    """Samples a step, over all ranks."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the training rows."""
+    seed: int = Field(0, ge=0)
+    """Of initial weights, order of rows, probes."""
+    out: Path | None = None
+    """Run directory; default runs/DATASET-OPTIMIZER, numbered."""
+    resume: bool = False
+    """Continue from the newest good checkpoint of the run directory."""
+    checkpoint_every: int = Field(2000, ge=0)
+    """Steps from one checkpoint to the next; 0 only at the end and on Ctrl-C."""
+    eval_every: int = Field(0, ge=0)
+    """Steps from one evaluation on validation rows to the next; 0 at the end of each epoch."""
+    patience: int = Field(0, ge=0)
+    """Stop after this many evaluations without a better log loss; 0 never."""
+    log_every: int = Field(100, ge=1)
+    """Steps from one line of metrics.jsonl to the next, after the first 20."""
+    max_skipped: int = Field(10, ge=1)
+    """Steps in a row with a non-finite loss or derivative that end the run."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.optim.uses_curvature and self.curvature == "none":
+            raise ValueError(
+                f"{self.optim.dense.name}/{self.optim.rows.name} reads the curvature, and curvature is none; "
+                "choose exact or hutchinson, or an optimizer without curvature"
+            )
+        if not self.optim.uses_curvature and self.curvature != "none":
+            raise ValueError(
+                f"{self.optim.dense.name}/{self.optim.rows.name} reads no curvature, and curvature is "
+                f"{self.curvature}; choose none, or an optimizer with curvature"
+            )
+        if self.curvature == "exact" and (self.model.activation != "relu" or self.model.self_interaction):
+            raise ValueError(
+                "the exact Hessian diagonal needs activation relu and no self-interaction, got "
+                f"{self.model.activation} and self_interaction={self.model.self_interaction}; "
+                "use curvature hutchinson, or change the model"
+            )
+        return self
+
+    @property
+    def default_stem(self) -> str:
+        """Name of the run directory when none is given."""
+        return f"{self.dataset}-{self.optimizer}"
+
+    def fingerprint(self, rows: str) -> str:
+        """Identify what determines the results.
+
+        Args:
+            rows: fingerprint of the prepared rows.
+
+        Returns:
+            16 hexadecimal digits; equal for runs whose results are equal, wherever they are written.
+        """
+        settings = {k: v for k, v in asdict(self).items() if k not in _NOT_RESULTS}
+        settings["data"] = {"order": self.data.order}
+        return fingerprint({"rows": rows, "settings": settings})
+
+
+_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig)
+_SETTINGS = sorted(
+    {
+        field.name
+        for part in (*_PARTS, *get_args(DenseConfig), *get_args(RowConfig))
+        for field in dataclasses.fields(part)
+    }
+)
+
+
+def asdict(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as JSON values."""
+    return pydantic.TypeAdapter(RunConfig).dump_python(config, mode="json")
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """Validate a configuration.
+
+    Args:
+        values: nested tables; absent keys take their defaults.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UsageError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+    try:
+        return pydantic.TypeAdapter(RunConfig).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        raise UsageError("\n".join(_explain(problem) for problem in error.errors())) from error
+
+
+def load(path: Path | None, optimizer: str | None) -> RunConfig:
+    """Compose defaults, preset and file.
+
+    Args:
+        path: the file of `--config`, or None.
+        optimizer: the name given by `--optimizer`; None leaves it to the file.
+
+    Returns:
+        The configuration before the flags.
+
+    Raises:
+        UsageError: the file or a value in it breaks a rule.
+    """
+    values = _read_toml(path) if path else {}
+    name = optimizer or values.get("optimizer") or "hybrid"
+    if not isinstance(name, str):
+        raise UsageError(f"optimizer must be a name in quotes, got {name!r}; see {PRESETS}")
+    return from_dict({**_merged(preset(name), values), "optimizer": name})
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Read the preset of an optimizer.
+
+    Args:
+        name: the stem of a file in configs/optimizers.
+
+    Returns:
+        Its tables.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    known = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    if name not in known:
+        raise UsageError(f"optimizer must be one of {', '.join(known)}, got {name!r}{_nearest(name, known)}")
+    return _read_toml(PRESETS / f"{name}.toml")
+
+
+def baseline_of(config: RunConfig) -> RunConfig:
+    """Return the run that `config` is compared with: its preset, everything else alike, the schedule too."""
+    values = asdict(config)
+    for key in ("optim", "curvature", "curvature_every", "curvature_fraction", "curvature_probes"):
+        del values[key]
+    values = _merged(values, preset(config.baseline))
+    values["optim"]["schedule"] = asdict(config)["optim"]["schedule"]
+    return from_dict({**values, "optimizer": config.baseline, "baseline": "none", "out": None})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_TOML + 1)
+    except OSError as error:
+        raise NoInputError(f"cannot read {path}: {error.strerror}; name a readable TOML file") from error
+    if len(text) > _MAX_TOML:
+        raise UsageError(f"a configuration file has at most {_MAX_TOML} bytes, {path} has more; remove what is not configuration")
+    try:
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} must be valid TOML: {error}") from error
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested tables, `above` winning; a table of another `name` replaces the one below whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        same = isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
+        merged[key] = _merged(old, value) if same else value
+    return merged
+
+
+def _explain(problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{key} is no setting{_nearest(path[-1], _SETTINGS)}"
+    if problem["type"] == "value_error" or not key:
+        return problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(name, known, 1, 0.4)
+    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"

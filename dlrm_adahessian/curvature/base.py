@@ -1,0 +1,70 @@
+"""What an estimator returns, and the gradient that all of them share."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivatives:
+    """Derivatives of the mean loss at the dense parameters and at the pooled embeddings.
+
+    Attributes:
+        loss: () mean binary cross-entropy over the batch.
+        logits: (B,), detached.
+        grad: (P,) at the parameters of the head, one after another in the order of `head.parameters()`.
+        pooled_grad: (B, F, D).
+        curvature: (P,) Hessian diagonal, or None on a step without curvature.
+        pooled_curvature: (B, F, D); zero for samples that took no part; None exactly when `curvature` is.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    grad: Tensor
+    pooled_grad: Tensor
+    curvature: Tensor | None = None
+    pooled_curvature: Tensor | None = None
+
+
+class Estimator(Protocol):
+    """Computes the derivatives of one batch."""
+
+    state: dict[str, Tensor]
+    """What makes the next estimate reproducible: generator states, (n,) uint8. Empty for deterministic ones."""
+
+    def __call__(
+        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+    ) -> Derivatives:
+        """Return the derivatives of the mean loss.
+
+        Args:
+            head: maps `dense` and `pooled` to logits (B,).
+            dense: (B, K) float.
+            pooled: (B, F, D) float, where autograd is cut.
+            labels: (B,) float, 0 or 1.
+            curvature_samples: the first samples whose mean loss the curvature is taken of; 0 for no curvature.
+        """
+        ...
+
+    def load_state(self) -> None:
+        """Take up what was copied into `state`."""
+        ...
+
+
+def flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Return all entries one after another, (P,)."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def gradient(head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor) -> Derivatives:
+    """Return the derivatives of a batch without curvature; shapes as in `Estimator`."""
+    leaf = pooled.detach().requires_grad_()
+    logits = head(dense, leaf)
+    loss = F.binary_cross_entropy_with_logits(logits, labels)
+    grads = torch.autograd.grad(loss, [*head.parameters(), leaf])
+    return Derivatives(
+        loss=loss.detach(), logits=logits.detach(), grad=flat(grads[:-1]), pooled_grad=grads[-1]
+    )

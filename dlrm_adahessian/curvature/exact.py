@@ -1,0 +1,139 @@
+"""The exact Hessian diagonal, in the backward pass that makes the gradient.
+
+Where the logit z_b of sample b is piecewise linear in each single parameter, d2z_b/dtheta2 = 0 almost everywhere and
+for L = (1/B) sum_b BCE(z_b, y_b), p_b = sigmoid(z_b),
+
+    diag(H)_theta = (1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2.
+
+For a linear layer u = W a + b with delta_b = dz_b/du that is one more matrix product beside the gradient's: with
+r_b = (p_b - y_b)/B and w_b = p_b (1 - p_b)/B,
+
+    grad_W = (r delta)^T a,   diag_W = (w delta^2)^T a^2.
+
+So backward is seeded with dz and carries delta alone; r and w enter layer by layer. Scaling the gradient of the loss by
+w / r^2 instead would ruin confident samples, where p rounds to y in float32. That the Hessian and the Gauss-Newton
+matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton
+Optimisation for Deep Learning", 2017. Dot interaction and table rows: docs/mathematics.md.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlrm_adahessian.curvature.base import Derivatives, flat, gradient
+
+_PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
+_REMEDY = "use --curvature hutchinson for this model"
+
+
+class ExactDiagonal:
+    """Gradient and exact Hessian diagonal of a head of linear layers, ReLUs and dot interactions."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def load_state(self) -> None:
+        """There is none."""
+
+    def __call__(
+        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+    ) -> Derivatives:
+        """Return the derivatives; see `Estimator`. `refuse_inexact` says for which heads they are right."""
+        if curvature_samples == 0:
+            return gradient(head, dense, pooled, labels)
+        leaf = pooled.detach().requires_grad_()
+        with _linear_layers(head) as layers:
+            logits = head(dense, leaf)
+        deltas = torch.autograd.grad(
+            logits, [*(output for _, _, output in layers), leaf], torch.ones_like(logits)
+        )
+        logits = logits.detach()
+        residual, weight = _residual_and_weight(logits, labels)
+        residual /= len(labels)
+        weight = weight[:curvature_samples] / curvature_samples
+        grads: dict[nn.Parameter, Tensor] = {}
+        curvatures: dict[nn.Parameter, Tensor] = {}
+        for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
+            scaled = delta * residual.unsqueeze(1)
+            squared = delta[:curvature_samples].square().mul_(weight.unsqueeze(1))
+            grads[layer.weight] = scaled.T @ inputs
+            curvatures[layer.weight] = squared.T @ inputs[:curvature_samples].square()
+            if layer.bias is not None:
+                grads[layer.bias] = scaled.sum(0)
+                curvatures[layer.bias] = squared.sum(0)
+        slopes = deltas[-1]
+        pooled_curvature = torch.zeros_like(slopes)
+        torch.mul(
+            slopes[:curvature_samples].square(),
+            weight.view(-1, 1, 1),
+            out=pooled_curvature[:curvature_samples],
+        )
+        parameters = list(head.parameters())
+        return Derivatives(
+            loss=F.binary_cross_entropy_with_logits(logits, labels),
+            logits=logits,
+            grad=flat([grads[p] for p in parameters]),
+            pooled_grad=slopes.mul_(residual.view(-1, 1, 1)),
+            curvature=flat([curvatures[p] for p in parameters]),
+            pooled_curvature=pooled_curvature,
+        )
+
+
+def refuse_inexact(head: nn.Module, table_of_feature: Sequence[str]) -> None:
+    """Refuse a model whose logit is not piecewise linear in each single parameter.
+
+    Args:
+        head: its modules must be linear layers, ReLUs, containers, or declare `affine_in_each_input = True`,
+            which promises that the output is affine in each single entry of the inputs.
+        table_of_feature: the table that each feature reads.
+
+    Raises:
+        ValueError: the diagonal of this model would not be exact; says where and why.
+    """
+    for name, module in head.named_modules():
+        if isinstance(module, _PIECEWISE_LINEAR) or getattr(module, "affine_in_each_input", False):
+            continue
+        kind = type(module).__name__
+        raise ValueError(
+            f"the exact Hessian diagonal needs a logit that is piecewise linear in each parameter, and {kind} "
+            f"({name or 'the head'}) is not known to keep it so; {_REMEDY}, or ReLU and no self-interaction"
+        )
+    names = [name for name, _ in head.named_parameters(remove_duplicate=False)]
+    if len(names) > len(list(head.parameters())):
+        raise ValueError(
+            f"the exact Hessian diagonal needs each parameter in one place, and one of {names} is shared; {_REMEDY}"
+        )
+    shared = sorted({table for table in table_of_feature if table_of_feature.count(table) > 1})
+    if shared:
+        raise ValueError(
+            f"the exact Hessian diagonal needs one feature per table, since the dot interaction multiplies "
+            f"features with each other, and {', '.join(shared)} is read by several; {_REMEDY}, or separate tables"
+        )
+
+
+@contextmanager
+def _linear_layers(head: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor, Tensor]]]:
+    """Collect (layer, input, output) of each linear layer that runs within the block."""
+    seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append((cast(nn.Linear, layer), inputs[0].detach(), output))
+
+    hooks = [m.register_forward_hook(record) for m in head.modules() if isinstance(m, nn.Linear)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _residual_and_weight(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return p - y and p (1 - p), each (B,), without cancellation for confident samples."""
+    sign = 1 - 2 * labels  # -1 where the label is 1
+    towards_loss = sign * logits
+    wrong = towards_loss.sigmoid()
+    return sign * wrong, wrong * (-towards_loss).sigmoid()

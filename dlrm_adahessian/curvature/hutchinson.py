@@ -1,0 +1,77 @@
+"""Hutchinson's estimate of the Hessian diagonal, as in AdaHessian.
+
+E[z * (H z)] = diag(H) for z of independent signs (Rademacher). H z is the gradient of <grad L, z>: a second
+backward pass through the first. Yao et al. 2020, section 3.1; Hutchinson, "A stochastic estimator of the trace of the
+influence matrix", 1990. Unbiased for every twice differentiable model; its noise comes from the off-diagonal of H.
+Table rows take no part: autograd is cut at the pooled embeddings, each sample's with a probe of its own.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlrm_adahessian.curvature.base import Derivatives, flat, gradient
+
+
+class Hutchinson:
+    """Mean of z * (H z) over a number of probes."""
+
+    def __init__(self, probes: int, seed: int, device: torch.device) -> None:
+        """Seed the probes.
+
+        Args:
+            probes: how many a curvature step, at least 1.
+            seed: of the signs.
+            device: of the derivatives.
+        """
+        self.probes = probes
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self.state = {"generator": self._generator.get_state()}
+
+    def load_state(self) -> None:
+        """Take up what was copied into `state`."""
+        self._generator.set_state(self.state["generator"])
+
+    def __call__(
+        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+    ) -> Derivatives:
+        """Return the derivatives; see `Estimator`."""
+        if curvature_samples == 0:
+            return gradient(head, dense, pooled, labels)
+        whole = curvature_samples == len(labels)
+        part = slice(curvature_samples)
+        leaf = pooled[part].detach().requires_grad_()
+        logits = head(dense[part], leaf)
+        loss = F.binary_cross_entropy_with_logits(logits, labels[part])
+        variables = [*head.parameters(), leaf]
+        grads = torch.autograd.grad(loss, variables, create_graph=True)
+        diagonal = [torch.zeros_like(v) for v in variables]
+        for probe in range(self.probes):
+            signs = [self._signs(v) for v in variables]
+            products = torch.autograd.grad(grads, variables, signs, retain_graph=probe + 1 < self.probes)
+            for total, sign, product in zip(diagonal, signs, products, strict=True):
+                total.addcmul_(sign, product, value=1 / self.probes)
+        self.state["generator"].copy_(self._generator.get_state())
+        if whole:
+            first = Derivatives(
+                loss=loss.detach(),
+                logits=logits.detach(),
+                grad=flat([g.detach() for g in grads[:-1]]),
+                pooled_grad=grads[-1].detach(),
+            )
+        else:
+            first = gradient(head, dense, pooled, labels)
+        pooled_curvature = torch.zeros_like(pooled)
+        pooled_curvature[part] = diagonal[-1]
+        return Derivatives(
+            loss=first.loss,
+            logits=first.logits,
+            grad=first.grad,
+            pooled_grad=first.pooled_grad,
+            curvature=flat(diagonal[:-1]),
+            pooled_curvature=pooled_curvature,
+        )
+
+    def _signs(self, like: Tensor) -> Tensor:
+        bits = torch.randint(0, 2, like.shape, generator=self._generator, device=like.device)
+        return bits.to(like.dtype).mul_(2).sub_(1)

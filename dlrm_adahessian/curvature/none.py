@@ -1,0 +1,22 @@
+"""No curvature: the gradient alone, for first-order optimizers."""
+
+from torch import Tensor, nn
+
+from dlrm_adahessian.curvature.base import Derivatives, gradient
+
+
+class NoCurvature:
+    """The gradient by autograd."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def __call__(
+        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+    ) -> Derivatives:
+        """Return the gradient; see `Estimator`."""
+        del curvature_samples
+        return gradient(head, dense, pooled, labels)
+
+    def load_state(self) -> None:
+        """There is none."""

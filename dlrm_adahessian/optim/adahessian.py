@@ -1,0 +1,77 @@
+"""AdaHessian on the dense part.
+
+Yao, Gholami, Shen, Mustafa, Keutzer, Mahoney, "ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning",
+2020, algorithm 1: Adam with the spatially averaged Hessian diagonal D in the place of the gradient in the second
+moment, w -= lr * m_hat / (v_hat^(k/2) + eps). Departures: bias correction of the second moment counts curvature
+updates, since curvature may come every few steps only; and the curvature has a floor, B g^2, which is its expectation
+under the model (Fisher), since p (1 - p) vanishes on confident mistakes while the gradient does not.
+"""
+
+import torch
+from torch import Tensor
+
+from dlrm_adahessian.optim.config import AdaHessianConfig
+
+
+class AdaHessian:
+    """AdaHessian over a flat vector whose parameters lie one after another."""
+
+    def __init__(self, parameters: Tensor, cfg: AdaHessianConfig, sizes: list[int]) -> None:
+        """Start with zero moments.
+
+        Args:
+            parameters: (P,).
+            cfg: hyper-parameters.
+            sizes: entries of each parameter in order, P in all; curvature is averaged within a parameter.
+        """
+        self.cfg = cfg
+        self.sizes = sizes
+        self.state = {
+            "mean": torch.zeros_like(parameters),
+            "mean_square": torch.zeros_like(parameters),
+            "steps": torch.zeros((), dtype=torch.int64),
+            "curvature_updates": torch.zeros((), dtype=torch.int64),
+        }
+
+    def step(
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update `parameters`; see `DenseOptimizer`. Until the first curvature they stay as they are."""
+        cfg, lr = self.cfg, self.cfg.lr * lr_scale
+        mean, mean_square = self.state["mean"], self.state["mean_square"]
+        steps = int(self.state["steps"].add_(1))
+        mean.lerp_(grad, 1 - cfg.beta1)
+        if curvature is not None:
+            self.state["curvature_updates"].add_(1)
+            if cfg.block_size > 1:
+                curvature = block_mean(curvature, self.sizes, cfg.block_size)
+            if cfg.curvature_floor:
+                curvature = torch.maximum(curvature, grad.square().mul_(cfg.curvature_floor * samples))
+            mean_square.mul_(cfg.beta2).addcmul_(curvature, curvature, value=1 - cfg.beta2)
+        updates = int(self.state["curvature_updates"])
+        if updates == 0:
+            return
+        denominator = (mean_square / (1 - cfg.beta2**updates)).pow_(cfg.power / 2).add_(cfg.eps)
+        if cfg.weight_decay:
+            parameters.mul_(1 - lr * cfg.weight_decay)
+        parameters.addcdiv_(mean, denominator, value=-lr / (1 - cfg.beta1**steps))
+
+
+def block_mean(curvature: Tensor, sizes: list[int], block_size: int) -> Tensor:
+    """Replace each block of consecutive entries by the size of its mean (spatial averaging, equation 10).
+
+    Args:
+        curvature: (P,), parameters one after another.
+        sizes: entries of each parameter; a parameter's last block may be shorter.
+        block_size: b.
+
+    Returns:
+        (P,), not negative.
+    """
+    means: list[Tensor] = []
+    for part in curvature.split(sizes):
+        whole = len(part) - len(part) % block_size
+        blocks = part[:whole].view(-1, block_size).mean(1).repeat_interleave(block_size)
+        tail = part[whole:]
+        means += [blocks, tail.mean().expand_as(tail)] if len(tail) else [blocks]
+    return torch.cat(means).abs_()

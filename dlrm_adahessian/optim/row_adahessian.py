@@ -1,0 +1,135 @@
+"""AdaHessian on touched rows, with counters per row.
+
+The dense rule (Yao et al. 2020, algorithm 1) for a row, in units of the summed loss (the mean's derivatives times
+B), so that eps and the learning rate do not depend on the batch size:
+
+    m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) max(|h|, floor * g^2)^2,
+    w -= lr * clip(m_hat / (v_hat^(k/2) + eps))
+
+m_hat is corrected by the row's touches, v_hat by its curvature updates: rows differ in both. Rowwise, h is the mean
+over the row before it is squared (the paper's spatial average), g^2 likewise. A row that has no curvature yet takes a
+gradient step, w -= lr * clip(m_hat): there is no scale to divide by, and waiting would lose what rare rows are told.
+"""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.optim.config import RowAdaHessianConfig
+
+_NO_CLIP = float("inf")
+
+
+class RowAdaHessian(RowRule):
+    """Second moment of the curvature per entry or per row; momentum optional."""
+
+    def __init__(self, cfg: RowAdaHessianConfig) -> None:
+        self.cfg = cfg
+
+    def new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return `mean_square` (R, D) or (R,), counters (R,) int32, and with momentum `mean` (R, D)."""
+        shape = weight.shape[:1] if self.cfg.rowwise else weight.shape
+        state = {
+            "mean_square": weight.new_zeros(shape),
+            "curvature_updates": weight.new_zeros(len(weight), dtype=torch.int32),
+        }
+        if self.cfg.beta1:
+            state["mean"] = weight.new_zeros(weight.shape)
+            state["touches"] = weight.new_zeros(len(weight), dtype=torch.int32)
+        return state
+
+    def update_torch_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update in tensor operations."""
+        cfg, rows = self.cfg, hits.rows
+        grad = hits.grad * samples
+        mean = grad
+        if cfg.beta1:
+            state["touches"][rows] += 1
+            mean = state["mean"][rows].lerp_(grad, 1 - cfg.beta1)
+            state["mean"][rows] = mean
+            mean = mean / (1 - cfg.beta1 ** state["touches"][rows].to(mean.dtype)).unsqueeze(1)
+        if hits.curvature is not None and hits.has_curvature is not None:
+            curvature, square = hits.curvature * samples, grad.square()
+            if cfg.rowwise:
+                curvature, square = curvature.mean(1), square.mean(1)
+            curvature = torch.maximum(curvature.abs(), cfg.curvature_floor * square)
+            has = hits.has_curvature
+            old = state["mean_square"][rows[has]]
+            state["mean_square"][rows[has]] = old.lerp_(curvature[has].square(), 1 - cfg.beta2)
+            state["curvature_updates"][rows[has]] += 1
+        updates = state["curvature_updates"][rows].to(grad.dtype).unsqueeze(1)
+        mean_square = state["mean_square"][rows].view(len(rows), -1)
+        corrected = mean_square / (1 - cfg.beta2**updates)  # 0 / 0 where there is no curvature yet
+        denominator = torch.where(updates > 0, corrected.pow(cfg.power / 2) + cfg.eps, 1.0)
+        direction = mean / denominator
+        if cfg.clip is not None:
+            direction.clamp_(-cfg.clip, cfg.clip)
+        weight[rows] -= cfg.lr * lr_scale * direction
+
+    def update_numba_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update in one compiled pass."""
+        cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()
+        real = w.dtype.type
+        curved = hits.curvature is not None and hits.has_curvature is not None
+        counters = state["curvature_updates"].numpy()
+        _update(
+            w,
+            state["mean_square"].numpy().reshape(len(w), -1),
+            counters,
+            state["mean"].numpy() if cfg.beta1 else w,
+            state["touches"].numpy() if cfg.beta1 else counters,
+            hits.rows.numpy(),
+            g,
+            hits.curvature.numpy() if curved else g,
+            hits.has_curvature.numpy() if curved else np.zeros(len(g), np.bool_),
+            real(cfg.lr * lr_scale),
+            real(cfg.beta1),
+            real(cfg.beta2),
+            real(cfg.eps),
+            real(cfg.power),
+            real(cfg.curvature_floor),
+            real(_NO_CLIP if cfg.clip is None else cfg.clip),
+            real(samples),
+        )
+
+
+@numba.njit(cache=True, parallel=True)
+def _update(  # type: ignore[no-untyped-def]  # noqa: ANN202, C901, PLR0912, PLR0913
+    w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps, power, floor, clip, samples  # noqa: ANN001
+):
+    # v is (R, D) or (R, 1); m and touches are read and written with momentum only.
+    width, columns = w.shape[1], v.shape[1]
+    one = beta2 / beta2 if beta2 > 0 else beta2 + 1  # 1 in the type of the weights
+    for i in numba.prange(len(rows)):
+        r = rows[i]
+        if has_h[i]:
+            updates[r] += 1
+            per_column = width // columns
+            for c in range(columns):
+                curvature, square = one * 0, one * 0
+                for d in range(c * per_column, (c + 1) * per_column):
+                    curvature += h[i, d] * samples
+                    square += (g[i, d] * samples) ** 2
+                curvature = max(abs(curvature / per_column), floor * square / per_column)
+                v[r, c] += (one - beta2) * (curvature * curvature - v[r, c])
+        correction1 = one
+        if beta1 > 0:
+            touches[r] += 1
+            correction1 = one - beta1 ** touches[r]
+        correction2 = one - beta2 ** updates[r]
+        for d in range(width):
+            direction = g[i, d] * samples
+            if beta1 > 0:
+                m[r, d] += (one - beta1) * (direction - m[r, d])
+                direction = m[r, d] / correction1
+            if updates[r] > 0:
+                root = np.sqrt(v[r, d if columns > 1 else 0] / correction2)
+                direction /= (root if power == 1 else root**power) + eps
+            w[r, d] -= lr * min(max(direction, -clip), clip)
