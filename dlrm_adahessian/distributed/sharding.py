@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.comm_ops import torchrec_use_sync_collectives
@@ -71,8 +71,11 @@ class TableShard:
 _SHARDING_TYPES = {"auto": ["table_wise", "row_wise"], "table": ["table_wise"], "row": ["row_wise"]}
 
 
-class ShardedLookup(nn.Module):
-    """Pooled lookups into tables that are spread over the ranks; needs a process group."""
+class ShardedLookup:
+    """Pooled lookups into tables that are spread over the ranks; needs a process group.
+
+    Not an `nn.Module`: the rows have their own rule, and must not turn up among a model's dense parameters.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class ShardedLookup(nn.Module):
         """Plan, allocate and initialise the tables; the initial rows are the same however they are sharded.
 
         Args:
-            tables: in the order of the features of `forward`.
+            tables: in the order of the features of a lookup.
             rule: how touched rows are updated.
             device: where the rows of this rank live.
             dtype: of rows, state and pooled embeddings.
@@ -95,7 +98,6 @@ class ShardedLookup(nn.Module):
         Raises:
             ValueError: the tables differ in width, or two have the same name.
         """
-        super().__init__()
         self._specs = list(tables)
         self._names = [spec.name for spec in self._specs]
         dims = {spec.dim for spec in self._specs}
@@ -131,7 +133,7 @@ class ShardedLookup(nn.Module):
                     shard.weight, first_row=shard.first_row, num_rows=spec.num_rows, seed=seed, table=index
                 )
 
-    def forward(self, kjt: KeyedJaggedTensor) -> Tensor:
+    def __call__(self, kjt: KeyedJaggedTensor) -> Tensor:
         """Sum the rows of each bag.
 
         Args:
@@ -174,7 +176,7 @@ class ShardedLookup(nn.Module):
         all ranks' batches, which must be of equal size.
 
         Args:
-            pooled: (B, F, D), what the last `forward` with gradients enabled returned.
+            pooled: (B, F, D), what the last lookup with gradients enabled returned.
             grad: (B, F, D) gradient with respect to `pooled`.
             curvature: (B, F, D) Hessian diagonal, or None on a step without curvature.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.

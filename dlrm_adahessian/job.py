@@ -1,0 +1,102 @@
+"""The main job: train an optimizer and its baseline on the same rows, and compare them."""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from dlrm_adahessian.artifacts import PredictionLog, RunDirectory, default_run_path, environment
+from dlrm_adahessian.config import RunConfig, asdict, baseline_of
+from dlrm_adahessian.data.cache import PreparedData, open_dataset
+from dlrm_adahessian.errors import CheckpointError, DataError, NoInputError
+from dlrm_adahessian.statistics import compare_predictions
+from dlrm_adahessian.storage import exclusive_lock, fingerprint
+from dlrm_adahessian.trainer import Fitted, fit
+
+logger = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+
+
+def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
+    """Train what `config` says, then its baseline.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        The run directory and what was written to its summary.json.
+    """
+    path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
+    with RunDirectory.create(path, resume=config.resume) as run:
+        data = open_dataset(
+            config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
+        )
+        prepared = {"folder": str(data.folder.resolve()), "fingerprint": data.fingerprint}
+        run.write_config({**asdict(config), "prepared": prepared})
+        ours = fit(config, data, run, title=config.optimizer)
+        baseline = None if config.baseline == "none" else _baseline(config, data)
+        summary = _summary(ours, baseline)
+        run.write_summary(summary)
+    return path, summary
+
+
+def _baseline(config: RunConfig, data: PreparedData) -> Fitted:
+    """Train the baseline, or take a finished one whose results would be the same."""
+    plain = baseline_of(config)
+    if plain.fingerprint("") == replace(config, baseline="none", resume=False).fingerprint(""):
+        logger.info("the optimizer is the baseline itself")
+    key = fingerprint([plain.fingerprint(data.fingerprint), _program()])
+    path = config.data.cache_dir / "baselines" / f"{plain.optimizer}-{key}"
+    # Runs side by side want the same baseline: one trains it, the others wait.
+    with exclusive_lock(path.with_suffix(".lock"), wait=True):
+        run = RunDirectory(path)
+        if (found := _finished(run, data)) is not None:
+            logger.info("reused the finished baseline in %s", path)
+            return found
+        with RunDirectory.create(path, resume=True):
+            plain = replace(plain, resume=True)
+            run.write_config(asdict(plain))
+            fitted = fit(plain, data, run, title=f"baseline {plain.optimizer}")
+            with PredictionLog(path / "progressive_labels.f32") if False else nullcontext():
+                run.write_summary(fitted.summary)
+            return fitted
+
+
+def _finished(run: RunDirectory, data: PreparedData) -> Fitted | None:
+    try:
+        summary = run.read_summary()
+        split = data.split
+        with PredictionLog(run.path / "test.f32") as log:
+            test = np.array(log.read())
+        with PredictionLog(run.path / "progressive.f32") as log:
+            progressive = np.array(log.read())
+    except (NoInputError, DataError, CheckpointError):
+        return None
+    del split, test, progressive, summary
+    return None
+
+
+def _program() -> list[object]:
+    """Identify the code whose results are reused: its sources and the versions below it."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return [environment()["packages"], [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in sources]]
+
+
+def _summary(ours: Fitted, baseline: Fitted | None) -> dict[str, Any]:
+    summary = {**ours.summary, "baseline": None, "difference": None, "progressive_difference": None}
+    if baseline is None:
+        return summary
+    parts = ("optimizer", "curvature", "progressive", "val", "test", "train")
+    summary["baseline"] = {part: baseline.summary[part] for part in parts}
+    labels, probability = ours.test
+    summary["difference"] = compare_predictions(labels, probability, baseline.test[1]).asdict()
+    labels, probability = ours.progressive
+    if len(probability) == len(baseline.progressive[1]):  # not after an early stop within the first epoch
+        difference = compare_predictions(labels, probability, baseline.progressive[1])
+        summary["progressive_difference"] = difference.asdict()
+    return summary

@@ -1,0 +1,132 @@
+# pyright: basic
+"""All that training changes: the two halves of the model, their optimizers, the estimator; and its checkpoints."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.curvature.base import Derivatives
+from dlrm_adahessian.curvature.registry import make_estimator
+from dlrm_adahessian.data.loader import Batch
+from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.distributed import checkpoint
+from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.model.head import Head, flatten_parameters_
+from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+
+
+class TrainState:
+    """The model in training; needs a process group."""
+
+    def __init__(self, config: RunConfig, num_rows: Sequence[int], device: torch.device) -> None:
+        """Build the model with its initial weights, which depend on the seed and the model alone.
+
+        Args:
+            config: of the run.
+            num_rows: height of each table.
+            device: where it computes.
+
+        Raises:
+            UsageError: the estimator is not right for this model.
+        """
+        self._num_rows = dict(zip(TOKEN_NAMES, num_rows, strict=True))
+        generator = torch.Generator().manual_seed(config.seed)
+        self.head = Head(
+            config.model, num_dense=NUM_INTEGERS, num_features=len(num_rows), generator=generator
+        ).to(device)
+        self.parameters = flatten_parameters_(self.head)
+        sizes = [p.numel() for p in self.head.parameters()]
+        self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, sizes)
+        tables = [
+            TableSpec(name=name, num_rows=rows, dim=config.model.embedding_dim)
+            for name, rows in self._num_rows.items()
+        ]
+        self.lookup = ShardedLookup(
+            tables, rule=row_rule(config.optim.rows), device=device, seed=config.seed
+        )
+        try:
+            self.estimator = make_estimator(
+                config.curvature,
+                self.head,
+                TOKEN_NAMES,
+                probes=config.curvature_probes,
+                seed=config.seed,
+                device=device,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def derivatives(self, batch: Batch, *, curvature_samples: int) -> tuple[Tensor, Derivatives]:
+        """Return the pooled embeddings (B, F, D) of a batch and the derivatives of its mean loss."""
+        pooled = self.lookup(batch.kjt)
+        return pooled, self.estimator(
+            self.head, batch.dense, pooled, batch.labels, curvature_samples=curvature_samples
+        )
+
+    def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float, curvature_samples: int) -> None:
+        """Step both optimizers; the arguments belong to one call of `derivatives`."""
+        samples = len(found.logits)
+        self.dense_optimizer.step(
+            self.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
+        )
+        self.lookup.push(
+            pooled,
+            found.pooled_grad,
+            found.pooled_curvature,
+            lr_scale=lr_scale,
+            samples=samples,
+            curvature_samples=curvature_samples,
+        )
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits (B,) of a batch."""
+        return self.head(batch.dense, self.lookup(batch.kjt))
+
+    def save(self, folder: Path, step: int, state: dict[str, Any], fingerprint: str, *, keep: int = 2) -> None:
+        """Write a checkpoint; see `checkpoint.save`."""
+        checkpoint.save(
+            folder,
+            step,
+            dense=self._dense_tensors(),
+            shards=self._shards(),
+            state=state,
+            fingerprint=fingerprint,
+            keep=keep,
+        )
+
+    def restore_(self, found: checkpoint.Checkpoint) -> None:
+        """Take up a checkpoint of the same configuration."""
+        found.restore_(self._dense_tensors(), self._shards())
+        self.estimator.load_state()
+
+    def _dense_tensors(self) -> dict[str, Tensor]:
+        optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
+        estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}
+        return {"parameters": self.parameters, **optimizer, **estimator}
+
+    def _shards(self) -> list[checkpoint.TableShard]:
+        return [
+            checkpoint.TableShard(
+                table=name,
+                first_row=shard.first_row,
+                table_rows=self._num_rows[name],
+                tensors={"weight": shard.weight, **shard.state},
+            )
+            for name, shard in self.lookup.shards().items()
+        ]
+
+
+def all_finite(found: Derivatives) -> bool:
+    """Whether the loss and all derivatives are finite; waits for the device."""
+    # A sum is finite unless an entry is not (or the sum overflows, which is as bad).
+    parts = [found.loss, found.grad.sum(), found.pooled_grad.sum()]
+    if found.curvature is not None and found.pooled_curvature is not None:
+        parts += [found.curvature.sum(), found.pooled_curvature.sum()]
+    return all(math.isfinite(x) for x in torch.stack(parts).tolist())

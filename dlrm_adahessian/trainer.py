@@ -1,0 +1,315 @@
+# pyright: basic
+"""The training loop, read top to bottom.
+
+Each batch is predicted before it is learnt. In the first epoch these predictions are the progressive validation: from
+the second day on nearly every training row serves as a test row (Blum, Kalai, Langford, "Beating the hold-out",
+1999). They are a little optimistic by themselves, since the vocabulary comes from all training rows, and fair in
+differences, since it is the same for every optimizer.
+"""
+
+import logging
+import math
+import statistics
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from dlrm_adahessian.artifacts import MetricsLog, PredictionLog, RunDirectory
+from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.data.cache import PreparedData
+from dlrm_adahessian.data.loader import Batch, Loader
+from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import DivergedError
+from dlrm_adahessian.metrics import BinaryMetrics, RecentWindow, binary_metrics, probability_from_logit
+from dlrm_adahessian.optim.schedule import lr_scale
+from dlrm_adahessian.signals import StopRequest
+from dlrm_adahessian.state import TrainState, all_finite
+
+logger = logging.getLogger(__name__)
+
+EVAL_BATCH = 8192
+_FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
+_WINDOW_ROWS = 20_000  # of the AUC on the progress bar
+_MAX_TIMES = 100_000  # step times kept for the median
+
+
+@dataclass
+class Progress:
+    """What a run knows beside its tensors; all of it is in a checkpoint."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_logloss: float | None = None
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A finished run.
+
+    Attributes:
+        summary: its part of summary.json.
+        progressive: labels and predictions of the rows of the progressive validation, in the order of training.
+        test: labels and predictions of the test rows.
+    """
+
+    summary: dict[str, Any]
+    progressive: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
+    test: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
+
+
+@dataclass
+class _Clock:
+    started: float = field(default_factory=time.perf_counter)
+    step_seconds: list[float] = field(default_factory=list)
+    samples: int = 0
+
+    def summary(self) -> dict[str, float | None]:
+        busy = sum(self.step_seconds)
+        return {
+            "seconds": time.perf_counter() - self.started,
+            "samples_per_second": self.samples / busy if busy else None,
+            "step_ms_median": 1e3 * statistics.median(self.step_seconds) if self.step_seconds else None,
+        }
+
+
+def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str) -> Fitted:
+    """Train, validate and test one configuration.
+
+    Args:
+        config: of the run; `resume` continues from the newest good checkpoint.
+        data: the rows.
+        run: where logs, checkpoints and predictions go; locked by the caller.
+        title: of the progress bar.
+
+    Returns:
+        Metrics and predictions.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(init_process_group())
+        return _Fit(config, data, run, stack).run(title)
+
+
+class _Fit:
+    """One call of `fit`: its parts by name."""
+
+    def __init__(self, config: RunConfig, data: PreparedData, run: RunDirectory, stack: ExitStack) -> None:
+        self.config, self.data, self.directory = config, data, run
+        self.fingerprint = config.fingerprint(data.fingerprint)
+        self.state = TrainState(config, data.vocabulary.num_rows, torch.device("cpu"))
+        self.loader = Loader(
+            data,
+            data.split.train,
+            config.batch_size,
+            order=config.data.order,
+            seed=config.seed,
+            prefetch=config.data.prefetch,
+        )
+        self.total_steps = self.loader.batches_per_epoch * config.epochs
+        self.metrics = stack.enter_context(MetricsLog(run.metrics))
+        self.progressive = stack.enter_context(PredictionLog(run.path / "progressive.f32"))
+        self.board = stack.enter_context(_tensorboard(run))
+        self.stop = stack.enter_context(StopRequest())
+        self.progress = Progress()
+        self.resumed_from = self._resume()
+        self.clock = _Clock()
+
+    def run(self, title: str) -> Fitted:
+        window = RecentWindow(_WINDOW_ROWS)
+        bar = tqdm(
+            desc=title,
+            total=self.total_steps * self.config.batch_size,
+            initial=self.progress.step * self.config.batch_size,
+            unit=" samples",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+        with bar:
+            while self.progress.step < self.total_steps and not self.progress.stopped_early:
+                epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
+                for batch in self.loader.batches(epoch, first):
+                    began = time.perf_counter()
+                    loss, probability = self._step(batch)
+                    if epoch == 0:
+                        self.progressive.append(probability)
+                    self._time(began, len(probability))
+                    window.add(batch.labels.numpy().astype(np.int8), probability)
+                    self._log(loss, window, bar, len(probability))
+                    self._evaluate_and_save()
+                    if self.progress.stopped_early:
+                        break
+        return self._finish()
+
+    def _step(self, batch: Batch) -> tuple[float, npt.NDArray[np.float32]]:
+        """Predict and learn one batch; return its mean loss and its predictions."""
+        config, progress = self.config, self.progress
+        due = config.curvature != "none" and progress.step % config.curvature_every == 0
+        curvature_samples = math.ceil(config.curvature_fraction * len(batch.labels)) if due else 0
+        pooled, found = self.state.derivatives(batch, curvature_samples=curvature_samples)
+        progress.step += 1
+        if all_finite(found):
+            scale = lr_scale(progress.step, self.total_steps, config.optim.schedule)
+            self.state.update_(pooled, found, lr_scale=scale, curvature_samples=curvature_samples)
+            progress.skipped_in_a_row = 0
+        else:
+            self._skip()
+        probability = probability_from_logit(torch.nan_to_num(found.logits).numpy())
+        return float(found.loss), probability
+
+    def _skip(self) -> None:
+        progress, limit = self.progress, self.config.max_skipped
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
+        if progress.skipped_in_a_row >= limit:
+            optim = self.config.optim
+            raise DivergedError(
+                f"{limit} steps in a row, up to step {progress.step}, had a loss or derivatives that are not finite; the "
+                f"likely cause is a learning rate that is too high (dense {optim.dense.lr:g}, rows {optim.rows.lr:g}): "
+                "lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
+            )
+
+    def _time(self, began: float, samples: int) -> None:
+        if len(self.clock.step_seconds) < _MAX_TIMES:
+            self.clock.step_seconds.append(time.perf_counter() - began)
+            self.clock.samples += samples
+
+    def _log(self, loss: float, window: RecentWindow, bar: tqdm, samples: int) -> None:
+        step = self.progress.step
+        bar.update(samples)
+        if step > _FIRST_LOGGED and step % self.config.log_every and step < self.total_steps:
+            return
+        recent = window.metrics()
+        record = {"step": step, "loss": loss, "window_auc": recent.auc, "window_logloss": recent.logloss}
+        self.metrics.log(record, self.clock.summary())
+        bar.set_postfix(loss=f"{recent.logloss:.4f}", auc="-" if recent.auc is None else f"{recent.auc:.4f}")
+        if self.board is not None:
+            self.board.add_scalar("train/loss", loss, step)
+            if recent.auc is not None:
+                self.board.add_scalar("train/window_auc", recent.auc, step)
+
+    def _evaluate_and_save(self) -> None:
+        config, progress = self.config, self.progress
+        step, last = progress.step, progress.step == self.total_steps
+        if step % (config.eval_every or self.loader.batches_per_epoch) == 0 or last:
+            self._validate()
+        if config.checkpoint_every and step % config.checkpoint_every == 0 or last or self.stop.requested:
+            self._save()
+        if self.stop.requested and not last:
+            logger.info("stopped at step %d; continue with --resume", step)
+            self.stop.leave()
+
+    def _validate(self) -> None:
+        progress = self.progress
+        found = self._measure(self.data.split.val)[1]
+        self.metrics.log({"step": progress.step, "val": found.asdict()})
+        if self.board is not None:
+            self.board.add_scalar("val/logloss", found.logloss, progress.step)
+        if progress.best_logloss is None or found.logloss < progress.best_logloss:
+            progress.best_logloss, progress.evaluations_since_best = found.logloss, 0
+            if self.config.patience:
+                self._save(best=True)
+        else:
+            progress.evaluations_since_best += 1
+        progress.stopped_early = 0 < self.config.patience <= progress.evaluations_since_best
+
+    def _save(self, *, best: bool = False) -> None:
+        self.progressive.sync()
+        state = {
+            "progress": vars(self.progress),
+            "metrics_bytes": self.metrics.position(),
+            "progressive_rows": self.progressive.rows,
+        }
+        folder = self.directory.path / "best" if best else self.directory.checkpoints
+        self.state.save(folder, self.progress.step, state, self.fingerprint, keep=1 if best else 2)
+
+    def _resume(self) -> int:
+        if not self.config.resume:
+            return 0
+        found = load_newest_good(self.directory.checkpoints, self.fingerprint)
+        if found is None:
+            logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
+            self.metrics.rewind(0)
+            self.progressive.rewind(0)
+            return 0
+        self.state.restore_(found)
+        self.progress = Progress(**found.state["progress"])
+        self.metrics.rewind(found.state["metrics_bytes"])
+        self.progressive.rewind(found.state["progressive_rows"])
+        logger.info("resumed from step %d", found.step)
+        return found.step
+
+    def _measure(self, rows: range) -> tuple[npt.NDArray[np.float32], BinaryMetrics]:
+        loader = Loader(self.data, rows, EVAL_BATCH, prefetch=self.config.data.prefetch)
+        parts = [probability_from_logit(self.state.logits(batch).numpy()) for batch in loader.batches(0)]
+        probability = np.concatenate(parts)
+        return probability, binary_metrics(np.asarray(self.data.labels[rows.start : rows.stop]), probability)
+
+    def _finish(self) -> Fitted:
+        timing = self.clock.summary()
+        if self.config.patience and (best := load_newest_good(self.directory.path / "best", self.fingerprint)):
+            self.state.restore_(best)
+        data, split = self.data, self.data.split
+        order = self.loader.row_order(0)[: self.progressive.rows]
+        # From the second day on; of shuffled rows, after as many.
+        later = slice(min(split.days[1], len(order)), None)
+        progressive = data.labels[order[later]], np.array(self.progressive.read()[later])
+        test_probability, test = self._measure(split.test)
+        test_labels = np.asarray(data.labels[split.test.start : split.test.stop])
+        with PredictionLog(self.directory.path / "test.f32") as log:
+            log.rewind(0)
+            log.append(test_probability)
+        summary = {
+            "dataset": self.config.dataset,
+            "optimizer": self.config.optimizer,
+            "curvature": self.config.curvature,
+            "seed": self.config.seed,
+            "world_size": 1,
+            "batch_size": self.config.batch_size,
+            "resumed_from_step": self.resumed_from,
+            "skipped_steps": self.progress.skipped,
+            "rows": {
+                "train": len(split.train),
+                "val": len(split.val),
+                "test": len(split.test),
+                "rejected": data.rejected,
+            },
+            "progressive": binary_metrics(*progressive).asdict(),
+            "val": self._measure(split.val)[1].asdict(),
+            "test": test.asdict(),
+            "train": {
+                "steps": self.progress.step,
+                "samples": self._samples_trained(),
+                **timing,
+            },
+        }
+        if data.truth is not None:
+            truth = np.asarray(data.truth[split.test.start : split.test.stop])
+            summary["bayes"] = binary_metrics(test_labels, truth).asdict()
+        return Fitted(summary=summary, progressive=progressive, test=(test_labels, test_probability))
+
+    def _samples_trained(self) -> int:
+        epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
+        return epochs * len(self.data.split.train) + batches * self.config.batch_size
+
+
+def _tensorboard(run: RunDirectory) -> Any:
+    """Return a context with a TensorBoard writer, or with None where TensorBoard is not installed."""
+    from contextlib import closing, nullcontext
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return nullcontext()
+    return closing(SummaryWriter(str(run.path / "tensorboard")))
