@@ -1,25 +1,25 @@
 """The main job: train an optimizer and its baseline on the same rows, and compare them."""
 
 import logging
-from contextlib import nullcontext
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 
-from dlrm_adahessian.artifacts import PredictionLog, RunDirectory, default_run_path, environment
+from dlrm_adahessian.artifacts import RunDirectory, default_run_path, environment
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
 from dlrm_adahessian.data.cache import PreparedData, open_dataset
-from dlrm_adahessian.errors import CheckpointError, DataError, NoInputError
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.statistics import compare_predictions
-from dlrm_adahessian.storage import exclusive_lock, fingerprint
-from dlrm_adahessian.trainer import Fitted, fit
+from dlrm_adahessian.storage import exclusive_lock, fingerprint, sealed_folder
+from dlrm_adahessian.trainer import Fitted, finished, fit
 
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+VOCABULARY = "vocabulary"
 
 
 def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
@@ -31,6 +31,8 @@ def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
     Returns:
         The run directory and what was written to its summary.json.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("training runs in one process in this version, got several ranks; start it without torchrun")
     path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
     with RunDirectory.create(path, resume=config.resume) as run:
         data = open_dataset(
@@ -38,6 +40,8 @@ def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
         )
         prepared = {"folder": str(data.folder.resolve()), "fingerprint": data.fingerprint}
         run.write_config({**asdict(config), "prepared": prepared})
+        with sealed_folder(run.path / VOCABULARY, {"fingerprint": data.fingerprint}) as folder:
+            data.vocabulary.save(folder)
         ours = fit(config, data, run, title=config.optimizer)
         baseline = None if config.baseline == "none" else _baseline(config, data)
         summary = _summary(ours, baseline)
@@ -45,40 +49,24 @@ def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
     return path, summary
 
 
-def _baseline(config: RunConfig, data: PreparedData) -> Fitted:
+def _baseline(config: RunConfig, data: PreparedData) -> Fitted | None:
     """Train the baseline, or take a finished one whose results would be the same."""
-    plain = baseline_of(config)
-    if plain.fingerprint("") == replace(config, baseline="none", resume=False).fingerprint(""):
-        logger.info("the optimizer is the baseline itself")
+    plain = replace(baseline_of(config), resume=True)
+    if plain.fingerprint(data.fingerprint) == config.fingerprint(data.fingerprint):
+        logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
+        return None
     key = fingerprint([plain.fingerprint(data.fingerprint), _program()])
-    path = config.data.cache_dir / "baselines" / f"{plain.optimizer}-{key}"
-    # Runs side by side want the same baseline: one trains it, the others wait.
-    with exclusive_lock(path.with_suffix(".lock"), wait=True):
-        run = RunDirectory(path)
-        if (found := _finished(run, data)) is not None:
-            logger.info("reused the finished baseline in %s", path)
+    run = RunDirectory(config.data.cache_dir / "baselines" / f"{plain.optimizer}-{key}")
+    # Jobs side by side want the same baseline: one trains it, the others wait.
+    with exclusive_lock(run.path.with_suffix(".lock"), wait=True):
+        if (found := finished(plain, data, run)) is not None:
+            logger.info("reused the finished baseline in %s", run.path)
             return found
-        with RunDirectory.create(path, resume=True):
-            plain = replace(plain, resume=True)
+        with RunDirectory.create(run.path, resume=True) as run:
             run.write_config(asdict(plain))
             fitted = fit(plain, data, run, title=f"baseline {plain.optimizer}")
-            with PredictionLog(path / "progressive_labels.f32") if False else nullcontext():
-                run.write_summary(fitted.summary)
+            run.write_summary(fitted.summary)
             return fitted
-
-
-def _finished(run: RunDirectory, data: PreparedData) -> Fitted | None:
-    try:
-        summary = run.read_summary()
-        split = data.split
-        with PredictionLog(run.path / "test.f32") as log:
-            test = np.array(log.read())
-        with PredictionLog(run.path / "progressive.f32") as log:
-            progressive = np.array(log.read())
-    except (NoInputError, DataError, CheckpointError):
-        return None
-    del split, test, progressive, summary
-    return None
 
 
 def _program() -> list[object]:

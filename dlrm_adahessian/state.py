@@ -93,7 +93,7 @@ class TrainState:
         """Write a checkpoint; see `checkpoint.save`."""
         checkpoint.save(
             folder,
-            step,
+            step=step,
             dense=self._dense_tensors(),
             shards=self._shards(),
             state=state,

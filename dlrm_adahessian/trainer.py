@@ -12,8 +12,9 @@ import math
 import statistics
 import sys
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections import deque
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 EVAL_BATCH = 8192
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
 _WINDOW_ROWS = 20_000  # of the AUC on the progress bar
+_PROGRESSIVE, _TEST = "progressive.f32", "test.f32"  # predictions in the run directory
 _MAX_TIMES = 100_000  # step times kept for the median
 
 
@@ -68,19 +70,33 @@ class Fitted:
     test: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
 
 
-@dataclass
 class _Clock:
-    started: float = field(default_factory=time.perf_counter)
-    step_seconds: list[float] = field(default_factory=list)
-    samples: int = 0
+    """Time spent in steps, over all sittings of a run."""
 
-    def summary(self) -> dict[str, float | None]:
-        busy = sum(self.step_seconds)
+    def __init__(self) -> None:
+        self.seconds, self.samples, self.median = 0.0, 0, 0.0
+        self._recent: deque[float] = deque(maxlen=_MAX_TIMES)
+
+    def add(self, seconds: float, samples: int) -> None:
+        self.seconds += seconds
+        self.samples += samples
+        self._recent.append(seconds)
+
+    def summary(self) -> dict[str, float | int]:
+        if self._recent:
+            self.median = statistics.median(self._recent)
         return {
-            "seconds": time.perf_counter() - self.started,
-            "samples_per_second": self.samples / busy if busy else None,
-            "step_ms_median": 1e3 * statistics.median(self.step_seconds) if self.step_seconds else None,
+            "seconds": self.seconds,
+            "samples_per_second": self.samples / self.seconds if self.seconds else 0.0,
+            "step_ms_median": 1e3 * self.median,
         }
+
+    def state(self) -> dict[str, float | int]:
+        self.summary()
+        return {"seconds": self.seconds, "samples": self.samples, "median": self.median}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.seconds, self.samples, self.median = state["seconds"], state["samples"], state["median"]
 
 
 def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str) -> Fitted:
@@ -107,22 +123,15 @@ class _Fit:
         self.config, self.data, self.directory = config, data, run
         self.fingerprint = config.fingerprint(data.fingerprint)
         self.state = TrainState(config, data.vocabulary.num_rows, torch.device("cpu"))
-        self.loader = Loader(
-            data,
-            data.split.train,
-            config.batch_size,
-            order=config.data.order,
-            seed=config.seed,
-            prefetch=config.data.prefetch,
-        )
+        self.loader = _training_loader(config, data)
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.metrics = stack.enter_context(MetricsLog(run.metrics))
-        self.progressive = stack.enter_context(PredictionLog(run.path / "progressive.f32"))
+        self.progressive = stack.enter_context(PredictionLog(run.path / _PROGRESSIVE))
         self.board = stack.enter_context(_tensorboard(run))
         self.stop = stack.enter_context(StopRequest())
         self.progress = Progress()
-        self.resumed_from = self._resume()
         self.clock = _Clock()
+        self.resumed_from = self._resume()
 
     def run(self, title: str) -> Fitted:
         window = RecentWindow(_WINDOW_ROWS)
@@ -143,7 +152,7 @@ class _Fit:
                     loss, probability = self._step(batch)
                     if epoch == 0:
                         self.progressive.append(probability)
-                    self._time(began, len(probability))
+                    self.clock.add(time.perf_counter() - began, len(probability))
                     window.add(batch.labels.numpy().astype(np.int8), probability)
                     self._log(loss, window, bar, len(probability))
                     self._evaluate_and_save()
@@ -179,11 +188,6 @@ class _Fit:
                 f"likely cause is a learning rate that is too high (dense {optim.dense.lr:g}, rows {optim.rows.lr:g}): "
                 "lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
             )
-
-    def _time(self, began: float, samples: int) -> None:
-        if len(self.clock.step_seconds) < _MAX_TIMES:
-            self.clock.step_seconds.append(time.perf_counter() - began)
-            self.clock.samples += samples
 
     def _log(self, loss: float, window: RecentWindow, bar: tqdm, samples: int) -> None:
         step = self.progress.step
@@ -230,6 +234,7 @@ class _Fit:
             "progress": vars(self.progress),
             "metrics_bytes": self.metrics.position(),
             "progressive_rows": self.progressive.rows,
+            "timing": self.clock.state(),
         }
         folder = self.directory.path / "best" if best else self.directory.checkpoints
         self.state.save(folder, self.progress.step, state, self.fingerprint, keep=1 if best else 2)
@@ -247,6 +252,7 @@ class _Fit:
         self.progress = Progress(**found.state["progress"])
         self.metrics.rewind(found.state["metrics_bytes"])
         self.progressive.rewind(found.state["progressive_rows"])
+        self.clock.load(found.state["timing"])
         logger.info("resumed from step %d", found.step)
         return found.step
 
@@ -261,13 +267,10 @@ class _Fit:
         if self.config.patience and (best := load_newest_good(self.directory.path / "best", self.fingerprint)):
             self.state.restore_(best)
         data, split = self.data, self.data.split
-        order = self.loader.row_order(0)[: self.progressive.rows]
-        # From the second day on; of shuffled rows, after as many.
-        later = slice(min(split.days[1], len(order)), None)
-        progressive = data.labels[order[later]], np.array(self.progressive.read()[later])
+        progressive = _progressive(data, self.loader, self.progressive)
         test_probability, test = self._measure(split.test)
         test_labels = np.asarray(data.labels[split.test.start : split.test.stop])
-        with PredictionLog(self.directory.path / "test.f32") as log:
+        with PredictionLog(self.directory.path / _TEST) as log:
             log.rewind(0)
             log.append(test_probability)
         summary = {
@@ -304,10 +307,52 @@ class _Fit:
         return epochs * len(self.data.split.train) + batches * self.config.batch_size
 
 
+def _progressive(
+    data: PreparedData, loader: Loader, log: PredictionLog
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
+    order = loader.row_order(0)[: log.rows]
+    later = slice(min(data.split.days[1], len(order)), None)
+    return data.labels[order[later]], np.array(log.read()[later])
+
+
+def _training_loader(config: RunConfig, data: PreparedData) -> Loader:
+    return Loader(
+        data,
+        data.split.train,
+        config.batch_size,
+        order=config.data.order,
+        seed=config.seed,
+        prefetch=config.data.prefetch,
+    )
+
+
+def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted | None:
+    """Return what `fit` returned in a run directory, or None when the run there has not finished.
+
+    Args:
+        config: of the run.
+        data: its rows.
+        run: the directory.
+
+    Returns:
+        The same metrics and predictions.
+    """
+    if not (run.path / "summary.json").exists():
+        return None
+    test = data.split.test
+    with PredictionLog(run.path / _TEST) as test_log, PredictionLog(run.path / _PROGRESSIVE) as log:
+        if test_log.rows != len(test):
+            return None
+        return Fitted(
+            summary=run.read_summary(),
+            progressive=_progressive(data, _training_loader(config, data), log),
+            test=(np.asarray(data.labels[test.start : test.stop]), np.array(test_log.read())),
+        )
+
+
 def _tensorboard(run: RunDirectory) -> Any:
     """Return a context with a TensorBoard writer, or with None where TensorBoard is not installed."""
-    from contextlib import closing, nullcontext
-
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

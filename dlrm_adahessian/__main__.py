@@ -1,0 +1,7 @@
+"""`python -m dlrm_adahessian`."""
+
+import sys
+
+from dlrm_adahessian.cli import main
+
+sys.exit(main())

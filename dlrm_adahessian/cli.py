@@ -1,0 +1,217 @@
+"""The command line: prepare, train, evaluate, doctor.
+
+Heavy packages are imported by the command that needs them, so that help and a wrong flag answer at once.
+"""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian import __version__, config
+from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.errors import ProgramError, UsageError
+
+_STRICT = ConfigDict(extra="forbid")
+_TRAIN_HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
+
+--config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
+(configs/optimizers). The defaults shown below already include both."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PrepareConfig:
+    """Turn raw rows into the cache that training reads."""
+
+    dataset: Literal["criteo", "synthetic"] = "criteo"
+    """Real rows from --data-path, or generated ones."""
+    data_path: str | None = None
+    """train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    rows: int | None = None
+    """Use the first N rows only; for synthetic data, generate N."""
+    bad_rows: Literal["strict", "quarantine"] = "strict"
+    """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+    data: DataConfig = DataConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EvaluateConfig:
+    """Score rows with a trained run and write the predictions to a parquet file."""
+
+    run: Path
+    """Run directory of a training job."""
+    data_path: str
+    """Raw rows, with labels or without (a file, .gz, dac.tar.gz, a folder, -), or a folder of prepared rows."""
+    out: Path
+    """Parquet file to write: row, label (null where there is none), probability."""
+    part: Literal["all", "train", "val", "test"] = "all"
+    """Part of prepared rows."""
+    bad_rows: Literal["strict", "quarantine"] = "strict"
+    """Stop at the first bad line, or set bad lines aside in OUT.rejects.tsv and count them."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train an optimizer and its baseline, and compare them."""
+    named = _value_of(arguments, "--config")
+    base = config.load(Path(named) if named else None, _value_of(arguments, "--optimizer"))
+
+    parsed = tyro.cli(
+        RunConfig,
+        default=base,
+        args=_without(arguments, "--config"),
+        prog="train.py",
+        description=_TRAIN_HELP,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    from dlrm_adahessian.job import run_job  # noqa: PLC0415, torch takes seconds
+    from dlrm_adahessian.tables import job_table  # noqa: PLC0415
+
+    path, summary = run_job(parsed)
+    _print(f"{job_table(summary)}\n\nwritten to {path}/summary.json")
+    return 0
+
+
+def prepare(arguments: Sequence[str]) -> int:
+    """Turn raw rows into the cache that training reads."""
+    args = tyro.cli(PrepareConfig, args=arguments, prog="prepare")
+    from dlrm_adahessian.data.cache import open_dataset  # noqa: PLC0415, numba takes a second
+
+    data = open_dataset(args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows)
+    kept = len(data.labels)
+    found = {
+        "folder": str(data.folder),
+        "rows_read": kept + data.rejected,
+        "rows_kept": kept,
+        "rows_rejected": data.rejected,
+        "train": len(data.split.train),
+        "val": len(data.split.val),
+        "test": len(data.split.test),
+        "table_rows": sum(data.vocabulary.num_rows),
+    }
+    _report(found, as_json=args.json)
+    return 0
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Score rows with a trained run."""
+    args = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate")
+    from dlrm_adahessian.evaluate import evaluate as score  # noqa: PLC0415, torch takes seconds
+
+    found = score(args.run, args.data_path, args.out, part=args.part, bad_rows=args.bad_rows)
+    _report(found, as_json=args.json)
+    return 0
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Check that torch, torchrec and fbgemm fit together, and say what to do."""
+    tyro.cli(_no_arguments, args=arguments, prog="doctor")
+    from dlrm_adahessian.doctor import diagnose  # noqa: PLC0415, torch takes seconds
+
+    healthy, text = diagnose()
+    _print(text)
+    return 0 if healthy else 1
+
+
+def _no_arguments() -> None:
+    """Check that torch, torchrec and fbgemm fit together, and say what to do."""
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "doctor": doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: as `sys.argv[1:]`, which is the default.
+
+    Returns:
+        The exit code of the contract.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--version"]:
+        _print(__version__)
+        return 0
+    if not given or given[0] in ("-h", "--help"):
+        _print(_usage())
+        return 0 if given else UsageError.exit_code
+    _quiet_libraries()
+    try:
+        if given[0] not in COMMANDS:
+            raise UsageError(f"a command is one of {', '.join(COMMANDS)}, got {given[0]!r}")
+        return COMMANDS[given[0]](given[1:])
+    except ProgramError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leaving:  # the flags library leaves with 2 when a flag is wrong
+        return UsageError.exit_code if leaving.code == 2 else int(leaving.code or 0)
+
+
+def _quiet_libraries() -> None:
+    """Show what this program logs, and of the libraries below it errors only."""
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dlrm_adahessian").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module="torch.*")
+
+
+def _value_of(arguments: Sequence[str], flag: str) -> str | None:
+    """Return the value of a flag that is needed before the others can be read."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag:
+            if place + 1 == len(arguments):
+                raise UsageError(f"{flag} needs a value, got none")
+            return arguments[place + 1]
+    return None
+
+
+def _without(arguments: Sequence[str], flag: str) -> list[str]:
+    rest = [a for a in arguments if not a.startswith(f"{flag}=")]
+    if flag in rest:
+        place = rest.index(flag)
+        del rest[place : place + 2]
+    return rest
+
+
+def _report(found: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _print(json.dumps(found, allow_nan=False))
+        return
+    for name, value in found.items():
+        if name == "calibration_bins":
+            continue
+        shown = f"{value:.6f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        _print(f"{name.replace('_', ' '):<28}{shown}")
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10}{command.__doc__}" for name, command in COMMANDS.items()]
+    return "usage: python -m dlrm_adahessian COMMAND [--help] [flags]\n\n" + "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"error: {text}\n")
