@@ -58,13 +58,12 @@ class ExactDiagonal:
         grads: dict[nn.Parameter, Tensor] = {}
         curvatures: dict[nn.Parameter, Tensor] = {}
         for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
-            scaled = delta * residual.unsqueeze(1)
-            squared = delta[:curvature_samples].square().mul_(weight.unsqueeze(1))
-            grads[layer.weight] = scaled.T @ inputs
-            curvatures[layer.weight] = squared.T @ inputs[:curvature_samples].square()
+            part, inputs_part = delta[:curvature_samples].square(), inputs[:curvature_samples].square()
+            grads[layer.weight] = _weighted_product(delta, residual, inputs)
+            curvatures[layer.weight] = _weighted_product(part, weight, inputs_part)
             if layer.bias is not None:
-                grads[layer.bias] = scaled.sum(0)
-                curvatures[layer.bias] = squared.sum(0)
+                grads[layer.bias] = delta.T @ residual
+                curvatures[layer.bias] = part.T @ weight
         slopes = deltas[-1]
         pooled_curvature = torch.zeros_like(slopes)
         torch.mul(
@@ -129,6 +128,13 @@ def _linear_layers(head: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor, Te
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _weighted_product(delta: Tensor, weight: Tensor, inputs: Tensor) -> Tensor:
+    """Return sum_b weight_b * outer(delta_b, inputs_b), (out, in); the narrower factor takes the weights."""
+    if delta.shape[1] < inputs.shape[1]:
+        return (delta * weight.unsqueeze(1)).T @ inputs
+    return delta.T @ (inputs * weight.unsqueeze(1))
 
 
 def _residual_and_weight(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,14 +27,19 @@ from dlrm_adahessian.data import marginals
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS, RowBlock
 
-PART_DEVIATIONS = (1.0, 0.6, 1.0)
-"""Standard deviation, in logits, of the effects of tokens, of integers, and of the interactions."""
+PART_DEVIATIONS = (0.7, 1.0, 1.0)
+"""Standard deviation, in logits, of the effects of integers, of tokens, and of the interactions."""
 
 _FIELDS = NUM_INTEGERS + NUM_TOKENS
 _SLOTS = marginals.MAX_RANGES + 1
 _MISSING = marginals.MAX_RANGES  # bin of a missing integer; no distribution has that many ranges
-_RANK = 7  # of the factorisation machine; with the effect, a byte each of a 64-bit hash
-_AMPLITUDE_SPREAD = 0.5  # deviation of the logarithm of how much a feature matters
+_PROTOTYPES = 256  # of rare tokens, those whose bin holds several: each behaves like one of these
+_CODES = _SLOTS + _PROTOTYPES
+_RANK = 7  # of the factorisation machine
+_WEIGHT_SPREAD = 0.7  # deviation of the logarithm of how much a field matters
+_LEAST_DEVIATION = 0.5  # of a field before scaling: where one token holds nearly all rows, none gets huge
+_RARE_STRENGTH = 0.7  # of a rare token's effect and vector against a common one's
+_WAVE = 0.7  # amplitude of an integer's wave against its slope
 _CALIBRATION_ROWS = 1 << 17  # their mean probability has a standard error of 0.0007
 
 _WEYL = np.uint64(0x9E3779B97F4A7C15)
@@ -55,10 +60,8 @@ class _Tables(NamedTuple):
     width: npt.NDArray[np.uint64]  # (39, 512) values in the bin
     segment_step: npt.NDArray[np.uint64]  # (39,) odd: segment * step + shift permutes the slots
     segment_shift: npt.NDArray[np.uint64]  # (39,)
-    effect: npt.NDArray[np.float32]  # (13, 512) of an integer's bin
-    latent: npt.NDArray[np.float32]  # (13, 512, 7) of an integer's bin
-    amplitude: npt.NDArray[np.float32]  # (26,) on effect and latent vector of a token
-    normal: npt.NDArray[np.float32]  # (256,) a byte to a standard normal
+    effect: npt.NDArray[np.float32]  # (39, 768) by code: the bin, or 512 + prototype of a rare token
+    latent: npt.NDArray[np.float32]  # (39, 768, 7) by code
 
 
 class _Draws(NamedTuple):
@@ -133,15 +136,10 @@ def _tables(
     config: SyntheticConfig, rng: np.random.Generator, row_key: np.uint64, token_key: np.uint64
 ) -> _Tables:
     """Build the kernel's tables: marginals of the published figures, effects drawn from `rng`."""
-    integers = [marginals.fit_integer(marginal) for marginal in marginals.INTEGERS]
-    pinned = [marginals.C1_TOP_SHARES] + [None] * (NUM_TOKENS - 1)
-    tokens = [
-        marginals.fit_tokens(marginal, config.cardinality_scale, shares)
-        for marginal, shares in zip(marginals.TOKENS, pinned, strict=True)
-    ]
-    alias, alias_from = zip(*(_alias_table(field.mass) for field in (*integers, *tokens)), strict=True)
+    fields = _fields(config)
+    alias, alias_from = zip(*(_alias_table(field.mass) for field in fields), strict=True)
     group, missing_below = _missing_groups()
-    effect, latent = zip(*(_integer_effects(field, rng) for field in integers), strict=True)
+    effect, latent = _planted_codes(fields, rng)
     return _Tables(
         row_key=row_key,
         token_key=token_key,
@@ -149,15 +147,22 @@ def _tables(
         missing_below=missing_below,
         alias=np.stack(alias),
         alias_from=np.stack(alias_from),
-        low=np.stack([_padded(field.low) for field in (*integers, *tokens)]),
-        width=np.stack([_padded(field.width).astype(np.uint64) for field in (*integers, *tokens)]),
+        low=np.stack([_padded(field.low) for field in fields]),
+        width=np.stack([_padded(field.width) for field in fields]).astype(np.uint64),
         segment_step=rng.integers(_SLOTS // 2, size=_FIELDS, dtype=np.uint64) * 2 + 1,
         segment_shift=rng.integers(_SLOTS, size=_FIELDS, dtype=np.uint64),
-        effect=np.stack(effect),
-        latent=np.stack(latent),
-        amplitude=rng.lognormal(0, _AMPLITUDE_SPREAD, NUM_TOKENS).astype(np.float32),
-        normal=special.ndtri((np.arange(256) + 0.5) / 256).astype(np.float32),
+        effect=effect,
+        latent=latent,
     )
+
+
+def _fields(config: SyntheticConfig) -> list[marginals.Ranges]:
+    """Return the fitted distribution of each field, I1..I13 of values and C1..C26 of ranks."""
+    pinned = [marginals.C1_TOP_SHARES] + [None] * (NUM_TOKENS - 1)
+    return [marginals.fit_integer(marginal) for marginal in marginals.INTEGERS] + [
+        marginals.fit_tokens(marginal, config.cardinality_scale, shares)
+        for marginal, shares in zip(marginals.TOKENS, pinned, strict=True)
+    ]
 
 
 def _padded(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -196,22 +201,50 @@ def _alias_table(mass: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint64],
     return alias, np.rint(np.clip(fill, 0, 1) * 2**32).astype(np.uint64)
 
 
-def _integer_effects(
-    field: marginals.Ranges, rng: np.random.Generator
+def _planted_codes(
+    fields: list[marginals.Ranges], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Draw a smooth effect (512,) and latent vectors (512, 7) over the logarithm of an integer's bins."""
+    """Draw effect (39, 768) and latent vector (39, 768, 7) of each code.
+
+    Both have mean 0 over the rows that have the field, so that the factorisation machine adds interactions
+    and next to no effects of its own, and a field's deviation is its weight, unless nearly all rows agree.
+    """
+    effect = np.zeros((_FIELDS, _CODES), np.float32)
+    latent = np.zeros((_FIELDS, _CODES, _RANK), np.float32)
+    effect_weight, latent_weight = _weights(rng), _weights(rng)
+    for index, field in enumerate(fields):
+        if index < NUM_INTEGERS:
+            raw = _integer_codes(field, rng)
+            mass = np.pad(field.mass, (0, _CODES - len(field.mass)))
+        else:
+            raw = rng.normal(size=(_CODES, 1 + _RANK))
+            raw[_SLOTS:] *= _RARE_STRENGTH
+            common = np.where(field.width == 1, field.mass, 0)
+            rare = np.full(_PROTOTYPES, (1 - common.sum()) / _PROTOTYPES)
+            mass = np.concatenate([common, np.zeros(_SLOTS - len(common)), rare])
+        raw -= mass @ raw
+        deviation = np.maximum(np.sqrt(mass @ raw**2), _LEAST_DEVIATION)
+        effect[index] = effect_weight[index] * raw[:, 0] / deviation[0]
+        latent[index] = latent_weight[index] * raw[:, 1:] / deviation[1:]
+    return effect, latent
+
+
+def _weights(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return how much each field matters: the quantiles of a lognormal, dealt out anew by each seed."""
+    return np.exp(_WEIGHT_SPREAD * special.ndtri((rng.permutation(_FIELDS) + 0.5) / _FIELDS))
+
+
+def _integer_codes(field: marginals.Ranges, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Draw a smooth effect and a latent line (768, 8) over the logarithm of an integer's bins."""
     log = np.log1p(np.maximum(field.middle, 0))
     mean = field.mass @ log
-    level = (log - mean) / np.sqrt(field.mass @ (log - mean) ** 2)  # mean 0, deviation 1
-    slope, wave = rng.normal(size=2)
-    effect = slope * level + wave * np.sin(1.5 * level + rng.uniform(0, 2 * np.pi))
-    effects = np.zeros(_SLOTS, np.float32)
-    effects[: len(effect)] = effect
-    latents = np.zeros((_SLOTS, _RANK), np.float32)
-    latents[: len(effect)] = np.outer(np.clip(level, -3, 3), rng.normal(size=_RANK))
-    effects[_MISSING] = rng.normal()
-    latents[_MISSING] = rng.normal(size=_RANK)
-    return effects, latents
+    level = np.clip((log - mean) / np.sqrt(field.mass @ (log - mean) ** 2), -3, 3)
+    slope, wave = rng.normal(size=2) * (1, _WAVE)
+    codes = np.zeros((_CODES, 1 + _RANK))
+    codes[: len(level), 0] = slope * level + wave * np.sin(1.5 * level + rng.uniform(0, 2 * np.pi))
+    codes[: len(level), 1:] = np.outer(level, rng.normal(size=_RANK))
+    codes[_MISSING] = rng.normal(size=1 + _RANK)
+    return codes
 
 
 def _draw(tables: _Tables, start: int, rows: int) -> _Draws:
@@ -249,7 +282,7 @@ def _fill(start: np.uint64, tables: _Tables, draws: _Draws) -> None:
     """Fill `draws` with rows from `start` on."""
     one, half = np.uint64(1), np.uint64(32)
     slot_bits, coin_bits = np.uint64(_SLOTS - 1), np.uint64(0xFFFFFFFF)
-    latent_sum = np.empty(_RANK, np.float32)
+    effects, latent_sum = np.empty(2, np.float32), np.empty(_RANK, np.float32)
     for n in range(len(draws.missing)):
         state = _mix64(tables.row_key + (start + np.uint64(n)) * _WEYL)
         missing = np.uint64(0)
@@ -262,8 +295,7 @@ def _fill(start: np.uint64, tables: _Tables, draws: _Draws) -> None:
         segment = _mix64(state)
         latent_sum[:] = 0
         squares = np.float32(0)
-        token_effect = np.float32(0)
-        integer_effect = np.float32(0)
+        effects[:] = 0
         for field in range(_FIELDS):
             state += _WEYL
             draw = _mix64(state)
@@ -275,34 +307,27 @@ def _fill(start: np.uint64, tables: _Tables, draws: _Draws) -> None:
             # 23 bits are left, and no range is wider than 2**20.
             offset = ((draw >> np.uint64(41)) * tables.width[field, slot]) >> np.uint64(23)
             value = tables.low[field, slot] + np.int64(offset)
+            code = slot
             absent = (missing >> np.uint64(field)) & one
             if field < NUM_INTEGERS:
-                if absent:
-                    slot = np.uint64(_MISSING)
                 draws.integers[n, field] = 0 if absent else value
-                integer_effect += tables.effect[field, slot]
-                for k in range(_RANK):
-                    latent = tables.latent[field, slot, k]
-                    latent_sum[k] += latent
-                    squares += latent * latent
             else:
-                token = field - NUM_INTEGERS
-                rank = np.uint32(0x7FFFFFF) if absent else np.uint32(value)
-                hashed = _token_value(np.uint32(token), rank)
-                draws.tokens[n, token] = np.uint32(0) if absent else hashed
-                code = _mix64(tables.token_key ^ (np.uint64(hashed) * _WEYL))
-                amplitude = tables.amplitude[token]
-                token_effect += amplitude * tables.normal[code & np.uint64(255)]
-                for k in range(_RANK):
-                    code >>= np.uint64(8)
-                    latent = amplitude * tables.normal[code & np.uint64(255)]
-                    latent_sum[k] += latent
-                    squares += latent * latent
+                token = _token_value(np.uint32(field), np.uint32(value))
+                draws.tokens[n, field - NUM_INTEGERS] = np.uint32(0) if absent else token
+                if tables.width[field, slot] > one:
+                    code = np.uint64(_SLOTS) + _mix64(tables.token_key + token) % np.uint64(_PROTOTYPES)
+            if absent:
+                code = np.uint64(_MISSING)
+            effects[0 if field < NUM_INTEGERS else 1] += tables.effect[field, code]
+            for k in range(_RANK):
+                latent = tables.latent[field, code, k]
+                latent_sum[k] += latent
+                squares += latent * latent
         state += _WEYL
         draws.uniform[n] = np.float64(_mix64(state) >> np.uint64(11)) * 2.0**-53
         interaction = -squares
         for k in range(_RANK):
             interaction += latent_sum[k] * latent_sum[k]
-        draws.parts[n, 0] = token_effect
-        draws.parts[n, 1] = integer_effect
+        draws.parts[n, 0] = effects[0]
+        draws.parts[n, 1] = effects[1]
         draws.parts[n, 2] = interaction / np.float32(2)

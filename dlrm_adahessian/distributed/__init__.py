@@ -1,1 +1,1 @@
-"""Everything that knows of other ranks: process group, sharded lookup, exchange of derivatives, checkpoints."""
+"""What knows of other ranks: process group, sharded lookup, exchange of derivatives, checkpoints."""

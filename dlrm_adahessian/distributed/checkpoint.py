@@ -255,9 +255,12 @@ def _verified(path: Path, fingerprint: str) -> Checkpoint:
     manifest = read_sealed(path)
     found, owner, step = (manifest.get(key) for key in ("format", "fingerprint", "step"))
     if found != FORMAT:
-        raise DamagedFolderError(f"{path} has format {found!r}, and this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{path} has format {found!r}, and this version reads {FORMAT}; "
+            "resume with the version that wrote it"
+        )
     if owner != fingerprint:
-        raise DamagedFolderError(
+        raise CheckpointError(
             f"{path} belongs to configuration {owner!r}, and this run has {fingerprint!r}; "
             "resume with the flags and the configuration file of the first start"
         )
@@ -286,7 +289,11 @@ def _require_finite(
     named += [(f"{shard.table}/{name}", tensor) for shard in shards for name, tensor in shard.tensors.items()]
     for name, tensor in named:
         # The extremes are NaN or infinite when any entry is; they cost no temporary of the table's size.
-        if tensor.is_floating_point() and tensor.numel() and not all(map(math.isfinite, tensor.aminmax())):
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not all(map(math.isfinite, tensor.detach().aminmax()))
+        ):
             raise DivergedError(
                 f"a checkpoint holds finite values only, and {name} of step {step} does not; "
                 "lower the learning rate, and resume from the checkpoint before"

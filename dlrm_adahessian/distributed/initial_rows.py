@@ -1,8 +1,8 @@
-"""Initial embedding rows: uniform in [-1/sqrt(R), 1/sqrt(R)) for a table of R rows, as facebookresearch/dlrm has them.
+"""Initial embedding rows: uniform in [-1/sqrt(R), 1/sqrt(R)) for R rows, as facebookresearch/dlrm has them.
 
-A row's values depend on the seed, the table's index and the row alone, not on other tables, on the shard that holds
-it, on the device or the number of threads. Rows are drawn in blocks, each from its own generator, so that a shard
-can begin anywhere and a large table is drawn by all cores.
+A row's values depend on the seed, the table's index and the row alone, not on other tables, on the shard
+that holds it, on the device or the number of threads. Rows are drawn in blocks, each from its own generator,
+so that a shard can begin anywhere and a large table is drawn by all cores.
 """
 
 from concurrent.futures import ThreadPoolExecutor

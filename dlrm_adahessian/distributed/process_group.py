@@ -1,8 +1,8 @@
-"""Join the job's process group: alone without a port or a network, or with the ranks that torchrun started."""
+"""Join the process group: alone, without a port or a network, or with the ranks that torchrun started."""
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -10,10 +10,11 @@ import torch.distributed as dist
 
 
 @contextmanager
-def init_process_group(device: torch.device | None = None) -> Iterator[None]:
+def init_process_group(device: torch.device | None = None) -> Generator[None]:
     """Hold the default process group while the block runs.
 
-    Under torchrun (RANK is set) the ranks meet at torchrun's store; otherwise the process is a world of its own.
+    Under torchrun (RANK is set) the ranks meet at torchrun's store; otherwise this process is a world of its
+    own.
 
     Args:
         device: what the ranks compute on; on "cuda" their GPU tensors travel by NCCL. Default: the CPU.
@@ -37,8 +38,8 @@ def _join_torchrun(device: torch.device | None) -> None:
         _bind_loopback()
     backend = "cpu:gloo,cuda:nccl" if device is not None and device.type == "cuda" else "gloo"
     store, rank, world_size = next(iter(dist.rendezvous("env://")))
-    # torchrun keeps its store when it restarts the ranks, and the keys of the ranks that died with it. A prefix per
-    # restart gives each generation fresh keys: without it 4 of 15 restarts hung, with it 0 of 12 (DESIGN.md section 8).
+    # torchrun keeps its store when it restarts the ranks, and in it the keys of the ranks that died. A prefix
+    # per restart gives each generation fresh keys: 4 of 15 restarts failed without, 0 of 12 with it (measured).
     generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"restart-{generation}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)

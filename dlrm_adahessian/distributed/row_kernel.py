@@ -1,12 +1,16 @@
 # pyright: basic
 """TorchRec's sharded embedding bags with `RowTables` in place of FBGEMM's table-batched module.
 
-Planner, input distribution, output distribution and state dict stay TorchRec's. Its chain from sharder to local
-kernel has no hook for another kernel (`CUSTOMIZED_KERNEL` is refused by the planner and left out of the state dict), so
-each link is subclassed and overrides the one method that creates the next. The plan calls the kernel `fused`.
+Planner, input distribution and output distribution stay TorchRec's. Its chain from sharder to local kernel
+has no hook for another kernel (the planner refuses `CUSTOMIZED_KERNEL`), so each link is subclassed and
+overrides the one method that creates the next. The plan calls the kernel `fused`.
+
+TorchRec's state dicts are left out: rows and their state are reached through `RowTables` and saved by row
+range. The facade over the rows knows no float64, and the optimizer's breaks on row-wise shards of one row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -15,6 +19,8 @@ from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBa
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.sharding.rw_sharding import RwPooledEmbeddingSharding
+from torchrec.distributed.sharding.tw_sharding import TwPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
 from dlrm_adahessian.distributed.row_tables import RowTables
@@ -22,17 +28,13 @@ from dlrm_adahessian.optim.base import RowRule
 
 
 class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
-    """A group of local tables.
-
-    TorchRec sees no optimizer here: its optimizer state dict would fail on one-row shards, and the rule's state is
-    reached through `RowTables`.
-    """
+    """A group of local tables."""
 
     def __init__(
         self,
         config: GroupedEmbeddingConfig,
         pg: dist.ProcessGroup | None,
-        device: torch.device,
+        device: torch.device | None,
         *,
         rule: RowRule,
         dtype: torch.dtype,
@@ -43,7 +45,7 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
             self._local_cols[0],
             self._feature_table_map,
             rule=rule,
-            device=device,
+            device=torch.device("cpu") if device is None else device,
             dtype=dtype,
         )
 
@@ -60,7 +62,7 @@ class RowLookup(GroupedPooledEmbeddingsLookup):
         self,
         configs: list[GroupedEmbeddingConfig],
         pg: dist.ProcessGroup | None,
-        device: torch.device,
+        device: torch.device | None,
         *,
         rule: RowRule,
         dtype: torch.dtype,
@@ -87,6 +89,7 @@ class ShardedRows(ShardedEmbeddingBagCollection):
 
     def _create_lookups(self) -> None:
         for sharding in self._embedding_shardings:
+            sharding = cast(TwPooledEmbeddingSharding | RwPooledEmbeddingSharding, sharding)
             self._lookups.append(
                 RowLookup(
                     sharding._grouped_embedding_configs,
@@ -97,10 +100,13 @@ class ShardedRows(ShardedEmbeddingBagCollection):
                 )
             )
 
+    def _initialize_torch_state(self, skip_registering: bool = False) -> None:
+        del skip_registering  # there is no facade to register, see above
+
     def kernels(self) -> Iterator[RowKernel]:
         """Yield the local kernels, one per group of tables."""
         for lookup in self._lookups:
-            yield from lookup._emb_modules
+            yield from cast(Iterable[RowKernel], lookup._emb_modules)
 
 
 class RowSharder(EmbeddingBagCollectionSharder):

@@ -1,7 +1,7 @@
 """Rows of one rank: lookup by plain gathers, update by a row rule.
 
-It stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward, from the
-gradient alone; here backward only delivers derivatives, and the update waits until the curvature is there too.
+It stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward,
+from the gradient alone; here backward only delivers derivatives, and the update waits for the curvature.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class RowTables(nn.Module):
             per_sample_weights: must be None.
 
         Returns:
-            (B, T * D). With gradients enabled it is an autograd leaf, and the derivatives that reach it go to `apply_`.
+            (B, T * D). With gradients enabled it is an autograd leaf; `take_derivative` has what reached it.
 
         Raises:
             ValueError: the lookups carry weights.

@@ -1,21 +1,22 @@
 # pyright: basic
-"""The embedding tables over all ranks: look up pooled embeddings, push their derivatives back, update the rows.
+"""The embedding tables over all ranks: look up pooled embeddings, push derivatives back, update the rows.
 
 TorchRec plans the shards and moves lookups and embeddings between the ranks. Derivatives go the way that the
-embeddings came, by autograd through TorchRec's output distribution, once for the gradient and once for the curvature.
-Its default collectives keep their request between forward and backward and forget it after the first backward, so
-the stateless ones are used (`torchrec_use_sync_collectives`), through which two backward passes are sound.
+embeddings came, by autograd through TorchRec's output distribution, once for the gradient and once for the
+curvature. Its default collectives keep their request between forward and backward and forget it after the
+first backward. So the stateless ones are used (`torchrec_use_sync_collectives`), through which two backward
+passes are sound.
 """
 
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.comm_ops import torchrec_use_sync_collectives
@@ -23,10 +24,10 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
 from dlrm_adahessian.distributed.initial_rows import fill_uniform_
-from dlrm_adahessian.distributed.row_kernel import RowSharder
+from dlrm_adahessian.distributed.row_kernel import RowKernel, RowSharder, ShardedRows
 from dlrm_adahessian.distributed.row_tables import RowTables
 from dlrm_adahessian.optim.base import RowRule
 
@@ -34,6 +35,9 @@ from dlrm_adahessian.optim.base import RowRule
 logging.getLogger("torch.fx._symbolic_trace").addFilter(
     lambda record: "is_fx_tracing" not in record.getMessage()
 )
+# TorchRec logs the arguments of its calls, plans included, to seven loggers outside its own name.
+for _name in ("AllRankStatic", "Cap01", "Cap1", "Capped", "Method", "SingleRankStatic", "Unfiltered"):
+    logging.getLogger(f"{_name}Logger-NullHandler").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class TableSpec:
         name: of the table and the feature.
         num_rows: R, at least 1.
         dim: D, the same for all tables.
-        sharding: "table" keeps it whole on one rank, "row" spreads its rows, "auto" leaves it to TorchRec's planner.
+        sharding: "table" keeps it whole on one rank, "row" spreads its rows, "auto" lets the planner choose.
     """
 
     name: str
@@ -118,7 +122,7 @@ class ShardedLookup:
                 for spec in self._specs
             ],
         )
-        sharder = RowSharder(rule, dtype)
+        sharder = cast(ModuleSharder[nn.Module], RowSharder(rule, dtype))  # the parameter is invariant
         self._parallel = DistributedModelParallel(
             bags,
             device=device,
@@ -137,12 +141,12 @@ class ShardedLookup:
         """Sum the rows of each bag.
 
         Args:
-            kjt: one feature per table, in the order of the tables; B bags each, int64 rows, no weights. With row-wise
-                tables B must be the same on all ranks.
+            kjt: one feature per table, in the order of the tables; B bags each, B the same on all ranks; int64
+                rows, no weights.
 
         Returns:
-            (B, F, D) pooled embeddings, features in the order of the tables. With gradients enabled `push` takes
-            its derivatives back, until the next such lookup.
+            (B, F, D) pooled embeddings, features in the order of the tables. With gradients enabled `push`
+            takes their derivatives, until the next such lookup.
 
         Raises:
             ValueError: the features are not the tables, in their order.
@@ -172,8 +176,9 @@ class ShardedLookup:
     ) -> None:
         """Send derivatives to the ranks that own the rows, and update the rows.
 
-        The derivatives are those of the mean loss over this rank's batch; the owners receive those of the mean over
-        all ranks' batches, which must be of equal size.
+        The derivatives are those of the mean loss over this rank's batch; the owners receive those of the mean
+        over all ranks' batches, which must be of equal size. A `pooled` that is not from the last lookup with
+        gradients enabled is refused with a RuntimeError, before any row changes.
 
         Args:
             pooled: (B, F, D), what the last lookup with gradients enabled returned.
@@ -181,10 +186,8 @@ class ShardedLookup:
             curvature: (B, F, D) Hessian diagonal, or None on a step without curvature.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
             samples: B times the number of ranks.
-            curvature_samples: the first samples of each rank's batch that took part in the curvature; None for all.
-
-        Raises:
-            RuntimeError: `pooled` is not from the last lookup with gradients enabled.
+            curvature_samples: how many samples, the first ones of each rank's batch, took part in the
+                curvature; None for all.
         """
         grads = self._send(pooled, grad, retain_graph=curvature is not None)
         curvatures: Sequence[Tensor | None] = [None] * len(grads)
@@ -212,17 +215,20 @@ class ShardedLookup:
         return {name: shard.state for name, shard in self._shards.items()}
 
     def _send(self, pooled: Tensor, cotangent: Tensor, *, retain_graph: bool) -> list[Tensor]:
-        # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives of a rank
-        # that holds no table, without which the other ranks would wait for ever.
+        # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives of
+        # a rank that holds no table, without which the other ranks would wait for ever.
         pooled.backward(cotangent, retain_graph=retain_graph)
         return [tables.take_derivative() for tables in self._row_tables()]
 
     def _row_tables(self) -> list[RowTables]:
-        return [kernel.emb_module for kernel in self._parallel.module.kernels()]
+        return [kernel.emb_module for kernel in self._kernels()]
+
+    def _kernels(self) -> list[RowKernel]:
+        return list(cast(ShardedRows, self._parallel.module).kernels())
 
     def _local_shards(self) -> dict[str, TableShard]:
         shards = {}
-        for kernel in self._parallel.module.kernels():
+        for kernel in self._kernels():
             tables = kernel.emb_module
             for config, weight, state in zip(
                 kernel.config.embedding_tables,
@@ -236,7 +242,10 @@ class ShardedLookup:
 
 
 def _plan(
-    specs: Sequence[TableSpec], bags: EmbeddingBagCollection, sharder: RowSharder, device: torch.device
+    specs: Sequence[TableSpec],
+    bags: EmbeddingBagCollection,
+    sharder: ModuleSharder[nn.Module],
+    device: torch.device,
 ) -> ShardingPlan:
     """Let TorchRec's planner on rank 0 choose who holds what."""
     world_size = dist.get_world_size()

@@ -1,4 +1,4 @@
-"""Sum a batch's derivatives over each row's hits, on the CPU: one thread per table, a slot map instead of a sort.
+"""Sum derivatives over each row's hits on the CPU: one thread per table, a slot map instead of a sort.
 
 A slot map has one int32 per row, -1 at rest. The first lookup of a row writes the row's position among the
 table's touched rows there, later lookups read it. So the cost is one pass over the lookups, and nothing is
@@ -17,6 +17,8 @@ from dlrm_adahessian.kernels.hits import Hits
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[Any]  # float32 or float64
+
+_MAX_THREADS = numba.get_num_threads()  # at import: what NUMBA_NUM_THREADS or the machine allows
 
 
 def sum_hits_numba(
@@ -46,11 +48,11 @@ def sum_hits_numba(
         The touched rows.
     """
     # Ranks that share a machine split its cores through torch's thread count; numba would take all of them.
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), _MAX_THREADS))
+    slot_of, first_seen, counts = _number_rows(rows.numpy(), table_starts.numpy(), slots.numpy())
     with_curvature = curvature is not None
     samples = torch.ones(1, dtype=torch.bool) if sampled is None else sampled
-    touched, grad_sum, curvature_sum, has_curvature = _sum_hits(
-        rows.numpy(),
+    touched, grad_sum, curvature_sum, has_curvature = _sum(
         bags.numpy(),
         grad.numpy(),
         (grad[:0] if curvature is None else curvature).numpy(),
@@ -58,7 +60,9 @@ def sum_hits_numba(
         samples.numpy(),
         grad.shape[0] // samples.shape[0],
         table_starts.numpy(),
-        slots.numpy(),
+        slot_of,
+        first_seen,
+        counts,
     )
     return Hits(
         rows=torch.from_numpy(touched),
@@ -69,21 +73,16 @@ def sum_hits_numba(
 
 
 @numba.njit(cache=True, parallel=True)
-def _sum_hits(
-    rows: IntArray,
-    bags: IntArray,
-    grad: FloatArray,
-    curvature: FloatArray,
-    with_curvature: bool,
-    sampled: npt.NDArray[np.bool_],
-    bags_per_sample: int,
-    table_starts: IntArray,
-    slots: npt.NDArray[np.int32],
-) -> tuple[IntArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    num_tables = table_starts.shape[0] - 1
-    dim = grad.shape[1]
+def _number_rows(
+    rows: IntArray, table_starts: IntArray, slots: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], IntArray, IntArray]:
+    """Number the touched rows of each table from 0.
 
-    # Pass 1: number the touched rows of each table.
+    Returns:
+        (L,) int32 number of each lookup's row; (L,) int64 whose first `counts[k]` entries from
+        `table_starts[k]` on are the rows by number; (K,) int64 counts.
+    """
+    num_tables = table_starts.shape[0] - 1
     slot_of = np.empty(rows.shape[0], np.int32)
     first_seen = np.empty(rows.shape[0], np.int64)
     counts = np.zeros(num_tables, np.int64)
@@ -92,23 +91,34 @@ def _sum_hits(
         count = 0
         for i in range(start, table_starts[k + 1]):
             row = rows[i]
-            slot = slots[row]
-            if slot < 0:
-                slot = np.int32(count)
-                slots[row] = slot
+            if slots[row] < 0:
+                slots[row] = count
                 first_seen[start + count] = row
                 count += 1
-            slot_of[i] = slot
+            slot_of[i] = slots[row]
         for j in range(start, start + count):
             slots[first_seen[j]] = -1
         counts[k] = count
+    return slot_of, first_seen, counts
 
+
+@numba.njit(cache=True, parallel=True)
+def _sum(
+    bags: IntArray,
+    grad: FloatArray,
+    curvature: FloatArray,
+    with_curvature: bool,
+    sampled: npt.NDArray[np.bool_],
+    bags_per_sample: int,
+    table_starts: IntArray,
+    slot_of: npt.NDArray[np.int32],
+    first_seen: IntArray,
+    counts: IntArray,
+) -> tuple[IntArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    num_tables, dim = counts.shape[0], grad.shape[1]
     firsts = np.zeros(num_tables + 1, np.int64)
     firsts[1:] = np.cumsum(counts)
     num_touched = firsts[num_tables]
-
-    # Pass 2: sum. The c-th time that a bag holds the same row adds 2c - 1 times the bag's curvature, because the
-    # first m odd numbers sum to m**2.
     touched = np.empty(num_touched, np.int64)
     grad_sum = np.zeros((num_touched, dim), grad.dtype)
     curvature_sum = np.zeros((num_touched if with_curvature else 0, dim), grad.dtype)
@@ -117,14 +127,15 @@ def _sum_hits(
     repeats = np.zeros(num_touched, np.int64)
     for k in numba.prange(num_tables):
         start, first = table_starts[k], firsts[k]
-        for j in range(counts[k]):
-            touched[first + j] = first_seen[start + j]
+        touched[first : first + counts[k]] = first_seen[start : start + counts[k]]
         for i in range(start, table_starts[k + 1]):
             u = first + slot_of[i]
             bag = bags[i]
             for d in range(dim):
                 grad_sum[u, d] += grad[bag, d]
             if with_curvature and sampled[bag // bags_per_sample]:
+                # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the
+                # first m odd numbers sum to m**2.
                 repeats[u] = repeats[u] + 1 if last_bag[u] == bag else 1
                 last_bag[u] = bag
                 has_curvature[u] = True

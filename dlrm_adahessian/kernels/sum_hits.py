@@ -5,8 +5,8 @@ A bag's pooled embedding is the sum of its rows, so with m the number of times t
     gradient of row r  = sum over n of m    * gradient at the pooled embedding of bag n
     curvature of row r = sum over n of m**2 * curvature at the pooled embedding of bag n
 
-The second is exact for a loss that is a mean over samples, when one feature reads each table: no two bags that hold
-the row belong to one sample, so no cross term is left out.
+The second is exact for a loss that is a mean over samples, when one feature reads each table: no two bags
+that hold the row belong to one sample, so no cross term is left out.
 """
 
 import torch
@@ -34,7 +34,7 @@ def sum_hits(
         grad: (N, D) contiguous, gradient of the mean loss at each bag's pooled embedding; sample b owns bags
             `b * N / B` up to `(b + 1) * N / B`.
         curvature: like `grad`, the Hessian diagonal of the mean loss; None on a step without curvature.
-        table_starts: (K + 1,) int64, the first lookup of each table and L. Needed on the CPU only, as is `slots`.
+        table_starts: (K + 1,) int64, the first lookup of each table and L. Only the CPU needs it and `slots`.
         slots: (R,) int32 scratch of the caller, -1 throughout before and after the call.
         sampled: (B,) bool, the samples that took part in the curvature; None for all.
 
@@ -92,6 +92,6 @@ def sum_hits_torch(
 
 
 def _segment_sum(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    # (L, D), (L,) -> (num_segments, D). This is what the backward of nn.Embedding computes. Unlike index_add_ it adds
-    # in a fixed order on the GPU too, and it splits the long runs of small tables.
+    # (L, D), (L,) -> (num_segments, D). This is what the backward of nn.Embedding computes. Unlike index_add_
+    # it adds in a fixed order on the GPU too, and it splits the long runs of small tables.
     return torch.ops.aten.embedding_dense_backward(values, segment, num_segments, -1, False)

@@ -51,7 +51,10 @@ class AdaHessian:
         updates = int(self.state["curvature_updates"])
         if updates == 0:
             return
-        denominator = (mean_square / (1 - cfg.beta2**updates)).pow_(cfg.power / 2).add_(cfg.eps)
+        denominator = (mean_square / (1 - cfg.beta2**updates)).sqrt_()
+        if cfg.power != 1:  # a general power costs ten square roots
+            denominator.pow_(cfg.power)
+        denominator.add_(cfg.eps)
         if cfg.weight_decay:
             parameters.mul_(1 - lr * cfg.weight_decay)
         parameters.addcdiv_(mean, denominator, value=-lr / (1 - cfg.beta1**steps))

@@ -1,4 +1,4 @@
-"""Sums over hits against a loop over lookups in float64, and against the exact Hessian of pooled embeddings."""
+"""Sums over hits against a loop over lookups in float64, and against the exact Hessian."""
 
 import numpy as np
 import pytest
@@ -114,8 +114,8 @@ def test_sums_equal_a_loop_over_bags(name: str, num_sampled: int | None, kernel:
 @pytest.mark.oracle
 @pytest.mark.parametrize("kernel", ["torch", "numba"])
 def test_row_curvature_is_the_hessian_diagonal_of_a_mean_loss(kernel: str):
-    # The loss is any mean over samples of a smooth function of the sample's pooled embedding. Its Hessian diagonal
-    # at the pooled embedding goes in, its Hessian diagonal at the table must come out.
+    # The loss is any mean over samples of a smooth function of the sample's pooled embedding. Its Hessian
+    # diagonal at the pooled embedding goes in, its Hessian diagonal at the table must come out.
     problem = Problem((CASES["repeated_ids_in_a_bag"][0][:1], [3]), torch.float64)
     table = torch.linspace(-1, 1, 3 * DIM, dtype=torch.float64).view(3, DIM)
 

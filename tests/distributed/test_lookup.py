@@ -1,0 +1,322 @@
+"""The sharded lookup against dense tables: exact gradient and Hessian diagonal by autograd in float64."""
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist  # noqa: TID251 - mirrors distributed/
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
+from dlrm_adahessian.kernels.hits import Hits
+
+DIM = 2
+LR = 0.25
+CPU = torch.device("cpu")
+
+
+class RecordingSgd:
+    """Plain SGD; keeps the summed curvature of each row, and on how many steps it had any."""
+
+    def new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"curvature": torch.zeros_like(weight), "steps": torch.zeros(len(weight), dtype=torch.int64)}
+
+    def update_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        weight[hits.rows] -= LR * lr_scale * hits.grad
+        if hits.curvature is not None and hits.has_curvature is not None:
+            state["curvature"][hits.rows] += hits.curvature * samples
+            state["steps"][hits.rows] += hits.has_curvature.long()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A batch over all ranks: per sample and feature the rows of the bag."""
+
+    specs: list[TableSpec]
+    batch: list[list[list[int]]]
+    curvature_samples: int | None = None  # per rank
+
+    @property
+    def names(self) -> list[str]:
+        return [spec.name for spec in self.specs]
+
+    def kjt(self, samples: slice) -> KeyedJaggedTensor:
+        bags = [sample[f] for f in range(len(self.specs)) for sample in self.batch[samples]]
+        return KeyedJaggedTensor(
+            keys=self.names,
+            values=torch.tensor([row for bag in bags for row in bag], dtype=torch.int64),
+            lengths=torch.tensor([len(bag) for bag in bags], dtype=torch.int32),
+        )
+
+
+def specs(*rows: int, sharding: str = "auto") -> list[TableSpec]:
+    # Names in an order that no sort by name or by size gives.
+    names = ["m", "z", "a"]
+    return [
+        TableSpec(name=name, num_rows=n, dim=DIM, sharding=sharding)  # pyright: ignore
+        for name, n in zip(names, rows, strict=False)
+    ]
+
+
+ONE_HOT = [[[2], [0], [4]], [[1], [1], [4]], [[2], [1], [0]], [[0], [1], [4]]]
+BAGS = [[[2, 0, 2], [0], []], [[1], [1, 1], [4, 4, 4]], [[], [0, 1], [0, 4]], [[0, 2], [], [3]]]
+
+
+def sample_losses(pooled: Tensor) -> Tensor:
+    """Return (B,) losses of (B, F, D) that couple a sample's features, with curvature of both signs."""
+    slope = torch.linspace(0.5, 1.5, pooled[0].numel(), dtype=pooled.dtype)
+    flat = pooled.flatten(1)
+    return (flat @ slope).sin() + 0.1 * flat.square().sum(1) * flat[:, 0]
+
+
+def loss_derivatives(pooled: Tensor, curvature_samples: int | None) -> tuple[Tensor, Tensor]:
+    """Return gradient and Hessian diagonal of the mean loss; the diagonal is 0 in samples that take no part."""
+    flat = pooled.detach().flatten()
+    grad = torch.func.grad(lambda x: sample_losses(x.view_as(pooled)).mean())(flat)
+    diag = torch.func.hessian(lambda x: sample_losses(x.view_as(pooled)).mean())(flat).diagonal().clone()
+    diag = diag.view_as(pooled)
+    if curvature_samples is not None:
+        diag[curvature_samples:] = 0
+    return grad.view_as(pooled), diag
+
+
+def two_steps(case: Case, samples: slice) -> ShardedLookup:
+    """Run two steps on this rank's samples, of which the second has curvature."""
+    lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU, dtype=torch.float64, seed=3)
+    for with_curvature in (False, True):
+        pooled = lookup(case.kjt(samples))
+        grad, curvature = loss_derivatives(pooled, case.curvature_samples)
+        lookup.push(
+            pooled,
+            grad,
+            curvature if with_curvature else None,
+            lr_scale=0.5,
+            samples=len(case.batch),
+            curvature_samples=case.curvature_samples,
+        )
+    return lookup
+
+
+def reference(case: Case, initial: dict[str, Tensor], ranks: int) -> dict[str, Tensor]:
+    """Run the same two steps on dense tables, all derivatives taken with respect to the tables themselves."""
+    sizes = [spec.num_rows for spec in case.specs]
+    flat = torch.cat([initial[name] for name in case.names]).flatten()
+    local = len(case.batch) // ranks
+    took_part = [
+        case.curvature_samples is None or b % local < case.curvature_samples for b in range(len(case.batch))
+    ]
+
+    def losses(flat: Tensor) -> Tensor:
+        tables = flat.view(-1, DIM).split(sizes)
+        pooled = torch.stack(
+            [
+                torch.stack([table[bag].sum(0) for table, bag in zip(tables, sample, strict=True)])
+                for sample in case.batch
+            ]
+        )
+        return sample_losses(pooled) / len(case.batch)
+
+    for step in range(2):
+        if step == 1:
+            mask = torch.tensor(took_part, dtype=flat.dtype)
+            hessian = torch.func.hessian(lambda x: (losses(x) * mask).sum())(flat)
+            curvature = hessian.diagonal() * len(case.batch)
+        flat = flat - LR * 0.5 * torch.func.grad(lambda x: losses(x).sum())(flat)
+    expected = {}
+    for f, (name, weight, diag) in enumerate(
+        zip(case.names, flat.view(-1, DIM).split(sizes), curvature.view(-1, DIM).split(sizes), strict=True)
+    ):
+        hit = {row for b, sample in enumerate(case.batch) if took_part[b] for row in sample[f]}
+        expected[f"{name}.weight"] = weight
+        expected[f"{name}.curvature"] = diag
+        expected[f"{name}.steps"] = torch.tensor([int(row in hit) for row in range(len(weight))])
+    return expected
+
+
+def held(lookup: ShardedLookup) -> dict[str, Tensor]:
+    states = lookup.row_states()
+    return {
+        f"{name}.{key}": tensor
+        for name, weight in lookup.tables().items()
+        for key, tensor in {"weight": weight, **states[name]}.items()
+    }
+
+
+def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for name, tensor in got.items():
+        # Sums of about ten terms of size 10: 1e-13 and some room.
+        torch.testing.assert_close(
+            tensor, expected[name], rtol=0, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    with init_process_group():
+        yield
+
+
+def initial_rows(case: Case) -> dict[str, Tensor]:
+    lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU, dtype=torch.float64, seed=3)
+    return {name: table.clone() for name, table in lookup.tables().items()}
+
+
+WORLD_ONE_CASES = {
+    "one_hot": Case(specs=specs(3, 2, 5), batch=ONE_HOT),
+    "bags": Case(specs=specs(3, 2, 5), batch=BAGS),
+    "curvature_from_half_of_the_batch": Case(specs=specs(3, 2, 5), batch=BAGS, curvature_samples=2),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", WORLD_ONE_CASES)
+def test_two_steps_equal_dense_tables(name: str):
+    case = WORLD_ONE_CASES[name]
+    initial = initial_rows(case)
+    assert_same(held(two_steps(case, slice(None))), reference(case, initial, ranks=1))
+
+
+def _rank(rank: int, case: Case, port: int, folder: Path) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        TORCHELASTIC_RESTART_COUNT="1",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    with init_process_group():
+        assert dist.get_world_size() == 2
+        lookup = two_steps(case, slice(2 * rank, 2 * rank + 2))
+        firsts = {
+            f"{name}.first_row": torch.tensor(shard.first_row) for name, shard in lookup.shards().items()
+        }
+        tensors = {name: tensor.clone() for name, tensor in held(lookup).items()}
+        save_file({**tensors, **firsts}, folder / f"{rank}.safetensors")
+
+
+TWO_RANK_CASES = {
+    # Uneven shards, and shards of one row.
+    "rows_spread": Case(specs=specs(3, 2, 5, sharding="row"), batch=BAGS),
+    "tables_and_rows": Case(
+        specs=[*specs(3, 2, sharding="table"), *specs(3, 2, 5, sharding="row")[2:]],
+        batch=BAGS,
+        curvature_samples=1,
+    ),
+    # One rank holds nothing, and still has to take part in every collective.
+    "a_rank_without_tables": Case(specs=specs(3, sharding="table"), batch=[row[:1] for row in ONE_HOT]),
+}
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", TWO_RANK_CASES)
+def test_two_ranks_equal_dense_tables(name: str, tmp_path: Path):
+    case = TWO_RANK_CASES[name]
+    initial = initial_rows(case)  # on one rank: so the initial rows do not depend on the sharding either
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_rank, (case, port, tmp_path), nprocs=2)
+    ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    expected = reference(case, initial, ranks=2)
+    rows_seen = dict.fromkeys(case.names, 0)
+    for shard in ranks:
+        for table in case.names:
+            if f"{table}.weight" not in shard:
+                continue
+            first = int(shard[f"{table}.first_row"])
+            rows = len(shard[f"{table}.weight"])
+            rows_seen[table] += rows
+            keys = [f"{table}.{key}" for key in ("weight", "curvature", "steps")]
+            assert_same(
+                {key: shard[key] for key in keys}, {key: expected[key][first : first + rows] for key in keys}
+            )
+    assert rows_seen == {spec.name: spec.num_rows for spec in case.specs}
+    if name == "tables_and_rows":
+        assert all("a.weight" in shard for shard in ranks)
+
+
+@pytest.mark.usefixtures("alone")
+def test_pooled_features_come_in_the_order_of_the_tables():
+    case = WORLD_ONE_CASES["bags"]
+    lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU, dtype=torch.float64)
+    pooled = lookup(case.kjt(slice(None)))
+    tables = lookup.tables()
+    assert list(tables) == case.names
+    for b, sample in enumerate(case.batch):
+        for f, bag in enumerate(sample):
+            torch.testing.assert_close(pooled[b, f], tables[case.names[f]][bag].sum(0), rtol=0, atol=1e-15)
+
+
+@pytest.mark.usefixtures("alone")
+def test_lookup_without_gradients_leaves_the_pending_one_alone():
+    case = WORLD_ONE_CASES["one_hot"]
+    lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU)
+    pooled = lookup(case.kjt(slice(None)))
+    with torch.no_grad():
+        assert not lookup(case.kjt(slice(2))).requires_grad
+    lookup.push(pooled, torch.ones_like(pooled), None, lr_scale=1, samples=4)
+
+
+@pytest.mark.usefixtures("alone")
+def test_stale_pooled_embeddings_are_refused():
+    case = WORLD_ONE_CASES["one_hot"]
+    lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU)
+    stale = lookup(case.kjt(slice(None)))
+    lookup(case.kjt(slice(None)))
+    before = {name: table.clone() for name, table in lookup.tables().items()}
+    with pytest.raises(RuntimeError, match="last lookup made with gradients"):
+        lookup.push(stale, torch.ones_like(stale), None, lr_scale=1, samples=4)
+    assert all(torch.equal(before[name], table) for name, table in lookup.tables().items())
+
+
+@pytest.mark.usefixtures("alone")
+def test_features_in_another_order_are_refused():
+    case = WORLD_ONE_CASES["one_hot"]
+    lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU)
+    swapped = KeyedJaggedTensor(
+        keys=["z", "m", "a"],
+        values=torch.zeros(3, dtype=torch.int64),
+        lengths=torch.ones(3, dtype=torch.int32),
+    )
+    with pytest.raises(ValueError, match="features must be the tables in order"):
+        lookup(swapped)
+
+
+@pytest.mark.usefixtures("alone")
+def test_weighted_lookups_are_refused():
+    case = WORLD_ONE_CASES["one_hot"]
+    lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU)
+    weighted = KeyedJaggedTensor(
+        keys=case.names,
+        values=torch.zeros(3, dtype=torch.int64),
+        lengths=torch.ones(3, dtype=torch.int32),
+        weights=torch.ones(3),
+    )
+    with pytest.raises(ValueError, match="must be unweighted"):
+        lookup(weighted)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([("a", 2), ("b", 3)], "same width, got widths"),
+        ([("a", 2), ("a", 2)], "names are distinct"),
+    ],
+)
+def test_unfit_tables_are_refused(tables: list[tuple[str, int]], message: str):
+    unfit = [TableSpec(name=name, num_rows=4, dim=dim) for name, dim in tables]
+    with pytest.raises(ValueError, match=message):
+        ShardedLookup(unfit, rule=RecordingSgd(), device=CPU)

@@ -1,0 +1,32 @@
+"""A process alone has a process group without a port, and leaves it however the block ends."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist  # noqa: TID251 - mirrors distributed/
+
+from dlrm_adahessian.distributed.process_group import init_process_group
+
+
+def test_alone_it_is_a_world_of_one_that_needs_no_rendezvous(monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with init_process_group():
+        assert dist.get_world_size() == 1
+        total = torch.ones(3)
+        dist.all_reduce(total)
+        assert total.tolist() == [1, 1, 1]
+    assert not dist.is_initialized()
+
+
+def test_group_is_left_when_the_block_fails():
+    with pytest.raises(KeyError), init_process_group():
+        raise KeyError
+    assert not dist.is_initialized()
+
+
+def test_gloo_binds_the_loopback_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    with init_process_group():
+        assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")

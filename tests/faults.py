@@ -1,0 +1,130 @@
+"""Faults in file operations: a child process that dies at its n-th one, or whose n-th one fails.
+
+An operation is an open, rename, mkdir, unlink, rmdir, listing or fsync, or the middle of a write. Tests count n up
+from 1 until the child gets through without meeting the fault, so no operation is left out.
+"""
+
+import errno
+import itertools
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from dlrm_adahessian.errors import ProgramError
+
+_OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
+_NOT_MET = 0
+_SURVIVED = 1
+_DEFECT = 99
+
+
+class Outcome(Enum):
+    """What became of the child."""
+
+    KILLED = "killed"
+    REPORTED = "ended with the program's own error"
+    SURVIVED = "met the fault and succeeded all the same"
+
+
+def kill() -> None:
+    """End this process as SIGKILL does: nothing is cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def disk_full() -> None:
+    """Fail the operation."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def each_operation(
+    action: Callable[[Path], object], fault: Callable[[], None], fresh: Callable[[], Path]
+) -> Iterator[tuple[Path, Outcome]]:
+    """Run `action(fresh())` in children that meet `fault` at operation 1, 2, ... until one does not meet it."""
+    for point in itertools.count(1):
+        path = fresh()
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torch has threads
+            child = os.fork()
+        if child == 0:
+            _run_child(lambda path=path: action(path), point, fault)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status != _DEFECT, f"the action raised a foreign error at operation {point}, see its traceback"
+        if status == _NOT_MET:
+            assert point > 1, "the action performs no file operation"
+            return
+        if status == -signal.SIGKILL:
+            yield path, Outcome.KILLED
+        else:
+            yield path, Outcome.SURVIVED if status == _SURVIVED else Outcome.REPORTED
+
+
+def _run_child(action: Callable[[], object], point: int, fault: Callable[[], None]) -> None:
+    status = _DEFECT
+    try:
+        counter = _Counter(point, fault)
+        counter.install()
+        try:
+            action()
+            status = _SURVIVED if counter.met else _NOT_MET
+        except ProgramError as error:
+            status = error.exit_code
+        except BaseException:
+            traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class _Counter:
+    def __init__(self, point: int, fault: Callable[[], None]) -> None:
+        self.left, self.fault = point, fault
+
+    @property
+    def met(self) -> bool:
+        return self.left <= 0
+
+    def operation(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.fault()
+
+    def install(self) -> None:
+        real_fsync, real_open = os.fsync, Path.open
+
+        def fsync(descriptor: int) -> None:
+            self.operation()
+            real_fsync(descriptor)
+
+        def open_watched(path: Path, *args: object, **kwargs: object) -> "_WatchedFile":
+            return _WatchedFile(real_open(path, *args, **kwargs), self)
+
+        os.fsync, Path.open = fsync, open_watched
+        sys.addaudithook(lambda event, _: self.operation() if event in _OPERATIONS else None)
+
+
+class _WatchedFile:
+    """A file whose every write has an operation in its middle."""
+
+    def __init__(self, file, counter: _Counter) -> None:
+        self._file, self._counter = file, counter
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, data) -> int:
+        half = len(data) // 2
+        written = self._file.write(data[:half])
+        with suppress(AttributeError):
+            self._file.flush()
+        self._counter.operation()
+        return written + self._file.write(data[half:])
