@@ -45,7 +45,8 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
             seconds[name].append(time.perf_counter() - began)
     kept = {name: times[_WARM_UP:] for name, times in seconds.items()}
     ratios = {
-        name: statistics.median(t / g for t, g in zip(kept[name], kept["gradient"], strict=True)) for name in variants
+        name: statistics.median(t / g for t, g in zip(kept[name], kept["gradient"], strict=True))
+        for name in variants
     }
     return {
         "batch": batch,
@@ -57,7 +58,9 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """Print the measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--rounds", type=int, default=60, help="measured rounds per batch size")
     args = parser.parse_args()

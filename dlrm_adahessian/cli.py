@@ -75,8 +75,8 @@ def train(arguments: Sequence[str]) -> int:
         description=_TRAIN_HELP,
         config=(tyro.conf.AvoidSubcommands,),
     )
-    from dlrm_adahessian.job import run_job  # noqa: PLC0415, torch takes seconds
-    from dlrm_adahessian.tables import job_table  # noqa: PLC0415
+    from dlrm_adahessian.job import run_job
+    from dlrm_adahessian.tables import job_table
 
     path, summary = run_job(parsed)
     _print(f"{job_table(summary)}\n\nwritten to {path}/summary.json")
@@ -86,7 +86,7 @@ def train(arguments: Sequence[str]) -> int:
 def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
     args = tyro.cli(PrepareConfig, args=arguments, prog="prepare")
-    from dlrm_adahessian.data.cache import open_dataset  # noqa: PLC0415, numba takes a second
+    from dlrm_adahessian.data.cache import open_dataset
 
     data = open_dataset(args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows)
     kept = len(data.labels)
@@ -107,7 +107,7 @@ def prepare(arguments: Sequence[str]) -> int:
 def evaluate(arguments: Sequence[str]) -> int:
     """Score rows with a trained run."""
     args = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate")
-    from dlrm_adahessian.evaluate import evaluate as score  # noqa: PLC0415, torch takes seconds
+    from dlrm_adahessian.evaluate import evaluate as score
 
     found = score(args.run, args.data_path, args.out, part=args.part, bad_rows=args.bad_rows)
     _report(found, as_json=args.json)
@@ -117,7 +117,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 def doctor(arguments: Sequence[str]) -> int:
     """Check that torch, torchrec and fbgemm fit together, and say what to do."""
     tyro.cli(_no_arguments, args=arguments, prog="doctor")
-    from dlrm_adahessian.doctor import diagnose  # noqa: PLC0415, torch takes seconds
+    from dlrm_adahessian.doctor import diagnose
 
     healthy, text = diagnose()
     _print(text)
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as `sys.argv[1:]`, which is the default.
 
     Returns:
-        The exit code of the contract.
+        The exit code of the contract; every error that a user can act on becomes one.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--version"]:
@@ -154,9 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if given else UsageError.exit_code
     _quiet_libraries()
     try:
-        if given[0] not in COMMANDS:
-            raise UsageError(f"a command is one of {', '.join(COMMANDS)}, got {given[0]!r}")
-        return COMMANDS[given[0]](given[1:])
+        return _command(given[0])(given[1:])
     except ProgramError as error:
         _complain(str(error))
         return error.exit_code
@@ -164,6 +162,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as leaving:  # the flags library leaves with 2 when a flag is wrong
         return UsageError.exit_code if leaving.code == 2 else int(leaving.code or 0)
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    if name not in COMMANDS:
+        raise UsageError(f"a command is one of {', '.join(COMMANDS)}, got {name!r}")
+    return COMMANDS[name]
 
 
 def _quiet_libraries() -> None:
@@ -200,7 +204,9 @@ def _report(found: Mapping[str, Any], *, as_json: bool) -> None:
     for name, value in found.items():
         if name == "calibration_bins":
             continue
-        shown = f"{value:.6f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        shown = (
+            f"{value:.6f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        )
         _print(f"{name.replace('_', ' '):<28}{shown}")
 
 

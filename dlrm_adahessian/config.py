@@ -44,31 +44,31 @@ class RunConfig:
     """Train this too, on the same rows, order and initial weights, and compare."""
     curvature: Literal["exact", "hutchinson", "none"] = "exact"
     """Estimator of the Hessian diagonal."""
-    curvature_every: int = Field(1, ge=1)
+    curvature_every: int = Field(default=1, ge=1)
     """Steps from one curvature update to the next; the first step has one."""
-    curvature_fraction: float = Field(1.0, gt=0, le=1)
+    curvature_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the batch that the curvature is computed on."""
-    curvature_probes: int = Field(1, ge=1)
+    curvature_probes: int = Field(default=1, ge=1)
     """Probes of a Hutchinson estimate."""
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(default=256, ge=1)
     """Samples a step, over all ranks."""
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(default=1, ge=1)
     """Passes over the training rows."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Of initial weights, order of rows, probes."""
     out: Path | None = None
     """Run directory; default runs/DATASET-OPTIMIZER, numbered."""
     resume: bool = False
     """Continue from the newest good checkpoint of the run directory."""
-    checkpoint_every: int = Field(2000, ge=0)
+    checkpoint_every: int = Field(default=2000, ge=0)
     """Steps from one checkpoint to the next; 0 only at the end and on Ctrl-C."""
-    eval_every: int = Field(0, ge=0)
+    eval_every: int = Field(default=0, ge=0)
     """Steps from one evaluation on validation rows to the next; 0 at the end of each epoch."""
-    patience: int = Field(0, ge=0)
+    patience: int = Field(default=0, ge=0)
     """Stop after this many evaluations without a better log loss; 0 never."""
-    log_every: int = Field(100, ge=1)
+    log_every: int = Field(default=100, ge=1)
     """Steps from one line of metrics.jsonl to the next, after the first 20."""
-    max_skipped: int = Field(10, ge=1)
+    max_skipped: int = Field(default=10, ge=1)
     """Steps in a row with a non-finite loss or derivative that end the run."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -201,7 +201,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise NoInputError(f"cannot read {path}: {error.strerror}; name a readable TOML file") from error
     if len(text) > _MAX_TOML:
-        raise UsageError(f"a configuration file has at most {_MAX_TOML} bytes, {path} has more; remove what is not configuration")
+        raise UsageError(
+            f"a configuration file has at most {_MAX_TOML} bytes, {path} has more; remove what is not configuration"
+        )
     try:
         return tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:
@@ -213,8 +215,14 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        same = isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
-        merged[key] = _merged(old, value) if same else value
+        if (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
     return merged
 
 

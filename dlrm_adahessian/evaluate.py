@@ -26,7 +26,12 @@ from dlrm_adahessian.data.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, NoInputError, UsageError
-from dlrm_adahessian.metrics import binary_metrics, calibration_bins, expected_calibration_error, probability_from_logit
+from dlrm_adahessian.metrics import (
+    binary_metrics,
+    calibration_bins,
+    expected_calibration_error,
+    probability_from_logit,
+)
 from dlrm_adahessian.state import TrainState
 from dlrm_adahessian.storage import DamagedFolderError, read_sealed, storage_errors
 
@@ -60,7 +65,9 @@ def evaluate(
     """
     prepared = (Path(data_path) / "manifest.json").exists()
     if part != "all" and not prepared:
-        raise UsageError(f"--part names a part of prepared rows, and {data_path} holds raw ones; leave it out")
+        raise UsageError(
+            f"--part names a part of prepared rows, and {data_path} holds raw ones; leave it out"
+        )
     labels: list[npt.NDArray[np.int8]] = []
     probabilities: list[npt.NDArray[np.float32]] = []
     with ExitStack() as stack:
@@ -74,7 +81,9 @@ def evaluate(
             partial = out.with_name(f".{out.name}.tmp")
             stack.callback(partial.unlink, missing_ok=True)
             writer = stack.enter_context(pq.ParquetWriter(partial, _SCHEMA))
-            bar = stack.enter_context(tqdm(desc="evaluate", unit=" rows", unit_scale=True, disable=not sys.stderr.isatty()))
+            bar = stack.enter_context(
+                tqdm(desc="evaluate", unit=" rows", unit_scale=True, disable=not sys.stderr.isatty())
+            )
             for block in blocks:
                 probability = scorer.score(block)
                 first = bar.n if not bar.disable else sum(map(len, labels))
@@ -85,7 +94,12 @@ def evaluate(
             writer.close()
             partial.replace(out)
     found = _metrics(np.concatenate(labels), np.concatenate(probabilities)) if labels else {"rows": 0}
-    return {**found, "rejected": bad_lines.count, "checkpoint": scorer.checkpoint.path.name, "predictions": str(out)}
+    return {
+        **found,
+        "rejected": bad_lines.count,
+        "checkpoint": scorer.checkpoint.path.name,
+        "predictions": str(out),
+    }
 
 
 class _Scorer:
@@ -103,7 +117,9 @@ class _Scorer:
             raise CheckpointError(f"{error}; restore {folder} from a copy, or train again") from error
         self.rows_fingerprint = trained_on.get("fingerprint")
         if manifest.get("fingerprint") != self.rows_fingerprint:
-            raise CheckpointError(f"{folder} belongs to other rows than this run was trained on; restore it from a copy")
+            raise CheckpointError(
+                f"{folder} belongs to other rows than this run was trained on; restore it from a copy"
+            )
         vocabulary = Vocabulary.load(folder)
         self._encoder = vocabulary.encoder()
         self._state = TrainState(config, vocabulary.num_rows, torch.device("cpu"))

@@ -30,9 +30,14 @@ def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
 
     Returns:
         The run directory and what was written to its summary.json.
+
+    Raises:
+        UsageError: torchrun started several ranks.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("training runs in one process in this version, got several ranks; start it without torchrun")
+        raise UsageError(
+            "training runs in one process in this version, got several ranks; start it without torchrun"
+        )
     path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
     with RunDirectory.create(path, resume=config.resume) as run:
         data = open_dataset(

@@ -47,9 +47,7 @@ class TrainState:
             TableSpec(name=name, num_rows=rows, dim=config.model.embedding_dim)
             for name, rows in self._num_rows.items()
         ]
-        self.lookup = ShardedLookup(
-            tables, rule=row_rule(config.optim.rows), device=device, seed=config.seed
-        )
+        self.lookup = ShardedLookup(tables, rule=row_rule(config.optim.rows), device=device, seed=config.seed)
         try:
             self.estimator = make_estimator(
                 config.curvature,
@@ -89,7 +87,9 @@ class TrainState:
         """Return the logits (B,) of a batch."""
         return self.head(batch.dense, self.lookup(batch.kjt))
 
-    def save(self, folder: Path, step: int, state: dict[str, Any], fingerprint: str, *, keep: int = 2) -> None:
+    def save(
+        self, folder: Path, step: int, state: dict[str, Any], fingerprint: str, *, keep: int = 2
+    ) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
         checkpoint.save(
             folder,

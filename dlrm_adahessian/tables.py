@@ -26,7 +26,9 @@ def job_table(summary: Mapping[str, Any]) -> str:
             speed = f"{run['train']['samples_per_second']:,.0f}" if part == "test" else ""
             lines.append(_row(f"{part:<12}{name}", [*map(_figure, figures), speed]))
     test = summary["test"]
-    lines.append(_row("test        base rate", ["0.5000", _figure(test["base_rate_accuracy"]), "", "1.0000", ""]))
+    lines.append(
+        _row("test        base rate", ["0.5000", _figure(test["base_rate_accuracy"]), "", "1.0000", ""])
+    )
     if bayes := summary.get("bayes"):
         figures = [bayes["auc"], bayes["accuracy"], bayes["logloss"], bayes["normalized_entropy"]]
         lines.append(_row("test        Bayes (planted truth)", [*map(_figure, figures), ""]))
@@ -35,7 +37,9 @@ def job_table(summary: Mapping[str, Any]) -> str:
         lines.append(f"{summary['optimizer']} minus {summary['baseline']['optimizer']}, with 95% interval")
         for part, key in (("progressive", "progressive_difference"), ("test", "difference")):
             if summary[key]:
-                lines += [_difference(part, metric, summary[key]) for metric in ("auc", "accuracy", "logloss")]
+                lines += [
+                    _difference(part, metric, summary[key]) for metric in ("auc", "accuracy", "logloss")
+                ]
         lines.append("The intervals cover the chance of the rows, for these two runs; other seeds vary too.")
     return "\n".join(lines)
 

@@ -208,7 +208,7 @@ class _Fit:
         step, last = progress.step, progress.step == self.total_steps
         if step % (config.eval_every or self.loader.batches_per_epoch) == 0 or last:
             self._validate()
-        if config.checkpoint_every and step % config.checkpoint_every == 0 or last or self.stop.requested:
+        if (config.checkpoint_every and step % config.checkpoint_every == 0) or last or self.stop.requested:
             self._save()
         if self.stop.requested and not last:
             logger.info("stopped at step %d; continue with --resume", step)
@@ -220,7 +220,7 @@ class _Fit:
         self.metrics.log({"step": progress.step, "val": found.asdict()})
         if self.board is not None:
             self.board.add_scalar("val/logloss", found.logloss, progress.step)
-        if progress.best_logloss is None or found.logloss < progress.best_logloss:
+        if progress.best_logloss is None or found.logloss < progress.best_logloss:  # pyright: ignore[reportOptionalOperand], val rows exist
             progress.best_logloss, progress.evaluations_since_best = found.logloss, 0
             if self.config.patience:
                 self._save(best=True)
@@ -264,7 +264,9 @@ class _Fit:
 
     def _finish(self) -> Fitted:
         timing = self.clock.summary()
-        if self.config.patience and (best := load_newest_good(self.directory.path / "best", self.fingerprint)):
+        if self.config.patience and (
+            best := load_newest_good(self.directory.path / "best", self.fingerprint)
+        ):
             self.state.restore_(best)
         data, split = self.data, self.data.split
         progressive = _progressive(data, self.loader, self.progressive)

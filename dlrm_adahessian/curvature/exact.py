@@ -16,7 +16,7 @@ matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter,
 Optimisation for Deep Learning", 2017. Dot interaction and table rows: docs/mathematics.md.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -55,13 +55,13 @@ class ExactDiagonal:
         residual, weight = _residual_and_weight(logits, labels)
         residual /= len(labels)
         weight = weight[:curvature_samples] / curvature_samples
-        grads: dict[nn.Parameter, Tensor] = {}
-        curvatures: dict[nn.Parameter, Tensor] = {}
+        grads: dict[Tensor, Tensor] = {}
+        curvatures: dict[Tensor, Tensor] = {}
         for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
             part, inputs_part = delta[:curvature_samples].square(), inputs[:curvature_samples].square()
             grads[layer.weight] = _weighted_product(delta, residual, inputs)
             curvatures[layer.weight] = _weighted_product(part, weight, inputs_part)
-            if layer.bias is not None:
+            if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
                 grads[layer.bias] = delta.T @ residual
                 curvatures[layer.bias] = part.T @ weight
         slopes = deltas[-1]
@@ -115,7 +115,7 @@ def refuse_inexact(head: nn.Module, table_of_feature: Sequence[str]) -> None:
 
 
 @contextmanager
-def _linear_layers(head: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor, Tensor]]]:
+def _linear_layers(head: nn.Module) -> Generator[list[tuple[nn.Linear, Tensor, Tensor]]]:
     """Collect (layer, input, output) of each linear layer that runs within the block."""
     seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
 

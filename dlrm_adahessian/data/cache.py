@@ -6,7 +6,7 @@ process prepares, others that want the same wait for it.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +26,14 @@ from dlrm_adahessian.data.synthetic import row_blocks
 from dlrm_adahessian.data.tsv import BadLines, read_rows
 from dlrm_adahessian.data.vocabulary import Vocabulary
 from dlrm_adahessian.errors import DataError
-from dlrm_adahessian.storage import DamagedFolderError, exclusive_lock, file_digest, fingerprint, read_sealed, sealed_folder
+from dlrm_adahessian.storage import (
+    DamagedFolderError,
+    exclusive_lock,
+    file_digest,
+    fingerprint,
+    read_sealed,
+    sealed_folder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +85,9 @@ def open_prepared(folder: Path) -> PreparedData:
     """
     manifest = read_sealed(folder)
     if manifest.get("format") != FORMAT:
-        raise DamagedFolderError(f"{folder} has format {manifest.get('format')!r}, this version writes {FORMAT}")
+        raise DamagedFolderError(
+            f"{folder} has format {manifest.get('format')!r}, this version writes {FORMAT}"
+        )
     mapped = partial(np.load, mmap_mode="r", allow_pickle=False)
     has_truth = "truth.npy" in manifest["files"]
     return PreparedData(
@@ -125,14 +134,16 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None) -> PreparedData:
     key = {"format": FORMAT, "min_count": cfg.min_count, "rows": count, "synthetic": asdict(cfg.synthetic)}
 
     @contextmanager
-    def made(folder: Path) -> Iterator[tuple[Iterator[RowBlock], Callable[[], int]]]:
+    def made(folder: Path) -> Generator[tuple[Iterator[RowBlock], Callable[[], int]]]:
         del folder
         yield row_blocks(cfg.synthetic, count), lambda: 0
 
     return _prepared("synthetic", key, cfg, made)
 
 
-def _prepared(dataset: str, key: dict[str, Any], cfg: DataConfig, made: Callable[[Path], Any]) -> PreparedData:
+def _prepared(
+    dataset: str, key: dict[str, Any], cfg: DataConfig, made: Callable[[Path], Any]
+) -> PreparedData:
     name = fingerprint(key)
     final = cfg.cache_dir / f"{dataset}-{name}"
     with exclusive_lock(cfg.cache_dir / f"{dataset}-{name}.lock", wait=True):
@@ -143,22 +154,41 @@ def _prepared(dataset: str, key: dict[str, Any], cfg: DataConfig, made: Callable
                 logger.warning("prepared rows are damaged and made anew: %s", error)
         logger.info("preparing %s rows in %s", dataset, final)
         meta: dict[str, Any] = {"format": FORMAT, "fingerprint": name, "made_from": key}
-        with sealed_folder(final, meta) as folder, made(folder) as (blocks, rejected):
-            counts = write_prepared(blocks, folder, min_count=cfg.min_count, advance=lambda *_: None)
+        with sealed_folder(final, meta) as folder, made(folder) as (blocks, rejected), _stage_bar() as bar:
+
+            def advance(stage: str, rows: int) -> None:
+                bar.set_description(stage, refresh=False)
+                bar.update(rows)
+
+            counts = write_prepared(blocks, folder, min_count=cfg.min_count, advance=advance)
             meta.update(counts, rejected=rejected())
-        logger.info("rows read %d, kept %d, rejected %d", meta["rows"] + meta["rejected"], meta["rows"], meta["rejected"])
+        logger.info(
+            "rows read %d, kept %d, rejected %d",
+            meta["rows"] + meta["rejected"],
+            meta["rows"],
+            meta["rejected"],
+        )
         return open_prepared(final)
+
+
+def _stage_bar() -> Any:
+    """Return a bar of the rows that all stages together have dealt with."""
+    return tqdm(
+        unit=" rows", unit_scale=True, desc="read", position=1, leave=False, disable=not sys.stderr.isatty()
+    )
 
 
 @contextmanager
 def _criteo_blocks(
     path: str, rows: int | None, bad_rows: str, total: int | None, folder: Path
-) -> Iterator[tuple[Iterator[RowBlock], Callable[[], int]]]:
+) -> Generator[tuple[Iterator[RowBlock], Callable[[], int]]]:
     bad_lines = BadLines(folder / REJECTS if bad_rows == "quarantine" else None)
 
     def blocks() -> Iterator[RowBlock]:
         left = rows
-        with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=not sys.stderr.isatty()) as bar:
+        with tqdm(
+            total=total, unit="B", unit_scale=True, desc="prepare", disable=not sys.stderr.isatty()
+        ) as bar:
             before = 0
             for source in open_sources(path):
                 for block in read_rows(source, bad_lines):
@@ -226,5 +256,7 @@ def open_dataset(
     data = prepare_criteo(path or "data/raw", cfg, rows=rows, bad_rows=bad_rows)
     clicks = int(np.count_nonzero(data.labels[data.split.train.start : data.split.train.stop]))
     if clicks in (0, len(data.split.train)):
-        raise DataError(f"the training part needs both labels, found {clicks} clicks in {len(data.split.train)} rows; name other rows")
+        raise DataError(
+            f"the training part needs both labels, found {clicks} clicks in {len(data.split.train)} rows; name other rows"
+        )
     return data

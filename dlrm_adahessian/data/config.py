@@ -13,9 +13,9 @@ _STRICT = ConfigDict(extra="forbid")
 class SyntheticConfig:
     """The planted click model and the marginals of generated rows."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of the planted model and of the rows; not the training seed."""
-    cardinality_scale: float = Field(0.02, gt=0, le=1)
+    cardinality_scale: float = Field(default=0.02, gt=0, le=1)
     """Published number of distinct tokens of each feature times this, at least 3."""
 
 
@@ -25,10 +25,10 @@ class DataConfig:
 
     cache_dir: Path = Path("data/cache")
     """Prepared rows and finished baselines, each in a folder named by its fingerprint."""
-    min_count: int = Field(10, ge=1)
+    min_count: int = Field(default=10, ge=1)
     """Tokens seen fewer times than this in the training part share the row of unseen tokens."""
     order: Literal["time", "shuffled"] = "time"
     """Order of training rows: as they happened, or shuffled by the seed anew in each epoch."""
-    prefetch: int = Field(4, ge=1, le=64)
+    prefetch: int = Field(default=4, ge=1, le=64)
     """Batches that the reader thread keeps ready."""
     synthetic: SyntheticConfig = SyntheticConfig()

@@ -7,7 +7,7 @@ and the same seed gives the same batches however far the thread is ahead.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -107,7 +107,7 @@ def make_batch(
     return Batch(torch.from_numpy(np.array(dense)), kjt, torch.from_numpy(labels))
 
 
-def _read_ahead(made: Iterator[Batch], depth: int) -> Iterator[Batch]:
+def _read_ahead(made: Iterator[Batch], depth: int) -> Generator[Batch]:
     """Run an iterator in a thread, at most `depth` items ahead; closing this one stops the thread."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()

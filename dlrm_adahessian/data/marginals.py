@@ -1,3 +1,4 @@
+# pyright: basic
 """Published statistics of the Criteo Kaggle training file, and distributions fitted to them.
 
 The figures are aggregates over all 45,840,617 rows that others published: number of rows and clicks,
@@ -193,7 +194,7 @@ def fit_tokens(marginal: TokenMarginal, scale: float, pinned: dict[int, float] |
 
     exponent = 0.0 if excess(0) >= 0 else _STEEPEST
     if excess(0) < 0 < excess(_STEEPEST):
-        exponent = float(optimize.brentq(excess, 0, _STEEPEST))
+        exponent = float(optimize.brentq(excess, 0, _STEEPEST))  # pyright: ignore[reportArgumentType]
     curve[head] *= np.exp(exponent * steepness)
     mass = curve * width
     if pinned is not None:

@@ -1,3 +1,4 @@
+# pyright: basic
 """Row blocks to planar memory maps, in two passes and bounded memory.
 
 The first pass writes what is final (labels, logarithms of the integers) and spills the tokens as binary; the vocabulary
@@ -69,7 +70,7 @@ def dense_features(integers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _log1p(integers, dense):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _log1p(integers, dense):
     # Small values are most of them, and a table is quicker than a logarithm.
     table = np.log1p(np.arange(4096).astype(np.float64)).astype(np.float32)
     for n in range(integers.shape[0]):
@@ -114,7 +115,9 @@ def write_prepared(
     if not truth.rows:
         truth.path.unlink()
     if rows < MIN_ROWS:
-        raise DataError(f"{MIN_ROWS} good rows at least are needed for {DAYS} days, found {rows}; name more rows")
+        raise DataError(
+            f"{MIN_ROWS} good rows at least are needed for {DAYS} days, found {rows}; name more rows"
+        )
     train = len(split_rows(rows).train)
     counter = VocabularyCounter()
     for records in _read_spill(spill, train):

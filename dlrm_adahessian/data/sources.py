@@ -1,3 +1,4 @@
+# pyright: basic
 """Where raw rows come from: a file, a gzip, the one member of an archive, a folder, standard input.
 
 Everything is read as a stream. An archive is never extracted: the bytes of `train.txt` pass through, and member names
@@ -9,7 +10,7 @@ import io
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -58,7 +59,11 @@ def source_files(path: str) -> list[Path]:
     place = Path(path)
     if place.is_dir():
         whole = place / _MEMBER
-        found = [whole] if whole.is_file() else sorted(f for e in ("*.txt", "*.tsv", "*.gz") for f in place.glob(e))
+        found = (
+            [whole]
+            if whole.is_file()
+            else sorted(f for e in ("*.txt", "*.tsv", "*.gz") for f in place.glob(e))
+        )
         if not found:
             raise NoInputError(f"{path} holds no {_MEMBER}, *.txt, *.tsv or *.gz; {HOW_TO_GET}")
         return found
@@ -75,10 +80,13 @@ def open_sources(path: str) -> Iterator[Source]:
 
     Yields:
         The sources.
+
+    Raises:
+        NoInputError: a file cannot be opened.
     """
     if path == STDIN:
         counted = _Counted(sys.stdin.buffer)
-        yield from _decoded("standard input", io.BufferedReader(counted, 1 << 20), counted.tell)
+        yield from _decoded("standard input", io.BufferedReader(counted, 1 << 20), counted.tell)  # pyright: ignore[reportArgumentType]
         return
     for file in source_files(path):
         try:
@@ -86,7 +94,7 @@ def open_sources(path: str) -> Iterator[Source]:
         except OSError as error:
             raise NoInputError(f"cannot open {file}: {error.strerror}; make it readable") from error
         with raw:
-            yield from _decoded(str(file), raw, raw.raw.tell)
+            yield from _decoded(str(file), raw, raw.raw.tell)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
 
 
 def _decoded(name: str, raw: io.BufferedReader, consumed: Callable[[], int]) -> Iterator[Source]:
@@ -97,12 +105,12 @@ def _decoded(name: str, raw: io.BufferedReader, consumed: Callable[[], int]) -> 
         unzipped = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
         head = unzipped.peek(_TAR_MAGIC_AT + len(_TAR_MAGIC))
     if head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
-        yield _archive_member(name, unzipped, consumed)
+        yield _archive_member(name, unzipped, consumed)  # pyright: ignore[reportArgumentType]
     else:
         yield Source(name, unzipped, consumed)
 
 
-def _archive_member(name: str, unzipped: BinaryIO, consumed: Callable[[], int]) -> Source:
+def _archive_member(name: str, unzipped: io.BufferedReader, consumed: Callable[[], int]) -> Source:
     with damaged_gzip(name):
         archive = tarfile.open(fileobj=unzipped, mode="r|")  # noqa: SIM115, the stream outlives this function
         for member in archive:
@@ -114,11 +122,13 @@ def _archive_member(name: str, unzipped: BinaryIO, consumed: Callable[[], int]) 
                 )
             if place.name == _MEMBER and (stream := archive.extractfile(member)):
                 return Source(f"{name}:{_MEMBER}", stream, consumed)
-    raise DataError(f"{name}: the archive holds no {_MEMBER}; name the archive that Criteo published, or the file")
+    raise DataError(
+        f"{name}: the archive holds no {_MEMBER}; name the archive that Criteo published, or the file"
+    )
 
 
 @contextmanager
-def damaged_gzip(name: str) -> Iterator[None]:
+def damaged_gzip(name: str) -> Generator[None]:
     """Turn what a damaged gzip or archive raises into `DataError`.
 
     Args:
@@ -133,7 +143,9 @@ def damaged_gzip(name: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{name}: the compressed data is damaged or cut short ({error}); fetch it again") from error
+        raise DataError(
+            f"{name}: the compressed data is damaged or cut short ({error}); fetch it again"
+        ) from error
 
 
 class _Counted(io.RawIOBase):

@@ -1,3 +1,4 @@
+# pyright: basic
 """Rows like Criteo's, generated: published marginals, and a planted click model whose truth is known.
 
 Row r of a seed is a function of (seed, r) alone: its random numbers are SplitMix64 started at a hash of
@@ -129,7 +130,7 @@ def _plant(config: SyntheticConfig) -> _Planted:
         return float(special.expit(logits + intercept).mean()) - marginals.CLICKS / marginals.ROWS
 
     centre = float(logits.mean())
-    return _Planted(tables, scale, float(optimize.brentq(excess, -centre - 20, -centre + 20)))
+    return _Planted(tables, scale, float(optimize.brentq(excess, -centre - 20, -centre + 20)))  # pyright: ignore[reportArgumentType]
 
 
 def _tables(
@@ -208,6 +209,9 @@ def _planted_codes(
 
     Both have mean 0 over the rows that have the field, so that the factorisation machine adds interactions
     and next to no effects of its own, and a field's deviation is its weight, unless nearly all rows agree.
+
+    Returns:
+        Both, float32.
     """
     effect = np.zeros((_FIELDS, _CODES), np.float32)
     latent = np.zeros((_FIELDS, _CODES, _RANK), np.float32)
@@ -301,7 +305,9 @@ def _fill(start: np.uint64, tables: _Tables, draws: _Draws) -> None:
             draw = _mix64(state)
             slot = draw & slot_bits
             if (segment >> np.uint64(9 + field)) & one:
-                slot = ((segment & slot_bits) * tables.segment_step[field] + tables.segment_shift[field]) & slot_bits
+                slot = (
+                    (segment & slot_bits) * tables.segment_step[field] + tables.segment_shift[field]
+                ) & slot_bits
             if ((draw >> np.uint64(9)) & coin_bits) >= tables.alias_from[field, slot]:
                 slot = tables.alias[field, slot]
             # 23 bits are left, and no range is wider than 2**20.

@@ -1,3 +1,4 @@
+# pyright: basic
 """Tokens to table rows.
 
 Each feature has a table of its own. Row 0 stands for tokens that the training part lacks or has fewer than
@@ -136,7 +137,7 @@ class Encoder:
 
 
 @numba.njit(cache=True, nogil=True)
-def _slot(keys, marks, first, mask, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _slot(keys, marks, first, mask, token):
     # Multiplication spreads the tokens (Knuth's constant); a mark of 0 is an empty place.
     at = (np.uint64(token) * np.uint64(2654435769) >> np.uint64(7)) & mask
     while marks[first + np.int64(at)] != 0 and keys[first + np.int64(at)] != token:
@@ -145,7 +146,7 @@ def _slot(keys, marks, first, mask, token):  # type: ignore[no-untyped-def]  # n
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(keys, counts, tokens, missing, bit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _count(keys, counts, tokens, missing, bit):
     used, absent = 0, 0
     mask = np.uint64(len(keys) - 1)
     for n in range(len(tokens)):
@@ -161,7 +162,7 @@ def _count(keys, counts, tokens, missing, bit):  # type: ignore[no-untyped-def] 
 
 
 @numba.njit(cache=True, nogil=True)
-def _grown(keys, counts, capacity):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _grown(keys, counts, capacity):
     new_keys, new_counts = np.zeros(capacity, np.uint32), np.zeros(capacity, np.int64)
     mask = np.uint64(capacity - 1)
     for old in range(len(keys)):
@@ -172,7 +173,7 @@ def _grown(keys, counts, capacity):  # type: ignore[no-untyped-def]  # noqa: ANN
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(tokens, offsets, missing, keys, rows, starts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+def _fill(tokens, offsets, missing, keys, rows, starts):
     for f in range(len(offsets) - 1):
         mask = np.uint64(starts[f + 1] - starts[f] - 1)
         for row in range(1, offsets[f + 1] - offsets[f] + 1):
@@ -184,7 +185,7 @@ def _fill(tokens, offsets, missing, keys, rows, starts):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, parallel=True)
-def _encode(tokens, missing, keys, rows, starts, missing_rows, ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+def _encode(tokens, missing, keys, rows, starts, missing_rows, ids):
     for n in numba.prange(len(tokens)):
         for f in range(tokens.shape[1]):
             if (missing[n] >> np.uint64(NUM_INTEGERS + f)) & np.uint64(1):

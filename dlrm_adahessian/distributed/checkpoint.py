@@ -29,7 +29,6 @@ from dlrm_adahessian.distributed.tensor_file import Piece, write_tensors
 from dlrm_adahessian.errors import CheckpointError, DivergedError
 from dlrm_adahessian.storage import (
     DamagedFolderError,
-    read_json,
     read_sealed,
     sealed_folder,
     storage_errors,
@@ -267,7 +266,7 @@ def _verified(path: Path, fingerprint: str) -> Checkpoint:
     if not isinstance(step, int) or step_folders.step_of(path) != step:
         raise DamagedFolderError(f"{path} holds step {step!r}, not the one of its name")
     try:
-        contents = pydantic.TypeAdapter(_Contents).validate_python(read_json(path / _STATE))
+        contents = pydantic.TypeAdapter(_Contents).validate_json((path / _STATE).read_bytes())
     except pydantic.ValidationError as error:
         raise DamagedFolderError(f"{path / _STATE} is no state of a checkpoint: {error}") from error
     if {_DENSE, _STATE, *(rows.file for rows in contents.stored)} != set(manifest["files"]):

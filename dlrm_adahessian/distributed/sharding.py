@@ -35,7 +35,8 @@ from dlrm_adahessian.optim.base import RowRule
 logging.getLogger("torch.fx._symbolic_trace").addFilter(
     lambda record: "is_fx_tracing" not in record.getMessage()
 )
-# TorchRec logs the arguments of its calls, plans included, to seven loggers outside its own name.
+# TorchRec reports its planning at level INFO, and its calls' arguments to seven loggers outside its own name.
+logging.getLogger("torchrec").setLevel(logging.WARNING)
 for _name in ("AllRankStatic", "Cap01", "Cap1", "Capped", "Method", "SingleRankStatic", "Unfiltered"):
     logging.getLogger(f"{_name}Logger-NullHandler").setLevel(logging.WARNING)
 
@@ -141,8 +142,8 @@ class ShardedLookup:
         """Sum the rows of each bag.
 
         Args:
-            kjt: one feature per table, in the order of the tables; B bags each, B the same on all ranks; int64
-                rows, no weights.
+            kjt: one feature per table, in the order of the tables, int64 rows, no weights; B bags a feature,
+                B the same on all ranks.
 
         Returns:
             (B, F, D) pooled embeddings, features in the order of the tables. With gradients enabled `push`
@@ -176,9 +177,9 @@ class ShardedLookup:
     ) -> None:
         """Send derivatives to the ranks that own the rows, and update the rows.
 
-        The derivatives are those of the mean loss over this rank's batch; the owners receive those of the mean
-        over all ranks' batches, which must be of equal size. A `pooled` that is not from the last lookup with
-        gradients enabled is refused with a RuntimeError, before any row changes.
+        The derivatives are those of the mean loss over this rank's batch; the owners receive those of the
+        mean over all ranks' batches, which must be of equal size. A `pooled` that is not from the last lookup
+        with gradients enabled is refused with a RuntimeError, before any row changes.
 
         Args:
             pooled: (B, F, D), what the last lookup with gradients enabled returned.
@@ -196,9 +197,8 @@ class ShardedLookup:
             curvatures = self._send(pooled, curvature, retain_graph=False)
             if curvature_samples is not None and curvature_samples < len(pooled):
                 local = torch.arange(len(pooled), device=pooled.device) < curvature_samples
-                sampled = local.repeat(
-                    dist.get_world_size()
-                )  # the owner has the ranks' batches one after another
+                # The owner has the ranks' batches one after another.
+                sampled = local.repeat(dist.get_world_size())
         for tables, row_grad, row_curvature in zip(self._row_tables(), grads, curvatures, strict=True):
             tables.apply_(row_grad, row_curvature, sampled=sampled, lr_scale=lr_scale, samples=samples)
 
@@ -215,8 +215,8 @@ class ShardedLookup:
         return {name: shard.state for name, shard in self._shards.items()}
 
     def _send(self, pooled: Tensor, cotangent: Tensor, *, retain_graph: bool) -> list[Tensor]:
-        # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives of
-        # a rank that holds no table, without which the other ranks would wait for ever.
+        # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives
+        # of a rank that holds no table, without which the other ranks would wait for ever.
         pooled.backward(cotangent, retain_graph=retain_graph)
         return [tables.take_derivative() for tables in self._row_tables()]
 
@@ -230,13 +230,13 @@ class ShardedLookup:
         shards = {}
         for kernel in self._kernels():
             tables = kernel.emb_module
-            for config, weight, state in zip(
+            for config, first_row, weight, state in zip(
                 kernel.config.embedding_tables,
+                kernel._row_offset,
                 tables.split_embedding_weights(),
                 tables.split_states(),
                 strict=True,
             ):
-                first_row = config.local_metadata.shard_offsets[0]
                 shards[config.name] = TableShard(first_row=first_row, weight=weight, state=state)
         return {name: shards[name] for name in self._names if name in shards}
 

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 class ModelConfig:
     """DLRM; the defaults are facebookresearch/dlrm's for Criteo Kaggle."""
 
-    embedding_dim: int = Field(16, ge=1)
+    embedding_dim: int = Field(default=16, ge=1)
     """D, width of the tables and of the bottom MLP's output."""
     bottom: tuple[int, ...] = (512, 256, 64)
     """Hidden widths of the bottom MLP, between 13 inputs and D outputs."""

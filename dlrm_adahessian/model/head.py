@@ -6,6 +6,7 @@ weights follow its reference implementation: normal with variance 2 / (in + out)
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ def _mlp(
 ) -> nn.Sequential:
     """Return linear layers with activations between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layer = nn.Linear(inputs, outputs, dtype=dtype)
         with torch.no_grad():
             layer.weight.normal_(0, math.sqrt(2 / (inputs + outputs)), generator=generator)

@@ -17,21 +17,21 @@ class AdaHessianConfig:
 
     uses_curvature: ClassVar[bool] = True
     name: Literal["adahessian"] = "adahessian"
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(default=0.01, gt=0)
     """eta; the fraction of a diagonal Newton step when `power` is 1."""
-    beta1: float = Field(0.9, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the mean of gradients, a step."""
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the mean of squared curvature, a curvature update."""
-    eps: float = Field(1e-4, ge=0)
+    eps: float = Field(default=1e-4, ge=0)
     """Added to the denominator after the power; curvature units."""
-    power: float = Field(1.0, ge=0, le=1)
+    power: float = Field(default=1.0, ge=0, le=1)
     """k, the Hessian power; 0 makes it momentum."""
-    block_size: int = Field(1, ge=1)
+    block_size: int = Field(default=1, ge=1)
     """b, consecutive entries of a parameter whose curvature is averaged (spatial averaging); 1 is none."""
-    curvature_floor: float = Field(1.0, ge=0)
+    curvature_floor: float = Field(default=1.0, ge=0)
     """Curvature is at least this times batch size times squared gradient, its expectation under the model; 0 is off."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled: parameters shrink by lr * weight_decay a step."""
 
 
@@ -41,8 +41,8 @@ class AdagradConfig:
 
     uses_curvature: ClassVar[bool] = False
     name: Literal["adagrad"] = "adagrad"
-    lr: float = Field(0.02, gt=0)
-    eps: float = Field(1e-8, ge=0)
+    lr: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
 
 
@@ -52,12 +52,12 @@ class AdamConfig:
 
     uses_curvature: ClassVar[bool] = False
     name: Literal["adam"] = "adam"
-    lr: float = Field(0.001, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, ge=0)
+    lr: float = Field(default=0.001, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -66,18 +66,18 @@ class RowAdaHessianConfig:
 
     uses_curvature: ClassVar[bool] = True
     name: Literal["adahessian"] = "adahessian"
-    lr: float = Field(0.02, gt=0)
-    beta1: float = Field(0.0, ge=0, lt=1)
+    lr: float = Field(default=0.02, gt=0)
+    beta1: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the mean of gradients, a touch of the row; 0 keeps no momentum and no state for it."""
-    beta2: float = Field(0.99, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the mean of squared curvature, a curvature update of the row."""
-    eps: float = Field(1e-2, ge=0)
+    eps: float = Field(default=1e-2, ge=0)
     """Added to the denominator after the power; curvature units of one sample."""
-    power: float = Field(1.0, ge=0, le=1)
+    power: float = Field(default=1.0, ge=0, le=1)
     """k, the Hessian power."""
     rowwise: bool = False
     """One curvature per row, the mean over its entries: the paper's spatial average with the row as block."""
-    curvature_floor: float = Field(1.0, ge=0)
+    curvature_floor: float = Field(default=1.0, ge=0)
     """Curvature is at least this times the squared gradient, its expectation under the model; 0 is off."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest size of an entry of the direction, before the learning rate."""
@@ -89,10 +89,10 @@ class HessianAdagradConfig:
 
     uses_curvature: ClassVar[bool] = True
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
-    lr: float = Field(0.02, gt=0)
-    eps: float = Field(1e-8, ge=0)
+    lr: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
-    curvature_floor: float = Field(1.0, ge=0)
+    curvature_floor: float = Field(default=1.0, ge=0)
     """What is accumulated is at least this times the squared gradient; 0 is off, and then `clip` is needed."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest size of an entry of the direction, before the learning rate."""
@@ -113,8 +113,8 @@ class RowAdagradConfig:
 
     uses_curvature: ClassVar[bool] = False
     name: Literal["adagrad"] = "adagrad"
-    lr: float = Field(0.02, gt=0)
-    eps: float = Field(1e-8, ge=0)
+    lr: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
 
 
@@ -124,8 +124,8 @@ class RowwiseAdagradConfig:
 
     uses_curvature: ClassVar[bool] = False
     name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
-    lr: float = Field(0.02, gt=0)
-    eps: float = Field(1e-8, ge=0)
+    lr: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
 
 
@@ -133,7 +133,7 @@ class RowwiseAdagradConfig:
 class ScheduleConfig:
     """Factor on every learning rate; the same choices for every optimizer."""
 
-    warmup: float = Field(0.0, ge=0, lt=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps over which the factor grows linearly from 0 to 1."""
     decay: Literal["none", "linear"] = "none"
     """After warm-up: stay at 1, or fall linearly to 0 at the last step."""
@@ -147,8 +147,8 @@ RowConfig = HessianAdagradConfig | RowAdaHessianConfig | RowAdagradConfig | Roww
 class OptimConfig:
     """One rule for the dense part, one for the rows, and their common schedule."""
 
-    dense: DenseConfig = Field(AdaHessianConfig(), discriminator="name")
-    rows: RowConfig = Field(HessianAdagradConfig(), discriminator="name")
+    dense: DenseConfig = Field(default=AdaHessianConfig(), discriminator="name")
+    rows: RowConfig = Field(default=HessianAdagradConfig(), discriminator="name")
     schedule: ScheduleConfig = ScheduleConfig()
 
     @property

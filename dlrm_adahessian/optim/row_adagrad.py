@@ -1,3 +1,4 @@
+# pyright: basic
 """Adagrad on touched rows: s += g^2, w -= lr * g / (sqrt(s) + eps), as on the dense part."""
 
 import numba
@@ -40,7 +41,7 @@ class RowAdagrad(RowRule):
 
 
 @numba.njit(cache=True, parallel=True)
-def _update(w, s, rows, g, lr, eps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _update(w, s, rows, g, lr, eps):
     for i in numba.prange(len(rows)):
         r = rows[i]
         for d in range(w.shape[1]):

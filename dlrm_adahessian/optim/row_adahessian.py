@@ -1,3 +1,4 @@
+# pyright: basic
 """AdaHessian on touched rows, with counters per row.
 
 The dense rule (Yao et al. 2020, algorithm 1) for a row, in units of the summed loss (the mean's derivatives times
@@ -77,7 +78,7 @@ class RowAdaHessian(RowRule):
         """Update in one compiled pass."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()
         real = w.dtype.type
-        curved = hits.curvature is not None and hits.has_curvature is not None
+        has = np.zeros(len(g), np.bool_) if hits.has_curvature is None else hits.has_curvature.numpy()
         counters = state["curvature_updates"].numpy()
         _update(
             w,
@@ -87,8 +88,8 @@ class RowAdaHessian(RowRule):
             state["touches"].numpy() if cfg.beta1 else counters,
             hits.rows.numpy(),
             g,
-            hits.curvature.numpy() if curved else g,
-            hits.has_curvature.numpy() if curved else np.zeros(len(g), np.bool_),
+            g if hits.curvature is None else hits.curvature.numpy(),
+            has,
             real(cfg.lr * lr_scale),
             real(cfg.beta1),
             real(cfg.beta2),
@@ -101,9 +102,7 @@ class RowAdaHessian(RowRule):
 
 
 @numba.njit(cache=True, parallel=True)
-def _update(  # type: ignore[no-untyped-def]  # noqa: ANN202, C901, PLR0912, PLR0913
-    w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps, power, floor, clip, samples  # noqa: ANN001
-):
+def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps, power, floor, clip, samples):
     # v is (R, D) or (R, 1); m and touches are read and written with momentum only.
     width, columns = w.shape[1], v.shape[1]
     one = beta2 / beta2 if beta2 > 0 else beta2 + 1  # 1 in the type of the weights

@@ -1,3 +1,4 @@
+# pyright: basic
 """Hessian Adagrad on touched rows: Adagrad with the squared gradient replaced by its expectation.
 
 For one sample E[g^2] = h under the model, h the Hessian diagonal (Fisher; h = p (1 - p) (dz/dw)^2 where the logit is
@@ -54,14 +55,14 @@ class HessianAdagrad(RowRule):
         """Update in one compiled pass."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()
         real = w.dtype.type
-        curved = hits.curvature is not None and hits.has_curvature is not None
+        has = np.zeros(len(g), np.bool_) if hits.has_curvature is None else hits.has_curvature.numpy()
         _update(
             w,
             state["sum"].numpy(),
             hits.rows.numpy(),
             g,
-            hits.curvature.numpy() if curved else g,
-            hits.has_curvature.numpy() if curved else np.zeros(len(g), np.bool_),
+            g if hits.curvature is None else hits.curvature.numpy(),
+            has,
             real(cfg.lr * lr_scale),
             real(cfg.eps),
             real(cfg.curvature_floor),
@@ -71,7 +72,7 @@ class HessianAdagrad(RowRule):
 
 
 @numba.njit(cache=True, parallel=True)
-def _update(w, s, rows, g, h, has_h, lr, eps, floor, clip, per_sample):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+def _update(w, s, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
     for i in numba.prange(len(rows)):
         r = rows[i]
         for d in range(w.shape[1]):

@@ -1,3 +1,4 @@
+# pyright: basic
 """Rowwise Adagrad on touched rows: s += mean over the row of g^2, w -= lr * g / (sqrt(s) + eps).
 
 The optimizer that FBGEMM calls EXACT_ROWWISE_ADAGRAD and that large DLRMs are trained with: 1/D of Adagrad's memory.
@@ -43,7 +44,7 @@ class RowwiseAdagrad(RowRule):
 
 
 @numba.njit(cache=True, parallel=True)
-def _update(w, s, rows, g, lr, eps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _update(w, s, rows, g, lr, eps):
     width = w.shape[1]
     for i in numba.prange(len(rows)):
         r = rows[i]

@@ -76,6 +76,7 @@ class Problem:
         return grad, curvature, has_curvature, {row for row, _ in lookups}
 
     def hits(self, device_kernel: str, *, curvature: bool = True, sampled: Tensor | None = None) -> Hits:
+        """Return what the kernel makes of the case."""
         curv = self.curvature if curvature else None
         if device_kernel == "torch":
             return sum_hits_torch(self.rows, self.bags, self.grad, curv, sampled=sampled)

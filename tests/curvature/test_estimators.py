@@ -1,0 +1,155 @@
+import pytest
+import torch
+from torch import nn
+
+from dlrm_adahessian.curvature.base import flat, gradient
+from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.curvature.hutchinson import Hutchinson
+from tests.oracles import (
+    BATCH,
+    FEATURES,
+    WIDTH,
+    brute_force_diagonals,
+    plain_logits,
+    pooled_of,
+    small_batch,
+    small_config,
+    small_head,
+)
+
+pytestmark = pytest.mark.oracle
+TABLES = [f"C{i}" for i in range(FEATURES)]
+
+
+def table_diagonal(pooled_curvature, hits):
+    return torch.einsum("fbr,bfd->frd", hits.square(), pooled_curvature)
+
+
+def test_exact_diagonal_equals_the_brute_force_hessian():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    *expected, expected_tables = brute_force_diagonals(head, small_config(), dense, tables, hits, labels)
+    found = ExactDiagonal()(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
+    torch.testing.assert_close(found.curvature, flat(expected), rtol=1e-10, atol=1e-17)
+    torch.testing.assert_close(
+        table_diagonal(found.pooled_curvature, hits), expected_tables, rtol=1e-10, atol=1e-17
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"activation": "gelu"}, {"self_interaction": True}])
+def test_head_and_its_gradient_equal_dlrm_written_out(changes):
+    head = small_head(**changes)
+    dense, tables, hits, labels = small_batch()
+    pooled = pooled_of(tables, hits).requires_grad_()
+    values = dict(head.named_parameters())
+    plain = plain_logits(values, small_config(**changes), dense, pooled)
+    torch.testing.assert_close(head(dense, pooled), plain, rtol=1e-12, atol=1e-13)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(plain, labels)
+    expected = torch.autograd.grad(loss, [*values.values(), pooled])
+    found = gradient(head, dense, pooled, labels)
+    torch.testing.assert_close(found.grad, flat(expected[:-1]), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.pooled_grad, expected[-1], rtol=1e-12, atol=1e-15)
+
+
+def test_exact_gradient_equals_autograd():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    pooled = pooled_of(tables, hits)
+    found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
+    expected = gradient(head, dense, pooled, labels)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.pooled_grad, expected.pooled_grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("make", [ExactDiagonal, lambda: Hutchinson(3, 0, torch.device("cpu"))])
+def test_a_part_of_the_batch_gives_that_parts_curvature_and_the_whole_gradient(make):
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    pooled, part = pooled_of(tables, hits), 3
+    found = make()(head, dense, pooled, labels, curvature_samples=part)
+    alone = make()(head, dense[:part], pooled[:part], labels[:part], curvature_samples=part)
+    torch.testing.assert_close(found.grad, gradient(head, dense, pooled, labels).grad, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.curvature, alone.curvature, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.pooled_curvature[:part], alone.pooled_curvature, rtol=1e-12, atol=1e-15)
+    assert not found.pooled_curvature[part:].any()
+
+
+def test_exact_curvature_of_confident_samples_survives_float32():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    with torch.no_grad():
+        head.top[-1].bias.fill_(30.0)  # p rounds to 1 in float32
+    pooled = pooled_of(tables, hits)
+    truth = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
+    single = ExactDiagonal()(
+        head.float(), dense.float(), pooled.float(), labels.float(), curvature_samples=BATCH
+    )
+    torch.testing.assert_close(single.curvature.double(), truth.curvature, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"activation": "gelu"}, {"self_interaction": True}])
+def test_mean_of_hutchinson_draws_is_within_five_standard_errors_of_the_hessian(changes):
+    head = small_head(**changes)
+    dense, tables, hits, labels = small_batch()
+    *expected, expected_tables = brute_force_diagonals(
+        head, small_config(**changes), dense, tables, hits, labels
+    )
+    estimator = Hutchinson(1, 0, torch.device("cpu"))
+    draws = []
+    for _ in range(1_500):
+        found = estimator(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
+        rows = table_diagonal(found.pooled_curvature, hits)
+        draws.append(torch.cat([found.curvature, rows.reshape(-1)]))
+    draws = torch.stack(draws)
+    error = (draws.mean(0) - torch.cat([flat(expected), expected_tables.reshape(-1)])).abs()
+    assert (error <= 5 * draws.std(0) / len(draws) ** 0.5 + 1e-12).all()
+
+
+def test_hutchinson_resumes_with_the_same_probes():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    pooled = pooled_of(tables, hits)
+    first, second = (Hutchinson(1, seed, torch.device("cpu")) for seed in (0, 1))
+    first(head, dense, pooled, labels, curvature_samples=BATCH)
+    second.state["generator"].copy_(first.state["generator"])
+    second.load_state()
+    a, b = (e(head, dense, pooled, labels, curvature_samples=BATCH).curvature for e in (first, second))
+    assert torch.equal(a, b)
+
+
+class CrossLayer(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+@pytest.mark.parametrize(
+    "module", [nn.GELU(), nn.SiLU(), nn.BatchNorm1d(5), nn.LayerNorm(5), CrossLayer(), nn.Sigmoid()]
+)
+def test_exact_refuses_modules_that_are_not_piecewise_linear(module):
+    head = small_head()
+    head.top.append(module)
+    with pytest.raises(ValueError, match=rf"{type(module).__name__} \(top.3\).*hutchinson"):
+        refuse_inexact(head, TABLES)
+
+
+def test_exact_refuses_self_interaction():
+    with pytest.raises(ValueError, match="DotInteraction.*self-interaction"):
+        refuse_inexact(small_head(self_interaction=True), TABLES)
+
+
+def test_exact_refuses_a_table_that_two_features_read():
+    with pytest.raises(ValueError, match="C0 is read by several"):
+        refuse_inexact(small_head(), ["C0", "C1", "C0"])
+
+
+def test_exact_refuses_a_shared_parameter():
+    head = small_head()
+    head.top.append(nn.Linear(WIDTH, WIDTH))
+    head.top[-1].weight = head.bottom[2].weight
+    with pytest.raises(ValueError, match="is shared"):
+        refuse_inexact(head, TABLES)
+
+
+def test_exact_accepts_the_models_own_head():
+    refuse_inexact(small_head(), TABLES)

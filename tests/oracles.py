@@ -1,0 +1,66 @@
+"""Independent truths in float64: the exact Hessian of a small DLRM, tables included."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.head import Head
+
+DENSE, FEATURES, ROWS, WIDTH, BATCH = 4, 3, 5, 3, 7
+
+
+def small_config(**changes: object) -> ModelConfig:
+    return ModelConfig(**{"embedding_dim": WIDTH, "bottom": (6,), "top": (5,), **changes})
+
+
+def small_head(**changes: object) -> Head:
+    cfg = small_config(**changes)
+    generator = torch.Generator().manual_seed(1)
+    return Head(cfg, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=torch.float64)
+
+
+def small_batch(seed: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Dense (B, K), tables (F, R, D), hits (F, B, R) that count how often a bag has a row, labels (B,)."""
+    g = torch.Generator().manual_seed(seed)
+    dense = torch.rand(BATCH, DENSE, generator=g, dtype=torch.float64)
+    tables = torch.randn(FEATURES, ROWS, WIDTH, generator=g, dtype=torch.float64)
+    hits = torch.randint(0, 3, (FEATURES, BATCH, ROWS), generator=g).double()
+    labels = (torch.rand(BATCH, generator=g) < 0.4).double()
+    return dense, tables, hits, labels
+
+
+def pooled_of(tables: Tensor, hits: Tensor) -> Tensor:
+    return torch.einsum("fbr,frd->bfd", hits, tables)
+
+
+def plain_logits(values: dict[str, Tensor], cfg: ModelConfig, dense: Tensor, pooled: Tensor) -> Tensor:
+    """DLRM once more, from the parameters alone."""
+    activation = {"relu": F.relu, "gelu": F.gelu}[cfg.activation]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ values[f"{name}.weight"].T + values[f"{name}.bias"]
+
+    bottom = activation(linear(activation(linear(dense, "bottom.0")), "bottom.2"))
+    vectors = torch.cat([bottom.unsqueeze(1), pooled], 1)
+    pairs = [(i, j) for i in range(vectors.shape[1]) for j in range(i + cfg.self_interaction)]
+    products = torch.stack([(vectors[:, i] * vectors[:, j]).sum(1) for i, j in pairs], 1)
+    return linear(activation(linear(torch.cat([bottom, products], 1), "top.0")), "top.2").squeeze(1)
+
+
+def brute_force_diagonals(
+    head: Head, cfg: ModelConfig, dense: Tensor, tables: Tensor, hits: Tensor, labels: Tensor
+) -> list[Tensor]:
+    """Diagonal of the Hessian of the mean loss at each parameter of the head and at the tables, by torch.func."""
+    named = {name: p.detach() for name, p in head.named_parameters()}
+
+    def loss(values: dict[str, Tensor], tables: Tensor) -> Tensor:
+        logits = plain_logits(values, cfg, dense, pooled_of(tables, hits))
+        return F.binary_cross_entropy_with_logits(logits, labels)
+
+    def diagonal(function, at: Tensor) -> Tensor:
+        hessian = torch.func.hessian(lambda x: function(x.view_as(at)))(at.reshape(-1))
+        return hessian.diagonal().view_as(at)
+
+    found = [diagonal(lambda x, n=name: loss({**named, n: x}, tables), p) for name, p in named.items()]
+    return [*found, diagonal(lambda x: loss(named, x), tables)]
