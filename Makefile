@@ -38,5 +38,6 @@ test: check ## everything in `check`, then all tests
 	$(BIN)/pytest
 
 .PHONY: bench
-bench: $(STAMP) ## measure steps, kernels and prepare; writes benchmarks/results/*.json
-	$(BIN)/python -m benchmarks
+bench: $(STAMP) ## measure the cost of the curvature; writes benchmarks/results/curvature.json
+	mkdir -p benchmarks/results
+	$(BIN)/python -m benchmarks.curvature --json > benchmarks/results/curvature.json

@@ -13,7 +13,7 @@ r_b = (p_b - y_b)/B and w_b = p_b (1 - p_b)/B,
 So backward is seeded with dz and carries delta alone; r and w enter layer by layer. Scaling the gradient of the loss by
 w / r^2 instead would ruin confident samples, where p rounds to y in float32. That the Hessian and the Gauss-Newton
 matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton
-Optimisation for Deep Learning", 2017. Dot interaction and table rows: docs/mathematics.md.
+Optimisation for Deep Learning", 2017. Table rows: docs/adr/0002.
 """
 
 from collections.abc import Generator, Sequence
