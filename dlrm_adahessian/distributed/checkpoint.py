@@ -267,7 +267,7 @@ def _verified(path: Path, fingerprint: str) -> Checkpoint:
         raise DamagedFolderError(f"{path} holds step {step!r}, not the one of its name")
     try:
         contents = pydantic.TypeAdapter(_Contents).validate_json((path / _STATE).read_bytes())
-    except pydantic.ValidationError as error:
+    except (OSError, pydantic.ValidationError) as error:
         raise DamagedFolderError(f"{path / _STATE} is no state of a checkpoint: {error}") from error
     if {_DENSE, _STATE, *(rows.file for rows in contents.stored)} != set(manifest["files"]):
         raise DamagedFolderError(f"{path} holds other files than its {_STATE} lists")
