@@ -1,167 +1,228 @@
-# pyright: basic
-"""Where raw rows come from: a file, a gzip, the one member of an archive, a folder, standard input.
+"""Where rows come from: a file, a gzip of it, the published archive, a folder of files, or a pipe.
 
-Everything is read as a stream. An archive is never extracted: the bytes of `train.txt` pass through, and member names
-are looked at, never used as paths.
+An input is a sequence of named byte streams. What a file is follows from its first bytes, not its name.
 """
 
 import gzip
-import io
+import os
+import stat
 import sys
-import tarfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from dlrm_adahessian.errors import DataError, NoInputError
+import xxhash
 
-STDIN = "-"
+from dlrm_adahessian.data.archive import MEMBER, Readable, looks_like_tar, member_reader
+from dlrm_adahessian.errors import DataError, NoInputError, StorageError
+from dlrm_adahessian.storage import file_digest
+
+STANDARD_INPUT = "-"
+
 _GZIP_MAGIC = b"\x1f\x8b"
-_TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
-_MEMBER = "train.txt"
-HOW_TO_GET = (
-    "see data/README.md for how to get the Criteo rows, or try --dataset synthetic, which needs no files"
+_TAR_HEADER = 512  # bytes
+_PATTERNS = ("*.txt", "*.tsv", "*.gz")
+_HASH_WHOLE = 64 << 20  # bytes; a larger file is known by its size, time, head and tail
+_HASH_PART = 1 << 20  # bytes
+_REMEDY = (
+    "give train.txt, a .gz of it, dac.tar.gz, a folder, or - for standard input; data/README.md says where "
+    "the rows come from, and --dataset synthetic needs none"
 )
 
 
 @dataclass(frozen=True)
 class Source:
-    """One stream of raw lines.
+    """The text of one file of the input, decompressed.
 
     Attributes:
-        name: what errors call it.
-        stream: the bytes, decompressed.
-        consumed: bytes read so far of the file as it lies on disk.
+        name: what messages call it.
+        read: gives up to so many bytes, none at the end; raises `DataError` when the file is damaged.
+        total: bytes of the whole input on disk, before decompression; None for a pipe.
+        consumed: bytes of the whole input taken so far, before decompression.
+        digest: xxh3_128 of those of this file.
     """
 
     name: str
-    stream: IO[bytes]
+    read: Callable[[int], bytes]
+    total: int | None
     consumed: Callable[[], int]
+    digest: Callable[[], str]
 
 
-def source_files(path: str) -> list[Path]:
-    """List the files that `path` stands for, in order; none for standard input.
+class _Counted:
+    """A file whose position is known, a pipe's too; it hashes what it reads, and says which file failed."""
+
+    def __init__(self, file: BinaryIO, name: str, before: int) -> None:
+        self.position = before
+        self._file = file
+        self._name = name
+        self._hash = xxhash.xxh3_128()
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {self._name}: {error.strerror}; check the disk, or copy the file to another"
+            ) from error
+        self.position += len(data)
+        self._hash.update(data)
+        return data
+
+
+class _Peekable:
+    """Bytes of which the first can be looked at."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._head = b""
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes without taking them, fewer only at the end."""
+        while len(self._head) < size and (data := self._source.read(size - len(self._head))):
+            self._head += data
+        return self._head[:size]
+
+    def read(self, size: int, /) -> bytes:
+        if not self._head:
+            return self._source.read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        # Not short: the blocks of a file should not depend on what was looked at.
+        return data + self._source.read(size - len(data)) if len(data) < size else data
+
+
+class _Gunzip:
+    """Decompressed bytes of a gzip file."""
+
+    def __init__(self, source: Readable, name: str) -> None:
+        # Reading takes no more of the file than `read`.
+        self._file = gzip.GzipFile(fileobj=source, mode="rb")  # pyright: ignore[reportCallIssue, reportArgumentType]
+        self._name = name
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._file.read(size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"{self._name} must be a whole gzip file: {error}; fetch or compress it again"
+            ) from error
+
+
+def is_pipe(path: str | Path) -> bool:
+    """Return whether the input can be read only once: standard input, a named pipe, a device."""
+    if str(path) == STANDARD_INPUT:
+        return True
+    mode = _status(Path(path)).st_mode
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def input_files(path: str | Path) -> list[Path]:
+    """List the files of an input that is no pipe.
 
     Args:
-        path: a file, a folder, or `-`.
+        path: a file or a folder.
 
     Returns:
-        The files.
+        The file; or train.txt of the folder; or all its .txt, .tsv and .gz files by name.
 
     Raises:
-        NoInputError: there is nothing there.
+        NoInputError: there is none.
     """
-    if path == STDIN:
-        return []
-    place = Path(path)
-    if place.is_dir():
-        whole = place / _MEMBER
-        found = (
-            [whole]
-            if whole.is_file()
-            else sorted(f for e in ("*.txt", "*.tsv", "*.gz") for f in place.glob(e))
-        )
-        if not found:
-            raise NoInputError(f"{path} holds no {_MEMBER}, *.txt, *.tsv or *.gz; {HOW_TO_GET}")
-        return found
-    if not place.exists():
-        raise NoInputError(f"{path} does not exist; {HOW_TO_GET}")
-    return [place]
+    path = Path(path)
+    if not stat.S_ISDIR(_status(path).st_mode):
+        return [path]
+    if (path / MEMBER).is_file():
+        return [path / MEMBER]
+    files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern) if file.is_file()})
+    if not files:
+        raise NoInputError(f"{path} holds no {MEMBER} and no file {', '.join(_PATTERNS)}; {_REMEDY}")
+    return files
 
 
-def open_sources(path: str) -> Iterator[Source]:
-    """Yield the streams of `path` one after another; each is closed when the next one is asked for.
+def input_identity(path: str | Path) -> list[dict[str, Any]]:
+    """Identify the content of an input that is no pipe, whatever its name.
 
     Args:
-        path: a file, a folder, or `-`.
+        path: a file or a folder; `NoInputError` when it can't be read.
 
-    Yields:
-        The sources.
-
-    Raises:
-        NoInputError: a file cannot be opened.
+    Returns:
+        For each file its size and hash; for a large one the time of its last change and the hash of its ends.
     """
-    if path == STDIN:
-        counted = _Counted(sys.stdin.buffer)
-        yield from _decoded("standard input", io.BufferedReader(counted, 1 << 20), counted.tell)  # pyright: ignore[reportArgumentType]
-        return
-    for file in source_files(path):
-        try:
-            raw = file.open("rb", buffering=1 << 20)
-        except OSError as error:
-            raise NoInputError(f"cannot open {file}: {error.strerror}; make it readable") from error
-        with raw:
-            yield from _decoded(str(file), raw, raw.raw.tell)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    return [_identity(file) for file in input_files(path)]
 
 
-def _decoded(name: str, raw: io.BufferedReader, consumed: Callable[[], int]) -> Iterator[Source]:
-    if raw.peek(2)[:2] != _GZIP_MAGIC:
-        yield Source(name, raw, consumed)
-        return
-    with damaged_gzip(name):
-        unzipped = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
-        head = unzipped.peek(_TAR_MAGIC_AT + len(_TAR_MAGIC))
-    if head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
-        yield _archive_member(name, unzipped, consumed)  # pyright: ignore[reportArgumentType]
-    else:
-        yield Source(name, unzipped, consumed)
-
-
-def _archive_member(name: str, unzipped: io.BufferedReader, consumed: Callable[[], int]) -> Source:
-    with damaged_gzip(name):
-        archive = tarfile.open(fileobj=unzipped, mode="r|")  # noqa: SIM115, the stream outlives this function
-        for member in archive:
-            place = PurePosixPath(member.name)
-            if place.is_absolute() or ".." in place.parts or not (member.isfile() or member.isdir()):
-                raise DataError(
-                    f"{name}: an archive holds plain files under relative names only, found {member.name!r}; "
-                    f"unpack {_MEMBER} by hand and name that"
-                )
-            if place.name == _MEMBER and (stream := archive.extractfile(member)):
-                return Source(f"{name}:{_MEMBER}", stream, consumed)
-    raise DataError(
-        f"{name}: the archive holds no {_MEMBER}; name the archive that Criteo published, or the file"
-    )
-
-
-@contextmanager
-def damaged_gzip(name: str) -> Generator[None]:
-    """Turn what a damaged gzip or archive raises into `DataError`.
-
-    Args:
-        name: of the source.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DataError: the block read damaged data.
-    """
+def _identity(path: Path) -> dict[str, Any]:
+    status = _status(path)
     try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
-        raise DataError(
-            f"{name}: the compressed data is damaged or cut short ({error}); fetch it again"
-        ) from error
+        if status.st_size <= _HASH_WHOLE:
+            return {"bytes": status.st_size, "xxh3_128": file_digest(path)}
+        ends = xxhash.xxh3_128()
+        with path.open("rb") as file:
+            ends.update(file.read(_HASH_PART))
+            file.seek(-_HASH_PART, 2)
+            ends.update(file.read(_HASH_PART))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ends_xxh3_128": ends.hexdigest()}
 
 
-class _Counted(io.RawIOBase):
-    """Count the bytes read of a stream that has no position."""
+def open_sources(path: str | Path) -> Generator[Source]:
+    """Open the files of an input one after the other.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._count = stream, 0
+    Args:
+        path: a file, a folder, or `-`; `NoInputError` when it can't be opened, `DataError` when a file is
+            empty or damaged.
 
-    def readable(self) -> bool:
-        return True
+    Yields:
+        Sources; each is closed when the next is asked for.
+    """
+    if str(path) == STANDARD_INPUT:
+        yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None)
+        return
+    files = input_files(path)
+    total = None if is_pipe(path) else sum(_status(file).st_size for file in files)
+    position = 0
+    for file in files:
+        with closing(_open(file)) as raw:
+            counted = _Counted(raw, str(file), position)
+            yield _decode(counted, file.name, total)
+            position = counted.position
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        block = self._stream.read(len(buffer))
-        buffer[: len(block)] = block
-        self._count += len(block)
-        return len(block)
 
-    def tell(self) -> int:
-        return self._count
+def _decode(raw: _Counted, name: str, total: int | None) -> Source:
+    """Look through gzip and tar."""
+    stream = _Peekable(raw)
+    if stream.peek(len(_GZIP_MAGIC)) == _GZIP_MAGIC:
+        stream = _Peekable(_Gunzip(stream, name))
+    head = stream.peek(_TAR_HEADER)
+    if not head:
+        raise DataError(f"{name} must hold rows but is empty; {_REMEDY}")
+    read = stream.read
+    if looks_like_tar(head):
+        read = member_reader(stream, name)
+        name = f"{name}/{MEMBER}"
+    return Source(name=name, read=read, total=total, consumed=lambda: raw.position, digest=raw.digest)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> NoInputError:
+    return NoInputError(f"the data must be readable, and {path} is not: {error.strerror}; {_REMEDY}")

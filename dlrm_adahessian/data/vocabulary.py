@@ -1,27 +1,37 @@
-# pyright: basic
 """Tokens to table rows.
 
 Each feature has a table of its own. Row 0 stands for tokens that the training part lacks or has fewer than
-`min_count` times; the others follow by descending frequency, so that hot rows lie together. A missing token is a
-token like any other.
+`min_count` times; the others follow by descending frequency, so that hot rows lie together, and by value
+where they are equally frequent. A missing token is a token like any other, and goes before its equals.
+
+A hash table here is one array of 64-bit slots, the token above its count or row: what is looked up lies in
+one cache line, and the counts of the largest feature (10 million tokens) take 134 MB.
 """
 
+import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS
 
 UNKNOWN = 0
-_TOKENS, _OFFSETS, _MISSING = "vocabulary_tokens.npy", "vocabulary_offsets.npy", "vocabulary_missing.npy"
-_FIRST_CAPACITY = 1 << 12
-_THREADS = 2
+"""Row of tokens that are unseen or rare."""
 
-_Ids = npt.NDArray[np.int32]
+_FILES = {name: f"vocabulary_{name}.npy" for name in ("tokens", "offsets", "missing")}
+_THREADS = 2  # features counted at a time: each holds a table, so more would cost memory
+_SMALLEST = 1 << 4  # slots
+_ENCODED_ROWS = 1 << 13  # rows that a thread encodes at a time, so that they stay in its cache
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio (Knuth, multiplicative hashing)
+
+_Slots = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -29,10 +39,10 @@ class Vocabulary:
     """The rows of all tables.
 
     Attributes:
-        tokens: uint32, tokens of all features in the order of their rows, row 1 first; where a feature's missing
-            token has a row, an unused 0 stands in its place.
-        offsets: (27,) int64, where each feature's tokens begin.
-        missing: (26,) int32, the row of the missing token; `UNKNOWN` when it is rare.
+        tokens: uint32, tokens of all features in the order of their rows, row 1 first; where a missing token
+            has a row, a 0 without meaning stands in its place.
+        offsets: (27,) int64, where each feature's tokens begin, and their number.
+        missing: (26,) int32, row of the missing token; `UNKNOWN` when it is rare.
     """
 
     tokens: npt.NDArray[np.uint32]
@@ -45,151 +55,204 @@ class Vocabulary:
         return tuple(int(n) + 1 for n in np.diff(self.offsets))
 
     def encoder(self) -> "Encoder":
-        """Return the tables that look tokens up."""
+        """Build the hash tables that look tokens up."""
         return Encoder(self)
 
     def save(self, folder: Path) -> None:
-        """Write three .npy files."""
-        np.save(folder / _TOKENS, self.tokens, allow_pickle=False)
-        np.save(folder / _OFFSETS, self.offsets, allow_pickle=False)
-        np.save(folder / _MISSING, self.missing, allow_pickle=False)
+        """Write three .npy files into `folder`."""
+        for field, name in _FILES.items():
+            np.save(folder / name, getattr(self, field), allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary":
         """Read what `save` wrote."""
-        names = (_TOKENS, _OFFSETS, _MISSING)
-        return cls(*(np.load(folder / name, allow_pickle=False) for name in names))
+        return cls(**{field: np.load(folder / name, allow_pickle=False) for field, name in _FILES.items()})
 
 
-class VocabularyCounter:
-    """Counts tokens in open-addressing tables that grow."""
+def build_vocabulary(
+    column: Callable[[int], Iterable[npt.NDArray[np.uint32]]],
+    missing: npt.NDArray[np.int64],
+    *,
+    min_count: int,
+) -> Vocabulary:
+    """Count the tokens of the training part, and order those seen at least `min_count` times.
 
-    def __init__(self) -> None:
-        self._keys = [np.zeros(_FIRST_CAPACITY, np.uint32) for _ in range(NUM_TOKENS)]
-        self._counts = [np.zeros(_FIRST_CAPACITY, np.int64) for _ in range(NUM_TOKENS)]
-        self._used = [0] * NUM_TOKENS
-        self._missing = np.zeros(NUM_TOKENS, np.int64)
+    Args:
+        column: gives the tokens of feature 0..25 in pieces, 0 where missing; called from several threads.
+        missing: (26,) in how many rows each feature is missing.
+        min_count: at least 1.
 
-    def count(self, tokens: npt.NDArray[np.uint32], missing: npt.NDArray[np.uint64]) -> None:
-        """Count the rows of a block.
+    Returns:
+        The vocabulary.
+    """
 
-        Args:
-            tokens: (N, 26).
-            missing: (N,) bits as in `RowBlock`.
-        """
+    def ordered(feature: int) -> tuple[npt.NDArray[np.uint32], int]:
+        return _in_order(_counted(column(feature)), int(missing[feature]), min_count)
 
-        def count_feature(f: int) -> None:
-            needed = 2 * (self._used[f] + len(tokens))
-            if needed > len(self._keys[f]):
-                capacity = 1 << (needed - 1).bit_length()
-                self._keys[f], self._counts[f] = _grown(self._keys[f], self._counts[f], capacity)
-            bit = np.uint64(1 << (NUM_INTEGERS + f))
-            used, absent = _count(self._keys[f], self._counts[f], tokens[:, f], missing, bit)
-            self._used[f] += used
-            self._missing[f] += absent
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(count_feature, range(NUM_TOKENS)))
-
-    def build(self, min_count: int) -> Vocabulary:
-        """Order the tokens seen at least `min_count` times by frequency, ties by token."""
-        parts: list[npt.NDArray[np.uint32]] = []
-        missing = np.full(NUM_TOKENS, UNKNOWN, np.int32)
-        for f in range(NUM_TOKENS):
-            kept = self._counts[f] >= max(min_count, 1)
-            keys, counts = self._keys[f][kept], self._counts[f][kept]
-            order = np.lexsort((keys, -counts))
-            keys, counts = keys[order], counts[order]
-            if self._missing[f] >= max(min_count, 1):
-                place = int(np.count_nonzero(counts >= self._missing[f]))
-                keys = np.insert(keys, place, np.uint32(0))
-                missing[f] = place + 1
-            parts.append(keys)
-        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-        return Vocabulary(np.concatenate(parts), offsets, missing)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        tokens, missing_rows = zip(*pool.map(ordered, range(NUM_TOKENS)), strict=True)
+    return Vocabulary(
+        tokens=np.concatenate(tokens),
+        offsets=np.cumsum([0, *map(len, tokens)], dtype=np.int64),
+        missing=np.array(missing_rows, np.int32),
+    )
 
 
 class Encoder:
-    """Looks tokens up."""
+    """Looks tokens up; safe to share among threads."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         sizes = np.diff(vocabulary.offsets)
-        capacity = np.array([1 << int(2 * n + 1).bit_length() for n in sizes], np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(capacity)]).astype(np.int64)
-        self._keys = np.zeros(self._starts[-1], np.uint32)
-        self._rows = np.zeros(self._starts[-1], np.int32)
+        slots = [_new_slots(2 * int(size)) for size in sizes]
+        for feature, table in enumerate(slots):
+            first, stop = vocabulary.offsets[feature : feature + 2]
+            _enter(table, vocabulary.tokens[first:stop], vocabulary.missing[feature])
+        self._starts = np.cumsum([0, *map(len, slots)], dtype=np.int64)
+        self._slots = np.concatenate(slots)
         self._missing = vocabulary.missing
-        _fill(vocabulary.tokens, vocabulary.offsets, vocabulary.missing, self._keys, self._rows, self._starts)
 
-    def encode(self, tokens: npt.NDArray[np.uint32], missing: npt.NDArray[np.uint64]) -> _Ids:
+    def encode(
+        self, tokens: npt.NDArray[np.uint32], missing: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.int32]:
         """Return the table rows.
 
         Args:
-            tokens: (N, 26).
+            tokens: (N, 26), as in `RowBlock`.
             missing: (N,) bits as in `RowBlock`.
 
         Returns:
             (N, 26) int32, each within the table of its feature.
         """
-        ids = np.empty(tokens.shape, np.int32)
-        _encode(tokens, missing, self._keys, self._rows, self._starts, self._missing, ids)
-        return ids
+        rows = np.empty(tokens.shape, np.int32)
+
+        def encode(first: int) -> None:
+            part = slice(first, first + _ENCODED_ROWS)
+            _encode(tokens[part], missing[part], self._slots, self._starts, self._missing, rows[part])
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(encode, range(0, len(tokens), _ENCODED_ROWS)))
+        return rows
 
 
-@numba.njit(cache=True, nogil=True)
-def _slot(keys, marks, first, mask, token):
-    # Multiplication spreads the tokens (Knuth's constant); a mark of 0 is an empty place.
-    at = (np.uint64(token) * np.uint64(2654435769) >> np.uint64(7)) & mask
-    while marks[first + np.int64(at)] != 0 and keys[first + np.int64(at)] != token:
-        at = (at + np.uint64(1)) & mask
-    return first + np.int64(at)
+def _counted(pieces: Iterable[npt.NDArray[np.uint32]]) -> _Slots:
+    """Count tokens in a table that grows, at most 3/4 full."""
+    slots = _new_slots(0)
+    used = 0
+    for tokens in pieces:
+        if 4 * (used + len(tokens)) > 3 * len(slots):
+            full, slots = slots, _new_slots((used + len(tokens)) * 4 // 3)
+            _move(full, slots)
+        used += _count(slots, tokens)
+    return slots
 
 
-@numba.njit(cache=True, nogil=True)
-def _count(keys, counts, tokens, missing, bit):
-    used, absent = 0, 0
-    mask = np.uint64(len(keys) - 1)
+def _in_order(slots: _Slots, missing: int, min_count: int) -> tuple[npt.NDArray[np.uint32], int]:
+    """Return the kept tokens by rank, and the row of the missing token; see `Vocabulary`."""
+    kept = _frequent(slots, min_count)
+    # Counts of pieces include the missing, as zeros.
+    if missing:
+        zero = kept < np.uint64(1) << _HALF
+        kept[zero] -= np.uint64(missing)
+        kept = _frequent(kept, min_count)
+    rank = ((_LOW - (kept & _LOW)) << _HALF) | (kept >> _HALF)
+    rank.sort()
+    tokens = (rank & _LOW).astype(np.uint32)
+    if missing < min_count:
+        return tokens, UNKNOWN
+    place = int(np.searchsorted(rank, np.uint64((int(_LOW) - missing) << 32)))
+    return np.insert(tokens, place, np.uint32(0)), place + 1
+
+
+def _new_slots(at_least: int) -> _Slots:
+    return np.zeros(max(_SMALLEST, 1 << (at_least - 1).bit_length()), np.uint64)
+
+
+@njit(cache=True)
+def _find(slots: _Slots, token: np.uint64, shift: np.uint64) -> np.uint64:
+    """Return the slot that holds `token`, or the empty one where it belongs."""
+    at = (token * _SPREAD) >> shift
+    while slots[at] and slots[at] >> _HALF != token:
+        at = (at + np.uint64(1)) & np.uint64(len(slots) - 1)
+    return at
+
+
+@njit(cache=True)
+def _shift(slots: _Slots) -> np.uint64:
+    """Return how far a hash is shifted to index `slots`, whose number is a power of two."""
+    shift = 64
+    size = len(slots)
+    while size > 1:
+        size >>= 1
+        shift -= 1
+    return np.uint64(shift)
+
+
+@njit(cache=True, nogil=True)
+def _count(slots: _Slots, tokens: npt.NDArray[np.uint32]) -> int:
+    """Count tokens into a table with room for them; return how many are new."""
+    shift = _shift(slots)
+    new = 0
     for n in range(len(tokens)):
-        if missing[n] & bit:
-            absent += 1
-            continue
-        at = _slot(keys, counts, 0, mask, tokens[n])
-        if counts[at] == 0:
-            keys[at] = tokens[n]
-            used += 1
-        counts[at] += 1
-    return used, absent
+        token = np.uint64(tokens[n])
+        at = _find(slots, token, shift)
+        if not slots[at]:
+            slots[at] = token << _HALF
+            new += 1
+        slots[at] += np.uint64(1)
+    return new
 
 
-@numba.njit(cache=True, nogil=True)
-def _grown(keys, counts, capacity):
-    new_keys, new_counts = np.zeros(capacity, np.uint32), np.zeros(capacity, np.int64)
-    mask = np.uint64(capacity - 1)
-    for old in range(len(keys)):
-        if counts[old]:
-            at = _slot(new_keys, new_counts, 0, mask, keys[old])
-            new_keys[at], new_counts[at] = keys[old], counts[old]
-    return new_keys, new_counts
+@njit(cache=True, nogil=True)
+def _frequent(slots: _Slots, min_count: int) -> _Slots:
+    """Select without a mask or a copy of the counts, which would take as much memory again."""
+    frequent = 0
+    for slot in slots:
+        frequent += (slot & _LOW) >= np.uint64(min_count)
+    kept = np.empty(frequent, np.uint64)
+    n = 0
+    for slot in slots:
+        if (slot & _LOW) >= np.uint64(min_count):
+            kept[n] = slot
+            n += 1
+    return kept
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill(tokens, offsets, missing, keys, rows, starts):
-    for f in range(len(offsets) - 1):
-        mask = np.uint64(starts[f + 1] - starts[f] - 1)
-        for row in range(1, offsets[f + 1] - offsets[f] + 1):
-            if row == missing[f]:
-                continue
-            token = tokens[offsets[f] + row - 1]
-            at = _slot(keys, rows, starts[f], mask, token)
-            keys[at], rows[at] = token, row
+@njit(cache=True, nogil=True)
+def _move(full: _Slots, slots: _Slots) -> None:
+    """Enter all of one table into another, larger one."""
+    shift = _shift(slots)
+    for n in range(len(full)):
+        if full[n]:
+            slots[_find(slots, full[n] >> _HALF, shift)] = full[n]
 
 
-@numba.njit(cache=True, parallel=True)
-def _encode(tokens, missing, keys, rows, starts, missing_rows, ids):
-    for n in numba.prange(len(tokens)):
-        for f in range(tokens.shape[1]):
-            if (missing[n] >> np.uint64(NUM_INTEGERS + f)) & np.uint64(1):
-                ids[n, f] = missing_rows[f]
+@njit(cache=True, nogil=True)
+def _enter(slots: _Slots, tokens: npt.NDArray[np.uint32], missing: int) -> None:
+    """Enter the rows of tokens, row 1 first; row `missing` belongs to no token."""
+    shift = _shift(slots)
+    for n in range(len(tokens)):
+        if n + 1 != missing:
+            token = np.uint64(tokens[n])
+            slots[_find(slots, token, shift)] = (token << _HALF) | np.uint64(n + 1)
+
+
+@njit(cache=True, nogil=True)
+def _encode(
+    tokens: npt.NDArray[np.uint32],
+    missing: npt.NDArray[np.uint64],
+    slots: _Slots,
+    starts: npt.NDArray[np.int64],
+    missing_rows: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int32],
+) -> None:
+    """Look up feature by feature, so that a feature's table stays in the cache."""
+    for feature in range(NUM_TOKENS):
+        table = slots[starts[feature] : starts[feature + 1]]
+        shift = _shift(table)
+        for n in range(len(missing)):
+            if (missing[n] >> np.uint64(NUM_INTEGERS + feature)) & np.uint64(1):
+                rows[n, feature] = missing_rows[feature]
             else:
-                mask = np.uint64(starts[f + 1] - starts[f] - 1)
-                ids[n, f] = rows[_slot(keys, rows, starts[f], mask, tokens[n, f])]
+                # An empty slot holds 0, the row of unknown tokens.
+                slot = table[_find(table, np.uint64(tokens[n, feature]), shift)]
+                rows[n, feature] = slot & _LOW

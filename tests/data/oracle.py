@@ -40,13 +40,18 @@ def parse(data: bytes, labels: str = "required") -> tuple[list[Row], list[bytes]
         # An unlabelled line is one field short: with a tab before it, its first field is an empty label.
         if len(line) <= 65536 and row.fullmatch(content):
             fields = content.split(b"\t")
-            integers = tuple(int(field) if field else None for field in fields[1:14])
+            integers = tuple(_integer(field) if field else None for field in fields[1:14])
             if all(x is None or -(2**63) <= x < 2**63 for x in integers):
                 tokens = tuple(int(field, 16) if field else None for field in fields[14:])
                 rows.append(Row(int(fields[0]) if fields[0] else NO_LABEL, integers, tokens))
                 continue
         bad.append(raw)
     return rows, bad
+
+
+def _integer(field: bytes) -> int:
+    """Leave out leading zeros first: Python refuses to convert thousands of digits."""
+    return int(re.sub(rb"^(-?)0+(?=[0-9])", rb"\1", field))
 
 
 def rows_of(blocks: Iterable[RowBlock]) -> list[Row]:

@@ -1,0 +1,115 @@
+"""Speed and memory of preparing raw rows, in a process of its own.
+
+    python -m benchmarks.prepare [--rows N] [--pipe] [--cardinality-scale S] [--json]
+
+The rows are generated, and read from a file or, at any number and without the space for it, from a pipe. The
+time is from a running interpreter to sealed rows: parsing, counting, encoding, hashing and flushing to disk.
+A small preparation before it compiles the kernels.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.data.criteo import prepare_criteo
+from dlrm_adahessian.data.synthetic import row_blocks
+from dlrm_adahessian.data.tsv import format_rows
+
+_WARM_UP_ROWS = 1000
+
+
+def write_text(file: IO[bytes], rows: int, config: SyntheticConfig) -> int:
+    """Write generated rows; return how many bytes."""
+    return sum(file.write(format_rows(block)) for block in row_blocks(config, rows))
+
+
+def measure(path: str, cache: Path) -> dict[str, float]:
+    """Prepare `path` in this process."""
+    began = time.perf_counter()
+    data = prepare_criteo(path, DataConfig(cache_dir=cache), rows=None, bad_rows="strict")
+    return {
+        "rows": len(data.labels),
+        "seconds": time.perf_counter() - began,
+        "peak_rss_mib": peak_rss_mib(),
+        "table_rows": sum(data.vocabulary.num_rows),
+    }
+
+
+def peak_rss_mib() -> float:
+    """Return the most memory that this program has held; getrusage would count the parent before exec too."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def measure_apart(rows: int, config: SyntheticConfig, folder: Path, *, pipe: bool) -> dict[str, float | str]:
+    """Prepare generated rows in another process.
+
+    Args:
+        rows: how many.
+        config: the generator's.
+        folder: an empty folder on the disk to be measured.
+        pipe: write the text into the process instead of a file; then the generator takes part of the time.
+
+    Returns:
+        What was measured.
+    """
+    text = folder / "train.txt"
+    command = [sys.executable, "-m", "benchmarks.prepare", "--measure", "-" if pipe else str(text)]
+    command += ["--folder", str(folder / "cache")]
+    if pipe:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            if process.stdin is None:
+                raise RuntimeError("the process must have a standard input and has none")
+            size = write_text(process.stdin, rows, config)
+            output = process.communicate()[0]
+    else:
+        with text.open("wb") as file:
+            size = write_text(file, rows, config)
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    found = json.loads(output)
+    return {
+        "input": "pipe" if pipe else "file",
+        **found,
+        "megabytes": size / 1e6,
+        "megabytes_per_second": size / 1e6 / found["seconds"],
+        "rows_per_second": found["rows"] / found["seconds"],
+        "cpus": len(os.sched_getaffinity(0)),
+    }
+
+
+def main() -> None:
+    """Print the measurement."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=2_000_000, help="generated rows")
+    parser.add_argument("--pipe", action="store_true", help="read from standard input")
+    parser.add_argument("--cardinality-scale", type=float, default=0.02, help="of published cardinalities")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--measure", metavar="PATH", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.folder)))
+        return
+    config = SyntheticConfig(cardinality_scale=args.cardinality_scale)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        for part, rows in (("warm", _WARM_UP_ROWS), ("measured", args.rows)):
+            (Path(folder) / part).mkdir()
+            found = measure_apart(rows, config, Path(folder) / part, pipe=args.pipe)
+    if args.json:
+        print(json.dumps([found]))
+        return
+    for name, value in found.items():
+        print(f"{name:<22}{value if isinstance(value, str) else f'{value:,.1f}'}")
+
+
+if __name__ == "__main__":
+    main()

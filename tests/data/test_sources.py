@@ -1,0 +1,245 @@
+"""Every way to bring rows, and archives that try to do harm."""
+
+import gzip
+import io
+import os
+import sys
+import tarfile
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dlrm_adahessian.data.sources import input_files, input_identity, is_pipe, open_sources
+from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.storage import fingerprint
+
+TEXT = b"".join(b"%d\tline\n" % n for n in range(200_000))
+REMEDY = "--dataset synthetic"
+
+
+def read_all(path: str | Path) -> dict[str, bytes]:
+    """Read all sources of an input, and check that their positions end at the total."""
+    read, consumed, total = {}, 0, None
+    for source in open_sources(path):
+        pieces = []
+        while piece := source.read(70_001):
+            pieces.append(piece)
+            assert consumed <= source.consumed()
+            consumed = source.consumed()
+        read[source.name] = b"".join(pieces)
+        consumed, total = source.consumed(), source.total
+    assert total in (None, consumed)
+    return read
+
+
+def member(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, data
+
+
+def tar(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT) as archive:
+        for info, data in members:
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+ARCHIVE = (
+    member("readme.txt", b"hello\n"),
+    member("./dac", type=tarfile.DIRTYPE),
+    member("dac/train.txt", TEXT),
+)
+
+
+@pytest.mark.parametrize("name", ["train.txt", "odd name", "named.gz", "rows.csv"])
+def test_plain_text_under_any_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(TEXT)
+    assert read_all(tmp_path / name) == {name: TEXT}
+
+
+@pytest.mark.parametrize("name", ["train.txt.gz", "no_suffix"])
+def test_gzip_is_known_by_its_bytes(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(TEXT[:1000]) + gzip.compress(TEXT[1000:]))
+    assert read_all(str(tmp_path / name)) == {name: TEXT}
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w"])
+def test_archive_gives_its_training_file(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "download").write_bytes(tar(*ARCHIVE, member("test.txt", b"x" * 10**6), mode=mode))
+    assert read_all(tmp_path / "download") == {"download/train.txt": TEXT}
+    assert [path.name for path in tmp_path.iterdir()] == ["download"]
+
+
+def test_folder_gives_the_training_file_or_all_by_name(tmp_path: Path) -> None:
+    for name, data in {
+        "b.tsv": b"b\n",
+        "a.txt": b"a\n",
+        "c.gz": gzip.compress(b"c\n"),
+        "d.csv": b"d\n",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    assert list(read_all(tmp_path).items()) == [("a.txt", b"a\n"), ("b.tsv", b"b\n"), ("c.gz", b"c\n")]
+    (tmp_path / "train.txt").write_bytes(TEXT)
+    assert read_all(tmp_path) == {"train.txt": TEXT}
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, lambda data: tar(member("train.txt", data))])
+def test_standard_input(packed: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(packed(TEXT))))
+    assert is_pipe("-")
+    assert list(read_all("-").values()) == [TEXT]
+
+
+def test_named_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert is_pipe(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(TEXT,))
+    writer.start()
+    assert read_all(pipe) == {"pipe": TEXT}
+    writer.join()
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir], ids=["absent", "empty folder"])
+def test_no_input(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(NoInputError, match=REMEDY) as caught:
+        read_all(tmp_path / "data")
+    assert caught.value.exit_code == 66
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_file_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(TEXT)
+    (tmp_path / "data").chmod(0)
+    with pytest.raises(NoInputError, match="Permission denied"):
+        read_all(tmp_path / "data")
+
+
+@pytest.mark.parametrize("data", [b"", gzip.compress(b""), tar(member("other.txt", b"x"))])
+def test_nothing_to_read(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(data)
+    with pytest.raises(DataError, match="must hold") as caught:
+        read_all(tmp_path / "data")
+    assert caught.value.exit_code == 65
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(TEXT), tar(*ARCHIVE)], ids=["gzip", "archive"])
+def test_gzip_cut_short_anywhere_is_refused(packed: bytes, tmp_path: Path) -> None:
+    for length in (3, 9, 12, len(packed) // 2, len(packed) - 9, len(packed) - 1):
+        (tmp_path / "data").write_bytes(packed[:length])
+        with pytest.raises(DataError, match="must be a whole"):
+            read_all(tmp_path / "data")
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(TEXT), tar(*ARCHIVE)], ids=["gzip", "archive"])
+def test_flipped_bit_in_a_gzip_is_refused(packed: bytes, tmp_path: Path) -> None:
+    for at in range(20, len(packed), len(packed) // 20):
+        (tmp_path / "data").write_bytes(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :])
+        with pytest.raises(DataError, match="must "):
+            read_all(tmp_path / "data")
+
+
+def test_plain_archive_cut_short_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(tar(*ARCHIVE, mode="w")[:1_000_000])
+    with pytest.raises(DataError, match="whole tar archive"):
+        read_all(tmp_path / "data")
+
+
+HOSTILE = {
+    "parent": (member("../train.txt", TEXT), "leaves the folder"),
+    "parent inside": (member("a/../../train.txt", TEXT), "leaves the folder"),
+    "absolute": (member("/train.txt", TEXT), "leaves the folder"),
+    "backslash": (member("..\\train.txt", TEXT), "leaves the folder"),
+    "symbolic link": (
+        member("train.txt", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        "link to '/etc/passwd'",
+    ),
+    "hard link": (member("train.txt", type=tarfile.LNKTYPE, linkname="readme.txt"), "link to 'readme.txt'"),
+    "device": (member("train.txt", type=tarfile.CHRTYPE, devmajor=1, devminor=5), "not a plain file"),
+    "pipe": (member("train.txt", type=tarfile.FIFOTYPE), "not a plain file"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_member_is_refused_and_named(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, reason = HOSTILE[kind]
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "data").write_bytes(tar(member("readme.txt", b"x"), bad))
+    with pytest.raises(DataError, match=f"refused: .*{reason}"):
+        read_all(inside / "data")
+    assert reason in caplog.text
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "inside"]
+
+
+def test_good_member_is_read_behind_a_hostile_one(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(tar(*(bad for bad, _ in HOSTILE.values()), *ARCHIVE))
+    assert read_all(tmp_path / "data") == {"data/train.txt": TEXT}
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K", b"X"])
+def test_header_that_fills_the_memory_is_refused(kind: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("bomb")
+    info.type, info.size = kind, 1 << 33
+    with gzip.open(tmp_path / "data", "wb", 1) as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="refused"):
+        read_all(tmp_path / "data")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_sparse_member_is_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("train.txt")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
+    (tmp_path / "data").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(DataError, match="refused"):
+        read_all(tmp_path / "data")
+
+
+def test_archive_of_many_members_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(tar(*(member(f"{n}.txt") for n in range(1500)), *ARCHIVE))
+    with pytest.raises(DataError, match="1000 members"):
+        read_all(tmp_path / "data")
+
+
+def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(TEXT)
+    (tmp_path / "b").write_bytes(TEXT)
+    (tmp_path / "c").write_bytes(TEXT[:-1] + b"\t")
+    os.utime(tmp_path / "b", (0, 0))
+    a, b, c = (fingerprint(input_identity(tmp_path / name)) for name in "abc")
+    assert a == b != c
+
+
+def test_identity_of_a_large_file_changes_with_its_ends_and_time(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(65 << 20)
+    os.utime(large, (1, 1))
+    seen = {fingerprint(input_identity(large))}
+    for at in (0, (65 << 20) - 1):
+        with large.open("r+b") as file:
+            file.seek(at)
+            file.write(b"x")
+        os.utime(large, (1, 1))
+        seen.add(fingerprint(input_identity(large)))
+    os.utime(large, (2, 2))
+    seen.add(fingerprint(input_identity(large)))
+    assert len(seen) == 4
+    assert input_files(large) == [large]
