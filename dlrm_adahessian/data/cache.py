@@ -11,7 +11,7 @@ from dlrm_adahessian.data.criteo import prepare_criteo
 from dlrm_adahessian.data.prepare import write_prepared
 from dlrm_adahessian.data.prepared import FORMAT, PreparedData, find_or_make, open_prepared
 from dlrm_adahessian.data.progress import Progress
-from dlrm_adahessian.data.synthetic import row_blocks
+from dlrm_adahessian.data.synthetic import GENERATOR, row_blocks
 from dlrm_adahessian.errors import DataError
 
 __all__ = ["PreparedData", "open_dataset", "open_prepared", "prepare_criteo", "prepare_synthetic"]
@@ -62,6 +62,7 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None) -> PreparedData:
         "min_count": cfg.min_count,
         "rows": count,
         "synthetic": asdict(cfg.synthetic),
+        "generator": GENERATOR,
     }
 
     def fill(folder: Path) -> dict[str, Any]:

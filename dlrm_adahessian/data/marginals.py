@@ -1,4 +1,3 @@
-# pyright: basic
 """Published statistics of the Criteo Kaggle training file, and distributions fitted to them.
 
 The figures are aggregates over all 45,840,617 rows that others published: number of rows and clicks,
@@ -24,6 +23,8 @@ C1_TOP_SHARES = {1: 0.5011, 2: 0.6679, 5: 0.8334, 10: 0.9091}
 """Number of most frequent tokens of C1 to the share of rows that they hold together."""
 MAX_RANGES = 511
 """Most ranges that a distribution here has."""
+SLOTS = MAX_RANGES + 1
+"""Slots of an alias table; the last has no range and is free for another use."""
 
 _SINGLE_VALUES = 128
 _ZIPF_OFFSET = 2.0  # q of the Zipf-Mandelbrot head (r + q)**-s; s is fitted, q is not published
@@ -172,7 +173,8 @@ def fit_tokens(marginal: TokenMarginal, scale: float, pinned: dict[int, float] |
     Args:
         marginal: distinct and tail counts of the feature.
         scale: fraction of the published number of tokens, in (0, 1].
-        pinned: published cumulative shares of the first tokens, by number of tokens.
+        pinned: published cumulative shares of the first tokens, by number of tokens; the others share the
+            rest, so that with hardly any others (C1 below a scale of 0.012) some outgrow the first.
 
     Returns:
         A distribution on the ranks 0..cardinality - 1.
@@ -200,6 +202,47 @@ def fit_tokens(marginal: TokenMarginal, scale: float, pinned: dict[int, float] |
     if pinned is not None:
         mass = _pin(mass, pinned)
     return Ranges(edges[:-1], width, mass / mass.sum())
+
+
+def fit_fields(scale: float) -> list[Ranges]:
+    """Return the fitted distributions of I1..I13, of values, and of C1..C26 at a `scale`, of ranks."""
+    return [
+        *(fit_integer(marginal) for marginal in INTEGERS),
+        fit_tokens(TOKENS[0], scale, C1_TOP_SHARES),
+        *(fit_tokens(marginal, scale) for marginal in TOKENS[1:]),
+    ]
+
+
+def missing_groups() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Return field bits and 32-bit threshold of each set of fields with the same missing count, none at 0."""
+    missing = np.array([field.missing for field in (*INTEGERS, *TOKENS)])
+    counts = np.unique(missing[missing > 0])
+    bits = np.uint64(1) << np.arange(len(missing), dtype=np.uint64)
+    groups = np.array([bits[missing == count].sum() for count in counts], dtype=np.uint64)
+    return groups, np.rint(counts / ROWS * 2**32).astype(np.uint64)
+
+
+def alias_table(mass: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Build Walker's alias table by Vose's method.
+
+    Args:
+        mass: (M,) of the bins, adds up to 1; the other slots have none.
+
+    Returns:
+        alias (512,) and alias_from (512,): slot s is bin s for a 32-bit draw below alias_from[s], else alias[s].
+    """
+    fill = np.pad(mass * SLOTS, (0, SLOTS - len(mass)))
+    alias = np.arange(SLOTS, dtype=np.uint64)
+    short = [slot for slot in range(SLOTS) if fill[slot] < 1]
+    full = [slot for slot in range(SLOTS) if fill[slot] >= 1]
+    while short and full:
+        slot, donor = short.pop(), full[-1]
+        alias[slot] = donor
+        fill[donor] -= 1 - fill[slot]
+        if fill[donor] < 1:
+            short.append(full.pop())
+    # What rounding leaves over stands alone: its alias is itself.
+    return alias, np.rint(np.clip(fill, 0, 1) * 2**32).astype(np.uint64)
 
 
 def _edges(size: int) -> npt.NDArray[np.int64]:
