@@ -76,6 +76,16 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The folder of the checkpoint with the best validation, where training may stop early."""
+        return self.path / "best"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The sealed folder of the vocabulary that the run was trained on."""
+        return self.path / "vocabulary"
+
+    @property
     def metrics(self) -> Path:
         """The file of `MetricsLog`."""
         return self.path / "metrics.jsonl"

@@ -116,7 +116,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def doctor(arguments: Sequence[str]) -> int:
     """Check that torch, torchrec and fbgemm fit together, and say what to do."""
-    tyro.cli(_no_arguments, args=arguments, prog="doctor")
+    tyro.cli(_no_arguments, args=arguments, prog="doctor", description=doctor.__doc__)
     from dlrm_adahessian.doctor import diagnose
 
     healthy, text = diagnose()
@@ -125,7 +125,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 def _no_arguments() -> None:
-    """Check that torch, torchrec and fbgemm fit together, and say what to do."""
+    """Take no flags but --help."""
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

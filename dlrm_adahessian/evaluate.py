@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import from_dict
-from dlrm_adahessian.data.cache import open_prepared
 from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepare import dense_features
+from dlrm_adahessian.data.prepared import open_prepared
 from dlrm_adahessian.data.schema import NO_LABEL
 from dlrm_adahessian.data.sources import open_sources
 from dlrm_adahessian.data.tsv import BadLines, read_rows
@@ -30,12 +30,10 @@ from dlrm_adahessian.metrics import (
     binary_metrics,
     calibration_bins,
     expected_calibration_error,
-    probability_from_logit,
 )
-from dlrm_adahessian.state import TrainState
+from dlrm_adahessian.state import SCORING_BATCH, TrainState
 from dlrm_adahessian.storage import DamagedFolderError, read_sealed, storage_errors
 
-BATCH = 8192
 _SCHEMA = pa.schema([("row", pa.int64()), ("label", pa.int8()), ("probability", pa.float32())])
 _Rows = tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
@@ -68,6 +66,7 @@ def evaluate(
         raise UsageError(
             f"--part names a part of prepared rows, and {data_path} holds raw ones; leave it out"
         )
+    scored = 0
     labels: list[npt.NDArray[np.int8]] = []
     probabilities: list[npt.NDArray[np.float32]] = []
     with ExitStack() as stack:
@@ -86,8 +85,8 @@ def evaluate(
             )
             for block in blocks:
                 probability = scorer.score(block)
-                first = bar.n if not bar.disable else sum(map(len, labels))
-                writer.write_table(_table(first, block[0], probability))
+                writer.write_table(_table(scored, block[0], probability))
+                scored += len(probability)
                 labels.append(block[0])
                 probabilities.append(probability)
                 bar.update(len(probability))
@@ -110,7 +109,7 @@ class _Scorer:
         resolved = run.read_config()
         trained_on = resolved.pop("prepared", {})
         config = from_dict(resolved)
-        folder = path / "vocabulary"
+        folder = run.vocabulary
         try:
             manifest = read_sealed(folder)
         except DamagedFolderError as error:
@@ -123,7 +122,7 @@ class _Scorer:
         vocabulary = Vocabulary.load(folder)
         self._encoder = vocabulary.encoder()
         self._state = TrainState(config, vocabulary.num_rows, torch.device("cpu"))
-        checkpoints = path / "best" if config.patience else run.checkpoints
+        checkpoints = run.best if config.patience else run.checkpoints
         found = load_newest_good(checkpoints, config.fingerprint(manifest["fingerprint"]))
         if found is None:
             raise NoInputError(f"{checkpoints} holds no checkpoint; train with --out {path} first")
@@ -148,19 +147,18 @@ class _Scorer:
                 f"{folder} was prepared with another vocabulary than this run was trained on; name the raw rows instead"
             )
         rows = range(len(data.labels)) if part == "all" else getattr(data.split, part)
-        for start in range(rows.start, rows.stop, 16 * BATCH):
-            these = slice(start, min(start + 16 * BATCH, rows.stop))
+        for start in range(rows.start, rows.stop, 16 * SCORING_BATCH):
+            these = slice(start, min(start + 16 * SCORING_BATCH, rows.stop))
             yield np.asarray(data.labels[these]), np.asarray(data.dense[these]), np.asarray(data.ids[these])
 
     def score(self, rows: _Rows) -> npt.NDArray[np.float32]:
         """Return the probabilities of a block."""
         labels, dense, ids = rows
-        parts: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(labels), BATCH):
-            these = slice(start, start + BATCH)
-            batch = make_batch(dense[these], ids[these], np.zeros(len(labels[these]), np.float32))
-            parts.append(probability_from_logit(self._state.logits(batch).numpy()))
-        return np.concatenate(parts)
+        parts = (slice(start, start + SCORING_BATCH) for start in range(0, len(labels), SCORING_BATCH))
+        unlabelled = np.zeros(SCORING_BATCH, np.float32)  # scoring reads no labels
+        return self._state.score(
+            make_batch(dense[part], ids[part], unlabelled[: len(ids[part])]) for part in parts
+        )
 
 
 def _table(first: int, labels: npt.NDArray[np.int8], probability: npt.NDArray[np.float32]) -> pa.Table:

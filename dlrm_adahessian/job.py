@@ -10,7 +10,8 @@ import xxhash
 
 from dlrm_adahessian.artifacts import RunDirectory, default_run_path, environment
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
-from dlrm_adahessian.data.cache import PreparedData, open_dataset
+from dlrm_adahessian.data.cache import open_dataset
+from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.statistics import compare_predictions
 from dlrm_adahessian.storage import exclusive_lock, fingerprint, sealed_folder
@@ -19,7 +20,6 @@ from dlrm_adahessian.trainer import Fitted, finished, fit
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-VOCABULARY = "vocabulary"
 
 
 def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
@@ -45,7 +45,7 @@ def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
         )
         prepared = {"folder": str(data.folder.resolve()), "fingerprint": data.fingerprint}
         run.write_config({**asdict(config), "prepared": prepared})
-        with sealed_folder(run.path / VOCABULARY, {"fingerprint": data.fingerprint}) as folder:
+        with sealed_folder(run.vocabulary, {"fingerprint": data.fingerprint}) as folder:
             data.vocabulary.save(folder)
         ours = fit(config, data, run, title=config.optimizer)
         baseline = None if config.baseline == "none" else _baseline(config, data)

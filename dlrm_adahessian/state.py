@@ -2,10 +2,12 @@
 """All that training changes: the two halves of the model, their optimizers, the estimator; and its checkpoints."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,8 +19,12 @@ from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed import checkpoint
 from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.metrics import probability_from_logit
 from dlrm_adahessian.model.head import Head, flatten_parameters_
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+
+SCORING_BATCH = 8192
+"""Rows per batch where nothing is learnt."""
 
 
 class TrainState:
@@ -35,7 +41,6 @@ class TrainState:
         Raises:
             UsageError: the estimator is not right for this model.
         """
-        self._num_rows = dict(zip(TOKEN_NAMES, num_rows, strict=True))
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
             config.model, num_dense=NUM_INTEGERS, num_features=len(num_rows), generator=generator
@@ -45,7 +50,7 @@ class TrainState:
         self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, sizes)
         tables = [
             TableSpec(name=name, num_rows=rows, dim=config.model.embedding_dim)
-            for name, rows in self._num_rows.items()
+            for name, rows in zip(TOKEN_NAMES, num_rows, strict=True)
         ]
         self.lookup = ShardedLookup(tables, rule=row_rule(config.optim.rows), device=device, seed=config.seed)
         try:
@@ -83,9 +88,10 @@ class TrainState:
         )
 
     @torch.no_grad()
-    def logits(self, batch: Batch) -> Tensor:
-        """Return the logits (B,) of a batch."""
-        return self.head(batch.dense, self.lookup(batch.kjt))
+    def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
+        """Return the probabilities of the rows of all batches, (N,) float32; for speed of `SCORING_BATCH` rows each."""
+        logits = (self.head(batch.dense, self.lookup(batch.kjt)) for batch in batches)
+        return np.concatenate([probability_from_logit(part.numpy()) for part in logits])
 
     def save(
         self, folder: Path, step: int, state: dict[str, Any], fingerprint: str, *, keep: int = 2
@@ -95,7 +101,7 @@ class TrainState:
             folder,
             step=step,
             dense=self._dense_tensors(),
-            shards=self._shards(),
+            shards=list(self.lookup.shards().values()),
             state=state,
             fingerprint=fingerprint,
             keep=keep,
@@ -103,24 +109,13 @@ class TrainState:
 
     def restore_(self, found: checkpoint.Checkpoint) -> None:
         """Take up a checkpoint of the same configuration."""
-        found.restore_(self._dense_tensors(), self._shards())
+        found.restore_(self._dense_tensors(), list(self.lookup.shards().values()))
         self.estimator.load_state()
 
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
         estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}
         return {"parameters": self.parameters, **optimizer, **estimator}
-
-    def _shards(self) -> list[checkpoint.TableShard]:
-        return [
-            checkpoint.TableShard(
-                table=name,
-                first_row=shard.first_row,
-                table_rows=self._num_rows[name],
-                tensors={"weight": shard.weight, **shard.state},
-            )
-            for name, shard in self.lookup.shards().items()
-        ]
 
 
 def all_finite(found: Derivatives) -> bool:

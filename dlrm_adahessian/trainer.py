@@ -24,19 +24,18 @@ from tqdm import tqdm
 
 from dlrm_adahessian.artifacts import MetricsLog, PredictionLog, RunDirectory
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.data.cache import PreparedData
 from dlrm_adahessian.data.loader import Batch, Loader
+from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.metrics import BinaryMetrics, RecentWindow, binary_metrics, probability_from_logit
 from dlrm_adahessian.optim.schedule import lr_scale
 from dlrm_adahessian.signals import StopRequest
-from dlrm_adahessian.state import TrainState, all_finite
+from dlrm_adahessian.state import SCORING_BATCH, TrainState, all_finite
 
 logger = logging.getLogger(__name__)
 
-EVAL_BATCH = 8192
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
 _WINDOW_ROWS = 20_000  # of the AUC on the progress bar
 _PROGRESSIVE, _TEST = "progressive.f32", "test.f32"  # predictions in the run directory
@@ -130,6 +129,7 @@ class _Fit:
         self.board = stack.enter_context(_tensorboard(run))
         self.stop = stack.enter_context(StopRequest())
         self.progress = Progress()
+        self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
         self.clock = _Clock()
         self.resumed_from = self._resume()
 
@@ -216,7 +216,7 @@ class _Fit:
 
     def _validate(self) -> None:
         progress = self.progress
-        found = self._measure(self.data.split.val)[1]
+        found = self.validation = self._measure(self.data.split.val)[1]
         self.metrics.log({"step": progress.step, "val": found.asdict()})
         if self.board is not None:
             self.board.add_scalar("val/logloss", found.logloss, progress.step)
@@ -236,7 +236,7 @@ class _Fit:
             "progressive_rows": self.progressive.rows,
             "timing": self.clock.state(),
         }
-        folder = self.directory.path / "best" if best else self.directory.checkpoints
+        folder = self.directory.best if best else self.directory.checkpoints
         self.state.save(folder, self.progress.step, state, self.fingerprint, keep=1 if best else 2)
 
     def _resume(self) -> int:
@@ -257,21 +257,20 @@ class _Fit:
         return found.step
 
     def _measure(self, rows: range) -> tuple[npt.NDArray[np.float32], BinaryMetrics]:
-        loader = Loader(self.data, rows, EVAL_BATCH, prefetch=self.config.data.prefetch)
-        parts = [probability_from_logit(self.state.logits(batch).numpy()) for batch in loader.batches(0)]
-        probability = np.concatenate(parts)
-        return probability, binary_metrics(np.asarray(self.data.labels[rows.start : rows.stop]), probability)
+        loader = Loader(self.data, rows, SCORING_BATCH, prefetch=self.config.data.prefetch)
+        probability = self.state.score(loader.batches(0))
+        return probability, binary_metrics(_labels(self.data, rows), probability)
 
     def _finish(self) -> Fitted:
         timing = self.clock.summary()
-        if self.config.patience and (
-            best := load_newest_good(self.directory.path / "best", self.fingerprint)
-        ):
+        if self.config.patience and (best := load_newest_good(self.directory.best, self.fingerprint)):
             self.state.restore_(best)
+            self.validation = None
         data, split = self.data, self.data.split
         progressive = _progressive(data, self.loader, self.progressive)
         test_probability, test = self._measure(split.test)
-        test_labels = np.asarray(data.labels[split.test.start : split.test.stop])
+        test_labels = _labels(data, split.test)
+        validation = self.validation or self._measure(split.val)[1]
         with PredictionLog(self.directory.path / _TEST) as log:
             log.rewind(0)
             log.append(test_probability)
@@ -291,7 +290,7 @@ class _Fit:
                 "rejected": data.rejected,
             },
             "progressive": binary_metrics(*progressive).asdict(),
-            "val": self._measure(split.val)[1].asdict(),
+            "val": validation.asdict(),
             "test": test.asdict(),
             "train": {
                 "steps": self.progress.step,
@@ -307,6 +306,10 @@ class _Fit:
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
         return epochs * len(self.data.split.train) + batches * self.config.batch_size
+
+
+def _labels(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
+    return np.asarray(data.labels[rows.start : rows.stop])
 
 
 def _progressive(
@@ -349,7 +352,7 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted
         return Fitted(
             summary=run.read_summary(),
             progressive=_progressive(data, _training_loader(config, data), log),
-            test=(np.asarray(data.labels[test.start : test.stop]), np.array(test_log.read())),
+            test=(_labels(data, test), np.array(test_log.read())),
         )
 
 

@@ -9,12 +9,10 @@ import numpy as np
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo import prepare_criteo
 from dlrm_adahessian.data.prepare import write_prepared
-from dlrm_adahessian.data.prepared import FORMAT, PreparedData, find_or_make, open_prepared
+from dlrm_adahessian.data.prepared import FORMAT, PreparedData, find_or_make
 from dlrm_adahessian.data.progress import Progress
 from dlrm_adahessian.data.synthetic import GENERATOR, row_blocks
 from dlrm_adahessian.errors import DataError
-
-__all__ = ["PreparedData", "open_dataset", "open_prepared", "prepare_criteo", "prepare_synthetic"]
 
 DEFAULT_SYNTHETIC_ROWS = 1_000_000
 

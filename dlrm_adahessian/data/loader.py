@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from dlrm_adahessian.data.cache import PreparedData
+from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.data.schema import TOKEN_NAMES
 
 _POOL_BATCHES = 64  # batches whose rows are shuffled together; reads stay runs of one batch

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dlrm_adahessian.distributed import step_folders
+from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.distributed.tensor_file import Piece, write_tensors
 from dlrm_adahessian.errors import CheckpointError, DivergedError
 from dlrm_adahessian.storage import (
@@ -41,33 +42,6 @@ FORMAT = 1
 _DENSE = "dense.safetensors"
 _STATE = "state.json"
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableShard:
-    """Consecutive rows of one table, and what belongs to each of them.
-
-    Attributes:
-        table: name of the table.
-        first_row: the row of the table that is row 0 of the tensors.
-        table_rows: rows of the whole table.
-        tensors: the weight (r, D) and row states (r, D) or (r,), by name, all with the same r.
-    """
-
-    table: str
-    first_row: int
-    table_rows: int
-    tensors: Mapping[str, Tensor]
-
-    def __post_init__(self) -> None:
-        lengths = {name: len(tensor) for name, tensor in self.tensors.items()}
-        if len(set(lengths.values())) != 1:
-            raise ValueError(f"all tensors of a shard have the same rows; those of {self.table}: {lengths}")
-
-    @property
-    def rows(self) -> int:
-        """Rows in this shard."""
-        return len(next(iter(self.tensors.values())))
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)

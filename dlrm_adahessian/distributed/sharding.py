@@ -29,6 +29,7 @@ from torchrec.distributed.types import ModuleSharder, ShardingPlan
 from dlrm_adahessian.distributed.initial_rows import fill_uniform_
 from dlrm_adahessian.distributed.row_kernel import RowKernel, RowSharder, ShardedRows
 from dlrm_adahessian.distributed.row_tables import RowTables
+from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.optim.base import RowRule
 
 # TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
@@ -56,21 +57,6 @@ class TableSpec:
     num_rows: int
     dim: int
     sharding: Literal["auto", "table", "row"] = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableShard:
-    """What this rank holds of a table; views, so writing into them is loading.
-
-    Attributes:
-        first_row: the table's row that `weight[0]` is.
-        weight: (rows, D).
-        state: the rule's state, each (rows, D) or (rows,).
-    """
-
-    first_row: int
-    weight: Tensor
-    state: dict[str, Tensor]
 
 
 _SHARDING_TYPES = {"auto": ["table_wise", "row_wise"], "table": ["table_wise"], "row": ["row_wise"]}
@@ -135,7 +121,11 @@ class ShardedLookup:
         for index, spec in enumerate(self._specs):
             if shard := self._shards.get(spec.name):
                 fill_uniform_(
-                    shard.weight, first_row=shard.first_row, num_rows=spec.num_rows, seed=seed, table=index
+                    shard.tensors["weight"],
+                    first_row=shard.first_row,
+                    num_rows=spec.num_rows,
+                    seed=seed,
+                    table=index,
                 )
 
     def __call__(self, kjt: KeyedJaggedTensor) -> Tensor:
@@ -203,16 +193,19 @@ class ShardedLookup:
             tables.apply_(row_grad, row_curvature, sampled=sampled, lr_scale=lr_scale, samples=samples)
 
     def shards(self) -> dict[str, TableShard]:
-        """Return what this rank holds, by table; on one rank that is all of every table."""
+        """Return what this rank holds, by table; on one rank that is all of every table. Views: writing is loading."""
         return self._shards
 
     def tables(self) -> dict[str, Tensor]:
         """Return the rows (rows, D) that this rank holds, by table; views."""
-        return {name: shard.weight for name, shard in self._shards.items()}
+        return {name: shard.tensors["weight"] for name, shard in self._shards.items()}
 
     def row_states(self) -> dict[str, dict[str, Tensor]]:
         """Return the rule's state of the rows that this rank holds, by table and state name; views."""
-        return {name: shard.state for name, shard in self._shards.items()}
+        return {
+            name: {key: tensor for key, tensor in shard.tensors.items() if key != "weight"}
+            for name, shard in self._shards.items()
+        }
 
     def _send(self, pooled: Tensor, cotangent: Tensor, *, retain_graph: bool) -> list[Tensor]:
         # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives
@@ -227,6 +220,7 @@ class ShardedLookup:
         return list(cast(ShardedRows, self._parallel.module).kernels())
 
     def _local_shards(self) -> dict[str, TableShard]:
+        num_rows = {spec.name: spec.num_rows for spec in self._specs}
         shards = {}
         for kernel in self._kernels():
             tables = kernel.emb_module
@@ -237,7 +231,12 @@ class ShardedLookup:
                 tables.split_states(),
                 strict=True,
             ):
-                shards[config.name] = TableShard(first_row=first_row, weight=weight, state=state)
+                shards[config.name] = TableShard(
+                    table=config.name,
+                    first_row=first_row,
+                    table_rows=num_rows[config.name],
+                    tensors={"weight": weight, **state},
+                )
         return {name: shards[name] for name in self._names if name in shards}
 
 

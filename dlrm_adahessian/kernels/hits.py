@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 
@@ -21,3 +23,9 @@ class Hits:
     grad: Tensor
     curvature: Tensor | None = None
     has_curvature: Tensor | None = None
+
+    def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        """Return `curvature` and `has_curvature` for a kernel; without curvature no row has any, and none is read."""
+        if self.curvature is None or self.has_curvature is None:
+            return self.grad.numpy(), np.zeros(len(self.rows), np.bool_)
+        return self.curvature.numpy(), self.has_curvature.numpy()

@@ -78,7 +78,7 @@ class RowAdaHessian(RowRule):
         """Update in one compiled pass."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()
         real = w.dtype.type
-        has = np.zeros(len(g), np.bool_) if hits.has_curvature is None else hits.has_curvature.numpy()
+        curvature, has_curvature = hits.curvature_arrays()
         counters = state["curvature_updates"].numpy()
         _update(
             w,
@@ -88,8 +88,8 @@ class RowAdaHessian(RowRule):
             state["touches"].numpy() if cfg.beta1 else counters,
             hits.rows.numpy(),
             g,
-            g if hits.curvature is None else hits.curvature.numpy(),
-            has,
+            curvature,
+            has_curvature,
             real(cfg.lr * lr_scale),
             real(cfg.beta1),
             real(cfg.beta2),

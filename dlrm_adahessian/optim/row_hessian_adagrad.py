@@ -55,14 +55,14 @@ class HessianAdagrad(RowRule):
         """Update in one compiled pass."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()
         real = w.dtype.type
-        has = np.zeros(len(g), np.bool_) if hits.has_curvature is None else hits.has_curvature.numpy()
+        curvature, has_curvature = hits.curvature_arrays()
         _update(
             w,
             state["sum"].numpy(),
             hits.rows.numpy(),
             g,
-            g if hits.curvature is None else hits.curvature.numpy(),
-            has,
+            curvature,
+            has_curvature,
             real(cfg.lr * lr_scale),
             real(cfg.eps),
             real(cfg.curvature_floor),
