@@ -12,6 +12,7 @@ from dlrm_adahessian.artifacts import RunDirectory, default_run_path, environmen
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.distributed.checkpoint import latest
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.statistics import compare_predictions
 from dlrm_adahessian.storage import exclusive_lock, fingerprint, sealed_folder
@@ -43,15 +44,22 @@ def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
         data = open_dataset(
             config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
         )
-        prepared = {"folder": str(data.folder.resolve()), "fingerprint": data.fingerprint}
-        run.write_config({**asdict(config), "prepared": prepared})
-        with sealed_folder(run.vocabulary, {"fingerprint": data.fingerprint}) as folder:
-            data.vocabulary.save(folder)
+        # With a checkpoint the folder describes itself already, and a resume with other settings is refused.
+        if latest(run.checkpoints) is None:
+            _describe(run, config, data)
         ours = fit(config, data, run, title=config.optimizer)
         baseline = None if config.baseline == "none" else _baseline(config, data)
         summary = _summary(ours, baseline)
         run.write_summary(summary)
     return path, summary
+
+
+def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
+    """Write what an evaluation needs beside the checkpoints."""
+    prepared = {"folder": str(data.folder.resolve()), "fingerprint": data.fingerprint}
+    run.write_config({**asdict(config), "prepared": prepared})
+    with sealed_folder(run.vocabulary, {"fingerprint": data.fingerprint}) as folder:
+        data.vocabulary.save(folder)
 
 
 def _baseline(config: RunConfig, data: PreparedData) -> Fitted | None:

@@ -171,3 +171,13 @@ def test_a_users_mistake_is_one_message_and_its_code(arguments, code, message, t
     assert found == code
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_resume_with_other_settings_is_refused_and_changes_nothing(finished, rows):
+    run = finished / "run"
+    before = {p: p.read_bytes() for p in (run / "config.json", *(run / "vocabulary").iterdir())}
+    code, _, err = call(
+        *train(rows, run, finished / "cache", "--resume", "--seed", "1", "--data.min-count", "9")
+    )
+    assert code == 3, err
+    assert before == {p: p.read_bytes() for p in (run / "config.json", *(run / "vocabulary").iterdir())}
