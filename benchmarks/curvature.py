@@ -2,8 +2,8 @@
 
     python -m benchmarks.curvature [--json]
 
-The variants take turns within one run, so that a slow moment of the machine meets all of them; a ratio is the median
-over the rounds of the ratio within a round.
+The variants take turns within one run, so that a slow moment of the machine meets all of them, each timed on the second
+of two calls; a ratio is the median over the rounds of the ratio within a round.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(_WARM_UP + rounds):
         for name, run in variants.items():
+            run()  # what the variant before left in caches and allocator is not this one's cost
             began = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - began)

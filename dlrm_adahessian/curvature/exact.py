@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, flat, gradient
+from dlrm_adahessian.curvature.base import Derivatives, gradient
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 _REMEDY = "use --curvature hutchinson for this model"
@@ -35,6 +35,7 @@ class ExactDiagonal:
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
+        self._delta_scratch, self._input_scratch = _Scratch(), _Scratch()
 
     def load_state(self) -> None:
         """There is none."""
@@ -55,31 +56,86 @@ class ExactDiagonal:
         residual, weight = _residual_and_weight(logits, labels)
         residual /= len(labels)
         weight = weight[:curvature_samples] / curvature_samples
-        grads: dict[Tensor, Tensor] = {}
-        curvatures: dict[Tensor, Tensor] = {}
+        grad, grad_of = _empty_like_parameters(head)
+        curvature, curvature_of = _empty_like_parameters(head)
         for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
-            part, inputs_part = delta[:curvature_samples].square(), inputs[:curvature_samples].square()
-            grads[layer.weight] = _weighted_product(delta, residual, inputs)
-            curvatures[layer.weight] = _weighted_product(part, weight, inputs_part)
-            if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
-                grads[layer.bias] = delta.T @ residual
-                curvatures[layer.bias] = part.T @ weight
+            self._weighted_sums(inputs, delta, residual, layer, grad_of, square=False)
+            self._weighted_sums(inputs, delta, weight, layer, curvature_of, square=True)
         slopes = deltas[-1]
         pooled_curvature = torch.zeros_like(slopes)
-        torch.mul(
-            slopes[:curvature_samples].square(),
-            weight.view(-1, 1, 1),
-            out=pooled_curvature[:curvature_samples],
+        part = pooled_curvature[:curvature_samples]
+        torch.mul(slopes[:curvature_samples], weight.view(-1, 1, 1), out=part).mul_(
+            slopes[:curvature_samples]
         )
-        parameters = list(head.parameters())
         return Derivatives(
             loss=F.binary_cross_entropy_with_logits(logits, labels),
             logits=logits,
-            grad=flat([grads[p] for p in parameters]),
+            grad=grad,
             pooled_grad=slopes.mul_(residual.view(-1, 1, 1)),
-            curvature=flat([curvatures[p] for p in parameters]),
+            curvature=curvature,
             pooled_curvature=pooled_curvature,
         )
+
+    def _weighted_sums(
+        self,
+        inputs: Tensor,
+        delta: Tensor,
+        weight: Tensor,
+        layer: nn.Linear,
+        out: dict[Tensor, Tensor],
+        *,
+        square: bool,
+    ) -> None:
+        """Write sum_b weight_b * outer(delta_b, inputs_b) and sum_b weight_b * delta_b of one layer.
+
+        Args:
+            inputs: (B, in).
+            delta: (B, out).
+            weight: (n,), of the first n samples; the others take no part.
+            layer: whose weight and bias name the places in `out`.
+            out: where the sums go.
+            square: take the squares of `inputs` and `delta`.
+        """
+        inputs, delta, column = inputs[: len(weight)], delta[: len(weight)], weight.unsqueeze(1)
+        if square:
+            inputs = torch.mul(inputs, inputs, out=self._input_scratch.like(inputs))
+        # The narrower factor takes the weights.
+        if delta.shape[1] <= inputs.shape[1]:
+            weighted = torch.mul(delta, column, out=self._delta_scratch.like(delta))
+            if square:
+                weighted.mul_(delta)
+            torch.mm(weighted.T, inputs, out=out[layer.weight])
+            if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
+                torch.sum(weighted, 0, out=out[layer.bias])
+            return
+        if square:
+            delta = torch.mul(delta, delta, out=self._delta_scratch.like(delta))
+        weighted = torch.mul(inputs, column, out=self._input_scratch.like(inputs))
+        torch.mm(delta.T, weighted, out=out[layer.weight])
+        if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
+            torch.mv(delta.T, weight, out=out[layer.bias])
+
+
+class _Scratch:
+    """Memory for one intermediate result at a time: a fresh one of megabytes costs more than what is computed."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Return uninitialised memory of the shape of `tensor`; what it held before is gone."""
+        if self._memory.numel() < tensor.numel() or self._memory.dtype != tensor.dtype:
+            self._memory = tensor.new_empty(tensor.numel())
+        return self._memory[: tensor.numel()].view(tensor.shape)
+
+
+def _empty_like_parameters(head: nn.Module) -> tuple[Tensor, dict[Tensor, Tensor]]:
+    """Return an uninitialised flat vector of all parameters, and each parameter's view of it."""
+    parameters = list(head.parameters())
+    sizes = [p.numel() for p in parameters]
+    vector = parameters[0].new_empty(sum(sizes))
+    views = zip(parameters, vector.split(sizes), strict=True)
+    return vector, {p: view.view_as(p) for p, view in views}
 
 
 def refuse_inexact(head: nn.Module, table_of_feature: Sequence[str]) -> None:
@@ -101,6 +157,12 @@ def refuse_inexact(head: nn.Module, table_of_feature: Sequence[str]) -> None:
             f"the exact Hessian diagonal needs a logit that is piecewise linear in each parameter, and {kind} "
             f"({name or 'the head'}) is not known to keep it so; {_REMEDY}, or ReLU and no self-interaction"
         )
+    for name, module in head.named_modules():
+        if list(module.parameters(recurse=False)) and not isinstance(module, nn.Linear):
+            raise ValueError(
+                f"the exact Hessian diagonal knows the parameters of linear layers only, and {type(module).__name__} "
+                f"({name or 'the head'}) has its own; {_REMEDY}"
+            )
     names = [name for name, _ in head.named_parameters(remove_duplicate=False)]
     if len(names) > len(list(head.parameters())):
         raise ValueError(
@@ -128,13 +190,6 @@ def _linear_layers(head: nn.Module) -> Generator[list[tuple[nn.Linear, Tensor, T
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _weighted_product(delta: Tensor, weight: Tensor, inputs: Tensor) -> Tensor:
-    """Return sum_b weight_b * outer(delta_b, inputs_b), (out, in); the narrower factor takes the weights."""
-    if delta.shape[1] < inputs.shape[1]:
-        return (delta * weight.unsqueeze(1)).T @ inputs
-    return delta.T @ (inputs * weight.unsqueeze(1))
 
 
 def _residual_and_weight(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -151,5 +151,20 @@ def test_exact_refuses_a_shared_parameter():
         refuse_inexact(head, TABLES)
 
 
+class Scaled(nn.Module):
+    affine_in_each_input = True
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def test_exact_refuses_parameters_outside_linear_layers():
+    head = small_head()
+    head.top.append(Scaled())
+    with pytest.raises(ValueError, match=r"linear layers only, and Scaled \(top.3\)"):
+        refuse_inexact(head, TABLES)
+
+
 def test_exact_accepts_the_models_own_head():
     refuse_inexact(small_head(), TABLES)
