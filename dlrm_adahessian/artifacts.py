@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -106,6 +107,22 @@ class RunDirectory:
     def read_summary(self) -> dict[str, Any]:
         """Read the results."""
         return self._read("summary.json", "its run has not finished; finish it with --resume")
+
+    def write_divergence(self, message: str) -> None:
+        """Note that the run diverged, which is its result."""
+        write_json(self.path / "diverged.json", {"message": message})
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run is known to diverge."""
+        return (self.path / "diverged.json").exists()
+
+    def drop_checkpoints(self) -> None:
+        """Delete what only continuing or scoring needs."""
+        for folder in (self.checkpoints, self.best):
+            if folder.exists():
+                with storage_errors(folder):
+                    shutil.rmtree(folder)
 
     def _read(self, name: str, why_absent: str) -> dict[str, Any]:
         path = self.path / name

@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 from pydantic import ConfigDict, Field, model_validator
@@ -22,6 +22,7 @@ from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, Sc
 from dlrm_adahessian.storage import fingerprint
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "optimizers"
+T = TypeVar("T")
 _MAX_TOML = 1 << 20  # bytes
 _NOT_RESULTS = ("out", "resume", "baseline", "data_path", "checkpoint_every", "log_every", "bad_rows")
 
@@ -129,9 +130,15 @@ def asdict(config: RunConfig) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """Validate the configuration of a run; see `validated`."""
+    return validated(RunConfig, values)
+
+
+def validated(kind: type[T], values: Mapping[str, Any]) -> T:
     """Validate a configuration.
 
     Args:
+        kind: its class.
         values: nested tables; absent keys take their defaults.
 
     Returns:
@@ -141,7 +148,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
         UsageError: a key is unknown, or a value is of the wrong type or out of range.
     """
     try:
-        return pydantic.TypeAdapter(RunConfig).validate_python(dict(values))
+        return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as error:
         raise UsageError("\n".join(_explain(problem) for problem in error.errors())) from error
 
@@ -159,11 +166,11 @@ def load(path: Path | None, optimizer: str | None) -> RunConfig:
     Raises:
         UsageError: the file or a value in it breaks a rule.
     """
-    values = _read_toml(path) if path else {}
+    values = read_toml(path) if path else {}
     name = optimizer or values.get("optimizer") or "hybrid"
     if not isinstance(name, str):
         raise UsageError(f"optimizer must be a name in quotes, got {name!r}; see {PRESETS}")
-    return from_dict({**_merged(preset(name), values), "optimizer": name})
+    return from_dict({**merged(preset(name), values), "optimizer": name})
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -181,7 +188,7 @@ def preset(name: str) -> dict[str, Any]:
     known = sorted(path.stem for path in PRESETS.glob("*.toml"))
     if name not in known:
         raise UsageError(f"optimizer must be one of {', '.join(known)}, got {name!r}{_nearest(name, known)}")
-    return _read_toml(PRESETS / f"{name}.toml")
+    return read_toml(PRESETS / f"{name}.toml")
 
 
 def baseline_of(config: RunConfig) -> RunConfig:
@@ -189,12 +196,13 @@ def baseline_of(config: RunConfig) -> RunConfig:
     values = asdict(config)
     for key in ("optim", "curvature", "curvature_every", "curvature_fraction", "curvature_probes"):
         del values[key]
-    values = _merged(values, preset(config.baseline))
+    values = merged(values, preset(config.baseline))
     values["optim"]["schedule"] = asdict(config)["optim"]["schedule"]
     return from_dict({**values, "optimizer": config.baseline, "baseline": "none", "out": None})
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a configuration file; one that is absent, too large or no TOML is refused."""
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_TOML + 1)
@@ -210,7 +218,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} must be valid TOML: {error}") from error
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested tables, `above` winning; a table of another `name` replaces the one below whole."""
     merged = dict(below)
     for key, value in above.items():
@@ -220,7 +228,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
             and isinstance(value, dict)
             and value.get("name", old.get("name")) == old.get("name")
         ):
-            merged[key] = _merged(old, value)
+            merged[key] = merged(old, value)
         else:
             merged[key] = value
     return merged

@@ -2,21 +2,19 @@
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from dlrm_adahessian.artifacts import RunDirectory, default_run_path, environment
+from dlrm_adahessian.artifacts import RunDirectory, default_run_path
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.distributed.checkpoint import latest
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.reuse import find_or_fit
 from dlrm_adahessian.statistics import compare_predictions
-from dlrm_adahessian.storage import exclusive_lock, fingerprint, sealed_folder
-from dlrm_adahessian.trainer import Fitted, finished, fit
+from dlrm_adahessian.storage import sealed_folder
+from dlrm_adahessian.trainer import Fitted, fit
 
 logger = logging.getLogger(__name__)
 
@@ -64,28 +62,13 @@ def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
 
 def _baseline(config: RunConfig, data: PreparedData) -> Fitted | None:
     """Train the baseline, or take a finished one whose results would be the same."""
-    plain = replace(baseline_of(config), resume=True)
+    plain = baseline_of(config)
     if plain.fingerprint(data.fingerprint) == config.fingerprint(data.fingerprint):
         logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
         return None
-    key = fingerprint([plain.fingerprint(data.fingerprint), _program()])
-    run = RunDirectory(config.data.cache_dir / "baselines" / f"{plain.optimizer}-{key}")
-    # Jobs side by side want the same baseline: one trains it, the others wait.
-    with exclusive_lock(run.path.with_suffix(".lock"), wait=True):
-        if (found := finished(plain, data, run)) is not None:
-            logger.info("reused the finished baseline in %s", run.path)
-            return found
-        with RunDirectory.create(run.path, resume=True) as run:
-            run.write_config(asdict(plain))
-            fitted = fit(plain, data, run, title=f"baseline {plain.optimizer}")
-            run.write_summary(fitted.summary)
-            return fitted
-
-
-def _program() -> list[object]:
-    """Identify the code whose results are reused: its sources and the versions below it."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return [environment()["packages"], [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in sources]]
+    return find_or_fit(
+        plain, data, config.data.cache_dir / "baselines", title=f"baseline {plain.optimizer}"
+    )
 
 
 def _summary(ours: Fitted, baseline: Fitted | None) -> dict[str, Any]:

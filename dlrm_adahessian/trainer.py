@@ -98,14 +98,14 @@ class _Clock:
         self.seconds, self.samples, self.median = state["seconds"], state["samples"], state["median"]
 
 
-def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str) -> Fitted:
+def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> Fitted:
     """Train, validate and test one configuration.
 
     Args:
         config: of the run; `resume` continues from the newest good checkpoint.
         data: the rows.
         run: where logs, checkpoints and predictions go; locked by the caller.
-        title: of the progress bar.
+        title: of the progress bar; None shows none.
 
     Returns:
         Metrics and predictions.
@@ -133,7 +133,7 @@ class _Fit:
         self.clock = _Clock()
         self.resumed_from = self._resume()
 
-    def run(self, title: str) -> Fitted:
+    def run(self, title: str | None) -> Fitted:
         window = RecentWindow(_WINDOW_ROWS)
         bar = tqdm(
             desc=title,
@@ -141,7 +141,7 @@ class _Fit:
             initial=self.progress.step * self.config.batch_size,
             unit=" samples",
             unit_scale=True,
-            disable=not sys.stderr.isatty(),
+            disable=title is None or not sys.stderr.isatty(),
             dynamic_ncols=True,
         )
         with bar:
@@ -217,7 +217,7 @@ class _Fit:
     def _validate(self) -> None:
         progress = self.progress
         found = self.validation = self._measure(self.data.split.val)[1]
-        self.metrics.log({"step": progress.step, "val": found.asdict()})
+        self.metrics.log({"step": progress.step, "val": found.asdict()}, self.clock.summary())
         if self.board is not None:
             self.board.add_scalar("val/logloss", found.logloss, progress.step)
         if progress.best_logloss is None or found.logloss < progress.best_logloss:  # pyright: ignore[reportOptionalOperand], val rows exist
