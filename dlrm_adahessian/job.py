@@ -14,7 +14,7 @@ from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.distributed.checkpoint import latest
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.statistics import compare_predictions
+from dlrm_adahessian.statistics.comparison import compare_predictions
 from dlrm_adahessian.storage import exclusive_lock, fingerprint, sealed_folder
 from dlrm_adahessian.trainer import Fitted, finished, fit
 
