@@ -146,7 +146,7 @@ def test_auc_agrees_with_resampling_rows_and_seeds() -> None:
     found = crossed_difference(labels, ours, theirs).auc
 
     assert found.estimate == pytest.approx(kernel.mean(), abs=1e-12)
-    # Resampling is mildly conservative (Owen and Eckles, theorem 4): it adds interactions twice over and
+    # Resampling is mildly conservative (Owen and Eckles): it adds interactions twice over and
     # pairs of a click and a non-click, which are of higher order in 1 / rows; seeds count (S - 1) / S.
     resolution = 5 / math.sqrt(2 * draws)
     low, high = found.standard_error * math.sqrt(1 - 1 / seeds), found.standard_error * 1.15
