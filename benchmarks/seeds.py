@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-from dlrm_adahessian.statistics import seed_interval
+from dlrm_adahessian.statistics.seeds import seed_interval
 
 _METRICS = ("auc", "accuracy", "logloss")
 

@@ -12,7 +12,7 @@ from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.distributed.checkpoint import latest
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.reuse import find_or_fit
-from dlrm_adahessian.statistics import compare_predictions
+from dlrm_adahessian.statistics.comparison import compare_predictions
 from dlrm_adahessian.storage import sealed_folder
 from dlrm_adahessian.trainer import Fitted, fit
 

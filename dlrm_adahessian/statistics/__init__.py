@@ -1,0 +1,1 @@
+"""Intervals and tests of differences: over rows, over seeds, and over both."""

@@ -1,0 +1,55 @@
+"""The comparison of two runs against both runs' own metrics."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
+from dlrm_adahessian.statistics.delong import delong
+from tests.statistics.models import two_models
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_comparison_is_the_difference_of_both_metrics(dtype) -> None:
+    labels, a, b = two_models(rows=2_000)
+    a, b = a.astype(dtype), b.astype(dtype)
+    ours, baseline = binary_metrics(labels, a), binary_metrics(labels, b)
+    found = compare_predictions(labels, a, b)
+    for name in ("auc", "accuracy", "logloss"):
+        difference = getattr(ours, name) - getattr(baseline, name)
+        low, high = getattr(found, f"{name}_ci95")
+        assert getattr(found, name) == pytest.approx(difference, abs=1e-12)
+        assert low < difference < high
+    assert found.auc_ci95 == delong(labels, a, b).ci95
+    assert found.auc > 0 > found.logloss  # a has half of the noise of b
+
+
+def test_comparison_is_ours_minus_baseline_and_prints_as_json() -> None:
+    labels = np.array([0, 0, 1, 1], np.int8)
+    good, bad = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.9, 0.2, 0.8, 0.1])
+    found = json.loads(json.dumps(compare_predictions(labels, good, bad).asdict(), allow_nan=False))
+    assert found["auc"] == 0.75
+    assert found["accuracy"] == 0.5
+    assert found["logloss"] == pytest.approx(-0.5 * np.log(9))
+    assert set(found) == {"auc", "auc_ci95", "accuracy", "accuracy_ci95", "logloss", "logloss_ci95"}
+    assert len(found["auc_ci95"]) == 2
+
+
+def test_comparison_leaves_undefined_figures_out() -> None:
+    one_click = np.array([0, 0, 0, 1], np.int8)
+    scores = np.array([0.1, 0.2, 0.3, 0.4])
+    found = compare_predictions(one_click, scores, scores)
+    assert found.auc is None
+    assert found.auc_ci95 is None
+    assert found.accuracy_ci95 == (0.0, 0.0)
+    assert compare_predictions(one_click[:1], scores[:1], scores[:1]) == Difference()
+    assert compare_predictions(one_click[:0], scores[:0], scores[:0]) == Difference()
+
+
+def test_comparison_refuses_unpaired_rows() -> None:
+    labels, a, b = two_models()
+    with pytest.raises(ValueError, match="one length"):
+        compare_predictions(labels, a, b[:-1])

@@ -1,0 +1,124 @@
+"""Variance components against the analysis of variance, and the documented coverage by quadrature."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dlrm_adahessian.statistics.components import Estimate, combine
+from dlrm_adahessian.statistics.crossed import crossed_mean
+
+
+def two_way_mean_squares(differences):
+    """Return the mean squares of seeds, rows and residual of an (S, N) array, by the textbook's sums."""
+    seeds, rows = differences.shape
+    grand = differences.mean()
+    of_seeds, of_rows = differences.mean(axis=1, keepdims=True), differences.mean(axis=0, keepdims=True)
+    residual = differences - of_seeds - of_rows + grand
+    return (
+        rows * ((of_seeds - grand) ** 2).sum() / (seeds - 1),
+        seeds * ((of_rows - grand) ** 2).sum() / (rows - 1),
+        (residual**2).sum() / (seeds - 1) / (rows - 1),
+    )
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mean_equals_the_two_way_analysis_of_variance(seed) -> None:
+    rng = np.random.default_rng(seed)
+    seeds, rows = 4, 30
+    differences = rng.normal(0.3, 1, (seeds, 1)) + rng.normal(0, 3, rows) + rng.normal(0, 1, (seeds, rows))
+    of_seeds, of_rows, residual = two_way_mean_squares(differences)
+    assert of_rows > residual
+    variance = (of_seeds + of_rows - residual) / (seeds * rows)
+    freedom = (seeds - 1) * (variance * seeds * rows / of_seeds) ** 2
+
+    found = crossed_mean(differences)
+
+    assert found.estimate == pytest.approx(differences.mean(), abs=1e-12)
+    assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-10)
+    assert found.degrees_of_freedom == pytest.approx(freedom, rel=1e-9)
+    student = stats.t(freedom, differences.mean(), math.sqrt(variance))
+    assert found.ci95 == pytest.approx(student.interval(0.95), rel=1e-9)
+    statistic = abs(differences.mean()) / math.sqrt(variance)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(statistic, freedom), rel=1e-9)
+
+
+def test_a_hand_computed_example() -> None:
+    # Rows differ by 0, 6; seeds by 0, 2; no interaction: var(row) = 18, var(seed) = 2.
+    found = crossed_mean(np.array([[0, 6], [2, 8]]))
+    assert found.estimate == 4
+    assert found.standard_error == pytest.approx(math.sqrt(18 / 2 + 2 / 2))
+    assert found.degrees_of_freedom == pytest.approx((2 - 1) * (10 / 1) ** 2)
+    assert found.rows_share == pytest.approx(0.9)
+    assert found.seeds_share == pytest.approx(0.1)
+
+
+def test_chance_of_seeds_alone_is_the_t_test_over_seeds() -> None:
+    # Each figure is known without error over rows: one-sample t of the figures.
+    figures = [0.3, 0.1, 0.4, 0.15]
+    found = combine(figures, row_variance=0.0, within=[0.0] * 4)
+    expected = stats.ttest_1samp(figures, 0)
+    assert found.degrees_of_freedom == 3
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    interval = expected.confidence_interval(0.95)
+    assert found.ci95 == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert (found.rows_share, found.seeds_share) == (0.0, 1.0)
+
+
+def test_chance_of_rows_alone_is_normal() -> None:
+    found = combine([0.25, 0.25, 0.25], row_variance=0.01, within=[0.01] * 3)
+    assert found.ci95 == pytest.approx(stats.norm(0.25, 0.1).interval(0.95), rel=1e-9)
+    assert found.degrees_of_freedom == math.inf
+    assert (found.rows_share, found.seeds_share) == (1.0, 0.0)
+
+
+def test_seeds_that_agree_by_luck_leave_the_interval_over_rows() -> None:
+    # All chance is of a seed on a row (the seeds' errors are uncorrelated), yet the two figures coincide.
+    found = combine([0.2, 0.2], row_variance=0.005, within=[0.01, 0.01])
+    assert found.standard_error == pytest.approx(math.sqrt(0.005))
+    assert found.degrees_of_freedom == math.inf
+    assert (found.rows_share, found.seeds_share) == (0.0, 0.0)
+
+
+def test_negative_covariance_between_seeds_counts_as_none() -> None:
+    # Seeds err in opposite directions, so that their mean has no error over rows at all.
+    found = combine([-0.1, 0.3], row_variance=0.0, within=[0.02, 0.02])
+    assert found.standard_error == pytest.approx(0.2)  # standard error of two figures, no row term
+    assert found.degrees_of_freedom == 1
+
+
+def test_one_seed_covers_the_rows_alone() -> None:
+    found = combine([0.2], row_variance=0.01, within=[0.01])
+    assert found.ci95 == pytest.approx(stats.norm(0.2, 0.1).interval(0.95), rel=1e-9)
+    assert found.rows_share is None
+    assert found.seeds_share is None
+
+
+@pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.5, 0.0)])
+def test_no_variance_leaves_no_doubt(value, p_value) -> None:
+    nothing = Estimate(estimate=value, standard_error=0.0, ci95=(value, value), p_value=p_value)
+    assert combine([value], 0.0, [0.0]) == nothing
+    assert combine([value] * 3, 0.0, [0.0] * 3) == nothing
+
+
+def exact_coverage(seeds, ratio, points=400):
+    """Return P(interval covers), the figures normal, rows known, var(seed) / S = `ratio` x var(row) / N."""
+    pattern = stats.zscore(np.arange(seeds), ddof=1) * math.sqrt(seeds)  # so that V_seeds is 1
+    quantiles = (np.arange(points) + 0.5) / points
+    covered = []
+    for scale in stats.chi2.ppf(quantiles, seeds - 1) / (seeds - 1):
+        found = combine(pattern * math.sqrt(ratio * scale), 1.0, [1.0] * seeds)
+        half = (found.ci95[1] - found.ci95[0]) / 2
+        covered.append(2 * stats.norm.cdf(half / math.sqrt(1 + ratio)) - 1)
+    return np.mean(covered)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("seeds", "worst"), [(2, 0.872), (3, 0.922), (5, 0.941), (10, 0.948)])
+def test_the_documented_coverage_is_the_worst_over_all_ratios_of_the_variances(seeds, worst) -> None:
+    ratios = (0.05, 0.25, 0.5, 1, 2, 4, 7, 10, 15, 25, 60)
+    coverage = [exact_coverage(seeds, ratio) for ratio in ratios]
+    assert min(coverage) == pytest.approx(worst, abs=1.5e-3)  # 400 points resolve 1e-3
+    assert max(coverage) <= 0.953
