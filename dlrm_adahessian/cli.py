@@ -1,4 +1,4 @@
-"""The command line: prepare, train, evaluate, doctor.
+"""The command line: prepare, train, evaluate, compare, doctor.
 
 Heavy packages are imported by the command that needs them, so that help and a wrong flag answer at once.
 """
@@ -16,6 +16,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian import __version__, config
+from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.errors import ProgramError, UsageError
@@ -25,6 +26,12 @@ _TRAIN_HELP = """Train DLRM with a second-order hybrid, then its baseline on the
 
 --config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
 (configs/optimizers). The defaults shown below already include both."""
+
+_COMPARE_HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
+
+Every optimizer gets the same rows in the same order, the same initial weights, and as many draws of hyper-parameters from
+ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an interruption, or
+with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -114,6 +121,31 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def compare(arguments: Sequence[str]) -> int:
+    """Tune and train several optimizers alike, and report which trains the better model."""
+    named = _value_of(arguments, "--config")
+    args = tyro.cli(
+        CompareConfig,
+        default=config.validated(CompareConfig, config.read_toml(Path(named)) if named else {}),
+        args=_without(arguments, "--config"),
+        prog="compare",
+        description=_COMPARE_HELP,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    for name in args.names:
+        config.preset(name)  # a wrong name is refused before anything is read
+    from dlrm_adahessian.compare.results import runs_table, summarize
+    from dlrm_adahessian.compare.study import run_study
+    from dlrm_adahessian.report.page import write_report
+    from dlrm_adahessian.report.words import verdict
+
+    study = run_study(args)
+    summary = summarize(study)
+    write_report(args.out, summary, runs_table(study))
+    _print("\n".join([*verdict(summary), "", f"written to {args.out}/report.html"]))
+    return 0
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Check that torch, torchrec and fbgemm fit together, and say what to do."""
     tyro.cli(_no_arguments, args=arguments, prog="doctor", description=doctor.__doc__)
@@ -132,6 +164,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "doctor": doctor,
 }
 

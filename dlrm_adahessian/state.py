@@ -112,6 +112,12 @@ class TrainState:
         found.restore_(self._dense_tensors(), list(self.lookup.shards().values()))
         self.estimator.load_state()
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of weights and optimizer state."""
+        tables = [tensor for shard in self.lookup.shards().values() for tensor in shard.tensors.values()]
+        return sum(t.numel() * t.element_size() for t in [*self._dense_tensors().values(), *tables])
+
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
         estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}

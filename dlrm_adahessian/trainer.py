@@ -295,6 +295,7 @@ class _Fit:
             "train": {
                 "steps": self.progress.step,
                 "samples": self._samples_trained(),
+                "model_mib": self.state.num_bytes / 2**20,
                 **timing,
             },
         }

@@ -1,0 +1,97 @@
+"""What a comparison holds equal, and what it varies. Imports no torch."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.config import RunConfig, asdict, from_dict, merged, preset
+from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.model.config import ModelConfig
+
+SHARED = ("dataset", "data_path", "rows", "bad_rows", "batch_size", "epochs", "data", "model")
+"""Settings of a run that are the same for every optimizer of a comparison."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class CompareConfig:
+    """Optimizers, and what all of them are given."""
+
+    optimizers: str = "adagrad,adam,hybrid"
+    """Names of files in configs/optimizers, separated by commas; each is compared with those before it."""
+    seeds: int = Field(default=3, ge=1)
+    """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
+    trials: int = Field(default=0, ge=0)
+    """Draws of hyper-parameters of each optimizer, chosen on validation rows; 0 takes the presets as they are."""
+    sampler: Literal["random", "tpe"] = "random"
+    """Draw independently, or learn from earlier draws (tree-structured Parzen estimator)."""
+    dataset: Literal["criteo", "synthetic"] = "criteo"
+    """Real rows from --data-path, or generated ones."""
+    data_path: str | None = None
+    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    rows: Annotated[int, Field(ge=70)] | None = None
+    """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
+    bad_rows: Literal["strict", "quarantine"] = "strict"
+    """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
+    batch_size: int = Field(default=256, ge=1)
+    """Samples a step."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the training rows."""
+    seed: int = Field(default=0, ge=0)
+    """Of the draws and of their runs; final runs take the seeds after it."""
+    parallel: int = Field(default=1, ge=1)
+    """Runs at once, which share the cores; times of steps are comparable within a comparison only."""
+    out: Path = Path("runs/compare")
+    """Where runs and the report go. Started again, it repeats no finished run."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+
+    @model_validator(mode="after")
+    def _named(self) -> "CompareConfig":
+        if len(self.names) < 2 or len(set(self.names)) < len(self.names):
+            raise ValueError(
+                f"a comparison needs at least two optimizers, each once, got {self.optimizers!r}; "
+                "name them like --optimizers adagrad,hybrid"
+            )
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The optimizers in order."""
+        return [name.strip() for name in self.optimizers.split(",")]
+
+    @property
+    def final_seeds(self) -> range:
+        """Seeds of the final runs; none is that of the draws, so no draw is rewarded for its luck."""
+        return range(self.seed + 1, self.seed + 1 + self.seeds)
+
+
+def run_config(study: CompareConfig, name: str, *, seed: int, drawn: dict[str, Any] | None = None) -> RunConfig:
+    """Compose one run of a comparison.
+
+    Args:
+        study: the comparison.
+        name: of the optimizer.
+        seed: of the run.
+        drawn: hyper-parameters by path below `optim`, such as `dense.lr`, in place of the preset's.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        UsageError: there is no optimizer of that name.
+    """
+    everything = TypeAdapter(CompareConfig).dump_python(study, mode="json")
+    values = merged({key: everything[key] for key in SHARED}, preset(name))
+    for path, value in (drawn or {}).items():
+        part, setting = path.split(".")
+        values = merged(values, {"optim": {part: {setting: value}}})
+    return from_dict({**values, "optimizer": name, "seed": seed, "baseline": "none"})
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return what is the optimizer's own in a run's configuration."""
+    keys = ("curvature", "curvature_every", "curvature_fraction", "curvature_probes", "optim")
+    values = asdict(config)
+    return {key: values[key] for key in keys}

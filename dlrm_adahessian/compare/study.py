@@ -1,0 +1,236 @@
+# pyright: basic
+"""All runs of a comparison: draws, the choice among them, final runs.
+
+Every optimizer gets the same rows in the same order, the same initial weights, the same choice of schedules and the
+same number of draws. Draws are judged by the log loss of validation rows. Test rows are looked at in final runs only.
+A run that is finished or known to diverge is found again, so a comparison that was killed goes on where it stood.
+"""
+
+import logging
+import math
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dlrm_adahessian.artifacts import RunDirectory
+from dlrm_adahessian.compare.config import CompareConfig, run_config
+from dlrm_adahessian.compare.search import Search
+from dlrm_adahessian.compare.worker import begin, train
+from dlrm_adahessian.config import RunConfig, asdict
+from dlrm_adahessian.data.cache import open_dataset
+from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.errors import StorageError
+from dlrm_adahessian.reuse import run_path
+from dlrm_adahessian.storage import exclusive_lock
+
+logger = logging.getLogger(__name__)
+
+_CURVE_POINTS = 20  # validations within a final run, for curves of quality against samples and seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, finished or diverged.
+
+    Attributes:
+        config: of the run.
+        folder: where it lies.
+        drawn: hyper-parameters that differ from the preset, by path below `optim`.
+        val_logloss: of validation rows after training; None when it diverged.
+    """
+
+    config: RunConfig
+    folder: Path
+    drawn: dict[str, Any]
+    val_logloss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """What one optimizer did.
+
+    Attributes:
+        name: of its preset.
+        trials: its draws, in order.
+        chosen: hyper-parameters of the best draw; empty without draws.
+        finals: its final runs, one per seed.
+    """
+
+    name: str
+    trials: list[Run]
+    chosen: dict[str, Any]
+    finals: list[Run]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """All that a comparison ran.
+
+    Attributes:
+        config: of the comparison.
+        data: its rows.
+        contenders: in the order of the configuration.
+    """
+
+    config: CompareConfig
+    data: PreparedData
+    contenders: list[Contender]
+
+
+def run_study(config: CompareConfig) -> Study:
+    """Run what is not finished yet.
+
+    Args:
+        config: of the comparison.
+
+    Returns:
+        All runs.
+
+    Raises:
+        StorageError: a process that trained was killed, most likely for lack of memory.
+    """
+    presets = {name: run_config(config, name, seed=config.seed) for name in config.names}
+    with exclusive_lock(config.out / "lock", wait=False):
+        data = open_dataset(
+            config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
+        )
+        threads = max(1, len(os.sched_getaffinity(0)) // config.parallel)
+        pool = ProcessPoolExecutor(
+            config.parallel,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=begin,
+            initargs=(data.folder, threads),
+        )
+        total = len(presets) * (config.trials + config.seeds)
+        try:
+            with pool, _Progress(total, len(data.split.train)) as progress:
+                runner = _Runner(config, data, pool, progress)
+                contenders = _contend(runner, list(presets.values()))
+        except BrokenProcessPool as error:
+            raise StorageError(
+                f"a process that trained was killed, most likely for lack of memory with {config.parallel} runs at "
+                "once; lower --parallel and start again: finished runs are kept"
+            ) from error
+    return Study(config=config, data=data, contenders=contenders)
+
+
+def _contend(runner: "_Runner", presets: Sequence[RunConfig]) -> list[Contender]:
+    # A thread per optimizer: its draws may depend on each other, those of different ones do not.
+    with ThreadPoolExecutor(len(presets)) as threads:
+        try:
+            return list(threads.map(runner.contend, presets))
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()  # or the threads would wait for their runs
+            raise
+
+
+class _Runner:
+    """Trains the runs of one comparison in a pool of processes."""
+
+    def __init__(
+        self, config: CompareConfig, data: PreparedData, pool: ProcessPoolExecutor, progress: "_Progress"
+    ) -> None:
+        self._config, self._data, self._pool, self._progress = config, data, pool, progress
+        self._root = config.out / "runs"
+
+    def contend(self, preset: RunConfig) -> Contender:
+        """Draw, choose, and train the final runs of one optimizer."""
+        config, name = self._config, preset.optimizer
+        search = Search(preset, config.sampler, config.seed)
+        trials: list[Run] = []
+        for _ in range(config.trials):
+            asked, drawn = search.ask()
+            [run] = self._train([run_config(config, name, seed=config.seed, drawn=drawn)], drawn)
+            search.tell(asked, run.val_logloss)
+            trials.append(run)
+        chosen = best_of(trials).drawn if trials else {}
+        steps = math.ceil(len(self._data.split.train) / config.batch_size) * config.epochs
+        finals = [
+            replace(
+                run_config(config, name, seed=seed, drawn=chosen),
+                eval_every=max(1, steps // _CURVE_POINTS),
+                log_every=max(1, steps // _CURVE_POINTS),
+            )
+            for seed in config.final_seeds
+        ]
+        return Contender(name=name, trials=trials, chosen=chosen, finals=self._train(finals, chosen))
+
+    def _train(self, configs: Sequence[RunConfig], drawn: dict[str, Any]) -> list[Run]:
+        folders = [run_path(config, self._data, self._root) for config in configs]
+        self._progress.started(folders)
+        waiting = [self._pool.submit(train, asdict(config), self._root) for config in configs]
+        runs: list[Run] = []
+        for config, folder, future in zip(configs, folders, waiting, strict=True):
+            future.result()
+            self._progress.finished(folder)
+            runs.append(Run(config=config, folder=folder, drawn=drawn, val_logloss=_val_logloss(folder)))
+        return runs
+
+
+def best_of(trials: Sequence[Run]) -> Run:
+    """Return the draw with the lowest log loss on validation rows; when all diverged, the first."""
+    return min(trials, key=lambda run: math.inf if run.val_logloss is None else run.val_logloss)
+
+
+def _val_logloss(folder: Path) -> float | None:
+    run = RunDirectory(folder)
+    return None if run.diverged else run.read_summary()["val"]["logloss"]
+
+
+class _Progress:
+    """A bar over the rows of all runs; looks at what running processes have written so far."""
+
+    def __init__(self, runs: int, rows: int) -> None:
+        self._runs, self._rows, self._done = runs, rows, 0
+        self._running: set[Path] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._bar = tqdm(
+            desc=f"{runs} runs",
+            total=runs * rows,
+            unit=" rows",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> "_Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._bar.close()
+
+    def started(self, folders: Sequence[Path]) -> None:
+        """Watch these runs."""
+        with self._lock:
+            self._running.update(folders)
+
+    def finished(self, folder: Path) -> None:
+        """Count a run as done."""
+        with self._lock:
+            self._running.discard(folder)
+            self._done += 1
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            with self._lock:
+                predicted = [folder / "progressive.f32" for folder in self._running]
+                rows = self._done * self._rows
+                self._bar.set_postfix_str(f"{self._done} of {self._runs} runs done", refresh=False)
+            rows += sum(path.stat().st_size // 4 for path in predicted if path.exists())
+            self._bar.n = min(self._bar.total, rows)
+            self._bar.refresh()

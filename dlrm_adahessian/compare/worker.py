@@ -1,0 +1,63 @@
+"""A process that trains one run after another."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlrm_adahessian.artifacts import RunDirectory
+from dlrm_adahessian.config import from_dict
+from dlrm_adahessian.data.prepared import PreparedData, open_prepared
+from dlrm_adahessian.errors import DivergedError
+from dlrm_adahessian.reuse import find_or_fit, run_path
+
+_data: PreparedData | None = None  # of this process; set once, before its first run
+
+
+def begin(folder: Path, threads: int) -> None:
+    """Prepare a process for its runs.
+
+    Args:
+        folder: prepared rows, verified here.
+        threads: of each run.
+    """
+    global _data  # noqa: PLW0603, a process pool hands a worker nothing but arguments
+    logging.getLogger("dlrm_adahessian").setLevel(logging.ERROR)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    torch.set_num_threads(threads)
+    _data = open_prepared(folder)
+
+
+def train(values: dict[str, Any], root: Path) -> None:
+    """Train a run unless it is finished or known to diverge.
+
+    Args:
+        values: its configuration.
+        root: holds a folder per run.
+
+    Raises:
+        RuntimeError: the process was not begun.
+    """
+    if _data is None:
+        raise RuntimeError("a worker must be begun before its first run; call begin")
+    config = from_dict(values)
+    run = RunDirectory(run_path(config, _data, root))
+    if run.diverged:
+        return
+    try:
+        find_or_fit(config, _data, root, title=None)
+    except DivergedError as error:
+        run.write_divergence(str(error))
+    # Predictions and metrics are all that a comparison reads; the tables of every run would fill the disk.
+    run.drop_checkpoints()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a killed comparison leaves nothing behind that trains on."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,146 @@
+# pyright: basic
+"""Plots of a comparison as SVG text."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by readers with any colour vision (jfly.uni-koeln.de/color, 2008).
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: small, searchable
+    "svg.hashsalt": "report",  # the same data gives the same bytes
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+_METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "logloss": "log loss"}
+
+
+def quality(optimizers: Mapping[str, Any], target: float | None) -> str:
+    """Plot log loss on validation rows against samples and against seconds, a line per seed, thick the median."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(1, 2, 9, 3.6)
+        for axis, unit in zip(axes, ("samples", "seconds"), strict=True):
+            for colour, (name, found) in zip(_cycle(), optimizers.items(), strict=False):
+                _curves(axis, found["curve"], unit, colour, name)
+            if target is not None:
+                axis.axhline(target, color="#666666", linewidth=0.8, linestyle=":")
+            axis.set_xlabel(f"{unit} of training")
+            _clip_start(axis, optimizers)
+        axes[0].set_ylabel("log loss, validation rows")
+        axes[0].legend()
+        return _svg(figure)
+
+
+def forest(differences: Sequence[Mapping[str, Any]]) -> str:
+    """Plot differences with their intervals, a panel per metric, better to the right."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(1, 3, 9, 0.9 + 0.32 * len(differences))
+        for axis, metric in zip(axes, _METRIC_NAMES, strict=True):
+            for place, row in enumerate(reversed(differences)):
+                if row[metric] is None:
+                    continue
+                sign = -1 if metric == "logloss" else 1
+                low, high = sorted(sign * end for end in row[f"{metric}_ci95"])
+                colour = "#666666" if low <= 0 <= high else "#009e73" if low > 0 else "#d55e00"
+                axis.plot([low, high], [place, place], color=colour, linewidth=2)
+                axis.plot([sign * row[metric]], [place], "o", color=colour, markersize=5)
+            axis.axvline(0, color="#000000", linewidth=0.8)
+            axis.set_yticks(range(len(differences)))
+            axis.set_ylim(-0.6, len(differences) - 0.4)
+            axis.set_yticklabels([])
+            axis.set_xlabel("log loss, lower by" if metric == "logloss" else f"{_METRIC_NAMES[metric]}, higher by")
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
+            axis.locator_params(axis="x", nbins=5)
+        axes[0].set_yticklabels(
+            [f"{row['optimizer']} − {row['against']}, {row['rows']}" for row in reversed(differences)]
+        )
+        return _svg(figure)
+
+
+def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
+    """Plot log loss of each draw against each learning rate; diverged draws as crosses at the top; None without draws."""
+    draws = runs[runs["kind"] == "trial"]
+    names = list(dict.fromkeys(draws["optimizer"]))
+    if not names:
+        return None
+    finite = draws["val_logloss"].dropna()
+    best, top = finite.min(), float(finite.quantile(0.9))
+    ceiling = max(top, best + 10 * near_best)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(2, len(names), max(4.0, 2.1 * len(names)), 4.6, sharey=True)
+        for column, (colour, name) in enumerate(zip(_cycle(), names, strict=False)):
+            own = draws[draws["optimizer"] == name]
+            for row, rate in enumerate(("dense.lr", "rows.lr")):
+                axis = axes[row, column]
+                shown = own["val_logloss"].fillna(np.inf).clip(upper=ceiling)
+                lost = own["val_logloss"].isna()
+                axis.axhspan(best, best + near_best, color="#009e73", alpha=0.15, linewidth=0)
+                axis.plot(own[rate][~lost], shown[~lost], "o", color=colour, markersize=3.5)
+                axis.plot(own[rate][lost], shown[lost], "x", color="#d55e00", markersize=6)
+                axis.set_xscale("log")
+                axis.set_xlabel(f"{rate.removesuffix('.lr')} learning rate")
+                if row == 0:
+                    axis.set_title(name, fontsize=10)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("log loss, validation")
+        return _svg(figure)
+
+
+def cost(optimizers: Mapping[str, Any]) -> str:
+    """Plot the median time of a step of each optimizer."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(1, 1, 6, 0.8 + 0.3 * len(optimizers))
+        names = list(optimizers)[::-1]
+        times = [optimizers[name]["train"].get("step_ms_median", 0.0) for name in names]
+        axes[0].barh(names, times, color=_COLOURS[0], height=0.6)
+        axes[0].set_xlabel("milliseconds a step, median")
+        axes[0].grid(axis="y", visible=False)
+        return _svg(figure)
+
+
+def _curves(axis: Axes, curves: Sequence[Sequence[Mapping[str, float]]], unit: str, colour: str, name: str) -> None:
+    for curve in curves:
+        axis.plot([p[unit] for p in curve], [p["logloss"] for p in curve], color=colour, alpha=0.25, linewidth=0.8)
+    if curves and len({len(curve) for curve in curves}) == 1:
+        middle = [
+            [float(np.median([point[key] for point in points])) for key in (unit, "logloss")]
+            for points in zip(*curves, strict=True)
+        ]
+        axis.plot(*zip(*middle, strict=True), color=colour, linewidth=1.8, label=name)
+
+
+def _clip_start(axis: Axes, optimizers: Mapping[str, Any]) -> None:
+    """Leave the first, steep part of training above the plot, where it would flatten all that follows."""
+    values = [p["logloss"] for found in optimizers.values() for curve in found["curve"] for p in curve]
+    if values:
+        low, high = min(values), float(np.quantile(values, 0.8))
+        axis.set_ylim(low - 0.05 * (high - low), high + 0.3 * (high - low))
+
+
+def _cycle() -> Sequence[str]:
+    return _COLOURS * 4
+
+
+def _figure(rows: int, columns: int, width: float, height: float, *, sharey: bool = False) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    return figure, axes if rows > 1 else axes[0]
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
