@@ -1,5 +1,8 @@
 """From a configuration to its optimizer: a line each."""
 
+import math
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from dlrm_adahessian.optim.adagrad import Adagrad
@@ -23,11 +26,11 @@ from dlrm_adahessian.optim.row_hessian_adagrad import HessianAdagrad
 from dlrm_adahessian.optim.row_rowwise_adagrad import RowwiseAdagrad
 
 
-def dense_optimizer(cfg: DenseConfig, parameters: Tensor, sizes: list[int]) -> DenseOptimizer:
-    """Return the optimizer of a flat (P,) vector of parameters with the given sizes."""
+def dense_optimizer(cfg: DenseConfig, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+    """Return the optimizer of a flat (P,) vector, in which parameters of the given shapes lie one after another."""
     match cfg:
         case AdaHessianConfig():
-            return AdaHessian(parameters, cfg, sizes)
+            return AdaHessian(parameters, cfg, [math.prod(shape) for shape in shapes])
         case AdagradConfig():
             return Adagrad(parameters, cfg)
         case AdamConfig():
