@@ -15,6 +15,7 @@ import pydantic
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.errors import NoInputError, UsageError
 from dlrm_adahessian.model.config import ModelConfig
@@ -23,6 +24,7 @@ from dlrm_adahessian.storage import fingerprint
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "optimizers"
 T = TypeVar("T")
+_ESTIMATORS = [name for name in get_args(CurvatureName) if name != "none"]
 _MAX_TOML = 1 << 20  # bytes
 _NOT_RESULTS = ("out", "resume", "baseline", "data_path", "checkpoint_every", "log_every", "bad_rows")
 
@@ -43,14 +45,14 @@ class RunConfig:
     """A (dense, rows, curvature) triple: the name of a file in configs/optimizers."""
     baseline: Literal["adagrad", "none"] = "adagrad"
     """Train this too, on the same rows, order and initial weights, and compare."""
-    curvature: Literal["exact", "hutchinson", "none"] = "exact"
+    curvature: CurvatureName = "exact"
     """Estimator of the Hessian diagonal."""
     curvature_every: int = Field(default=1, ge=1)
     """Steps from one curvature update to the next; the first step has one."""
     curvature_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the batch that the curvature is computed on."""
     curvature_probes: int = Field(default=1, ge=1)
-    """Probes of a Hutchinson estimate."""
+    """Probes of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one."""
     batch_size: int = Field(default=256, ge=1)
     """Samples a step, over all ranks."""
     epochs: int = Field(default=1, ge=1)
@@ -80,7 +82,7 @@ class RunConfig:
         if self.optim.uses_curvature and self.curvature == "none":
             raise ValueError(
                 f"{self.optim.dense.name}/{self.optim.rows.name} reads the curvature, and curvature is none; "
-                "choose exact or hutchinson, or an optimizer without curvature"
+                f"choose one of {', '.join(_ESTIMATORS)}, or an optimizer without curvature"
             )
         if not self.optim.uses_curvature and self.curvature != "none":
             raise ValueError(
@@ -91,7 +93,7 @@ class RunConfig:
             raise ValueError(
                 "the exact Hessian diagonal needs activation relu and no self-interaction, got "
                 f"{self.model.activation} and self_interaction={self.model.self_interaction}; "
-                "use curvature hutchinson, or change the model"
+                "use curvature hutchinson or gauss_newton_bartlett, or change the model"
             )
         return self
 

@@ -66,9 +66,7 @@ def _baseline(config: RunConfig, data: PreparedData) -> Fitted | None:
     if plain.fingerprint(data.fingerprint) == config.fingerprint(data.fingerprint):
         logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
         return None
-    return find_or_fit(
-        plain, data, config.data.cache_dir / "baselines", title=f"baseline {plain.optimizer}"
-    )
+    return find_or_fit(plain, data, config.data.cache_dir / "baselines", title=f"baseline {plain.optimizer}")
 
 
 def _summary(ours: Fitted, baseline: Fitted | None) -> dict[str, Any]:

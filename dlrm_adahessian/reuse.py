@@ -16,7 +16,16 @@ logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
 # What shapes, scores or reports results, but does not train: a change there keeps the runs.
-_AFTER_TRAINING = ("cli.py", "job.py", "tables.py", "doctor.py", "evaluate.py", "compare", "report", "statistics")
+_AFTER_TRAINING = (
+    "cli.py",
+    "job.py",
+    "tables.py",
+    "doctor.py",
+    "evaluate.py",
+    "compare",
+    "report",
+    "statistics",
+)
 
 
 def run_path(config: RunConfig, data: PreparedData, root: Path) -> Path:
@@ -44,10 +53,7 @@ def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str
         title: of the progress bar; None shows none.
 
     Returns:
-        Its metrics and predictions.
-
-    Raises:
-        DivergedError: it diverged.
+        Its metrics and predictions; `fit` raises what a run raises.
     """
     run = RunDirectory(run_path(config, data, root))
     # Processes side by side want the same run: one trains it, the others wait.

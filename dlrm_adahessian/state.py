@@ -46,8 +46,8 @@ class TrainState:
             config.model, num_dense=NUM_INTEGERS, num_features=len(num_rows), generator=generator
         ).to(device)
         self.parameters = flatten_parameters_(self.head)
-        sizes = [p.numel() for p in self.head.parameters()]
-        self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, sizes)
+        shapes = [p.shape for p in self.head.parameters()]
+        self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, shapes)
         tables = [
             TableSpec(name=name, num_rows=rows, dim=config.model.embedding_dim)
             for name, rows in zip(TOKEN_NAMES, num_rows, strict=True)

@@ -67,7 +67,9 @@ class CompareConfig:
         return range(self.seed + 1, self.seed + 1 + self.seeds)
 
 
-def run_config(study: CompareConfig, name: str, *, seed: int, drawn: dict[str, Any] | None = None) -> RunConfig:
+def run_config(
+    study: CompareConfig, name: str, *, seed: int, drawn: dict[str, Any] | None = None
+) -> RunConfig:
     """Compose one run of a comparison.
 
     Args:

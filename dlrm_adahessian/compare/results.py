@@ -186,14 +186,14 @@ def time_to(curve: Sequence[Mapping[str, float]], target: float) -> dict[str, fl
             if before is None:
                 return {key: point[key] for key in ("samples", "seconds")}
             share = (before["logloss"] - target) / (before["logloss"] - point["logloss"])
-            return {
-                key: before[key] + share * (point[key] - before[key]) for key in ("samples", "seconds")
-            }
+            return {key: before[key] + share * (point[key] - before[key]) for key in ("samples", "seconds")}
         before = point
     return None
 
 
-def _median_time(curves: Sequence[Sequence[Mapping[str, float]]], target: float | None) -> dict[str, Any] | None:
+def _median_time(
+    curves: Sequence[Sequence[Mapping[str, float]]], target: float | None
+) -> dict[str, Any] | None:
     """Return the medians over the seeds that reach the target, and how many do."""
     if target is None:
         return None
@@ -235,7 +235,9 @@ def _difference(
     if not seeds:
         return None
     labels = getattr(ours[seeds[0]], part)[0]
-    if any(not np.array_equal(getattr(run[seed], part)[0], labels) for run in (ours, theirs) for seed in seeds):
+    if any(
+        not np.array_equal(getattr(run[seed], part)[0], labels) for run in (ours, theirs) for seed in seeds
+    ):
         return None  # rows in shuffled order: each seed predicts others first
     return crossed_difference(labels, _predictions(ours, seeds, part), _predictions(theirs, seeds, part))
 

@@ -1,19 +1,20 @@
 """From the name of an estimator to the estimator: a line each."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
 
 from dlrm_adahessian.curvature.base import Estimator
+from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.curvature.none import NoCurvature
 
 
 def make_estimator(
-    name: Literal["exact", "hutchinson", "none"],
+    name: CurvatureName,
     head: nn.Module,
     table_of_feature: Sequence[str],
     *,
@@ -27,8 +28,8 @@ def make_estimator(
         name: of the estimator.
         head: dense half of the model.
         table_of_feature: the table that each feature reads.
-        probes: of a Hutchinson estimate.
-        seed: of its probes.
+        probes: of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one.
+        seed: of the probes or the labels.
         device: of the derivatives.
 
     Returns:
@@ -40,5 +41,7 @@ def make_estimator(
             return ExactDiagonal()
         case "hutchinson":
             return Hutchinson(probes, seed, device)
+        case "gauss_newton_bartlett":
+            return GaussNewtonBartlett(probes, seed, device)
         case "none":
             return NoCurvature()

@@ -1,146 +1,55 @@
-"""Hyper-parameters of all optimizers and schedules. Imports no torch.
+"""How all parameters are updated: a dense optimizer, a row rule, and their common schedule. Imports no torch."""
 
-A learning rate is what the rule multiplies its direction with; the schedule scales all of them alike.
-"""
+from typing import ClassVar, Literal
 
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.optim.dense_config import (
+    AdagradConfig,
+    AdaHessianConfig,
+    AdamConfig,
+    MuonConfig,
+    SGDConfig,
+    SOAPConfig,
+    SophiaConfig,
+)
+from dlrm_adahessian.optim.ranges import Choice, Range, Tuned
+from dlrm_adahessian.optim.row_config import (
+    HessianAdagradConfig,
+    RowAdagradConfig,
+    RowAdaHessianConfig,
+    RowAdamConfig,
+    RowSGDConfig,
+    RowSophiaConfig,
+    RowwiseAdagradConfig,
+)
 
 _STRICT = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class AdaHessianConfig:
-    """AdaHessian on the dense part (Yao et al. 2020)."""
-
-    uses_curvature: ClassVar[bool] = True
-    name: Literal["adahessian"] = "adahessian"
-    lr: float = Field(default=0.01, gt=0)
-    """eta; the fraction of a diagonal Newton step when `power` is 1."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients, a step."""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the mean of squared curvature, a curvature update."""
-    eps: float = Field(default=1e-4, ge=0)
-    """Added to the denominator after the power; curvature units."""
-    power: float = Field(default=1.0, ge=0, le=1)
-    """k, the Hessian power; 0 makes it momentum."""
-    block_size: int = Field(default=1, ge=1)
-    """b, consecutive entries of a parameter whose curvature is averaged (spatial averaging); 1 is none."""
-    curvature_floor: float = Field(default=1.0, ge=0)
-    """Curvature is at least this times batch size times squared gradient, its expectation under the model; 0 is off."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class AdagradConfig:
-    """Adagrad on the dense part (Duchi et al. 2011)."""
-
-    uses_curvature: ClassVar[bool] = False
-    name: Literal["adagrad"] = "adagrad"
-    lr: float = Field(default=0.02, gt=0)
-    eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class AdamConfig:
-    """Adam on the dense part, with decoupled weight decay (Loshchilov and Hutter 2019)."""
-
-    uses_curvature: ClassVar[bool] = False
-    name: Literal["adam"] = "adam"
-    lr: float = Field(default=0.001, gt=0)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
-    weight_decay: float = Field(default=0.0, ge=0)
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class RowAdaHessianConfig:
-    """AdaHessian on the touched rows, in units of the summed loss."""
-
-    uses_curvature: ClassVar[bool] = True
-    name: Literal["adahessian"] = "adahessian"
-    lr: float = Field(default=0.02, gt=0)
-    beta1: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the mean of gradients, a touch of the row; 0 keeps no momentum and no state for it."""
-    beta2: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the mean of squared curvature, a curvature update of the row."""
-    eps: float = Field(default=1e-2, ge=0)
-    """Added to the denominator after the power; curvature units of one sample."""
-    power: float = Field(default=1.0, ge=0, le=1)
-    """k, the Hessian power."""
-    rowwise: bool = False
-    """One curvature per row, the mean over its entries: the paper's spatial average with the row as block."""
-    curvature_floor: float = Field(default=1.0, ge=0)
-    """Curvature is at least this times the squared gradient, its expectation under the model; 0 is off."""
-    clip: Annotated[float, Field(gt=0)] | None = None
-    """Largest size of an entry of the direction, before the learning rate."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class HessianAdagradConfig:
-    """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
-
-    uses_curvature: ClassVar[bool] = True
-    name: Literal["hessian_adagrad"] = "hessian_adagrad"
-    lr: float = Field(default=0.02, gt=0)
-    eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
-    curvature_floor: float = Field(default=1.0, ge=0)
-    """What is accumulated is at least this times the squared gradient; 0 is off, and then `clip` is needed."""
-    clip: Annotated[float, Field(gt=0)] | None = None
-    """Largest size of an entry of the direction, before the learning rate."""
-
-    @model_validator(mode="after")
-    def _guarded(self) -> "HessianAdagradConfig":
-        # p(1-p) vanishes on confident mistakes while the gradient does not.
-        if self.curvature_floor == 0 and self.clip is None:
-            raise ValueError(
-                "hessian_adagrad with curvature_floor 0 needs a clip: an unguarded step has no bound; set clip, e.g. 1.0"
-            )
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class RowAdagradConfig:
-    """Adagrad on the touched rows, one accumulator per entry."""
-
-    uses_curvature: ClassVar[bool] = False
-    name: Literal["adagrad"] = "adagrad"
-    lr: float = Field(default=0.02, gt=0)
-    eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class RowwiseAdagradConfig:
-    """Adagrad on the touched rows, one accumulator per row: the mean of its squared gradients."""
-
-    uses_curvature: ClassVar[bool] = False
-    name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
-    lr: float = Field(default=0.02, gt=0)
-    eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+DenseConfig = (
+    AdaHessianConfig | AdagradConfig | AdamConfig | MuonConfig | SGDConfig | SOAPConfig | SophiaConfig
+)
+RowConfig = (
+    HessianAdagradConfig
+    | RowAdaHessianConfig
+    | RowAdagradConfig
+    | RowAdamConfig
+    | RowSGDConfig
+    | RowSophiaConfig
+    | RowwiseAdagradConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScheduleConfig:
     """Factor on every learning rate; the same choices for every optimizer."""
 
+    tuned: ClassVar[Tuned] = {"warmup": Choice((0.0, 0.1)), "decay": Choice(("none", "linear"))}
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps over which the factor grows linearly from 0 to 1."""
     decay: Literal["none", "linear"] = "none"
     """After warm-up: stay at 1, or fall linearly to 0 at the last step."""
-
-
-DenseConfig = AdaHessianConfig | AdagradConfig | AdamConfig
-RowConfig = HessianAdagradConfig | RowAdaHessianConfig | RowAdagradConfig | RowwiseAdagradConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -155,3 +64,11 @@ class OptimConfig:
     def uses_curvature(self) -> bool:
         """Whether either rule reads the Hessian diagonal."""
         return self.dense.uses_curvature or self.rows.uses_curvature
+
+    @property
+    def search_space(self) -> dict[str, Range | Choice]:
+        """What a search draws: by dotted name, e.g. `dense.lr`; what is turned off in a rule stays off."""
+        space = {f"schedule.{name}": found for name, found in self.schedule.tuned.items()}
+        for part, rule in (("dense", self.dense), ("rows", self.rows)):
+            space |= {f"{part}.{n}": found for n, found in rule.tuned.items() if getattr(rule, n) != 0}
+        return space

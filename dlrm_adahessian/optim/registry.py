@@ -1,5 +1,8 @@
 """From a configuration to its optimizer: a line each."""
 
+import math
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from dlrm_adahessian.optim.adagrad import Adagrad
@@ -12,26 +15,48 @@ from dlrm_adahessian.optim.config import (
     AdamConfig,
     DenseConfig,
     HessianAdagradConfig,
+    MuonConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
+    RowAdamConfig,
     RowConfig,
+    RowSGDConfig,
+    RowSophiaConfig,
     RowwiseAdagradConfig,
+    SGDConfig,
+    SOAPConfig,
+    SophiaConfig,
 )
+from dlrm_adahessian.optim.muon import Muon
 from dlrm_adahessian.optim.row_adagrad import RowAdagrad
 from dlrm_adahessian.optim.row_adahessian import RowAdaHessian
+from dlrm_adahessian.optim.row_adam import RowAdam
 from dlrm_adahessian.optim.row_hessian_adagrad import HessianAdagrad
 from dlrm_adahessian.optim.row_rowwise_adagrad import RowwiseAdagrad
+from dlrm_adahessian.optim.row_sgd import RowSGD
+from dlrm_adahessian.optim.row_sophia import RowSophia
+from dlrm_adahessian.optim.sgd import SGD
+from dlrm_adahessian.optim.soap import SOAP
+from dlrm_adahessian.optim.sophia import Sophia
 
 
-def dense_optimizer(cfg: DenseConfig, parameters: Tensor, sizes: list[int]) -> DenseOptimizer:
-    """Return the optimizer of a flat (P,) vector of parameters with the given sizes."""
+def dense_optimizer(cfg: DenseConfig, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+    """Return the optimizer of a flat (P,) vector, in which parameters of the given shapes lie one after another."""
     match cfg:
         case AdaHessianConfig():
-            return AdaHessian(parameters, cfg, sizes)
+            return AdaHessian(parameters, cfg, [math.prod(shape) for shape in shapes])
         case AdagradConfig():
             return Adagrad(parameters, cfg)
         case AdamConfig():
             return Adam(parameters, cfg)
+        case MuonConfig():
+            return Muon(parameters, cfg, shapes)
+        case SGDConfig():
+            return SGD(parameters, cfg)
+        case SOAPConfig():
+            return SOAP(parameters, cfg, shapes)
+        case SophiaConfig():
+            return Sophia(parameters, cfg)
 
 
 def row_rule(cfg: RowConfig) -> RowRule:
@@ -43,5 +68,11 @@ def row_rule(cfg: RowConfig) -> RowRule:
             return RowAdaHessian(cfg)
         case RowAdagradConfig():
             return RowAdagrad(cfg)
+        case RowAdamConfig():
+            return RowAdam(cfg)
+        case RowSGDConfig():
+            return RowSGD(cfg)
+        case RowSophiaConfig():
+            return RowSophia(cfg)
         case RowwiseAdagradConfig():
             return RowwiseAdagrad(cfg)

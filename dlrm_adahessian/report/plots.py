@@ -60,7 +60,9 @@ def forest(differences: Sequence[Mapping[str, Any]]) -> str:
             axis.set_yticks(range(len(differences)))
             axis.set_ylim(-0.6, len(differences) - 0.4)
             axis.set_yticklabels([])
-            axis.set_xlabel("log loss, lower by" if metric == "logloss" else f"{_METRIC_NAMES[metric]}, higher by")
+            axis.set_xlabel(
+                "log loss, lower by" if metric == "logloss" else f"{_METRIC_NAMES[metric]}, higher by"
+            )
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
             axis.locator_params(axis="x", nbins=5)
         axes[0].set_yticklabels(
@@ -110,9 +112,13 @@ def cost(optimizers: Mapping[str, Any]) -> str:
         return _svg(figure)
 
 
-def _curves(axis: Axes, curves: Sequence[Sequence[Mapping[str, float]]], unit: str, colour: str, name: str) -> None:
+def _curves(
+    axis: Axes, curves: Sequence[Sequence[Mapping[str, float]]], unit: str, colour: str, name: str
+) -> None:
     for curve in curves:
-        axis.plot([p[unit] for p in curve], [p["logloss"] for p in curve], color=colour, alpha=0.25, linewidth=0.8)
+        axis.plot(
+            [p[unit] for p in curve], [p["logloss"] for p in curve], color=colour, alpha=0.25, linewidth=0.8
+        )
     if curves and len({len(curve) for curve in curves}) == 1:
         middle = [
             [float(np.median([point[key] for point in points])) for key in (unit, "logloss")]
@@ -133,7 +139,9 @@ def _cycle() -> Sequence[str]:
     return _COLOURS * 4
 
 
-def _figure(rows: int, columns: int, width: float, height: float, *, sharey: bool = False) -> tuple[Figure, Any]:
+def _figure(
+    rows: int, columns: int, width: float, height: float, *, sharey: bool = False
+) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     return figure, axes if rows > 1 else axes[0]

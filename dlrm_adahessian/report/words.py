@@ -17,9 +17,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     sentences: list[str] = []
     for name in names[1:]:
         found = [
-            row
-            for row in summary["differences"]
-            if row["optimizer"] == name and row["against"] == names[0]
+            row for row in summary["differences"] if row["optimizer"] == name and row["against"] == names[0]
         ]
         if not found:
             sentences.append(f"{name} cannot be compared with {names[0]}: no seed finished with both.")

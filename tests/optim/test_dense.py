@@ -7,13 +7,14 @@ from dlrm_adahessian.optim.registry import dense_optimizer
 from dlrm_adahessian.optim.schedule import lr_scale
 
 pytestmark = pytest.mark.oracle
-SIZES, SAMPLES, STEPS = [6, 5], 8, 20
+SHAPES, SAMPLES, STEPS = [(2, 3), (5,)], 8, 20
+SIZE = 11
 
 
 def run(cfg, *, every=1, grads=None, curvatures=None):
     rng = np.random.default_rng(0)
-    w = torch.from_numpy(rng.normal(size=sum(SIZES)))
-    optimizer = dense_optimizer(cfg, w, SIZES)
+    w = torch.from_numpy(rng.normal(size=SIZE))
+    optimizer = dense_optimizer(cfg, w, SHAPES)
     grads = grads if grads is not None else rng.normal(size=(STEPS, len(w)))
     curvatures = curvatures if curvatures is not None else rng.normal(size=(STEPS, len(w)))
     start = w.numpy().copy()
@@ -50,7 +51,7 @@ def test_adahessian_equals_the_papers_formula(every, power, block_size, floor):
 
 
 def test_adahessian_with_the_gradient_as_curvature_is_adam():
-    grads = np.random.default_rng(1).normal(size=(STEPS, sum(SIZES)))
+    grads = np.random.default_rng(1).normal(size=(STEPS, SIZE))
     ours = AdaHessianConfig(lr=0.1, curvature_floor=0.0, eps=1e-8)
     found = run(ours, grads=grads, curvatures=grads)[-1]
     np.testing.assert_allclose(found, run(AdamConfig(lr=0.1, eps=1e-8), grads=grads)[-1], rtol=1e-11)
@@ -87,7 +88,7 @@ def test_first_order_rules_equal_torchs(cfg, reference):
 
 def test_adahessian_waits_for_the_first_curvature():
     w = torch.ones(11)
-    optimizer = dense_optimizer(AdaHessianConfig(), w, SIZES)
+    optimizer = dense_optimizer(AdaHessianConfig(), w, SHAPES)
     optimizer.step(w, torch.ones(11), None, lr_scale=1, samples=1)
     assert torch.equal(w, torch.ones(11))
 

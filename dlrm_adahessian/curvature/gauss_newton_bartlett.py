@@ -1,0 +1,77 @@
+"""The Gauss-Newton-Bartlett estimate of the Hessian diagonal, as in Sophia.
+
+Liu, Li, Hall, Liang, Ma, "Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training", 2023,
+algorithm 2. Let the label of sample b be drawn anew from the model, y_b ~ Bernoulli(p_b), and let g be the gradient of
+the mean loss L = (1/B) sum_b BCE(z_b, y_b) with these labels. The gradients of single samples are independent, of mean
+zero, and E[(p_b - y_b)^2] = p_b (1 - p_b). So the products between samples vanish in expectation (Bartlett), and
+
+    E[B g_theta^2] = (1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2,
+
+the diagonal of the Gauss-Newton matrix of L. Where the logit is piecewise linear in each single parameter, it is that
+of the Hessian (see `exact`); for other models it leaves out the second derivative of the logit. Never negative.
+
+At the pooled embeddings only the loss of sample b depends on entry (b, f, d), and g there is (1/B) (p_b - y_b)
+dz_b/dx: the same B g^2 has expectation (1/B) p_b (1 - p_b) (dz_b/dx)^2, entry for entry. Table rows sum it over their
+bags times count^2 (docs/adr/0002), which is B times a sum of squares and not B times the square of the row's summed
+gradient: the same expectation without the noise of the products between samples.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlrm_adahessian.curvature.base import Derivatives, flat, gradient
+
+
+class GaussNewtonBartlett:
+    """Mean over a number of draws of B times the squared gradient with sampled labels."""
+
+    def __init__(self, draws: int, seed: int, device: torch.device) -> None:
+        """Seed the labels.
+
+        Args:
+            draws: of all labels, a curvature step; at least 1.
+            seed: of the labels.
+            device: of the derivatives.
+        """
+        self.draws = draws
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self.state = {"generator": self._generator.get_state()}
+
+    def load_state(self) -> None:
+        """Take up what was copied into `state`."""
+        self._generator.set_state(self.state["generator"])
+
+    def __call__(
+        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+    ) -> Derivatives:
+        """Return the derivatives; see `Estimator`."""
+        if curvature_samples == 0:
+            return gradient(head, dense, pooled, labels)
+        part = slice(curvature_samples)
+        leaf = pooled[part].detach().requires_grad_()
+        logits = head(dense[part], leaf)
+        variables = [*head.parameters(), leaf]
+        probability = logits.detach().sigmoid()
+        diagonal = [torch.zeros_like(v) for v in variables]
+        for _ in range(self.draws):
+            sampled = torch.bernoulli(probability, generator=self._generator)
+            loss = F.binary_cross_entropy_with_logits(logits, sampled)
+            for total, grad in zip(
+                diagonal, torch.autograd.grad(loss, variables, retain_graph=True), strict=True
+            ):
+                total.addcmul_(grad, grad, value=curvature_samples / self.draws)
+        self.state["generator"].copy_(self._generator.get_state())
+        if curvature_samples == len(labels):  # the graph of the whole batch is there
+            loss = F.binary_cross_entropy_with_logits(logits, labels)
+            *grads, pooled_grad = torch.autograd.grad(loss, variables)
+            first = Derivatives(
+                loss=loss.detach(), logits=logits.detach(), grad=flat(grads), pooled_grad=pooled_grad
+            )
+        else:
+            first = gradient(head, dense, pooled, labels)
+        pooled_curvature = torch.zeros_like(pooled)
+        pooled_curvature[part] = diagonal[-1]
+        return replace(first, curvature=flat(diagonal[:-1]), pooled_curvature=pooled_curvature)
