@@ -222,18 +222,18 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested tables, `above` winning; a table of another `name` replaces the one below whole."""
-    merged = dict(below)
+    result = dict(below)
     for key, value in above.items():
-        old = merged.get(key)
+        old = result.get(key)
         if (
             isinstance(old, dict)
             and isinstance(value, dict)
             and value.get("name", old.get("name")) == old.get("name")
         ):
-            merged[key] = merged(old, value)
+            result[key] = merged(old, value)
         else:
-            merged[key] = value
-    return merged
+            result[key] = value
+    return result
 
 
 def _explain(problem: Any) -> str:

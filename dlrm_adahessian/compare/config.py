@@ -79,10 +79,7 @@ def run_config(
         drawn: hyper-parameters by path below `optim`, such as `dense.lr`, in place of the preset's.
 
     Returns:
-        Its configuration.
-
-    Raises:
-        UsageError: there is no optimizer of that name.
+        Its configuration; a name that is no preset's is refused.
     """
     everything = TypeAdapter(CompareConfig).dump_python(study, mode="json")
     values = merged({key: everything[key] for key in SHARED}, preset(name))

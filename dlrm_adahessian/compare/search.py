@@ -33,7 +33,7 @@ class Search:
         own_seed = int(fingerprint([config.optimizer, seed]), 16) % 2**32
         samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
         self._study = optuna.create_study(sampler=samplers[sampler](seed=own_seed))
-        self._space = space(config)
+        self._space = {path: _distribution(allowed) for path, allowed in config.optim.search_space.items()}
 
     def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
         """Return a trial to be told about, and its hyper-parameters by path below `optim`."""
@@ -43,16 +43,6 @@ class Search:
     def tell(self, trial: optuna.Trial, logloss: float | None) -> None:
         """Report the log loss of a trial; None when it diverged."""
         self._study.tell(trial, _WORST if logloss is None or not math.isfinite(logloss) else logloss)
-
-
-def space(config: RunConfig) -> dict[str, BaseDistribution]:
-    """Return what may be drawn for an optimizer, by path below `optim`."""
-    parts = {"dense": config.optim.dense, "rows": config.optim.rows, "schedule": config.optim.schedule}
-    return {
-        f"{part}.{setting}": _distribution(allowed)
-        for part, settings in parts.items()
-        for setting, allowed in settings.tuned.items()
-    }
 
 
 def _distribution(allowed: Range | Choice) -> BaseDistribution:

@@ -25,7 +25,7 @@ def begin(folder: Path, threads: int) -> None:
         folder: prepared rows, verified here.
         threads: of each run.
     """
-    global _data  # noqa: PLW0603, a process pool hands a worker nothing but arguments
+    global _data
     logging.getLogger("dlrm_adahessian").setLevel(logging.ERROR)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(threads)

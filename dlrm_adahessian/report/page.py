@@ -47,16 +47,16 @@ def _render(template: str, values: Mapping[str, Any], drawn: Mapping[str, str | 
     )
     environment.filters.update(figure=_figure, signed=_signed, interval=_interval, setting=_setting)
     # Our own SVG is markup; matplotlib escapes the names in it.
-    charts = {name: Markup(svg) if svg else None for name, svg in drawn.items()}  # noqa: S704
+    charts = {name: Markup(svg) if svg else None for name, svg in drawn.items()}
     return environment.get_template(template).render(**values, plots=charts)
 
 
 def _figure(value: float | None, digits: int = 5) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.5f}"
+    return "-" if value is None else f"{value:+.5f}"
 
 
 def _interval(ends: tuple[float, float] | None) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by readers with any colour vision (jfly.uni-koeln.de/color, 2008).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, searchable
     "svg.hashsalt": "report",  # the same data gives the same bytes
     "font.family": "sans-serif",
@@ -66,28 +66,29 @@ def forest(differences: Sequence[Mapping[str, Any]]) -> str:
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
             axis.locator_params(axis="x", nbins=5)
         axes[0].set_yticklabels(
-            [f"{row['optimizer']} − {row['against']}, {row['rows']}" for row in reversed(differences)]
+            [f"{row['optimizer']} - {row['against']}, {row['rows']}" for row in reversed(differences)]
         )
         return _svg(figure)
 
 
 def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
     """Plot log loss of each draw against each learning rate; diverged draws as crosses at the top; None without draws."""
-    draws = runs[runs["kind"] == "trial"]
+    draws: pd.DataFrame = runs.loc[runs["kind"] == "trial"]
     names = list(dict.fromkeys(draws["optimizer"]))
     if not names:
         return None
-    finite = draws["val_logloss"].dropna()
-    best, top = finite.min(), float(finite.quantile(0.9))
-    ceiling = max(top, best + 10 * near_best)
+    logloss = draws["val_logloss"].to_numpy(dtype=float)
+    best = float(np.nanmin(logloss))
+    ceiling = max(float(np.nanquantile(logloss, 0.9)), best + 10 * near_best)
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(2, len(names), max(4.0, 2.1 * len(names)), 4.6, sharey=True)
         for column, (colour, name) in enumerate(zip(_cycle(), names, strict=False)):
-            own = draws[draws["optimizer"] == name]
+            own: pd.DataFrame = draws.loc[draws["optimizer"] == name]
             for row, rate in enumerate(("dense.lr", "rows.lr")):
                 axis = axes[row, column]
-                shown = own["val_logloss"].fillna(np.inf).clip(upper=ceiling)
-                lost = own["val_logloss"].isna()
+                logloss = own["val_logloss"].to_numpy(dtype=float)
+                lost = np.isnan(logloss)
+                shown = np.minimum(np.where(lost, ceiling, logloss), ceiling)
                 axis.axhspan(best, best + near_best, color="#009e73", alpha=0.15, linewidth=0)
                 axis.plot(own[rate][~lost], shown[~lost], "o", color=colour, markersize=3.5)
                 axis.plot(own[rate][lost], shown[lost], "x", color="#d55e00", markersize=6)

@@ -21,8 +21,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         ]
         if not found:
             sentences.append(f"{name} cannot be compared with {names[0]}: no seed finished with both.")
-        for row in found:
-            sentences.append(_sentence(row))
+        sentences.extend(_sentence(row) for row in found)
     return sentences
 
 
