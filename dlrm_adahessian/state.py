@@ -18,7 +18,7 @@ from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed import checkpoint
 from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
-from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics import probability_from_logit
 from dlrm_adahessian.model.head import Head, flatten_parameters_
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
@@ -89,9 +89,27 @@ class TrainState:
 
     @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
-        """Return the probabilities of the rows of all batches, (N,) float32; for speed of `SCORING_BATCH` rows each."""
-        logits = (self.head(batch.dense, self.lookup(batch.kjt)) for batch in batches)
-        return np.concatenate([probability_from_logit(part.numpy()) for part in logits])
+        """Return the probabilities of all rows.
+
+        Args:
+            batches: for speed of `SCORING_BATCH` rows each.
+
+        Returns:
+            (N,) float32.
+
+        Raises:
+            DivergedError: a prediction is not finite.
+        """
+        found: list[npt.NDArray[np.float32]] = []
+        for batch in batches:
+            logits = self.head(batch.dense, self.lookup(batch.kjt))
+            if not bool(logits.isfinite().all()):
+                raise DivergedError(
+                    "predictions must be finite, and the model's are not: it diverged; lower --optim.dense.lr and "
+                    "--optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
+                )
+            found.append(probability_from_logit(logits.numpy()))
+        return np.concatenate(found)
 
     def save(
         self, folder: Path, step: int, state: dict[str, Any], fingerprint: str, *, keep: int = 2

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart by readers with any colour vision (jfly.uni-koeln.de/color, 2008).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
@@ -35,7 +36,7 @@ def quality(optimizers: Mapping[str, Any], target: float | None) -> str:
             for colour, (name, found) in zip(_cycle(), optimizers.items(), strict=False):
                 _curves(axis, found["curve"], unit, colour, name)
             if target is not None:
-                axis.axhline(target, color="#666666", linewidth=0.8, linestyle=":")
+                axis.axhline(target, color="#666666", linewidth=1.2, linestyle=":")
             axis.set_xlabel(f"{unit} of training")
             _clip_start(axis, optimizers)
         axes[0].set_ylabel("log loss, validation rows")
@@ -93,6 +94,8 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
                 axis.plot(own[rate][~lost], shown[~lost], "o", color=colour, markersize=3.5)
                 axis.plot(own[rate][lost], shown[lost], "x", color="#d55e00", markersize=6)
                 axis.set_xscale("log")
+                axis.xaxis.set_major_locator(LogLocator(numticks=4))
+                axis.xaxis.set_minor_formatter(NullFormatter())
                 axis.set_xlabel(f"{rate.removesuffix('.lr')} learning rate")
                 if row == 0:
                     axis.set_title(name, fontsize=10)

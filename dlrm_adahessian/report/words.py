@@ -27,20 +27,15 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 def _sentence(row: Mapping[str, Any]) -> str:
     low, high = row["logloss_ci95"]
-    what = f"log loss {row['logloss']:+.5f} [{low:+.5f}, {high:+.5f}]"
-    if row["auc"] is not None:
-        what += f", AUC {row['auc']:+.5f} [{row['auc_ci95'][0]:+.5f}, {row['auc_ci95'][1]:+.5f}]"
-    where = f"on {row['row_count']:,} {row['rows']} rows and {row['seeds']} {'seed' if row['seeds'] == 1 else 'seeds'}"
+    seeds = f"{row['seeds']} {'seed' if row['seeds'] == 1 else 'seeds'}"
+    where = f"{row['row_count']:,} {row['rows']} rows, {seeds}"
+    what = f"log loss {row['logloss']:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {_p(row['p_adjusted'])}"
+    pair = f"{row['optimizer']} against {row['against']}"
     if row["p_adjusted"] < 0.05:
-        better = "a better" if row["logloss"] < 0 else "a worse"
-        return (
-            f"{row['optimizer']} trains {better} model than {row['against']} {where}: {what}; "
-            f"adjusted p {_p(row['p_adjusted'])}."
-        )
+        return f"{pair}: {'better' if row['logloss'] < 0 else 'worse'} ({what})."
     return (
-        f"No difference is shown between {row['optimizer']} and {row['against']} {where}: {what}; adjusted p "
-        f"{_p(row['p_adjusted'])}. A difference of {row['minimum_detectable_logloss']:.5f} in log loss would have been "
-        "found four times of five."
+        f"{pair}: no difference shown ({what}); one of {row['minimum_detectable_logloss']:.5f} would have been found "
+        "four times of five."
     )
 
 
