@@ -2,7 +2,7 @@
 """Batch offline evaluation: score rows with a run's newest good checkpoint, stream the predictions to parquet."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from dlrm_adahessian.state import SCORING_BATCH, TrainState
 from dlrm_adahessian.storage import DamagedFolderError, read_sealed, storage_errors
 
 _SCHEMA = pa.schema([("row", pa.int64()), ("label", pa.int8()), ("probability", pa.float32())])
+_BLOCK = 16 * SCORING_BATCH  # rows scored and written at once
 _Rows = tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
 
@@ -83,7 +84,7 @@ def evaluate(
             bar = stack.enter_context(
                 tqdm(desc="evaluate", unit=" rows", unit_scale=True, disable=not sys.stderr.isatty())
             )
-            for block in blocks:
+            for block in regrouped(blocks, _BLOCK):
                 probability = scorer.score(block)
                 writer.write_table(_table(scored, block[0], probability))
                 scored += len(probability)
@@ -147,8 +148,8 @@ class _Scorer:
                 f"{folder} was prepared with another vocabulary than this run was trained on; name the raw rows instead"
             )
         rows = range(len(data.labels)) if part == "all" else getattr(data.split, part)
-        for start in range(rows.start, rows.stop, 16 * SCORING_BATCH):
-            these = slice(start, min(start + 16 * SCORING_BATCH, rows.stop))
+        for start in range(rows.start, rows.stop, _BLOCK):
+            these = slice(start, min(start + _BLOCK, rows.stop))
             yield np.asarray(data.labels[these]), np.asarray(data.dense[these]), np.asarray(data.ids[these])
 
     def score(self, rows: _Rows) -> npt.NDArray[np.float32]:
@@ -159,6 +160,39 @@ class _Scorer:
         return self._state.score(
             make_batch(dense[part], ids[part], unlabelled[: len(ids[part])]) for part in parts
         )
+
+
+def regrouped(blocks: Iterable[_Rows], size: int) -> Iterator[_Rows]:
+    """Yield the same rows in blocks of `size`, the last smaller: a row's last bits depend on the batch it is scored in.
+
+    Args:
+        blocks: of any size.
+        size: in rows, at least 1.
+
+    Yields:
+        The blocks.
+    """
+    held: list[_Rows] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block[0])
+        while count >= size:
+            whole = _joined(held)
+            yield _part(whole, slice(size))
+            held, count = [_part(whole, slice(size, None))], count - size
+    if count:
+        yield _joined(held)
+
+
+def _joined(blocks: Sequence[_Rows]) -> _Rows:
+    labels, dense, ids = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return labels, dense, ids
+
+
+def _part(rows: _Rows, part: slice) -> _Rows:
+    labels, dense, ids = rows
+    return labels[part], dense[part], ids[part]
 
 
 def _table(first: int, labels: npt.NDArray[np.int8], probability: npt.NDArray[np.float32]) -> pa.Table:
