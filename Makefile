@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet $(FBGEMM)
-	$(BIN)/pip install --quiet --editable '.[dev,tensorboard]'
+	$(BIN)/pip install --quiet --editable '.[dev,tensorboard,rivals]'
 	$(BIN)/pip check
 	touch $@
 

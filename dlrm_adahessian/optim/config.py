@@ -1,28 +1,51 @@
 """How all parameters are updated: a dense optimizer, a row rule, and their common schedule. Imports no torch."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian.optim.dense_config import AdagradConfig, AdaHessianConfig, AdamConfig
+from dlrm_adahessian.optim.dense_config import (
+    AdagradConfig,
+    AdaHessianConfig,
+    AdamConfig,
+    MuonConfig,
+    SGDConfig,
+    SOAPConfig,
+    SophiaConfig,
+)
+from dlrm_adahessian.optim.ranges import Choice, Range, Tuned
 from dlrm_adahessian.optim.row_config import (
     HessianAdagradConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
+    RowAdamConfig,
+    RowSGDConfig,
+    RowSophiaConfig,
     RowwiseAdagradConfig,
 )
 
 _STRICT = ConfigDict(extra="forbid")
 
-DenseConfig = AdaHessianConfig | AdagradConfig | AdamConfig
-RowConfig = HessianAdagradConfig | RowAdaHessianConfig | RowAdagradConfig | RowwiseAdagradConfig
+DenseConfig = (
+    AdaHessianConfig | AdagradConfig | AdamConfig | MuonConfig | SGDConfig | SOAPConfig | SophiaConfig
+)
+RowConfig = (
+    HessianAdagradConfig
+    | RowAdaHessianConfig
+    | RowAdagradConfig
+    | RowAdamConfig
+    | RowSGDConfig
+    | RowSophiaConfig
+    | RowwiseAdagradConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScheduleConfig:
     """Factor on every learning rate; the same choices for every optimizer."""
 
+    tuned: ClassVar[Tuned] = {"warmup": Choice((0.0, 0.1)), "decay": Choice(("none", "linear"))}
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps over which the factor grows linearly from 0 to 1."""
     decay: Literal["none", "linear"] = "none"
@@ -41,3 +64,11 @@ class OptimConfig:
     def uses_curvature(self) -> bool:
         """Whether either rule reads the Hessian diagonal."""
         return self.dense.uses_curvature or self.rows.uses_curvature
+
+    @property
+    def search_space(self) -> dict[str, Range | Choice]:
+        """What a search draws: by dotted name, e.g. `dense.lr`; what is turned off in a rule stays off."""
+        space = {f"schedule.{name}": found for name, found in self.schedule.tuned.items()}
+        for part, rule in (("dense", self.dense), ("rows", self.rows)):
+            space |= {f"{part}.{n}": found for n, found in rule.tuned.items() if getattr(rule, n) != 0}
+        return space

@@ -15,15 +15,29 @@ from dlrm_adahessian.optim.config import (
     AdamConfig,
     DenseConfig,
     HessianAdagradConfig,
+    MuonConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
+    RowAdamConfig,
     RowConfig,
+    RowSGDConfig,
+    RowSophiaConfig,
     RowwiseAdagradConfig,
+    SGDConfig,
+    SOAPConfig,
+    SophiaConfig,
 )
+from dlrm_adahessian.optim.muon import Muon
 from dlrm_adahessian.optim.row_adagrad import RowAdagrad
 from dlrm_adahessian.optim.row_adahessian import RowAdaHessian
+from dlrm_adahessian.optim.row_adam import RowAdam
 from dlrm_adahessian.optim.row_hessian_adagrad import HessianAdagrad
 from dlrm_adahessian.optim.row_rowwise_adagrad import RowwiseAdagrad
+from dlrm_adahessian.optim.row_sgd import RowSGD
+from dlrm_adahessian.optim.row_sophia import RowSophia
+from dlrm_adahessian.optim.sgd import SGD
+from dlrm_adahessian.optim.soap import SOAP
+from dlrm_adahessian.optim.sophia import Sophia
 
 
 def dense_optimizer(cfg: DenseConfig, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
@@ -35,6 +49,14 @@ def dense_optimizer(cfg: DenseConfig, parameters: Tensor, shapes: Sequence[Seque
             return Adagrad(parameters, cfg)
         case AdamConfig():
             return Adam(parameters, cfg)
+        case MuonConfig():
+            return Muon(parameters, cfg, shapes)
+        case SGDConfig():
+            return SGD(parameters, cfg)
+        case SOAPConfig():
+            return SOAP(parameters, cfg, shapes)
+        case SophiaConfig():
+            return Sophia(parameters, cfg)
 
 
 def row_rule(cfg: RowConfig) -> RowRule:
@@ -46,5 +68,11 @@ def row_rule(cfg: RowConfig) -> RowRule:
             return RowAdaHessian(cfg)
         case RowAdagradConfig():
             return RowAdagrad(cfg)
+        case RowAdamConfig():
+            return RowAdam(cfg)
+        case RowSGDConfig():
+            return RowSGD(cfg)
+        case RowSophiaConfig():
+            return RowSophia(cfg)
         case RowwiseAdagradConfig():
             return RowwiseAdagrad(cfg)

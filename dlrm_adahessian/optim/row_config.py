@@ -1,12 +1,15 @@
 """Hyper-parameters of the row rules. Imports no torch.
 
-A learning rate is what the rule multiplies its direction with; the schedule scales all of them alike.
+A learning rate is what the rule multiplies its direction with; the schedule scales all of them alike. `tuned`
+is what a search draws from.
 """
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.optim.ranges import Range, Tuned, rate
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -16,6 +19,7 @@ class RowAdaHessianConfig:
     """AdaHessian on the touched rows, in units of the summed loss."""
 
     uses_curvature: ClassVar[bool] = True
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "eps": Range(1e-4, 1.0)}
     name: Literal["adahessian"] = "adahessian"
     lr: float = Field(default=0.02, gt=0)
     beta1: float = Field(default=0.0, ge=0, lt=1)
@@ -39,6 +43,7 @@ class HessianAdagradConfig:
     """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
 
     uses_curvature: ClassVar[bool] = True
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
@@ -63,6 +68,7 @@ class RowAdagradConfig:
     """Adagrad on the touched rows, one accumulator per entry."""
 
     uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adagrad"] = "adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
@@ -74,7 +80,56 @@ class RowwiseAdagradConfig:
     """Adagrad on the touched rows, one accumulator per row: the mean of its squared gradients."""
 
     uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RowAdamConfig:
+    """Lazy Adam on the touched rows, with decoupled weight decay."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.005), "weight_decay": Range(1e-3, 1.0)}
+    name: Literal["adam"] = "adam"
+    lr: float = Field(default=0.005, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients, a touch of the row."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the mean of squared gradients, a touch of the row."""
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: a row shrinks by lr * weight_decay a touch."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RowSGDConfig:
+    """Gradient descent on the touched rows."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(30.0)}
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(default=30.0, gt=0)
+    """Multiplies the gradient of the mean loss; the larger the batch, the larger it must be (see `row_sgd`)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RowSophiaConfig:
+    """Sophia on the touched rows, in units of the summed loss."""
+
+    uses_curvature: ClassVar[bool] = True
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "gamma": Range(0.005, 0.5)}
+    name: Literal["sophia"] = "sophia"
+    lr: float = Field(default=0.003, gt=0)
+    """eta; the largest step of an entry."""
+    beta1: float = Field(default=0.96, ge=0, lt=1)
+    """Decay of the mean of gradients, a touch of the row."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the mean of curvature, a curvature update of the row."""
+    gamma: float = Field(default=0.05, gt=0)
+    """Scale of the curvature; the smaller, the more entries are clipped."""
+    eps: float = Field(default=1e-12, gt=0)
+    """Least scaled curvature, of one sample."""

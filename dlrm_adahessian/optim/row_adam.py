@@ -1,0 +1,88 @@
+# pyright: basic
+"""Lazy Adam on touched rows, with decoupled weight decay.
+
+Adam (Kingma and Ba 2015, algorithm 1) whose moments move only when the row is touched, as in torch.optim.SparseAdam.
+Departure: bias corrections count the touches of the row, where SparseAdam counts steps of the table. With a count of
+steps, a row first touched late has moments that began at zero and no correction left: at beta1 0.9, beta2 0.999 its
+first step would be 3.2 times lr. By touches it is lr, for every row, whenever it is seen first; rows touched at every
+step are SparseAdam's but for eps, which is added after the correction, as on the dense part. With weight decay the row
+shrinks by lr * weight_decay a touch (Loshchilov and Hutter 2019).
+"""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.optim.config import RowAdamConfig
+
+
+class RowAdam(RowRule):
+    """Two moments per entry and a count per row; ignores curvature."""
+
+    def __init__(self, cfg: RowAdamConfig) -> None:
+        self.cfg = cfg
+
+    def new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return `mean` and `mean_square` (R, D), and `touches` (R,) int32."""
+        return {
+            "mean": weight.new_zeros(weight.shape),
+            "mean_square": weight.new_zeros(weight.shape),
+            "touches": weight.new_zeros(len(weight), dtype=torch.int32),
+        }
+
+    def update_torch_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update in tensor operations."""
+        del samples
+        cfg, rows, lr = self.cfg, hits.rows, self.cfg.lr * lr_scale
+        state["touches"][rows] += 1
+        touches = state["touches"][rows].double().unsqueeze(1)  # in float32, 1 - beta2 loses 3 digits
+        mean = state["mean"][rows].lerp_(hits.grad, 1 - cfg.beta1)
+        mean_square = state["mean_square"][rows].lerp_(hits.grad.square(), 1 - cfg.beta2)
+        state["mean"][rows], state["mean_square"][rows] = mean, mean_square
+        direction = mean / (1 - cfg.beta1**touches).to(mean.dtype)
+        direction /= (mean_square / (1 - cfg.beta2**touches).to(mean.dtype)).sqrt_().add_(cfg.eps)
+        weight[rows] = weight[rows] * (1 - lr * cfg.weight_decay) - lr * direction
+
+    def update_numba_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update in one compiled pass."""
+        del samples
+        cfg, w, lr = self.cfg, weight.numpy(), self.cfg.lr * lr_scale
+        real = w.dtype.type
+        _update(
+            w,
+            state["mean"].numpy(),
+            state["mean_square"].numpy(),
+            state["touches"].numpy(),
+            hits.rows.numpy(),
+            hits.grad.numpy(),
+            real(lr),
+            cfg.beta1,
+            cfg.beta2,
+            real(1 - cfg.beta1),
+            real(1 - cfg.beta2),
+            real(cfg.eps),
+            real(1 - lr * cfg.weight_decay),
+        )
+
+
+@numba.njit(cache=True, parallel=True)
+def _update(w, m, v, touches, rows, g, lr, beta1, beta2, weight1, weight2, eps, shrink):
+    # beta1 and beta2 are float64 for the corrections; weight1 and weight2 are one minus them, of the type of w.
+    one = shrink * 0 + 1
+    for i in numba.prange(len(rows)):
+        r = rows[i]
+        touches[r] += 1
+        correction1 = one * (1 - beta1 ** touches[r])
+        correction2 = one * (1 - beta2 ** touches[r])
+        for d in range(w.shape[1]):
+            m[r, d] += weight1 * (g[i, d] - m[r, d])
+            v[r, d] += weight2 * (g[i, d] * g[i, d] - v[r, d])
+            direction = m[r, d] / correction1 / (np.sqrt(v[r, d] / correction2) + eps)
+            w[r, d] = w[r, d] * shrink - lr * direction

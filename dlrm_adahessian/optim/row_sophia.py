@@ -1,0 +1,78 @@
+# pyright: basic
+"""Sophia on touched rows (Liu et al. 2023, algorithm 3; see `sophia`).
+
+In units of the summed loss, as `row_adahessian`:
+
+    m = beta1 m + (1 - beta1) g at a touch,   h = beta2 h + (1 - beta2) D at a touch with curvature,
+    w -= lr * clip(m / max(gamma h, eps), 1).
+
+No bias correction, as there. A row without curvature yet moves by lr times the sign of m: the clip is its fallback.
+"""
+
+import numba
+from torch import Tensor
+
+from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.optim.config import RowSophiaConfig
+
+
+class RowSophia(RowRule):
+    """Means of gradient and curvature per entry."""
+
+    def __init__(self, cfg: RowSophiaConfig) -> None:
+        self.cfg = cfg
+
+    def new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return `mean` and `curvature` (R, D)."""
+        return {"mean": weight.new_zeros(weight.shape), "curvature": weight.new_zeros(weight.shape)}
+
+    def update_torch_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update in tensor operations."""
+        cfg, rows = self.cfg, hits.rows
+        mean = state["mean"][rows].lerp_(hits.grad * samples, 1 - cfg.beta1)
+        state["mean"][rows] = mean
+        if hits.curvature is not None and hits.has_curvature is not None:
+            has = hits.has_curvature
+            old = state["curvature"][rows[has]]
+            state["curvature"][rows[has]] = old.lerp_(hits.curvature[has] * samples, 1 - cfg.beta2)
+        denominator = (state["curvature"][rows] * cfg.gamma).clamp_(min=cfg.eps)
+        weight[rows] -= cfg.lr * lr_scale * (mean / denominator).clamp_(-1, 1)
+
+    def update_numba_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update in one compiled pass."""
+        cfg, w = self.cfg, weight.numpy()
+        real = w.dtype.type
+        curvature, has_curvature = hits.curvature_arrays()
+        _update(
+            w,
+            state["mean"].numpy(),
+            state["curvature"].numpy(),
+            hits.rows.numpy(),
+            hits.grad.numpy(),
+            curvature,
+            has_curvature,
+            real(cfg.lr * lr_scale),
+            real(1 - cfg.beta1),
+            real(1 - cfg.beta2),
+            real(cfg.gamma),
+            real(cfg.eps),
+            real(samples),
+        )
+
+
+@numba.njit(cache=True, parallel=True)
+def _update(w, m, c, rows, g, h, has_h, lr, weight1, weight2, gamma, eps, samples):
+    one = samples / samples  # 1 in the type of the weights
+    for i in numba.prange(len(rows)):
+        r = rows[i]
+        for d in range(w.shape[1]):
+            m[r, d] += weight1 * (g[i, d] * samples - m[r, d])
+            if has_h[i]:
+                c[r, d] += weight2 * (h[i, d] * samples - c[r, d])
+            direction = m[r, d] / max(gamma * c[r, d], eps)
+            w[r, d] -= lr * min(max(direction, -one), one)
