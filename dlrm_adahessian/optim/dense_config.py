@@ -19,7 +19,7 @@ class AdaHessianConfig:
     """AdaHessian on the dense part (Yao et al. 2020)."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "eps": Range(1e-5, 1e-1)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.005), "eps": Range(1e-5, 1e-1)}
     name: Literal["adahessian"] = "adahessian"
     lr: float = Field(default=0.01, gt=0)
     """eta; the fraction of a diagonal Newton step when `power` is 1."""
@@ -44,7 +44,7 @@ class AdagradConfig:
     """Adagrad on the dense part (Duchi et al. 2011)."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["adagrad"] = "adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
@@ -71,9 +71,9 @@ class SGDConfig:
     """Gradient descent on the dense part, with momentum (Sutskever et al. 2013)."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.03), "momentum": Choice((0.8, 0.9, 0.95))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.1), "momentum": Choice((0.8, 0.9, 0.95))}
     name: Literal["sgd"] = "sgd"
-    lr: float = Field(default=0.03, gt=0)
+    lr: float = Field(default=0.1, gt=0)
     """Multiplies the momentum, which sums gradients of the mean loss."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """beta; 0 keeps none."""
@@ -96,9 +96,9 @@ class SophiaConfig:
     """Sophia on the dense part (Liu et al. 2023); defaults as there, but for the learning rate and weight decay."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.0005), "gamma": Range(0.005, 0.5)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.001), "gamma": Range(0.005, 0.5)}
     name: Literal["sophia"] = "sophia"
-    lr: float = Field(default=0.0005, gt=0)
+    lr: float = Field(default=0.001, gt=0)
     """eta; the largest step of a parameter."""
     beta1: float = Field(default=0.96, ge=0, lt=1)
     """Decay of the mean of gradients, a step."""
@@ -117,9 +117,9 @@ class MuonConfig:
     """Muon on hidden weight matrices (Jordan 2024), Adam on the first and last layer and on biases."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.001), "momentum": Choice((0.9, 0.95))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.002), "momentum": Choice((0.9, 0.95))}
     name: Literal["muon"] = "muon"
-    lr: float = Field(default=0.001, gt=0)
+    lr: float = Field(default=0.002, gt=0)
     """Of both; Muon's updates are scaled to the size of Adam's."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Muon's decay of the mean of gradients, a step."""
@@ -140,9 +140,9 @@ class SOAPConfig:
     """SOAP on the dense part (Vyas et al. 2024); needs the extra `rivals`."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.001), "beta2": Choice((0.95, 0.99, 0.999))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "beta2": Choice((0.95, 0.99, 0.999))}
     name: Literal["soap"] = "soap"
-    lr: float = Field(default=0.001, gt=0)
+    lr: float = Field(default=0.003, gt=0)
     beta1: float = Field(default=0.95, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of Adam's second moment and of the preconditioner, a step."""

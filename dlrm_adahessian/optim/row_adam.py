@@ -5,7 +5,8 @@ Adam (Kingma and Ba 2015, algorithm 1) whose moments move only when the row is t
 Departure: bias corrections count the touches of the row, where SparseAdam counts steps of the table. With a count of
 steps, a row first touched late has moments that began at zero and no correction left: at beta1 0.9, beta2 0.999 its
 first step would be 3.2 times lr. By touches it is lr, for every row, whenever it is seen first; rows touched at every
-step are SparseAdam's. With weight decay the row shrinks by lr * weight_decay a touch (Loshchilov and Hutter 2019).
+step are SparseAdam's but for eps, which is added after the correction, as on the dense part. With weight decay the row
+shrinks by lr * weight_decay a touch (Loshchilov and Hutter 2019).
 """
 
 import numba

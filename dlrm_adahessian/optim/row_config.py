@@ -19,7 +19,7 @@ class RowAdaHessianConfig:
     """AdaHessian on the touched rows, in units of the summed loss."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.02), "eps": Range(1e-4, 1.0)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "eps": Range(1e-4, 1.0)}
     name: Literal["adahessian"] = "adahessian"
     lr: float = Field(default=0.02, gt=0)
     beta1: float = Field(default=0.0, ge=0, lt=1)
@@ -43,7 +43,7 @@ class HessianAdagradConfig:
     """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
@@ -68,7 +68,7 @@ class RowAdagradConfig:
     """Adagrad on the touched rows, one accumulator per entry."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adagrad"] = "adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
@@ -80,7 +80,7 @@ class RowwiseAdagradConfig:
     """Adagrad on the touched rows, one accumulator per row: the mean of its squared gradients."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
@@ -92,9 +92,9 @@ class RowAdamConfig:
     """Lazy Adam on the touched rows, with decoupled weight decay."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.001), "weight_decay": Range(1e-3, 1.0)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.005), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["adam"] = "adam"
-    lr: float = Field(default=0.001, gt=0)
+    lr: float = Field(default=0.005, gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the mean of gradients, a touch of the row."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
@@ -110,10 +110,10 @@ class RowSGDConfig:
     """Gradient descent on the touched rows."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(1.0)}
+    tuned: ClassVar[Tuned] = {"lr": rate(30.0)}
     name: Literal["sgd"] = "sgd"
-    lr: float = Field(default=1.0, gt=0)
-    """Multiplies the gradient of the mean loss."""
+    lr: float = Field(default=30.0, gt=0)
+    """Multiplies the gradient of the mean loss; the larger the batch, the larger it must be (see `row_sgd`)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -121,9 +121,9 @@ class RowSophiaConfig:
     """Sophia on the touched rows, in units of the summed loss."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.005), "gamma": Range(0.005, 0.5)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "gamma": Range(0.005, 0.5)}
     name: Literal["sophia"] = "sophia"
-    lr: float = Field(default=0.005, gt=0)
+    lr: float = Field(default=0.003, gt=0)
     """eta; the largest step of an entry."""
     beta1: float = Field(default=0.96, ge=0, lt=1)
     """Decay of the mean of gradients, a touch of the row."""
