@@ -9,6 +9,7 @@ from dlrm_adahessian.optim.dense_config import (
     AdagradConfig,
     AdaHessianConfig,
     AdamConfig,
+    DenseHessianAdagradConfig,
     MuonConfig,
     SGDConfig,
     SOAPConfig,
@@ -28,7 +29,14 @@ from dlrm_adahessian.optim.row_config import (
 _STRICT = ConfigDict(extra="forbid")
 
 DenseConfig = (
-    AdaHessianConfig | AdagradConfig | AdamConfig | MuonConfig | SGDConfig | SOAPConfig | SophiaConfig
+    AdaHessianConfig
+    | AdagradConfig
+    | AdamConfig
+    | DenseHessianAdagradConfig
+    | MuonConfig
+    | SGDConfig
+    | SOAPConfig
+    | SophiaConfig
 )
 RowConfig = (
     HessianAdagradConfig

@@ -52,6 +52,20 @@ class AdagradConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DenseHessianAdagradConfig:
+    """Adagrad on the dense part whose squared gradient is replaced by its expectation, the curvature."""
+
+    uses_curvature: ClassVar[bool] = True
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "curvature_floor": Choice((0.1, 0.3, 1.0))}
+    name: Literal["hessian_adagrad"] = "hessian_adagrad"
+    lr: float = Field(default=0.01, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
+    curvature_floor: float = Field(default=1.0, gt=0)
+    """What is accumulated is at least this times the squared gradient, which bounds a step by lr / sqrt(floor)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AdamConfig:
     """Adam on the dense part, with decoupled weight decay (Loshchilov and Hutter 2019)."""
 

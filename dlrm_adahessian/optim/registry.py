@@ -14,6 +14,7 @@ from dlrm_adahessian.optim.config import (
     AdaHessianConfig,
     AdamConfig,
     DenseConfig,
+    DenseHessianAdagradConfig,
     HessianAdagradConfig,
     MuonConfig,
     RowAdagradConfig,
@@ -27,6 +28,7 @@ from dlrm_adahessian.optim.config import (
     SOAPConfig,
     SophiaConfig,
 )
+from dlrm_adahessian.optim.hessian_adagrad import DenseHessianAdagrad
 from dlrm_adahessian.optim.muon import Muon
 from dlrm_adahessian.optim.row_adagrad import RowAdagrad
 from dlrm_adahessian.optim.row_adahessian import RowAdaHessian
@@ -49,6 +51,8 @@ def dense_optimizer(cfg: DenseConfig, parameters: Tensor, shapes: Sequence[Seque
             return Adagrad(parameters, cfg)
         case AdamConfig():
             return Adam(parameters, cfg)
+        case DenseHessianAdagradConfig():
+            return DenseHessianAdagrad(parameters, cfg)
         case MuonConfig():
             return Muon(parameters, cfg, shapes)
         case SGDConfig():

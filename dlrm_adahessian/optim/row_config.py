@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian.optim.ranges import Range, Tuned, rate
+from dlrm_adahessian.optim.ranges import Choice, Range, Tuned, rate
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -43,7 +43,7 @@ class HessianAdagradConfig:
     """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05), "curvature_floor": Choice((0.1, 0.3, 1.0))}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)

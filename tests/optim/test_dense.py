@@ -10,6 +10,7 @@ from dlrm_adahessian.optim.config import (
     AdagradConfig,
     AdaHessianConfig,
     AdamConfig,
+    DenseHessianAdagradConfig,
     MuonConfig,
     ScheduleConfig,
     SGDConfig,
@@ -262,3 +263,25 @@ def test_schedule_warms_up_and_decays_to_its_last_step():
         *(n / 8 for n in range(7, 0, -1)),
     ]
     assert {lr_scale(step, 10, ScheduleConfig()) for step in range(1, 11)} == {1.0}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("floor", [0.1, 1.0])
+def test_hessian_adagrad_equals_its_formula(every, floor):
+    cfg = DenseHessianAdagradConfig(lr=0.1, eps=1e-3, curvature_floor=floor)
+    w, grads, curvatures, found = run(cfg, every=every)
+    total = np.zeros_like(w)
+    for step in range(STEPS):
+        square = grads[step] ** 2
+        if step % every == 0:
+            total += np.maximum(np.abs(curvatures[step]) / SAMPLES, floor * square)
+        else:
+            total += square
+        w = w - 0.5 * cfg.lr * grads[step] / (np.sqrt(total) + cfg.eps)
+    np.testing.assert_allclose(found, w, rtol=0, atol=1e-12)
+
+
+def test_hessian_adagrad_is_adagrad_where_the_curvature_is_the_squared_gradient():
+    _, grads, _, expected = run(AdagradConfig(lr=0.1))
+    *_, found = run(DenseHessianAdagradConfig(lr=0.1), grads=grads, curvatures=SAMPLES * grads**2)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
