@@ -284,7 +284,7 @@ class _Fit:
             "resumed_from_step": self.resumed_from,
             "skipped_steps": self.progress.skipped,
             "rows": {
-                "train": len(split.train),
+                "train": len(_training_rows(self.config, data)),
                 "val": len(split.val),
                 "test": len(split.test),
                 "rejected": data.rejected,
@@ -306,7 +306,7 @@ class _Fit:
 
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
-        return epochs * len(self.data.split.train) + batches * self.config.batch_size
+        return epochs * len(_training_rows(self.config, self.data)) + batches * self.config.batch_size
 
 
 def _labels(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
@@ -322,10 +322,15 @@ def _progressive(
     return data.labels[order[later]], np.array(log.read()[later])
 
 
+def _training_rows(config: RunConfig, data: PreparedData) -> range:
+    rows, wanted = data.split.train, config.data.train_rows
+    return rows if wanted is None else rows[-wanted:]
+
+
 def _training_loader(config: RunConfig, data: PreparedData) -> Loader:
     return Loader(
         data,
-        data.split.train,
+        _training_rows(config, data),
         config.batch_size,
         order=config.data.order,
         seed=config.seed,

@@ -1,5 +1,6 @@
 """What a comparison holds equal, and what it varies. Imports no torch."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,8 @@ class CompareConfig:
     """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
     trials: int = Field(default=0, ge=0)
     """Draws of hyper-parameters of each optimizer, chosen on validation rows; 0 takes the presets as they are."""
+    trial_rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows that a draw trains on, the last ones of the training part; default all."""
     sampler: Literal["random", "tpe"] = "random"
     """Draw independently, or learn from earlier draws (tree-structured Parzen estimator)."""
     dataset: Literal["criteo", "synthetic"] = "criteo"
@@ -65,6 +68,12 @@ class CompareConfig:
     def final_seeds(self) -> range:
         """Seeds of the final runs; none is that of the draws, so no draw is rewarded for its luck."""
         return range(self.seed + 1, self.seed + 1 + self.seeds)
+
+
+def trial_config(study: CompareConfig, name: str, drawn: dict[str, Any]) -> RunConfig:
+    """Compose the run of a draw; arguments as those of `run_config`."""
+    config = run_config(study, name, seed=study.seed, drawn=drawn)
+    return replace(config, data=replace(config.data, train_rows=study.trial_rows or config.data.train_rows))
 
 
 def run_config(

@@ -49,6 +49,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "rows": {part: len(getattr(data.split, part)) for part in ("train", "val", "test")},
         "seeds": study.config.seeds,
         "trials": study.config.trials,
+        "trial_rows": study.config.trial_rows,
         "sampler": study.config.sampler,
         "batch_size": study.config.batch_size,
         "epochs": study.config.epochs,

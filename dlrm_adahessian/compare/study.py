@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dlrm_adahessian.artifacts import RunDirectory
-from dlrm_adahessian.compare.config import CompareConfig, run_config
+from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.worker import begin, train
 from dlrm_adahessian.config import RunConfig, asdict
@@ -150,7 +150,7 @@ class _Runner:
         trials: list[Run] = []
         for _ in range(config.trials):
             asked, drawn = search.ask()
-            [run] = self._train([run_config(config, name, seed=config.seed, drawn=drawn)], drawn)
+            [run] = self._train([trial_config(config, name, drawn)], drawn)
             search.tell(asked, run.val_logloss)
             trials.append(run)
         chosen = best_of(trials).drawn if trials else {}

@@ -1,7 +1,7 @@
 """Settings of the data: where it lies, how its vocabulary is cut, how it is read. Imports no torch."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,8 @@ class DataConfig:
     """Prepared rows and finished baselines, each in a folder named by its fingerprint."""
     min_count: int = Field(default=10, ge=1)
     """Tokens seen fewer times than this in the training part share the row of unseen tokens."""
+    train_rows: Annotated[int, Field(ge=1)] | None = None
+    """Train on the last N training rows only; the vocabulary is that of all."""
     order: Literal["time", "shuffled"] = "time"
     """Order of training rows: as they happened, or shuffled by the seed anew in each epoch."""
     prefetch: int = Field(default=4, ge=1, le=64)
