@@ -12,11 +12,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from dlrm_adahessian.artifacts import RunDirectory, environment
+from dlrm_adahessian.compare.bands import BANDS, band_of_ids, bands_of_rows, logloss_by_band
 from dlrm_adahessian.compare.config import settings_of
 from dlrm_adahessian.compare.study import Contender, Run, Study, best_of
+from dlrm_adahessian.compare.worker import CURVATURE
 from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_difference
 from dlrm_adahessian.statistics.multiplicity import holm
 from dlrm_adahessian.statistics.power import minimum_detectable
+from dlrm_adahessian.storage import read_json
 from dlrm_adahessian.trainer import Fitted, finished
 
 METRICS = ("auc", "accuracy", "logloss")
@@ -57,6 +60,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "optimizers": optimizers,
         "target_val_logloss": target,
         "differences": _differences(finals),
+        "bands": _bands(study, finals),
         "best_draw_val_logloss": best,
         "bayes": _bayes(finals),
         "environment": environment(),
@@ -247,6 +251,33 @@ def _predictions(
     runs: Mapping[int, Fitted], seeds: Sequence[int], part: Part
 ) -> Iterator[npt.NDArray[np.float32]]:
     return (getattr(runs[seed], part)[1] for seed in seeds)
+
+
+def _bands(study: Study, finals: Mapping[str, Mapping[int, Fitted]]) -> dict[str, Any] | None:
+    """Return differences of log loss to the first optimizer by band of token, and the curvature of each model."""
+    names = list(finals)
+    rows = np.arange(study.data.split.days[1], study.data.split.train.stop)
+    pairs = {name: sorted(finals[name].keys() & finals[names[0]].keys()) for name in names[1:]}
+    if study.config.data.order != "time" or not any(pairs.values()):
+        return None
+    bands = bands_of_rows(study.data, band_of_ids(study.data), rows)
+    labels = np.asarray(study.data.labels[rows])
+    found: dict[str, Any] = {
+        "names": BANDS,
+        "tokens": np.bincount(bands.reshape(-1), minlength=len(BANDS)).tolist(),
+    }
+    for name, seeds in pairs.items():
+        ours, theirs = ([finals[n][seed].progressive[1] for seed in seeds] for n in (name, names[0]))
+        estimates = logloss_by_band(bands, labels, ours, theirs)
+        found[name] = [
+            {"logloss": e.estimate, "logloss_ci95": e.ci95} if e is not None else None for e in estimates
+        ]
+    found["curvature"] = {
+        contender.name: read_json(path)
+        for contender in study.contenders
+        if (path := contender.finals[0].folder / CURVATURE).exists()
+    }
+    return found
 
 
 def _bayes(finals: Mapping[str, Mapping[int, Fitted]]) -> dict[str, Any] | None:

@@ -150,7 +150,7 @@ class _Runner:
         trials: list[Run] = []
         for _ in range(config.trials):
             asked, drawn = search.ask()
-            [run] = self._train([trial_config(config, name, drawn)], drawn)
+            [run] = self._train([trial_config(config, name, drawn)], drawn, final=False)
             search.tell(asked, run.val_logloss)
             trials.append(run)
         chosen = best_of(trials).drawn if trials else {}
@@ -163,12 +163,18 @@ class _Runner:
             )
             for seed in config.final_seeds
         ]
-        return Contender(name=name, trials=trials, chosen=chosen, finals=self._train(finals, chosen))
+        return Contender(
+            name=name, trials=trials, chosen=chosen, finals=self._train(finals, chosen, final=True)
+        )
 
-    def _train(self, configs: Sequence[RunConfig], drawn: dict[str, Any]) -> list[Run]:
+    def _train(self, configs: Sequence[RunConfig], drawn: dict[str, Any], *, final: bool) -> list[Run]:
         folders = [run_path(config, self._data, self._root) for config in configs]
         self._progress.started(folders)
-        waiting = [self._pool.submit(train, asdict(config), self._root) for config in configs]
+        # The first of the final runs shows where the curvature lies.
+        waiting = [
+            self._pool.submit(train, asdict(config), self._root, diagnose=final and config is configs[0])
+            for config in configs
+        ]
         runs: list[Run] = []
         for config, folder, future in zip(configs, folders, waiting, strict=True):
             future.result()

@@ -10,11 +10,15 @@ from typing import Any
 import torch
 
 from dlrm_adahessian.artifacts import RunDirectory
+from dlrm_adahessian.compare.curvature import curvature_by_band
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.prepared import PreparedData, open_prepared
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.reuse import find_or_fit, run_path
+from dlrm_adahessian.storage import write_json
 
+CURVATURE = "curvature.json"
+"""What `curvature_by_band` found, in the run directory."""
 _data: PreparedData | None = None  # of this process; set once, before its first run
 
 
@@ -32,12 +36,13 @@ def begin(folder: Path, threads: int) -> None:
     _data = open_prepared(folder)
 
 
-def train(values: dict[str, Any], root: Path) -> None:
+def train(values: dict[str, Any], root: Path, *, diagnose: bool) -> None:
     """Train a run unless it is finished or known to diverge.
 
     Args:
         values: its configuration.
         root: holds a folder per run.
+        diagnose: measure the curvature of the trained model.
 
     Raises:
         RuntimeError: the process was not begun.
@@ -50,6 +55,8 @@ def train(values: dict[str, Any], root: Path) -> None:
         return
     try:
         find_or_fit(config, _data, root, title=None)
+        if diagnose and not (run.path / CURVATURE).exists():
+            write_json(run.path / CURVATURE, curvature_by_band(config, _data, run))
     except DivergedError as error:
         run.write_divergence(str(error))
     # Predictions and metrics are all that a comparison reads; the tables of every run would fill the disk.

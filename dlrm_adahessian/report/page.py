@@ -32,9 +32,22 @@ def write_report(folder: Path, summary: Mapping[str, Any], runs: pd.DataFrame) -
         "quality": plots.quality(summary["optimizers"], summary["target_val_logloss"]),
         "forest": plots.forest(summary["differences"]) if summary["differences"] else None,
         "sensitivity": sensitivity,
+        **_band_plots(summary),
         "cost": plots.cost(summary["optimizers"]),
     }
     write_text(folder / "report.html", _render("report.html.j2", values, drawn))
+
+
+def _band_plots(summary: Mapping[str, Any]) -> dict[str, str | None]:
+    found, names = summary["bands"], list(summary["optimizers"])
+    if found is None:
+        return {"bands": None, "curvature": None}
+    measured = {name: values for name, values in found["curvature"].items() if values}
+    last = next((name for name in reversed(names) if name in measured), None)
+    return {
+        "bands": plots.bands(found, [name for name in names[1:] if name in found]),
+        "curvature": plots.curvature(measured[last], found["names"], last) if last else None,
+    }
 
 
 def _render(template: str, values: Mapping[str, Any], drawn: Mapping[str, str | None]) -> str:

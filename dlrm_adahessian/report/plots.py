@@ -104,6 +104,48 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
         return _svg(figure)
 
 
+def bands(found: Mapping[str, Any], optimizers: Sequence[str]) -> str:
+    """Plot differences of log loss to the first optimizer by band of token frequency."""
+    shown = [place for place, tokens in enumerate(found["tokens"]) if tokens]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(1, 1, 7.5, 3.4)
+        width = 0.7 / max(1, len(optimizers))
+        for number, (colour, name) in enumerate(zip(_COLOURS[1:] * 4, optimizers, strict=False)):
+            cells = [(place, found[name][band]) for place, band in enumerate(shown) if found[name][band]]
+            at = [place + (number - (len(optimizers) - 1) / 2) * width for place, _ in cells]
+            middle = [cell["logloss"] for _, cell in cells]
+            ends = np.array([cell["logloss_ci95"] for _, cell in cells]).T
+            axes[0].errorbar(at, middle, np.abs(ends - middle), fmt="o", color=colour, label=name, capsize=2)
+        axes[0].axhline(0, color="#000000", linewidth=0.8)
+        axes[0].set_xticks(range(len(shown)), [found["names"][band] for band in shown])
+        axes[0].set_xlabel("rows of training that hold the token")
+        axes[0].set_ylabel("log loss, difference")
+        axes[0].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+        axes[0].legend()
+        return _svg(figure)
+
+
+def curvature(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
+    """Plot the curvature at the embeddings by table and band, and its ratio to the squared gradient."""
+    h, g2 = (np.array(found[key], dtype=float) for key in ("curvature", "squared_gradient"))
+    shown = np.any(np.isfinite(h), axis=0, keepdims=True)[0]
+    labels = [label for label, there in zip(names, shown.tolist(), strict=True) if there]
+    with mpl.rc_context({**_STYLE, "axes.grid": False}), np.errstate(divide="ignore", invalid="ignore"):
+        figure, axes = _figure(1, 2, 9, 5.6)
+        panels = (
+            (np.log10(h[:, shown]), "viridis", f"{name}: log10 of the curvature", None),
+            (np.log2(h / g2)[:, shown], "PuOr", "log2 of curvature over squared gradient", 2.0),
+        )
+        for axis, (values, colours, title, limit) in zip(axes, panels, strict=True):
+            bounds = {"vmin": -limit, "vmax": limit} if limit else {}
+            image = axis.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=colours, **bounds)
+            axis.set_yticks(range(len(values)), found["tables"], fontsize=7)
+            axis.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
+            axis.set_title(title, fontsize=10)
+            figure.colorbar(image, ax=axis, shrink=0.8)
+        return _svg(figure)
+
+
 def cost(optimizers: Mapping[str, Any]) -> str:
     """Plot the median time of a step of each optimizer."""
     with mpl.rc_context(_STYLE):

@@ -1,0 +1,85 @@
+"""Tokens by how often training saw them: where an optimizer gains, and where the curvature lies.
+
+A band is a decade of the number of training rows that hold the token; rare and unseen tokens share one id per feature, whose
+count is theirs together.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.metrics import row_log_losses
+from dlrm_adahessian.statistics.components import Estimate
+from dlrm_adahessian.statistics.crossed import crossed_mean
+
+_EDGES = (100, 1_000, 10_000, 100_000, 1_000_000)
+BANDS = ("below 100", "100 to 1 k", "1 k to 10 k", "10 k to 100 k", "100 k to 1 M", "1 M and more")
+"""Names of the bands, rarest first."""
+
+Bands = npt.NDArray[np.int8]
+
+
+def band_of_ids(data: PreparedData) -> list[Bands]:
+    """Return the band of each row of each table, (rows of the table,) int8 per table."""
+    train = data.split.train
+    return [
+        np.digitize(np.bincount(data.ids[train.start : train.stop, feature], minlength=rows), _EDGES).astype(
+            np.int8
+        )
+        for feature, rows in enumerate(data.vocabulary.num_rows)
+    ]
+
+
+def bands_of_rows(data: PreparedData, band_of_id: Sequence[Bands], rows: npt.NDArray[np.int64]) -> Bands:
+    """Return the band of each token of some rows, (rows, 26) int8."""
+    ids = data.ids[rows]
+    return np.stack([band[ids[:, feature]] for feature, band in enumerate(band_of_id)], axis=1)
+
+
+def logloss_by_band(
+    bands: Bands,
+    labels: npt.NDArray[np.int8],
+    ours: Iterable[npt.NDArray[np.float32]],
+    theirs: Iterable[npt.NDArray[np.float32]],
+) -> list[Estimate | None]:
+    """Return the difference of log loss in each band, a row counting once for each of its tokens there.
+
+    Args:
+        bands: (N, 26) of the tokens.
+        labels: (N,) 0 or 1.
+        ours: (N,) predictions of each seed.
+        theirs: like `ours`, of the same seeds.
+
+    Returns:
+        An estimate over rows and seeds per band, None for a band without tokens.
+    """
+    differences = [
+        row_log_losses(labels, a) - row_log_losses(labels, b) for a, b in zip(ours, theirs, strict=True)
+    ]
+    found: list[Estimate | None] = []
+    for band in range(len(BANDS)):
+        tokens = np.count_nonzero(bands == band, axis=1)
+        weight = tokens / tokens.mean() if tokens.any() else None
+        found.append(None if weight is None else crossed_mean(weight * d for d in differences))
+    return found
+
+
+def mean_by_table_and_band(bands: Bands, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the mean of values over the tokens of each table and band.
+
+    Args:
+        bands: (N, 26) of the tokens.
+        values: (N,) per row, or (N, 26) per token.
+
+    Returns:
+        (26, bands) float64; NaN where there is no token.
+    """
+    per_token = np.broadcast_to(values if values.ndim == 2 else values[:, None], bands.shape)
+    means = np.full((bands.shape[1], len(BANDS)), np.nan)
+    for feature in range(bands.shape[1]):
+        counts = np.bincount(bands[:, feature], minlength=len(BANDS))
+        sums = np.bincount(bands[:, feature], weights=per_token[:, feature], minlength=len(BANDS))
+        np.divide(sums, counts, out=means[feature], where=counts > 0)
+    return means

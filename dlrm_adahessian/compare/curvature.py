@@ -1,0 +1,65 @@
+# pyright: basic
+"""Where the curvature of a trained model lies: by table and by frequency of the token."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dlrm_adahessian.artifacts import RunDirectory
+from dlrm_adahessian.compare.bands import band_of_ids, bands_of_rows, mean_by_table_and_band
+from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.data.loader import Loader
+from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.state import SCORING_BATCH, TrainState
+
+_ROWS = 64 * 1024
+
+
+def curvature_by_band(config: RunConfig, data: PreparedData, run: RunDirectory) -> dict[str, Any] | None:
+    """Measure curvature and squared gradient at the embeddings, on validation rows, of a finished run.
+
+    Args:
+        config: of the run.
+        data: its rows.
+        run: the run directory, with its checkpoint.
+
+    Returns:
+        `tables`, and means per token (table, band) summed over the embedding: `curvature`, of one sample's log loss, and
+        `squared_gradient`, whose expectation is the curvature where the model is calibrated. None for a model without an
+        exact diagonal.
+    """
+    with init_process_group():
+        state = TrainState(config, data.vocabulary.num_rows, torch.device("cpu"))
+        try:
+            refuse_inexact(state.head, TOKEN_NAMES)
+        except ValueError:
+            return None
+        checkpoint = load_newest_good(run.checkpoints, config.fingerprint(data.fingerprint))
+        if checkpoint is None:
+            return None
+        state.restore_(checkpoint)
+        rows = data.split.val[:_ROWS]
+        curvature, squared = [], []
+        for batch in Loader(data, rows, SCORING_BATCH).batches(0):
+            with torch.no_grad():
+                pooled = state.lookup(batch.kjt)
+            samples = len(batch.labels)
+            found = ExactDiagonal()(state.head, batch.dense, pooled, batch.labels, curvature_samples=samples)
+            if found.pooled_curvature is not None:
+                curvature.append((found.pooled_curvature.sum(2) * samples).numpy())
+            squared.append((found.pooled_grad * samples).square().sum(2).numpy())
+    bands = bands_of_rows(data, band_of_ids(data), np.arange(rows.start, rows.stop))
+    return {
+        "tables": list(TOKEN_NAMES),
+        "curvature": _nested(mean_by_table_and_band(bands, np.concatenate(curvature))),
+        "squared_gradient": _nested(mean_by_table_and_band(bands, np.concatenate(squared))),
+    }
+
+
+def _nested(values: np.ndarray) -> list[list[float | None]]:
+    return [[None if np.isnan(value) else float(value) for value in row] for row in values]
