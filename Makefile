@@ -38,6 +38,8 @@ test: check ## everything in `check`, then all tests
 	$(BIN)/pytest
 
 .PHONY: bench
-bench: $(STAMP) ## measure the cost of the curvature; writes benchmarks/results/curvature.json
+bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each; leave the machine idle
 	mkdir -p benchmarks/results
 	$(BIN)/python -m benchmarks.curvature --json > benchmarks/results/curvature.json
+	$(BIN)/python -m benchmarks.prepare --json > benchmarks/results/prepare.json
+	$(BIN)/python -m benchmarks.null_study --json > benchmarks/results/null_study.json

@@ -4,6 +4,7 @@ import dataclasses
 
 from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions, row_correct, row_log_losses
 from dlrm_adahessian.statistics.delong import delong, rarer_class
+from dlrm_adahessian.statistics.discordance import bootstrap_accuracy, discordance, mcnemar
 from dlrm_adahessian.statistics.intervals import Interval
 from dlrm_adahessian.statistics.paired import paired_mean_difference
 
@@ -14,13 +15,16 @@ class Difference:
 
     The intervals cover the chance of the rows for this one pair of runs, not that of seeds: training both
     again moves the figures by an amount that only several seeds can show. None where too few rows, or too
-    few of a class, leave a figure undefined.
+    few of a class, leave a figure undefined. The bootstrap of the accuracy and McNemar's mid-p value check its normal
+    interval where few rows divide the two runs.
     """
 
     auc: float | None = None
     auc_ci95: Interval | None = None
     accuracy: float | None = None
     accuracy_ci95: Interval | None = None
+    accuracy_bootstrap_ci95: Interval | None = None
+    accuracy_mcnemar_p: float | None = None
     logloss: float | None = None
     logloss_ci95: Interval | None = None
 
@@ -46,7 +50,9 @@ def compare_predictions(labels: Labels, ours: Probabilities, baseline: Probabili
     check_predictions(labels, baseline)
     if len(labels) < 2:
         return Difference()
-    accuracy = paired_mean_difference(row_correct(labels, ours), row_correct(labels, baseline))
+    ours_correct, baseline_correct = row_correct(labels, ours), row_correct(labels, baseline)
+    accuracy = paired_mean_difference(ours_correct, baseline_correct)
+    counts = discordance(ours_correct, baseline_correct)
     logloss = paired_mean_difference(row_log_losses(labels, ours), row_log_losses(labels, baseline))
     auc = delong(labels, ours, baseline) if rarer_class(labels) >= 2 else None
     return Difference(
@@ -54,6 +60,8 @@ def compare_predictions(labels: Labels, ours: Probabilities, baseline: Probabili
         auc_ci95=auc.ci95 if auc else None,
         accuracy=accuracy.estimate,
         accuracy_ci95=accuracy.ci95,
+        accuracy_bootstrap_ci95=bootstrap_accuracy(counts),
+        accuracy_mcnemar_p=mcnemar(counts),
         logloss=logloss.estimate,
         logloss_ci95=logloss.ci95,
     )

@@ -24,6 +24,10 @@ def test_comparison_is_the_difference_of_both_metrics(dtype) -> None:
         assert getattr(found, name) == pytest.approx(difference, abs=1e-12)
         assert low < difference < high
     assert found.auc_ci95 == delong(labels, a, b).ci95
+    assert found.accuracy_bootstrap_ci95 == pytest.approx(
+        found.accuracy_ci95, abs=0.15 * np.ptp(found.accuracy_ci95)
+    )
+    assert found.accuracy_mcnemar_p < 0.05
     assert found.auc > 0 > found.logloss  # a has half of the noise of b
 
 
@@ -34,7 +38,8 @@ def test_comparison_is_ours_minus_baseline_and_prints_as_json() -> None:
     assert found["auc"] == 0.75
     assert found["accuracy"] == 0.5
     assert found["logloss"] == pytest.approx(-0.5 * np.log(9))
-    assert set(found) == {"auc", "auc_ci95", "accuracy", "accuracy_ci95", "logloss", "logloss_ci95"}
+    # Two discordant rows, both ours: P(X < 0) twice and P(X = 0) of Binomial(2, 1/2).
+    assert found["accuracy_mcnemar_p"] == 0.25
     assert len(found["auc_ci95"]) == 2
 
 
