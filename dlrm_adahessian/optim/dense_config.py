@@ -19,7 +19,7 @@ class AdaHessianConfig:
     """AdaHessian on the dense part (Yao et al. 2020)."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.005), "eps": Range(1e-5, 1e-1)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "power": Choice((0.5, 1.0))}
     name: Literal["adahessian"] = "adahessian"
     lr: float = Field(default=0.01, gt=0)
     """eta; the fraction of a diagonal Newton step when `power` is 1."""
@@ -27,7 +27,7 @@ class AdaHessianConfig:
     """Decay of the mean of gradients, a step."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the mean of squared curvature, a curvature update."""
-    eps: float = Field(default=1e-4, ge=0)
+    eps: float = Field(default=1e-5, ge=0)
     """Added to the denominator after the power; curvature units."""
     power: float = Field(default=1.0, ge=0, le=1)
     """k, the Hessian power; 0 makes it momentum."""
