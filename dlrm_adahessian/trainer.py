@@ -317,8 +317,10 @@ def _progressive(
     data: PreparedData, loader: Loader, log: PredictionLog
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
-    order = loader.row_order(0)[: log.rows]
-    later = slice(min(data.split.days[1], len(order)), None)
+    order = loader.row_order(0)
+    first_day = data.split.days[1] * len(order) // len(data.split.train)
+    order = order[: log.rows]
+    later = slice(min(first_day, len(order)), None)
     return data.labels[order[later]], np.array(log.read()[later])
 
 

@@ -16,14 +16,16 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian import config
-from dlrm_adahessian.compare.config import CompareConfig, run_config
+from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.results import runs_table, summarize, time_to
 from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.study import run_study
+from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.report.page import write_report
 from dlrm_adahessian.report.words import verdict
+from dlrm_adahessian.reuse import find_or_fit
 
 SMALL = {
     "dataset": "synthetic",
@@ -169,6 +171,17 @@ def test_draws_are_repeated_exactly_and_differ_between_optimizers(tmp_path):
 
     assert draws("adagrad") == draws("adagrad")
     assert draws("adagrad")[0]["rows.lr"] != draws("adam")[0]["rows.lr"]
+
+
+def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
+    study = small(tmp_path, trial_rows=1_000)
+    config = trial_config(study, "adagrad", {"rows.lr": 0.5})
+    assert config.optim.rows.lr == 0.5
+    data = open_dataset("synthetic", None, study.data, rows=study.rows, bad_rows="strict")
+    fitted = find_or_fit(config, data, tmp_path / "runs", title=None)
+    assert fitted.summary["rows"]["train"] == fitted.summary["train"]["samples"] == 1_000
+    later = data.labels[data.split.train][-1_000 + 166 :]  # predicted after a sixth of them, its first day
+    np.testing.assert_array_equal(fitted.progressive[0], later)
 
 
 def test_time_to_a_log_loss_is_linear_between_evaluations():
