@@ -19,9 +19,9 @@ class AdaHessianConfig:
     """AdaHessian on the dense part (Yao et al. 2020)."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "power": Choice((0.5, 1.0))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adahessian"] = "adahessian"
-    lr: float = Field(default=0.01, gt=0)
+    lr: float = Field(default=0.05, gt=0)
     """eta; the fraction of a diagonal Newton step when `power` is 1."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the mean of gradients, a step."""
@@ -29,8 +29,8 @@ class AdaHessianConfig:
     """Decay of the mean of squared curvature, a curvature update."""
     eps: float = Field(default=1e-5, ge=0)
     """Added to the denominator after the power; curvature units."""
-    power: float = Field(default=1.0, ge=0, le=1)
-    """k, the Hessian power; 0 makes it momentum."""
+    power: float = Field(default=0.5, ge=0, le=1)
+    """k, the Hessian power: 1 divides by the curvature, 0.5 by its root, as Adam does by that of the squared gradient."""
     block_size: int = Field(default=1, ge=1)
     """b, consecutive entries of a parameter whose curvature is averaged (spatial averaging); 1 is none."""
     curvature_floor: float = Field(default=1.0, ge=0)
@@ -56,7 +56,7 @@ class DenseHessianAdagradConfig:
     """Adagrad on the dense part whose squared gradient is replaced by its expectation, the curvature."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "curvature_floor": Choice((0.1, 0.3, 1.0))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
     lr: float = Field(default=0.01, gt=0)
     eps: float = Field(default=1e-8, ge=0)
@@ -70,7 +70,7 @@ class AdamConfig:
     """Adam on the dense part, with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     uses_curvature: ClassVar[bool] = False
-    tuned: ClassVar[Tuned] = {"lr": rate(0.001), "weight_decay": Range(1e-3, 1.0)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["adam"] = "adam"
     lr: float = Field(default=0.001, gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian.optim.ranges import Choice, Range, Tuned, rate
+from dlrm_adahessian.optim.ranges import Range, Tuned, rate
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -19,17 +19,17 @@ class RowAdaHessianConfig:
     """AdaHessian on the touched rows, in units of the summed loss."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "eps": Range(1e-4, 1.0)}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
     name: Literal["adahessian"] = "adahessian"
     lr: float = Field(default=0.02, gt=0)
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the mean of gradients, a touch of the row; 0 keeps no momentum and no state for it."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the mean of squared curvature, a curvature update of the row."""
-    eps: float = Field(default=1e-2, ge=0)
+    eps: float = Field(default=1e-3, ge=0)
     """Added to the denominator after the power; curvature units of one sample."""
-    power: float = Field(default=1.0, ge=0, le=1)
-    """k, the Hessian power."""
+    power: float = Field(default=0.5, ge=0, le=1)
+    """k, the Hessian power; see the dense rule."""
     rowwise: bool = False
     """One curvature per row, the mean over its entries: the paper's spatial average with the row as block."""
     curvature_floor: float = Field(default=1.0, ge=0)
@@ -43,7 +43,7 @@ class HessianAdagradConfig:
     """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.05), "curvature_floor": Choice((0.1, 0.3, 1.0))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)

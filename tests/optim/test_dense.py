@@ -67,7 +67,7 @@ def test_adahessian_equals_the_papers_formula(every, power, block_size, floor):
 
 def test_adahessian_with_the_gradient_as_curvature_is_adam():
     grads = np.random.default_rng(1).normal(size=(STEPS, SIZE))
-    ours = AdaHessianConfig(lr=0.1, curvature_floor=0.0, eps=1e-8)
+    ours = AdaHessianConfig(power=1.0, lr=0.1, curvature_floor=0.0, eps=1e-8)
     found = run(ours, grads=grads, curvatures=grads)[-1]
     np.testing.assert_allclose(found, run(AdamConfig(lr=0.1, eps=1e-8), grads=grads)[-1], rtol=1e-11)
 
