@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlrm_adahessian.kernels import optional_triton
 from dlrm_adahessian.kernels.sum_hits import sum_hits
 from dlrm_adahessian.optim.base import RowRule
 
@@ -158,6 +159,19 @@ class RowTables(nn.Module):
         if looked_up is None:
             raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
         self._looked_up = None
+        if self.weight.device.type == "cuda" and optional_triton.available:
+            self._rule.update_triton_(
+                self.weight,
+                self.state,
+                looked_up.rows,
+                looked_up.bags,
+                grad,
+                curvature,
+                sampled=sampled,
+                lr_scale=lr_scale,
+                samples=samples,
+            )
+            return
         hits = sum_hits(
             looked_up.rows,
             looked_up.bags,

@@ -1,0 +1,24 @@
+# pyright: basic
+"""Triton's `jit` and language where Triton is installed; elsewhere stand-ins, so that modules with kernels import.
+
+Triton comes with the CUDA builds of torch and not with the CPU builds. `TRITON_INTERPRET=1`, set before the first
+import, runs kernels on CPU tensors in its interpreter.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton, tl = None, None
+
+__all__ = ["available", "jit", "tl"]
+
+available = triton is not None
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Return the kernel; without Triton the function itself, which nothing launches."""
+    return function if triton is None else triton.jit(function)
