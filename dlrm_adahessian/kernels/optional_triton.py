@@ -8,15 +8,16 @@ import, runs kernels on CPU tensors in its interpreter.
 from collections.abc import Callable
 from typing import Any
 
+triton: Any
+tl: Any
 try:
     import triton
     import triton.language as tl
 except ImportError:
-    triton, tl = None, None
-
-__all__ = ["available", "jit", "tl"]
+    triton = tl = None
 
 available = triton is not None
+"""Whether kernels can be launched."""
 
 
 def jit(function: Callable[..., Any]) -> Any:

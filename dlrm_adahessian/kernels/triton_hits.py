@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportArgumentType=false, reportOperatorIssue=false -- in kernels the types are Triton's
 """Sum derivatives over each row's hits and update the rows, on the GPU: one sort, two kernels.
 
 The lookups are sorted by row. A run, the hits of one row, then lies together, and may be one lookup or, in the small
@@ -12,20 +12,20 @@ in registers until the row is written, so a touched row is read and written once
 
 A row rule is one `@jit` function that both kernels inline:
 
-    direction = rule(states, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH)
+    direction = rule(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width)
 
 with `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1) and `entry` (N, D) the
 positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad` and `curvature` the
-sums (N, D), `has_curvature` (N, 1), `samples` B, `CFG` the rule's configuration. It updates the states and returns what
+sums (N, D), `has_curvature` (N, 1), `samples` B, `cfg` the rule's configuration. It updates the states and returns what
 the learning rate multiplies, (N, D).
 """
 
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
-
-from dlrm_adahessian.kernels.optional_triton import jit, tl
+from triton import jit
 
 _TILE = 64  # lookups a program; a power of two
 _SPAN = 32  # tiles whose partial sums are added at a time; a power of two
@@ -114,6 +114,24 @@ def _update(
 
 
 @jit
+def _repeats(keys, order, bags, lookup, row, bag, starts):
+    # How many hits up to this one the bag has of the row: the sort is stable, so they are neighbours.
+    repeats = starts * 0 + 1
+    same = starts == 0
+    back = 1
+    more = tl.max(same.to(tl.int32), 0)
+    while more > 0:
+        same = same & (lookup >= back)
+        same = same & (tl.load(keys + lookup - back, mask=same, other=-1) == row)
+        position = tl.load(order + lookup - back, mask=same, other=0)
+        same = same & (tl.load(bags + position, mask=same, other=-1) == bag)
+        repeats += same.to(tl.int32)
+        back += 1
+        more = tl.max(same.to(tl.int32), 0)
+    return repeats
+
+
+@jit
 def _update_within_tiles(
     weight, states, keys, order, bags, grad, curvature, sampled, scratch, num_lookups, bags_per_sample, lr, samples,
     RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
@@ -141,19 +159,8 @@ def _update_within_tiles(
     has = tl.zeros((TILE,), tl.int32)
     if WITH_CURVATURE:
         # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the first m odd
-        # numbers sum to m**2. The sort is stable, so a bag's hits of a row are neighbours.
-        repeats = tl.full((TILE,), 1, tl.int32)
-        back = 1
-        same = starts == 0
-        more = tl.max(same.to(tl.int32), 0)
-        while more > 0:
-            same = same & (lookup >= back)
-            same = same & (tl.load(keys + lookup - back, mask=same, other=-1) == row)
-            position = tl.load(order + lookup - back, mask=same, other=0)
-            same = same & (tl.load(bags + position, mask=same, other=-1) == bag)
-            repeats += same.to(tl.int32)
-            back += 1
-            more = tl.max(same.to(tl.int32), 0)
+        # numbers sum to m**2.
+        repeats = _repeats(keys, order, bags, lookup, row, bag, starts)
         took_part = exists
         if not ALL_SAMPLED:
             took_part = exists & (tl.load(sampled + bag // bags_per_sample, mask=exists, other=0) != 0)

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.optim.config import RowConfig
 
 
 class DenseOptimizer(Protocol):
@@ -30,7 +29,8 @@ class DenseOptimizer(Protocol):
 class RowRule(ABC):
     """Updates touched rows of one (R, D) weight matrix in place; holds hyper-parameters, no state."""
 
-    cfg: RowConfig
+    cfg: Any
+    """Hyper-parameters of the rule: a frozen dataclass, with a learning rate `lr`."""
 
     @abstractmethod
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:

@@ -143,43 +143,43 @@ def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps,
 
 
 @jit
-def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH):
+def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
     direction = grad * samples
     square = direction * direction
     curvature = curvature * samples
     slot, present = entry, here
-    if CFG.rowwise:
-        square, curvature = tl.sum(square, 1)[:, None] / WIDTH, tl.sum(curvature, 1)[:, None] / WIDTH
+    if cfg.rowwise:
+        square, curvature = tl.sum(square, 1)[:, None] / width, tl.sum(curvature, 1)[:, None] / width
         slot, present = row, touched
-    curvature = tl.maximum(tl.abs(curvature), CFG.curvature_floor * square)
+    curvature = tl.maximum(tl.abs(curvature), cfg.curvature_floor * square)
     mean_square = tl.load(states[0] + slot, mask=present, other=0)
-    grown = mean_square + (1 - CFG.beta2) * (curvature * curvature - mean_square)
+    grown = mean_square + (1 - cfg.beta2) * (curvature * curvature - mean_square)
     mean_square = tl.where(has_curvature, grown, mean_square)
     tl.store(states[0] + slot, mean_square, mask=present)
     updates = tl.load(states[1] + row, mask=touched, other=0) + has_curvature.to(tl.int32)
     tl.store(states[1] + row, updates, mask=touched)
-    if CFG.beta1 > 0:
+    if cfg.beta1 > 0:
         mean = tl.load(states[2] + entry, mask=here, other=0)
-        mean += (1 - CFG.beta1) * (direction - mean)
+        mean += (1 - cfg.beta1) * (direction - mean)
         tl.store(states[2] + entry, mean, mask=here)
         touches = tl.load(states[3] + row, mask=touched, other=0) + 1
         tl.store(states[3] + row, touches, mask=touched)
-        direction = mean / _bias_correction(touches, CFG.beta1).to(mean.dtype)
-    correction = _bias_correction(tl.maximum(updates, 1), CFG.beta2).to(mean_square.dtype)
+        direction = mean / _bias_correction(touches, cfg.beta1).to(mean.dtype)
+    correction = _bias_correction(tl.maximum(updates, 1), cfg.beta2).to(mean_square.dtype)
     corrected = mean_square / correction
-    if CFG.power == 1:
+    if cfg.power == 1:
         root = tl.sqrt(corrected)
-    elif CFG.power == 0:
+    elif cfg.power == 0:
         root = corrected * 0 + 1
     else:
-        root = tl.exp(CFG.power / 2 * tl.log(corrected))
-    direction = tl.where(updates > 0, direction / (root + CFG.eps), direction)
-    if CFG.clip is not None:
-        direction = tl.minimum(tl.maximum(direction, -CFG.clip), CFG.clip)
+        root = tl.exp(cfg.power / 2 * tl.log(corrected))
+    direction = tl.where(updates > 0, direction / (root + cfg.eps), direction)
+    if cfg.clip is not None:
+        direction = tl.minimum(tl.maximum(direction, -cfg.clip), cfg.clip)
     return direction
 
 
 @jit
-def _bias_correction(count, BETA):
+def _bias_correction(count, beta):
     # 1 - beta**count in float64: in float32 the difference would have few right digits while the count is small.
-    return 1 - tl.exp(count.to(tl.float64) * tl.log(tl.full((1, 1), BETA, tl.float64)))
+    return 1 - tl.exp(count.to(tl.float64) * tl.log(tl.full((1, 1), beta, tl.float64)))

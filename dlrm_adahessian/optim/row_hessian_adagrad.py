@@ -93,12 +93,12 @@ def _update(w, s, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
 
 
 @jit
-def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH):
+def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
     square = grad * grad
-    expected = tl.maximum(tl.abs(curvature) / samples, CFG.curvature_floor * square)
+    expected = tl.maximum(tl.abs(curvature) / samples, cfg.curvature_floor * square)
     total = tl.load(states[0] + entry, mask=here, other=0) + tl.where(has_curvature, expected, square)
     tl.store(states[0] + entry, total, mask=here)
-    direction = grad / (tl.sqrt(total) + CFG.eps)
-    if CFG.clip is not None:
-        direction = tl.minimum(tl.maximum(direction, -CFG.clip), CFG.clip)
+    direction = grad / (tl.sqrt(total) + cfg.eps)
+    if cfg.clip is not None:
+        direction = tl.minimum(tl.maximum(direction, -cfg.clip), cfg.clip)
     return direction

@@ -66,8 +66,8 @@ def _update(w, s, rows, g, lr, eps):
 
 
 @jit
-def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH):
-    mean_square = tl.sum(grad * grad, 1)[:, None] / WIDTH
+def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
+    mean_square = tl.sum(grad * grad, 1)[:, None] / width
     total = tl.load(states[0] + row, mask=touched, other=0) + mean_square
     tl.store(states[0] + row, total, mask=touched)
-    return grad / (tl.sqrt(total) + CFG.eps)
+    return grad / (tl.sqrt(total) + cfg.eps)

@@ -84,7 +84,8 @@ def lookups(sizes: list[int], lengths: list[list[int]], *, seed: int = 0) -> Loo
             bags += [b * tables + t] * length
         first += size
     grad, curvature = (torch.from_numpy(rng.normal(size=(batch * tables, WIDTH))) / batch for _ in range(2))
-    return Lookups(torch.tensor(rows, dtype=torch.int64), torch.tensor(bags, dtype=torch.int64), grad, curvature, batch, first)  # fmt: skip
+    row, bag = (torch.tensor(numbers, dtype=torch.int64) for numbers in (rows, bags))
+    return Lookups(row, bag, grad, curvature, batch, first)
 
 
 def one_hot(sizes: list[int], batch: int) -> Lookups:
