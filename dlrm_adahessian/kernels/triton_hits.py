@@ -1,4 +1,6 @@
-# pyright: basic, reportArgumentType=false, reportOperatorIssue=false -- in kernels the types are Triton's
+# pyright: basic
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+# In kernels the types are Triton's, which its own annotations miss.
 """Sum derivatives over each row's hits and update the rows, on the GPU: one sort, two kernels.
 
 The lookups are sorted by row. A run, the hits of one row, then lies together, and may be one lookup or, in the small
