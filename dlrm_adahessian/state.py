@@ -1,7 +1,6 @@
 # pyright: basic
 """All that training changes: the two halves of the model, their optimizers, the estimator; and its checkpoints."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +121,3 @@ class TrainState:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
         estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}
         return {"parameters": self.parameters, **optimizer, **estimator}
-
-
-def all_finite(found: Derivatives) -> bool:
-    """Whether the loss and all derivatives are finite; waits for the device."""
-    # A sum is finite unless an entry is not (or the sum overflows, which is as bad).
-    parts = [found.loss, found.grad.sum(), found.pooled_grad.sum()]
-    if found.curvature is not None and found.pooled_curvature is not None:
-        parts += [found.curvature.sum(), found.pooled_curvature.sum()]
-    return all(math.isfinite(x) for x in torch.stack(parts).tolist())

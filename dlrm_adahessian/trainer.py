@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from dlrm_adahessian.artifacts import MetricsLog, PredictionLog, RunDirectory
 from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
@@ -32,7 +33,7 @@ from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.metrics import BinaryMetrics, RecentWindow, binary_metrics, probability_from_logit
 from dlrm_adahessian.optim.schedule import lr_scale
 from dlrm_adahessian.signals import StopRequest
-from dlrm_adahessian.state import SCORING_BATCH, TrainState, all_finite
+from dlrm_adahessian.state import SCORING_BATCH, TrainState
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """What an estimator returns, and the gradient that all of them share."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +53,15 @@ class Estimator(Protocol):
     def load_state(self) -> None:
         """Take up what was copied into `state`."""
         ...
+
+
+def all_finite(found: Derivatives) -> bool:
+    """Whether the loss and all derivatives are finite; waits for the device."""
+    # A sum is finite unless an entry is not (or the sum overflows, which is as bad).
+    parts = [found.loss, found.grad.sum(), found.pooled_grad.sum()]
+    if found.curvature is not None and found.pooled_curvature is not None:
+        parts += [found.curvature.sum(), found.pooled_curvature.sum()]
+    return all(math.isfinite(x) for x in torch.stack(parts).tolist())
 
 
 def flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:

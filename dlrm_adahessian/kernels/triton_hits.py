@@ -31,6 +31,7 @@ from triton import jit
 
 _TILE = 64  # lookups a program; a power of two
 _SPAN = 32  # tiles whose partial sums are added at a time; a power of two
+_WARPS = 4
 
 
 def update_rows_triton_(
@@ -90,7 +91,7 @@ def update_rows_triton_(
         grad if curvature is None else curvature,
         keys if sampled is None else sampled,
         scratch, num_lookups, 1 if sampled is None else grad.shape[0] // sampled.shape[0], lr, samples,
-        **constants, ALL_SAMPLED=sampled is None,
+        **constants, ALL_SAMPLED=sampled is None, num_warps=_WARPS,
     )  # fmt: skip
     _update_across_tiles[(num_tiles,)](
         weight, states, keys, scratch, num_lookups, num_tiles, lr, samples, **constants, SPAN=_SPAN
