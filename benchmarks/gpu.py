@@ -183,7 +183,7 @@ class Trainer:
         self.optimizer.step(self.parameters, found.grad, found.curvature, lr_scale=1.0, samples=samples)
         curvature = found.pooled_curvature
         self.tables.apply_(
-            found.pooled_grad.view(-1, WIDTH),
+            found.pooled_grad.reshape(-1, WIDTH),
             None if curvature is None else curvature.view(-1, WIDTH),
             sampled=None,
             lr_scale=1.0,

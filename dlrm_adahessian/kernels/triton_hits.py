@@ -19,7 +19,8 @@ A row rule is one `@jit` function that both kernels inline:
 with `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1) and `entry` (N, D) the
 positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad` and `curvature` the
 sums (N, D), `has_curvature` (N, 1), `samples` B, `cfg` the rule's configuration. It updates the states and returns what
-the learning rate multiplies, (N, D).
+the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores: several threads
+may hold the same entry, and one of them must not load what another has stored already.
 """
 
 from typing import Any
@@ -30,8 +31,7 @@ from torch import Tensor
 from triton import jit
 
 _TILE = 64  # lookups a program; a power of two
-_SPAN = 32  # tiles whose partial sums are added at a time; a power of two
-_WARPS = 4
+_SPAN = 128  # tiles whose partial sums are added at a time; a power of two
 
 
 def update_rows_triton_(
@@ -91,7 +91,7 @@ def update_rows_triton_(
         grad if curvature is None else curvature,
         keys if sampled is None else sampled,
         scratch, num_lookups, 1 if sampled is None else grad.shape[0] // sampled.shape[0], lr, samples,
-        **constants, ALL_SAMPLED=sampled is None, num_warps=_WARPS,
+        **constants, ALL_SAMPLED=sampled is None,
     )  # fmt: skip
     _update_across_tiles[(num_tiles,)](
         weight, states, keys, scratch, num_lookups, num_tiles, lr, samples, **constants, SPAN=_SPAN
@@ -111,8 +111,8 @@ def _update(
     column = tl.arange(0, PADDED)[None, :]
     entry = row.to(tl.int64) * WIDTH + column
     here = touched & (column < WIDTH)
-    direction = RULE(states, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH)
     old = tl.load(weight + entry, mask=here, other=0)
+    direction = RULE(states, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH)
     tl.store(weight + entry, old - lr * direction, mask=here)
 
 

@@ -21,8 +21,8 @@ def weigh_and_square_triton(
     """Return `residual * narrow`, and in `dtype` `weight * narrow**2` and `wide**2` of the first C samples.
 
     Args:
-        narrow: (B, n) contiguous, floating.
-        wide: (B, m), likewise; m may be 0.
+        narrow: (B, n) floating, each sample's entries contiguous.
+        wide: (B, m) contiguous; m may be 0.
         residual: (B,).
         weight: (C,), C at most B.
         dtype: of the squares.
@@ -31,14 +31,14 @@ def weigh_and_square_triton(
         (B, n) like `narrow`, (C, n), (C, m).
     """
     samples = weight.shape[0]
-    weighted = torch.empty_like(narrow)
+    weighted = narrow.new_empty(narrow.shape)
     narrow_square = narrow.new_empty((samples, narrow.shape[1]), dtype=dtype)
     wide_square = wide.new_empty((samples, wide.shape[1]), dtype=dtype)
     programs = -(-max(narrow.numel(), wide_square.numel()) // _ENTRIES)
     _weigh_and_square[(programs,)](
         narrow, wide, residual, weight, weighted, narrow_square, wide_square,
         narrow.numel(), narrow_square.numel(), wide_square.numel(),
-        NARROW=narrow.shape[1], ENTRIES=_ENTRIES,
+        narrow.stride(0), NARROW=narrow.shape[1], ENTRIES=_ENTRIES,
     )  # fmt: skip
     return weighted, narrow_square, wide_square
 
@@ -46,13 +46,13 @@ def weigh_and_square_triton(
 @jit
 def _weigh_and_square(
     narrow, wide, residual, weight, weighted, narrow_square, wide_square, num_narrow, num_narrow_square, num_wide_square,
-    NARROW: tl.constexpr, ENTRIES: tl.constexpr,
+    stride, NARROW: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0) * ENTRIES
     entry = first + tl.arange(0, ENTRIES)
     if first < num_narrow:
-        value = tl.load(narrow + entry, mask=entry < num_narrow, other=0)
         sample = entry // NARROW
+        value = tl.load(narrow + sample * stride + entry % NARROW, mask=entry < num_narrow, other=0)
         r = tl.load(residual + sample, mask=entry < num_narrow, other=0)
         tl.store(weighted + entry, r * value, mask=entry < num_narrow)
         w = tl.load(weight + sample, mask=entry < num_narrow_square, other=0)

@@ -60,5 +60,6 @@ def _update(w, s, rows, g, lr, eps):
 @jit
 def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
     total = tl.load(states[0] + entry, mask=here, other=0) + grad * grad
+    tl.debug_barrier()
     tl.store(states[0] + entry, total, mask=here)
     return grad / (tl.sqrt(total) + cfg.eps)

@@ -153,16 +153,18 @@ def _direction(states, row, entry, touched, here, grad, curvature, has_curvature
         slot, present = row, touched
     curvature = tl.maximum(tl.abs(curvature), cfg.curvature_floor * square)
     mean_square = tl.load(states[0] + slot, mask=present, other=0)
+    updates = tl.load(states[1] + row, mask=touched, other=0) + has_curvature.to(tl.int32)
+    if cfg.beta1 > 0:
+        mean = tl.load(states[2] + entry, mask=here, other=0)
+        touches = tl.load(states[3] + row, mask=touched, other=0) + 1
+    tl.debug_barrier()
     grown = mean_square + (1 - cfg.beta2) * (curvature * curvature - mean_square)
     mean_square = tl.where(has_curvature, grown, mean_square)
     tl.store(states[0] + slot, mean_square, mask=present)
-    updates = tl.load(states[1] + row, mask=touched, other=0) + has_curvature.to(tl.int32)
     tl.store(states[1] + row, updates, mask=touched)
     if cfg.beta1 > 0:
-        mean = tl.load(states[2] + entry, mask=here, other=0)
         mean += (1 - cfg.beta1) * (direction - mean)
         tl.store(states[2] + entry, mean, mask=here)
-        touches = tl.load(states[3] + row, mask=touched, other=0) + 1
         tl.store(states[3] + row, touches, mask=touched)
         direction = mean / _bias_correction(touches, cfg.beta1).to(mean.dtype)
     correction = _bias_correction(tl.maximum(updates, 1), cfg.beta2).to(mean_square.dtype)

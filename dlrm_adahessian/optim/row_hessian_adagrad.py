@@ -97,6 +97,7 @@ def _direction(states, row, entry, touched, here, grad, curvature, has_curvature
     square = grad * grad
     expected = tl.maximum(tl.abs(curvature) / samples, cfg.curvature_floor * square)
     total = tl.load(states[0] + entry, mask=here, other=0) + tl.where(has_curvature, expected, square)
+    tl.debug_barrier()
     tl.store(states[0] + entry, total, mask=here)
     direction = grad / (tl.sqrt(total) + cfg.eps)
     if cfg.clip is not None:

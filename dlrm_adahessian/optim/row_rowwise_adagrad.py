@@ -69,5 +69,6 @@ def _update(w, s, rows, g, lr, eps):
 def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
     mean_square = tl.sum(grad * grad, 1)[:, None] / width
     total = tl.load(states[0] + row, mask=touched, other=0) + mean_square
+    tl.debug_barrier()
     tl.store(states[0] + row, total, mask=touched)
     return grad / (tl.sqrt(total) + cfg.eps)

@@ -17,8 +17,9 @@ def test_operands_are_weighted_and_squared(width: int, samples: int, device: str
     narrow, wide, residual, weight = (
         torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes
     )
-    on_device = (tensor.to(device) for tensor in (narrow, wide, residual, weight))
-    found = weigh_and_square_triton(*on_device, dtype=torch.float64)
+    on_device = (tensor.to(device) for tensor in (wide, residual, weight))
+    part_of_more = torch.cat([narrow, narrow], 1).to(device)[:, 600:]  # as the pooled embeddings are
+    found = weigh_and_square_triton(part_of_more, *on_device, dtype=torch.float64)
     expected = (
         residual.unsqueeze(1) * narrow,
         weight.unsqueeze(1) * narrow[:samples].square(),
