@@ -166,8 +166,8 @@ class Trainer:
         self.feed, self.tables, self.estimator = feed, tables, estimator
         self.head = new_head()
         self.parameters = flatten_parameters_(self.head)
-        sizes = [p.numel() for p in self.head.parameters()]
-        self.optimizer = dense_optimizer(dense, self.parameters, sizes)
+        shapes = [p.shape for p in self.head.parameters()]
+        self.optimizer = dense_optimizer(dense, self.parameters, shapes)
         self._every, self._checked, self._steps = every, checked, 0
 
     def step(self) -> None:
@@ -257,7 +257,7 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     """Time derivatives and dense optimizers by themselves."""
     head = new_head()
     parameters = flatten_parameters_(head)
-    sizes = [p.numel() for p in head.parameters()]
+    shapes = [p.shape for p in head.parameters()]
     dense, labels = torch.rand(batch, DENSE, device="cuda"), torch.rand(batch, device="cuda").lt(0.25).float()
     pooled = torch.randn(batch, FEATURES, WIDTH, device="cuda").mul_(0.1)
     exact, hutchinson = ExactDiagonal(), Hutchinson(1, 0, torch.device("cuda"))
@@ -284,7 +284,7 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     found["bf16"] = {"gradient_graph_ms": ms, "gradient_matrix_share": share}
     grad = torch.randn_like(parameters).mul_(1e-3)
     for cfg in (AdagradConfig(), AdaHessianConfig()):
-        optimizer = dense_optimizer(cfg, parameters.clone(), sizes)
+        optimizer = dense_optimizer(cfg, parameters.clone(), shapes)
         found[f"{cfg.name}_update_ms"] = milliseconds(
             lambda o=optimizer: o.step(parameters, grad, grad, lr_scale=1e-6, samples=batch)
         )

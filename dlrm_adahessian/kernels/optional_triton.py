@@ -23,3 +23,9 @@ available = triton is not None
 def jit(function: Callable[..., Any]) -> Any:
     """Return the kernel; without Triton the function itself, which nothing launches."""
     return function if triton is None else triton.jit(function)
+
+
+@jit
+def bias_correction(count, beta):  # noqa: ANN001, ANN201 -- a kernel's function, inlined by row rules
+    """Return 1 - beta**count in float64, (N, 1) as `count`: in float32 few digits of it would be right."""
+    return 1 - tl.exp(count.to(tl.float64) * tl.log(tl.full((1, 1), beta, tl.float64)))

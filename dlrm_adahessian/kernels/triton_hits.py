@@ -14,9 +14,9 @@ in registers until the row is written, so a touched row is read and written once
 
 A row rule is one `@jit` function that both kernels inline:
 
-    direction = rule(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width)
+    direction = rule(states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width)
 
-with `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1) and `entry` (N, D) the
+with `weight` the rows (N, D), `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1) and `entry` (N, D) the
 positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad` and `curvature` the
 sums (N, D), `has_curvature` (N, 1), `samples` B, `cfg` the rule's configuration. It updates the states and returns what
 the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores: several threads
@@ -77,7 +77,7 @@ def update_rows_triton_(
     edge_curvature = edge_grad if curvature is None else torch.empty_like(edge_grad)
     edge_has = keys.new_empty((2, num_tiles), dtype=torch.int32)
     scratch = (edge_grad, edge_curvature, edge_has)
-    states = tuple(state.values())
+    states = tuple(state.values()) or (weight,)  # the interpreter takes no empty tuple
     constants = {
         "RULE": rule,
         "CFG": cfg,
@@ -112,7 +112,9 @@ def _update(
     entry = row.to(tl.int64) * WIDTH + column
     here = touched & (column < WIDTH)
     old = tl.load(weight + entry, mask=here, other=0)
-    direction = RULE(states, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH)
+    direction = RULE(
+        states, old, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH
+    )
     tl.store(weight + entry, old - lr * direction, mask=here)
 
 

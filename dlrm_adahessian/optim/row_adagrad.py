@@ -58,7 +58,9 @@ def _update(w, s, rows, g, lr, eps):
 
 
 @jit
-def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
     total = tl.load(states[0] + entry, mask=here, other=0) + grad * grad
     tl.debug_barrier()
     tl.store(states[0] + entry, total, mask=here)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import jit, tl
+from dlrm_adahessian.kernels.optional_triton import bias_correction, jit, tl
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowAdaHessianConfig
 
@@ -143,7 +143,9 @@ def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps,
 
 
 @jit
-def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
     direction = grad * samples
     square = direction * direction
     curvature = curvature * samples
@@ -166,8 +168,8 @@ def _direction(states, row, entry, touched, here, grad, curvature, has_curvature
         mean += (1 - cfg.beta1) * (direction - mean)
         tl.store(states[2] + entry, mean, mask=here)
         tl.store(states[3] + row, touches, mask=touched)
-        direction = mean / _bias_correction(touches, cfg.beta1).to(mean.dtype)
-    correction = _bias_correction(tl.maximum(updates, 1), cfg.beta2).to(mean_square.dtype)
+        direction = mean / bias_correction(touches, cfg.beta1).to(mean.dtype)
+    correction = bias_correction(tl.maximum(updates, 1), cfg.beta2).to(mean_square.dtype)
     corrected = mean_square / correction
     if cfg.power == 1:
         root = tl.sqrt(corrected)
@@ -179,9 +181,3 @@ def _direction(states, row, entry, touched, here, grad, curvature, has_curvature
     if cfg.clip is not None:
         direction = tl.minimum(tl.maximum(direction, -cfg.clip), cfg.clip)
     return direction
-
-
-@jit
-def _bias_correction(count, beta):
-    # 1 - beta**count in float64: in float32 the difference would have few right digits while the count is small.
-    return 1 - tl.exp(count.to(tl.float64) * tl.log(tl.full((1, 1), beta, tl.float64)))

@@ -93,7 +93,9 @@ def _update(w, s, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
 
 
 @jit
-def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
     square = grad * grad
     expected = tl.maximum(tl.abs(curvature) / samples, cfg.curvature_floor * square)
     total = tl.load(states[0] + entry, mask=here, other=0) + tl.where(has_curvature, expected, square)

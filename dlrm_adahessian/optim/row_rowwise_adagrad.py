@@ -66,7 +66,9 @@ def _update(w, s, rows, g, lr, eps):
 
 
 @jit
-def _direction(states, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
     mean_square = tl.sum(grad * grad, 1)[:, None] / width
     total = tl.load(states[0] + row, mask=touched, other=0) + mean_square
     tl.debug_barrier()

@@ -12,6 +12,9 @@ from dlrm_adahessian.optim.config import (
     HessianAdagradConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
+    RowAdamConfig,
+    RowSGDConfig,
+    RowSophiaConfig,
     RowwiseAdagradConfig,
 )
 from dlrm_adahessian.optim.registry import row_rule
@@ -34,6 +37,9 @@ RULES = {
     "adahessian": RowAdaHessianConfig(lr=0.125),
     "adahessian_rowwise_momentum": RowAdaHessianConfig(lr=0.125, rowwise=True, beta1=0.9, power=0.5),
     "adahessian_clipped_momentum": RowAdaHessianConfig(lr=0.125, beta1=0.9, clip=0.25, curvature_floor=0.0),
+    "adam": RowAdamConfig(lr=0.125, weight_decay=0.5),
+    "sgd": RowSGDConfig(lr=0.125),
+    "sophia": RowSophiaConfig(lr=0.125),
     "adahessian_power_0": RowAdaHessianConfig(lr=0.125, beta2=0.0, power=0.0),
 }
 
