@@ -77,7 +77,7 @@ def update_rows_triton_(
     edge_curvature = edge_grad if curvature is None else torch.empty_like(edge_grad)
     edge_has = keys.new_empty((2, num_tiles), dtype=torch.int32)
     scratch = (edge_grad, edge_curvature, edge_has)
-    states = tuple(state.values()) or (weight,)  # the interpreter takes no empty tuple
+    states = tuple(state.values())
     constants = {
         "RULE": rule,
         "CFG": cfg,

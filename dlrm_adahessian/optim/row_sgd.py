@@ -11,7 +11,7 @@ import numba
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import jit
+from dlrm_adahessian.kernels.optional_triton import jit, tl  # noqa: F401 -- the interpreter looks for `tl` here
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowSGDConfig
 
