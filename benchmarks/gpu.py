@@ -178,8 +178,10 @@ class Trainer:
         self._steps += 1
         pooled = self.tables(ids, self.feed.offsets).view(samples, FEATURES, WIDTH)
         found = self.estimator(self.head, dense, pooled, labels, curvature_samples=samples if due else 0)
-        if self._checked and not all_finite(found):
-            raise RuntimeError("a benchmark's derivatives must be finite, and they are not")
+        if self._checked:
+            if not all_finite(found):
+                raise RuntimeError("a benchmark's derivatives must be finite, and they are not")
+            found.logits.cpu()
         self.optimizer.step(self.parameters, found.grad, found.curvature, lr_scale=1.0, samples=samples)
         curvature = found.pooled_curvature
         self.tables.apply_(
@@ -189,8 +191,6 @@ class Trainer:
             lr_scale=1.0,
             samples=samples,
         )
-        if self._checked:
-            found.logits.cpu()
 
 
 def new_head(dtype: torch.dtype = torch.float32) -> Head:

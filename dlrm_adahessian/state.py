@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,9 @@ from torch import Tensor
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import Derivatives
 from dlrm_adahessian.curvature.registry import make_estimator
-from dlrm_adahessian.data.loader import Batch
+from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.device import matrix_products
 from dlrm_adahessian.distributed import checkpoint
 from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
 from dlrm_adahessian.errors import UsageError
@@ -40,6 +41,8 @@ class TrainState:
         Raises:
             UsageError: the estimator is not right for this model.
         """
+        self._device = device
+        self._precision: Literal["fp32", "tf32"] = config.precision
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
             config.model, num_dense=NUM_INTEGERS, num_features=len(num_rows), generator=generator
@@ -67,9 +70,11 @@ class TrainState:
     def derivatives(self, batch: Batch, *, curvature_samples: int) -> tuple[Tensor, Derivatives]:
         """Return the pooled embeddings (B, F, D) of a batch and the derivatives of its mean loss."""
         pooled = self.lookup(batch.kjt)
-        return pooled, self.estimator(
-            self.head, batch.dense, pooled, batch.labels, curvature_samples=curvature_samples
-        )
+        with matrix_products(self._precision):
+            found = self.estimator(
+                self.head, batch.dense, pooled, batch.labels, curvature_samples=curvature_samples
+            )
+        return pooled, found
 
     def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float, curvature_samples: int) -> None:
         """Step both optimizers; the arguments belong to one call of `derivatives`."""
@@ -89,7 +94,11 @@ class TrainState:
     @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
         """Return the probabilities of the rows of all batches, (N,) float32; for speed of `SCORING_BATCH` rows each."""
-        logits = (self.head(batch.dense, self.lookup(batch.kjt)) for batch in batches)
+        with matrix_products(self._precision):
+            logits = [
+                self.head(batch.dense, self.lookup(batch.kjt)).cpu()
+                for batch in on_device(batches, self._device)
+            ]
         return np.concatenate([probability_from_logit(part.numpy()) for part in logits])
 
     def save(

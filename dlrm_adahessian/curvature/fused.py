@@ -57,11 +57,12 @@ def layer_sums_(
         curvature_of[layer.weight].copy_(_product(wide_square.T, narrow_square))
     if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
         torch.mv(delta.T, residual, out=grad_of[layer.bias])
+        # As products, which tensor cores do several times faster than `sum` reads bfloat16.
         if delta_is_narrow:
-            torch.sum(narrow_square, 0, dtype=delta.dtype, out=curvature_of[layer.bias])
+            sums = _product(narrow_square.T, torch.ones_like(weight, dtype=dtype).unsqueeze(1))
         else:
             sums = _product(wide_square.T, weight.to(dtype).unsqueeze(1))
-            curvature_of[layer.bias].copy_(sums.squeeze(1))
+        curvature_of[layer.bias].copy_(sums.squeeze(1))
 
 
 def pooled_derivatives(slopes: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

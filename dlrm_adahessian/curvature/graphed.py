@@ -6,12 +6,13 @@ captured for each shape of a batch, the second time that it comes; the first cal
 capture needs. Only for estimators that draw nothing at random.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, Estimator
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, sums_of
 
 _Key = tuple[torch.Size, int]
 
@@ -35,7 +36,8 @@ class _Graph:
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
-            self._found = estimator(head, *self._inputs, curvature_samples=samples)
+            found = estimator(head, *self._inputs, curvature_samples=samples)
+            self._found = replace(found, sums=sums_of(found))
 
     def __call__(self, *inputs: Tensor) -> Derivatives:
         for fixed, tensor in zip(self._inputs, inputs, strict=True):

@@ -12,8 +12,9 @@ from tests.devices import needs_gpu
 
 pytestmark = [pytest.mark.oracle, *needs_gpu]
 NAMES = ("loss", "logits", "grad", "pooled_grad", "curvature", "pooled_curvature")
-# Relative to the norm. The products add up 512 numbers of either sign and are then summed over the batch.
-LIMITS = {("highest", torch.float64): 1e-12, ("highest", torch.float32): 1e-5, ("high", torch.float32): 5e-3}
+# Relative to the norm. A rounding of u flips about a share u of the ReLUs, and with them as much of the derivatives' squared
+# norm: so sqrt(u), u being 2**-11 for tf32.
+LIMITS = {("highest", torch.float64): 1e-12, ("highest", torch.float32): 1e-3, ("high", torch.float32): 6e-2}
 
 
 def head(dtype=torch.float64):
