@@ -26,7 +26,16 @@ PRESETS = Path(__file__).resolve().parent.parent / "configs" / "optimizers"
 T = TypeVar("T")
 _ESTIMATORS = [name for name in get_args(CurvatureName) if name != "none"]
 _MAX_TOML = 1 << 20  # bytes
-_NOT_RESULTS = ("out", "resume", "baseline", "data_path", "checkpoint_every", "log_every", "bad_rows")
+_NOT_RESULTS = (
+    "out",
+    "resume",
+    "baseline",
+    "data_path",
+    "checkpoint_every",
+    "log_every",
+    "bad_rows",
+    "device",
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -57,6 +66,10 @@ class RunConfig:
     """Samples a step, over all ranks."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the training rows."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto is a GPU where there is one."""
+    precision: Literal["fp32", "tf32"] = "fp32"
+    """Of the operands of matrix products on a GPU; tf32 is faster, sums are float32 either way."""
     seed: int = Field(default=0, ge=0)
     """Of initial weights, order of rows, probes."""
     out: Path | None = None

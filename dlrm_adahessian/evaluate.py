@@ -23,6 +23,7 @@ from dlrm_adahessian.data.schema import NO_LABEL
 from dlrm_adahessian.data.sources import open_sources
 from dlrm_adahessian.data.tsv import BadLines, read_rows
 from dlrm_adahessian.data.vocabulary import Vocabulary
+from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, NoInputError, UsageError
@@ -71,8 +72,9 @@ def evaluate(
     labels: list[npt.NDArray[np.int8]] = []
     probabilities: list[npt.NDArray[np.float32]] = []
     with ExitStack() as stack:
-        stack.enter_context(init_process_group())
-        scorer = _Scorer(run)
+        device = find_device("auto")
+        stack.enter_context(init_process_group(device))
+        scorer = _Scorer(run, device)
         bad_lines = BadLines(out.with_name(out.name + ".rejects.tsv") if bad_rows == "quarantine" else None)
         stack.callback(bad_lines.close)
         blocks = scorer.prepared(data_path, part) if prepared else scorer.raw(data_path, bad_lines)
@@ -105,7 +107,7 @@ def evaluate(
 class _Scorer:
     """The model of a run, with the vocabulary that it was trained on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device) -> None:
         run = RunDirectory(path)
         resolved = run.read_config()
         trained_on = resolved.pop("prepared", {})
@@ -122,7 +124,7 @@ class _Scorer:
             )
         vocabulary = Vocabulary.load(folder)
         self._encoder = vocabulary.encoder()
-        self._state = TrainState(config, vocabulary.num_rows, torch.device("cpu"))
+        self._state = TrainState(config, vocabulary.num_rows, device)
         checkpoints = run.best if config.patience else run.checkpoints
         found = load_newest_good(checkpoints, config.fingerprint(manifest["fingerprint"]))
         if found is None:

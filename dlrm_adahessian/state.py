@@ -1,10 +1,9 @@
 # pyright: basic
 """All that training changes: the two halves of the model, their optimizers, the estimator; and its checkpoints."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,9 @@ from torch import Tensor
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import Derivatives
 from dlrm_adahessian.curvature.registry import make_estimator
-from dlrm_adahessian.data.loader import Batch
+from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.device import matrix_products
 from dlrm_adahessian.distributed import checkpoint
 from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
 from dlrm_adahessian.errors import DivergedError, UsageError
@@ -41,6 +41,8 @@ class TrainState:
         Raises:
             UsageError: the estimator is not right for this model.
         """
+        self._device = device
+        self._precision: Literal["fp32", "tf32"] = config.precision
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
             config.model, num_dense=NUM_INTEGERS, num_features=len(num_rows), generator=generator
@@ -68,9 +70,11 @@ class TrainState:
     def derivatives(self, batch: Batch, *, curvature_samples: int) -> tuple[Tensor, Derivatives]:
         """Return the pooled embeddings (B, F, D) of a batch and the derivatives of its mean loss."""
         pooled = self.lookup(batch.kjt)
-        return pooled, self.estimator(
-            self.head, batch.dense, pooled, batch.labels, curvature_samples=curvature_samples
-        )
+        with matrix_products(self._precision):
+            found = self.estimator(
+                self.head, batch.dense, pooled, batch.labels, curvature_samples=curvature_samples
+            )
+        return pooled, found
 
     def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float, curvature_samples: int) -> None:
         """Step both optimizers; the arguments belong to one call of `derivatives`."""
@@ -100,16 +104,17 @@ class TrainState:
         Raises:
             DivergedError: a prediction is not finite.
         """
-        found: list[npt.NDArray[np.float32]] = []
-        for batch in batches:
-            logits = self.head(batch.dense, self.lookup(batch.kjt))
-            if not bool(logits.isfinite().all()):
-                raise DivergedError(
-                    "predictions must be finite, and the model's are not: it diverged; lower --optim.dense.lr and "
-                    "--optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
-                )
-            found.append(probability_from_logit(logits.numpy()))
-        return np.concatenate(found)
+        with matrix_products(self._precision):
+            logits = [
+                self.head(batch.dense, self.lookup(batch.kjt)).cpu()
+                for batch in on_device(batches, self._device)
+            ]
+        if not all(bool(part.isfinite().all()) for part in logits):
+            raise DivergedError(
+                "predictions must be finite, and the model's are not: it diverged; lower --optim.dense.lr and "
+                "--optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
+            )
+        return np.concatenate([probability_from_logit(part.numpy()) for part in logits])
 
     def save(
         self, folder: Path, step: int, state: dict[str, Any], fingerprint: str, *, keep: int = 2
@@ -140,12 +145,3 @@ class TrainState:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
         estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}
         return {"parameters": self.parameters, **optimizer, **estimator}
-
-
-def all_finite(found: Derivatives) -> bool:
-    """Whether the loss and all derivatives are finite; waits for the device."""
-    # A sum is finite unless an entry is not (or the sum overflows, which is as bad).
-    parts = [found.loss, found.grad.sum(), found.pooled_grad.sum()]
-    if found.curvature is not None and found.pooled_curvature is not None:
-        parts += [found.curvature.sum(), found.pooled_curvature.sum()]
-    return all(math.isfinite(x) for x in torch.stack(parts).tolist())

@@ -24,15 +24,17 @@ from tqdm import tqdm
 
 from dlrm_adahessian.artifacts import MetricsLog, PredictionLog, RunDirectory
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.data.loader import Batch, Loader
+from dlrm_adahessian.curvature.base import all_finite
+from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.metrics import BinaryMetrics, RecentWindow, binary_metrics, probability_from_logit
 from dlrm_adahessian.optim.schedule import lr_scale
 from dlrm_adahessian.signals import StopRequest
-from dlrm_adahessian.state import SCORING_BATCH, TrainState, all_finite
+from dlrm_adahessian.state import SCORING_BATCH, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -111,18 +113,27 @@ def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str 
         Metrics and predictions.
     """
     with ExitStack() as stack:
-        stack.enter_context(init_process_group())
-        return _Fit(config, data, run, stack).run(title)
+        device = find_device(config.device)
+        stack.enter_context(init_process_group(device))
+        return _Fit(config, data, run, stack, device).run(title)
 
 
 class _Fit:
     """One call of `fit`: its parts by name."""
 
-    def __init__(self, config: RunConfig, data: PreparedData, run: RunDirectory, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        run: RunDirectory,
+        stack: ExitStack,
+        device: torch.device,
+    ) -> None:
         self.config, self.data, self.directory = config, data, run
         self.fingerprint = config.fingerprint(data.fingerprint)
-        self.state = TrainState(config, data.vocabulary.num_rows, torch.device("cpu"))
-        self.loader = _training_loader(config, data)
+        self.device = device
+        self.state = TrainState(config, data.vocabulary.num_rows, device)
+        self.loader = _training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.metrics = stack.enter_context(MetricsLog(run.metrics))
         self.progressive = stack.enter_context(PredictionLog(run.path / _PROGRESSIVE))
@@ -147,13 +158,13 @@ class _Fit:
         with bar:
             while self.progress.step < self.total_steps and not self.progress.stopped_early:
                 epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
-                for batch in self.loader.batches(epoch, first):
+                for batch in on_device(self.loader.batches(epoch, first), self.device):
                     began = time.perf_counter()
                     loss, probability = self._step(batch)
                     if epoch == 0:
                         self.progressive.append(probability)
                     self.clock.add(time.perf_counter() - began, len(probability))
-                    window.add(batch.labels.numpy().astype(np.int8), probability)
+                    window.add(batch.labels.cpu().numpy().astype(np.int8), probability)
                     self._log(loss, window, bar, len(probability))
                     self._evaluate_and_save()
                     if self.progress.stopped_early:
@@ -167,14 +178,17 @@ class _Fit:
         curvature_samples = math.ceil(config.curvature_fraction * len(batch.labels)) if due else 0
         pooled, found = self.state.derivatives(batch, curvature_samples=curvature_samples)
         progress.step += 1
-        if all_finite(found):
+        finite = all_finite(found)
+        # Read before the update is launched, a GPU updates while the host goes on to the next batch.
+        loss = float(found.loss)
+        probability = probability_from_logit(torch.nan_to_num(found.logits).cpu().numpy())
+        if finite:
             scale = lr_scale(progress.step, self.total_steps, config.optim.schedule)
             self.state.update_(pooled, found, lr_scale=scale, curvature_samples=curvature_samples)
             progress.skipped_in_a_row = 0
         else:
             self._skip()
-        probability = probability_from_logit(torch.nan_to_num(found.logits).numpy())
-        return float(found.loss), probability
+        return loss, probability
 
     def _skip(self) -> None:
         progress, limit = self.progress, self.config.max_skipped
@@ -257,7 +271,13 @@ class _Fit:
         return found.step
 
     def _measure(self, rows: range) -> tuple[npt.NDArray[np.float32], BinaryMetrics]:
-        loader = Loader(self.data, rows, SCORING_BATCH, prefetch=self.config.data.prefetch)
+        loader = Loader(
+            self.data,
+            rows,
+            SCORING_BATCH,
+            prefetch=self.config.data.prefetch,
+            pinned=self.device.type == "cuda",
+        )
         probability = self.state.score(loader.batches(0))
         return probability, binary_metrics(_labels(self.data, rows), probability)
 
@@ -280,6 +300,7 @@ class _Fit:
             "curvature": self.config.curvature,
             "seed": self.config.seed,
             "world_size": 1,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "batch_size": self.config.batch_size,
             "resumed_from_step": self.resumed_from,
             "skipped_steps": self.progress.skipped,
@@ -329,7 +350,7 @@ def _training_rows(config: RunConfig, data: PreparedData) -> range:
     return rows if wanted is None else rows[-wanted:]
 
 
-def _training_loader(config: RunConfig, data: PreparedData) -> Loader:
+def _training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = False) -> Loader:
     return Loader(
         data,
         _training_rows(config, data),
@@ -337,6 +358,7 @@ def _training_loader(config: RunConfig, data: PreparedData) -> Loader:
         order=config.data.order,
         seed=config.seed,
         prefetch=config.data.prefetch,
+        pinned=pinned,
     )
 
 

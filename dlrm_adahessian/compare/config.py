@@ -11,7 +11,18 @@ from dlrm_adahessian.config import RunConfig, asdict, from_dict, merged, preset
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.model.config import ModelConfig
 
-SHARED = ("dataset", "data_path", "rows", "bad_rows", "batch_size", "epochs", "data", "model")
+SHARED = (
+    "dataset",
+    "data_path",
+    "rows",
+    "bad_rows",
+    "batch_size",
+    "epochs",
+    "device",
+    "precision",
+    "data",
+    "model",
+)
 """Settings of a run that are the same for every optimizer of a comparison."""
 
 
@@ -41,6 +52,10 @@ class CompareConfig:
     """Samples a step."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the training rows."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto is a GPU where there is one."""
+    precision: Literal["fp32", "tf32"] = "fp32"
+    """Of the operands of matrix products on a GPU."""
     seed: int = Field(default=0, ge=0)
     """Of the draws and of their runs; final runs take the seeds after it."""
     parallel: int = Field(default=1, ge=1)

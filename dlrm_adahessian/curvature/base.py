@@ -1,5 +1,6 @@
 """What an estimator returns, and the gradient that all of them share."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ class Derivatives:
         pooled_grad: (B, F, D).
         curvature: (P,) Hessian diagonal, or None on a step without curvature.
         pooled_curvature: (B, F, D); zero for samples that took no part; None exactly when `curvature` is.
+        sums: what `sums_of` says of the rest, where it came with it; None otherwise.
     """
 
     loss: Tensor
@@ -27,6 +29,7 @@ class Derivatives:
     pooled_grad: Tensor
     curvature: Tensor | None = None
     pooled_curvature: Tensor | None = None
+    sums: Tensor | None = None
 
 
 class Estimator(Protocol):
@@ -52,6 +55,21 @@ class Estimator(Protocol):
     def load_state(self) -> None:
         """Take up what was copied into `state`."""
         ...
+
+
+def sums_of(found: Derivatives) -> Tensor:
+    """Return the loss and the sum of each derivative, (3,) or (5,); one is not finite unless all entries are."""
+    # The sum of finite entries may overflow too, which is as bad.
+    parts = [found.loss, found.grad.sum(), found.pooled_grad.sum()]
+    if found.curvature is not None and found.pooled_curvature is not None:
+        parts += [found.curvature.sum(), found.pooled_curvature.sum()]
+    return torch.stack(parts)
+
+
+def all_finite(found: Derivatives) -> bool:
+    """Whether the loss and all derivatives are finite; waits for the device."""
+    sums = sums_of(found) if found.sums is None else found.sums
+    return all(math.isfinite(x) for x in sums.tolist())
 
 
 def flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:

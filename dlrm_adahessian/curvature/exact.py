@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrm_adahessian.curvature.base import Derivatives, gradient
+from dlrm_adahessian.curvature.fused import fuses, layer_sums_, pooled_derivatives
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 _REMEDY = "use --curvature hutchinson for this model"
@@ -59,19 +60,17 @@ class ExactDiagonal:
         grad, grad_of = _empty_like_parameters(head)
         curvature, curvature_of = _empty_like_parameters(head)
         for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
-            self._weighted_sums(inputs, delta, residual, layer, grad_of, square=False)
-            self._weighted_sums(inputs, delta, weight, layer, curvature_of, square=True)
-        slopes = deltas[-1]
-        pooled_curvature = torch.zeros_like(slopes)
-        part = pooled_curvature[:curvature_samples]
-        torch.mul(slopes[:curvature_samples], weight.view(-1, 1, 1), out=part).mul_(
-            slopes[:curvature_samples]
-        )
+            if fuses(delta):
+                layer_sums_(layer, delta, inputs, residual, weight, grad_of, curvature_of)
+            else:
+                self._weighted_sums(inputs, delta, residual, layer, grad_of, square=False)
+                self._weighted_sums(inputs, delta, weight, layer, curvature_of, square=True)
+        pooled_grad, pooled_curvature = pooled_derivatives(deltas[-1], residual, weight)
         return Derivatives(
             loss=F.binary_cross_entropy_with_logits(logits, labels),
             logits=logits,
             grad=grad,
-            pooled_grad=slopes.mul_(residual.view(-1, 1, 1)),
+            pooled_grad=pooled_grad,
             curvature=curvature,
             pooled_curvature=pooled_curvature,
         )
@@ -124,6 +123,10 @@ class _Scratch:
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return uninitialised memory of the shape of `tensor`; what it held before is gone."""
+        if (
+            tensor.is_cuda
+        ):  # its allocator reuses memory by itself, and a captured graph must own what it writes to
+            return torch.empty_like(tensor)
         if self._memory.numel() < tensor.numel() or self._memory.dtype != tensor.dtype:
             self._memory = tensor.new_empty(tensor.numel())
         return self._memory[: tensor.numel()].view(tensor.shape)

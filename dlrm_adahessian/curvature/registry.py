@@ -9,6 +9,7 @@ from dlrm_adahessian.curvature.base import Estimator
 from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
 from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
+from dlrm_adahessian.curvature.graphed import Graphed
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.curvature.none import NoCurvature
 
@@ -38,10 +39,14 @@ def make_estimator(
     match name:
         case "exact":
             refuse_inexact(head, table_of_feature)
-            return ExactDiagonal()
+            return _replayed(ExactDiagonal(), device)
         case "hutchinson":
             return Hutchinson(probes, seed, device)
         case "gauss_newton_bartlett":
             return GaussNewtonBartlett(probes, seed, device)
         case "none":
-            return NoCurvature()
+            return _replayed(NoCurvature(), device)
+
+
+def _replayed(estimator: Estimator, device: torch.device) -> Estimator:
+    return Graphed(estimator) if device.type == "cuda" else estimator

@@ -7,7 +7,8 @@ and the same seed gives the same batches however far the thread is ahead.
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +39,23 @@ class Batch:
     kjt: KeyedJaggedTensor
     labels: Tensor
 
+    def pin_memory(self) -> "Batch":
+        """Return a copy in page-locked memory, from which a GPU reads while the host goes on."""
+        return Batch(self.dense.pin_memory(), self.kjt.pin_memory(), self.labels.pin_memory())
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return a copy on a device; from pinned memory the host does not wait for it."""
+        return Batch(
+            self.dense.to(device, non_blocking=True),
+            self.kjt.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+        )
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until `stream` has done what it has been given so far."""
+        for part in (self.dense, self.kjt, self.labels):
+            part.record_stream(stream)
+
 
 class Loader:
     """Batches of a range of rows, epoch by epoch; the last batch of an epoch may be smaller."""
@@ -51,9 +69,10 @@ class Loader:
         order: Literal["time", "shuffled"] = "time",
         seed: int = 0,
         prefetch: int = 4,
+        pinned: bool = False,
     ) -> None:
         self._data, self._rows, self._batch_size = data, rows, batch_size
-        self._order, self._seed, self._prefetch = order, seed, prefetch
+        self._order, self._seed, self._prefetch, self._pinned = order, seed, prefetch, pinned
 
     @property
     def batches_per_epoch(self) -> int:
@@ -84,9 +103,34 @@ class Loader:
         end = min(begin + self._batch_size, len(self._rows))
         start = self._rows.start
         rows = slice(start + begin, start + end) if order is None else order[begin:end]
-        return make_batch(
+        batch = make_batch(
             self._data.dense[rows], self._data.ids[rows], self._data.labels[rows].astype(np.float32)
         )
+        return batch.pin_memory() if self._pinned else batch
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Move batches to a device, each while the one before it is worked on."""
+    if device.type == "cpu":
+        yield from batches
+        return
+    side = torch.cuda.Stream(device)
+    ahead: deque[tuple[Batch, torch.Event]] = deque()
+
+    def take() -> Batch:
+        batch, arrived = ahead.popleft()
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(arrived)
+        batch.record_stream(stream)  # the allocator knows of the side stream only
+        return batch
+
+    for batch in batches:
+        with torch.cuda.stream(side):
+            ahead.append((batch.to(device), side.record_event()))
+        if len(ahead) > 1:
+            yield take()
+    while ahead:
+        yield take()
 
 
 def make_batch(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlrm_adahessian.kernels import optional_triton
 from dlrm_adahessian.kernels.sum_hits import sum_hits
 from dlrm_adahessian.optim.base import RowRule
 
@@ -64,6 +65,7 @@ class RowTables(nn.Module):
         features_below = [sum(t < k for t in table_of_feature) for k in range(len(num_rows) + 1)]
         self._first_features = torch.tensor(features_below)
         on_cpu = device.type == "cpu"
+        self._fused = device.type == "cuda" and optional_triton.available
         self._slots = torch.full((self._starts[-1],), -1, dtype=torch.int32) if on_cpu else None
         self._looked_up: _LookedUp | None = None
 
@@ -96,30 +98,38 @@ class RowTables(nn.Module):
             raise ValueError(
                 "lookups must be unweighted, got weights; build the KeyedJaggedTensor without them"
             )
+        with torch.no_grad():
+            rows, bags, pooled = self._look_up(indices, offsets)
+        pooled = pooled.view(-1, self._num_features * self.weight.shape[1])
+        if torch.is_grad_enabled():
+            pooled.requires_grad_()
+            starts = None
+            if offsets.device.type == "cpu":
+                starts = offsets[self._first_features * len(pooled)]
+            self._looked_up = _LookedUp(rows, bags, starts, pooled)
+        return pooled
+
+    def _look_up(self, indices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the row (L,) and the bag (L,) of each lookup, and the pooled embeddings (B * T, D)."""
         num_features, dim = self._num_features, self.weight.shape[1]
+        if self._fused:
+            from dlrm_adahessian.kernels.triton_lookup import look_up_triton
+
+            return look_up_triton(self.weight, indices, offsets, self._feature_starts)
         batch = (offsets.numel() - 1) // num_features
         positions = torch.arange(batch * num_features, device=indices.device).view(batch, num_features)
         positions = positions.t().reshape(-1)  # from bags by feature, as they come in, to bags by sample
         lengths = offsets[1:] - offsets[:-1]
-        with torch.no_grad():
-            if _is_one_hot(indices, lengths):
-                bags = positions
-                by_feature = indices.view(num_features, batch) + self._feature_starts.unsqueeze(1)
-                rows = by_feature.reshape(-1)
-                pooled = self.weight.index_select(0, by_feature.t().reshape(-1))
-            else:
-                bag = torch.arange(len(lengths), device=indices.device)
-                bag = bag.repeat_interleave(lengths, output_size=indices.numel())
-                bags = positions[bag]
-                rows = indices + self._feature_starts[bag.div(batch, rounding_mode="floor")]
-                pooled = F.embedding_bag(rows, self.weight, offsets, mode="sum", include_last_offset=True)
-                pooled = pooled.view(num_features, batch, dim).transpose(0, 1)
-            pooled = pooled.reshape(batch, num_features * dim)
-        if torch.is_grad_enabled():
-            pooled.requires_grad_()
-            starts = offsets[self._first_features * batch] if offsets.device.type == "cpu" else None
-            self._looked_up = _LookedUp(rows, bags, starts, pooled)
-        return pooled
+        if _is_one_hot(indices, lengths):
+            by_feature = indices.view(num_features, batch) + self._feature_starts.unsqueeze(1)
+            pooled = self.weight.index_select(0, by_feature.t().reshape(-1))
+            return by_feature.reshape(-1), positions, pooled
+        bag = torch.arange(len(lengths), device=indices.device)
+        bag = bag.repeat_interleave(lengths, output_size=indices.numel())
+        rows = indices + self._feature_starts[bag.div(batch, rounding_mode="floor")]
+        pooled = F.embedding_bag(rows, self.weight, offsets, mode="sum", include_last_offset=True)
+        pooled = pooled.view(num_features, batch, dim).transpose(0, 1).reshape(-1, dim)
+        return rows, positions[bag], pooled
 
     def take_derivative(self) -> Tensor:
         """Return, and forget, what backward brought to the last lookup.
@@ -158,6 +168,19 @@ class RowTables(nn.Module):
         if looked_up is None:
             raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
         self._looked_up = None
+        if self._fused:
+            self._rule.update_triton_(
+                self.weight,
+                self.state,
+                looked_up.rows,
+                looked_up.bags,
+                grad,
+                curvature,
+                sampled=sampled,
+                lr_scale=lr_scale,
+                samples=samples,
+            )
+            return
         hits = sum_hits(
             looked_up.rows,
             looked_up.bags,

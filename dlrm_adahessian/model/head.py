@@ -48,9 +48,10 @@ class _PairProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, picked: Tensor, position: Tensor, squares: bool) -> Tensor:
-        ctx.save_for_backward(vectors, position)
+        products = torch.bmm(vectors, vectors.transpose(1, 2))
+        ctx.save_for_backward(vectors.to(products.dtype), position)  # under autocast they differ
         ctx.squares = squares
-        return torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, picked)
+        return products.flatten(1).index_select(1, picked)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

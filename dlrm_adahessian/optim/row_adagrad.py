@@ -1,11 +1,14 @@
 # pyright: basic
 """Adagrad on touched rows: s += g^2, w -= lr * g / (sqrt(s) + eps), as on the dense part."""
 
+from typing import Any
+
 import numba
 import numpy as np
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.optional_triton import jit, tl
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowAdagradConfig
 
@@ -19,6 +22,11 @@ class RowAdagrad(RowRule):
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return `sum` (R, D), the accumulated squared gradients."""
         return {"sum": weight.new_zeros(weight.shape)}
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _direction
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -47,3 +55,13 @@ def _update(w, s, rows, g, lr, eps):
         for d in range(w.shape[1]):
             s[r, d] += g[i, d] * g[i, d]
             w[r, d] -= lr * g[i, d] / (np.sqrt(s[r, d]) + eps)
+
+
+@jit
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
+    total = tl.load(states[0] + entry, mask=here, other=0) + grad * grad
+    tl.debug_barrier()
+    tl.store(states[0] + entry, total, mask=here)
+    return grad / (tl.sqrt(total) + cfg.eps)

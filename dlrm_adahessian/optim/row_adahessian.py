@@ -12,12 +12,15 @@ over the row before it is squared (the paper's spatial average), g^2 likewise. A
 gradient step, w -= lr * clip(m_hat): there is no scale to divide by, and waiting would lose what rare rows are told.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.optional_triton import bias_correction, jit, tl
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowAdaHessianConfig
 
@@ -41,6 +44,11 @@ class RowAdaHessian(RowRule):
             state["mean"] = weight.new_zeros(weight.shape)
             state["touches"] = weight.new_zeros(len(weight), dtype=torch.int32)
         return state
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _direction
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -132,3 +140,44 @@ def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps,
                 root = np.sqrt(v[r, d if columns > 1 else 0] / correction2)
                 direction /= (root if power == 1 else root**power) + eps
             w[r, d] -= lr * min(max(direction, -clip), clip)
+
+
+@jit
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
+    direction = grad * samples
+    square = direction * direction
+    curvature = curvature * samples
+    slot, present = entry, here
+    if cfg.rowwise:
+        square, curvature = tl.sum(square, 1)[:, None] / width, tl.sum(curvature, 1)[:, None] / width
+        slot, present = row, touched
+    curvature = tl.maximum(tl.abs(curvature), cfg.curvature_floor * square)
+    mean_square = tl.load(states[0] + slot, mask=present, other=0)
+    updates = tl.load(states[1] + row, mask=touched, other=0) + has_curvature.to(tl.int32)
+    if cfg.beta1 > 0:
+        mean = tl.load(states[2] + entry, mask=here, other=0)
+        touches = tl.load(states[3] + row, mask=touched, other=0) + 1
+    tl.debug_barrier()
+    grown = mean_square + (1 - cfg.beta2) * (curvature * curvature - mean_square)
+    mean_square = tl.where(has_curvature, grown, mean_square)
+    tl.store(states[0] + slot, mean_square, mask=present)
+    tl.store(states[1] + row, updates, mask=touched)
+    if cfg.beta1 > 0:
+        mean += (1 - cfg.beta1) * (direction - mean)
+        tl.store(states[2] + entry, mean, mask=here)
+        tl.store(states[3] + row, touches, mask=touched)
+        direction = mean / bias_correction(touches, cfg.beta1).to(mean.dtype)
+    correction = bias_correction(tl.maximum(updates, 1), cfg.beta2).to(mean_square.dtype)
+    corrected = mean_square / correction
+    if cfg.power == 1:
+        root = tl.sqrt(corrected)
+    elif cfg.power == 0:
+        root = corrected * 0 + 1
+    else:
+        root = tl.exp(cfg.power / 2 * tl.log(corrected))
+    direction = tl.where(updates > 0, direction / (root + cfg.eps), direction)
+    if cfg.clip is not None:
+        direction = tl.minimum(tl.maximum(direction, -cfg.clip), cfg.clip)
+    return direction

@@ -9,12 +9,15 @@ step are SparseAdam's but for eps, which is added after the correction, as on th
 shrinks by lr * weight_decay a touch (Loshchilov and Hutter 2019).
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.optional_triton import bias_correction, jit, tl
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowAdamConfig
 
@@ -32,6 +35,11 @@ class RowAdam(RowRule):
             "mean_square": weight.new_zeros(weight.shape),
             "touches": weight.new_zeros(len(weight), dtype=torch.int32),
         }
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _direction
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -86,3 +94,21 @@ def _update(w, m, v, touches, rows, g, lr, beta1, beta2, weight1, weight2, eps, 
             v[r, d] += weight2 * (g[i, d] * g[i, d] - v[r, d])
             direction = m[r, d] / correction1 / (np.sqrt(v[r, d] / correction2) + eps)
             w[r, d] = w[r, d] * shrink - lr * direction
+
+
+@jit
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
+    mean = tl.load(states[0] + entry, mask=here, other=0)
+    mean_square = tl.load(states[1] + entry, mask=here, other=0)
+    touches = tl.load(states[2] + row, mask=touched, other=0) + 1
+    tl.debug_barrier()
+    mean += (1 - cfg.beta1) * (grad - mean)
+    mean_square += (1 - cfg.beta2) * (grad * grad - mean_square)
+    tl.store(states[0] + entry, mean, mask=here)
+    tl.store(states[1] + entry, mean_square, mask=here)
+    tl.store(states[2] + row, touches, mask=touched)
+    direction = mean / bias_correction(touches, cfg.beta1).to(mean.dtype)
+    direction /= tl.sqrt(mean_square / bias_correction(touches, cfg.beta2).to(mean.dtype)) + cfg.eps
+    return direction + cfg.weight_decay * weight

@@ -10,12 +10,15 @@ in the units of Adagrad: h = 0 and floor = 1 make it Adagrad. A row that no samp
 g^2, which has the same expectation, so the accumulator grows alike however often curvature is computed.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.optional_triton import jit, tl
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import HessianAdagradConfig
 
@@ -31,6 +34,11 @@ class HessianAdagrad(RowRule):
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return `sum` (R, D), the accumulated expected squared gradients."""
         return {"sum": weight.new_zeros(weight.shape)}
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _direction
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -82,3 +90,18 @@ def _update(w, s, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
             s[r, d] += expected
             direction = g[i, d] / (np.sqrt(s[r, d]) + eps)
             w[r, d] -= lr * min(max(direction, -clip), clip)
+
+
+@jit
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
+    square = grad * grad
+    expected = tl.maximum(tl.abs(curvature) / samples, cfg.curvature_floor * square)
+    total = tl.load(states[0] + entry, mask=here, other=0) + tl.where(has_curvature, expected, square)
+    tl.debug_barrier()
+    tl.store(states[0] + entry, total, mask=here)
+    direction = grad / (tl.sqrt(total) + cfg.eps)
+    if cfg.clip is not None:
+        direction = tl.minimum(tl.maximum(direction, -cfg.clip), cfg.clip)
+    return direction

@@ -4,11 +4,14 @@
 The optimizer that FBGEMM calls EXACT_ROWWISE_ADAGRAD and that large DLRMs are trained with: 1/D of Adagrad's memory.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.optional_triton import jit, tl
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowwiseAdagradConfig
 
@@ -22,6 +25,11 @@ class RowwiseAdagrad(RowRule):
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return `sum` (R,), the accumulated mean squared gradients."""
         return {"sum": weight.new_zeros(len(weight))}
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _direction
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -55,3 +63,14 @@ def _update(w, s, rows, g, lr, eps):
         scale = lr / (np.sqrt(s[r]) + eps)
         for d in range(width):
             w[r, d] -= scale * g[i, d]
+
+
+@jit
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
+    mean_square = tl.sum(grad * grad, 1)[:, None] / width
+    total = tl.load(states[0] + row, mask=touched, other=0) + mean_square
+    tl.debug_barrier()
+    tl.store(states[0] + row, total, mask=touched)
+    return grad / (tl.sqrt(total) + cfg.eps)

@@ -5,10 +5,13 @@ A row hit by one sample of B gets 1/B of that sample's gradient, so rows want a 
 and one that grows with the batch size.
 """
 
+from typing import Any
+
 import numba
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.optional_triton import jit, tl  # noqa: F401 -- the interpreter looks for `tl` here
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowSGDConfig
 
@@ -23,6 +26,11 @@ class RowSGD(RowRule):
         """Return no state."""
         del weight
         return {}
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _direction
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -46,3 +54,10 @@ def _update(w, rows, g, lr):
         r = rows[i]
         for d in range(w.shape[1]):
             w[r, d] -= lr * g[i, d]
+
+
+@jit
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
+    return grad

@@ -9,10 +9,13 @@ In units of the summed loss, as `row_adahessian`:
 No bias correction, as there. A row without curvature yet moves by lr times the sign of m: the clip is its fallback.
 """
 
+from typing import Any
+
 import numba
 from torch import Tensor
 
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.optional_triton import jit, tl
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import RowSophiaConfig
 
@@ -26,6 +29,11 @@ class RowSophia(RowRule):
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return `mean` and `curvature` (R, D)."""
         return {"mean": weight.new_zeros(weight.shape), "curvature": weight.new_zeros(weight.shape)}
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _direction
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -76,3 +84,19 @@ def _update(w, m, c, rows, g, h, has_h, lr, weight1, weight2, gamma, eps, sample
                 c[r, d] += weight2 * (h[i, d] * samples - c[r, d])
             direction = m[r, d] / max(gamma * c[r, d], eps)
             w[r, d] -= lr * min(max(direction, -one), one)
+
+
+@jit
+def _direction(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+):
+    mean = tl.load(states[0] + entry, mask=here, other=0)
+    scale = tl.load(states[1] + entry, mask=here, other=0)
+    tl.debug_barrier()
+    mean += (1 - cfg.beta1) * (grad * samples - mean)
+    tl.store(states[0] + entry, mean, mask=here)
+    scale += tl.where(has_curvature, (1 - cfg.beta2) * (curvature * samples - scale), 0)
+    tl.store(states[1] + entry, scale, mask=here)
+    scale *= cfg.gamma
+    direction = mean / tl.where(scale > cfg.eps, scale, scale * 0 + cfg.eps)
+    return tl.minimum(tl.maximum(direction, -1), 1)

@@ -1,0 +1,484 @@
+"""Speed and correctness on one GPU, at the sizes of Criteo Kaggle: 33.76 M rows of 16, its MLPs, its frequencies of ids.
+
+    python -m benchmarks.gpu [--json] [--out FILE] [--rounds N]
+
+Times are medians over rounds; within a round the variants take turns, a block of steps each, so that a slow moment meets
+all of them. A step looks up, differentiates, updates the dense part and the rows; its batches are moved from pinned
+memory by a second stream. `checked` steps also wait for the answer whether all derivatives are finite and for the
+predictions, as the trainer does. Limits of the device are measured first, by a large copy and large matrix products.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.kaggle import draw_ids, table_sizes, token_distributions
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, all_finite, gradient
+from dlrm_adahessian.curvature.exact import ExactDiagonal
+from dlrm_adahessian.curvature.graphed import Graphed
+from dlrm_adahessian.curvature.hutchinson import Hutchinson
+from dlrm_adahessian.curvature.none import NoCurvature
+from dlrm_adahessian.distributed.row_tables import RowTables
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.kernels import optional_triton
+from dlrm_adahessian.kernels.sum_hits import sum_hits_torch
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.head import Head, flatten_parameters_
+from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.optim.config import (
+    AdagradConfig,
+    AdaHessianConfig,
+    DenseConfig,
+    HessianAdagradConfig,
+    RowAdagradConfig,
+    RowAdaHessianConfig,
+    RowConfig,
+)
+from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+
+BATCHES = (2048, 16_384, 65_536)
+FEATURES, WIDTH, DENSE = 26, 16, 13
+_BLOCK = 12  # steps timed together: a multiple of 4, so that every 4th has its share of curvature
+_POOL = 4  # different batches that take turns
+PRECISIONS = {"fp32": "highest", "tf32": "high"}
+
+
+def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
+    """Return the median time on the device of one call."""
+    for _ in range(3):
+        run()
+    marks = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)
+    ]
+    for began, ended in marks:
+        began.record()
+        run()
+        ended.record()
+    torch.cuda.synchronize()
+    return statistics.median(began.elapsed_time(ended) for began, ended in marks)
+
+
+def captured(run: Callable[[], object]) -> Callable[[], None]:
+    """Return the call as a CUDA graph, so that its time on the device is not mixed with Python's."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Let float32 matrix products use the given precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(PRECISIONS[precision])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Feed:
+    """Batches in pinned memory, moved to the device one step ahead by a second stream."""
+
+    def __init__(self, batch: int) -> None:
+        distributions, rng = token_distributions(), np.random.default_rng(batch)
+        generator = torch.Generator().manual_seed(batch)
+        self.host = [
+            [
+                torch.from_numpy(draw_ids(distributions, batch, rng).reshape(-1)).pin_memory(),
+                torch.rand(batch, DENSE, generator=generator).pin_memory(),
+                torch.rand(batch, generator=generator).lt(0.25).float().pin_memory(),
+            ]
+            for _ in range(_POOL)
+        ]
+        self.offsets = torch.arange(FEATURES * batch + 1, device="cuda")
+        self._turn = itertools.cycle(self.host)
+        self._stream = torch.cuda.Stream()
+        self._ahead = self._move()
+
+    def _move(self) -> tuple[list[Tensor], torch.cuda.Event]:
+        with torch.cuda.stream(self._stream):
+            moved = [tensor.to("cuda", non_blocking=True) for tensor in next(self._turn)]
+            return moved, self._stream.record_event()
+
+    def next(self) -> list[Tensor]:
+        """Return ids (26 * B,), dense (B, 13) and labels (B,) on the device."""
+        (moved, ready), self._ahead = self._ahead, self._move()
+        stream = torch.cuda.current_stream()
+        stream.wait_event(ready)
+        for tensor in moved:
+            tensor.record_stream(stream)
+        return moved
+
+
+class Tables:
+    """The embedding tables of each rule; made once, since filling 2 GB takes its time."""
+
+    def __init__(self) -> None:
+        self._sizes = table_sizes()
+        self._made: dict[str, RowTables] = {}
+
+    def of(self, cfg: RowConfig) -> RowTables:
+        """Return the tables of a rule."""
+        if cfg.name not in self._made:
+            tables = RowTables(
+                self._sizes,
+                WIDTH,
+                list(range(FEATURES)),
+                rule=row_rule(cfg),
+                device=torch.device("cuda"),
+                dtype=torch.float32,
+            )
+            tables.weight.uniform_(-0.01, 0.01)
+            self._made[cfg.name] = tables
+        return self._made[cfg.name]
+
+
+class Trainer:
+    """One optimizer's step."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        tables: RowTables,
+        estimator: Estimator,
+        dense: DenseConfig,
+        *,
+        every: int | None,
+        checked: bool = False,
+    ) -> None:
+        self.feed, self.tables, self.estimator = feed, tables, estimator
+        self.head = new_head()
+        self.parameters = flatten_parameters_(self.head)
+        shapes = [p.shape for p in self.head.parameters()]
+        self.optimizer = dense_optimizer(dense, self.parameters, shapes)
+        self._every, self._checked, self._steps = every, checked, 0
+
+    def step(self) -> None:
+        """Take one step."""
+        ids, dense, labels = self.feed.next()
+        samples = len(labels)
+        due = self._every is not None and self._steps % self._every == 0
+        self._steps += 1
+        pooled = self.tables(ids, self.feed.offsets).view(samples, FEATURES, WIDTH)
+        found = self.estimator(self.head, dense, pooled, labels, curvature_samples=samples if due else 0)
+        if self._checked:
+            if not all_finite(found):
+                raise RuntimeError("a benchmark's derivatives must be finite, and they are not")
+            found.logits.cpu()
+        self.optimizer.step(self.parameters, found.grad, found.curvature, lr_scale=1.0, samples=samples)
+        curvature = found.pooled_curvature
+        self.tables.apply_(
+            found.pooled_grad.reshape(-1, WIDTH),
+            None if curvature is None else curvature.view(-1, WIDTH),
+            sampled=None,
+            lr_scale=1.0,
+            samples=samples,
+        )
+
+
+def new_head(dtype: torch.dtype = torch.float32) -> Head:
+    """Return the dense half of the Kaggle model on the device."""
+    generator = torch.Generator().manual_seed(0)
+    head = Head(ModelConfig(), num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=dtype)
+    return head.cuda()
+
+
+def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
+    """Time full steps of all optimizers."""
+    feed = Feed(batch)
+    adagrad, hessian = tables.of(RowAdagradConfig(lr=1e-4)), tables.of(HessianAdagradConfig(lr=1e-4))
+    plain, second = AdagradConfig(lr=1e-5), AdaHessianConfig(lr=1e-5)
+    cuda = torch.device("cuda")
+
+    def trainers() -> dict[str, Trainer]:
+        return {
+            "adagrad": Trainer(feed, adagrad, Graphed(NoCurvature()), plain, every=None),
+            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal()), second, every=1),
+            "hybrid_every_4": Trainer(feed, hessian, Graphed(ExactDiagonal()), second, every=4),
+            "hutchinson": Trainer(feed, hessian, Hutchinson(1, 0, cuda), second, every=1),
+            "hutchinson_every_4": Trainer(feed, hessian, Hutchinson(1, 0, cuda), second, every=4),
+            "adagrad_eager": Trainer(feed, adagrad, NoCurvature(), plain, every=None),
+            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal(), second, every=1),
+            "adagrad_checked": Trainer(
+                feed, adagrad, Graphed(NoCurvature()), plain, every=None, checked=True
+            ),
+            "hybrid_checked": Trainer(feed, hessian, Graphed(ExactDiagonal()), second, every=1, checked=True),
+        }
+
+    found: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        with products_in(precision):
+            times = _take_turns({name: t.step for name, t in trainers().items()}, rounds)
+        found[precision] = {
+            name: {
+                "step_ms": ms,
+                "samples_per_second": 1e3 * batch / ms,
+                "over_adagrad": ms / times["adagrad_checked" if name.endswith("_checked") else "adagrad"],
+            }
+            for name, ms in times.items()
+        }
+    return found
+
+
+def _take_turns(variants: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Return the median over rounds of the milliseconds a step."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, step in variants.items():
+            began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            began.record()
+            for _ in range(_BLOCK):
+                step()
+            ended.record()
+            ended.synchronize()
+            if turn:  # the first round compiles and captures
+                times[name].append(began.elapsed_time(ended) / _BLOCK)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
+    """Time derivatives and dense optimizers by themselves."""
+    head = new_head()
+    parameters = flatten_parameters_(head)
+    shapes = [p.shape for p in head.parameters()]
+    dense, labels = torch.rand(batch, DENSE, device="cuda"), torch.rand(batch, device="cuda").lt(0.25).float()
+    pooled = torch.randn(batch, FEATURES, WIDTH, device="cuda").mul_(0.1)
+    exact, hutchinson = ExactDiagonal(), Hutchinson(1, 0, torch.device("cuda"))
+    calls: dict[str, Callable[[], Derivatives]] = {
+        "gradient": lambda: gradient(head, dense, pooled, labels),
+        "exact": lambda: exact(head, dense, pooled, labels, curvature_samples=batch),
+        "hutchinson": lambda: hutchinson(head, dense, pooled, labels, curvature_samples=batch),
+    }
+    found: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        with products_in(precision):
+            part: dict[str, float] = {f"{name}_eager_ms": milliseconds(call) for name, call in calls.items()}
+            for name in ("gradient", "exact"):
+                ms = milliseconds(captured(calls[name]))
+                part[f"{name}_graph_ms"] = ms
+                part[f"{name}_matrix_share"] = (
+                    1e3 * flops(head, batch, name) / ms / limits[f"{precision}_flops"]
+                )
+            part["exact_over_gradient"] = part["exact_graph_ms"] / part["gradient_graph_ms"]
+        found[precision] = part
+    with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+        ms = milliseconds(captured(calls["gradient"]))
+    share = 1e3 * flops(head, batch, "gradient") / ms / limits["bf16_flops"]
+    found["bf16"] = {"gradient_graph_ms": ms, "gradient_matrix_share": share}
+    grad = torch.randn_like(parameters).mul_(1e-3)
+    for cfg in (AdagradConfig(), AdaHessianConfig()):
+        optimizer = dense_optimizer(cfg, parameters.clone(), shapes)
+        found[f"{cfg.name}_update_ms"] = milliseconds(
+            lambda o=optimizer: o.step(parameters, grad, grad, lr_scale=1e-6, samples=batch)
+        )
+    return found
+
+
+def flops(head: nn.Module, batch: int, name: str) -> float:
+    """Return the operations of all matrix products: forward, both of backward, and of `exact` one more a layer."""
+    layers = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    weights = sum(layer.weight.numel() for layer in layers)
+    inputs = layers[0].weight.numel()  # no derivative with respect to the dense inputs
+    interaction = (FEATURES + 1) ** 2 * WIDTH
+    per_sample = 3 * weights - inputs + 2 * interaction + (weights if name == "exact" else 0)
+    return 2.0 * batch * per_sample
+
+
+def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str, Any]:
+    """Time the lookup and the row update, fused and in torch operations."""
+    feed = Feed(batch)
+    ids, *_ = feed.next()
+    lookups = len(ids)
+    grad = torch.randn(lookups, WIDTH, device="cuda").div_(batch)
+    curvature = grad.square().mul_(batch)
+    first = tables.of(RowAdagradConfig(lr=1e-4))
+    first(ids, feed.offsets)
+    keys = (ids.view(FEATURES, batch) + first._feature_starts.unsqueeze(1)).view(-1)
+    touched = len(keys.unique())
+    found: dict[str, Any] = {
+        "lookups": lookups,
+        "touched_rows": touched,
+        "lookup_ms": milliseconds(captured(lambda: first(ids, feed.offsets))),
+        "lookup_share_of_copy": 0.0,
+        "sort_ms": milliseconds(captured(lambda: keys.int().sort(stable=True))),
+    }
+    # Ids and offsets in, rows and bags out; rows in, pooled embeddings out.
+    moved = lookups * (8 + 8 + 8 + 8) + 4 * WIDTH * (touched + lookups)
+    found["lookup_share_of_copy"] = 1e3 * moved / found["lookup_ms"] / limits["copy_bytes"]
+    bags = (
+        torch.arange(batch, device="cuda") * FEATURES + torch.arange(FEATURES, device="cuda").unsqueeze(1)
+    ).view(-1)
+    for cfg in (RowAdagradConfig(lr=1e-4), HessianAdagradConfig(lr=1e-4), RowAdaHessianConfig(lr=1e-4)):
+        table, rule = tables.of(cfg), row_rule(cfg)
+        second = curvature if cfg.uses_curvature else None
+        where = (table.weight, table.state, keys, bags, grad, second)
+
+        def fused(rule: RowRule = rule, where: Any = where) -> None:
+            rule.update_triton_(*where, sampled=None, lr_scale=1.0, samples=batch)
+
+        def reference(rule: RowRule = rule, where: Any = where) -> None:
+            hits = sum_hits_torch(*where[2:])
+            rule.update_torch_(*where[:2], hits, lr_scale=1.0, samples=batch)
+
+        ms = milliseconds(captured(fused))
+        # Sorted keys, order and bag of a lookup; its derivatives; each touched row and its state, read and written.
+        moved = lookups * (4 + 8 + 8 + 4 * WIDTH * (1 + cfg.uses_curvature)) + touched * 4 * WIDTH * 2 * 2
+        found[cfg.name] = {
+            "fused_ms": ms,
+            "fused_with_launches_ms": milliseconds(fused),
+            "torch_ms": milliseconds(reference, 5),
+            "bytes": moved,
+            "share_of_copy_with_sort": 1e3 * moved / ms / limits["copy_bytes"],
+            "share_of_copy_without_sort": 1e3 * moved / (ms - found["sort_ms"]) / limits["copy_bytes"],
+        }
+    return found
+
+
+def correctness() -> dict[str, float]:
+    """Return largest differences: row kernels against torch operations, and the diagonal against float64 on the CPU."""
+    found: dict[str, float] = {}
+    batch, sizes = 4096, [3, 20, 300, 100_000, 1_000_000]
+    generator = torch.Generator().manual_seed(0)
+    picked = [(torch.rand(batch, generator=generator).pow(4) * size).long() for size in sizes]
+    starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+    rows = torch.cat([first + part for first, part in zip(starts, picked, strict=True)]).cuda()
+    bags = (torch.arange(batch) * len(sizes) + torch.arange(len(sizes)).unsqueeze(1)).view(-1).cuda()
+    for dtype in (torch.float64, torch.float32):
+        grad = (torch.randn(len(rows), WIDTH, generator=generator, dtype=torch.float64) / batch).to(
+            "cuda", dtype
+        )
+        curvature = grad.square() * batch
+        for cfg in (
+            RowAdagradConfig(lr=0.125),
+            HessianAdagradConfig(lr=0.125),
+            RowAdaHessianConfig(lr=0.125),
+        ):
+            rule = row_rule(cfg)
+            weights = [torch.ones(sum(sizes), WIDTH, dtype=dtype, device="cuda") for _ in range(2)]
+            states = [rule.new_state(weight) for weight in weights]
+            for _ in range(3):
+                rule.update_triton_(
+                    weights[0],
+                    states[0],
+                    rows,
+                    bags,
+                    grad,
+                    curvature,
+                    sampled=None,
+                    lr_scale=1.0,
+                    samples=batch,
+                )
+                hits = sum_hits_torch(rows, bags, grad, curvature)
+                rule.update_torch_(weights[1], states[1], hits, lr_scale=1.0, samples=batch)
+            name = f"{cfg.name}_{str(dtype).removeprefix('torch.')}"
+            found[f"{name}_largest_difference"] = float((weights[0] - weights[1]).abs().max())
+    dense = torch.rand(512, DENSE, generator=generator, dtype=torch.float64)
+    pooled = torch.randn(512, FEATURES, WIDTH, generator=generator, dtype=torch.float64)
+    labels = torch.rand(512, generator=generator, dtype=torch.float64).lt(0.25).double()
+    head = new_head(torch.float64).cpu()
+    expected = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=512)
+    for precision in PRECISIONS:
+        with products_in(precision):
+            on_device = [tensor.float().cuda() for tensor in (dense, pooled, labels)]
+            got = ExactDiagonal()(head.float().cuda(), *on_device, curvature_samples=512)
+        for name in ("grad", "curvature", "pooled_grad", "pooled_curvature"):
+            want = getattr(expected, name)
+            error = (getattr(got, name).double().cpu() - want).norm() / want.norm()
+            found[f"exact_{precision}_{name}_relative_error"] = float(error)
+        head = head.cpu().double()
+    return found
+
+
+def device_limits() -> dict[str, float]:
+    """Return bytes a second of a copy, read and written, and operations a second of matrix products."""
+    source = torch.rand(1 << 29, device="cuda")
+    target = torch.empty_like(source)
+    limits = {"copy_bytes": 2e3 * source.nbytes / milliseconds(lambda: target.copy_(source))}
+    for name, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+        with products_in("tf32" if name == "tf32" else "fp32"):
+            limits[f"{name}_flops"] = 2e3 * 8192**3 / milliseconds(lambda a=a, b=b: a @ b, 8)
+    return limits
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Return everything."""
+    limits = device_limits()
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(),
+        "versions": {
+            "torch": torch.__version__,
+            "triton": optional_triton.triton.__version__,
+            "cuda": torch.version.cuda,
+            "python": platform.python_version(),
+        },
+        "limits": limits,
+        "correctness": correctness(),
+        "dense": {str(batch): dense_parts(batch, limits) for batch in BATCHES},
+    }
+    torch.cuda.empty_cache()
+    tables = Tables()
+    found["rows"] = {str(batch): row_parts(batch, tables, limits) for batch in BATCHES}
+    torch.cuda.reset_peak_memory_stats()
+    found["steps"] = {str(batch): full_steps(batch, tables, rounds) for batch in BATCHES}
+    found["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return found
+
+
+def main() -> int:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--out", type=Path, help="write the JSON document to a file too")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each variant of a step")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print(
+            "error: benchmarks.gpu needs a CUDA device, found none; run it on a machine with a GPU",
+            file=sys.stderr,
+        )
+        return UsageError.exit_code
+    if not optional_triton.available:
+        print(
+            "error: benchmarks.gpu needs Triton, which is not installed; pip install triton", file=sys.stderr
+        )
+        return UsageError.exit_code
+    found = measure(args.rounds)
+    text = json.dumps(found, indent=1)
+    if args.out:
+        args.out.write_text(f"{text}\n", encoding="utf-8")
+    print(text if args.json else table(found))
+    return 0
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the full steps as text."""
+    lines = [f"{found['device']}, ms a step (over adagrad)"]
+    for batch, precisions in found["steps"].items():
+        for precision, variants in precisions.items():
+            cells = [f"{name} {v['step_ms']:.3f} ({v['over_adagrad']:.2f})" for name, v in variants.items()]
+            lines.append(f"batch {batch} {precision}: " + ", ".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Ids as the Criteo Kaggle rows have them: published cardinalities, frequencies fitted to the published tails."""
+
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_adahessian.data.marginals import C1_TOP_SHARES, ROWS, TOKENS, Ranges, cardinality, fit_tokens
+
+
+def table_sizes() -> list[int]:
+    """Return the rows of the 26 tables: the distinct tokens of all rows, and one for a missing token."""
+    return [1 + cardinality(marginal, 1.0) for marginal in TOKENS]
+
+
+def token_distributions() -> list[Ranges]:
+    """Return the fitted distribution over ranks of each of the 26 features."""
+    return [fit_tokens(marginal, 1.0, C1_TOP_SHARES if i == 0 else None) for i, marginal in enumerate(TOKENS)]
+
+
+def draw_ids(distributions: list[Ranges], batch: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw the ids of a batch, (26, B): 0 where the token is missing, else 1 + its rank by frequency."""
+    ids = np.empty((len(TOKENS), batch), np.int64)
+    for row, marginal, ranges in zip(ids, TOKENS, distributions, strict=True):
+        picked = np.searchsorted(ranges.mass.cumsum(), rng.random(batch) * ranges.mass.sum(), side="right")
+        picked = np.minimum(picked, len(ranges.mass) - 1)
+        rank = ranges.low[picked] + (rng.random(batch) * ranges.width[picked]).astype(np.int64)
+        row[:] = np.where(rng.random(batch) < marginal.missing / ROWS, 0, 1 + rank)
+    return ids

@@ -1,0 +1,71 @@
+"""Derivatives on a GPU: against float64 on the CPU, and replayed as a CUDA graph."""
+
+import pytest
+import torch
+
+from dlrm_adahessian.curvature.base import Derivatives
+from dlrm_adahessian.curvature.exact import ExactDiagonal
+from dlrm_adahessian.curvature.graphed import Graphed
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.head import Head
+from tests.devices import needs_gpu
+
+pytestmark = [pytest.mark.oracle, *needs_gpu]
+NAMES = ("loss", "logits", "grad", "pooled_grad", "curvature", "pooled_curvature")
+# Relative to the norm. A rounding of u flips about a share u of the ReLUs, and with them as much of the derivatives' squared
+# norm: so sqrt(u), u being 2**-11 for tf32.
+LIMITS = {("highest", torch.float64): 1e-12, ("highest", torch.float32): 1e-3, ("high", torch.float32): 6e-2}
+
+
+def head(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return Head(ModelConfig(), num_dense=13, num_features=26, generator=generator, dtype=dtype)
+
+
+def batch(samples: int, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.rand(samples, 13, generator=generator, dtype=torch.float64)
+    pooled = torch.randn(samples, 26, 16, generator=generator, dtype=torch.float64)
+    return dense, pooled, torch.rand(samples, generator=generator, dtype=torch.float64).lt(0.25).double()
+
+
+def distance(found: Derivatives, expected: Derivatives) -> float:
+    def relative(name: str) -> float:
+        got, want = getattr(found, name), getattr(expected, name)
+        return float((got.double().cpu() - want.double().cpu()).norm() / want.double().norm())
+
+    return max(relative(name) for name in NAMES if getattr(expected, name) is not None)
+
+
+@pytest.fixture(params=LIMITS, ids=lambda key: f"{key[0]}-{key[1]}")
+def precision(request):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param[0])
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("part", [300, 100])
+def test_exact_diagonal_equals_float64_on_the_cpu(part: int, precision):
+    expected = ExactDiagonal()(head(), *batch(300), curvature_samples=part)
+    dtype = precision[1]
+    on_gpu = [tensor.to("cuda", dtype) for tensor in batch(300)]
+    found = ExactDiagonal()(head().to("cuda", dtype), *on_gpu, curvature_samples=part)
+    assert distance(found, expected) < LIMITS[precision]
+
+
+def test_a_replayed_graph_equals_the_call_bit_for_bit():
+    plain, graphed, model = ExactDiagonal(), Graphed(ExactDiagonal()), head(torch.float32).cuda()
+    for call in range(6):
+        for size in (64, 96):
+            samples = size if call % 2 else 0
+            inputs = [tensor.float().cuda() for tensor in batch(size, seed=call)]
+            found = graphed(model, *inputs, curvature_samples=samples)
+            expected = plain(model, *inputs, curvature_samples=samples)
+            for name in NAMES:
+                got, want = getattr(found, name), getattr(expected, name)
+                assert (got is None) == (want is None)
+                assert want is None or torch.equal(got, want), name
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.01)  # in place, as the optimizers do
