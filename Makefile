@@ -41,5 +41,6 @@ test: check ## everything in `check`, then all tests
 bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each; leave the machine idle
 	mkdir -p benchmarks/results
 	$(BIN)/python -m benchmarks.curvature --json > benchmarks/results/curvature.json
+	$(BIN)/python -m benchmarks.step --json > benchmarks/results/step.json
 	$(BIN)/python -m benchmarks.prepare --json > benchmarks/results/prepare.json
 	$(BIN)/python -m benchmarks.null_study --json > benchmarks/results/null_study.json

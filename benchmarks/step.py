@@ -1,0 +1,171 @@
+"""Cost of a whole training step: reading, lookup, derivatives, both updates, on the Kaggle model and generated rows.
+
+    python -m benchmarks.step [--json] [--rounds N]
+
+Per batch size: milliseconds of an Adagrad step, and over it the hybrid with curvature at every step (`exact`), the shipped
+hybrid averaged over a whole cycle of its curvature schedule (`default`), and the hybrid's rules with Hutchinson's
+estimate; and the Adagrad step over what it can't avoid, forward, backward and torch.optim.Adagrad on the dense part with
+pooled inputs given (`torch_dense`). Last the same dense part under the AdaHessian of `pytorch_optimizer`, over ours. The
+variants take turns, each timed after an untimed step; a ratio is the median over the rounds of the ratio within a round.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
+from dlrm_adahessian.curvature.base import all_finite
+from dlrm_adahessian.curvature.exact import ExactDiagonal
+from dlrm_adahessian.data.cache import open_dataset
+from dlrm_adahessian.data.loader import Batch, Loader
+from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.head import Head, flatten_parameters_
+from dlrm_adahessian.optim.config import AdaHessianConfig
+from dlrm_adahessian.optim.registry import dense_optimizer
+from dlrm_adahessian.state import TrainState
+
+_BATCHES = (128, 2048, 16384)
+_ROWS = 400_000
+_WARM_UP = 3
+
+
+class _Training:
+    """Steps of one optimizer, one after another."""
+
+    def __init__(self, name: str, batch: int, data: PreparedData, **changes: object) -> None:
+        self.config = _config(name, batch, **changes)
+        self._state = TrainState(self.config, data.vocabulary.num_rows, torch.device("cpu"))
+        self._batches = _endless(Loader(data, data.split.train, batch))
+        self._step = 0
+
+    def __call__(self) -> None:
+        config = self.config
+        batch = next(self._batches)
+        due = config.curvature != "none" and self._step % config.curvature_every == 0
+        samples = math.ceil(config.curvature_fraction * len(batch.labels)) if due else 0
+        pooled, found = self._state.derivatives(batch, curvature_samples=samples)
+        if not all_finite(found):
+            raise RuntimeError(f"step {self._step} of {config.optimizer} is not finite")
+        self._state.update_(pooled, found, lr_scale=1.0, curvature_samples=samples)
+        self._step += 1
+
+
+def _config(name: str, batch: int, **changes: object) -> RunConfig:
+    values = merged(preset(name), {"dataset": "synthetic", "optimizer": name, "batch_size": batch, **changes})
+    return from_dict({**values, "baseline": "none"})
+
+
+def _endless(loader: Loader) -> Iterator[Batch]:
+    whole = loader.batches_per_epoch - 1  # without the last one, which may be smaller
+    while True:
+        for number, batch in enumerate(loader.batches(0)):
+            if number < whole:
+                yield batch
+
+
+def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
+    """Return steps of the dense part alone: torch's Adagrad, the package's AdaHessian, ours."""
+    from pytorch_optimizer import AdaHessian
+
+    generator = torch.Generator().manual_seed(0)
+    heads = [Head(ModelConfig(), num_dense=13, num_features=26, generator=generator) for _ in range(3)]
+    dense = torch.rand(batch, 13, generator=generator)
+    pooled = torch.randn(batch, 26, 16, generator=generator).mul_(0.1)
+    labels = torch.rand(batch, generator=generator).lt(0.25).float()
+    adagrad = torch.optim.Adagrad(heads[0].parameters(), lr=0.01)
+    package = AdaHessian(heads[1].parameters(), lr=0.01)
+    parameters = flatten_parameters_(heads[2])
+    ours = dense_optimizer(AdaHessianConfig(), parameters, [p.shape for p in heads[2].parameters()])
+    exact = ExactDiagonal()
+
+    def loss_of(head: Head, leaf: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(head(dense, leaf), labels)
+
+    def torch_dense() -> None:
+        adagrad.zero_grad()
+        loss_of(heads[0], pooled.detach().requires_grad_()).backward()
+        adagrad.step()
+
+    def package_adahessian() -> None:
+        package.zero_grad()
+        loss_of(heads[1], pooled.detach().requires_grad_()).backward(create_graph=True)
+        package.step()
+
+    def our_adahessian() -> None:
+        found = exact(heads[2], dense, pooled, labels, curvature_samples=batch)
+        ours.step(parameters, found.grad, found.curvature, lr_scale=1.0, samples=batch)
+
+    return {"torch_dense": torch_dense, "package": package_adahessian, "ours": our_adahessian}
+
+
+def measure(batch: int, data: PreparedData, rounds: int) -> dict[str, float]:
+    """Return the medians of one batch size."""
+    trainings = {
+        "adagrad": _Training("adagrad", batch, data),
+        "exact": _Training("hybrid", batch, data, curvature_every=1, curvature_fraction=1.0),
+        "default": _Training("hybrid", batch, data),
+        "hutchinson": _Training("hybrid", batch, data, curvature="hutchinson"),
+    }
+    variants: dict[str, Callable[[], None]] = {**trainings, **_dense_parts(batch)}
+    repeats = dict.fromkeys(variants, 1) | {"default": trainings["default"].config.curvature_every}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(_WARM_UP + rounds):
+        for name, step in variants.items():
+            step()
+            for _ in range(repeats[name] - 1):  # a timed cycle begins where a cycle does
+                step()
+            began = time.perf_counter()
+            for _ in range(repeats[name]):
+                step()
+            seconds[name].append((time.perf_counter() - began) / repeats[name])
+    kept = {name: times[_WARM_UP:] for name, times in seconds.items()}
+
+    def ratio(above: str, below: str) -> float:
+        return statistics.median(a / b for a, b in zip(kept[above], kept[below], strict=True))
+
+    return {
+        "batch": batch,
+        "adagrad_ms": 1e3 * statistics.median(kept["adagrad"]),
+        "exact_over_adagrad": ratio("exact", "adagrad"),
+        "default_over_adagrad": ratio("default", "adagrad"),
+        "hutchinson_over_adagrad": ratio("hutchinson", "adagrad"),
+        "adagrad_over_torch_dense": ratio("adagrad", "torch_dense"),
+        "pytorch_optimizer_adahessian_over_ours": ratio("package", "ours"),
+    }
+
+
+def main() -> None:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.add_argument("--rounds", type=int, default=20, help="measured rounds per batch size")
+    args = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(init_process_group())
+        config = _config("adagrad", 1, data={"cache_dir": str(folder)})
+        data = open_dataset("synthetic", None, config.data, rows=_ROWS, bad_rows="strict")
+        found = [measure(batch, data, args.rounds) for batch in _BATCHES]
+    if args.json:
+        print(json.dumps(found))
+        return
+    for row in found:
+        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()
