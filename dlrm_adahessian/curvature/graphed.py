@@ -35,7 +35,8 @@ class _Graph:
             estimator(head, *self._inputs, curvature_samples=samples)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # Only what this thread does is captured, and can spoil it: the loader's thread allocates pinned memory meanwhile.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             found = estimator(head, *self._inputs, curvature_samples=samples)
             self._found = replace(found, sums=sums_of(found))
 
