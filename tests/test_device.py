@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+from dlrm_adahessian.device import find_device, matrix_products
+from dlrm_adahessian.errors import UsageError
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto") == find_device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match="needs a GPU that torch can use, found none"):
+        find_device("cuda")
+
+
+def test_precision_holds_within_the_block_only():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError), matrix_products("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == before
