@@ -119,7 +119,7 @@ def test_a_killed_comparison_goes_on_and_says_the_same(finished, summary, tmp_pa
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not psutil.wait_procs(workers, timeout=30)[1]
     written = {path: path.stat().st_mtime_ns for path in before}
     done = subprocess.run(arguments(tmp_path), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -108,7 +108,7 @@ def run_study(config: CompareConfig) -> Study:
             config.parallel,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=begin,
-            initargs=(data.folder, threads),
+            initargs=(data.folder, threads, os.getpid()),
         )
         total = len(presets) * (config.trials + config.seeds)
         try:

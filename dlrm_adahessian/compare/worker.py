@@ -22,16 +22,17 @@ CURVATURE = "curvature.json"
 _data: PreparedData | None = None  # of this process; set once, before its first run
 
 
-def begin(folder: Path, threads: int) -> None:
+def begin(folder: Path, threads: int, parent: int) -> None:
     """Prepare a process for its runs.
 
     Args:
         folder: prepared rows, verified here.
         threads: of each run.
+        parent: process that this one ends with; not asked for here, where it may be gone already.
     """
     global _data
     logging.getLogger("dlrm_adahessian").setLevel(logging.ERROR)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     _data = open_prepared(folder)
 
