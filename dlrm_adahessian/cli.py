@@ -137,12 +137,12 @@ def compare(arguments: Sequence[str]) -> int:
     from dlrm_adahessian.compare.results import runs_table, summarize
     from dlrm_adahessian.compare.study import run_study
     from dlrm_adahessian.report.page import write_report
-    from dlrm_adahessian.report.words import verdict
+    from dlrm_adahessian.report.words import headline, verdict
 
     study = run_study(args)
     summary = summarize(study)
     write_report(args.out, summary, runs_table(study))
-    _print("\n".join([*verdict(summary), "", f"written to {args.out}/report.html"]))
+    _print("\n".join([*headline(summary), *verdict(summary), "", f"written to {args.out}/report.html"]))
     return 0
 
 

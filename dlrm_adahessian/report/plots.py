@@ -2,6 +2,7 @@
 """Plots of a comparison as SVG text."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
+_COLUMNS = 4  # optimizers side by side
 _METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "logloss": "log loss"}
 
 
@@ -40,7 +42,7 @@ def quality(optimizers: Mapping[str, Any], target: float | None) -> str:
             axis.set_xlabel(f"{unit} of training")
             _clip_start(axis, optimizers)
         axes[0].set_ylabel("log loss, validation rows")
-        axes[0].legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
         return _svg(figure)
 
 
@@ -66,9 +68,7 @@ def forest(differences: Sequence[Mapping[str, Any]]) -> str:
             )
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
             axis.locator_params(axis="x", nbins=5)
-        axes[0].set_yticklabels(
-            [f"{row['optimizer']} - {row['against']}, {row['rows']}" for row in reversed(differences)]
-        )
+        axes[0].set_yticklabels([f"{row['optimizer']}, {row['rows']}" for row in reversed(differences)])
         return _svg(figure)
 
 
@@ -81,12 +81,14 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
     logloss = draws["val_logloss"].to_numpy(dtype=float)
     best = float(np.nanmin(logloss))
     ceiling = max(float(np.nanquantile(logloss, 0.9)), best + 10 * near_best)
+    columns = min(_COLUMNS, len(names))
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(2, len(names), max(4.0, 2.1 * len(names)), 4.6, sharey=True)
-        for column, (colour, name) in enumerate(zip(_cycle(), names, strict=False)):
+        blocks = math.ceil(len(names) / columns)
+        figure, axes = _figure(2 * blocks, columns, max(4.0, 2.3 * columns), 4.4 * blocks, sharey=True)
+        for place, (colour, name) in enumerate(zip(_cycle(), names, strict=False)):
             own: pd.DataFrame = draws.loc[draws["optimizer"] == name]
             for row, rate in enumerate(("dense.lr", "rows.lr")):
-                axis = axes[row, column]
+                axis = axes[2 * (place // columns) + row, place % columns]
                 logloss = own["val_logloss"].to_numpy(dtype=float)
                 lost = np.isnan(logloss)
                 shown = np.minimum(np.where(lost, ceiling, logloss), ceiling)
@@ -101,6 +103,9 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
                     axis.set_title(name, fontsize=10)
         for axis in axes[:, 0]:
             axis.set_ylabel("log loss, validation")
+        for place in range(len(names), blocks * columns):
+            for row in (0, 1):
+                axes[2 * (place // columns) + row, place % columns].set_axis_off()
         return _svg(figure)
 
 

@@ -4,6 +4,28 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def headline(summary: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each kind of rows: who is better than the first optimizer, who is worse.
+
+    Args:
+        summary: what summary.json holds.
+
+    Returns:
+        Plain sentences.
+    """
+    first = next(iter(summary["optimizers"]))
+    sentences: list[str] = []
+    for part in ("progressive", "test"):
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
+        for row in summary["differences"]:
+            if row["against"] == first and row["rows"] == part:
+                groups[_judgement(row)].append(row["optimizer"])
+        said = [f"{judgement}: {', '.join(names)}" for judgement, names in groups.items() if names]
+        if said:
+            sentences.append(f"Log loss of {part} rows against {first}: {'; '.join(said)}.")
+    return sentences
+
+
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each optimizer after the first, of its difference to the first.
 
@@ -31,12 +53,19 @@ def _sentence(row: Mapping[str, Any]) -> str:
     where = f"{row['row_count']:,} {row['rows']} rows, {seeds}"
     what = f"log loss {row['logloss']:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {_p(row['p_adjusted'])}"
     pair = f"{row['optimizer']} against {row['against']}"
-    if row["p_adjusted"] < 0.05:
-        return f"{pair}: {'better' if row['logloss'] < 0 else 'worse'} ({what})."
+    judgement = _judgement(row)
+    if judgement != "no difference shown":
+        return f"{pair}: {judgement} ({what})."
     return (
-        f"{pair}: no difference shown ({what}); one of {row['minimum_detectable_logloss']:.5f} would have been found "
+        f"{pair}: {judgement} ({what}); one of {row['minimum_detectable_logloss']:.5f} would have been found "
         "four times of five."
     )
+
+
+def _judgement(row: Mapping[str, Any]) -> str:
+    if row["p_adjusted"] >= 0.05:
+        return "no difference shown"
+    return "better" if row["logloss"] < 0 else "worse"
 
 
 def _p(value: float) -> str:
