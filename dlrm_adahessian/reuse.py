@@ -9,6 +9,7 @@ import xxhash
 from dlrm_adahessian.artifacts import RunDirectory, environment
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.device import find_device
 from dlrm_adahessian.storage import exclusive_lock, fingerprint
 from dlrm_adahessian.trainer import Fitted, finished, fit
 
@@ -39,7 +40,9 @@ def run_path(config: RunConfig, data: PreparedData, root: Path) -> Path:
     Returns:
         The folder, which need not exist.
     """
-    key = fingerprint([config.fingerprint(data.fingerprint), _program()])
+    # A GPU rounds differently, and is compared by its speed too: a run on another kind of device is another run.
+    device = find_device(config.device).type
+    key = fingerprint([config.fingerprint(data.fingerprint), device, _program()])
     return root / f"{config.optimizer}-{key}"
 
 

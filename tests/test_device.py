@@ -1,6 +1,11 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from dlrm_adahessian import reuse
+from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.device import find_device, matrix_products
 from dlrm_adahessian.errors import UsageError
 
@@ -18,3 +23,11 @@ def test_precision_holds_within_the_block_only():
         assert torch.get_float32_matmul_precision() == "high"
         raise KeyError
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_a_run_on_another_kind_of_device_is_not_reused(monkeypatch: pytest.MonkeyPatch):
+    data, root = SimpleNamespace(fingerprint="rows"), Path("runs")
+    monkeypatch.setattr(reuse, "find_device", torch.device)
+    on_cpu = reuse.run_path(RunConfig(device="cpu"), data, root)
+    assert on_cpu == reuse.run_path(RunConfig(device="cpu"), data, root)
+    assert on_cpu != reuse.run_path(RunConfig(device="cuda"), data, root)
