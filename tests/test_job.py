@@ -103,7 +103,7 @@ def test_raw_rows_are_scored_as_prepared_ones_and_labels_may_be_absent(finished,
 def test_a_finished_baseline_is_reused(finished, rows):
     code, _, err = call(*train(rows, finished / "again", finished / "cache"))
     assert code == 0, err
-    assert "reused the finished baseline" in err
+    assert "reused the finished run" in err
     first, second = (json.loads((finished / n / "summary.json").read_text()) for n in ("run", "again"))
     assert without_clock(first) == without_clock(second)
 
