@@ -7,13 +7,13 @@ of two calls; a ratio is the median over the rounds of the ratio within a round.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.printing import print_rows
 from dlrm_adahessian.curvature.base import gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
@@ -66,11 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60, help="measured rounds per batch size")
     args = parser.parse_args()
     found = [measure(batch, args.rounds) for batch in _BATCHES]
-    if args.json:
-        print(json.dumps(found))
-        return
-    for row in found:
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    print_rows(found, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ rows and seeds should leave out zero in about one pair of twenty; intervals over
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from benchmarks.printing import print_rows
 from dlrm_adahessian.config import from_dict, merged, preset
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.reuse import find_or_fit
@@ -75,13 +75,7 @@ def main() -> None:
         {"rows": rows, "metric": metric, "covers": covers, "excludes_zero": count, "pairs": args.pairs}
         for (rows, metric, covers), count in counts.items()
     ]
-    if args.json:
-        print(json.dumps(found))
-        return
-    for row in found:
-        print(
-            f"{row['rows']:<12}{row['metric']:<10}{row['covers']:<16}{row['excludes_zero']} of {args.pairs}"
-        )
+    print_rows(found, as_json=args.json)
 
 
 if __name__ == "__main__":

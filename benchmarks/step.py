@@ -10,8 +10,6 @@ variants take turns, each timed after an untimed step; a ratio is the median ove
 """
 
 import argparse
-import json
-import math
 import statistics
 import tempfile
 import time
@@ -23,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.printing import print_rows
 from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
 from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.curvature.exact import ExactDiagonal
@@ -53,8 +52,7 @@ class _Training:
     def __call__(self) -> None:
         config = self.config
         batch = next(self._batches)
-        due = config.curvature != "none" and self._step % config.curvature_every == 0
-        samples = math.ceil(config.curvature_fraction * len(batch.labels)) if due else 0
+        samples = config.curvature_samples(self._step, len(batch.labels))
         pooled, found = self._state.derivatives(batch, curvature_samples=samples)
         if not all_finite(found):
             raise RuntimeError(f"step {self._step} of {config.optimizer} is not finite")
@@ -160,11 +158,7 @@ def main() -> None:
         config = _config("adagrad", 1, data={"cache_dir": str(folder)})
         data = open_dataset("synthetic", None, config.data, rows=_ROWS, bad_rows="strict")
         found = [measure(batch, data, args.rounds) for batch in _BATCHES]
-    if args.json:
-        print(json.dumps(found))
-        return
-    for row in found:
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    print_rows(found, as_json=args.json)
 
 
 if __name__ == "__main__":

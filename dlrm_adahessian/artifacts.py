@@ -263,8 +263,13 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: _installed(name) for name in PACKAGES},
+        "packages": packages(),
     }
+
+
+def packages() -> dict[str, str | None]:
+    """Return the version of each of `PACKAGES`, None for one that is not installed."""
+    return {name: _installed(name) for name in PACKAGES}
 
 
 def default_run_path(root: Path, stem: str, *, resume: bool) -> Path:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 from pydantic import ConfigDict
@@ -17,10 +17,10 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian import __version__, config
 from dlrm_adahessian.compare.config import CompareConfig
-from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.errors import ProgramError, UsageError
 
+T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
 _TRAIN_HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
@@ -71,17 +71,8 @@ class EvaluateConfig:
 
 def train(arguments: Sequence[str]) -> int:
     """Train an optimizer and its baseline, and compare them."""
-    named = _value_of(arguments, "--config")
-    base = config.load(Path(named) if named else None, _value_of(arguments, "--optimizer"))
-
-    parsed = tyro.cli(
-        RunConfig,
-        default=base,
-        args=_without(arguments, "--config"),
-        prog="train.py",
-        description=_TRAIN_HELP,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    base = config.load(_config_file(arguments), _value_of(arguments, "--optimizer"))
+    parsed = _parsed(base, arguments, prog="train.py", description=_TRAIN_HELP)
     from dlrm_adahessian.job import run_job
     from dlrm_adahessian.tables import job_table
 
@@ -123,15 +114,9 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def compare(arguments: Sequence[str]) -> int:
     """Tune and train several optimizers alike, and report which trains the better model."""
-    named = _value_of(arguments, "--config")
-    args = tyro.cli(
-        CompareConfig,
-        default=config.validated(CompareConfig, config.read_toml(Path(named)) if named else {}),
-        args=_without(arguments, "--config"),
-        prog="compare",
-        description=_COMPARE_HELP,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    named = _config_file(arguments)
+    base = config.validated(CompareConfig, config.read_toml(named) if named else {})
+    args = _parsed(base, arguments, prog="compare", description=_COMPARE_HELP)
     for name in args.names:
         config.preset(name)  # a wrong name is refused before anything is read
     from dlrm_adahessian.compare.results import runs_table, summarize
@@ -208,6 +193,23 @@ def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dlrm_adahessian").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="torch.*")
+
+
+def _config_file(arguments: Sequence[str]) -> Path | None:
+    named = _value_of(arguments, "--config")
+    return Path(named) if named else None
+
+
+def _parsed(base: T, arguments: Sequence[str], *, prog: str, description: str) -> T:
+    """Return settings whose defaults are those of `base`; the file of --config is in it already."""
+    return tyro.cli(
+        type(base),
+        default=base,
+        args=_without(arguments, "--config"),
+        prog=prog,
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
 
 
 def _value_of(arguments: Sequence[str], flag: str) -> str | None:

@@ -6,6 +6,7 @@ Later wins: the defaults of the classes, the preset of the optimizer (configs/op
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ PRESETS = Path(__file__).resolve().parent.parent / "configs" / "optimizers"
 T = TypeVar("T")
 _ESTIMATORS = [name for name in get_args(CurvatureName) if name != "none"]
 _MAX_TOML = 1 << 20  # bytes
+OPTIMIZER_SETTINGS = ("curvature", "curvature_every", "curvature_fraction", "curvature_probes", "optim")
+"""Settings of a run that are its optimizer's own."""
 _NOT_RESULTS = (
     "out",
     "resume",
@@ -109,6 +112,16 @@ class RunConfig:
                 "use curvature hutchinson or gauss_newton_bartlett, or change the model"
             )
         return self
+
+    def curvature_samples(self, step: int, samples: int) -> int:
+        """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
+
+        Args:
+            step: number of the step, from 0.
+            samples: of the batch.
+        """
+        due = self.curvature != "none" and step % self.curvature_every == 0
+        return math.ceil(self.curvature_fraction * samples) if due else 0
 
     @property
     def default_stem(self) -> str:
@@ -209,7 +222,7 @@ def preset(name: str) -> dict[str, Any]:
 def baseline_of(config: RunConfig) -> RunConfig:
     """Return the run that `config` is compared with: its preset, everything else alike, the schedule too."""
     values = asdict(config)
-    for key in ("optim", "curvature", "curvature_every", "curvature_fraction", "curvature_probes"):
+    for key in OPTIMIZER_SETTINGS:
         del values[key]
     values = merged(values, preset(config.baseline))
     values["optim"]["schedule"] = asdict(config)["optim"]["schedule"]

@@ -2,11 +2,12 @@
 
 import logging
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import xxhash
 
-from dlrm_adahessian.artifacts import RunDirectory, environment
+from dlrm_adahessian.artifacts import RunDirectory, packages
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
@@ -72,11 +73,12 @@ def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str
             return fitted
 
 
-def _program() -> list[object]:
-    """Identify the code that trains: its sources and the versions below it."""
+@cache
+def _program() -> str:
+    """Identify the code that trains: its sources and the versions below it, as this process found them first."""
     sources = [
         path
         for path in sorted(_PACKAGE.rglob("*.py"))
         if path.relative_to(_PACKAGE).parts[0] not in _AFTER_TRAINING
     ]
-    return [environment()["packages"], [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in sources]]
+    return fingerprint([packages(), [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in sources]])

@@ -8,7 +8,6 @@ differences, since it is the same for every optimizer.
 """
 
 import logging
-import math
 import statistics
 import sys
 import time
@@ -174,8 +173,7 @@ class _Fit:
     def _step(self, batch: Batch) -> tuple[float, npt.NDArray[np.float32]]:
         """Predict and learn one batch; return its mean loss and its predictions."""
         config, progress = self.config, self.progress
-        due = config.curvature != "none" and progress.step % config.curvature_every == 0
-        curvature_samples = math.ceil(config.curvature_fraction * len(batch.labels)) if due else 0
+        curvature_samples = config.curvature_samples(progress.step, len(batch.labels))
         pooled, found = self.state.derivatives(batch, curvature_samples=curvature_samples)
         progress.step += 1
         finite = all_finite(found)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian.config import RunConfig, asdict, from_dict, merged, preset
+from dlrm_adahessian.config import OPTIMIZER_SETTINGS, RunConfig, asdict, from_dict, merged, preset
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.model.config import ModelConfig
 
@@ -115,6 +115,5 @@ def run_config(
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Return what is the optimizer's own in a run's configuration."""
-    keys = ("curvature", "curvature_every", "curvature_fraction", "curvature_probes", "optim")
     values = asdict(config)
-    return {key: values[key] for key in keys}
+    return {key: values[key] for key in OPTIMIZER_SETTINGS}

@@ -10,9 +10,10 @@ from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.compare.bands import band_of_ids, bands_of_rows, mean_by_table_and_band
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
-from dlrm_adahessian.data.loader import Loader
+from dlrm_adahessian.data.loader import Loader, on_device
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.state import SCORING_BATCH, TrainState
@@ -33,8 +34,9 @@ def curvature_by_band(config: RunConfig, data: PreparedData, run: RunDirectory) 
         `squared_gradient`, whose expectation is the curvature where the model is calibrated. None for a model without an
         exact diagonal.
     """
-    with init_process_group():
-        state = TrainState(config, data.vocabulary.num_rows, torch.device("cpu"))
+    device = find_device(config.device)
+    with init_process_group(device):
+        state = TrainState(config, data.vocabulary.num_rows, device)
         try:
             refuse_inexact(state.head, TOKEN_NAMES)
         except ValueError:
@@ -45,14 +47,14 @@ def curvature_by_band(config: RunConfig, data: PreparedData, run: RunDirectory) 
         state.restore_(checkpoint)
         rows = data.split.val[:_ROWS]
         curvature, squared = [], []
-        for batch in Loader(data, rows, SCORING_BATCH).batches(0):
+        for batch in on_device(Loader(data, rows, SCORING_BATCH).batches(0), device):
             with torch.no_grad():
                 pooled = state.lookup(batch.kjt)
             samples = len(batch.labels)
             found = ExactDiagonal()(state.head, batch.dense, pooled, batch.labels, curvature_samples=samples)
             if found.pooled_curvature is not None:
-                curvature.append((found.pooled_curvature.sum(2) * samples).numpy())
-            squared.append((found.pooled_grad * samples).square().sum(2).numpy())
+                curvature.append((found.pooled_curvature.sum(2) * samples).cpu().numpy())
+            squared.append((found.pooled_grad * samples).square().sum(2).cpu().numpy())
     bands = bands_of_rows(data, band_of_ids(data), np.arange(rows.start, rows.stop))
     return {
         "tables": list(TOKEN_NAMES),

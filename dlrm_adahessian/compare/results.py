@@ -36,7 +36,7 @@ def summarize(study: Study) -> dict[str, Any]:
         study: all its runs.
 
     Returns:
-        JSON values: `optimizers` by name, `differences` of each pair, `robustness` over the draws, settings, versions.
+        JSON values: `optimizers` by name, `differences` of each pair, settings, versions.
     """
     finals = {contender.name: _fitted(study, contender) for contender in study.contenders}
     best = _best_draw(study)

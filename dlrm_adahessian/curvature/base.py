@@ -1,7 +1,8 @@
 """What an estimator returns, and the gradient that all of them share."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -57,6 +58,45 @@ class Estimator(Protocol):
         ...
 
 
+class Seeded:
+    """An estimator that draws at random; the state of its generator belongs to a checkpoint."""
+
+    def __init__(self, draws: int, seed: int, device: torch.device) -> None:
+        """Seed the generator.
+
+        Args:
+            draws: of a curvature step, at least 1.
+            seed: of what is drawn.
+            device: of the derivatives.
+        """
+        self.draws = draws
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self.state = {"generator": self._generator.get_state()}
+
+    def load_state(self) -> None:
+        """Take up what was copied into `state`."""
+        self._generator.set_state(self.state["generator"])
+
+    def _keep_state(self) -> None:
+        self.state["generator"].copy_(self._generator.get_state())
+
+
+def with_curvature(first: Derivatives, diagonal: Sequence[Tensor], curvature_samples: int) -> Derivatives:
+    """Add a curvature to the derivatives of a batch.
+
+    Args:
+        first: without curvature.
+        diagonal: at each parameter of the head, last at the pooled embeddings of the first samples.
+        curvature_samples: how many samples those are.
+
+    Returns:
+        All derivatives; the pooled curvature of the other samples is zero.
+    """
+    pooled_curvature = torch.zeros_like(first.pooled_grad)
+    pooled_curvature[:curvature_samples] = diagonal[-1]
+    return replace(first, curvature=flat(diagonal[:-1]), pooled_curvature=pooled_curvature)
+
+
 def sums_of(found: Derivatives) -> Tensor:
     """Return the loss and the sum of each derivative, (3,) or (5,); one is not finite unless all entries are."""
     # The sum of finite entries may overflow too, which is as bad.
@@ -72,7 +112,7 @@ def all_finite(found: Derivatives) -> bool:
     return all(math.isfinite(x) for x in sums.tolist())
 
 
-def flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+def flat(tensors: Sequence[Tensor]) -> Tensor:
     """Return all entries one after another, (P,)."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 

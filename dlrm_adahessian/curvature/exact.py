@@ -123,9 +123,8 @@ class _Scratch:
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return uninitialised memory of the shape of `tensor`; what it held before is gone."""
-        if (
-            tensor.is_cuda
-        ):  # its allocator reuses memory by itself, and a captured graph must own what it writes to
+        if tensor.is_cuda:
+            # Its allocator reuses memory by itself, and a captured graph must own what it writes to.
             return torch.empty_like(tensor)
         if self._memory.numel() < tensor.numel() or self._memory.dtype != tensor.dtype:
             self._memory = tensor.new_empty(tensor.numel())

@@ -16,33 +16,15 @@ bags times count^2 (docs/adr/0002), which is B times a sum of squares and not B 
 gradient: the same expectation without the noise of the products between samples.
 """
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, flat, gradient
+from dlrm_adahessian.curvature.base import Derivatives, Seeded, flat, gradient, with_curvature
 
 
-class GaussNewtonBartlett:
+class GaussNewtonBartlett(Seeded):
     """Mean over a number of draws of B times the squared gradient with sampled labels."""
-
-    def __init__(self, draws: int, seed: int, device: torch.device) -> None:
-        """Seed the labels.
-
-        Args:
-            draws: of all labels, a curvature step; at least 1.
-            seed: of the labels.
-            device: of the derivatives.
-        """
-        self.draws = draws
-        self._generator = torch.Generator(device=device).manual_seed(seed)
-        self.state = {"generator": self._generator.get_state()}
-
-    def load_state(self) -> None:
-        """Take up what was copied into `state`."""
-        self._generator.set_state(self.state["generator"])
 
     def __call__(
         self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
@@ -63,7 +45,7 @@ class GaussNewtonBartlett:
                 diagonal, torch.autograd.grad(loss, variables, retain_graph=True), strict=True
             ):
                 total.addcmul_(grad, grad, value=curvature_samples / self.draws)
-        self.state["generator"].copy_(self._generator.get_state())
+        self._keep_state()
         if curvature_samples == len(labels):  # the graph of the whole batch is there
             loss = F.binary_cross_entropy_with_logits(logits, labels)
             *grads, pooled_grad = torch.autograd.grad(loss, variables)
@@ -72,6 +54,4 @@ class GaussNewtonBartlett:
             )
         else:
             first = gradient(head, dense, pooled, labels)
-        pooled_curvature = torch.zeros_like(pooled)
-        pooled_curvature[part] = diagonal[-1]
-        return replace(first, curvature=flat(diagonal[:-1]), pooled_curvature=pooled_curvature)
+        return with_curvature(first, diagonal, curvature_samples)

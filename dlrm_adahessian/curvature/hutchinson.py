@@ -10,27 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, flat, gradient
+from dlrm_adahessian.curvature.base import Derivatives, Seeded, flat, gradient, with_curvature
 
 
-class Hutchinson:
+class Hutchinson(Seeded):
     """Mean of z * (H z) over a number of probes."""
-
-    def __init__(self, probes: int, seed: int, device: torch.device) -> None:
-        """Seed the probes.
-
-        Args:
-            probes: how many a curvature step, at least 1.
-            seed: of the signs.
-            device: of the derivatives.
-        """
-        self.probes = probes
-        self._generator = torch.Generator(device=device).manual_seed(seed)
-        self.state = {"generator": self._generator.get_state()}
-
-    def load_state(self) -> None:
-        """Take up what was copied into `state`."""
-        self._generator.set_state(self.state["generator"])
 
     def __call__(
         self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
@@ -46,12 +30,12 @@ class Hutchinson:
         variables = [*head.parameters(), leaf]
         grads = torch.autograd.grad(loss, variables, create_graph=True)
         diagonal = [torch.zeros_like(v) for v in variables]
-        for probe in range(self.probes):
+        for probe in range(self.draws):
             signs = [self._signs(v) for v in variables]
-            products = torch.autograd.grad(grads, variables, signs, retain_graph=probe + 1 < self.probes)
+            products = torch.autograd.grad(grads, variables, signs, retain_graph=probe + 1 < self.draws)
             for total, sign, product in zip(diagonal, signs, products, strict=True):
-                total.addcmul_(sign, product, value=1 / self.probes)
-        self.state["generator"].copy_(self._generator.get_state())
+                total.addcmul_(sign, product, value=1 / self.draws)
+        self._keep_state()
         if whole:
             first = Derivatives(
                 loss=loss.detach(),
@@ -61,16 +45,7 @@ class Hutchinson:
             )
         else:
             first = gradient(head, dense, pooled, labels)
-        pooled_curvature = torch.zeros_like(pooled)
-        pooled_curvature[part] = diagonal[-1]
-        return Derivatives(
-            loss=first.loss,
-            logits=first.logits,
-            grad=first.grad,
-            pooled_grad=first.pooled_grad,
-            curvature=flat(diagonal[:-1]),
-            pooled_curvature=pooled_curvature,
-        )
+        return with_curvature(first, diagonal, curvature_samples)
 
     def _signs(self, like: Tensor) -> Tensor:
         bits = torch.randint(0, 2, like.shape, generator=self._generator, device=like.device)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from dlrm_adahessian.compare.results import NEAR_BEST
 from dlrm_adahessian.report import plots
-from dlrm_adahessian.report.words import headline, verdict
+from dlrm_adahessian.report.words import headline, to_first, verdict
 from dlrm_adahessian.storage import write_json, write_text
 
 
@@ -25,20 +25,19 @@ def write_report(folder: Path, summary: Mapping[str, Any], runs: pd.DataFrame) -
     """
     write_json(folder / "summary.json", summary)
     write_text(folder / "results.csv", runs.to_csv(index=False))
-    first = next(iter(summary["optimizers"]))
-    to_first = [row for row in summary["differences"] if row["against"] == first]
+    differences = to_first(summary)
     values = {
         "s": summary,
         "headline": headline(summary),
         "verdict": verdict(summary),
         "near_best": NEAR_BEST,
-        "to_first": to_first,
+        "to_first": differences,
     }
     write_text(folder / "report.md", _render("report.md.j2", values, {}))
     sensitivity = plots.sensitivity(runs, NEAR_BEST)
     drawn = {
         "quality": plots.quality(summary["optimizers"], summary["target_val_logloss"]),
-        "forest": plots.forest(to_first) if to_first else None,
+        "forest": plots.forest(differences) if differences else None,
         "sensitivity": sensitivity,
         **_band_plots(summary),
         "cost": plots.cost(summary["optimizers"]),

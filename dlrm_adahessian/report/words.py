@@ -3,6 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dlrm_adahessian.compare.results import PARTS
+
+
+def to_first(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the differences to the first optimizer, the reference of the report.
+
+    Args:
+        summary: what summary.json holds.
+
+    Returns:
+        Its `differences` against that one.
+    """
+    first = next(iter(summary["optimizers"]))
+    return [row for row in summary["differences"] if row["against"] == first]
+
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each kind of rows: who is better than the first optimizer, who is worse.
@@ -15,10 +30,10 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     """
     first = next(iter(summary["optimizers"]))
     sentences: list[str] = []
-    for part in ("progressive", "test"):
+    for part in PARTS:
         groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
-        for row in summary["differences"]:
-            if row["against"] == first and row["rows"] == part:
+        for row in to_first(summary):
+            if row["rows"] == part:
                 groups[_judgement(row)].append(row["optimizer"])
         said = [f"{judgement}: {', '.join(names)}" for judgement, names in groups.items() if names]
         if said:
@@ -38,9 +53,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     names = list(summary["optimizers"])
     sentences: list[str] = []
     for name in names[1:]:
-        found = [
-            row for row in summary["differences"] if row["optimizer"] == name and row["against"] == names[0]
-        ]
+        found = [row for row in to_first(summary) if row["optimizer"] == name]
         if not found:
             sentences.append(f"{name} cannot be compared with {names[0]}: no seed finished with both.")
         sentences.extend(_sentence(row) for row in found)
