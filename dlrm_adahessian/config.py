@@ -42,8 +42,8 @@ _NOT_RESULTS = (
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class RunConfig:
-    """One training run."""
+class SharedConfig:
+    """Rows, model and step: what optimizers that are compared have in common."""
 
     dataset: Literal["criteo", "synthetic"] = "criteo"
     """Real rows from --data-path, or generated ones."""
@@ -53,6 +53,22 @@ class RunConfig:
     """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
     bad_rows: Literal["strict", "quarantine"] = "strict"
     """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
+    batch_size: int = Field(default=256, ge=1)
+    """Samples a step, over all ranks."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the training rows."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto is a GPU where there is one."""
+    precision: Literal["fp32", "tf32"] = "fp32"
+    """Of the operands of matrix products on a GPU; tf32 is faster, sums are float32 either way."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class RunConfig(SharedConfig):
+    """One training run."""
+
     optimizer: str = "hybrid"
     """A (dense, rows, curvature) triple: the name of a file in configs/optimizers."""
     baseline: Literal["adagrad", "none"] = "adagrad"
@@ -65,14 +81,6 @@ class RunConfig:
     """Share of the batch that the curvature is computed on."""
     curvature_probes: int = Field(default=1, ge=1)
     """Probes of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one."""
-    batch_size: int = Field(default=256, ge=1)
-    """Samples a step, over all ranks."""
-    epochs: int = Field(default=1, ge=1)
-    """Passes over the training rows."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto is a GPU where there is one."""
-    precision: Literal["fp32", "tf32"] = "fp32"
-    """Of the operands of matrix products on a GPU; tf32 is faster, sums are float32 either way."""
     seed: int = Field(default=0, ge=0)
     """Of initial weights, order of rows, probes."""
     out: Path | None = None
@@ -89,8 +97,6 @@ class RunConfig:
     """Steps from one line of metrics.jsonl to the next, after the first 20."""
     max_skipped: int = Field(default=10, ge=1)
     """Steps in a row with a non-finite loss or derivative that end the run."""
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
 
     @model_validator(mode="after")

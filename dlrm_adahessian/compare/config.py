@@ -1,33 +1,27 @@
 """What a comparison holds equal, and what it varies. Imports no torch."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian.config import OPTIMIZER_SETTINGS, RunConfig, asdict, from_dict, merged, preset
-from dlrm_adahessian.data.config import DataConfig
-from dlrm_adahessian.model.config import ModelConfig
-
-SHARED = (
-    "dataset",
-    "data_path",
-    "rows",
-    "bad_rows",
-    "batch_size",
-    "epochs",
-    "device",
-    "precision",
-    "data",
-    "model",
+from dlrm_adahessian.config import (
+    OPTIMIZER_SETTINGS,
+    RunConfig,
+    SharedConfig,
+    asdict,
+    from_dict,
+    merged,
+    preset,
 )
-"""Settings of a run that are the same for every optimizer of a comparison."""
+
+_SHARED = [field.name for field in fields(SharedConfig)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class CompareConfig:
+class CompareConfig(SharedConfig):
     """Optimizers, and what all of them are given."""
 
     optimizers: str = "adagrad,adam,hybrid"
@@ -40,30 +34,12 @@ class CompareConfig:
     """Rows that a draw trains on, the last ones of the training part; default all."""
     sampler: Literal["random", "tpe"] = "random"
     """Draw independently, or learn from earlier draws (tree-structured Parzen estimator)."""
-    dataset: Literal["criteo", "synthetic"] = "criteo"
-    """Real rows from --data-path, or generated ones."""
-    data_path: str | None = None
-    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
-    rows: Annotated[int, Field(ge=70)] | None = None
-    """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
-    bad_rows: Literal["strict", "quarantine"] = "strict"
-    """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
-    batch_size: int = Field(default=256, ge=1)
-    """Samples a step."""
-    epochs: int = Field(default=1, ge=1)
-    """Passes over the training rows."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto is a GPU where there is one."""
-    precision: Literal["fp32", "tf32"] = "fp32"
-    """Of the operands of matrix products on a GPU."""
     seed: int = Field(default=0, ge=0)
     """Of the draws and of their runs; final runs take the seeds after it."""
     parallel: int = Field(default=1, ge=1)
     """Runs at once, which share the cores; times of steps are comparable within a comparison only."""
     out: Path = Path("runs/compare")
     """Where runs and the report go. Started again, it repeats no finished run."""
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
 
     @model_validator(mode="after")
     def _named(self) -> "CompareConfig":
@@ -106,7 +82,7 @@ def run_config(
         Its configuration; a name that is no preset's is refused.
     """
     everything = TypeAdapter(CompareConfig).dump_python(study, mode="json")
-    values = merged({key: everything[key] for key in SHARED}, preset(name))
+    values = merged({key: everything[key] for key in _SHARED}, preset(name))
     for path, value in (drawn or {}).items():
         part, setting = path.split(".")
         values = merged(values, {"optim": {part: {setting: value}}})
