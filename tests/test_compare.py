@@ -24,6 +24,7 @@ from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.report.page import write_report
+from dlrm_adahessian.report.plots import sensitivity
 from dlrm_adahessian.report.words import verdict
 from dlrm_adahessian.reuse import find_or_fit
 
@@ -149,6 +150,12 @@ def test_divergence_is_a_result(tmp_path, monkeypatch):
     assert verdict(found) == ["sgd cannot be compared with adagrad: no seed finished with both."]
     write_report(tmp_path, found, runs_table(study))
     assert "no seed finished with both" in (tmp_path / "report.html").read_text()
+
+
+def test_draws_that_all_diverged_have_no_plot_and_one_that_did_not_has():
+    draws = {"kind": ["trial"] * 2, "optimizer": ["sgd"] * 2, "dense.lr": [0.1, 1.0], "rows.lr": [0.1, 1.0]}
+    assert sensitivity(pd.DataFrame({**draws, "val_logloss": [None, None]}), 0.001) is None
+    assert sensitivity(pd.DataFrame({**draws, "val_logloss": [None, 0.5]}), 0.001).startswith("<svg")
 
 
 def test_runs_share_all_but_the_optimizer(tmp_path):

@@ -84,6 +84,7 @@ def _record(name: str, kind: str, number: int, run: Run) -> dict[str, Any]:
         "number": number,
         "seed": run.config.seed,
         "diverged": run.val_logloss is None,
+        "val_logloss": run.val_logloss,
         "folder": run.folder.name,
         **run.drawn,
     }

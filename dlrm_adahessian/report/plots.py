@@ -73,12 +73,12 @@ def forest(differences: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
-    """Plot log loss of each draw against each learning rate; diverged draws as crosses at the top; None without draws."""
+    """Plot log loss of each draw against each learning rate; diverged ones as crosses at the top; None when all are."""
     draws: pd.DataFrame = runs.loc[runs["kind"] == "trial"]
     names = list(dict.fromkeys(draws["optimizer"]))
-    if not names:
-        return None
     logloss = draws["val_logloss"].to_numpy(dtype=float)
+    if np.isnan(logloss).all():
+        return None
     best = float(np.nanmin(logloss))
     ceiling = max(float(np.nanquantile(logloss, 0.9)), best + 10 * near_best)
     columns = min(_COLUMNS, len(names))
