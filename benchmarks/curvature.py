@@ -1,5 +1,7 @@
 """Cost of the Hessian diagonal: gradient plus curvature over gradient alone, on the Kaggle head.
 
+`exact` is as shipped, the diagonal's products with bf16 operands where the CPU multiplies them; `exact_fp32` without.
+
     python -m benchmarks.curvature [--json]
 
 The variants take turns within one run, so that a slow moment of the machine meets all of them, each timed on the second
@@ -31,10 +33,12 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
     dense = torch.rand(batch, 13, generator=generator)
     pooled = torch.randn(batch, 26, 16, generator=generator).mul_(0.1)
     labels = torch.rand(batch, generator=generator).lt(0.25).float()
-    exact, hutchinson = ExactDiagonal(), Hutchinson(1, 0, torch.device("cpu"))
+    exact, exact_fp32 = ExactDiagonal("bf16"), ExactDiagonal("fp32")
+    hutchinson = Hutchinson(1, 0, torch.device("cpu"))
     variants: dict[str, Callable[[], object]] = {
         "gradient": lambda: gradient(head, dense, pooled, labels),
         "exact": lambda: exact(head, dense, pooled, labels, curvature_samples=batch),
+        "exact_fp32": lambda: exact_fp32(head, dense, pooled, labels, curvature_samples=batch),
         "hutchinson": lambda: hutchinson(head, dense, pooled, labels, curvature_samples=batch),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -53,6 +57,7 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
         "batch": batch,
         "gradient_ms": 1e3 * statistics.median(kept["gradient"]),
         "exact_over_gradient": ratios["exact"],
+        "exact_fp32_over_gradient": ratios["exact_fp32"],
         "hutchinson_over_gradient": ratios["hutchinson"],
     }
 

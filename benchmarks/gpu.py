@@ -210,16 +210,18 @@ def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
     def trainers() -> dict[str, Trainer]:
         return {
             "adagrad": Trainer(feed, adagrad, Graphed(NoCurvature()), plain, every=None),
-            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal()), second, every=1),
-            "hybrid_every_4": Trainer(feed, hessian, Graphed(ExactDiagonal()), second, every=4),
+            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16")), second, every=1),
+            "hybrid_every_4": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16")), second, every=4),
             "hutchinson": Trainer(feed, hessian, Hutchinson(1, 0, cuda), second, every=1),
             "hutchinson_every_4": Trainer(feed, hessian, Hutchinson(1, 0, cuda), second, every=4),
             "adagrad_eager": Trainer(feed, adagrad, NoCurvature(), plain, every=None),
-            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal(), second, every=1),
+            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal("bf16"), second, every=1),
             "adagrad_checked": Trainer(
                 feed, adagrad, Graphed(NoCurvature()), plain, every=None, checked=True
             ),
-            "hybrid_checked": Trainer(feed, hessian, Graphed(ExactDiagonal()), second, every=1, checked=True),
+            "hybrid_checked": Trainer(
+                feed, hessian, Graphed(ExactDiagonal("bf16")), second, every=1, checked=True
+            ),
         }
 
     found: dict[str, Any] = {}
@@ -260,7 +262,7 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     shapes = [p.shape for p in head.parameters()]
     dense, labels = torch.rand(batch, DENSE, device="cuda"), torch.rand(batch, device="cuda").lt(0.25).float()
     pooled = torch.randn(batch, FEATURES, WIDTH, device="cuda").mul_(0.1)
-    exact, hutchinson = ExactDiagonal(), Hutchinson(1, 0, torch.device("cuda"))
+    exact, hutchinson = ExactDiagonal("bf16"), Hutchinson(1, 0, torch.device("cuda"))
     calls: dict[str, Callable[[], Derivatives]] = {
         "gradient": lambda: gradient(head, dense, pooled, labels),
         "exact": lambda: exact(head, dense, pooled, labels, curvature_samples=batch),

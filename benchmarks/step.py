@@ -86,7 +86,7 @@ def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
     package = AdaHessian(heads[1].parameters(), lr=0.01)
     parameters = flatten_parameters_(heads[2])
     ours = dense_optimizer(AdaHessianConfig(), parameters, [p.shape for p in heads[2].parameters()])
-    exact = ExactDiagonal()
+    exact = ExactDiagonal("bf16")
 
     def loss_of(head: Head, leaf: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(head(dense, leaf), labels)

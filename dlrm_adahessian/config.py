@@ -59,8 +59,10 @@ class SharedConfig:
     """Passes over the training rows."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto is a GPU where there is one."""
-    precision: Literal["fp32", "tf32"] = "fp32"
-    """Of the operands of matrix products on a GPU; tf32 is faster, sums are float32 either way."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the operands of matrix products: tf32 is for GPUs, bf16 for CPUs that multiply it; sums are float32 always."""
+    curvature_precision: Literal["fp32", "bf16"] = "bf16"
+    """Of the operands of the exact diagonal's own products, where the device multiplies bf16; sums are float32."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
 

@@ -15,13 +15,13 @@ from dlrm_adahessian.curvature.base import Derivatives
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
-from dlrm_adahessian.device import matrix_products
 from dlrm_adahessian.distributed import checkpoint
 from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
 from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics import probability_from_logit
 from dlrm_adahessian.model.head import Head, flatten_parameters_
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+from dlrm_adahessian.precision import Precision, matrix_products
 
 SCORING_BATCH = 8192
 """Rows per batch where nothing is learnt."""
@@ -42,7 +42,7 @@ class TrainState:
             UsageError: the estimator is not right for this model.
         """
         self._device = device
-        self._precision: Literal["fp32", "tf32"] = config.precision
+        self._precision: Precision = config.precision
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
             config.model, num_dense=NUM_INTEGERS, num_features=len(num_rows), generator=generator
@@ -61,6 +61,7 @@ class TrainState:
                 self.head,
                 TOKEN_NAMES,
                 probes=config.curvature_probes,
+                precision=config.curvature_precision,
                 seed=config.seed,
                 device=device,
             )

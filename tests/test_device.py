@@ -6,7 +6,7 @@ import torch
 
 from dlrm_adahessian import reuse
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.device import find_device, matrix_products
+from dlrm_adahessian.device import find_device
 from dlrm_adahessian.errors import UsageError
 
 
@@ -15,14 +15,6 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.M
     assert find_device("auto") == find_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match="needs a GPU that torch can use, found none"):
         find_device("cuda")
-
-
-def test_precision_holds_within_the_block_only():
-    before = torch.get_float32_matmul_precision()
-    with pytest.raises(KeyError), matrix_products("tf32"):
-        assert torch.get_float32_matmul_precision() == "high"
-        raise KeyError
-    assert torch.get_float32_matmul_precision() == before
 
 
 def test_a_run_on_another_kind_of_device_is_not_reused(monkeypatch: pytest.MonkeyPatch):

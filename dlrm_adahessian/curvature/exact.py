@@ -14,6 +14,9 @@ So backward is seeded with dz and carries delta alone; r and w enter layer by la
 w / r^2 instead would ruin confident samples, where p rounds to y in float32. That the Hessian and the Gauss-Newton
 matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton
 Optimisation for Deep Learning", 2017. Table rows: docs/adr/0002.
+
+All terms of diag_W are of one sign, so nothing cancels: operands rounded to bfloat16 change no entry by more than 2^-7
+of it, and most by far less, since roundings of many samples average out. The gradient has no such luck.
 """
 
 from collections.abc import Generator, Sequence
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 
 from dlrm_adahessian.curvature.base import Derivatives, gradient
 from dlrm_adahessian.curvature.fused import fuses, layer_sums_, pooled_derivatives
+from dlrm_adahessian.precision import Precision, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 _REMEDY = "use --curvature hutchinson for this model"
@@ -34,8 +38,10 @@ _REMEDY = "use --curvature hutchinson for this model"
 class ExactDiagonal:
     """Gradient and exact Hessian diagonal of a head of linear layers, ReLUs and dot interactions."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision = "fp32") -> None:
+        """Take `precision` for the operands of the diagonal's own products."""
         self.state: dict[str, Tensor] = {}
+        self._precision: Precision = precision
         self._delta_scratch, self._input_scratch = _Scratch(), _Scratch()
 
     def load_state(self) -> None:
@@ -61,10 +67,12 @@ class ExactDiagonal:
         curvature, curvature_of = _empty_like_parameters(head)
         for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
             if fuses(delta):
-                layer_sums_(layer, delta, inputs, residual, weight, grad_of, curvature_of)
+                rounded = self._precision == "bf16" and delta.dtype == torch.float32
+                layer_sums_(layer, delta, inputs, residual, weight, grad_of, curvature_of, rounded=rounded)
             else:
                 self._weighted_sums(inputs, delta, residual, layer, grad_of, square=False)
-                self._weighted_sums(inputs, delta, weight, layer, curvature_of, square=True)
+                with matrix_products(self._precision):
+                    self._weighted_sums(inputs, delta, weight, layer, curvature_of, square=True)
         pooled_grad, pooled_curvature = pooled_derivatives(deltas[-1], residual, weight)
         return Derivatives(
             loss=F.binary_cross_entropy_with_logits(logits, labels),

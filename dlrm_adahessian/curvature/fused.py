@@ -5,8 +5,7 @@ With slopes delta_b of logit b at a layer's output, inputs a_b, residuals r_b an
 
     grad = sum_b r_b outer(delta_b, a_b),   curvature = sum_b w_b outer(delta_b^2, a_b^2).
 
-Where matrix products may round their operands to tf32, the squares are kept in bfloat16, which halves what the second
-product reads; sums are float32 always.
+Squares rounded to bfloat16 halve what the second product reads; sums are float32 always.
 """
 
 import torch
@@ -28,6 +27,8 @@ def layer_sums_(
     weight: Tensor,
     grad_of: dict[Tensor, Tensor],
     curvature_of: dict[Tensor, Tensor],
+    *,
+    rounded: bool,
 ) -> None:
     """Write both sums at the weights and at the bias of a layer.
 
@@ -39,10 +40,10 @@ def layer_sums_(
         weight: (C,), of the first C samples.
         grad_of: where the gradients go.
         curvature_of: where the curvatures go.
+        rounded: keep the squares in bfloat16.
     """
     from dlrm_adahessian.kernels.triton_layer import weigh_and_square_triton
 
-    rounded = delta.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     dtype = torch.bfloat16 if rounded else delta.dtype
     delta_is_narrow = delta.shape[1] < inputs.shape[1]
     narrow, wide = (delta, inputs) if delta_is_narrow else (inputs, delta)

@@ -12,6 +12,7 @@ from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.graphed import Graphed
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.curvature.none import NoCurvature
+from dlrm_adahessian.precision import Precision
 
 
 def make_estimator(
@@ -20,6 +21,7 @@ def make_estimator(
     table_of_feature: Sequence[str],
     *,
     probes: int,
+    precision: Precision,
     seed: int,
     device: torch.device,
 ) -> Estimator:
@@ -30,6 +32,7 @@ def make_estimator(
         head: dense half of the model.
         table_of_feature: the table that each feature reads.
         probes: of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one.
+        precision: of the exact diagonal's own products.
         seed: of the probes or the labels.
         device: of the derivatives.
 
@@ -39,7 +42,7 @@ def make_estimator(
     match name:
         case "exact":
             refuse_inexact(head, table_of_feature)
-            return _replayed(ExactDiagonal(), device)
+            return _replayed(ExactDiagonal(precision), device)
         case "hutchinson":
             return Hutchinson(probes, seed, device)
         case "gauss_newton_bartlett":

@@ -78,6 +78,20 @@ def test_exact_gradient_equals_autograd():
     torch.testing.assert_close(found.pooled_grad, expected.pooled_grad, rtol=1e-12, atol=1e-15)
 
 
+def test_rounded_products_change_no_entry_of_the_diagonal_by_more_than_their_rounding_and_no_gradient():
+    # Two factors with 8 significant bits each, all terms of one sign.
+    head, (dense, tables, hits, labels) = small_head().float(), small_batch()
+    given = [
+        tensor.float().repeat(64, *[1] * (tensor.ndim - 1))
+        for tensor in (dense, pooled_of(tables, hits), labels)
+    ]
+    plain = ExactDiagonal("fp32")(head, *given, curvature_samples=64 * BATCH)
+    rounded = ExactDiagonal("bf16")(head, *given, curvature_samples=64 * BATCH)
+    torch.testing.assert_close(rounded.curvature, plain.curvature, rtol=2**-7, atol=0)
+    for name in ("loss", "logits", "grad", "pooled_grad", "pooled_curvature"):
+        assert torch.equal(getattr(rounded, name), getattr(plain, name)), name
+
+
 @pytest.mark.parametrize(
     "make",
     [
