@@ -48,6 +48,8 @@ class HessianAdagradConfig:
     lr: float = Field(default=0.02, gt=0)
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
+    rowwise: bool = False
+    """One accumulator per row, of the mean over its entries: a state of R numbers instead of R * D."""
     curvature_floor: float = Field(default=1.0, ge=0)
     """What is accumulated is at least this times the squared gradient; 0 is off, and then `clip` is needed."""
     clip: Annotated[float, Field(gt=0)] | None = None

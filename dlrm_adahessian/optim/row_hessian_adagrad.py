@@ -8,6 +8,9 @@ piecewise linear). So for the mean loss over B samples
 
 in the units of Adagrad: h = 0 and floor = 1 make it Adagrad. A row that no sampled curvature reached in this step adds
 g^2, which has the same expectation, so the accumulator grows alike however often curvature is computed.
+
+Rowwise, h and g^2 are means over the entries of the row. Elementwise the first step of a row has the size of
+(p - y) / sqrt(p (1 - p)) in every entry, whatever the slope dz/dw there; rowwise it keeps the direction of the gradient.
 """
 
 from typing import Any
@@ -26,14 +29,14 @@ _NO_CLIP = float("inf")
 
 
 class HessianAdagrad(RowRule):
-    """One accumulator per entry."""
+    """One accumulator per entry or per row."""
 
     def __init__(self, cfg: HessianAdagradConfig) -> None:
         self.cfg = cfg
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return `sum` (R, D), the accumulated expected squared gradients."""
-        return {"sum": weight.new_zeros(weight.shape)}
+        """Return `sum` (R, D) or (R,), the accumulated expected squared gradients."""
+        return {"sum": weight.new_zeros(weight.shape[:1] if self.cfg.rowwise else weight.shape)}
 
     @property
     def direction_triton(self) -> Any:
@@ -44,14 +47,15 @@ class HessianAdagrad(RowRule):
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
     ) -> None:
         """Update in tensor operations."""
-        cfg, squares = self.cfg, hits.grad.square()
-        if hits.curvature is None or hits.has_curvature is None:
-            expected = squares
-        else:
-            expected = torch.maximum(hits.curvature.abs() / samples, cfg.curvature_floor * squares)
-            expected = torch.where(hits.has_curvature.unsqueeze(1), expected, squares)
-        total = state["sum"][hits.rows] + expected
-        state["sum"][hits.rows] = total
+        cfg = self.cfg
+        expected = _per_accumulator(hits.grad.square(), cfg)
+        if hits.curvature is not None and hits.has_curvature is not None:
+            curvature = _per_accumulator(hits.curvature, cfg).abs() / samples
+            guarded = torch.maximum(curvature, cfg.curvature_floor * expected)
+            expected = torch.where(hits.has_curvature.unsqueeze(1), guarded, expected)
+        sums = state["sum"].view(len(weight), -1)
+        total = sums[hits.rows] + expected
+        sums[hits.rows] = total
         direction = hits.grad / total.sqrt_().add_(cfg.eps)
         if cfg.clip is not None:
             direction.clamp_(-cfg.clip, cfg.clip)
@@ -66,7 +70,7 @@ class HessianAdagrad(RowRule):
         curvature, has_curvature = hits.curvature_arrays()
         _update(
             w,
-            state["sum"].numpy(),
+            state["sum"].numpy().reshape(len(w), -1),
             hits.rows.numpy(),
             g,
             curvature,
@@ -79,17 +83,31 @@ class HessianAdagrad(RowRule):
         )
 
 
+def _per_accumulator(values: Tensor, cfg: HessianAdagradConfig) -> Tensor:
+    return values.mean(1, keepdim=True) if cfg.rowwise else values
+
+
 @numba.njit(cache=True, parallel=True)
 def _update(w, s, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
+    # s is (R, D) or (R, 1).
+    width, columns = w.shape[1], s.shape[1]
+    per_column = width // columns
     for i in numba.prange(len(rows)):
         r = rows[i]
-        for d in range(w.shape[1]):
-            expected = g[i, d] * g[i, d]
+        for c in range(columns):
+            first, end = c * per_column, (c + 1) * per_column
+            square, curvature = lr * 0, lr * 0  # 0 in the type of the weights
+            for d in range(first, end):
+                square += g[i, d] * g[i, d]
+                if has_h[i]:
+                    curvature += h[i, d]
+            expected = square / per_column
             if has_h[i]:
-                expected = max(abs(h[i, d]) * per_sample, floor * expected)
-            s[r, d] += expected
-            direction = g[i, d] / (np.sqrt(s[r, d]) + eps)
-            w[r, d] -= lr * min(max(direction, -clip), clip)
+                expected = max(abs(curvature / per_column) * per_sample, floor * expected)
+            s[r, c] += expected
+            root = np.sqrt(s[r, c]) + eps
+            for d in range(first, end):
+                w[r, d] -= lr * min(max(g[i, d] / root, -clip), clip)
 
 
 @jit
@@ -97,10 +115,14 @@ def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):
     square = grad * grad
+    slot, present = entry, here
+    if cfg.rowwise:
+        square, curvature = tl.sum(square, 1)[:, None] / width, tl.sum(curvature, 1)[:, None] / width
+        slot, present = row, touched
     expected = tl.maximum(tl.abs(curvature) / samples, cfg.curvature_floor * square)
-    total = tl.load(states[0] + entry, mask=here, other=0) + tl.where(has_curvature, expected, square)
+    total = tl.load(states[0] + slot, mask=present, other=0) + tl.where(has_curvature, expected, square)
     tl.debug_barrier()
-    tl.store(states[0] + entry, total, mask=here)
+    tl.store(states[0] + slot, total, mask=present)
     direction = grad / (tl.sqrt(total) + cfg.eps)
     if cfg.clip is not None:
         direction = tl.minimum(tl.maximum(direction, -cfg.clip), cfg.clip)

@@ -34,6 +34,7 @@ RULES = {
     "rowwise_adagrad": RowwiseAdagradConfig(lr=0.125),
     "hessian_adagrad": HessianAdagradConfig(lr=0.125),
     "hessian_adagrad_clipped": HessianAdagradConfig(lr=0.125, curvature_floor=0.0, clip=0.5),
+    "hessian_adagrad_rowwise": HessianAdagradConfig(lr=0.125, curvature_floor=0.25, rowwise=True),
     "adahessian": RowAdaHessianConfig(lr=0.125),
     "adahessian_rowwise_momentum": RowAdaHessianConfig(lr=0.125, rowwise=True, beta1=0.9, power=0.5),
     "adahessian_clipped_momentum": RowAdaHessianConfig(lr=0.125, beta1=0.9, clip=0.25, curvature_floor=0.0),

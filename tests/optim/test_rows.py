@@ -24,6 +24,7 @@ CONFIGS = [
     RowwiseAdagradConfig(lr=0.1),
     HessianAdagradConfig(lr=0.1),
     HessianAdagradConfig(lr=0.1, curvature_floor=0.0, clip=0.5),
+    HessianAdagradConfig(lr=0.1, rowwise=True, curvature_floor=0.3),
     RowAdaHessianConfig(lr=0.1),
     RowAdaHessianConfig(lr=0.1, rowwise=True, beta1=0.9, power=0.5),
     RowAdaHessianConfig(lr=0.1, beta1=0.9, clip=0.3, curvature_floor=0.0),
@@ -72,8 +73,9 @@ def adahessian(cfg, row, g, h, w):
 
 def adagrads(cfg, row, g, h, w):
     add = g**2
-    if cfg.name == "rowwise_adagrad":
+    if cfg.name == "rowwise_adagrad" or getattr(cfg, "rowwise", False):
         add = np.full(WIDTH, add.mean())
+        h = h if h is None else np.full(WIDTH, h.mean())
     if cfg.name == "hessian_adagrad" and h is not None:
         add = np.maximum(abs(h) / SAMPLES, cfg.curvature_floor * add)
     row.s = row.s + add
