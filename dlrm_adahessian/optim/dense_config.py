@@ -59,6 +59,8 @@ class DenseHessianAdagradConfig:
     tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
     lr: float = Field(default=0.01, gt=0)
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the mean of gradients, a step; 0 keeps none."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
     curvature_floor: float = Field(default=1.0, gt=0)

@@ -4,6 +4,9 @@ Under the model the expected squared gradient of a sample is its curvature (Fish
 samples is h / B. So s += max(h / B, floor * g^2), w -= lr * g / (sqrt(s) + eps): where Adagrad's first step is the sign
 of a gradient, this one's size tells a likely outcome from a surprise. The floor bounds the step, since p (1 - p)
 vanishes on confident mistakes while the gradient does not. As on rows (row_hessian_adagrad.py).
+
+With beta1 the step is along AdaHessian's bias-corrected mean of gradients, and the rule is AdaHessian of power 0.5
+(adahessian.py) with a sum over curvature updates where that has a moving average: steps shrink like 1 / sqrt(t).
 """
 
 import torch
@@ -18,6 +21,9 @@ class DenseHessianAdagrad:
     def __init__(self, parameters: Tensor, cfg: DenseHessianAdagradConfig) -> None:
         self.cfg = cfg
         self.state = {"sum": torch.zeros_like(parameters)}
+        if cfg.beta1:
+            self.state["mean"] = torch.zeros_like(parameters)
+            self.state["steps"] = torch.zeros((), dtype=torch.int64)
 
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
@@ -28,4 +34,8 @@ class DenseHessianAdagrad:
         if curvature is not None:
             expected = torch.maximum(curvature.abs() / samples, expected.mul_(cfg.curvature_floor))
         total.add_(expected)
-        parameters.addcdiv_(grad, total.sqrt().add_(cfg.eps), value=-cfg.lr * lr_scale)
+        direction, lr = grad, cfg.lr * lr_scale
+        if cfg.beta1:
+            direction = self.state["mean"].lerp_(grad, 1 - cfg.beta1)
+            lr /= 1 - cfg.beta1 ** int(self.state["steps"].add_(1))
+        parameters.addcdiv_(direction, total.sqrt().add_(cfg.eps), value=-lr)

@@ -266,18 +266,20 @@ def test_schedule_warms_up_and_decays_to_its_last_step():
 
 
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("floor", [0.1, 1.0])
-def test_hessian_adagrad_equals_its_formula(every, floor):
-    cfg = DenseHessianAdagradConfig(lr=0.1, eps=1e-3, curvature_floor=floor)
+@pytest.mark.parametrize(("floor", "beta1"), [(0.1, 0.0), (1.0, 0.0), (1.0, 0.9)])
+def test_hessian_adagrad_equals_its_formula(every, floor, beta1):
+    cfg = DenseHessianAdagradConfig(lr=0.1, eps=1e-3, curvature_floor=floor, beta1=beta1)
     w, grads, curvatures, found = run(cfg, every=every)
-    total = np.zeros_like(w)
+    total, mean = np.zeros_like(w), np.zeros_like(w)
     for step in range(STEPS):
         square = grads[step] ** 2
         if step % every == 0:
             total += np.maximum(np.abs(curvatures[step]) / SAMPLES, floor * square)
         else:
             total += square
-        w = w - 0.5 * cfg.lr * grads[step] / (np.sqrt(total) + cfg.eps)
+        mean = beta1 * mean + (1 - beta1) * grads[step]
+        corrected = mean / (1 - beta1 ** (step + 1))
+        w = w - 0.5 * cfg.lr * corrected / (np.sqrt(total) + cfg.eps)
     np.testing.assert_allclose(found, w, rtol=0, atol=1e-12)
 
 
