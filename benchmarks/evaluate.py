@@ -1,0 +1,90 @@
+"""Scoring against training, and the AUC of millions of rows against scikit-learn's.
+
+    python -m benchmarks.evaluate [--rows N] [--auc-rows N] [--json]
+
+A hybrid with the Kaggle model is trained for one epoch on generated rows, and its checkpoint scores the same rows, prepared
+and as raw text; reading, encoding, metrics and writing parquet count as scoring. Rows per second are those of whole steps
+and of whole calls, after a first call that compiles the kernels.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.prepare import write_text
+from benchmarks.printing import print_rows
+from dlrm_adahessian.artifacts import RunDirectory
+from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.evaluate import evaluate
+from dlrm_adahessian.job import run_job
+from dlrm_adahessian.metrics import binary_metrics
+
+_BATCH = 2048
+
+
+def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
+    """Return rows per second of training and of scoring, and the ratios of the latter to the former."""
+    values = {"dataset": "synthetic", "optimizer": "hybrid", "baseline": "none", "rows": rows}
+    settings = {"batch_size": _BATCH, "out": str(folder / "run"), "data": {"cache_dir": str(folder / "cache")}}
+    config = from_dict(merged(merged(preset("hybrid"), values), settings))
+    path, summary = run_job(config)
+    trained = summary["train"]["samples_per_second"]
+    prepared = RunDirectory(path).read_config()["prepared"]["folder"]
+    with (folder / "rows.txt").open("wb") as file:
+        write_text(file, rows, config.data.synthetic)
+    found = {"rows": float(rows), "training_rows_per_second": trained}
+    for name, source in (("prepared", prepared), ("raw", str(folder / "rows.txt"))):
+        seconds = _seconds(lambda source=source: evaluate(path, source, folder / "scores.parquet"), 3)
+        found[f"{name}_rows_per_second"] = rows / seconds
+        found[f"{name}_over_training"] = rows / seconds / trained
+    return found
+
+
+def measure_auc(rows: int) -> dict[str, float]:
+    """Return seconds of scikit-learn's AUC over those of ours, and how far they are apart."""
+    rng = np.random.default_rng(0)
+    probability = rng.beta(1, 3, rows).astype(np.float32)
+    labels = (rng.random(rows) < probability).astype(np.int8)
+    ours = _seconds(lambda: binary_metrics(labels, probability), 5)
+    theirs = _seconds(lambda: roc_auc_score(labels, probability), 5)
+    auc = binary_metrics(labels, probability).auc
+    return {
+        "auc_rows": float(rows),
+        "sklearn_auc_over_all_our_metrics": theirs / ours,
+        "auc_difference": abs(float(auc or 0) - float(roc_auc_score(labels, probability))),
+    }
+
+
+def _seconds(call: Callable[[], object], times: int) -> float:
+    """Return the median time of some calls after an untimed one."""
+    call()
+    seconds: list[float] = []
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=400_000, help="rows that are trained on and scored")
+    parser.add_argument("--auc-rows", type=int, default=4_000_000, help="rows of the AUC")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_scoring(args.rows, Path(folder)) | measure_auc(args.auc_rows)
+    print_rows([found], as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
