@@ -31,7 +31,11 @@ _BATCH = 2048
 def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
     """Return rows per second of training and of scoring, and the ratios of the latter to the former."""
     values = {"dataset": "synthetic", "optimizer": "hybrid", "baseline": "none", "rows": rows}
-    settings = {"batch_size": _BATCH, "out": str(folder / "run"), "data": {"cache_dir": str(folder / "cache")}}
+    settings = {
+        "batch_size": _BATCH,
+        "out": str(folder / "run"),
+        "data": {"cache_dir": str(folder / "cache")},
+    }
     config = from_dict(merged(merged(preset("hybrid"), values), settings))
     path, summary = run_job(config)
     trained = summary["train"]["samples_per_second"]
