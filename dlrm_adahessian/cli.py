@@ -5,6 +5,7 @@ Heavy packages are imported by the command that needs them, so that help and a w
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -154,6 +155,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -163,7 +167,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code of the contract; every error that a user can act on becomes one.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has left, as head does; what is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def _run(given: list[str]) -> int:
     if given[:1] == ["--version"]:
         _print(__version__)
         return 0

@@ -181,3 +181,11 @@ def test_a_resume_with_other_settings_is_refused_and_changes_nothing(finished, r
     )
     assert code == 3, err
     assert before == {p: p.read_bytes() for p in (run / "config.json", *(run / "vocabulary").iterdir())}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_a_reader_that_leaves_early_ends_the_program_quietly(arguments):
+    with start(*arguments) as process:
+        process.stdout.close()  # what head does once it has enough
+        err = process.stderr.read()
+    assert (process.returncode, err) == (141, "")
