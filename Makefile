@@ -43,4 +43,5 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each; l
 	$(BIN)/python -m benchmarks.curvature --json > benchmarks/results/curvature.json
 	$(BIN)/python -m benchmarks.step --json > benchmarks/results/step.json
 	$(BIN)/python -m benchmarks.prepare --json > benchmarks/results/prepare.json
+	$(BIN)/python -m benchmarks.evaluate --json > benchmarks/results/evaluate.json
 	$(BIN)/python -m benchmarks.null_study --json > benchmarks/results/null_study.json
