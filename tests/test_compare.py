@@ -16,10 +16,11 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian import config
+from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.results import runs_table, summarize, time_to
 from dlrm_adahessian.compare.search import Search
-from dlrm_adahessian.compare.study import run_study
+from dlrm_adahessian.compare.study import fitted_run, run_study
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.model.config import ModelConfig
@@ -105,7 +106,7 @@ def test_draws_have_no_test_figures_and_final_runs_have_other_seeds(finished):
     assert finals["test_logloss"].notna().all()
     assert not set(draws["seed"]) & set(finals["seed"])
     for name in ("adagrad", "hybrid"):
-        best = draws[draws["optimizer"] == name].sort_values("val_logloss").iloc[0]
+        best = draws[draws["optimizer"] == name].sort_values("judged_logloss").iloc[0]
         assert set(finals[finals["optimizer"] == name]["dense.lr"]) == {best["dense.lr"]}
 
 
@@ -127,6 +128,30 @@ def test_a_killed_comparison_goes_on_and_says_the_same(finished, summary, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in before} == written
     again = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert without_clock(again) == without_clock(summary)
+
+
+def test_progressive_rows_that_choose_are_not_reported(tmp_path):
+    asked = small(tmp_path, optimizers="adagrad,rowwise_adagrad", seeds=1, trials=2, select="progressive")
+    study = run_study(asked)
+    found = summarize(study)
+    for contender in study.contenders:
+        for run in contender.trials:
+            labels, probability = fitted_run(run.config, study.data, RunDirectory(run.folder)).progressive
+            chooses = np.arange(len(labels)) // 128 % 2 == 0
+            assert run.judged_logloss == pytest.approx(
+                log_loss(labels[chooses], probability[chooses].astype(float)), rel=1e-9
+            )
+        final = fitted_run(
+            contender.finals[0].config, study.data, RunDirectory(contender.finals[0].folder)
+        ).progressive
+        reported = found["optimizers"][contender.name]["progressive"]
+        assert reported["rows"] == (~chooses).sum()
+        assert reported["logloss"] == pytest.approx(
+            log_loss(final[0][~chooses], final[1][~chooses].astype(float)), rel=1e-9
+        )
+        best = min(contender.trials, key=lambda run: run.judged_logloss)
+        assert contender.chosen == best.drawn
+    assert found["differences"][0]["row_count"] == (~chooses).sum()
 
 
 def test_a_wrong_name_is_refused_with_the_nearest(tmp_path):
@@ -154,8 +179,8 @@ def test_divergence_is_a_result(tmp_path, monkeypatch):
 
 def test_draws_that_all_diverged_have_no_plot_and_one_that_did_not_has():
     draws = {"kind": ["trial"] * 2, "optimizer": ["sgd"] * 2, "dense.lr": [0.1, 1.0], "rows.lr": [0.1, 1.0]}
-    assert sensitivity(pd.DataFrame({**draws, "val_logloss": [None, None]}), 0.001) is None
-    assert sensitivity(pd.DataFrame({**draws, "val_logloss": [None, 0.5]}), 0.001).startswith("<svg")
+    assert sensitivity(pd.DataFrame({**draws, "judged_logloss": [None, None]}), 0.001) is None
+    assert sensitivity(pd.DataFrame({**draws, "judged_logloss": [None, 0.5]}), 0.001).startswith("<svg")
 
 
 def test_runs_share_all_but_the_optimizer(tmp_path):

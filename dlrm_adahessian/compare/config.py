@@ -29,7 +29,9 @@ class CompareConfig(SharedConfig):
     seeds: int = Field(default=3, ge=1)
     """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
     trials: int = Field(default=0, ge=0)
-    """Draws of hyper-parameters of each optimizer, chosen on validation rows; 0 takes the presets as they are."""
+    """Draws of hyper-parameters of each optimizer, of which `select` chooses; 0 takes the presets as they are."""
+    select: Literal["val", "progressive"] = "val"
+    """Choose draws by the validation rows, or by every other block of the progressive rows, left out of the report."""
     trial_rows: Annotated[int, Field(ge=1)] | None = None
     """Rows that a draw trains on, the last ones of the training part; default all."""
     sampler: Literal["random", "tpe"] = "random"

@@ -14,13 +14,14 @@ import pandas as pd
 from dlrm_adahessian.artifacts import RunDirectory, environment
 from dlrm_adahessian.compare.bands import BANDS, band_of_ids, bands_of_rows, logloss_by_band
 from dlrm_adahessian.compare.config import settings_of
-from dlrm_adahessian.compare.study import Contender, Run, Study, best_of
+from dlrm_adahessian.compare.selection import reported, reported_rows
+from dlrm_adahessian.compare.study import Contender, Run, Study, best_of, fitted_run
 from dlrm_adahessian.compare.worker import CURVATURE
 from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_difference
 from dlrm_adahessian.statistics.multiplicity import holm
 from dlrm_adahessian.statistics.power import minimum_detectable
 from dlrm_adahessian.storage import read_json
-from dlrm_adahessian.trainer import Fitted, finished
+from dlrm_adahessian.trainer import Fitted
 
 METRICS = ("auc", "accuracy", "logloss")
 Part = Literal["progressive", "test"]
@@ -38,7 +39,7 @@ def summarize(study: Study) -> dict[str, Any]:
     Returns:
         JSON values: `optimizers` by name, `differences` of each pair, settings, versions.
     """
-    finals = {contender.name: _fitted(study, contender) for contender in study.contenders}
+    finals = {contender.name: _finals(study, contender) for contender in study.contenders}
     best = _best_draw(study)
     data = study.data
     optimizers = {
@@ -54,6 +55,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "trials": study.config.trials,
         "trial_rows": study.config.trial_rows,
         "sampler": study.config.sampler,
+        "select": study.config.select,
         "batch_size": study.config.batch_size,
         "epochs": study.config.epochs,
         "parallel": study.config.parallel,
@@ -61,7 +63,7 @@ def summarize(study: Study) -> dict[str, Any]:
         "target_val_logloss": target,
         "differences": _differences(finals),
         "bands": _bands(study, finals),
-        "best_draw_val_logloss": best,
+        "best_draw_logloss": best,
         "bayes": _bayes(finals),
         "environment": environment(),
     }
@@ -73,42 +75,42 @@ def runs_table(study: Study) -> pd.DataFrame:
     for contender in study.contenders:
         for kind, runs in (("trial", contender.trials), ("final", contender.finals)):
             for number, run in enumerate(runs):
-                records.append(_record(contender.name, kind, number, run))
+                record = {"optimizer": contender.name, "kind": kind, "number": number}
+                records.append(
+                    {**record, **_record(study, run, ("val",) if kind == "trial" else ("val", *PARTS))}
+                )
     return pd.DataFrame.from_records(records)
 
 
-def _record(name: str, kind: str, number: int, run: Run) -> dict[str, Any]:
+def _record(study: Study, run: Run, parts: Sequence[str]) -> dict[str, Any]:
     record: dict[str, Any] = {
-        "optimizer": name,
-        "kind": kind,
-        "number": number,
         "seed": run.config.seed,
-        "diverged": run.val_logloss is None,
-        "val_logloss": run.val_logloss,
+        "diverged": run.judged_logloss is None,
+        "judged_logloss": run.judged_logloss,
         "folder": run.folder.name,
         **run.drawn,
     }
-    if run.val_logloss is None:
+    if run.judged_logloss is None:
         return record
-    summary = RunDirectory(run.folder).read_summary()
-    for part in ("val",) if kind == "trial" else ("val", *PARTS):
+    summary = _fitted(study, run).summary
+    for part in parts:
         record.update({f"{part}_{metric}": summary[part][metric] for metric in METRICS})
     record["seconds"] = summary["train"]["seconds"]
     record["step_ms_median"] = summary["train"]["step_ms_median"]
     return record
 
 
-def _fitted(study: Study, contender: Contender) -> dict[int, Fitted]:
+def _finals(study: Study, contender: Contender) -> dict[int, Fitted]:
     """Return the final runs that did not diverge, by seed."""
-    found: dict[int, Fitted] = {}
-    for run in contender.finals:
-        if run.val_logloss is None:
-            continue
-        fitted = finished(run.config, study.data, RunDirectory(run.folder))
-        if fitted is None:
-            raise RuntimeError(f"{run.folder} was finished and is not any more; start the comparison again")
-        found[run.config.seed] = fitted
-    return found
+    return {
+        run.config.seed: _fitted(study, run) for run in contender.finals if run.judged_logloss is not None
+    }
+
+
+def _fitted(study: Study, run: Run) -> Fitted:
+    """Return a finished run as far as the report may look at it."""
+    fitted = fitted_run(run.config, study.data, RunDirectory(run.folder))
+    return reported(fitted, study.config.select, study.config.batch_size)
 
 
 def _optimizer(contender: Contender, finals: Mapping[int, Fitted], best: float | None) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def _optimizer(contender: Contender, finals: Mapping[int, Fitted], best: float |
         **{part: _means(summaries, part) for part in ("val", *PARTS)},
         "train": _means(summaries, "train"),
         "draws": _draws(contender.trials, best),
-        "curve": [_curve(run) for run in contender.finals if run.val_logloss is not None],
+        "curve": [_curve(run) for run in contender.finals if run.judged_logloss is not None],
     }
 
 
@@ -140,22 +142,22 @@ def _draws(trials: Sequence[Run], best: float | None) -> dict[str, Any] | None:
     """Return how good the draws were, or None without any."""
     if not trials:
         return None
-    finite = [run.val_logloss for run in trials if run.val_logloss is not None]
+    finite = [run.judged_logloss for run in trials if run.judged_logloss is not None]
     return {
         "count": len(trials),
         "diverged": len(trials) - len(finite),
         "near_best": sum(value <= best + NEAR_BEST for value in finite) if best is not None else 0,
-        "best_val_logloss": best_of(trials).val_logloss,
-        "median_val_logloss": statistics.median(finite) if finite else None,
+        "best_logloss": best_of(trials).judged_logloss,
+        "median_logloss": statistics.median(finite) if finite else None,
     }
 
 
 def _best_draw(study: Study) -> float | None:
     finite = [
-        run.val_logloss
+        run.judged_logloss
         for contender in study.contenders
         for run in contender.trials
-        if run.val_logloss is not None
+        if run.judged_logloss is not None
     ]
     return min(finite, default=None)
 
@@ -258,6 +260,7 @@ def _bands(study: Study, finals: Mapping[str, Mapping[int, Fitted]]) -> dict[str
     """Return differences of log loss to the first optimizer by band of token, and the curvature of each model."""
     names = list(finals)
     rows = np.arange(study.data.split.days[1], study.data.split.train.stop)
+    rows = rows[reported_rows(len(rows), study.config.select, study.config.batch_size)]
     pairs = {name: sorted(finals[name].keys() & finals[names[0]].keys()) for name in names[1:]}
     if study.config.data.order != "time" or not any(pairs.values()):
         return None

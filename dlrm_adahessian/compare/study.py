@@ -2,7 +2,7 @@
 """All runs of a comparison: draws, the choice among them, final runs.
 
 Every optimizer gets the same rows in the same order, the same initial weights, the same choice of schedules and the
-same number of draws. Draws are judged by the log loss of validation rows. Test rows are looked at in final runs only.
+same number of draws. Draws are judged as `selection` says. Test rows are looked at in final runs only.
 A run that is finished or known to diverge is found again, so a comparison that was killed goes on where it stood.
 """
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.search import Search
+from dlrm_adahessian.compare.selection import judged_logloss
 from dlrm_adahessian.compare.worker import begin, train
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.cache import open_dataset
@@ -31,6 +32,7 @@ from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.reuse import run_path
 from dlrm_adahessian.storage import exclusive_lock
+from dlrm_adahessian.trainer import Fitted, finished
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +47,13 @@ class Run:
         config: of the run.
         folder: where it lies.
         drawn: hyper-parameters that differ from the preset, by path below `optim`.
-        val_logloss: of validation rows after training; None when it diverged.
+        judged_logloss: by which draws are chosen; None when it diverged.
     """
 
     config: RunConfig
     folder: Path
     drawn: dict[str, Any]
-    val_logloss: float | None
+    judged_logloss: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,7 @@ class _Runner:
         for _ in range(config.trials):
             asked, drawn = search.ask()
             [run] = self._train([trial_config(config, name, drawn)], drawn, final=False)
-            search.tell(asked, run.val_logloss)
+            search.tell(asked, run.judged_logloss)
             trials.append(run)
         chosen = best_of(trials).drawn if trials else {}
         steps = math.ceil(len(self._data.split.train) / config.batch_size) * config.epochs
@@ -179,18 +181,27 @@ class _Runner:
         for config, folder, future in zip(configs, folders, waiting, strict=True):
             future.result()
             self._progress.finished(folder)
-            runs.append(Run(config=config, folder=folder, drawn=drawn, val_logloss=_val_logloss(folder)))
+            judged = self._judged(config, RunDirectory(folder))
+            runs.append(Run(config=config, folder=folder, drawn=drawn, judged_logloss=judged))
         return runs
+
+    def _judged(self, config: RunConfig, run: RunDirectory) -> float | None:
+        if run.diverged:
+            return None
+        return judged_logloss(fitted_run(config, self._data, run), self._config.select, config.batch_size)
+
+
+def fitted_run(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted:
+    """Return what a run of this comparison found; that it is gone meanwhile is a RuntimeError."""
+    fitted = finished(config, data, run)
+    if fitted is None:
+        raise RuntimeError(f"{run.path} was finished and is not any more; start the comparison again")
+    return fitted
 
 
 def best_of(trials: Sequence[Run]) -> Run:
-    """Return the draw with the lowest log loss on validation rows; when all diverged, the first."""
-    return min(trials, key=lambda run: math.inf if run.val_logloss is None else run.val_logloss)
-
-
-def _val_logloss(folder: Path) -> float | None:
-    run = RunDirectory(folder)
-    return None if run.diverged else run.read_summary()["val"]["logloss"]
+    """Return the draw with the lowest log loss of those rows that judge; when all diverged, the first."""
+    return min(trials, key=lambda run: math.inf if run.judged_logloss is None else run.judged_logloss)
 
 
 class _Progress:

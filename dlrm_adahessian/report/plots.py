@@ -76,7 +76,7 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
     """Plot log loss of each draw against each learning rate; diverged ones as crosses at the top; None when all are."""
     draws: pd.DataFrame = runs.loc[runs["kind"] == "trial"]
     names = list(dict.fromkeys(draws["optimizer"]))
-    logloss = draws["val_logloss"].to_numpy(dtype=float)
+    logloss = draws["judged_logloss"].to_numpy(dtype=float)
     if np.isnan(logloss).all():
         return None
     best = float(np.nanmin(logloss))
@@ -89,7 +89,7 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
             own: pd.DataFrame = draws.loc[draws["optimizer"] == name]
             for row, rate in enumerate(("dense.lr", "rows.lr")):
                 axis = axes[2 * (place // columns) + row, place % columns]
-                logloss = own["val_logloss"].to_numpy(dtype=float)
+                logloss = own["judged_logloss"].to_numpy(dtype=float)
                 lost = np.isnan(logloss)
                 shown = np.minimum(np.where(lost, ceiling, logloss), ceiling)
                 axis.axhspan(best, best + near_best, color="#009e73", alpha=0.15, linewidth=0)
@@ -102,7 +102,7 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
                 if row == 0:
                     axis.set_title(name, fontsize=10)
         for axis in axes[:, 0]:
-            axis.set_ylabel("log loss, validation")
+            axis.set_ylabel("log loss, rows that choose")
         for place in range(len(names), blocks * columns):
             for row in (0, 1):
                 axes[2 * (place // columns) + row, place % columns].set_axis_off()

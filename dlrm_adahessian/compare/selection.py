@@ -1,0 +1,53 @@
+"""What chooses among draws, and what is left to report.
+
+With `val` draws are judged by the validation rows after training. Where these are few, chance chooses: `progressive`
+judges by every other block of the progressive rows, which are ten times as many and cover the whole of training. The
+report then holds the other blocks alone, so that no row both chooses and reports.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_adahessian.metrics import binary_metrics, row_log_losses
+from dlrm_adahessian.trainer import Fitted
+
+Select = Literal["val", "progressive"]
+
+
+def judged_logloss(fitted: Fitted, select: Select, block: int) -> float:
+    """Return the log loss by which a run is compared with others of its optimizer.
+
+    Args:
+        fitted: the run.
+        select: the rows that judge.
+        block: rows per block.
+
+    Returns:
+        Mean log loss in nats.
+    """
+    if select == "val":
+        return fitted.summary["val"]["logloss"]
+    labels, probability = fitted.progressive
+    judges = ~_reports(len(labels), block)
+    return float(row_log_losses(labels[judges], probability[judges]).mean())
+
+
+def reported_rows(rows: int, select: Select, block: int) -> npt.NDArray[np.bool_]:
+    """Return which of N progressive rows the report may use, (N,)."""
+    return np.ones(rows, np.bool_) if select == "val" else _reports(rows, block)
+
+
+def reported(fitted: Fitted, select: Select, block: int) -> Fitted:
+    """Return a run with the rows of its progressive validation that the report may use, and their figures."""
+    labels, probability = fitted.progressive
+    kept = reported_rows(len(labels), select, block)
+    labels, probability = labels[kept], probability[kept]
+    summary = {**fitted.summary, "progressive": binary_metrics(labels, probability).asdict()}
+    return replace(fitted, progressive=(labels, probability), summary=summary)
+
+
+def _reports(rows: int, block: int) -> npt.NDArray[np.bool_]:
+    return np.arange(rows) // block % 2 == 1
