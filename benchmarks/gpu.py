@@ -38,8 +38,8 @@ from dlrm_adahessian.model.head import Head, flatten_parameters_
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import (
     AdagradConfig,
-    AdaHessianConfig,
     DenseConfig,
+    DenseHessianAdagradConfig,
     HessianAdagradConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
@@ -203,8 +203,11 @@ def new_head(dtype: torch.dtype = torch.float32) -> Head:
 def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
     """Time full steps of all optimizers."""
     feed = Feed(batch)
-    adagrad, hessian = tables.of(RowAdagradConfig(lr=1e-4)), tables.of(HessianAdagradConfig(lr=1e-4))
-    plain, second = AdagradConfig(lr=1e-5), AdaHessianConfig(lr=1e-5)
+    adagrad, hessian = (
+        tables.of(RowAdagradConfig(lr=1e-4)),
+        tables.of(HessianAdagradConfig(lr=1e-4, rowwise=True)),
+    )
+    plain, second = AdagradConfig(lr=1e-5), DenseHessianAdagradConfig(lr=1e-5, beta1=0.9)
     cuda = torch.device("cuda")
 
     def trainers() -> dict[str, Trainer]:
@@ -285,7 +288,7 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     share = 1e3 * flops(head, batch, "gradient") / ms / limits["bf16_flops"]
     found["bf16"] = {"gradient_graph_ms": ms, "gradient_matrix_share": share}
     grad = torch.randn_like(parameters).mul_(1e-3)
-    for cfg in (AdagradConfig(), AdaHessianConfig()):
+    for cfg in (AdagradConfig(), DenseHessianAdagradConfig(beta1=0.9)):
         optimizer = dense_optimizer(cfg, parameters.clone(), shapes)
         found[f"{cfg.name}_update_ms"] = milliseconds(
             lambda o=optimizer: o.step(parameters, grad, grad, lr_scale=1e-6, samples=batch)
@@ -399,7 +402,7 @@ def correctness() -> dict[str, float]:
     for precision in PRECISIONS:
         with products_in(precision):
             on_device = [tensor.float().cuda() for tensor in (dense, pooled, labels)]
-            got = ExactDiagonal()(head.float().cuda(), *on_device, curvature_samples=512)
+            got = ExactDiagonal("bf16")(head.float().cuda(), *on_device, curvature_samples=512)
         for name in ("grad", "curvature", "pooled_grad", "pooled_curvature"):
             want = getattr(expected, name)
             error = (getattr(got, name).double().cpu() - want).norm() / want.norm()

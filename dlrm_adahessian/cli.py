@@ -6,9 +6,11 @@ Heavy packages are imported by the command that needs them, so that help and a w
 import json
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -166,15 +168,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code of the contract; every error that a user can act on becomes one.
+
+    Raises:
+        BrokenPipeError: not of the standard output.
     """
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read our output has left, as head does; what is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _reader_left():
+            raise
+        # What is still buffered must not be tried again at exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
         return _BROKEN_PIPE
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads our output any more, as when head has enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _run(given: list[str]) -> int:
@@ -269,4 +285,5 @@ def _print(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"error: {text}\n")
+    with suppress(BrokenPipeError):  # the exit code still tells
+        sys.stderr.write(f"error: {text}\n")

@@ -146,6 +146,8 @@ class RunConfig(SharedConfig):
             16 hexadecimal digits; equal for runs whose results are equal, wherever they are written.
         """
         settings = {k: v for k, v in asdict(self).items() if k not in _NOT_RESULTS}
+        if self.curvature != "exact":
+            del settings["curvature_precision"]
         settings["data"] = {"order": self.data.order, "train_rows": self.data.train_rows}
         return fingerprint({"rows": rows, "settings": settings})
 

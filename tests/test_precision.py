@@ -4,9 +4,10 @@ import torch
 from dlrm_adahessian.precision import matrix_products
 
 
-def test_precision_holds_within_the_block_only():
+@pytest.mark.parametrize(("precision", "name"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "medium")])
+def test_precision_holds_within_the_block_only(precision, name):
     before = torch.get_float32_matmul_precision()
-    with pytest.raises(KeyError), matrix_products("tf32"):
-        assert torch.get_float32_matmul_precision() == "high"
+    with pytest.raises(KeyError), matrix_products(precision):
+        assert torch.get_float32_matmul_precision() == name
         raise KeyError
     assert torch.get_float32_matmul_precision() == before

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrm_adahessian.curvature.base import Derivatives, gradient
-from dlrm_adahessian.curvature.fused import fuses, layer_sums_, pooled_derivatives
+from dlrm_adahessian.curvature.fused import fuses, layer_sums_, multiplies_bf16, pooled_derivatives
 from dlrm_adahessian.precision import Precision, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
@@ -67,7 +67,9 @@ class ExactDiagonal:
         curvature, curvature_of = _empty_like_parameters(head)
         for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
             if fuses(delta):
-                rounded = self._precision == "bf16" and delta.dtype == torch.float32
+                rounded = (
+                    self._precision == "bf16" and delta.dtype == torch.float32 and multiplies_bf16(delta)
+                )
                 layer_sums_(layer, delta, inputs, residual, weight, grad_of, curvature_of, rounded=rounded)
             else:
                 self._weighted_sums(inputs, delta, residual, layer, grad_of, square=False)

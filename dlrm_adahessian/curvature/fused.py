@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from dlrm_adahessian.kernels import optional_triton
+from dlrm_adahessian.precision import matrix_products
 
 
 def fuses(tensor: Tensor) -> bool:
     """Whether the fused kernel runs on the device of `tensor`."""
     return tensor.is_cuda and optional_triton.available
+
+
+def multiplies_bf16(tensor: Tensor) -> bool:
+    """Whether the GPU of `tensor` has units for products of bfloat16."""
+    return torch.cuda.get_device_capability(tensor.device) >= (8, 0)
 
 
 def layer_sums_(
@@ -52,10 +58,11 @@ def layer_sums_(
     )
     if delta_is_narrow:
         torch.mm(weighted.T, inputs, out=grad_of[layer.weight])
-        curvature_of[layer.weight].copy_(_product(narrow_square.T, wide_square))
+        curvature = _product(narrow_square.T, wide_square)
     else:
         torch.mm(delta.T, weighted, out=grad_of[layer.weight])
-        curvature_of[layer.weight].copy_(_product(wide_square.T, narrow_square))
+        curvature = _product(wide_square.T, narrow_square)
+    curvature_of[layer.weight].copy_(curvature)
     if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
         torch.mv(delta.T, residual, out=grad_of[layer.bias])
         # As products, which tensor cores do several times faster than `sum` reads bfloat16.
@@ -93,5 +100,8 @@ def pooled_derivatives(slopes: Tensor, residual: Tensor, weight: Tensor) -> tupl
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    # cuBLAS adds up in float32; without `out_dtype` the sums would be rounded to bfloat16.
-    return torch.mm(a, b, out_dtype=torch.float32) if a.dtype == torch.bfloat16 else a @ b
+    if a.dtype == torch.bfloat16:
+        # cuBLAS adds up in float32; without `out_dtype` the sums would be rounded to bfloat16.
+        return torch.mm(a, b, out_dtype=torch.float32)
+    with matrix_products("fp32"):  # the gradient's products may be tf32
+        return a @ b

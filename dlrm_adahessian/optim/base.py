@@ -1,8 +1,8 @@
 """What the trainer expects of a dense optimizer and of a row rule.
 
 Both are plain tensor code: no autograd, no collectives, no logging. Derivatives are those of the mean
-loss over `samples` samples. A step without curvature passes None, and bias corrections count curvature
-updates, not steps.
+loss over `samples` samples. A step without curvature passes None. Corrections of second moments count curvature
+updates, those of means steps.
 """
 
 from abc import ABC, abstractmethod

@@ -5,8 +5,8 @@ samples is h / B. So s += max(h / B, floor * g^2), w -= lr * g / (sqrt(s) + eps)
 of a gradient, this one's size tells a likely outcome from a surprise. The floor bounds the step, since p (1 - p)
 vanishes on confident mistakes while the gradient does not. As on rows (row_hessian_adagrad.py).
 
-With beta1 the step is along AdaHessian's bias-corrected mean of gradients, and the rule is AdaHessian of power 0.5
-(adahessian.py) with a sum over curvature updates where that has a moving average: steps shrink like 1 / sqrt(t).
+With beta1 the step is along AdaHessian's bias-corrected mean of gradients, and the rule is like AdaHessian of power 0.5
+(adahessian.py) with a sum over steps where that has a moving average: steps shrink like 1 / sqrt(t).
 """
 
 import torch

@@ -72,7 +72,7 @@ class RowAdaHessian(RowRule):
             state["mean_square"][rows[has]] = old.lerp_(curvature[has].square(), 1 - cfg.beta2)
             state["curvature_updates"][rows[has]] += 1
         updates = state["curvature_updates"][rows].to(grad.dtype).unsqueeze(1)
-        mean_square = state["mean_square"][rows].view(len(rows), -1)
+        mean_square = self._mean_squares(state)[rows]
         corrected = mean_square / (1 - cfg.beta2**updates)  # 0 / 0 where there is no curvature yet
         denominator = torch.where(updates > 0, corrected.pow(cfg.power / 2) + cfg.eps, 1.0)
         direction = mean / denominator
@@ -90,7 +90,7 @@ class RowAdaHessian(RowRule):
         counters = state["curvature_updates"].numpy()
         _update(
             w,
-            state["mean_square"].numpy().reshape(len(w), -1),
+            self._mean_squares(state).numpy(),
             counters,
             state["mean"].numpy() if cfg.beta1 else w,
             state["touches"].numpy() if cfg.beta1 else counters,
@@ -107,6 +107,10 @@ class RowAdaHessian(RowRule):
             real(_NO_CLIP if cfg.clip is None else cfg.clip),
             real(samples),
         )
+
+    def _mean_squares(self, state: dict[str, Tensor]) -> Tensor:
+        """Return a view (R, D) or (R, 1) of the second moments."""
+        return state["mean_square"].unsqueeze(1) if self.cfg.rowwise else state["mean_square"]
 
 
 @numba.njit(cache=True, parallel=True)

@@ -9,8 +9,8 @@ piecewise linear). So for the mean loss over B samples
 in the units of Adagrad: h = 0 and floor = 1 make it Adagrad. A row that no sampled curvature reached in this step adds
 g^2, which has the same expectation, so the accumulator grows alike however often curvature is computed.
 
-Rowwise, h and g^2 are means over the entries of the row. Elementwise the first step of a row has the size of
-(p - y) / sqrt(p (1 - p)) in every entry, whatever the slope dz/dw there; rowwise it keeps the direction of the gradient.
+Rowwise, h and g^2 are means over the entries of the row. Elementwise, the first step of a row that one sample hits has the
+size |p - y| / sqrt(p (1 - p)), at most 1 / sqrt(floor), in every entry; rowwise it keeps the direction of the gradient.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ class HessianAdagrad(RowRule):
             curvature = _per_accumulator(hits.curvature, cfg).abs() / samples
             guarded = torch.maximum(curvature, cfg.curvature_floor * expected)
             expected = torch.where(hits.has_curvature.unsqueeze(1), guarded, expected)
-        sums = state["sum"].view(len(weight), -1)
+        sums = self._sums(state)
         total = sums[hits.rows] + expected
         sums[hits.rows] = total
         direction = hits.grad / total.sqrt_().add_(cfg.eps)
@@ -70,7 +70,8 @@ class HessianAdagrad(RowRule):
         curvature, has_curvature = hits.curvature_arrays()
         _update(
             w,
-            state["sum"].numpy().reshape(len(w), -1),
+            self._sums(state).numpy(),
+            cfg.rowwise,
             hits.rows.numpy(),
             g,
             curvature,
@@ -82,32 +83,42 @@ class HessianAdagrad(RowRule):
             real(1 / samples),
         )
 
+    def _sums(self, state: dict[str, Tensor]) -> Tensor:
+        """Return a view (R, D) or (R, 1) of the accumulators."""
+        return state["sum"].unsqueeze(1) if self.cfg.rowwise else state["sum"]
+
 
 def _per_accumulator(values: Tensor, cfg: HessianAdagradConfig) -> Tensor:
     return values.mean(1, keepdim=True) if cfg.rowwise else values
 
 
 @numba.njit(cache=True, parallel=True)
-def _update(w, s, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
-    # s is (R, D) or (R, 1).
-    width, columns = w.shape[1], s.shape[1]
-    per_column = width // columns
+def _update(w, s, rowwise, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
+    # s is (R, D), or (R, 1) when rowwise. Two plain loops, since one over both shapes is not vectorized.
+    zero, width = lr - lr, w.shape[1]
     for i in numba.prange(len(rows)):
         r = rows[i]
-        for c in range(columns):
-            first, end = c * per_column, (c + 1) * per_column
-            square, curvature = lr * 0, lr * 0  # 0 in the type of the weights
-            for d in range(first, end):
+        if rowwise:
+            square, curvature = zero, zero
+            for d in range(width):
                 square += g[i, d] * g[i, d]
                 if has_h[i]:
                     curvature += h[i, d]
-            expected = square / per_column
+            expected = square / width
             if has_h[i]:
-                expected = max(abs(curvature / per_column) * per_sample, floor * expected)
-            s[r, c] += expected
-            root = np.sqrt(s[r, c]) + eps
-            for d in range(first, end):
+                expected = max(abs(curvature / width) * per_sample, floor * expected)
+            s[r, 0] += expected
+            root = np.sqrt(s[r, 0]) + eps
+            for d in range(width):
                 w[r, d] -= lr * min(max(g[i, d] / root, -clip), clip)
+        else:
+            for d in range(width):
+                expected = g[i, d] * g[i, d]
+                if has_h[i]:
+                    expected = max(abs(h[i, d]) * per_sample, floor * expected)
+                s[r, d] += expected
+                direction = g[i, d] / (np.sqrt(s[r, d]) + eps)
+                w[r, d] -= lr * min(max(direction, -clip), clip)
 
 
 @jit

@@ -160,7 +160,9 @@ def test_a_run_over_tiles_has_curvature_where_one_of_its_samples_took_part(num_s
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["hessian_adagrad", "adahessian_rowwise_momentum"])
+@pytest.mark.parametrize(
+    "name", ["hessian_adagrad", "hessian_adagrad_rowwise", "adahessian_rowwise_momentum"]
+)
 def test_float32_equals_the_torch_reference(name: str, device: str):
     assert_same(RULES[name], CASES["duplicates"], device, torch.float32)
 

@@ -161,8 +161,11 @@ def test_untouched_rows_stay(cfg):
     assert (w != before).any(1).nonzero().squeeze(1).tolist() == [1, 4]
 
 
-def test_hessian_adagrad_without_curvature_is_adagrad():
-    ours, theirs = row_rule(HessianAdagradConfig(lr=0.1)), row_rule(RowAdagradConfig(lr=0.1))
+@pytest.mark.parametrize(
+    ("rowwise", "plain"), [(False, RowAdagradConfig(lr=0.1)), (True, RowwiseAdagradConfig(lr=0.1))]
+)
+def test_hessian_adagrad_without_curvature_is_adagrad(rowwise, plain):
+    ours, theirs = row_rule(HessianAdagradConfig(lr=0.1, rowwise=rowwise)), row_rule(plain)
     a, b = start(), start()
     a_state, b_state = ours.new_state(a), theirs.new_state(b)
     for hits in all_hits():
@@ -177,10 +180,11 @@ def test_hessian_adagrad_without_curvature_is_adagrad():
     torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
 
 
-def test_rows_of_equal_curvature_make_rowwise_equal_elementwise():
+@pytest.mark.parametrize("config", [RowAdaHessianConfig, HessianAdagradConfig])
+def test_rows_of_equal_curvature_make_rowwise_equal_elementwise(config):
     found = []
     for rowwise in (False, True):
-        rule, w = row_rule(RowAdaHessianConfig(rowwise=rowwise, curvature_floor=0.0)), start()
+        rule, w = row_rule(config(rowwise=rowwise, curvature_floor=1e-9)), start()
         curvature = torch.full((ROWS, WIDTH), 0.3, dtype=torch.float64)
         hits = Hits(
             rows=torch.arange(ROWS),
@@ -191,6 +195,19 @@ def test_rows_of_equal_curvature_make_rowwise_equal_elementwise():
         rule.update_(w, rule.new_state(w), hits, lr_scale=1, samples=SAMPLES)
         found.append(w)
     torch.testing.assert_close(*found, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("update", ["update_torch_", "update_numba_"])
+@pytest.mark.parametrize("cfg", CONFIGS)
+def test_a_rank_without_rows_updates_nothing(cfg, update):
+    rule, w = row_rule(cfg), start()[:0]
+    none = Hits(
+        rows=torch.empty(0, dtype=torch.int64),
+        grad=w,
+        curvature=w,
+        has_curvature=torch.empty(0, dtype=torch.bool),
+    )
+    getattr(rule, update)(w, rule.new_state(w), none, lr_scale=1, samples=SAMPLES)
 
 
 def test_an_unguarded_hessian_adagrad_is_refused():
