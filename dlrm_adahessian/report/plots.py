@@ -26,6 +26,7 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
+_MARKERS = ("o", "s", "^", "D")  # when colours are used up
 _COLUMNS = 4  # optimizers side by side
 _METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "logloss": "log loss"}
 
@@ -120,13 +121,16 @@ def bands(found: Mapping[str, Any], optimizers: Sequence[str]) -> str:
             at = [place + (number - (len(optimizers) - 1) / 2) * width for place, _ in cells]
             middle = [cell["logloss"] for _, cell in cells]
             ends = np.array([cell["logloss_ci95"] for _, cell in cells]).T
-            axes[0].errorbar(at, middle, np.abs(ends - middle), fmt="o", color=colour, label=name, capsize=2)
+            marker = _MARKERS[number // (len(_COLOURS) - 1)]
+            axes[0].errorbar(
+                at, middle, np.abs(ends - middle), fmt=marker, color=colour, label=name, capsize=2
+            )
         axes[0].axhline(0, color="#000000", linewidth=0.8)
         axes[0].set_xticks(range(len(shown)), [found["names"][band] for band in shown])
         axes[0].set_xlabel("rows of training that hold the token")
         axes[0].set_ylabel("log loss, difference")
         axes[0].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
-        axes[0].legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
         return _svg(figure)
 
 
