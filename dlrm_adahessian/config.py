@@ -230,12 +230,11 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def baseline_of(config: RunConfig) -> RunConfig:
-    """Return the run that `config` is compared with: its preset, everything else alike, the schedule too."""
+    """Return the run that `config` is compared with: the baseline's preset, schedule included; all else alike."""
     values = asdict(config)
     for key in OPTIMIZER_SETTINGS:
         del values[key]
     values = merged(values, preset(config.baseline))
-    values["optim"]["schedule"] = asdict(config)["optim"]["schedule"]
     return from_dict({**values, "optimizer": config.baseline, "baseline": "none", "out": None})
 
 
