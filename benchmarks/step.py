@@ -29,6 +29,7 @@ from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.memory import keep_freed_memory
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.head import Head, flatten_parameters_
 from dlrm_adahessian.optim.config import AdaHessianConfig
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--rounds", type=int, default=20, help="measured rounds per batch size")
     args = parser.parse_args()
+    keep_freed_memory()  # as the program does
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(init_process_group())

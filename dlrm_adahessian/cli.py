@@ -22,6 +22,7 @@ from dlrm_adahessian import __version__, config
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.errors import ProgramError, UsageError
+from dlrm_adahessian.memory import keep_freed_memory
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -201,6 +202,7 @@ def _run(given: list[str]) -> int:
         _print(_usage())
         return 0 if given else UsageError.exit_code
     _quiet_libraries()
+    keep_freed_memory()
     try:
         return _command(given[0])(given[1:])
     except ProgramError as error:

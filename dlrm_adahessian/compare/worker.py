@@ -14,6 +14,7 @@ from dlrm_adahessian.compare.curvature import curvature_by_band
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.prepared import PreparedData, open_prepared
 from dlrm_adahessian.errors import DivergedError
+from dlrm_adahessian.memory import keep_freed_memory
 from dlrm_adahessian.reuse import find_or_fit, run_path
 from dlrm_adahessian.storage import write_json
 
@@ -34,6 +35,7 @@ def begin(folder: Path, threads: int, parent: int) -> None:
     logging.getLogger("dlrm_adahessian").setLevel(logging.ERROR)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     _data = open_prepared(folder)
 
 
