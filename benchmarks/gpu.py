@@ -14,8 +14,7 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,13 @@ from dlrm_adahessian.optim.config import (
     RowConfig,
 )
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+from dlrm_adahessian.precision import Precision, matrix_products
 
 BATCHES = (2048, 16_384, 65_536)
 FEATURES, WIDTH, DENSE = 26, 16, 13
 _BLOCK = 12  # steps timed together: a multiple of 4, so that every 4th has its share of curvature
 _POOL = 4  # different batches that take turns
-PRECISIONS = {"fp32": "highest", "tf32": "high"}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32")
 
 
 def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
@@ -80,17 +80,6 @@ def captured(run: Callable[[], object]) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         run()
     return graph.replay
-
-
-@contextmanager
-def products_in(precision: str) -> Iterator[None]:
-    """Let float32 matrix products use the given precision."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(PRECISIONS[precision])
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class Feed:
@@ -229,7 +218,7 @@ def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for precision in PRECISIONS:
-        with products_in(precision):
+        with matrix_products(precision):
             times = _take_turns({name: t.step for name, t in trainers().items()}, rounds)
         found[precision] = {
             name: {
@@ -273,7 +262,7 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for precision in PRECISIONS:
-        with products_in(precision):
+        with matrix_products(precision):
             part: dict[str, float] = {f"{name}_eager_ms": milliseconds(call) for name, call in calls.items()}
             for name in ("gradient", "exact"):
                 ms = milliseconds(captured(calls[name]))
@@ -400,7 +389,7 @@ def correctness() -> dict[str, float]:
     head = new_head(torch.float64).cpu()
     expected = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=512)
     for precision in PRECISIONS:
-        with products_in(precision):
+        with matrix_products(precision):
             on_device = [tensor.float().cuda() for tensor in (dense, pooled, labels)]
             got = ExactDiagonal("bf16")(head.float().cuda(), *on_device, curvature_samples=512)
         for name in ("grad", "curvature", "pooled_grad", "pooled_curvature"):
@@ -418,7 +407,7 @@ def device_limits() -> dict[str, float]:
     limits = {"copy_bytes": 2e3 * source.nbytes / milliseconds(lambda: target.copy_(source))}
     for name, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-        with products_in("tf32" if name == "tf32" else "fp32"):
+        with matrix_products("tf32" if name == "tf32" else "fp32"):
             limits[f"{name}_flops"] = 2e3 * 8192**3 / milliseconds(lambda a=a, b=b: a @ b, 8)
     return limits
 
