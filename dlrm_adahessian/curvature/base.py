@@ -21,6 +21,8 @@ class Derivatives:
         pooled_grad: (B, F, D).
         curvature: (P,) Hessian diagonal, or None on a step without curvature.
         pooled_curvature: (B, F, D); zero for samples that took no part; None exactly when `curvature` is.
+        pooled_samples: how many samples, the first ones, took part in `pooled_curvature`.
+        squares_of: (n, P) where `curvature` is `mean_square` of them; a mean over ranks must be taken of these.
         sums: what `sums_of` says of the rest, where it came with it; None otherwise.
     """
 
@@ -30,7 +32,22 @@ class Derivatives:
     pooled_grad: Tensor
     curvature: Tensor | None = None
     pooled_curvature: Tensor | None = None
+    pooled_samples: int = 0
+    squares_of: Tensor | None = None
     sums: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the samples of a rank stand among those of all ranks that the curvature is taken of.
+
+    Attributes:
+        first: how many samples the ranks before it have.
+        samples: how many all ranks have; 0 on a step without curvature.
+    """
+
+    first: int
+    samples: int
 
 
 class Estimator(Protocol):
@@ -40,7 +57,14 @@ class Estimator(Protocol):
     """What makes the next estimate reproducible: generator states, (n,) uint8. Empty for deterministic ones."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives of the mean loss.
 
@@ -50,6 +74,8 @@ class Estimator(Protocol):
             pooled: (B, F, D) float, where autograd is cut.
             labels: (B,) float, 0 or 1.
             curvature_samples: the first samples whose mean loss the curvature is taken of; 0 for no curvature.
+            place: of these samples among all ranks', so that what is drawn at random for a sample does not depend on
+                the ranks; None where there is one rank.
         """
         ...
 
@@ -59,7 +85,11 @@ class Estimator(Protocol):
 
 
 class Seeded:
-    """An estimator that draws at random; the state of its generator belongs to a checkpoint."""
+    """An estimator that draws at random; the state of its generator belongs to a checkpoint.
+
+    Each rank draws for the samples of all ranks and takes those of its own: so N ranks draw what one process draws, and
+    their generators stay equal.
+    """
 
     def __init__(self, draws: int, seed: int, device: torch.device) -> None:
         """Seed the generator.
@@ -94,7 +124,20 @@ def with_curvature(first: Derivatives, diagonal: Sequence[Tensor], curvature_sam
     """
     pooled_curvature = torch.zeros_like(first.pooled_grad)
     pooled_curvature[:curvature_samples] = diagonal[-1]
-    return replace(first, curvature=flat(diagonal[:-1]), pooled_curvature=pooled_curvature)
+    return replace(
+        first,
+        curvature=flat(diagonal[:-1]),
+        pooled_curvature=pooled_curvature,
+        pooled_samples=curvature_samples,
+    )
+
+
+def mean_square(gradients: Tensor, samples: int) -> Tensor:
+    """Return the mean over n of (n, P) squares, times `samples`: (P,)."""
+    total = torch.zeros_like(gradients[0])
+    for gradient in gradients:
+        total.addcmul_(gradient, gradient, value=samples / len(gradients))
+    return total
 
 
 def sums_of(found: Derivatives) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, gradient
+from dlrm_adahessian.curvature.base import Derivatives, Place, gradient
 from dlrm_adahessian.curvature.fused import fuses, layer_sums_, multiplies_bf16, pooled_derivatives
 from dlrm_adahessian.precision import Precision, matrix_products
 
@@ -48,9 +48,17 @@ class ExactDiagonal:
         """There is none."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives; see `Estimator`. `refuse_inexact` says for which heads they are right."""
+        del place  # nothing is drawn at random
         if curvature_samples == 0:
             return gradient(head, dense, pooled, labels)
         leaf = pooled.detach().requires_grad_()
@@ -83,6 +91,7 @@ class ExactDiagonal:
             pooled_grad=pooled_grad,
             curvature=curvature,
             pooled_curvature=pooled_curvature,
+            pooled_samples=curvature_samples,
         )
 
     def _weighted_sums(
