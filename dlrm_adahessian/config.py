@@ -78,9 +78,9 @@ class RunConfig(SharedConfig):
     curvature: CurvatureName = "exact"
     """Estimator of the Hessian diagonal."""
     curvature_every: int = Field(default=1, ge=1)
-    """Steps from one curvature update to the next; the first step has one."""
+    """Steps from one curvature update to the next, the first step included; rows have the exact diagonal's at each step."""
     curvature_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of the batch that the curvature is computed on."""
+    """Share of the batch that the curvature is computed on; the exact diagonal's on rows is of all samples."""
     curvature_probes: int = Field(default=1, ge=1)
     """Probes of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one."""
     seed: int = Field(default=0, ge=0)
@@ -124,11 +124,14 @@ class RunConfig(SharedConfig):
     def curvature_samples(self, step: int, samples: int) -> int:
         """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
 
+        The exact diagonal on rows costs nothing and is not meant: without a reader on the dense part it is never due.
+
         Args:
             step: number of the step, from 0.
             samples: of the batch.
         """
-        due = self.curvature != "none" and step % self.curvature_every == 0
+        read = self.curvature != "none" and (self.curvature != "exact" or self.optim.dense.uses_curvature)
+        due = read and step % self.curvature_every == 0
         return math.ceil(self.curvature_fraction * samples) if due else 0
 
     @property

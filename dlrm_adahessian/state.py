@@ -62,6 +62,7 @@ class TrainState:
                 TOKEN_NAMES,
                 probes=config.curvature_probes,
                 precision=config.curvature_precision,
+                pooled=config.optim.rows.pooled_curvature,
                 seed=config.seed,
                 device=device,
             )
@@ -77,7 +78,7 @@ class TrainState:
             )
         return pooled, found
 
-    def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float, curvature_samples: int) -> None:
+    def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float) -> None:
         """Step both optimizers; the arguments belong to one call of `derivatives`."""
         samples = len(found.logits)
         self.dense_optimizer.step(
@@ -89,7 +90,7 @@ class TrainState:
             found.pooled_curvature,
             lr_scale=lr_scale,
             samples=samples,
-            curvature_samples=curvature_samples,
+            curvature_samples=found.pooled_samples,
         )
 
     @torch.no_grad()

@@ -182,7 +182,7 @@ class _Fit:
         probability = probability_from_logit(torch.nan_to_num(found.logits).cpu().numpy())
         if finite:
             scale = lr_scale(progress.step, self.total_steps, config.optim.schedule)
-            self.state.update_(pooled, found, lr_scale=scale, curvature_samples=curvature_samples)
+            self.state.update_(pooled, found, lr_scale=scale)
             progress.skipped_in_a_row = 0
         else:
             self._skip()

@@ -50,7 +50,7 @@ def train(state: TrainState, config: RunConfig, steps: range) -> None:
         due = config.curvature != "none" and step % config.curvature_every == 0
         samples = BATCH // 2 if due else 0
         pooled, found = state.derivatives(batch, curvature_samples=samples)
-        state.update_(pooled, found, lr_scale=0.5, curvature_samples=samples)
+        state.update_(pooled, found, lr_scale=0.5)
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:

@@ -54,4 +54,4 @@ class GaussNewtonBartlett(Seeded):
             )
         else:
             first = gradient(head, dense, pooled, labels)
-        return with_curvature(first, diagonal, curvature_samples)
+        return with_curvature(first, diagonal, curvature_samples, self._pooled)

@@ -45,7 +45,7 @@ class Hutchinson(Seeded):
             )
         else:
             first = gradient(head, dense, pooled, labels)
-        return with_curvature(first, diagonal, curvature_samples)
+        return with_curvature(first, diagonal, curvature_samples, self._pooled)
 
     def _signs(self, like: Tensor) -> Tensor:
         bits = torch.randint(0, 2, like.shape, generator=self._generator, device=like.device)

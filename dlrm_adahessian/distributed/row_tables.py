@@ -156,7 +156,7 @@ class RowTables(nn.Module):
 
         Args:
             grad: (B * T, D) gradient of the mean loss at the pooled embeddings.
-            curvature: like `grad`, its Hessian diagonal, or None.
+            curvature: (B * T, D), its Hessian diagonal, or the mean of that over D (B * T, 1), or None.
             sampled: (B,) bool, the samples that took part in the curvature; None for all.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
             samples: over how many samples the loss is a mean.

@@ -6,6 +6,9 @@ embeddings came, by autograd through TorchRec's output distribution, once for th
 curvature. Its default collectives keep their request between forward and backward and forget it after the
 first backward. So the stateless ones are used (`torchrec_use_sync_collectives`), through which two backward
 passes are sound.
+
+Alone, a process holds all tables and looks up in them directly: TorchRec's way to them and back would take a third of the
+time of a lookup and its update (docs/performance.md).
 """
 
 import logging
@@ -117,6 +120,8 @@ class ShardedLookup:
             plan=_plan(self._specs, bags, sharder, device),
             init_data_parallel=False,
         )
+        self._alone = self._only_tables()
+        self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
         self._shards = self._local_shards()
         for index, spec in enumerate(self._specs):
             if shard := self._shards.get(spec.name):
@@ -147,6 +152,15 @@ class ShardedLookup:
             raise ValueError(
                 f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
             )
+        pooled = self._look_up(kjt)
+        if pooled.requires_grad:
+            self._pending = pooled
+        return pooled
+
+    def _look_up(self, kjt: KeyedJaggedTensor) -> Tensor:
+        if self._alone is not None:
+            pooled = self._alone(kjt.values(), kjt.offsets().long(), kjt.weights_or_none())
+            return pooled.view(-1, len(self._names), self._dim)
         with torchrec_use_sync_collectives():
             keyed = self._parallel(kjt).wait()
         pooled = keyed.values().view(-1, len(self._names), self._dim)
@@ -168,18 +182,27 @@ class ShardedLookup:
         """Send derivatives to the ranks that own the rows, and update the rows.
 
         The derivatives are those of the mean loss over this rank's batch; the owners receive those of the
-        mean over all ranks' batches, which must be of equal size. A `pooled` that is not from the last lookup
-        with gradients enabled is refused with a RuntimeError, before any row changes.
+        mean over all ranks' batches, which must be of equal size.
 
         Args:
             pooled: (B, F, D), what the last lookup with gradients enabled returned.
             grad: (B, F, D) gradient with respect to `pooled`.
-            curvature: (B, F, D) Hessian diagonal, or None on a step without curvature.
+            curvature: (B, F, D) Hessian diagonal, or its mean over D (B, F, 1) for a rule that reads no more, or None on a
+                step without curvature.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
             samples: B times the number of ranks.
             curvature_samples: how many samples, the first ones of each rank's batch, took part in the
                 curvature; None for all.
+
+        Raises:
+            RuntimeError: `pooled` is not from the last lookup with gradients enabled; no row has changed.
         """
+        if pooled is not self._pending:
+            raise RuntimeError(
+                "derivatives go to the last lookup made with gradients enabled, and these are of another; push each "
+                "lookup's derivatives before the next lookup"
+            )
+        self._pending = None
         grads = self._send(pooled, grad, retain_graph=curvature is not None)
         curvatures: Sequence[Tensor | None] = [None] * len(grads)
         sampled = None
@@ -208,10 +231,23 @@ class ShardedLookup:
         }
 
     def _send(self, pooled: Tensor, cotangent: Tensor, *, retain_graph: bool) -> list[Tensor]:
+        columns = cotangent.shape[2]
+        if self._alone is not None:
+            return [cotangent.reshape(-1, columns)]
         # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives
         # of a rank that holds no table, without which the other ranks would wait for ever.
-        pooled.backward(cotangent, retain_graph=retain_graph)
-        return [tables.take_derivative() for tables in self._row_tables()]
+        pooled.backward(cotangent.expand_as(pooled), retain_graph=retain_graph)
+        derivatives = [tables.take_derivative() for tables in self._row_tables()]
+        return [derivative[:, :columns].contiguous() for derivative in derivatives]
+
+    def _only_tables(self) -> RowTables | None:
+        """Return the tables of a process that holds all of them, in order; None of one that shares them with others."""
+        kernels = self._kernels()
+        if dist.get_world_size() > 1 or [kernel.config.feature_names() for kernel in kernels] != [
+            self._names
+        ]:
+            return None
+        return kernels[0].emb_module
 
     def _row_tables(self) -> list[RowTables]:
         return [kernel.emb_module for kernel in self._kernels()]
