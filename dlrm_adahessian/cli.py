@@ -22,6 +22,7 @@ from dlrm_adahessian import __version__, config
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.errors import ProgramError, UsageError
+from dlrm_adahessian.launched import alone, is_first, told_once
 from dlrm_adahessian.memory import keep_freed_memory
 
 T = TypeVar("T")
@@ -75,12 +76,16 @@ class EvaluateConfig:
 
 def train(arguments: Sequence[str]) -> int:
     """Train an optimizer and its baseline, and compare them."""
-    base = config.load(_config_file(arguments), _value_of(arguments, "--optimizer"))
-    parsed = _parsed(base, arguments, prog="train.py", description=_TRAIN_HELP)
+    with told_once():
+        base = config.load(_config_file(arguments), _value_of(arguments, "--optimizer"))
+        parsed = _parsed(base, arguments, prog="train.py", description=_TRAIN_HELP)
     from dlrm_adahessian.job import run_job
     from dlrm_adahessian.tables import job_table
 
-    path, summary = run_job(parsed)
+    done = run_job(parsed)
+    if done is None:  # another rank reports
+        return 0
+    path, summary = done
     _print(f"{job_table(summary)}\n\nwritten to {path}/summary.json")
     return 0
 
@@ -204,7 +209,9 @@ def _run(given: list[str]) -> int:
     _quiet_libraries()
     keep_freed_memory()
     try:
-        return _command(given[0])(given[1:])
+        with told_once():
+            command = _command(given[0])
+        return command(given[1:])
     except ProgramError as error:
         _complain(str(error))
         return error.exit_code
@@ -217,13 +224,17 @@ def _run(given: list[str]) -> int:
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     if name not in COMMANDS:
         raise UsageError(f"a command is one of {', '.join(COMMANDS)}, got {name!r}")
+    if name != "train" and not alone():
+        raise UsageError(
+            f"{name} runs in one process, and a launcher started several; start it without torchrun"
+        )
     return COMMANDS[name]
 
 
 def _quiet_libraries() -> None:
     """Show what this program logs, and of the libraries below it errors only."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dlrm_adahessian").setLevel(logging.INFO)
+    logging.getLogger("dlrm_adahessian").setLevel(logging.INFO if is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", module="torch.*")
 
 
@@ -287,5 +298,7 @@ def _print(text: str) -> None:
 
 
 def _complain(text: str) -> None:
+    if not text:  # another rank tells
+        return
     with suppress(BrokenPipeError):  # the exit code still tells
         sys.stderr.write(f"error: {text}\n")

@@ -38,6 +38,7 @@ _NOT_RESULTS = (
     "log_every",
     "bad_rows",
     "device",
+    "timeout",
 )
 
 
@@ -99,6 +100,8 @@ class RunConfig(SharedConfig):
     """Steps from one line of metrics.jsonl to the next, after the first 20."""
     max_skipped: int = Field(default=10, ge=1)
     """Steps in a row with a non-finite loss or derivative that end the run."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds after which a rank that does not answer the others is given up."""
     optim: OptimConfig = OptimConfig()
 
     @model_validator(mode="after")

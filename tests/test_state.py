@@ -41,7 +41,7 @@ def batch_of(step: int) -> Batch:
     rng = np.random.default_rng(step)
     dense = rng.random((BATCH, NUM_INTEGERS), np.float32)
     ids = rng.integers(0, min(step + 1, ROWS), (BATCH, len(TOKEN_NAMES)), np.int32)
-    return make_batch(dense, ids, (rng.random(BATCH) < 0.3).astype(np.float32))
+    return make_batch(dense, ids, (rng.random(BATCH) < 0.3).astype(np.int8))
 
 
 def train(state: TrainState, config: RunConfig, steps: range) -> None:

@@ -25,6 +25,7 @@ class Derivatives:
         pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator was asked; zero for samples that took
             no part; None on a step without curvature of the rows.
         pooled_samples: how many samples, the first ones, took part in `pooled_curvature`.
+        squares_of: (n, P) where `curvature` is `mean_square` of them; a mean over ranks must be taken of these.
         sums: what `sums_of` says of the rest, where it came with it; None otherwise.
     """
 
@@ -35,7 +36,21 @@ class Derivatives:
     curvature: Tensor | None = None
     pooled_curvature: Tensor | None = None
     pooled_samples: int = 0
+    squares_of: Tensor | None = None
     sums: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the samples of a rank stand among those of all ranks that the curvature is taken of.
+
+    Attributes:
+        first: how many samples the ranks before it have.
+        samples: how many all ranks have; 0 on a step without curvature.
+    """
+
+    first: int
+    samples: int
 
 
 class Estimator(Protocol):
@@ -45,7 +60,14 @@ class Estimator(Protocol):
     """What makes the next estimate reproducible: generator states, (n,) uint8. Empty for deterministic ones."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives of the mean loss.
 
@@ -56,6 +78,8 @@ class Estimator(Protocol):
             labels: (B,) float, 0 or 1.
             curvature_samples: the first samples whose mean loss the curvature is taken of; 0 for none on the dense part.
                 What rows get at 0 samples, or of the other samples, is the estimator's: nothing, or what costs nothing.
+            place: of these samples among all ranks', so that what is drawn at random for a sample does not depend on
+                the ranks; None where there is one rank.
         """
         ...
 
@@ -65,7 +89,11 @@ class Estimator(Protocol):
 
 
 class Seeded:
-    """An estimator that draws at random; the state of its generator belongs to a checkpoint."""
+    """An estimator that draws at random; the state of its generator belongs to a checkpoint.
+
+    Each rank draws for the samples of all ranks and takes those of its own: so N ranks draw what one process draws, and
+    their generators stay equal.
+    """
 
     def __init__(
         self, draws: int, seed: int, device: torch.device, pooled: PooledCurvature = "entries"
@@ -112,6 +140,14 @@ def with_curvature(
     whole = part.new_zeros(len(first.pooled_grad), *part.shape[1:])
     whole[:curvature_samples] = part
     return replace(found, pooled_curvature=whole, pooled_samples=curvature_samples)
+
+
+def mean_square(gradients: Tensor, samples: int) -> Tensor:
+    """Return the mean over n of (n, P) squares, times `samples`: (P,)."""
+    total = torch.zeros_like(gradients[0])
+    for gradient in gradients:
+        total.addcmul_(gradient, gradient, value=samples / len(gradients))
+    return total
 
 
 def sums_of(found: Derivatives) -> Tensor:

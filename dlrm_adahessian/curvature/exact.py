@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, flat
+from dlrm_adahessian.curvature.base import Derivatives, Place, flat
 from dlrm_adahessian.curvature.config import PooledCurvature
 from dlrm_adahessian.curvature.fused import fuses, layer_curvature_, multiplies_bf16
 from dlrm_adahessian.precision import Precision, matrix_products
@@ -62,12 +62,20 @@ class ExactDiagonal:
         """There is none."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives; see `Estimator`. `refuse_inexact` says for which heads they are right.
 
         The curvature at the pooled embeddings is of all samples at every call.
         """
+        del place  # nothing is drawn at random
         leaf, parameters = pooled.detach().requires_grad_(), list(head.parameters())
         with _linear_layers(head, curvature_samples) as layers:
             logits = head(dense, leaf)

@@ -182,7 +182,7 @@ class ShardedLookup:
         """Send derivatives to the ranks that own the rows, and update the rows.
 
         The derivatives are those of the mean loss over this rank's batch; the owners receive those of the
-        mean over all ranks' batches, which must be of equal size.
+        mean over all ranks' batches, which must be of equal size, padding included.
 
         Args:
             pooled: (B, F, D), what the last lookup with gradients enabled returned.
@@ -190,9 +190,9 @@ class ShardedLookup:
             curvature: (B, F, D) Hessian diagonal, or its mean over D (B, F, 1) for a rule that reads no more, or None on a
                 step without curvature.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
-            samples: B times the number of ranks.
-            curvature_samples: how many samples, the first ones of each rank's batch, took part in the
-                curvature; None for all.
+            samples: over how many samples of all ranks the loss is a mean.
+            curvature_samples: how many samples, the first ones of all ranks' batches one after another, took part in
+                the curvature; None for all.
 
         Raises:
             RuntimeError: `pooled` is not from the last lookup with gradients enabled; no row has changed.
@@ -208,10 +208,10 @@ class ShardedLookup:
         sampled = None
         if curvature is not None:
             curvatures = self._send(pooled, curvature, retain_graph=False)
-            if curvature_samples is not None and curvature_samples < len(pooled):
-                local = torch.arange(len(pooled), device=pooled.device) < curvature_samples
-                # The owner has the ranks' batches one after another.
-                sampled = local.repeat(dist.get_world_size())
+            # The owner has the ranks' batches one after another.
+            held = len(pooled) * dist.get_world_size()
+            if curvature_samples is not None and curvature_samples < samples:
+                sampled = torch.arange(held, device=pooled.device) < curvature_samples
         for tables, row_grad, row_curvature in zip(self._row_tables(), grads, curvatures, strict=True):
             tables.apply_(row_grad, row_curvature, sampled=sampled, lr_scale=lr_scale, samples=samples)
 
