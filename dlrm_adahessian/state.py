@@ -146,7 +146,7 @@ class TrainState:
             folder,
             step=step,
             dense=self._dense_tensors(),
-            shards=list(self.lookup.shards().values()),
+            shards=self.lookup.shards_to_save(),
             state=state,
             fingerprint=fingerprint,
             keep=keep,

@@ -28,6 +28,7 @@ from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.plan import write_plan
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.metrics import BinaryMetrics, RecentWindow, binary_metrics, probability_from_logit
@@ -132,6 +133,9 @@ class _Fit:
         self.fingerprint = config.fingerprint(data.fingerprint)
         self.device = device
         self.state = TrainState(config, data.vocabulary.num_rows, device)
+        write_plan(run.plan, self.state.lookup.plan)
+        if self.state.lookup.plan.machines.ranks > 1:
+            logger.info("%s", self.state.lookup.describe_plan())
         self.loader = _training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.metrics = stack.enter_context(MetricsLog(run.metrics))
