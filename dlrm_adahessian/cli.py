@@ -1,4 +1,4 @@
-"""The command line: prepare, train, evaluate, compare, doctor.
+"""The command line: prepare, train, evaluate, compare, plan, doctor.
 
 Heavy packages are imported by the command that needs them, so that help and a wrong flag answer at once.
 """
@@ -24,6 +24,7 @@ from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.errors import ProgramError, UsageError
 from dlrm_adahessian.launched import alone, is_first, told_once
 from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.planning.config import PlanConfig
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -37,6 +38,10 @@ _COMPARE_HELP = """Tune and train several optimizers on the same rows, and repor
 Every optimizer gets the same rows in the same order, the same initial weights, and as many draws of hyper-parameters from
 ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an interruption, or
 with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it."""
+
+_PLAN_HELP = """Plan who holds which tables on given machines, and what each rank needs in memory; needs neither.
+
+What cannot fit is refused, with what would. The settings of the optimizer shown below are those of its preset."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -140,6 +145,20 @@ def compare(arguments: Sequence[str]) -> int:
     return 0
 
 
+def plan(arguments: Sequence[str]) -> int:
+    """Plan who would hold which tables on given machines, and whether they fit."""
+    name = _value_of(arguments, "--optimizer")
+    preset = config.load(None, name)
+    base = PlanConfig(optimizer=preset.optimizer, optim=preset.optim)
+    args = _parsed(base, arguments, prog="plan", description=_PLAN_HELP)
+    from dlrm_adahessian.distributed.plan_text import plan_text
+    from dlrm_adahessian.planning.report import plan_json, planned
+
+    found = planned(args)
+    _print(json.dumps(plan_json(args, found)) if args.json else plan_text(found))
+    return 0
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Check that torch, torchrec and fbgemm fit together, and say what to do."""
     tyro.cli(_no_arguments, args=arguments, prog="doctor", description=doctor.__doc__)
@@ -159,6 +178,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "plan": plan,
     "doctor": doctor,
 }
 

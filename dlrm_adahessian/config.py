@@ -18,6 +18,8 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.distributed.config import DistributedConfig
 from dlrm_adahessian.errors import NoInputError, UsageError
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
@@ -39,6 +41,7 @@ _NOT_RESULTS = (
     "bad_rows",
     "device",
     "timeout",
+    "distributed",
 )
 
 
@@ -103,6 +106,7 @@ class RunConfig(SharedConfig):
     timeout: float = Field(default=600, gt=0)
     """Seconds after which a rank that does not answer the others is given up."""
     optim: OptimConfig = OptimConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -121,6 +125,15 @@ class RunConfig(SharedConfig):
                 "the exact Hessian diagonal needs activation relu and no self-interaction, got "
                 f"{self.model.activation} and self_interaction={self.model.self_interaction}; "
                 "use curvature hutchinson or gauss_newton_bartlett, or change the model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_tables(self) -> "RunConfig":
+        if unknown := [name for name in self.distributed.tables if name not in TOKEN_NAMES]:
+            raise ValueError(
+                f"distributed.tables names tables, {TOKEN_NAMES[0]} to {TOKEN_NAMES[-1]}, got {', '.join(unknown)}; "
+                "name one of these"
             )
         return self
 
@@ -158,7 +171,7 @@ class RunConfig(SharedConfig):
         return fingerprint({"rows": rows, "settings": settings})
 
 
-_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig)
+_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig, DistributedConfig)
 _SETTINGS = sorted(
     {
         field.name

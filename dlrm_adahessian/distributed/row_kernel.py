@@ -3,13 +3,13 @@
 
 Planner, input distribution and output distribution stay TorchRec's. Its chain from sharder to local kernel
 has no hook for another kernel (the planner refuses `CUSTOMIZED_KERNEL`), so each link is subclassed and
-overrides the one method that creates the next. The plan calls the kernel `fused`.
+overrides the one method that creates the next. The plan calls the kernel `fused`, and of replicated tables `dense`.
 
 TorchRec's state dicts are left out: rows and their state are reached through `RowTables` and saved by row
 range. The facade over the rows knows no float64, and the optimizer's breaks on row-wise shards of one row.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -17,14 +17,24 @@ import torch.distributed as dist
 from torchrec import EmbeddingBagCollection
 from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBag
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
-from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel, GroupedEmbeddingConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
-from torchrec.distributed.sharding.rw_sharding import RwPooledEmbeddingSharding
+from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.sharding.tw_sharding import TwPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
+from dlrm_adahessian.distributed.replicated_rows import ReplicatedRows
 from dlrm_adahessian.distributed.row_tables import RowTables
+from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.optim.base import RowRule
+
+TYPES = {
+    "table": ShardingType.TABLE_WISE.value,
+    "row": ShardingType.ROW_WISE.value,
+    "column": ShardingType.COLUMN_WISE.value,
+    "replicate": ShardingType.DATA_PARALLEL.value,
+}
+"""TorchRec's names of the ways to spread a table."""
 
 
 class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
@@ -40,9 +50,10 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(config, pg, device)
-        self._tables = RowTables(
+        kind = ReplicatedRows if config.compute_kernel == EmbeddingComputeKernel.DENSE else RowTables
+        self._tables = kind(
             self._local_rows,
-            self._local_cols[0],
+            self._local_cols[0],  # all alike: whole tables have one width, and so have their column shards
             self._feature_table_map,
             rule=rule,
             device=torch.device("cpu") if device is None else device,
@@ -53,6 +64,32 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
     def emb_module(self) -> RowTables:
         """The local tables, under TorchRec's name for them."""
         return self._tables
+
+    def shards(self, table_rows: Mapping[str, int]) -> Iterator[TableShard]:
+        """Yield what this rank holds of each table.
+
+        Args:
+            table_rows: rows of each whole table, by name.
+
+        Yields:
+            Views: writing is loading.
+        """
+        for config, first_row, first_column, weight, state in zip(
+            self.config.embedding_tables,
+            self._row_offset,
+            self._col_offset,
+            self._tables.split_embedding_weights(),
+            self._tables.split_states(),
+            strict=True,
+        ):
+            yield TableShard(
+                table=config.name,
+                first_row=first_row,
+                first_column=first_column,
+                table_rows=table_rows[config.name],
+                table_columns=config.embedding_dim,
+                tensors={"weight": weight, **state},
+            )
 
 
 class RowLookup(GroupedPooledEmbeddingsLookup):
@@ -89,16 +126,19 @@ class ShardedRows(ShardedEmbeddingBagCollection):
 
     def _create_lookups(self) -> None:
         for sharding in self._embedding_shardings:
-            sharding = cast(TwPooledEmbeddingSharding | RwPooledEmbeddingSharding, sharding)
+            sharding = cast(TwPooledEmbeddingSharding | DpPooledEmbeddingSharding, sharding)
             self._lookups.append(
                 RowLookup(
                     sharding._grouped_embedding_configs,
-                    sharding._pg,
+                    self._env.process_group,
                     self._device,
                     rule=self._rule,
                     dtype=self._dtype,
                 )
             )
+
+    def init_data_parallel(self) -> None:
+        """Do nothing: the base class has DistributedDataParallel sum gradients, and here the rows do it themselves."""
 
     def _initialize_torch_state(self, skip_registering: bool = False) -> None:
         del skip_registering  # there is no facade to register, see above
@@ -110,7 +150,7 @@ class ShardedRows(ShardedEmbeddingBagCollection):
 
 
 class RowSharder(EmbeddingBagCollectionSharder):
-    """Shard an `EmbeddingBagCollection` into `ShardedRows`, table-wise or row-wise."""
+    """Shard an `EmbeddingBagCollection` into `ShardedRows`."""
 
     def __init__(self, rule: RowRule, dtype: torch.dtype) -> None:
         super().__init__()
@@ -119,7 +159,13 @@ class RowSharder(EmbeddingBagCollectionSharder):
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Return the types that this project supports; TorchRec's own list leaves out row-wise on CPUs."""
         del compute_device_type
-        return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+        return list(TYPES.values())
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """Return TorchRec's name for our kernel; its planner knows `dense` for replicated tables only."""
+        del compute_device_type
+        replicated = sharding_type == TYPES["replicate"]
+        return [(EmbeddingComputeKernel.DENSE if replicated else EmbeddingComputeKernel.FUSED).value]
 
     def shard(
         self,

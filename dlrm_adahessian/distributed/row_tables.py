@@ -13,12 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrm_adahessian.kernels import optional_triton
+from dlrm_adahessian.kernels.hits import Hits
 from dlrm_adahessian.kernels.sum_hits import sum_hits
 from dlrm_adahessian.optim.base import RowRule
 
 
 @dataclass(frozen=True)
-class _LookedUp:
+class LookedUp:
+    """What an update has to know of the lookup before it."""
+
     rows: Tensor  # (L,) int64, index into the concatenated tables
     bags: Tensor  # (L,) int64, position in the flattened (B, T) bags
     table_starts: (
@@ -33,7 +36,10 @@ class RowTables(nn.Module):
     Attributes:
         weight: (R, D), all tables below each other; not a parameter, since autograd never sees it.
         state: what `rule` keeps per row, tensors (R, D) or (R,).
+        sees_all_ranks: whether its lookups are those of all ranks' batches, one after another, or of this rank's.
     """
+
+    sees_all_ranks = True
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class RowTables(nn.Module):
         on_cpu = device.type == "cpu"
         self._fused = device.type == "cuda" and optional_triton.available
         self._slots = torch.full((self._starts[-1],), -1, dtype=torch.int32) if on_cpu else None
-        self._looked_up: _LookedUp | None = None
+        self._looked_up: LookedUp | None = None
 
     def split_embedding_weights(self) -> list[Tensor]:
         """Return a view (rows, D) of each table; the name is FBGEMM's, TorchRec calls it."""
@@ -106,7 +112,7 @@ class RowTables(nn.Module):
             starts = None
             if offsets.device.type == "cpu":
                 starts = offsets[self._first_features * len(pooled)]
-            self._looked_up = _LookedUp(rows, bags, starts, pooled)
+            self._looked_up = LookedUp(rows, bags, starts, pooled)
         return pooled
 
     def _look_up(self, indices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,13 +167,9 @@ class RowTables(nn.Module):
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
             samples: over how many samples the loss is a mean.
 
-        Raises:
-            RuntimeError: there was no lookup since the last update.
+        There must have been a lookup since the last update; else a RuntimeError.
         """
-        looked_up = self._looked_up
-        if looked_up is None:
-            raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
-        self._looked_up = None
+        looked_up = self._take_lookup()
         if self._fused:
             self._rule.update_triton_(
                 self.weight,
@@ -181,7 +183,19 @@ class RowTables(nn.Module):
                 samples=samples,
             )
             return
-        hits = sum_hits(
+        hits = self._hits(looked_up, grad, curvature, sampled)
+        self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
+
+    def _take_lookup(self) -> LookedUp:
+        looked_up, self._looked_up = self._looked_up, None
+        if looked_up is None:
+            raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
+        return looked_up
+
+    def _hits(
+        self, looked_up: LookedUp, grad: Tensor, curvature: Tensor | None, sampled: Tensor | None
+    ) -> Hits:
+        return sum_hits(
             looked_up.rows,
             looked_up.bags,
             grad,
@@ -190,7 +204,6 @@ class RowTables(nn.Module):
             slots=self._slots,
             sampled=sampled,
         )
-        self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
 
 
 def _is_one_hot(indices: Tensor, lengths: Tensor) -> bool:
