@@ -51,7 +51,7 @@ class PrepareConfig:
     dataset: Literal["criteo", "synthetic"] = "criteo"
     """Real rows from --data-path, or generated ones."""
     data_path: str | None = None
-    """train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    """Raw rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
     rows: int | None = None
     """Use the first N rows only; for synthetic data, generate N."""
     bad_rows: Literal["strict", "quarantine"] = "strict"
@@ -99,7 +99,12 @@ def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
     args = tyro.cli(PrepareConfig, args=arguments, prog="prepare")
     from dlrm_adahessian.data.cache import open_dataset
+    from dlrm_adahessian.data.prepared import is_prepared
 
+    if args.data_path is not None and is_prepared(args.data_path):
+        raise UsageError(
+            f"prepare takes raw rows, and {args.data_path} holds prepared ones; train or evaluate with it as --data-path"
+        )
     data = open_dataset(args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows)
     kept = len(data.labels)
     found = {

@@ -52,7 +52,8 @@ class SharedConfig:
     dataset: Literal["criteo", "synthetic"] = "criteo"
     """Real rows from --data-path, or generated ones."""
     data_path: str | None = None
-    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder of such files, - for standard
+    input, or a folder of prepared rows, as `prepare` prints it; of those, minimum count and bad rows are settled."""
     rows: Annotated[int, Field(ge=70)] | None = None
     """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
     bad_rows: Literal["strict", "quarantine"] = "strict"
