@@ -24,6 +24,7 @@ from torchrec.distributed.sharding.tw_sharding import TwPooledEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
 from dlrm_adahessian.distributed.replicated_rows import ReplicatedRows
+from dlrm_adahessian.distributed.row_exchange import Group
 from dlrm_adahessian.distributed.row_tables import RowTables
 from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.optim.base import RowRule
@@ -64,6 +65,15 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
     def emb_module(self) -> RowTables:
         """The local tables, under TorchRec's name for them."""
         return self._tables
+
+    def group(self, places: Mapping[str, int]) -> Group:
+        """Return what the tables need of a batch's derivatives; `places` are those of the features in a lookup."""
+        return Group(
+            features=[places[name] for name in self.config.feature_names()],
+            first_columns=[self._col_offset[table] or 0 for table in self._feature_table_map],
+            columns=self._local_cols[0],
+            is_replicated=not self._tables.sees_all_ranks,
+        )
 
     def shards(self, table_rows: Mapping[str, int]) -> Iterator[TableShard]:
         """Yield what this rank holds of each table.
@@ -107,7 +117,7 @@ class RowLookup(GroupedPooledEmbeddingsLookup):
         self._rule, self._dtype = rule, dtype
         super().__init__(configs, device=device, pg=pg)
         # What a rank without tables contributes to collectives; the base class has it in float32 always.
-        self._dummy_embs_tensor = self._dummy_embs_tensor.detach().to(dtype).requires_grad_()
+        self._dummy_embs_tensor = self._dummy_embs_tensor.detach().to(dtype)
 
     def _create_embedding_kernel(self, config, device, pg, sharding_type, env) -> RowKernel:  # noqa: ANN001
         del sharding_type, env  # they choose among TorchRec's kernels

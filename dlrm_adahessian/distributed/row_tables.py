@@ -1,7 +1,7 @@
 """Rows of one rank: lookup by plain gathers, update by a row rule.
 
 It stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward,
-from the gradient alone; here backward only delivers derivatives, and the update waits for the curvature.
+from the gradient alone; here the update waits for the curvature.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,6 @@ class LookedUp:
     table_starts: (
         Tensor | None
     )  # (K + 1,) int64 on the CPU, None elsewhere: reading it would wait for the device
-    pooled: Tensor  # (B, T * D), an autograd leaf: what flows back to it lands in its .grad
 
 
 class RowTables(nn.Module):
@@ -95,7 +94,7 @@ class RowTables(nn.Module):
             per_sample_weights: must be None.
 
         Returns:
-            (B, T * D). With gradients enabled it is an autograd leaf; `take_derivative` has what reached it.
+            (B, T * D), which autograd knows nothing of. With gradients enabled, `apply_` is of this lookup until the next.
 
         Raises:
             ValueError: the lookups carry weights.
@@ -108,11 +107,10 @@ class RowTables(nn.Module):
             rows, bags, pooled = self._look_up(indices, offsets)
         pooled = pooled.view(-1, self._num_features * self.weight.shape[1])
         if torch.is_grad_enabled():
-            pooled.requires_grad_()
             starts = None
             if offsets.device.type == "cpu":
                 starts = offsets[self._first_features * len(pooled)]
-            self._looked_up = LookedUp(rows, bags, starts, pooled)
+            self._looked_up = LookedUp(rows, bags, starts)
         return pooled
 
     def _look_up(self, indices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,24 +134,6 @@ class RowTables(nn.Module):
         pooled = F.embedding_bag(rows, self.weight, offsets, mode="sum", include_last_offset=True)
         pooled = pooled.view(num_features, batch, dim).transpose(0, 1).reshape(-1, dim)
         return rows, positions[bag], pooled
-
-    def take_derivative(self) -> Tensor:
-        """Return, and forget, what backward brought to the last lookup.
-
-        Returns:
-            (B * T, D), by sample, then feature.
-
-        Raises:
-            RuntimeError: nothing reached the last lookup, or there was none with gradients enabled.
-        """
-        looked_up = self._looked_up
-        if looked_up is None or looked_up.pooled.grad is None:
-            raise RuntimeError(
-                "derivatives go to the last lookup made with gradients enabled, and none reached it; "
-                "push each lookup's derivatives before the next lookup"
-            )
-        derivative, looked_up.pooled.grad = looked_up.pooled.grad, None
-        return derivative.reshape(-1, self.weight.shape[1])
 
     def apply_(
         self, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None, lr_scale: float, samples: int

@@ -1,11 +1,8 @@
 # pyright: basic
 """The embedding tables over all ranks: look up pooled embeddings, push derivatives back, update the rows.
 
-TorchRec plans the shards and moves lookups and embeddings between the ranks. Derivatives go the way that the
-embeddings came, by autograd through TorchRec's output distribution, once for the gradient and once for the
-curvature. Its default collectives keep their request between forward and backward and forget it after the
-first backward. So the stateless ones are used (`torchrec_use_sync_collectives`), through which two backward
-passes are sound.
+TorchRec plans the shards and moves lookups and embeddings between the ranks; derivatives go to the owners of the rows by an
+exchange of our own (row_exchange.py).
 
 Alone, a process holds all tables and looks up in them directly: TorchRec's way to them and back would take a third of the
 time of a lookup and its update (docs/performance.md).
@@ -21,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.comm_ops import torchrec_use_sync_collectives
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
 from dlrm_adahessian.distributed.dense_memory import NO_DENSE, DenseMemory
@@ -30,6 +26,7 @@ from dlrm_adahessian.distributed.plan import Machines, Plan
 from dlrm_adahessian.distributed.plan_text import plan_text
 from dlrm_adahessian.distributed.planner import Request, bag_collection
 from dlrm_adahessian.distributed.remedies import plan_or_refuse
+from dlrm_adahessian.distributed.row_exchange import RowExchange
 from dlrm_adahessian.distributed.row_kernel import RowKernel, RowSharder, ShardedRows
 from dlrm_adahessian.distributed.row_tables import RowTables
 from dlrm_adahessian.distributed.table_shard import TableShard
@@ -110,6 +107,7 @@ class ShardedLookup:
             init_data_parallel=False,
         )
         self._alone = self._only_tables()
+        self._exchange = None if self._alone is not None else self._make_exchange(device)
         self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
         self._shards = self._local_shards()
         places = {spec.name: index for index, spec in enumerate(self._specs)}
@@ -144,7 +142,7 @@ class ShardedLookup:
                 f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
             )
         pooled = self._look_up(kjt)
-        if pooled.requires_grad:
+        if torch.is_grad_enabled():
             self._pending = pooled
         return pooled
 
@@ -152,8 +150,7 @@ class ShardedLookup:
         if self._alone is not None:
             pooled = self._alone(kjt.values(), kjt.offsets().long(), kjt.weights_or_none())
             return pooled.view(-1, len(self._names), self._dim)
-        with torchrec_use_sync_collectives():
-            keyed = self._parallel(kjt).wait()
+        keyed = self._parallel(kjt).wait()
         pooled = keyed.values().view(-1, len(self._names), self._dim)
         emitted = keyed.keys()
         if emitted == self._names:
@@ -194,17 +191,17 @@ class ShardedLookup:
                 "lookup's derivatives before the next lookup"
             )
         self._pending = None
-        grads = self._send(pooled, grad, retain_graph=curvature is not None)
-        curvatures: Sequence[Tensor | None] = [None] * len(grads)
+        if self._exchange is None:
+            derivatives = [(grad.reshape(-1, self._dim), _flat(curvature))]
+        else:
+            derivatives = self._exchange(grad, curvature)
         sampled = sampled_everywhere = None
-        if curvature is not None:
-            curvatures = self._send(pooled, curvature, retain_graph=False)
+        if curvature is not None and curvature_samples is not None and curvature_samples < samples:
             # The owner has the ranks' batches one after another.
             held = len(pooled) * dist.get_world_size()
-            if curvature_samples is not None and curvature_samples < samples:
-                sampled_everywhere = torch.arange(held, device=pooled.device) < curvature_samples
-                sampled = sampled_everywhere[dist.get_rank() * len(pooled) :][: len(pooled)]
-        for tables, row_grad, row_curvature in zip(self._row_tables(), grads, curvatures, strict=True):
+            sampled_everywhere = torch.arange(held, device=pooled.device) < curvature_samples
+            sampled = sampled_everywhere[dist.get_rank() * len(pooled) :][: len(pooled)]
+        for tables, (row_grad, row_curvature) in zip(self._row_tables(), derivatives, strict=True):
             tables.apply_(
                 row_grad,
                 row_curvature,
@@ -241,15 +238,9 @@ class ShardedLookup:
             for name, shard in self._shards.items()
         }
 
-    def _send(self, pooled: Tensor, cotangent: Tensor, *, retain_graph: bool) -> list[Tensor]:
-        columns = cotangent.shape[2]
-        if self._alone is not None:
-            return [cotangent.reshape(-1, columns)]
-        # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives
-        # of a rank that holds no table, without which the other ranks would wait for ever.
-        pooled.backward(cotangent.expand_as(pooled), retain_graph=retain_graph)
-        derivatives = [tables.take_derivative() for tables in self._row_tables()]
-        return [derivative[:, :columns].contiguous() for derivative in derivatives]
+    def _make_exchange(self, device: torch.device) -> RowExchange:
+        places = {name: place for place, name in enumerate(self._names)}
+        return RowExchange([kernel.group(places) for kernel in self._kernels()], self._dim, device)
 
     def _only_tables(self) -> RowTables | None:
         """Return the tables of a process that holds all of them, in order; None of one that shares them with others."""
@@ -274,6 +265,10 @@ class ShardedLookup:
 
     def _name(self, shard: TableShard) -> str:
         return shard.table if shard.is_whole else f"{shard.table}[:, {shard.first_column}:]"
+
+
+def _flat(derivative: Tensor | None) -> Tensor | None:
+    return None if derivative is None else derivative.reshape(-1, derivative.shape[2])
 
 
 def _plan_together(request: Request) -> tuple[Plan, ShardingPlan]:
