@@ -1,4 +1,4 @@
-"""The command line: prepare, train, evaluate, compare, doctor.
+"""The command line: prepare, train, evaluate, compare, plan, doctor.
 
 Heavy packages are imported by the command that needs them, so that help and a wrong flag answer at once.
 """
@@ -24,6 +24,7 @@ from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.errors import ProgramError, UsageError
 from dlrm_adahessian.launched import alone, is_first, told_once
 from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.planning.config import PlanConfig
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -38,6 +39,10 @@ Every optimizer gets the same rows in the same order, the same initial weights, 
 ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an interruption, or
 with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it."""
 
+_PLAN_HELP = """Plan who holds which tables on given machines, and what each rank needs in memory; needs neither.
+
+What cannot fit is refused, with what would. The settings of the optimizer shown below are those of its preset."""
+
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class PrepareConfig:
@@ -46,7 +51,7 @@ class PrepareConfig:
     dataset: Literal["criteo", "synthetic"] = "criteo"
     """Real rows from --data-path, or generated ones."""
     data_path: str | None = None
-    """train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    """Raw rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
     rows: int | None = None
     """Use the first N rows only; for synthetic data, generate N."""
     bad_rows: Literal["strict", "quarantine"] = "strict"
@@ -94,7 +99,12 @@ def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
     args = tyro.cli(PrepareConfig, args=arguments, prog="prepare")
     from dlrm_adahessian.data.cache import open_dataset
+    from dlrm_adahessian.data.prepared import is_prepared
 
+    if args.data_path is not None and is_prepared(args.data_path):
+        raise UsageError(
+            f"prepare takes raw rows, and {args.data_path} holds prepared ones; train or evaluate with it as --data-path"
+        )
     data = open_dataset(args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows)
     kept = len(data.labels)
     found = {
@@ -140,6 +150,20 @@ def compare(arguments: Sequence[str]) -> int:
     return 0
 
 
+def plan(arguments: Sequence[str]) -> int:
+    """Plan who would hold which tables on given machines, and whether they fit."""
+    name = _value_of(arguments, "--optimizer")
+    preset = config.load(None, name)
+    base = PlanConfig(optimizer=preset.optimizer, optim=preset.optim)
+    args = _parsed(base, arguments, prog="plan", description=_PLAN_HELP)
+    from dlrm_adahessian.distributed.plan_text import plan_text
+    from dlrm_adahessian.planning.report import plan_json, planned
+
+    found = planned(args)
+    _print(json.dumps(plan_json(args, found)) if args.json else plan_text(found))
+    return 0
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Check that torch, torchrec and fbgemm fit together, and say what to do."""
     tyro.cli(_no_arguments, args=arguments, prog="doctor", description=doctor.__doc__)
@@ -159,6 +183,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "plan": plan,
     "doctor": doctor,
 }
 

@@ -18,6 +18,8 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.distributed.config import DistributedConfig
 from dlrm_adahessian.errors import NoInputError, UsageError
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
@@ -39,6 +41,7 @@ _NOT_RESULTS = (
     "bad_rows",
     "device",
     "timeout",
+    "distributed",
 )
 
 
@@ -49,7 +52,8 @@ class SharedConfig:
     dataset: Literal["criteo", "synthetic"] = "criteo"
     """Real rows from --data-path, or generated ones."""
     data_path: str | None = None
-    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder of such files, - for standard
+    input, or a folder of prepared rows, as `prepare` prints it; of those, minimum count and bad rows are settled."""
     rows: Annotated[int, Field(ge=70)] | None = None
     """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
     bad_rows: Literal["strict", "quarantine"] = "strict"
@@ -79,9 +83,9 @@ class RunConfig(SharedConfig):
     curvature: CurvatureName = "exact"
     """Estimator of the Hessian diagonal."""
     curvature_every: int = Field(default=1, ge=1)
-    """Steps from one curvature update to the next; the first step has one."""
+    """Steps from one curvature update to the next, the first step included; rows have the exact diagonal's at each step."""
     curvature_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of the batch that the curvature is computed on."""
+    """Share of the batch that the curvature is computed on; the exact diagonal's on rows is of all samples."""
     curvature_probes: int = Field(default=1, ge=1)
     """Probes of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one."""
     seed: int = Field(default=0, ge=0)
@@ -103,6 +107,7 @@ class RunConfig(SharedConfig):
     timeout: float = Field(default=600, gt=0)
     """Seconds after which a rank that does not answer the others is given up."""
     optim: OptimConfig = OptimConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -124,14 +129,26 @@ class RunConfig(SharedConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _known_tables(self) -> "RunConfig":
+        if unknown := [name for name in self.distributed.tables if name not in TOKEN_NAMES]:
+            raise ValueError(
+                f"distributed.tables names tables, {TOKEN_NAMES[0]} to {TOKEN_NAMES[-1]}, got {', '.join(unknown)}; "
+                "name one of these"
+            )
+        return self
+
     def curvature_samples(self, step: int, samples: int) -> int:
         """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
+
+        The exact diagonal on rows costs nothing and is not meant: without a reader on the dense part it is never due.
 
         Args:
             step: number of the step, from 0.
             samples: of the batch.
         """
-        due = self.curvature != "none" and step % self.curvature_every == 0
+        read = self.curvature != "none" and (self.curvature != "exact" or self.optim.dense.uses_curvature)
+        due = read and step % self.curvature_every == 0
         return math.ceil(self.curvature_fraction * samples) if due else 0
 
     @property
@@ -155,7 +172,7 @@ class RunConfig(SharedConfig):
         return fingerprint({"rows": rows, "settings": settings})
 
 
-_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig)
+_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig, DistributedConfig)
 _SETTINGS = sorted(
     {
         field.name

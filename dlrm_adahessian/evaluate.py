@@ -18,7 +18,7 @@ from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepare import dense_features
-from dlrm_adahessian.data.prepared import open_prepared
+from dlrm_adahessian.data.prepared import is_prepared, open_prepared
 from dlrm_adahessian.data.schema import NO_LABEL
 from dlrm_adahessian.data.sources import open_sources
 from dlrm_adahessian.data.tsv import BadLines, read_rows
@@ -63,7 +63,7 @@ def evaluate(
     Raises:
         UsageError: `part` was given for raw rows.
     """
-    prepared = (Path(data_path) / "manifest.json").exists()
+    prepared = is_prepared(data_path)
     if part != "all" and not prepared:
         raise UsageError(
             f"--part names a part of prepared rows, and {data_path} holds raw ones; leave it out"

@@ -16,8 +16,10 @@ from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed import checkpoint
+from dlrm_adahessian.distributed.dense_memory import dense_memory
 from dlrm_adahessian.distributed.exchange import gathered, over_ranks, total_over_ranks
-from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
+from dlrm_adahessian.distributed.sharding import ShardedLookup
+from dlrm_adahessian.distributed.table_spec import TableSpec
 from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics import probability_from_logit
 from dlrm_adahessian.model.head import Head, flatten_parameters_
@@ -64,11 +66,29 @@ class TrainState:
         shapes = [p.shape for p in self.head.parameters()]
         self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, shapes)
         tables = [
-            TableSpec(name=name, num_rows=rows, dim=config.model.embedding_dim)
+            TableSpec(
+                name=name,
+                num_rows=rows,
+                dim=config.model.embedding_dim,
+                sharding=config.distributed.sharding_of(name),
+            )
             for name, rows in zip(TOKEN_NAMES, num_rows, strict=True)
         ]
         self.lookup = ShardedLookup(
-            tables, rule=row_rule(config.optim.rows), device=device, dtype=dtype, seed=config.seed
+            tables,
+            rule=row_rule(config.optim.rows),
+            device=device,
+            dtype=dtype,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            dense=dense_memory(
+                config.model,
+                parameters=self.parameters,
+                state=self.dense_optimizer.state.values(),
+                num_dense=NUM_INTEGERS,
+                num_features=len(num_rows),
+            ),
+            memory_bytes=config.distributed.memory_bytes,
         )
         try:
             self.estimator = make_estimator(
@@ -77,6 +97,7 @@ class TrainState:
                 TOKEN_NAMES,
                 probes=config.curvature_probes,
                 precision=config.curvature_precision,
+                pooled=config.optim.rows.pooled_curvature,
                 seed=config.seed,
                 device=device,
             )
@@ -152,7 +173,7 @@ class TrainState:
             folder,
             step=step,
             dense=self._dense_tensors(),
-            shards=list(self.lookup.shards().values()),
+            shards=self.lookup.shards_to_save(),
             state=state,
             fingerprint=fingerprint,
             keep=keep,
@@ -164,8 +185,8 @@ class TrainState:
         self.estimator.load_state()
 
     def num_bytes(self) -> int:
-        """Return the memory of weights and optimizer state, that of the dense part once; all ranks call it."""
-        tables = [tensor for shard in self.lookup.shards().values() for tensor in shard.tensors.values()]
+        """Return the memory of weights and optimizer state, copies counted once; all ranks call it."""
+        tables = [tensor for shard in self.lookup.shards_to_save() for tensor in shard.tensors.values()]
         dense = sum(tensor.nbytes for tensor in self._dense_tensors().values())
         return dense + total_over_ranks(sum(tensor.nbytes for tensor in tables))
 

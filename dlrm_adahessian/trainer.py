@@ -30,6 +30,7 @@ from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.plan import write_plan
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.journal import PROGRESSIVE, Journal
@@ -137,6 +138,9 @@ class _Fit:
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.journal: Journal | None = None
         if ranks.is_first():
+            write_plan(run.plan, self.state.lookup.plan)
+            if ranks.world_size() > 1:
+                logger.info("%s", self.state.lookup.describe_plan())
             journal = Journal(run, log_every=config.log_every, total_steps=self.total_steps)
             self.journal = stack.enter_context(journal)
         self.stop = stack.enter_context(StopRequest())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,33 @@ def test_a_finished_baseline_is_reused(finished, rows):
     assert without_clock(first) == without_clock(second)
 
 
+def test_a_folder_of_prepared_rows_trains_as_the_rows_it_was_made_from(finished, tmp_path):
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    code, _, err = call(*train(prepared, tmp_path / "run", finished / "cache"))
+    assert code == 0, err
+    first, second = (
+        json.loads((path / "summary.json").read_text()) for path in (finished / "run", tmp_path / "run")
+    )
+    assert without_clock(first) == without_clock(second)
+
+
+def test_prepared_rows_are_neither_cut_nor_prepared_again_nor_taken_when_damaged(finished, tmp_path):
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(prepared, damaged)
+    labels = bytearray((damaged / "labels.npy").read_bytes())
+    labels[-1] ^= 1
+    (damaged / "labels.npy").write_bytes(labels)
+    for arguments, expected, message in (
+        (train(prepared, tmp_path / "run", tmp_path, "--rows", "7000"), 64, "leave --rows out"),
+        (train(damaged, tmp_path / "run", tmp_path), 65, "prepare the rows again"),
+        (["prepare", "--data-path", prepared], 64, "prepare takes raw rows"),
+    ):
+        code, _, err = call(*arguments)
+        assert code == expected, err
+        assert message in err
+
+
 def test_a_damaged_checkpoint_is_refused(finished, rows):
     code, _, err = call(*train(rows, finished / "broken", finished / "cache", "--baseline", "none"))
     assert code == 0, err
@@ -162,6 +190,7 @@ def test_ctrl_c_checkpoints_and_exits_130(finished, rows, tmp_path):
         (["train", "--optimizer", "adagard"], 64, "did you mean adagrad"),
         (["train", "--curvature", "none", "--data-path", "x"], 64, "reads the curvature"),
         (["train", "--data-path", "nowhere.txt", "--out", "OUT"], 66, "--dataset synthetic"),
+        (["train", "--data-path", 300 * "x", "--out", "OUT"], 66, "too long"),
         (["fly"], 64, "a command is one of"),
     ],
 )

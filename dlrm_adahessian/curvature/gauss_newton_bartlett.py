@@ -77,7 +77,7 @@ class GaussNewtonBartlett(Seeded):
         else:
             first = gradient(head, dense, pooled, labels)
         curvature = mean_square(squares_of, curvature_samples)
-        found = with_curvature(first, [curvature, pooled_diagonal], curvature_samples)
+        found = with_curvature(first, [curvature, pooled_diagonal], curvature_samples, self._pooled)
         return replace(found, squares_of=squares_of)
 
     def _labels(self, probability: Tensor, place: Place) -> Tensor:

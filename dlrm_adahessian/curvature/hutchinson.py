@@ -41,7 +41,7 @@ class Hutchinson(Seeded):
             for _ in range(self.draws):
                 self._probe(variables, place)
             self._keep_state()
-            return with_curvature(gradient(head, dense, pooled, labels), diagonal, 0)
+            return with_curvature(gradient(head, dense, pooled, labels), diagonal, 0, self._pooled)
         whole = curvature_samples == len(labels)
         logits = head(dense[part], leaf)
         loss = F.binary_cross_entropy_with_logits(logits, labels[part])
@@ -61,7 +61,7 @@ class Hutchinson(Seeded):
             )
         else:
             first = gradient(head, dense, pooled, labels)
-        return with_curvature(first, diagonal, curvature_samples)
+        return with_curvature(first, diagonal, curvature_samples, self._pooled)
 
     def _probe(self, variables: Sequence[Tensor], place: Place) -> list[Tensor]:
         """Draw signs: for the parameters, and last for this rank's samples among those of all ranks."""

@@ -9,10 +9,11 @@ import numpy as np
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo import prepare_criteo
 from dlrm_adahessian.data.prepare import write_prepared
-from dlrm_adahessian.data.prepared import FORMAT, PreparedData, find_or_make
+from dlrm_adahessian.data.prepared import FORMAT, PreparedData, find_or_make, is_prepared, open_prepared
 from dlrm_adahessian.data.progress import Progress
 from dlrm_adahessian.data.synthetic import GENERATOR, row_blocks
-from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.errors import DataError, UsageError
+from dlrm_adahessian.storage import DamagedFolderError
 
 DEFAULT_SYNTHETIC_ROWS = 1_000_000
 
@@ -29,7 +30,8 @@ def open_dataset(
 
     Args:
         dataset: name of the dataset.
-        path: its raw rows, None for the default place; unused by generated ones.
+        path: its raw rows, or a folder of prepared ones, which are taken as they are; None for the default place; unused
+            by generated rows.
         cfg: preparation.
         rows: how many at most.
         bad_rows: what happens to bad lines.
@@ -42,12 +44,29 @@ def open_dataset(
     """
     if dataset == "synthetic":
         return prepare_synthetic(cfg, rows=rows)
-    data = prepare_criteo(path or "data/raw", cfg, rows=rows, bad_rows=bad_rows)
+    if path is not None and is_prepared(path):
+        data = _open_folder(Path(path), rows)
+    else:
+        data = prepare_criteo(path or "data/raw", cfg, rows=rows, bad_rows=bad_rows)
     train = data.split.train
     clicks = int(np.count_nonzero(data.labels[: train.stop]))
     if clicks in (0, len(train)):
         raise DataError(
             f"the training part needs both labels, {clicks} of {len(train)} are clicks; give more rows"
+        )
+    return data
+
+
+def _open_folder(folder: Path, rows: int | None) -> PreparedData:
+    """Open rows that were prepared before, the cache of this run aside."""
+    try:
+        data = open_prepared(folder)
+    except DamagedFolderError as error:
+        raise DataError(f"{error}; prepare the rows again") from error
+    if rows is not None and rows != len(data.labels):
+        raise UsageError(
+            f"--rows cuts raw rows, and {folder} holds {len(data.labels)} prepared ones, got {rows}; leave --rows out, or "
+            "prepare the raw rows with it"
         )
     return data
 

@@ -48,13 +48,16 @@ _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StoredRows:
-    """The row range in one file of a checkpoint; fields as in `TableShard`."""
+    """The rows in one file of a checkpoint; fields as in `TableShard`, the columns of a column shard only."""
 
     file: str
     table: str
     first_row: int
     rows: int
     table_rows: int
+    first_column: int = 0
+    columns: int | None = None
+    table_columns: int | None = None
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -103,18 +106,46 @@ class Checkpoint:
             raise CheckpointError(_refusal(self.path, f"{self.path} cannot be read: {error}")) from error
 
     def _pieces(self, shard: TableShard) -> Iterator[Piece]:
+        parts = [
+            part
+            for part in self.stored
+            if (part.table, part.table_rows) == (shard.table, shard.table_rows)
+            and part.table_columns in (None, shard.table_columns or shard.columns)
+        ]
+        column, end = shard.first_column, shard.first_column + shard.columns
+        for first, width in sorted({(part.first_column, part.columns or end) for part in parts}):
+            stop = min(end, first + width)
+            if not first <= column < stop:
+                continue
+            strip = [part for part in parts if part.first_column == first]
+            # Whole rows are read whole, so that a table of another width is told from a part of this one.
+            whole = shard.is_whole and strip[0].columns is None
+            yield from self._strip(shard, strip, None if whole else slice(column, stop))
+            column = stop
+        if column < end:
+            yield from self._strip(shard, [], None)
+
+    def _strip(
+        self, shard: TableShard, parts: Sequence[StoredRows], columns: slice | None
+    ) -> Iterator[Piece]:
+        """Yield what fills some columns of a shard, given as columns of the table; None for whole rows."""
         row, end = shard.first_row, shard.first_row + shard.rows
-        for part in sorted(self.stored, key=lambda part: part.first_row):
+        for part in sorted(parts, key=lambda part: part.first_row):
             stop = min(end, part.first_row + part.rows)
-            same_table = (part.table, part.table_rows) == (shard.table, shard.table_rows)
-            if not (same_table and part.first_row <= row < stop):
+            if not part.first_row <= row < stop:
                 continue
             wanted = slice(row - shard.first_row, stop - shard.first_row)
             yield Piece(
                 path=self.path / part.file,
                 owner=f"table {shard.table}",
                 rows=slice(row - part.first_row, stop - part.first_row),
-                targets={name: tensor[wanted] for name, tensor in shard.tensors.items()},
+                columns=columns and _moved(columns, part.first_column),
+                targets={
+                    name: tensor[wanted, _moved(columns, shard.first_column)]
+                    if columns and tensor.dim() == 2
+                    else tensor[wanted]
+                    for name, tensor in shard.tensors.items()
+                },
             )
             row = stop
         if row < end:
@@ -189,6 +220,9 @@ def _write_shards(folder: Path, shards: Sequence[TableShard]) -> list[dict[str, 
                 first_row=shard.first_row,
                 rows=shard.rows,
                 table_rows=shard.table_rows,
+                first_column=shard.first_column,
+                columns=None if shard.is_whole else shard.columns,
+                table_columns=None if shard.is_whole else shard.table_columns,
             )
             stored.append(dataclasses.asdict(rows))
     return stored
@@ -279,6 +313,11 @@ def _opened(path: Path, step: int) -> Checkpoint:
     except (OSError, pydantic.ValidationError) as error:
         raise DamagedFolderError(f"{path / _STATE} is no state of a checkpoint: {error}") from error
     return Checkpoint(path=path, step=step, state=contents.state, stored=contents.stored)
+
+
+def _moved(columns: slice, first: int) -> slice:
+    """Return columns of a table as columns of a part that begins at `first`."""
+    return slice(columns.start - first, columns.stop - first)
 
 
 def _refusal(path: Path, reason: str) -> str:

@@ -90,15 +90,10 @@ def total_over_ranks(number: int) -> int:
 
 
 def _filled(found: Derivatives, curvature_samples: int) -> Derivatives:
-    """Give a rank of which no sample takes part in the curvature one of zeros: each takes part in what is sent."""
+    """Give a rank of which no sample takes part in the dense curvature one of zeros: each takes part in what is sent."""
     if curvature_samples == 0 or found.curvature is not None:
         return found
-    return replace(
-        found,
-        curvature=torch.zeros_like(found.grad),
-        pooled_curvature=torch.zeros_like(found.pooled_grad),
-        sums=None,
-    )
+    return replace(found, curvature=torch.zeros_like(found.grad), sums=None)
 
 
 def _curvature(found: Derivatives, summed: list[Tensor], curvature_samples: int) -> Tensor | None:
