@@ -21,7 +21,13 @@ from dlrm_adahessian.errors import LostRankError, ProgramError, ToldElsewhereErr
 
 T = TypeVar("T")
 _POLL = 0.02  # seconds between two looks at the store
-_FROM_GLOO = ("gloo", "Connection closed by peer", "Timed out waiting")
+_FROM_GLOO = (
+    "gloo",
+    "Application timeout caused pair closure",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+)
 _rounds = count()  # calls of `agreed`, the same number on all ranks
 
 
@@ -133,7 +139,7 @@ def _is_heard() -> bool:
 
 
 def _is_of_others(error: RuntimeError) -> bool:
-    # Gloo raises plain RuntimeErrors that name its sources.
+    # Gloo raises plain RuntimeErrors, most of which name its sources.
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _FROM_GLOO)
 
 
