@@ -1,9 +1,9 @@
 """Derivatives of pooled embeddings on their way to the ranks that hold the rows: one all-to-all for both.
 
 TorchRec's own way is a backward pass through its output distribution, one for the gradient and one for the curvature, of D
-numbers per bag each. Here a rank sends to each other rank what that one's tables need, the curvature beside the gradient, and
-of the curvature as many numbers as the rule reads: one per bag where a rule keeps one accumulator per row. The bytes of the
-gradient are TorchRec's; the curvature adds 1 / D to them, or as much again.
+numbers per bag each. Here a rank sends to each other rank what that one's tables need, the curvature beside the gradient,
+and of the curvature as many numbers as the rule reads: one per bag where a rule keeps one accumulator per row. The bytes of
+the gradient are TorchRec's; the curvature adds 1 / D to them, or as much again.
 """
 
 from collections.abc import Sequence
@@ -78,8 +78,8 @@ class RowExchange:
 
         Returns:
             For each group (N, columns) and (N, columns or 1) or None, N being T times the samples that it sees, by sample,
-            then feature: of all ranks' samples, one rank after another, and the mean loss over all of them; where the group is
-            replicated, of this rank's alone.
+            then feature: of all ranks' samples, one rank after another, and the mean loss over all of them; of this rank's
+            alone where the group is replicated.
         """
         parts = [grad] if curvature is None else [grad, curvature]
         received = iter(self._through_all_to_all(parts))

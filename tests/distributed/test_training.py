@@ -20,7 +20,7 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.sharding import TableSpec
+from dlrm_adahessian.distributed.table_spec import TableSpec
 from dlrm_adahessian.state import TrainState
 from tests.distributed import worlds
 from tests.distributed.checkpoints import same_bits
@@ -72,7 +72,8 @@ def new_state(case: str, dtype: torch.dtype = torch.float64) -> TrainState:
     """Return a model with its tables spread as the case says."""
     plan = CASES[case][1]
 
-    def spec(*, name: str, **rest: int) -> TableSpec:
+    def spec(*, name: str, sharding: str, **rest: int) -> TableSpec:
+        assert sharding == "auto"
         mixed = "row" if TOKEN_NAMES.index(name) % 2 else "table"
         return TableSpec(name=name, sharding=mixed if plan == "mixed" else plan, **rest)  # pyright: ignore
 
