@@ -31,7 +31,7 @@ DIM = 8
 BATCH = 13  # 7 and 6 samples on two ranks; 4, 4, 4 and 1 on four
 ROWS = range(3 * BATCH + 3)  # the last batch of an epoch has 3 samples: all on the first rank
 NUM_ROWS = [
-    2 + 3 * (i % 4) for i in range(len(TOKEN_NAMES))
+    2 + 13 * (i % 4) for i in range(len(TOKEN_NAMES))
 ]  # row-wise on two ranks, 2 rows are shards of one row
 DATA = SimpleNamespace(
     dense=np.random.default_rng(0).random((len(ROWS), NUM_INTEGERS), np.float32),
