@@ -26,6 +26,7 @@ All terms of diag_W are of one sign, so nothing cancels: operands rounded to bfl
 of it, and most by far less, since roundings of many samples average out. The gradient has no such luck.
 """
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -41,7 +42,6 @@ from dlrm_adahessian.precision import Precision, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 _REMEDY = "use --curvature hutchinson for this model"
-_LARGEST_EXPONENT = 80.0  # exp of more may overflow float32; p (1 - p) is below 1e-34 there
 
 
 class ExactDiagonal:
@@ -208,4 +208,7 @@ def _residual_and_exponent(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     """Return p - y and log(p (1 - p) / (p - y)^2), each (B,), without cancellation for confident samples."""
     sign = 1 - 2 * labels  # -1 where the label is 1
     towards_loss = sign * logits
-    return sign * towards_loss.sigmoid(), towards_loss.neg_().clamp_(max=_LARGEST_EXPONENT)
+    residual = sign * towards_loss.sigmoid()
+    # Half of what the type can hold is left for the squares that it multiplies. In float32 this concerns p (1 - p) < 5e-18.
+    largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
+    return residual, towards_loss.neg_().clamp_(max=largest)

@@ -165,6 +165,20 @@ def test_exact_curvature_of_confident_samples_survives_float32():
     torch.testing.assert_close(single.curvature.double(), truth.curvature, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("bias", [50.0, 85.0, 200.0])
+def test_exact_curvature_of_utterly_confident_samples_is_finite_and_next_to_nothing(bias):
+    head = small_head().float()
+    dense, tables, hits, labels = (tensor.float() for tensor in small_batch())
+    with torch.no_grad():
+        head.top[-1].bias.fill_(bias)
+        head.bottom[0].weight.zero_()  # large inputs, and logits that do not follow them
+    found = ExactDiagonal()(head, dense + 100, pooled_of(tables, hits), labels, curvature_samples=BATCH)
+    largest = float(torch.exp(-found.logits.double()).max())  # p (1 - p)
+    for derivative in (found.curvature, found.pooled_curvature):
+        assert derivative.isfinite().all()
+        assert derivative.max() <= 1e6 * largest
+
+
 @pytest.mark.parametrize("changes", [{}, {"activation": "gelu"}, {"self_interaction": True}])
 def test_mean_of_hutchinson_draws_is_within_five_standard_errors_of_the_hessian(changes):
     head = small_head(**changes)
