@@ -1,0 +1,214 @@
+"""Full-scale rehearsal: rows like Criteo's, as many as Criteo's and with tables as tall, through all three commands.
+
+    python -m benchmarks.rehearsal [--folder F] [--rows N] [--min-count M] [--until STAGE] [--json] [-- FLAGS OF TRAIN]
+
+`prepare` reads the text from a pipe that this program fills, so that no disk needs to hold it; `train` runs one epoch of the
+Kaggle architecture over what `prepare` made, and `evaluate` scores the test rows with it, beside the truth they were drawn
+from. The folder has a JSON file for each stage that is done; such a stage is not repeated, and one that was cut off starts
+anew. Seconds are from the start of a stage's process to its end. Memory is the most that it held, with the pages of prepared
+rows that are mapped and that the system may take back (`peak_rss_mib`), and without (`peak_private_mib`). While rows
+are prepared, the generator takes part of the machine.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import psutil
+
+from benchmarks.printing import print_rows
+from dlrm_adahessian.artifacts import RunDirectory
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.marginals import ROWS
+from dlrm_adahessian.data.prepare import split_rows
+from dlrm_adahessian.data.synthetic import row_blocks
+from dlrm_adahessian.data.tsv import format_rows
+from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.storage import read_json, write_json
+
+_GENERATOR = SyntheticConfig(cardinality_scale=1.0)
+_STAGES = ("prepare", "train", "evaluate")
+_WATCH_SECONDS = 0.1  # from one look at a process to the next
+
+
+class Rehearsal:
+    """One folder of stages; each is a method that returns what it measured."""
+
+    def __init__(self, folder: Path, rows: int, min_count: int, flags: list[str]) -> None:
+        self._folder, self._rows, self._min_count, self._flags = folder, rows, min_count, flags
+        self._run = folder / "run"
+
+    def stages(self, until: str) -> Iterator[dict[str, Any]]:
+        """Yield the stages up to one of them, done now or before."""
+        for name in _STAGES[: _STAGES.index(until) + 1]:
+            path = self._folder / f"{name}.json"
+            if not path.exists():
+                write_json(path, {"stage": name, **getattr(self, name)()})
+            yield self._read(name)
+
+    def prepare(self) -> dict[str, Any]:
+        """Generate rows into the standard input of `prepare`; keep the truth of the test rows only."""
+        flags = [
+            "--dataset",
+            "criteo",
+            "--data-path",
+            "-",
+            "--data.min-count",
+            str(self._min_count),
+            "--json",
+        ]
+        cache = ["--data.cache-dir", str(self._folder / "cache")]
+        bayes: dict[str, float | None] = {}
+
+        def feed(pipe: IO[bytes]) -> None:
+            bayes.update(_write(pipe, self._rows))
+
+        out, measured = _run(["prepare", *flags, *cache], feed)
+        made = json.loads(out)
+        return {
+            **_rate(self._rows, measured),
+            "min_count": self._min_count,
+            "table_rows": made["table_rows"],
+            "folder": made["folder"],
+            "bayes": bayes,
+        }
+
+    def train(self) -> dict[str, Any]:
+        """Train one epoch; `model_mib` are weights and optimizer state, and the step's time is the median."""
+        rows = self._read("prepare")["folder"]
+        shutil.rmtree(self._run, ignore_errors=True)
+        flags = ["--dataset", "criteo", "--data-path", rows, "--out", str(self._run), "--batch-size", "2048"]
+        _, measured = _run(["train", *flags, "--baseline", "none", "--checkpoint-every", "0", *self._flags])
+        summary = RunDirectory(self._run).read_summary()
+        trained = summary["train"]
+        return {
+            **_rate(trained["samples"], measured),
+            "flags": self._flags,
+            "optimizer": summary["optimizer"],
+            "batch_size": summary["batch_size"],
+            "samples_per_second_in_steps": trained["samples_per_second"],
+            "step_ms_median": trained["step_ms_median"],
+            "model_mib": trained["model_mib"],
+            "progressive_auc": summary["progressive"]["auc"],
+            "progressive_logloss": summary["progressive"]["logloss"],
+        }
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the test rows; the Bayes figures are those of the probabilities that their labels were drawn from."""
+        prepared = self._read("prepare")
+        scores = str(self._folder / "predictions.parquet")
+        flags = ["--data-path", prepared["folder"], "--part", "test", "--out", scores, "--json"]
+        out, measured = _run(["evaluate", "--run", str(self._run), *flags])
+        found, bayes = json.loads(out), prepared["bayes"]
+        if (found["rows"], found["base_rate"]) != (bayes["rows"], bayes["base_rate"]):
+            raise RuntimeError(f"the rows scored must be those that were generated, got {found} and {bayes}")
+        figures = {name: found[name] for name in ("auc", "logloss")}
+        return {**_rate(found["rows"], measured), **figures, **{f"bayes_{k}": bayes[k] for k in figures}}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        found = read_json(self._folder / f"{name}.json")
+        asked = {
+            "prepare": {"rows": self._rows, "min_count": self._min_count},
+            "train": {"flags": self._flags},
+        }
+        if not isinstance(found, dict) or any(found[k] != v for k, v in asked.get(name, {}).items()):
+            sys.exit(
+                f"{self._folder}/{name}.json must be of {asked[name]} and is not; name another --folder, or delete "
+                "that file and those of the stages after it"
+            )
+        return found
+
+
+def _write(pipe: IO[bytes], rows: int) -> dict[str, float | None]:
+    """Write generated rows as text; return the metrics of the true probabilities over the test rows."""
+    test, first = split_rows(rows).test, 0
+    labels, truth = [], []
+    for block in row_blocks(_GENERATOR, rows):
+        pipe.write(format_rows(block))
+        part = slice(max(test.start - first, 0), max(test.stop - first, 0))
+        labels.append(block.labels[part])
+        truth.append(block.probability[part])
+        first += len(block)
+    return binary_metrics(np.concatenate(labels), np.concatenate(truth)).asdict()
+
+
+def _run(arguments: list[str], feed: Any = None) -> tuple[bytes, dict[str, float]]:
+    """Run a command of the program in a process of its own.
+
+    Args:
+        arguments: of `python -m dlrm_adahessian`.
+        feed: called with the standard input, where the command reads it.
+
+    Returns:
+        Its standard output, and its seconds, processor seconds and peak memory.
+    """
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "dlrm_adahessian", *arguments]
+    stdin = subprocess.PIPE if feed else subprocess.DEVNULL
+    with (
+        ThreadPoolExecutor(1) as pool,
+        subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE) as process,
+    ):
+        private = pool.submit(_peak_private, process.pid)
+        if feed:
+            with suppress(BrokenPipeError), process.stdin:  # its exit code tells why it left
+                feed(process.stdin)
+        out = process.stdout.read()
+        # The kernel's figure covers what this process held when it forked, some 300 MiB: no stage at scale holds less.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return out, {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss_mib": usage.ru_maxrss / 1024,
+        "peak_private_mib": private.result() / 2**20,
+    }
+
+
+def _peak_private(pid: int) -> int:
+    """Watch a process to its end; return the most bytes that were resident and no mapped file's."""
+    peak = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            memory = process.memory_info()
+            peak = max(peak, memory.rss - memory.shared)
+            time.sleep(_WATCH_SECONDS)
+    return peak
+
+
+def _rate(rows: int, measured: dict[str, float]) -> dict[str, float]:
+    return {"rows": rows, **measured, "rows_per_second": rows / measured["seconds"]}
+
+
+def main() -> None:
+    """Print a row for each stage."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/rehearsal"), help="some 17 GB at full size")
+    parser.add_argument("--rows", type=int, default=ROWS, help="generated rows")
+    parser.add_argument("--min-count", type=int, default=1, help="tokens seen fewer times share a row")
+    parser.add_argument("--until", choices=_STAGES, default=_STAGES[-1], help="the last stage to run")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.add_argument("flags", nargs="*", metavar="FLAGS", help="further flags of train, after --")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    rehearsal = Rehearsal(args.folder, args.rows, args.min_count, args.flags)
+    print_rows(list(rehearsal.stages(args.until)), as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
