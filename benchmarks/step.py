@@ -57,7 +57,7 @@ class _Training:
         pooled, found = self._state.derivatives(batch, curvature_samples=samples)
         if not all_finite(found):
             raise RuntimeError(f"step {self._step} of {config.optimizer} is not finite")
-        self._state.update_(pooled, found, lr_scale=1.0, curvature_samples=samples)
+        self._state.update_(pooled, found, lr_scale=1.0)
         self._step += 1
 
 

@@ -2,6 +2,7 @@
 
     config.json       the resolved configuration
     environment.json  versions, commit, machine: with the configuration, enough to repeat the run
+    plan.json         which rank holds which part of the tables, and what it needs in memory
     metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
     checkpoints/      dlrm_adahessian.distributed.checkpoint
     summary.json      the results; written last
@@ -80,6 +81,11 @@ class RunDirectory:
     def best(self) -> Path:
         """The folder of the checkpoint with the best validation, where training may stop early."""
         return self.path / "best"
+
+    @property
+    def plan(self) -> Path:
+        """The file that says which rank holds which part of the tables."""
+        return self.path / "plan.json"
 
     @property
     def vocabulary(self) -> Path:

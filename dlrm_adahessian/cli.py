@@ -1,4 +1,4 @@
-"""The command line: prepare, train, evaluate, compare, doctor.
+"""The command line: prepare, train, evaluate, compare, plan, doctor.
 
 Heavy packages are imported by the command that needs them, so that help and a wrong flag answer at once.
 """
@@ -22,7 +22,9 @@ from dlrm_adahessian import __version__, config
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.errors import ProgramError, UsageError
+from dlrm_adahessian.launched import alone, is_first, told_once
 from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.planning.config import PlanConfig
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -36,6 +38,10 @@ _COMPARE_HELP = """Tune and train several optimizers on the same rows, and repor
 Every optimizer gets the same rows in the same order, the same initial weights, and as many draws of hyper-parameters from
 ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an interruption, or
 with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it."""
+
+_PLAN_HELP = """Plan who holds which tables on given machines, and what each rank needs in memory; needs neither.
+
+What cannot fit is refused, with what would. The settings of the optimizer shown below are those of its preset."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -75,12 +81,16 @@ class EvaluateConfig:
 
 def train(arguments: Sequence[str]) -> int:
     """Train an optimizer and its baseline, and compare them."""
-    base = config.load(_config_file(arguments), _value_of(arguments, "--optimizer"))
-    parsed = _parsed(base, arguments, prog="train.py", description=_TRAIN_HELP)
+    with told_once():
+        base = config.load(_config_file(arguments), _value_of(arguments, "--optimizer"))
+        parsed = _parsed(base, arguments, prog="train.py", description=_TRAIN_HELP)
     from dlrm_adahessian.job import run_job
     from dlrm_adahessian.tables import job_table
 
-    path, summary = run_job(parsed)
+    done = run_job(parsed)
+    if done is None:  # another rank reports
+        return 0
+    path, summary = done
     _print(f"{job_table(summary)}\n\nwritten to {path}/summary.json")
     return 0
 
@@ -140,6 +150,20 @@ def compare(arguments: Sequence[str]) -> int:
     return 0
 
 
+def plan(arguments: Sequence[str]) -> int:
+    """Plan who would hold which tables on given machines, and whether they fit."""
+    name = _value_of(arguments, "--optimizer")
+    preset = config.load(None, name)
+    base = PlanConfig(optimizer=preset.optimizer, optim=preset.optim)
+    args = _parsed(base, arguments, prog="plan", description=_PLAN_HELP)
+    from dlrm_adahessian.distributed.plan_text import plan_text
+    from dlrm_adahessian.planning.report import plan_json, planned
+
+    found = planned(args)
+    _print(json.dumps(plan_json(args, found)) if args.json else plan_text(found))
+    return 0
+
+
 def doctor(arguments: Sequence[str]) -> int:
     """Check that torch, torchrec and fbgemm fit together, and say what to do."""
     tyro.cli(_no_arguments, args=arguments, prog="doctor", description=doctor.__doc__)
@@ -159,6 +183,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "plan": plan,
     "doctor": doctor,
 }
 
@@ -209,7 +234,9 @@ def _run(given: list[str]) -> int:
     _quiet_libraries()
     keep_freed_memory()
     try:
-        return _command(given[0])(given[1:])
+        with told_once():
+            command = _command(given[0])
+        return command(given[1:])
     except ProgramError as error:
         _complain(str(error))
         return error.exit_code
@@ -222,13 +249,17 @@ def _run(given: list[str]) -> int:
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     if name not in COMMANDS:
         raise UsageError(f"a command is one of {', '.join(COMMANDS)}, got {name!r}")
+    if name != "train" and not alone():
+        raise UsageError(
+            f"{name} runs in one process, and a launcher started several; start it without torchrun"
+        )
     return COMMANDS[name]
 
 
 def _quiet_libraries() -> None:
     """Show what this program logs, and of the libraries below it errors only."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dlrm_adahessian").setLevel(logging.INFO)
+    logging.getLogger("dlrm_adahessian").setLevel(logging.INFO if is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", module="torch.*")
 
 
@@ -292,5 +323,7 @@ def _print(text: str) -> None:
 
 
 def _complain(text: str) -> None:
+    if not text:  # another rank tells
+        return
     with suppress(BrokenPipeError):  # the exit code still tells
         sys.stderr.write(f"error: {text}\n")

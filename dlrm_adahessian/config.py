@@ -18,6 +18,8 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.distributed.config import DistributedConfig
 from dlrm_adahessian.errors import NoInputError, UsageError
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
@@ -38,6 +40,8 @@ _NOT_RESULTS = (
     "log_every",
     "bad_rows",
     "device",
+    "timeout",
+    "distributed",
 )
 
 
@@ -79,9 +83,9 @@ class RunConfig(SharedConfig):
     curvature: CurvatureName = "exact"
     """Estimator of the Hessian diagonal."""
     curvature_every: int = Field(default=1, ge=1)
-    """Steps from one curvature update to the next; the first step has one."""
+    """Steps from one curvature update to the next, the first step included; rows have the exact diagonal's at each step."""
     curvature_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of the batch that the curvature is computed on."""
+    """Share of the batch that the curvature is computed on; the exact diagonal's on rows is of all samples."""
     curvature_probes: int = Field(default=1, ge=1)
     """Probes of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one."""
     seed: int = Field(default=0, ge=0)
@@ -100,7 +104,10 @@ class RunConfig(SharedConfig):
     """Steps from one line of metrics.jsonl to the next, after the first 20."""
     max_skipped: int = Field(default=10, ge=1)
     """Steps in a row with a non-finite loss or derivative that end the run."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds after which a rank that does not answer the others is given up."""
     optim: OptimConfig = OptimConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -122,14 +129,26 @@ class RunConfig(SharedConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _known_tables(self) -> "RunConfig":
+        if unknown := [name for name in self.distributed.tables if name not in TOKEN_NAMES]:
+            raise ValueError(
+                f"distributed.tables names tables, {TOKEN_NAMES[0]} to {TOKEN_NAMES[-1]}, got {', '.join(unknown)}; "
+                "name one of these"
+            )
+        return self
+
     def curvature_samples(self, step: int, samples: int) -> int:
         """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
+
+        The exact diagonal on rows costs nothing and is not meant: without a reader on the dense part it is never due.
 
         Args:
             step: number of the step, from 0.
             samples: of the batch.
         """
-        due = self.curvature != "none" and step % self.curvature_every == 0
+        read = self.curvature != "none" and (self.curvature != "exact" or self.optim.dense.uses_curvature)
+        due = read and step % self.curvature_every == 0
         return math.ceil(self.curvature_fraction * samples) if due else 0
 
     @property
@@ -153,7 +172,7 @@ class RunConfig(SharedConfig):
         return fingerprint({"rows": rows, "settings": settings})
 
 
-_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig)
+_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig, DistributedConfig)
 _SETTINGS = sorted(
     {
         field.name

@@ -4,13 +4,11 @@ A message says the rule, the value that broke it, and the remedy. The command li
 traceback; anything that is not a `ProgramError` is a defect and keeps its traceback.
 """
 
-from typing import ClassVar
-
 
 class ProgramError(Exception):
     """Base of all errors that the command line reports as one message."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class UsageError(ProgramError):
@@ -53,3 +51,18 @@ class LockedError(ProgramError):
     """Another process works on the same folder."""
 
     exit_code = 5
+
+
+class LostRankError(ProgramError):
+    """Another rank is gone or does not answer."""
+
+    exit_code = 75
+
+
+class ToldElsewhereError(ProgramError):
+    """Another rank tells what went wrong; this one says nothing and has the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        """Take the exit code."""
+        super().__init__("")
+        self.exit_code = exit_code

@@ -158,7 +158,7 @@ class _Scorer:
         """Return the probabilities of a block."""
         labels, dense, ids = rows
         parts = (slice(start, start + SCORING_BATCH) for start in range(0, len(labels), SCORING_BATCH))
-        unlabelled = np.zeros(SCORING_BATCH, np.float32)  # scoring reads no labels
+        unlabelled = np.zeros(SCORING_BATCH, np.int8)  # scoring reads no labels
         return self._state.score(
             make_batch(dense[part], ids[part], unlabelled[: len(ids[part])]) for part in parts
         )

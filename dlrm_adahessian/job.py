@@ -1,16 +1,23 @@
-"""The main job: train an optimizer and its baseline on the same rows, and compare them."""
+"""The main job: train an optimizer and its baseline on the same rows, and compare them.
+
+Under torchrun all ranks run it. The first one prepares, holds the run directory and reports; a failure on any ends all,
+and one of them tells of it.
+"""
 
 import logging
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from dlrm_adahessian.artifacts import RunDirectory, default_run_path
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
 from dlrm_adahessian.data.cache import open_dataset
-from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.prepared import DamagedFolderError, PreparedData, map_prepared
+from dlrm_adahessian.device import find_device
+from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.checkpoint import latest
-from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.reuse import find_or_fit
 from dlrm_adahessian.statistics.comparison import compare_predictions
 from dlrm_adahessian.storage import sealed_folder
@@ -21,35 +28,66 @@ logger = logging.getLogger(__name__)
 RUNS = Path("runs")
 
 
-def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]]:
-    """Train what `config` says, then its baseline.
+def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]] | None:
+    """Train what `config` says, then its baseline; all ranks call it.
 
     Args:
         config: of the run.
 
     Returns:
-        The run directory and what was written to its summary.json.
-
-    Raises:
-        UsageError: torchrun started several ranks.
+        On the first rank the run directory and what was written to its summary.json, None on the others.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "training runs in one process in this version, got several ranks; start it without torchrun"
-        )
-    path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
-    with RunDirectory.create(path, resume=config.resume) as run:
-        data = open_dataset(
+    with ExitStack() as stack:
+        stack.enter_context(init_process_group(find_device(config.device), config.timeout))
+        stack.enter_context(ranks.one_voice())
+        run, data = _open(config, stack)
+        ours = fit(config, data, run, title=config.optimizer)
+        baseline = None if config.baseline == "none" else _baseline(config, data)
+        if ours is None:
+            return None
+        summary = _summary(ours, baseline)
+        run.write_summary(summary)
+        return run.path, summary
+
+
+def _open(config: RunConfig, stack: ExitStack) -> tuple[RunDirectory, PreparedData]:
+    """Lock the run directory and prepare the rows on the first rank; then the others open what it made.
+
+    Args:
+        config: of the run.
+        stack: holds the lock.
+
+    Returns:
+        The run directory and the rows.
+    """
+    opened: PreparedData | None = None
+
+    def lead() -> tuple[str, str]:
+        nonlocal opened
+        path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
+        run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
+        opened = open_dataset(
             config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
         )
         # With a checkpoint the folder describes itself already, and a resume with other settings is refused.
         if latest(run.checkpoints) is None:
-            _describe(run, config, data)
-        ours = fit(config, data, run, title=config.optimizer)
-        baseline = None if config.baseline == "none" else _baseline(config, data)
-        summary = _summary(ours, baseline)
-        run.write_summary(summary)
-    return path, summary
+            _describe(run, config, opened)
+        return str(path), str(opened.folder)
+
+    # Preparing may take hours.
+    path, folder = ranks.first_does(lead, patient=True)
+
+    return RunDirectory(Path(path)), opened or _follow(Path(folder))
+
+
+def _follow(folder: Path) -> PreparedData:
+    try:
+        return map_prepared(folder)
+    except DamagedFolderError as error:
+        raise StorageError(
+            f"all ranks read the rows that the first one prepares, and on this one {error}; give --data.cache-dir a folder "
+            "that all machines share"
+        ) from error
 
 
 def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:

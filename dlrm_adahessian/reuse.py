@@ -1,6 +1,7 @@
 """Finished runs, found again by what determines their results, so that nothing is trained twice."""
 
 import logging
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from dlrm_adahessian.artifacts import RunDirectory, packages
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
+from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.storage import exclusive_lock, fingerprint
 from dlrm_adahessian.trainer import Fitted, finished, fit
 
@@ -41,14 +43,15 @@ def run_path(config: RunConfig, data: PreparedData, root: Path) -> Path:
     Returns:
         The folder, which need not exist.
     """
-    # A GPU rounds differently, and is compared by its speed too: a run on another kind of device is another run.
-    device = find_device(config.device).type
-    key = fingerprint([config.fingerprint(data.fingerprint), device, _program()])
+    # A GPU rounds differently, and is compared by its speed too: a run on another kind of device is another run. So do
+    # several ranks.
+    machine = [find_device(config.device).type, ranks.world_size()]
+    key = fingerprint([config.fingerprint(data.fingerprint), *machine, _program()])
     return root / f"{config.optimizer}-{key}"
 
 
-def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str | None) -> Fitted:
-    """Return a finished run, continue one that was cut off, or train it from the beginning.
+def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str | None) -> Fitted | None:
+    """Return a finished run, continue one that was cut off, or train it from the beginning; all ranks call it.
 
     Args:
         config: of the run.
@@ -57,20 +60,32 @@ def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str
         title: of the progress bar; None shows none.
 
     Returns:
-        Its metrics and predictions; `fit` raises what a run raises.
+        Its metrics and predictions on the first rank, None on the others; `fit` raises what a run raises.
     """
     run = RunDirectory(run_path(config, data, root))
-    # Processes side by side want the same run: one trains it, the others wait.
-    with exclusive_lock(run.path.with_suffix(".lock"), wait=True):
-        if (found := finished(config, data, run)) is not None:
-            logger.info("reused the finished run in %s", run.path)
-            return found
-        config = replace(config, resume=run.metrics.exists())
-        with RunDirectory.create(run.path, resume=True) as run:
+    found: Fitted | None = None
+    with ExitStack() as stack:
+
+        def look() -> str:
+            """Say what is to be done: "take" a finished run, "resume" or "begin" one."""
+            nonlocal found
+            # Processes side by side want the same run: one trains it, the others wait.
+            stack.enter_context(exclusive_lock(run.path.with_suffix(".lock"), wait=True))
+            if (found := finished(config, data, run)) is not None:
+                logger.info("reused the finished run in %s", run.path)
+                return "take"
+            todo = "resume" if run.metrics.exists() else "begin"
+            stack.enter_context(RunDirectory.create(run.path, resume=True))
             run.write_config(asdict(config))
-            fitted = fit(config, data, run, title=title)
+            return todo
+
+        todo = ranks.first_does(look, patient=True)
+        if todo == "take":
+            return found
+        fitted = fit(replace(config, resume=todo == "resume"), data, run, title=title)
+        if fitted is not None:
             run.write_summary(fitted.summary)
-            return fitted
+        return fitted
 
 
 @cache

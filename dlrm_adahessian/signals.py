@@ -12,17 +12,12 @@ class StopRequest:
     """Within the context, the first signal is a request; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self.received = 0  # the number of the signal, once one has come
         self._before: dict[signal.Signals, object] = {}
 
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self._received is not None
-
-    def leave(self) -> NoReturn:
-        """Exit as a shell expects after the signal: 128 and its number."""
-        sys.exit(128 + (self._received or 0))
+    def leave(self, number: int) -> NoReturn:
+        """Exit as a shell expects after a signal, which may have come to another rank: 128 and its number."""
+        sys.exit(128 + number)
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
@@ -35,6 +30,6 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.requested and number == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = number
+        self.received = number

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.curvature.base import Derivatives
+from dlrm_adahessian.curvature.base import Derivatives, Place
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed import checkpoint
-from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
+from dlrm_adahessian.distributed.dense_memory import dense_memory
+from dlrm_adahessian.distributed.exchange import gathered, over_ranks, total_over_ranks
+from dlrm_adahessian.distributed.sharding import ShardedLookup
+from dlrm_adahessian.distributed.table_spec import TableSpec
 from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics import probability_from_logit
 from dlrm_adahessian.model.head import Head, flatten_parameters_
@@ -24,37 +27,69 @@ from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
 from dlrm_adahessian.precision import Precision, matrix_products
 
 SCORING_BATCH = 8192
-"""Rows per batch where nothing is learnt."""
+"""Rows per batch and rank where nothing is learnt."""
 
 
 class TrainState:
     """The model in training; needs a process group."""
 
-    def __init__(self, config: RunConfig, num_rows: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        num_rows: Sequence[int],
+        device: torch.device,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Build the model with its initial weights, which depend on the seed and the model alone.
 
         Args:
             config: of the run.
             num_rows: height of each table.
             device: where it computes.
+            dtype: of weights, optimizer state and derivatives.
 
         Raises:
             UsageError: the estimator is not right for this model.
         """
-        self._device = device
+        self._device, self._dtype = device, dtype
         self._precision: Precision = config.precision
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
-            config.model, num_dense=NUM_INTEGERS, num_features=len(num_rows), generator=generator
+            config.model,
+            num_dense=NUM_INTEGERS,
+            num_features=len(num_rows),
+            generator=generator,
+            dtype=dtype,
         ).to(device)
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
         self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, shapes)
         tables = [
-            TableSpec(name=name, num_rows=rows, dim=config.model.embedding_dim)
+            TableSpec(
+                name=name,
+                num_rows=rows,
+                dim=config.model.embedding_dim,
+                sharding=config.distributed.sharding_of(name),
+            )
             for name, rows in zip(TOKEN_NAMES, num_rows, strict=True)
         ]
-        self.lookup = ShardedLookup(tables, rule=row_rule(config.optim.rows), device=device, seed=config.seed)
+        self.lookup = ShardedLookup(
+            tables,
+            rule=row_rule(config.optim.rows),
+            device=device,
+            dtype=dtype,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            dense=dense_memory(
+                config.model,
+                parameters=self.parameters,
+                state=self.dense_optimizer.state.values(),
+                num_dense=NUM_INTEGERS,
+                num_features=len(num_rows),
+            ),
+            memory_bytes=config.distributed.memory_bytes,
+        )
         try:
             self.estimator = make_estimator(
                 config.curvature,
@@ -62,6 +97,7 @@ class TrainState:
                 TOKEN_NAMES,
                 probes=config.curvature_probes,
                 precision=config.curvature_precision,
+                pooled=config.optim.rows.pooled_curvature,
                 seed=config.seed,
                 device=device,
             )
@@ -69,15 +105,28 @@ class TrainState:
             raise UsageError(str(error)) from error
 
     def derivatives(self, batch: Batch, *, curvature_samples: int) -> tuple[Tensor, Derivatives]:
-        """Return the pooled embeddings (B, F, D) of a batch and the derivatives of its mean loss."""
-        pooled = self.lookup(batch.kjt)
+        """Predict a batch, and differentiate its mean loss over all ranks.
+
+        Args:
+            batch: this rank's share.
+            curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
+
+        Returns:
+            The pooled embeddings of this rank's samples, and the derivatives as `exchange.over_ranks` returns them.
+        """
+        pooled, share = self.lookup(batch.kjt), batch.share
         with matrix_products(self._precision):
             found = self.estimator(
-                self.head, batch.dense, pooled, batch.labels, curvature_samples=curvature_samples
+                self.head,
+                batch.dense.to(self._dtype),
+                pooled[: len(batch.dense)],
+                batch.labels.to(self._dtype),
+                curvature_samples=share.count_among(curvature_samples),
+                place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
             )
-        return pooled, found
+        return pooled, over_ranks(found, share, curvature_samples=curvature_samples)
 
-    def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float, curvature_samples: int) -> None:
+    def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float) -> None:
         """Step both optimizers; the arguments belong to one call of `derivatives`."""
         samples = len(found.logits)
         self.dense_optimizer.step(
@@ -89,15 +138,15 @@ class TrainState:
             found.pooled_curvature,
             lr_scale=lr_scale,
             samples=samples,
-            curvature_samples=curvature_samples,
+            curvature_samples=found.pooled_samples,
         )
 
     @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
-        """Return the probabilities of all rows.
+        """Return the probabilities of all rows, on every rank.
 
         Args:
-            batches: for speed of `SCORING_BATCH` rows each.
+            batches: this rank's share of each, of `SCORING_BATCH` rows: a row's last bits depend on it.
 
         Returns:
             (N,) float32.
@@ -107,8 +156,7 @@ class TrainState:
         """
         with matrix_products(self._precision):
             logits = [
-                self.head(batch.dense, self.lookup(batch.kjt)).cpu()
-                for batch in on_device(batches, self._device)
+                gathered(self._logits(batch), batch.share) for batch in on_device(batches, self._device)
             ]
         if not all(bool(part.isfinite().all()) for part in logits):
             raise DivergedError(
@@ -125,7 +173,7 @@ class TrainState:
             folder,
             step=step,
             dense=self._dense_tensors(),
-            shards=list(self.lookup.shards().values()),
+            shards=self.lookup.shards_to_save(),
             state=state,
             fingerprint=fingerprint,
             keep=keep,
@@ -136,11 +184,16 @@ class TrainState:
         found.restore_(self._dense_tensors(), list(self.lookup.shards().values()))
         self.estimator.load_state()
 
-    @property
     def num_bytes(self) -> int:
-        """Memory of weights and optimizer state."""
-        tables = [tensor for shard in self.lookup.shards().values() for tensor in shard.tensors.values()]
-        return sum(t.numel() * t.element_size() for t in [*self._dense_tensors().values(), *tables])
+        """Return the memory of weights and optimizer state, copies counted once; all ranks call it."""
+        tables = [tensor for shard in self.lookup.shards_to_save() for tensor in shard.tensors.values()]
+        dense = sum(tensor.nbytes for tensor in self._dense_tensors().values())
+        return dense + total_over_ranks(sum(tensor.nbytes for tensor in tables))
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Return the logits of this rank's samples, (count,) on the CPU."""
+        pooled = self.lookup(batch.kjt)[: len(batch.dense)]
+        return self.head(batch.dense.to(self._dtype), pooled)[: batch.share.count].cpu()
 
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}

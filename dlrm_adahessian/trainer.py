@@ -5,41 +5,43 @@ Each batch is predicted before it is learnt. In the first epoch these prediction
 the second day on nearly every training row serves as a test row (Blum, Kalai, Langford, "Beating the hold-out",
 1999). They are a little optimistic by themselves, since the vocabulary comes from all training rows, and fair in
 differences, since it is the same for every optimizer.
+
+Several ranks run the same loop, each on its share of a batch. What they decide by - loss, predictions, signals - all of them
+have, so they decide alike; the first one writes.
 """
 
 import logging
 import statistics
-import sys
 import time
 from collections import deque
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
-from dlrm_adahessian.artifacts import MetricsLog, PredictionLog, RunDirectory
+from dlrm_adahessian.artifacts import PredictionLog, RunDirectory
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
+from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.plan import write_plan
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
-from dlrm_adahessian.metrics import BinaryMetrics, RecentWindow, binary_metrics, probability_from_logit
+from dlrm_adahessian.journal import PROGRESSIVE, Journal
+from dlrm_adahessian.metrics import BinaryMetrics, binary_metrics, probability_from_logit
 from dlrm_adahessian.optim.schedule import lr_scale
 from dlrm_adahessian.signals import StopRequest
 from dlrm_adahessian.state import SCORING_BATCH, TrainState
 
 logger = logging.getLogger(__name__)
 
-_FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
-_WINDOW_ROWS = 20_000  # of the AUC on the progress bar
-_PROGRESSIVE, _TEST = "progressive.f32", "test.f32"  # predictions in the run directory
+_TEST = "test.f32"  # predictions in the run directory
 _MAX_TIMES = 100_000  # step times kept for the median
 
 
@@ -99,21 +101,21 @@ class _Clock:
         self.seconds, self.samples, self.median = state["seconds"], state["samples"], state["median"]
 
 
-def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> Fitted:
-    """Train, validate and test one configuration.
+def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> Fitted | None:
+    """Train, validate and test one configuration; all ranks call it.
 
     Args:
         config: of the run; `resume` continues from the newest good checkpoint.
         data: the rows.
-        run: where logs, checkpoints and predictions go; locked by the caller.
+        run: where logs, checkpoints and predictions go; locked by the caller on the first rank.
         title: of the progress bar; None shows none.
 
     Returns:
-        Metrics and predictions.
+        Metrics and predictions on the first rank, None on the others.
     """
     with ExitStack() as stack:
         device = find_device(config.device)
-        stack.enter_context(init_process_group(device))
+        stack.enter_context(init_process_group(device, config.timeout))
         return _Fit(config, data, run, stack, device).run(title)
 
 
@@ -134,46 +136,48 @@ class _Fit:
         self.state = TrainState(config, data.vocabulary.num_rows, device)
         self.loader = _training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
-        self.metrics = stack.enter_context(MetricsLog(run.metrics))
-        self.progressive = stack.enter_context(PredictionLog(run.path / _PROGRESSIVE))
-        self.board = stack.enter_context(_tensorboard(run))
+        self.journal: Journal | None = None
+        if ranks.is_first():
+            write_plan(run.plan, self.state.lookup.plan)
+            if ranks.world_size() > 1:
+                logger.info("%s", self.state.lookup.describe_plan())
+            journal = Journal(run, log_every=config.log_every, total_steps=self.total_steps)
+            self.journal = stack.enter_context(journal)
         self.stop = stack.enter_context(StopRequest())
         self.progress = Progress()
         self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
         self.clock = _Clock()
         self.resumed_from = self._resume()
 
-    def run(self, title: str | None) -> Fitted:
-        window = RecentWindow(_WINDOW_ROWS)
-        bar = tqdm(
-            desc=title,
-            total=self.total_steps * self.config.batch_size,
-            initial=self.progress.step * self.config.batch_size,
-            unit=" samples",
-            unit_scale=True,
-            disable=title is None or not sys.stderr.isatty(),
-            dynamic_ncols=True,
-        )
-        with bar:
-            while self.progress.step < self.total_steps and not self.progress.stopped_early:
-                epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
-                for batch in on_device(self.loader.batches(epoch, first), self.device):
-                    began = time.perf_counter()
-                    loss, probability = self._step(batch)
-                    if epoch == 0:
-                        self.progressive.append(probability)
-                    self.clock.add(time.perf_counter() - began, len(probability))
-                    window.add(batch.labels.cpu().numpy().astype(np.int8), probability)
-                    self._log(loss, window, bar, len(probability))
-                    self._evaluate_and_save()
-                    if self.progress.stopped_early:
-                        break
+    def run(self, title: str | None) -> Fitted | None:
+        size = self.config.batch_size
+        if self.journal is not None:
+            self.journal.begin(title, done=self.progress.step * size, total=self.total_steps * size)
+        while self.progress.step < self.total_steps and not self.progress.stopped_early:
+            epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
+            for batch in on_device(self.loader.batches(epoch, first), self.device):
+                signal = ranks.Vote(self.stop.received)
+                began = time.perf_counter()
+                loss, probability = self._step(batch)
+                self.clock.add(time.perf_counter() - began, len(probability))
+                if self.journal is not None:
+                    self.journal.learnt(
+                        self.progress.step,
+                        loss,
+                        batch.all_labels,
+                        probability,
+                        self.clock.summary,
+                        progressive=epoch == 0,
+                    )
+                self._evaluate_and_save(signal.largest())
+                if self.progress.stopped_early:
+                    break
         return self._finish()
 
     def _step(self, batch: Batch) -> tuple[float, npt.NDArray[np.float32]]:
-        """Predict and learn one batch; return its mean loss and its predictions."""
+        """Predict and learn one batch; return its mean loss and its predictions, those of all ranks."""
         config, progress = self.config, self.progress
-        curvature_samples = config.curvature_samples(progress.step, len(batch.labels))
+        curvature_samples = config.curvature_samples(progress.step, batch.share.samples)
         pooled, found = self.state.derivatives(batch, curvature_samples=curvature_samples)
         progress.step += 1
         finite = all_finite(found)
@@ -182,7 +186,7 @@ class _Fit:
         probability = probability_from_logit(torch.nan_to_num(found.logits).cpu().numpy())
         if finite:
             scale = lr_scale(progress.step, self.total_steps, config.optim.schedule)
-            self.state.update_(pooled, found, lr_scale=scale, curvature_samples=curvature_samples)
+            self.state.update_(pooled, found, lr_scale=scale)
             progress.skipped_in_a_row = 0
         else:
             self._skip()
@@ -201,37 +205,22 @@ class _Fit:
                 "lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
             )
 
-    def _log(self, loss: float, window: RecentWindow, bar: tqdm, samples: int) -> None:
-        step = self.progress.step
-        bar.update(samples)
-        if step > _FIRST_LOGGED and step % self.config.log_every and step < self.total_steps:
-            return
-        recent = window.metrics()
-        record = {"step": step, "loss": loss, "window_auc": recent.auc, "window_logloss": recent.logloss}
-        self.metrics.log(record, self.clock.summary())
-        bar.set_postfix(loss=f"{recent.logloss:.4f}", auc="-" if recent.auc is None else f"{recent.auc:.4f}")
-        if self.board is not None:
-            self.board.add_scalar("train/loss", loss, step)
-            if recent.auc is not None:
-                self.board.add_scalar("train/window_auc", recent.auc, step)
-
-    def _evaluate_and_save(self) -> None:
+    def _evaluate_and_save(self, signal: int) -> None:
         config, progress = self.config, self.progress
         step, last = progress.step, progress.step == self.total_steps
         if step % (config.eval_every or self.loader.batches_per_epoch) == 0 or last:
             self._validate()
-        if (config.checkpoint_every and step % config.checkpoint_every == 0) or last or self.stop.requested:
+        if (config.checkpoint_every and step % config.checkpoint_every == 0) or last or signal:
             self._save()
-        if self.stop.requested and not last:
+        if signal and not last:
             logger.info("stopped at step %d; continue with --resume", step)
-            self.stop.leave()
+            self.stop.leave(signal)
 
     def _validate(self) -> None:
         progress = self.progress
         found = self.validation = self._measure(self.data.split.val)[1]
-        self.metrics.log({"step": progress.step, "val": found.asdict()}, self.clock.summary())
-        if self.board is not None:
-            self.board.add_scalar("val/logloss", found.logloss, progress.step)
+        if self.journal is not None:
+            self.journal.validated(progress.step, found, self.clock.summary())
         if progress.best_logloss is None or found.logloss < progress.best_logloss:  # pyright: ignore[reportOptionalOperand], val rows exist
             progress.best_logloss, progress.evaluations_since_best = found.logloss, 0
             if self.config.patience:
@@ -241,13 +230,9 @@ class _Fit:
         progress.stopped_early = 0 < self.config.patience <= progress.evaluations_since_best
 
     def _save(self, *, best: bool = False) -> None:
-        self.progressive.sync()
-        state = {
-            "progress": vars(self.progress),
-            "metrics_bytes": self.metrics.position(),
-            "progressive_rows": self.progressive.rows,
-            "timing": self.clock.state(),
-        }
+        state = {"progress": vars(self.progress), "timing": self.clock.state()}
+        if self.journal is not None:
+            state |= self.journal.position()
         folder = self.directory.best if best else self.directory.checkpoints
         self.state.save(folder, self.progress.step, state, self.fingerprint, keep=1 if best else 2)
 
@@ -257,13 +242,15 @@ class _Fit:
         found = load_newest_good(self.directory.checkpoints, self.fingerprint)
         if found is None:
             logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
-            self.metrics.rewind(0)
-            self.progressive.rewind(0)
+            if self.journal is not None:
+                self.journal.rewind(metrics_bytes=0, progressive_rows=0)
             return 0
         self.state.restore_(found)
         self.progress = Progress(**found.state["progress"])
-        self.metrics.rewind(found.state["metrics_bytes"])
-        self.progressive.rewind(found.state["progressive_rows"])
+        if self.journal is not None:
+            self.journal.rewind(
+                metrics_bytes=found.state["metrics_bytes"], progressive_rows=found.state["progressive_rows"]
+            )
         self.clock.load(found.state["timing"])
         logger.info("resumed from step %d", found.step)
         return found.step
@@ -272,23 +259,28 @@ class _Fit:
         loader = Loader(
             self.data,
             rows,
-            SCORING_BATCH,
+            SCORING_BATCH * ranks.world_size(),
             prefetch=self.config.data.prefetch,
             pinned=self.device.type == "cuda",
+            rank=ranks.rank(),
+            world_size=ranks.world_size(),
         )
         probability = self.state.score(loader.batches(0))
         return probability, binary_metrics(_labels(self.data, rows), probability)
 
-    def _finish(self) -> Fitted:
+    def _finish(self) -> Fitted | None:
         timing = self.clock.summary()
         if self.config.patience and (best := load_newest_good(self.directory.best, self.fingerprint)):
             self.state.restore_(best)
             self.validation = None
         data, split = self.data, self.data.split
-        progressive = _progressive(data, self.loader, self.progressive)
         test_probability, test = self._measure(split.test)
         test_labels = _labels(data, split.test)
         validation = self.validation or self._measure(split.val)[1]
+        num_bytes = self.state.num_bytes()
+        if self.journal is None:
+            return None
+        progressive = _progressive(data, self.loader, self.journal.progressive)
         with PredictionLog(self.directory.path / _TEST) as log:
             log.rewind(0)
             log.append(test_probability)
@@ -297,7 +289,7 @@ class _Fit:
             "optimizer": self.config.optimizer,
             "curvature": self.config.curvature,
             "seed": self.config.seed,
-            "world_size": 1,
+            "world_size": ranks.world_size(),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "batch_size": self.config.batch_size,
             "resumed_from_step": self.resumed_from,
@@ -314,7 +306,7 @@ class _Fit:
             "train": {
                 "steps": self.progress.step,
                 "samples": self._samples_trained(),
-                "model_mib": self.state.num_bytes / 2**20,
+                "model_mib": num_bytes / 2**20,
                 **timing,
             },
         }
@@ -357,6 +349,8 @@ def _training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = Fa
         seed=config.seed,
         prefetch=config.data.prefetch,
         pinned=pinned,
+        rank=ranks.rank(),
+        world_size=ranks.world_size(),
     )
 
 
@@ -374,7 +368,7 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted
     if not (run.path / "summary.json").exists():
         return None
     test = data.split.test
-    with PredictionLog(run.path / _TEST) as test_log, PredictionLog(run.path / _PROGRESSIVE) as log:
+    with PredictionLog(run.path / _TEST) as test_log, PredictionLog(run.path / PROGRESSIVE) as log:
         if test_log.rows != len(test):
             return None
         return Fitted(
@@ -382,12 +376,3 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted
             progressive=_progressive(data, _training_loader(config, data), log),
             test=(_labels(data, test), np.array(test_log.read())),
         )
-
-
-def _tensorboard(run: RunDirectory) -> Any:
-    """Return a context with a TensorBoard writer, or with None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return nullcontext()
-    return closing(SummaryWriter(str(run.path / "tensorboard")))

@@ -41,7 +41,7 @@ def batch_of(step: int) -> Batch:
     rng = np.random.default_rng(step)
     dense = rng.random((BATCH, NUM_INTEGERS), np.float32)
     ids = rng.integers(0, min(step + 1, ROWS), (BATCH, len(TOKEN_NAMES)), np.int32)
-    return make_batch(dense, ids, (rng.random(BATCH) < 0.3).astype(np.float32))
+    return make_batch(dense, ids, (rng.random(BATCH) < 0.3).astype(np.int8))
 
 
 def train(state: TrainState, config: RunConfig, steps: range) -> None:
@@ -50,7 +50,7 @@ def train(state: TrainState, config: RunConfig, steps: range) -> None:
         due = config.curvature != "none" and step % config.curvature_every == 0
         samples = BATCH // 2 if due else 0
         pooled, found = state.derivatives(batch, curvature_samples=samples)
-        state.update_(pooled, found, lr_scale=0.5, curvature_samples=samples)
+        state.update_(pooled, found, lr_scale=0.5)
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlrm_adahessian.curvature.config import PooledCurvature
+
 
 @dataclass(frozen=True, kw_only=True)
 class Derivatives:
@@ -19,8 +21,11 @@ class Derivatives:
         logits: (B,), detached.
         grad: (P,) at the parameters of the head, one after another in the order of `head.parameters()`.
         pooled_grad: (B, F, D).
-        curvature: (P,) Hessian diagonal, or None on a step without curvature.
-        pooled_curvature: (B, F, D); zero for samples that took no part; None exactly when `curvature` is.
+        curvature: (P,) Hessian diagonal, or None on a step without curvature of the dense part.
+        pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator was asked; zero for samples that took
+            no part; None on a step without curvature of the rows.
+        pooled_samples: how many samples, the first ones, took part in `pooled_curvature`.
+        squares_of: (n, P) where `curvature` is `mean_square` of them; a mean over ranks must be taken of these.
         sums: what `sums_of` says of the rest, where it came with it; None otherwise.
     """
 
@@ -30,7 +35,22 @@ class Derivatives:
     pooled_grad: Tensor
     curvature: Tensor | None = None
     pooled_curvature: Tensor | None = None
+    pooled_samples: int = 0
+    squares_of: Tensor | None = None
     sums: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the samples of a rank stand among those of all ranks that the curvature is taken of.
+
+    Attributes:
+        first: how many samples the ranks before it have.
+        samples: how many all ranks have; 0 on a step without curvature.
+    """
+
+    first: int
+    samples: int
 
 
 class Estimator(Protocol):
@@ -40,7 +60,14 @@ class Estimator(Protocol):
     """What makes the next estimate reproducible: generator states, (n,) uint8. Empty for deterministic ones."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives of the mean loss.
 
@@ -49,7 +76,10 @@ class Estimator(Protocol):
             dense: (B, K) float.
             pooled: (B, F, D) float, where autograd is cut.
             labels: (B,) float, 0 or 1.
-            curvature_samples: the first samples whose mean loss the curvature is taken of; 0 for no curvature.
+            curvature_samples: the first samples whose mean loss the curvature is taken of; 0 for none on the dense part.
+                What rows get at 0 samples, or of the other samples, is the estimator's: nothing, or what costs nothing.
+            place: of these samples among all ranks', so that what is drawn at random for a sample does not depend on
+                the ranks; None where there is one rank.
         """
         ...
 
@@ -59,17 +89,25 @@ class Estimator(Protocol):
 
 
 class Seeded:
-    """An estimator that draws at random; the state of its generator belongs to a checkpoint."""
+    """An estimator that draws at random; the state of its generator belongs to a checkpoint.
 
-    def __init__(self, draws: int, seed: int, device: torch.device) -> None:
+    Each rank draws for the samples of all ranks and takes those of its own: so N ranks draw what one process draws, and
+    their generators stay equal.
+    """
+
+    def __init__(
+        self, draws: int, seed: int, device: torch.device, pooled: PooledCurvature = "entries"
+    ) -> None:
         """Seed the generator.
 
         Args:
             draws: of a curvature step, at least 1.
             seed: of what is drawn.
             device: of the derivatives.
+            pooled: what is wanted of the curvature at the pooled embeddings.
         """
         self.draws = draws
+        self._pooled: PooledCurvature = pooled
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self.state = {"generator": self._generator.get_state()}
 
@@ -81,29 +119,42 @@ class Seeded:
         self.state["generator"].copy_(self._generator.get_state())
 
 
-def with_curvature(first: Derivatives, diagonal: Sequence[Tensor], curvature_samples: int) -> Derivatives:
+def with_curvature(
+    first: Derivatives, diagonal: Sequence[Tensor], curvature_samples: int, pooled: PooledCurvature
+) -> Derivatives:
     """Add a curvature to the derivatives of a batch.
 
     Args:
         first: without curvature.
         diagonal: at each parameter of the head, last at the pooled embeddings of the first samples.
         curvature_samples: how many samples those are.
+        pooled: what is wanted of the last.
 
     Returns:
         All derivatives; the pooled curvature of the other samples is zero.
     """
-    pooled_curvature = torch.zeros_like(first.pooled_grad)
-    pooled_curvature[:curvature_samples] = diagonal[-1]
-    return replace(first, curvature=flat(diagonal[:-1]), pooled_curvature=pooled_curvature)
+    found = replace(first, curvature=flat(diagonal[:-1]))
+    if pooled == "none":
+        return found
+    part = diagonal[-1].mean(2, keepdim=True) if pooled == "mean" else diagonal[-1]
+    whole = part.new_zeros(len(first.pooled_grad), *part.shape[1:])
+    whole[:curvature_samples] = part
+    return replace(found, pooled_curvature=whole, pooled_samples=curvature_samples)
+
+
+def mean_square(gradients: Tensor, samples: int) -> Tensor:
+    """Return the mean over n of (n, P) squares, times `samples`: (P,)."""
+    total = torch.zeros_like(gradients[0])
+    for gradient in gradients:
+        total.addcmul_(gradient, gradient, value=samples / len(gradients))
+    return total
 
 
 def sums_of(found: Derivatives) -> Tensor:
-    """Return the loss and the sum of each derivative, (3,) or (5,); one is not finite unless all entries are."""
+    """Return the loss and the sum of each derivative there is, (n,); one is not finite unless all entries are."""
     # The sum of finite entries may overflow too, which is as bad.
-    parts = [found.loss, found.grad.sum(), found.pooled_grad.sum()]
-    if found.curvature is not None and found.pooled_curvature is not None:
-        parts += [found.curvature.sum(), found.pooled_curvature.sum()]
-    return torch.stack(parts)
+    derivatives = (found.grad, found.pooled_grad, found.curvature, found.pooled_curvature)
+    return torch.stack([found.loss, *(part.sum() for part in derivatives if part is not None)])
 
 
 def all_finite(found: Derivatives) -> bool:

@@ -10,15 +10,23 @@ r_b = (p_b - y_b)/B and w_b = p_b (1 - p_b)/B,
 
     grad_W = (r delta)^T a,   diag_W = (w delta^2)^T a^2.
 
-So backward is seeded with dz and carries delta alone; r and w enter layer by layer. Scaling the gradient of the loss by
-w / r^2 instead would ruin confident samples, where p rounds to y in float32. That the Hessian and the Gauss-Newton
-matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton
-Optimisation for Deep Learning", 2017. Table rows: docs/adr/0002.
+So one backward pass, seeded with r, makes the gradient by autograd as ever and brings r delta to each layer's output; there
+
+    w delta^2 = e (r delta)^2 B,   e_b = p_b (1 - p_b) / (p_b - y_b)^2 = (1 - |p_b - y_b|) / |p_b - y_b|.
+
+With q_b = |p_b - y_b| = sigmoid(s_b), where s_b is the logit turned towards the loss, e_b = exp(-s_b), and nothing cancels
+for confident samples. Taken from the p of a loss, which rounds to y in float32 near a logit of 17, e would be ruined. That
+the Hessian and the Gauss-Newton matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber,
+"Practical Gauss-Newton Optimisation for Deep Learning", 2017. Table rows: docs/adr/0002.
+
+At the pooled embeddings the diagonal is elementwise what backward brings anyhow, so rows have it at every step, of all
+samples, also where the dense part has none.
 
 All terms of diag_W are of one sign, so nothing cancels: operands rounded to bfloat16 change no entry by more than 2^-7
 of it, and most by far less, since roundings of many samples average out. The gradient has no such luck.
 """
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -27,8 +35,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, gradient
-from dlrm_adahessian.curvature.fused import fuses, layer_sums_, multiplies_bf16, pooled_derivatives
+from dlrm_adahessian.curvature.base import Derivatives, Place, flat
+from dlrm_adahessian.curvature.config import PooledCurvature
+from dlrm_adahessian.curvature.fused import fuses, layer_curvature_, multiplies_bf16
 from dlrm_adahessian.precision import Precision, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
@@ -38,112 +47,103 @@ _REMEDY = "use --curvature hutchinson for this model"
 class ExactDiagonal:
     """Gradient and exact Hessian diagonal of a head of linear layers, ReLUs and dot interactions."""
 
-    def __init__(self, precision: Precision = "fp32") -> None:
-        """Take `precision` for the operands of the diagonal's own products."""
+    def __init__(self, precision: Precision = "fp32", pooled: PooledCurvature = "entries") -> None:
+        """Choose what is computed how.
+
+        Args:
+            precision: of the operands of the diagonal's own products.
+            pooled: what is wanted of the diagonal at the pooled embeddings.
+        """
         self.state: dict[str, Tensor] = {}
         self._precision: Precision = precision
-        self._delta_scratch, self._input_scratch = _Scratch(), _Scratch()
+        self._pooled: PooledCurvature = pooled
 
     def load_state(self) -> None:
         """There is none."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
-        """Return the derivatives; see `Estimator`. `refuse_inexact` says for which heads they are right."""
-        if curvature_samples == 0:
-            return gradient(head, dense, pooled, labels)
-        leaf = pooled.detach().requires_grad_()
-        with _linear_layers(head) as layers:
+        """Return the derivatives; see `Estimator`. `refuse_inexact` says for which heads they are right.
+
+        The curvature at the pooled embeddings is of all samples at every call.
+        """
+        del place  # nothing is drawn at random
+        leaf, parameters = pooled.detach().requires_grad_(), list(head.parameters())
+        with _linear_layers(head, curvature_samples) as layers:
             logits = head(dense, leaf)
-        deltas = torch.autograd.grad(
-            logits, [*(output for _, _, output in layers), leaf], torch.ones_like(logits)
-        )
-        logits = logits.detach()
-        residual, weight = _residual_and_weight(logits, labels)
+        residual, exponent = _residual_and_exponent(logits.detach(), labels)
         residual /= len(labels)
-        weight = weight[:curvature_samples] / curvature_samples
-        grad, grad_of = _empty_like_parameters(head)
-        curvature, curvature_of = _empty_like_parameters(head)
-        for (layer, inputs, _), delta in zip(layers, deltas[:-1], strict=True):
-            if fuses(delta):
-                rounded = (
-                    self._precision == "bf16" and delta.dtype == torch.float32 and multiplies_bf16(delta)
-                )
-                layer_sums_(layer, delta, inputs, residual, weight, grad_of, curvature_of, rounded=rounded)
-            else:
-                self._weighted_sums(inputs, delta, residual, layer, grad_of, square=False)
-                with matrix_products(self._precision):
-                    self._weighted_sums(inputs, delta, weight, layer, curvature_of, square=True)
-        pooled_grad, pooled_curvature = pooled_derivatives(deltas[-1], residual, weight)
+        variables = [*parameters, leaf, *(output for _, _, output in layers)]
+        slopes = torch.autograd.grad(logits, variables, residual)
+        pooled_grad, deltas = slopes[len(parameters)], slopes[len(parameters) + 1 :]
+        curvature = None
+        if curvature_samples:
+            weight = exponent[:curvature_samples].exp().mul_(len(labels) ** 2 / curvature_samples)
+            curvature, curvature_of = _empty_like_parameters(parameters)
+            with matrix_products(self._precision):
+                for (layer, inputs, _), delta in zip(layers, deltas, strict=True):
+                    self._layer_curvature_(layer, inputs, delta, weight, curvature_of)
         return Derivatives(
-            loss=F.binary_cross_entropy_with_logits(logits, labels),
-            logits=logits,
-            grad=grad,
+            loss=F.binary_cross_entropy_with_logits(logits.detach(), labels),
+            logits=logits.detach(),
+            grad=flat(slopes[: len(parameters)]),
             pooled_grad=pooled_grad,
             curvature=curvature,
-            pooled_curvature=pooled_curvature,
+            pooled_curvature=self._pooled_curvature(pooled_grad, exponent),
+            pooled_samples=0 if self._pooled == "none" else len(labels),
         )
 
-    def _weighted_sums(
-        self,
-        inputs: Tensor,
-        delta: Tensor,
-        weight: Tensor,
-        layer: nn.Linear,
-        out: dict[Tensor, Tensor],
-        *,
-        square: bool,
+    def _pooled_curvature(self, grad: Tensor, exponent: Tensor) -> Tensor | None:
+        """Return the diagonal of the mean loss, (B, F, D) or its mean over D (B, F, 1), from its gradient (B, F, D)."""
+        samples, _, width = grad.shape
+        # Before the square, so that what is small does not vanish.
+        scale = (exponent / 2).exp().mul_(samples**0.5).view(-1, 1, 1)
+        if self._pooled == "none":
+            return None
+        if self._pooled == "mean":
+            norm = torch.linalg.vector_norm(grad, dim=2, keepdim=True)
+            return norm.mul_(scale).square_().div_(width)
+        return (grad * scale).square_()
+
+    def _layer_curvature_(
+        self, layer: nn.Linear, inputs: Tensor, delta: Tensor, weight: Tensor, out: dict[Tensor, Tensor]
     ) -> None:
-        """Write sum_b weight_b * outer(delta_b, inputs_b) and sum_b weight_b * delta_b of one layer.
+        """Write sum_b weight_b * outer(delta_b^2, inputs_b^2) and sum_b weight_b * delta_b^2 of one layer.
 
         Args:
+            layer: whose weight and bias name the places in `out`.
             inputs: (B, in).
             delta: (B, out).
-            weight: (n,), of the first n samples; the others take no part.
-            layer: whose weight and bias name the places in `out`.
+            weight: (C,), of the first C samples; the others take no part.
             out: where the sums go.
-            square: take the squares of `inputs` and `delta`.
         """
-        inputs, delta, column = inputs[: len(weight)], delta[: len(weight)], weight.unsqueeze(1)
-        if square:
-            inputs = torch.mul(inputs, inputs, out=self._input_scratch.like(inputs))
-        # The narrower factor takes the weights.
-        if delta.shape[1] <= inputs.shape[1]:
-            weighted = torch.mul(delta, column, out=self._delta_scratch.like(delta))
-            if square:
-                weighted.mul_(delta)
-            torch.mm(weighted.T, inputs, out=out[layer.weight])
-            if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
-                torch.sum(weighted, 0, out=out[layer.bias])
+        inputs, delta = inputs[: len(weight)], delta[: len(weight)]
+        if fuses(delta):
+            rounded = self._precision == "bf16" and delta.dtype == torch.float32 and multiplies_bf16(delta)
+            layer_curvature_(layer, inputs, delta, weight, out, rounded=rounded)
             return
-        if square:
-            delta = torch.mul(delta, delta, out=self._delta_scratch.like(delta))
-        weighted = torch.mul(inputs, column, out=self._input_scratch.like(inputs))
-        torch.mm(delta.T, weighted, out=out[layer.weight])
-        if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
-            torch.mv(delta.T, weight, out=out[layer.bias])
+        delta_square, input_square = delta * delta, inputs * inputs
+        delta_is_narrow = delta.shape[1] <= inputs.shape[1]
+        (delta_square if delta_is_narrow else input_square).mul_(weight.unsqueeze(1))
+        torch.mm(delta_square.T, input_square, out=out[layer.weight])
+        if layer.bias is None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
+            return
+        if delta_is_narrow:
+            torch.sum(delta_square, 0, out=out[layer.bias])
+        else:
+            torch.mv(delta_square.T, weight, out=out[layer.bias])
 
 
-class _Scratch:
-    """Memory for one intermediate result at a time: a fresh one of megabytes costs more than what is computed."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0)
-
-    def like(self, tensor: Tensor) -> Tensor:
-        """Return uninitialised memory of the shape of `tensor`; what it held before is gone."""
-        if tensor.is_cuda:
-            # Its allocator reuses memory by itself, and a captured graph must own what it writes to.
-            return torch.empty_like(tensor)
-        if self._memory.numel() < tensor.numel() or self._memory.dtype != tensor.dtype:
-            self._memory = tensor.new_empty(tensor.numel())
-        return self._memory[: tensor.numel()].view(tensor.shape)
-
-
-def _empty_like_parameters(head: nn.Module) -> tuple[Tensor, dict[Tensor, Tensor]]:
+def _empty_like_parameters(parameters: Sequence[Tensor]) -> tuple[Tensor, dict[Tensor, Tensor]]:
     """Return an uninitialised flat vector of all parameters, and each parameter's view of it."""
-    parameters = list(head.parameters())
     sizes = [p.numel() for p in parameters]
     vector = parameters[0].new_empty(sum(sizes))
     views = zip(parameters, vector.split(sizes), strict=True)
@@ -189,14 +189,14 @@ def refuse_inexact(head: nn.Module, table_of_feature: Sequence[str]) -> None:
 
 
 @contextmanager
-def _linear_layers(head: nn.Module) -> Generator[list[tuple[nn.Linear, Tensor, Tensor]]]:
-    """Collect (layer, input, output) of each linear layer that runs within the block."""
+def _linear_layers(head: nn.Module, samples: int) -> Generator[list[tuple[nn.Linear, Tensor, Tensor]]]:
+    """Collect (layer, input, output) of each linear layer that runs within the block; nothing for 0 samples."""
     seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.append((cast(nn.Linear, layer), inputs[0].detach(), output))
 
-    hooks = [m.register_forward_hook(record) for m in head.modules() if isinstance(m, nn.Linear)]
+    hooks = [m.register_forward_hook(record) for m in head.modules() if samples and isinstance(m, nn.Linear)]
     try:
         yield seen
     finally:
@@ -204,9 +204,11 @@ def _linear_layers(head: nn.Module) -> Generator[list[tuple[nn.Linear, Tensor, T
             hook.remove()
 
 
-def _residual_and_weight(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return p - y and p (1 - p), each (B,), without cancellation for confident samples."""
+def _residual_and_exponent(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return p - y and log(p (1 - p) / (p - y)^2), each (B,), without cancellation for confident samples."""
     sign = 1 - 2 * labels  # -1 where the label is 1
     towards_loss = sign * logits
-    wrong = towards_loss.sigmoid()
-    return sign * wrong, wrong * (-towards_loss).sigmoid()
+    residual = sign * towards_loss.sigmoid()
+    # Half of what the type can hold is left for the squares that it multiplies. In float32 this concerns p (1 - p) < 5e-18.
+    largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
+    return residual, towards_loss.neg_().clamp_(max=largest)

@@ -14,37 +14,59 @@ At the pooled embeddings only the loss of sample b depends on entry (b, f, d), a
 dz_b/dx: the same B g^2 has expectation (1/B) p_b (1 - p_b) (dz_b/dx)^2, entry for entry. Table rows sum it over their
 bags times count^2 (docs/adr/0002), which is B times a sum of squares and not B times the square of the row's summed
 gradient: the same expectation without the noise of the products between samples.
+
+On several ranks g is the mean over all of them, which the square must wait for: `squares_of` has the g of this rank.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, Seeded, flat, gradient, with_curvature
+from dlrm_adahessian.curvature.base import (
+    Derivatives,
+    Place,
+    Seeded,
+    flat,
+    gradient,
+    mean_square,
+    with_curvature,
+)
 
 
 class GaussNewtonBartlett(Seeded):
     """Mean over a number of draws of B times the squared gradient with sampled labels."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
-        if curvature_samples == 0:
+        place = place or Place(first=0, samples=curvature_samples)
+        if place.samples == 0:
             return gradient(head, dense, pooled, labels)
         part = slice(curvature_samples)
         leaf = pooled[part].detach().requires_grad_()
         logits = head(dense[part], leaf)
         variables = [*head.parameters(), leaf]
         probability = logits.detach().sigmoid()
-        diagonal = [torch.zeros_like(v) for v in variables]
-        for _ in range(self.draws):
-            sampled = torch.bernoulli(probability, generator=self._generator)
+        squares_of = logits.new_zeros(self.draws, sum(p.numel() for p in variables[:-1]))
+        pooled_diagonal = torch.zeros_like(leaf)
+        for row in squares_of:
+            sampled = self._labels(probability, place)
+            if curvature_samples == 0:  # of this rank
+                continue
             loss = F.binary_cross_entropy_with_logits(logits, sampled)
-            for total, grad in zip(
-                diagonal, torch.autograd.grad(loss, variables, retain_graph=True), strict=True
-            ):
-                total.addcmul_(grad, grad, value=curvature_samples / self.draws)
+            *grads, pooled_grad = torch.autograd.grad(loss, variables, retain_graph=True)
+            row.copy_(flat(grads))
+            pooled_diagonal.addcmul_(pooled_grad, pooled_grad, value=curvature_samples / self.draws)
         self._keep_state()
         if curvature_samples == len(labels):  # the graph of the whole batch is there
             loss = F.binary_cross_entropy_with_logits(logits, labels)
@@ -54,4 +76,13 @@ class GaussNewtonBartlett(Seeded):
             )
         else:
             first = gradient(head, dense, pooled, labels)
-        return with_curvature(first, diagonal, curvature_samples)
+        curvature = mean_square(squares_of, curvature_samples)
+        found = with_curvature(first, [curvature, pooled_diagonal], curvature_samples, self._pooled)
+        return replace(found, squares_of=squares_of)
+
+    def _labels(self, probability: Tensor, place: Place) -> Tensor:
+        """Draw labels for the samples of all ranks; return those of this rank's, (c,) for its probabilities (c,)."""
+        of_all = probability.new_zeros(place.samples)
+        ours = slice(place.first, place.first + len(probability))
+        of_all[ours] = probability
+        return torch.bernoulli(of_all, generator=self._generator)[ours]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, Estimator, sums_of
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, Place, sums_of
 
 _Key = tuple[torch.Size, int]
 
@@ -68,9 +68,17 @@ class Graphed:
         self._estimator.load_state()
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
+        del place  # nothing is drawn at random
         inputs = (dense, pooled.detach(), labels)
         key = (pooled.shape, curvature_samples)
         if key not in self._seen:

@@ -3,35 +3,51 @@
 E[z * (H z)] = diag(H) for z of independent signs (Rademacher). H z is the gradient of <grad L, z>: a second
 backward pass through the first. Yao et al. 2020, section 3.1; Hutchinson, "A stochastic estimator of the trace of the
 influence matrix", 1990. Unbiased for every twice differentiable model; its noise comes from the off-diagonal of H.
-Table rows take no part: autograd is cut at the pooled embeddings, each sample's with a probe of its own.
+Table rows take no part: autograd is cut at the pooled embeddings, each sample's with a probe of its own. H z is linear in
+the loss: with equal probes of the dense part on all ranks, the mean over ranks of z * (H z) is that of the whole batch.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, Seeded, flat, gradient, with_curvature
+from dlrm_adahessian.curvature.base import Derivatives, Place, Seeded, flat, gradient, with_curvature
 
 
 class Hutchinson(Seeded):
     """Mean of z * (H z) over a number of probes."""
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
-        if curvature_samples == 0:
+        place = place or Place(first=0, samples=curvature_samples)
+        if place.samples == 0:
             return gradient(head, dense, pooled, labels)
-        whole = curvature_samples == len(labels)
         part = slice(curvature_samples)
         leaf = pooled[part].detach().requires_grad_()
+        variables = [*head.parameters(), leaf]
+        diagonal = [torch.zeros_like(v) for v in variables]
+        if curvature_samples == 0:  # of this rank
+            for _ in range(self.draws):
+                self._probe(variables, place)
+            self._keep_state()
+            return with_curvature(gradient(head, dense, pooled, labels), diagonal, 0, self._pooled)
+        whole = curvature_samples == len(labels)
         logits = head(dense[part], leaf)
         loss = F.binary_cross_entropy_with_logits(logits, labels[part])
-        variables = [*head.parameters(), leaf]
         grads = torch.autograd.grad(loss, variables, create_graph=True)
-        diagonal = [torch.zeros_like(v) for v in variables]
         for probe in range(self.draws):
-            signs = [self._signs(v) for v in variables]
+            signs = self._probe(variables, place)
             products = torch.autograd.grad(grads, variables, signs, retain_graph=probe + 1 < self.draws)
             for total, sign, product in zip(diagonal, signs, products, strict=True):
                 total.addcmul_(sign, product, value=1 / self.draws)
@@ -45,8 +61,15 @@ class Hutchinson(Seeded):
             )
         else:
             first = gradient(head, dense, pooled, labels)
-        return with_curvature(first, diagonal, curvature_samples)
+        return with_curvature(first, diagonal, curvature_samples, self._pooled)
 
-    def _signs(self, like: Tensor) -> Tensor:
-        bits = torch.randint(0, 2, like.shape, generator=self._generator, device=like.device)
+    def _probe(self, variables: Sequence[Tensor], place: Place) -> list[Tensor]:
+        """Draw signs: for the parameters, and last for this rank's samples among those of all ranks."""
+        *parameters, leaf = variables
+        signs = [self._signs(p, p.shape) for p in parameters]
+        of_all = self._signs(leaf, torch.Size([place.samples, *leaf.shape[1:]]))
+        return [*signs, of_all[place.first : place.first + len(leaf)]]
+
+    def _signs(self, like: Tensor, shape: torch.Size) -> Tensor:
+        bits = torch.randint(0, 2, shape, generator=self._generator, device=like.device)
         return bits.to(like.dtype).mul_(2).sub_(1)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, gradient
+from dlrm_adahessian.curvature.base import Derivatives, Place, gradient
 
 
 class NoCurvature:
@@ -12,10 +12,17 @@ class NoCurvature:
         self.state: dict[str, Tensor] = {}
 
     def __call__(
-        self, head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, *, curvature_samples: int
+        self,
+        head: nn.Module,
+        dense: Tensor,
+        pooled: Tensor,
+        labels: Tensor,
+        *,
+        curvature_samples: int,
+        place: Place | None = None,
     ) -> Derivatives:
         """Return the gradient; see `Estimator`."""
-        del curvature_samples
+        del curvature_samples, place
         return gradient(head, dense, pooled, labels)
 
     def load_state(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dlrm_adahessian.curvature.base import Estimator
-from dlrm_adahessian.curvature.config import CurvatureName
+from dlrm_adahessian.curvature.config import CurvatureName, PooledCurvature
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
 from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.graphed import Graphed
@@ -22,6 +22,7 @@ def make_estimator(
     *,
     probes: int,
     precision: Precision,
+    pooled: PooledCurvature,
     seed: int,
     device: torch.device,
 ) -> Estimator:
@@ -33,6 +34,7 @@ def make_estimator(
         table_of_feature: the table that each feature reads.
         probes: of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one.
         precision: of the exact diagonal's own products.
+        pooled: what rows want of the curvature.
         seed: of the probes or the labels.
         device: of the derivatives.
 
@@ -42,11 +44,11 @@ def make_estimator(
     match name:
         case "exact":
             refuse_inexact(head, table_of_feature)
-            return _replayed(ExactDiagonal(precision), device)
+            return _replayed(ExactDiagonal(precision, pooled), device)
         case "hutchinson":
-            return Hutchinson(probes, seed, device)
+            return Hutchinson(probes, seed, device, pooled)
         case "gauss_newton_bartlett":
-            return GaussNewtonBartlett(probes, seed, device)
+            return GaussNewtonBartlett(probes, seed, device, pooled)
         case "none":
             return _replayed(NoCurvature(), device)
 

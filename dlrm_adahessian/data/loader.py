@@ -2,7 +2,8 @@
 """Batches of prepared rows, read ahead by a thread.
 
 A batch is determined by (rows, batch size, order, seed, epoch, index) alone, so the position of a run is its step,
-and the same seed gives the same batches however far the thread is ahead.
+and the same seed gives the same batches however far the thread is ahead, and over however many ranks they are spread.
+Each rank reads its own share.
 """
 
 import queue
@@ -10,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,34 +22,47 @@ from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.share import Share, whole
 
 _POOL_BATCHES = 64  # batches whose rows are shuffled together; reads stay runs of one batch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows.
+    """The b rows of one rank, out of B.
+
+    A rank without rows has one of zeros, whose derivatives count nothing, so that it computes as the others do.
 
     Attributes:
-        dense: (B, 13) float32.
-        kjt: 26 features of B bags with one row each.
-        labels: (B,) float32, 0 or 1.
+        dense: (b, 13) float32.
+        kjt: 26 features of one bag per row with one row of a table each; then empty bags, up to as many on every rank.
+        labels: (b,) float32, 0 or 1.
+        share: which rows of the batch these are.
+        all_labels: (B,) int8, of the rows of all ranks, on the host.
     """
 
     dense: Tensor
     kjt: KeyedJaggedTensor
     labels: Tensor
+    share: Share
+    all_labels: npt.NDArray[np.int8]
 
     def pin_memory(self) -> "Batch":
         """Return a copy in page-locked memory, from which a GPU reads while the host goes on."""
-        return Batch(self.dense.pin_memory(), self.kjt.pin_memory(), self.labels.pin_memory())
+        return replace(
+            self,
+            dense=self.dense.pin_memory(),
+            kjt=self.kjt.pin_memory(),
+            labels=self.labels.pin_memory(),
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """Return a copy on a device; from pinned memory the host does not wait for it."""
-        return Batch(
-            self.dense.to(device, non_blocking=True),
-            self.kjt.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
+        return replace(
+            self,
+            dense=self.dense.to(device, non_blocking=True),
+            kjt=self.kjt.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
         )
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
@@ -58,7 +72,7 @@ class Batch:
 
 
 class Loader:
-    """Batches of a range of rows, epoch by epoch; the last batch of an epoch may be smaller."""
+    """One rank's share of the batches of a range of rows, epoch by epoch; the last batch of an epoch may be smaller."""
 
     def __init__(
         self,
@@ -70,9 +84,12 @@ class Loader:
         seed: int = 0,
         prefetch: int = 4,
         pinned: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._data, self._rows, self._batch_size = data, rows, batch_size
         self._order, self._seed, self._prefetch, self._pinned = order, seed, prefetch, pinned
+        self._rank, self._world_size = rank, world_size
 
     @property
     def batches_per_epoch(self) -> int:
@@ -101,12 +118,25 @@ class Loader:
     def _batch(self, order: npt.NDArray[np.int64] | None, index: int) -> Batch:
         begin = index * self._batch_size
         end = min(begin + self._batch_size, len(self._rows))
-        start = self._rows.start
-        rows = slice(start + begin, start + end) if order is None else order[begin:end]
+        share = Share(
+            samples=end - begin,
+            rank=self._rank,
+            world_size=self._world_size,
+            size=-(-self._batch_size // self._world_size),
+        )
+        ours = slice(begin + share.first, begin + share.first + share.count)
         batch = make_batch(
-            self._data.dense[rows], self._data.ids[rows], self._data.labels[rows].astype(np.float32)
+            self._data.dense[self._at(order, ours)],
+            self._data.ids[self._at(order, ours)],
+            self._data.labels[self._at(order, slice(begin, end))],
+            share,
         )
         return batch.pin_memory() if self._pinned else batch
+
+    def _at(self, order: npt.NDArray[np.int64] | None, places: slice) -> npt.NDArray[np.int64] | slice:
+        """Return the rows at places of an epoch."""
+        start = self._rows.start
+        return slice(start + places.start, start + places.stop) if order is None else order[places]
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
@@ -134,21 +164,46 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def make_batch(
-    dense: npt.NDArray[np.float32], ids: npt.NDArray[np.int32], labels: npt.NDArray[np.float32]
+    dense: npt.NDArray[np.float32],
+    ids: npt.NDArray[np.int32],
+    labels: npt.NDArray[np.int8],
+    share: Share | None = None,
 ) -> Batch:
-    """Build a batch from (B, 13) float32, (B, 26) int32 within the tables, (B,) float32; copies."""
-    rows = len(labels)
-    values = np.ascontiguousarray(ids.T, dtype=np.int64).reshape(-1)
-    bags = rows * len(TOKEN_NAMES)
+    """Build a rank's batch; copies.
+
+    Args:
+        dense: (b, 13).
+        ids: (b, 26), within the tables.
+        labels: (B,) 0 or 1, of all ranks.
+        share: which b of the B rows these are; None where they are all.
+
+    Returns:
+        The batch.
+    """
+    share = share or whole(len(labels))
+    count, bags = share.count, share.padded
+    lengths = torch.zeros(len(TOKEN_NAMES), bags, dtype=torch.int32)
+    lengths[:, :count] = 1
+    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int32)
+    torch.cumsum(lengths.view(-1), 0, dtype=torch.int32, out=offsets[1:])
     kjt = KeyedJaggedTensor(
         keys=list(TOKEN_NAMES),
-        values=torch.from_numpy(values),
-        lengths=torch.ones(bags, dtype=torch.int32),
-        offsets=torch.arange(bags + 1, dtype=torch.int32),
-        stride=rows,
-        length_per_key=[rows] * len(TOKEN_NAMES),
+        values=torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int64).reshape(-1)),
+        lengths=lengths.view(-1),
+        offsets=offsets,
+        stride=bags,
+        length_per_key=[count] * len(TOKEN_NAMES),
     )
-    return Batch(torch.from_numpy(np.array(dense)), kjt, torch.from_numpy(labels))
+    own_labels = labels[share.first : share.first + count].astype(np.float32)
+    if count == 0:
+        dense, own_labels = np.zeros((1, dense.shape[1]), np.float32), np.zeros(1, np.float32)
+    return Batch(
+        dense=torch.from_numpy(np.array(dense)),
+        kjt=kjt,
+        labels=torch.from_numpy(own_labels),
+        share=share,
+        all_labels=np.array(labels),
+    )
 
 
 def _read_ahead(made: Iterator[Batch], depth: int) -> Generator[Batch]:

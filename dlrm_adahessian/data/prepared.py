@@ -25,6 +25,7 @@ from dlrm_adahessian.storage import (
     DamagedFolderError,
     exclusive_lock,
     fingerprint,
+    read_json,
     read_sealed,
     sealed_folder,
     storage_errors,
@@ -80,18 +81,29 @@ def open_prepared(folder: Path) -> PreparedData:
         folder: a folder of the cache.
 
     Returns:
-        The rows.
-
-    Raises:
-        DamagedFolderError: it is not what was written, or of another format.
+        The rows; `DamagedFolderError` when the folder is not what was written, or of another format.
     """
     manifest = read_sealed(folder)
+    _check(folder, manifest)
+    with storage_errors(folder):
+        return _map(folder, manifest)
+
+
+def map_prepared(folder: Path) -> PreparedData:
+    """Map prepared rows that another process has verified; raises as `open_prepared`."""
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict):
+        raise DamagedFolderError(f"{folder / MANIFEST} must hold a JSON object")
+    _check(folder, manifest)
+    with storage_errors(folder):
+        return _map(folder, manifest)
+
+
+def _check(folder: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("format") != FORMAT:
         raise DamagedFolderError(f"{folder} must have format {FORMAT}, it says {manifest.get('format')!r}")
     if manifest.get("digest") != _digest(manifest):
         raise DamagedFolderError(f"{folder / MANIFEST} changed since it was written")
-    with storage_errors(folder):
-        return _map(folder, manifest)
 
 
 def find_or_make(

@@ -8,7 +8,8 @@
         manifest.json             size and xxh3_128 of each file, format, fingerprint of the configuration
       latest                      the name of the folder committed last
 
-Tables are row ranges, so that another number of ranks can read the rows it owns.
+Tables are row ranges, so that another number of ranks can read the rows it owns. Of several ranks each writes its own
+shards into a folder that all of them see; when all have written, the first one writes the rest, seals it and commits.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import pydantic
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dlrm_adahessian.distributed import step_folders
+from dlrm_adahessian.distributed import ranks, step_folders
 from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.distributed.tensor_file import Piece, write_tensors
 from dlrm_adahessian.errors import CheckpointError, DivergedError
@@ -46,13 +48,16 @@ _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StoredRows:
-    """The row range in one file of a checkpoint; fields as in `TableShard`."""
+    """The rows in one file of a checkpoint; fields as in `TableShard`, the columns of a column shard only."""
 
     file: str
     table: str
     first_row: int
     rows: int
     table_rows: int
+    first_column: int = 0
+    columns: int | None = None
+    table_columns: int | None = None
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -101,18 +106,46 @@ class Checkpoint:
             raise CheckpointError(_refusal(self.path, f"{self.path} cannot be read: {error}")) from error
 
     def _pieces(self, shard: TableShard) -> Iterator[Piece]:
+        parts = [
+            part
+            for part in self.stored
+            if (part.table, part.table_rows) == (shard.table, shard.table_rows)
+            and part.table_columns in (None, shard.table_columns or shard.columns)
+        ]
+        column, end = shard.first_column, shard.first_column + shard.columns
+        for first, width in sorted({(part.first_column, part.columns or end) for part in parts}):
+            stop = min(end, first + width)
+            if not first <= column < stop:
+                continue
+            strip = [part for part in parts if part.first_column == first]
+            # Whole rows are read whole, so that a table of another width is told from a part of this one.
+            whole = shard.is_whole and strip[0].columns is None
+            yield from self._strip(shard, strip, None if whole else slice(column, stop))
+            column = stop
+        if column < end:
+            yield from self._strip(shard, [], None)
+
+    def _strip(
+        self, shard: TableShard, parts: Sequence[StoredRows], columns: slice | None
+    ) -> Iterator[Piece]:
+        """Yield what fills some columns of a shard, given as columns of the table; None for whole rows."""
         row, end = shard.first_row, shard.first_row + shard.rows
-        for part in sorted(self.stored, key=lambda part: part.first_row):
+        for part in sorted(parts, key=lambda part: part.first_row):
             stop = min(end, part.first_row + part.rows)
-            same_table = (part.table, part.table_rows) == (shard.table, shard.table_rows)
-            if not (same_table and part.first_row <= row < stop):
+            if not part.first_row <= row < stop:
                 continue
             wanted = slice(row - shard.first_row, stop - shard.first_row)
             yield Piece(
                 path=self.path / part.file,
                 owner=f"table {shard.table}",
                 rows=slice(row - part.first_row, stop - part.first_row),
-                targets={name: tensor[wanted] for name, tensor in shard.tensors.items()},
+                columns=columns and _moved(columns, part.first_column),
+                targets={
+                    name: tensor[wanted, _moved(columns, shard.first_column)]
+                    if columns and tensor.dim() == 2
+                    else tensor[wanted]
+                    for name, tensor in shard.tensors.items()
+                },
             )
             row = stop
         if row < end:
@@ -134,42 +167,65 @@ def save(
 ) -> Path:
     """Commit a checkpoint, then remove old ones. Killed anywhere, it leaves the old or the new one whole.
 
+    All ranks call it; it fails on all of them when it fails on one.
+
     Args:
-        folder: the folder of all checkpoints of the run, to which no other process writes.
+        folder: the folder of all checkpoints of the run, to which no other run writes.
         step: steps done.
         fingerprint: identifies the configuration that the tensors belong to (`storage.fingerprint`).
-        dense: tensors of any shape, by name.
-        shards: the table rows.
-        state: JSON values, by name.
+        dense: tensors of any shape, by name; the first rank's are saved.
+        shards: the table rows of this rank.
+        state: JSON values, by name; the first rank's are saved.
         keep: checkpoints to keep, this one included; at least 1.
 
     Returns:
         The new checkpoint's folder.
     """
-    _require_finite(step, dense, shards, state)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        step_folders.remove_leftovers(folder)
-        final = step_folders.unused(folder, step)
-        stored: list[StoredRows] = []
-        with sealed_folder(final, {"format": FORMAT, "fingerprint": fingerprint, "step": step}) as temporary:
-            write_tensors(temporary / _DENSE, dense)
-            for shard in shards:
-                file = f"tables-{len(stored):05d}.safetensors"
-                write_tensors(temporary / file, shard.tensors)
-                stored.append(
-                    StoredRows(
-                        file=file,
-                        table=shard.table,
-                        first_row=shard.first_row,
-                        rows=shard.rows,
-                        table_rows=shard.table_rows,
-                    )
-                )
-            ranges = [dataclasses.asdict(rows) for rows in stored]
-            write_json(temporary / _STATE, {"state": state, "stored": ranges})
-        step_folders.commit(final, keep)
+    ranks.agreed(lambda: _require_finite(step, dense, shards, state))
+    with ExitStack() as stack:
+
+        def begin() -> list[str]:
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                step_folders.remove_leftovers(folder)
+                final = step_folders.unused(folder, step)
+            meta = {"format": FORMAT, "fingerprint": fingerprint, "step": step}
+            return [str(final), str(stack.enter_context(sealed_folder(final, meta)))]
+
+        final, temporary = map(Path, ranks.first_does(begin))
+        stored = ranks.agreed(lambda: _write_shards(temporary, shards))
+
+        def commit() -> None:
+            with storage_errors(final):
+                write_tensors(temporary / _DENSE, dense)
+                ranges = [rows for of_rank in stored for rows in of_rank]
+                write_json(temporary / _STATE, {"state": state, "stored": ranges})
+                stack.close()
+                step_folders.commit(final, keep)
+
+        ranks.first_does(commit)
     return final
+
+
+def _write_shards(folder: Path, shards: Sequence[TableShard]) -> list[dict[str, Any]]:
+    """Write the shards of this rank; return their `StoredRows` as JSON values."""
+    stored: list[dict[str, Any]] = []
+    with storage_errors(folder):
+        for index, shard in enumerate(shards):
+            file = f"tables-{index * ranks.world_size() + ranks.rank():05d}.safetensors"
+            write_tensors(folder / file, shard.tensors)
+            rows = StoredRows(
+                file=file,
+                table=shard.table,
+                first_row=shard.first_row,
+                rows=shard.rows,
+                table_rows=shard.table_rows,
+                first_column=shard.first_column,
+                columns=None if shard.is_whole else shard.columns,
+                table_columns=None if shard.is_whole else shard.table_columns,
+            )
+            stored.append(dataclasses.asdict(rows))
+    return stored
 
 
 def load(path: Path, fingerprint: str) -> Checkpoint:
@@ -194,22 +250,27 @@ def load(path: Path, fingerprint: str) -> Checkpoint:
 def load_newest_good(folder: Path, fingerprint: str) -> Checkpoint | None:
     """Load the newest checkpoint that can be used, and warn about each newer one that cannot.
 
+    All ranks call it: the first one verifies, and all take the same.
+
     Args:
         folder: the folder of all checkpoints of the run; it may be absent.
         fingerprint: identifies the configuration that will use it.
 
     Returns:
-        The checkpoint, or None when there is none at all.
-
-    Raises:
-        CheckpointError: there are some and none can be used.
+        The checkpoint, or None when there is none at all; `CheckpointError` when there are some and none can be used.
     """
+    found = ranks.first_does(lambda: _newest_good(folder, fingerprint), patient=True)
+    return None if found is None else _opened(Path(found[0]), found[1])
+
+
+def _newest_good(folder: Path, fingerprint: str) -> tuple[str, int] | None:
+    """Return the folder and the step of the newest checkpoint that can be used."""
     refusals: list[CheckpointError] = []
     with storage_errors(folder):
         paths = step_folders.newest_first(folder)
     for path in paths:
         try:
-            return load(path, fingerprint)
+            return str(path), load(path, fingerprint).step
         except CheckpointError as error:
             logger.warning("skipped a checkpoint: %s", error)
             refusals.append(error)
@@ -239,13 +300,24 @@ def _verified(path: Path, fingerprint: str) -> Checkpoint:
         )
     if not isinstance(step, int) or step_folders.step_of(path) != step:
         raise DamagedFolderError(f"{path} holds step {step!r}, not the one of its name")
+    found = _opened(path, step)
+    if {_DENSE, _STATE, *(rows.file for rows in found.stored)} != set(manifest["files"]):
+        raise DamagedFolderError(f"{path} holds other files than its {_STATE} lists")
+    return found
+
+
+def _opened(path: Path, step: int) -> Checkpoint:
+    """Read what a checkpoint says of itself, verifying nothing."""
     try:
         contents = pydantic.TypeAdapter(_Contents).validate_json((path / _STATE).read_bytes())
     except (OSError, pydantic.ValidationError) as error:
         raise DamagedFolderError(f"{path / _STATE} is no state of a checkpoint: {error}") from error
-    if {_DENSE, _STATE, *(rows.file for rows in contents.stored)} != set(manifest["files"]):
-        raise DamagedFolderError(f"{path} holds other files than its {_STATE} lists")
     return Checkpoint(path=path, step=step, state=contents.state, stored=contents.stored)
+
+
+def _moved(columns: slice, first: int) -> slice:
+    """Return columns of a table as columns of a part that begins at `first`."""
+    return slice(columns.start - first, columns.stop - first)
 
 
 def _refusal(path: Path, reason: str) -> str:

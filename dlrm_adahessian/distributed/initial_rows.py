@@ -14,18 +14,31 @@ from torch import Tensor
 _BLOCK_ROWS = 1 << 15  # 2 MB of float32 at D = 16: stays in the cache between drawing, scaling and copying
 
 
-def fill_uniform_(shard: Tensor, *, first_row: int, num_rows: int, seed: int, table: int) -> None:
-    """Fill rows `first_row` onward of one table.
+def fill_uniform_(
+    shard: Tensor,
+    *,
+    first_row: int,
+    num_rows: int,
+    seed: int,
+    table: int,
+    first_column: int = 0,
+    dim: int | None = None,
+) -> None:
+    """Fill a rectangle of one table.
 
     Args:
-        shard: (N, D), the rows `first_row` up to `first_row + N`.
+        shard: (N, C), the rows `first_row` up to `first_row + N` and columns `first_column` up to `first_column + C`.
         first_row: in [0, num_rows).
         num_rows: R, rows of the whole table.
         seed: of the run, not negative.
         table: index of the table, not negative.
+        first_column: in [0, D).
+        dim: D, columns of the whole table; None where the shard has them all.
     """
     bound = num_rows**-0.5
     last_row = first_row + len(shard)
+    dim = shard.shape[1] if dim is None else dim
+    columns = slice(first_column, first_column + shard.shape[1])
 
     def fill_block(block: int) -> None:
         first = block * _BLOCK_ROWS
@@ -33,10 +46,10 @@ def fill_uniform_(shard: Tensor, *, first_row: int, num_rows: int, seed: int, ta
         generator = np.random.Generator(
             np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(table, block)))
         )
-        values = torch.from_numpy(generator.random((rows, shard.shape[1]), dtype=np.float32))
+        values = torch.from_numpy(generator.random((rows, dim), dtype=np.float32))
         values.mul_(2 * bound).sub_(bound)
         a, z = max(first, first_row), min(first + rows, last_row)
-        shard[a - first_row : z - first_row].copy_(values[a - first : z - first])
+        shard[a - first_row : z - first_row].copy_(values[a - first : z - first, columns])
 
     blocks = range(first_row // _BLOCK_ROWS, -(-last_row // _BLOCK_ROWS))
     with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:

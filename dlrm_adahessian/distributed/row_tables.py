@@ -1,7 +1,7 @@
 """Rows of one rank: lookup by plain gathers, update by a row rule.
 
 It stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward,
-from the gradient alone; here backward only delivers derivatives, and the update waits for the curvature.
+from the gradient alone; here the update waits for the curvature.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrm_adahessian.kernels import optional_triton
+from dlrm_adahessian.kernels.hits import Hits
 from dlrm_adahessian.kernels.sum_hits import sum_hits
 from dlrm_adahessian.optim.base import RowRule
 
 
 @dataclass(frozen=True)
-class _LookedUp:
+class LookedUp:
+    """What an update has to know of the lookup before it."""
+
     rows: Tensor  # (L,) int64, index into the concatenated tables
     bags: Tensor  # (L,) int64, position in the flattened (B, T) bags
     table_starts: (
         Tensor | None
     )  # (K + 1,) int64 on the CPU, None elsewhere: reading it would wait for the device
-    pooled: Tensor  # (B, T * D), an autograd leaf: what flows back to it lands in its .grad
 
 
 class RowTables(nn.Module):
@@ -33,7 +35,10 @@ class RowTables(nn.Module):
     Attributes:
         weight: (R, D), all tables below each other; not a parameter, since autograd never sees it.
         state: what `rule` keeps per row, tensors (R, D) or (R,).
+        sees_all_ranks: whether its lookups are those of all ranks' batches, one after another, or of this rank's.
     """
+
+    sees_all_ranks = True
 
     def __init__(
         self,
@@ -67,7 +72,7 @@ class RowTables(nn.Module):
         on_cpu = device.type == "cpu"
         self._fused = device.type == "cuda" and optional_triton.available
         self._slots = torch.full((self._starts[-1],), -1, dtype=torch.int32) if on_cpu else None
-        self._looked_up: _LookedUp | None = None
+        self._looked_up: LookedUp | None = None
 
     def split_embedding_weights(self) -> list[Tensor]:
         """Return a view (rows, D) of each table; the name is FBGEMM's, TorchRec calls it."""
@@ -89,7 +94,7 @@ class RowTables(nn.Module):
             per_sample_weights: must be None.
 
         Returns:
-            (B, T * D). With gradients enabled it is an autograd leaf; `take_derivative` has what reached it.
+            (B, T * D), which autograd knows nothing of. With gradients enabled, `apply_` is of this lookup until the next.
 
         Raises:
             ValueError: the lookups carry weights.
@@ -102,11 +107,10 @@ class RowTables(nn.Module):
             rows, bags, pooled = self._look_up(indices, offsets)
         pooled = pooled.view(-1, self._num_features * self.weight.shape[1])
         if torch.is_grad_enabled():
-            pooled.requires_grad_()
             starts = None
             if offsets.device.type == "cpu":
                 starts = offsets[self._first_features * len(pooled)]
-            self._looked_up = _LookedUp(rows, bags, starts, pooled)
+            self._looked_up = LookedUp(rows, bags, starts)
         return pooled
 
     def _look_up(self, indices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,24 +135,6 @@ class RowTables(nn.Module):
         pooled = pooled.view(num_features, batch, dim).transpose(0, 1).reshape(-1, dim)
         return rows, positions[bag], pooled
 
-    def take_derivative(self) -> Tensor:
-        """Return, and forget, what backward brought to the last lookup.
-
-        Returns:
-            (B * T, D), by sample, then feature.
-
-        Raises:
-            RuntimeError: nothing reached the last lookup, or there was none with gradients enabled.
-        """
-        looked_up = self._looked_up
-        if looked_up is None or looked_up.pooled.grad is None:
-            raise RuntimeError(
-                "derivatives go to the last lookup made with gradients enabled, and none reached it; "
-                "push each lookup's derivatives before the next lookup"
-            )
-        derivative, looked_up.pooled.grad = looked_up.pooled.grad, None
-        return derivative.reshape(-1, self.weight.shape[1])
-
     def apply_(
         self, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None, lr_scale: float, samples: int
     ) -> None:
@@ -156,18 +142,14 @@ class RowTables(nn.Module):
 
         Args:
             grad: (B * T, D) gradient of the mean loss at the pooled embeddings.
-            curvature: like `grad`, its Hessian diagonal, or None.
+            curvature: (B * T, D), its Hessian diagonal, or the mean of that over D (B * T, 1), or None.
             sampled: (B,) bool, the samples that took part in the curvature; None for all.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
             samples: over how many samples the loss is a mean.
 
-        Raises:
-            RuntimeError: there was no lookup since the last update.
+        There must have been a lookup since the last update; else a RuntimeError.
         """
-        looked_up = self._looked_up
-        if looked_up is None:
-            raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
-        self._looked_up = None
+        looked_up = self._take_lookup()
         if self._fused:
             self._rule.update_triton_(
                 self.weight,
@@ -181,7 +163,19 @@ class RowTables(nn.Module):
                 samples=samples,
             )
             return
-        hits = sum_hits(
+        hits = self._hits(looked_up, grad, curvature, sampled)
+        self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
+
+    def _take_lookup(self) -> LookedUp:
+        looked_up, self._looked_up = self._looked_up, None
+        if looked_up is None:
+            raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
+        return looked_up
+
+    def _hits(
+        self, looked_up: LookedUp, grad: Tensor, curvature: Tensor | None, sampled: Tensor | None
+    ) -> Hits:
+        return sum_hits(
             looked_up.rows,
             looked_up.bags,
             grad,
@@ -190,7 +184,6 @@ class RowTables(nn.Module):
             slots=self._slots,
             sampled=sampled,
         )
-        self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
 
 
 def _is_one_hot(indices: Tensor, lengths: Tensor) -> bool:

@@ -1,35 +1,37 @@
 # pyright: basic
 """The embedding tables over all ranks: look up pooled embeddings, push derivatives back, update the rows.
 
-TorchRec plans the shards and moves lookups and embeddings between the ranks. Derivatives go the way that the
-embeddings came, by autograd through TorchRec's output distribution, once for the gradient and once for the
-curvature. Its default collectives keep their request between forward and backward and forget it after the
-first backward. So the stateless ones are used (`torchrec_use_sync_collectives`), through which two backward
-passes are sound.
+TorchRec plans the shards and moves lookups and embeddings between the ranks; derivatives go to the owners of the rows by an
+exchange of our own (row_exchange.py).
+
+Alone, a process holds all tables and looks up in them directly: TorchRec's way to them and back would take a third of the
+time of a lookup and its update (docs/performance.md).
 """
 
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec import KeyedJaggedTensor
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.comm_ops import torchrec_use_sync_collectives
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
+from dlrm_adahessian.distributed.dense_memory import NO_DENSE, DenseMemory
 from dlrm_adahessian.distributed.initial_rows import fill_uniform_
+from dlrm_adahessian.distributed.plan import Machines, Plan
+from dlrm_adahessian.distributed.plan_text import plan_text
+from dlrm_adahessian.distributed.planner import Request, bag_collection
+from dlrm_adahessian.distributed.remedies import plan_or_refuse
+from dlrm_adahessian.distributed.row_exchange import RowExchange
 from dlrm_adahessian.distributed.row_kernel import RowKernel, RowSharder, ShardedRows
 from dlrm_adahessian.distributed.row_tables import RowTables
 from dlrm_adahessian.distributed.table_shard import TableShard
+from dlrm_adahessian.distributed.table_spec import TableSpec
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.optim.base import RowRule
 
 # TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
@@ -38,28 +40,10 @@ logging.getLogger("torch.fx._symbolic_trace").addFilter(
 )
 # TorchRec reports its planning at level INFO, and its calls' arguments to seven loggers outside its own name.
 logging.getLogger("torchrec").setLevel(logging.WARNING)
+# Of replicated tables it warns that they are not cached.
+logging.getLogger("torchrec.distributed.utils").setLevel(logging.ERROR)
 for _name in ("AllRankStatic", "Cap01", "Cap1", "Capped", "Method", "SingleRankStatic", "Unfiltered"):
     logging.getLogger(f"{_name}Logger-NullHandler").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableSpec:
-    """One embedding table, read by the feature of the same name.
-
-    Attributes:
-        name: of the table and the feature.
-        num_rows: R, at least 1.
-        dim: D, the same for all tables.
-        sharding: "table" keeps it whole on one rank, "row" spreads its rows, "auto" lets the planner choose.
-    """
-
-    name: str
-    num_rows: int
-    dim: int
-    sharding: Literal["auto", "table", "row"] = "auto"
-
-
-_SHARDING_TYPES = {"auto": ["table_wise", "row_wise"], "table": ["table_wise"], "row": ["row_wise"]}
 
 
 class ShardedLookup:
@@ -76,6 +60,9 @@ class ShardedLookup:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        batch_size: int = 256,
+        dense: DenseMemory = NO_DENSE,
+        memory_bytes: int | None = None,
     ) -> None:
         """Plan, allocate and initialise the tables; the initial rows are the same however they are sharded.
 
@@ -85,6 +72,11 @@ class ShardedLookup:
             device: where the rows of this rank live.
             dtype: of rows, state and pooled embeddings.
             seed: of the initial rows, not negative.
+            batch_size: samples a step over all ranks, for which memory is planned.
+            dense: what a rank needs beside its shards.
+            memory_bytes: of a rank; None finds it out.
+
+        Tables that do not fit into the memory of the ranks, or cannot be cut as asked, are refused with a UsageError.
 
         Raises:
             ValueError: the tables differ in width, or two have the same name.
@@ -97,36 +89,38 @@ class ShardedLookup:
         if len(set(self._names)) < len(self._names):
             raise ValueError(f"table names are distinct, got {self._names}; rename one")
         self._dim = dims.pop()
-        bags = EmbeddingBagCollection(
-            device=torch.device("meta"),
-            tables=[
-                EmbeddingBagConfig(
-                    name=spec.name,
-                    embedding_dim=spec.dim,
-                    num_embeddings=spec.num_rows,
-                    feature_names=[spec.name],
-                )
-                for spec in self._specs
-            ],
+        request = Request(
+            tables=self._specs,
+            rule=rule,
+            machines=_machines(device, memory_bytes),
+            batch_size=batch_size,
+            dense=dense,
+            dtype=dtype,
         )
+        self.plan, sharding_plan = _plan_together(request)
         sharder = cast(ModuleSharder[nn.Module], RowSharder(rule, dtype))  # the parameter is invariant
         self._parallel = DistributedModelParallel(
-            bags,
+            bag_collection(self._specs),
             device=device,
             sharders=[sharder],
-            plan=_plan(self._specs, bags, sharder, device),
+            plan=sharding_plan,
             init_data_parallel=False,
         )
+        self._alone = self._only_tables()
+        self._exchange = None if self._alone is not None else self._make_exchange(device)
+        self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
         self._shards = self._local_shards()
-        for index, spec in enumerate(self._specs):
-            if shard := self._shards.get(spec.name):
-                fill_uniform_(
-                    shard.tensors["weight"],
-                    first_row=shard.first_row,
-                    num_rows=spec.num_rows,
-                    seed=seed,
-                    table=index,
-                )
+        places = {spec.name: index for index, spec in enumerate(self._specs)}
+        for shard in self._shards.values():
+            fill_uniform_(
+                shard.tensors["weight"],
+                first_row=shard.first_row,
+                first_column=shard.first_column,
+                num_rows=shard.table_rows,
+                dim=self._dim,
+                seed=seed,
+                table=places[shard.table],
+            )
 
     def __call__(self, kjt: KeyedJaggedTensor) -> Tensor:
         """Sum the rows of each bag.
@@ -147,8 +141,16 @@ class ShardedLookup:
             raise ValueError(
                 f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
             )
-        with torchrec_use_sync_collectives():
-            keyed = self._parallel(kjt).wait()
+        pooled = self._look_up(kjt)
+        if torch.is_grad_enabled():
+            self._pending = pooled
+        return pooled
+
+    def _look_up(self, kjt: KeyedJaggedTensor) -> Tensor:
+        if self._alone is not None:
+            pooled = self._alone(kjt.values(), kjt.offsets().long(), kjt.weights_or_none())
+            return pooled.view(-1, len(self._names), self._dim)
+        keyed = self._parallel(kjt).wait()
         pooled = keyed.values().view(-1, len(self._names), self._dim)
         emitted = keyed.keys()
         if emitted == self._names:
@@ -168,50 +170,86 @@ class ShardedLookup:
         """Send derivatives to the ranks that own the rows, and update the rows.
 
         The derivatives are those of the mean loss over this rank's batch; the owners receive those of the
-        mean over all ranks' batches, which must be of equal size. A `pooled` that is not from the last lookup
-        with gradients enabled is refused with a RuntimeError, before any row changes.
+        mean over all ranks' batches, which must be of equal size, padding included.
 
         Args:
             pooled: (B, F, D), what the last lookup with gradients enabled returned.
             grad: (B, F, D) gradient with respect to `pooled`.
-            curvature: (B, F, D) Hessian diagonal, or None on a step without curvature.
+            curvature: (B, F, D) Hessian diagonal, or its mean over D (B, F, 1) for a rule that reads no more, or None on a
+                step without curvature.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
-            samples: B times the number of ranks.
-            curvature_samples: how many samples, the first ones of each rank's batch, took part in the
-                curvature; None for all.
+            samples: over how many samples of all ranks the loss is a mean.
+            curvature_samples: how many samples, the first ones of all ranks' batches one after another, took part in
+                the curvature; None for all.
+
+        Raises:
+            RuntimeError: `pooled` is not from the last lookup with gradients enabled; no row has changed.
         """
-        grads = self._send(pooled, grad, retain_graph=curvature is not None)
-        curvatures: Sequence[Tensor | None] = [None] * len(grads)
-        sampled = None
-        if curvature is not None:
-            curvatures = self._send(pooled, curvature, retain_graph=False)
-            if curvature_samples is not None and curvature_samples < len(pooled):
-                local = torch.arange(len(pooled), device=pooled.device) < curvature_samples
-                # The owner has the ranks' batches one after another.
-                sampled = local.repeat(dist.get_world_size())
-        for tables, row_grad, row_curvature in zip(self._row_tables(), grads, curvatures, strict=True):
-            tables.apply_(row_grad, row_curvature, sampled=sampled, lr_scale=lr_scale, samples=samples)
+        if pooled is not self._pending:
+            raise RuntimeError(
+                "derivatives go to the last lookup made with gradients enabled, and these are of another; push each "
+                "lookup's derivatives before the next lookup"
+            )
+        self._pending = None
+        if self._exchange is None:
+            derivatives = [(grad.reshape(-1, self._dim), _flat(curvature))]
+        else:
+            derivatives = self._exchange(grad, curvature)
+        sampled = sampled_everywhere = None
+        if curvature is not None and curvature_samples is not None and curvature_samples < samples:
+            # The owner has the ranks' batches one after another.
+            held = len(pooled) * dist.get_world_size()
+            sampled_everywhere = torch.arange(held, device=pooled.device) < curvature_samples
+            sampled = sampled_everywhere[dist.get_rank() * len(pooled) :][: len(pooled)]
+        for tables, (row_grad, row_curvature) in zip(self._row_tables(), derivatives, strict=True):
+            tables.apply_(
+                row_grad,
+                row_curvature,
+                sampled=sampled_everywhere if tables.sees_all_ranks else sampled,
+                lr_scale=lr_scale,
+                samples=samples,
+            )
 
     def shards(self) -> dict[str, TableShard]:
-        """Return what this rank holds, by table; on one rank that is all of every table. Views: writing is loading."""
+        """Return what this rank holds; on one rank that is all of every table. Views: writing is loading.
+
+        Returns:
+            By table; a column shard that begins at column 8 of C3 is named "C3[:, 8:]", since a rank may have several.
+        """
         return self._shards
 
+    def shards_to_save(self) -> list[TableShard]:
+        """Return this rank's part of a checkpoint of all ranks: its shards, and of replicated tables rank 0's copy."""
+        replicated = {shard.table for shard in self.plan.shards if shard.sharding == "replicate"}
+        return [s for s in self._shards.values() if dist.get_rank() == 0 or s.table not in replicated]
+
+    def describe_plan(self) -> str:
+        """Return who holds what, as text; the same on all ranks."""
+        return plan_text(self.plan)
+
     def tables(self) -> dict[str, Tensor]:
-        """Return the rows (rows, D) that this rank holds, by table; views."""
+        """Return the rows (rows, columns) that this rank holds, by shard; views."""
         return {name: shard.tensors["weight"] for name, shard in self._shards.items()}
 
     def row_states(self) -> dict[str, dict[str, Tensor]]:
-        """Return the rule's state of the rows that this rank holds, by table and state name; views."""
+        """Return the rule's state of the rows that this rank holds, by shard and state name; views."""
         return {
             name: {key: tensor for key, tensor in shard.tensors.items() if key != "weight"}
             for name, shard in self._shards.items()
         }
 
-    def _send(self, pooled: Tensor, cotangent: Tensor, *, retain_graph: bool) -> list[Tensor]:
-        # A plain backward, not autograd.grad with respect to the local leaves: it also runs the collectives
-        # of a rank that holds no table, without which the other ranks would wait for ever.
-        pooled.backward(cotangent, retain_graph=retain_graph)
-        return [tables.take_derivative() for tables in self._row_tables()]
+    def _make_exchange(self, device: torch.device) -> RowExchange:
+        places = {name: place for place, name in enumerate(self._names)}
+        return RowExchange([kernel.group(places) for kernel in self._kernels()], self._dim, device)
+
+    def _only_tables(self) -> RowTables | None:
+        """Return the tables of a process that holds all of them, in order; None of one that shares them with others."""
+        kernels = self._kernels()
+        if dist.get_world_size() > 1 or [kernel.config.feature_names() for kernel in kernels] != [
+            self._names
+        ]:
+            return None
+        return kernels[0].emb_module
 
     def _row_tables(self) -> list[RowTables]:
         return [kernel.emb_module for kernel in self._kernels()]
@@ -221,59 +259,46 @@ class ShardedLookup:
 
     def _local_shards(self) -> dict[str, TableShard]:
         num_rows = {spec.name: spec.num_rows for spec in self._specs}
-        shards = {}
-        for kernel in self._kernels():
-            tables = kernel.emb_module
-            for config, first_row, weight, state in zip(
-                kernel.config.embedding_tables,
-                kernel._row_offset,
-                tables.split_embedding_weights(),
-                tables.split_states(),
-                strict=True,
-            ):
-                shards[config.name] = TableShard(
-                    table=config.name,
-                    first_row=first_row,
-                    table_rows=num_rows[config.name],
-                    tensors={"weight": weight, **state},
-                )
-        return {name: shards[name] for name in self._names if name in shards}
+        held = [shard for kernel in self._kernels() for shard in kernel.shards(num_rows)]
+        held.sort(key=lambda shard: (self._names.index(shard.table), shard.first_column))
+        return {self._name(shard): shard for shard in held}
+
+    def _name(self, shard: TableShard) -> str:
+        return shard.table if shard.is_whole else f"{shard.table}[:, {shard.first_column}:]"
 
 
-def _plan(
-    specs: Sequence[TableSpec],
-    bags: EmbeddingBagCollection,
-    sharder: ModuleSharder[nn.Module],
-    device: torch.device,
-) -> ShardingPlan:
-    """Let TorchRec's planner on rank 0 choose who holds what."""
+def _flat(derivative: Tensor | None) -> Tensor | None:
+    return None if derivative is None else derivative.reshape(-1, derivative.shape[2])
+
+
+def _plan_together(request: Request) -> tuple[Plan, ShardingPlan]:
+    """Plan on rank 0 for all ranks; a refusal is raised on all of them."""
+    answer: list[tuple[Plan, ShardingPlan] | str] = [""]
+    if dist.get_rank() == 0:
+        try:
+            answer = [plan_or_refuse(request)]
+        except UsageError as error:
+            answer = [str(error)]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(answer, 0)
+    if isinstance(answer[0], str):
+        raise UsageError(answer[0])
+    return answer[0]
+
+
+def _machines(device: torch.device, memory_bytes: int | None) -> Machines:
     world_size = dist.get_world_size()
-    constraints = {
-        spec.name: ParameterConstraints(
-            sharding_types=_SHARDING_TYPES[spec.sharding] if world_size > 1 else ["table_wise"],
-            compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-        )
-        for spec in specs
-    }
-    planner = EmbeddingShardingPlanner(
-        topology=_topology(world_size, device),
-        constraints=constraints,
-        storage_reservation=FixedPercentageStorageReservation(0.15),  # the planner's own default share
-        debug=False,
-    )
-    return planner.collective_plan(bags, [sharder], dist.group.WORLD)
-
-
-def _topology(world_size: int, device: torch.device) -> Topology:
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    on_gpu = device.type == "cuda"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks_here
-    return TopologyFactory.create_topology(
-        TrainerConfig(
-            world_size=world_size,
-            local_world_size=ranks_here,
-            ddr_cap_bytes=memory,
-            hbm_cap_bytes=torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
-        ),
-        kernel_config=KernelConfig(compute_device=device.type),
+    return Machines(
+        ranks=world_size,
+        ranks_per_host=ranks_here,
+        memory_bytes=memory_bytes or _memory(device, ranks_here),
+        device=device.type,
     )
+
+
+def _memory(device: torch.device, ranks_here: int) -> int:
+    """Return the bytes of the GPU, or of the rank's share of the host."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks_here

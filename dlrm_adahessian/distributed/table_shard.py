@@ -8,19 +8,23 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class TableShard:
-    """Consecutive rows of one table, and what belongs to each of them.
+    """Consecutive rows of one table, all their columns or some, and what belongs to each row.
 
     Attributes:
         table: name of the table.
         first_row: the row of the table that is row 0 of the tensors.
         table_rows: rows of the whole table.
-        tensors: `weight` (r, D) and the rule's row states (r, D) or (r,), by name, all with the same r.
+        tensors: `weight` (r, c) and the rule's row states (r, c) or (r,), by name, all with the same r and c.
+        first_column: the column of the table that is column 0 of the tensors.
+        table_columns: D, columns of the whole table; None where the tensors have them all.
     """
 
     table: str
     first_row: int
     table_rows: int
     tensors: Mapping[str, Tensor]
+    first_column: int = 0
+    table_columns: int | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(tensor) for name, tensor in self.tensors.items()}
@@ -31,3 +35,13 @@ class TableShard:
     def rows(self) -> int:
         """Rows in this shard."""
         return len(next(iter(self.tensors.values())))
+
+    @property
+    def columns(self) -> int:
+        """Columns in this shard."""
+        return self.tensors["weight"].shape[1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has all columns of its rows."""
+        return self.table_columns is None or self.columns == self.table_columns

@@ -73,13 +73,15 @@ class Piece:
         path: the file, which holds exactly the names of `targets`.
         owner: what messages call the tensors by, beside their names.
         rows: the stored rows to read, or None for whole tensors.
-        targets: tensors to fill, of the shape of those rows.
+        targets: tensors to fill, of the shape of those rows and columns.
+        columns: the stored columns to read of matrices, or None for all.
     """
 
     path: Path
     owner: str
     rows: slice | None
     targets: Mapping[str, Tensor]
+    columns: slice | None = None
 
     def check(self) -> None:
         """Compare names, shapes and dtypes.
@@ -94,6 +96,8 @@ class Piece:
                 shape, dtype, target = stored[name].get_shape(), stored[name].get_dtype(), self.targets[name]
                 if self.rows is not None and shape[0] >= self.rows.stop:
                     shape = [self.rows.stop - self.rows.start, *shape[1:]]
+                if self.columns is not None and len(shape) == 2 and shape[1] >= self.columns.stop:
+                    shape = [shape[0], self.columns.stop - self.columns.start]
                 if shape != [*target.shape] or dtype != DTYPES.get(target.dtype):
                     different.append(f"{name!r} was {dtype} {shape}, is {target.dtype} {[*target.shape]}")
         if different:
@@ -107,4 +111,6 @@ class Piece:
         rows = ... if self.rows is None else self.rows
         with safe_open(self.path, framework="pt") as file, torch.no_grad():
             for name, target in self.targets.items():
-                target.copy_(file.get_slice(name)[rows])
+                stored = file.get_slice(name)
+                cut = self.columns is not None and len(stored.get_shape()) == 2
+                target.copy_(stored[rows, self.columns] if cut else stored[rows])

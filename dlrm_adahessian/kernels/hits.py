@@ -14,7 +14,8 @@ class Hits:
     Attributes:
         rows: (U,) int64, distinct, index into the (R, D) weights.
         grad: (U, D) gradient of the mean loss.
-        curvature: (U, D) Hessian diagonal of the mean loss; None on a step without curvature.
+        curvature: (U, D) Hessian diagonal of the mean loss, or its mean over D (U, 1) for a rule with one accumulator
+            per row; None on a step without curvature.
         has_curvature: (U,) bool, whether a sample that took part in the curvature hit the row (with
             `curvature_fraction` below 1 not every sample does); None exactly when `curvature` is.
     """

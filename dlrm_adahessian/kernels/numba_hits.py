@@ -39,7 +39,7 @@ def sum_hits_numba(
         rows: (L,) int64, table by table and within a table bag by bag.
         bags: (L,) int64, index into the first dimension of `grad`.
         grad: (N, D) float32 or float64.
-        curvature: like `grad`, or None.
+        curvature: (N, C) of the type of `grad`, or None.
         table_starts: (K + 1,) int64; table k owns lookups `table_starts[k]` up to `table_starts[k + 1]`.
         slots: (R,) int32, all -1; all -1 again on return.
         sampled: (B,) bool, samples that took part in the curvature; bag n is of sample `n // (N / B)`.
@@ -115,13 +115,13 @@ def _sum(
     first_seen: IntArray,
     counts: IntArray,
 ) -> tuple[IntArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    num_tables, dim = counts.shape[0], grad.shape[1]
+    num_tables, dim, columns = counts.shape[0], grad.shape[1], curvature.shape[1]
     firsts = np.zeros(num_tables + 1, np.int64)
     firsts[1:] = np.cumsum(counts)
     num_touched = firsts[num_tables]
     touched = np.empty(num_touched, np.int64)
     grad_sum = np.zeros((num_touched, dim), grad.dtype)
-    curvature_sum = np.zeros((num_touched if with_curvature else 0, dim), grad.dtype)
+    curvature_sum = np.zeros((num_touched if with_curvature else 0, columns), grad.dtype)
     has_curvature = np.zeros(num_touched, np.bool_)
     last_bag = np.full(num_touched, -1, np.int64)
     repeats = np.zeros(num_touched, np.int64)
@@ -140,6 +140,6 @@ def _sum(
                 last_bag[u] = bag
                 has_curvature[u] = True
                 weight = 2 * repeats[u] - 1
-                for d in range(dim):
+                for d in range(columns):
                     curvature_sum[u, d] += weight * curvature[bag, d]
     return touched, grad_sum, curvature_sum, has_curvature

@@ -33,7 +33,8 @@ def sum_hits(
         bags: (L,) int64 bag of each lookup, index into the first dimension of `grad`.
         grad: (N, D) contiguous, gradient of the mean loss at each bag's pooled embedding; sample b owns bags
             `b * N / B` up to `(b + 1) * N / B`.
-        curvature: like `grad`, the Hessian diagonal of the mean loss; None on a step without curvature.
+        curvature: (N, C) contiguous, the Hessian diagonal of the mean loss, C being D, or 1 for its mean over D; None on a
+            step without curvature.
         table_starts: (K + 1,) int64, the first lookup of each table and L. Only the CPU needs it and `slots`.
         slots: (R,) int32 scratch of the caller, -1 throughout before and after the call.
         sampled: (B,) bool, the samples that took part in the curvature; None for all.
@@ -62,7 +63,7 @@ def sum_hits_torch(
         rows: (L,) int64.
         bags: (L,) int64.
         grad: (N, D).
-        curvature: (N, D) or None.
+        curvature: (N, C) or None.
         sampled: (B,) bool or None.
 
     Returns:

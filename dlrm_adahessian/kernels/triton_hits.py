@@ -57,7 +57,7 @@ def update_rows_triton_(
         rows: (L,) int64, in [0, R); the lookups of one bag in one table lie together.
         bags: (L,) int64, index into the first dimension of `grad`.
         grad: (N, D) contiguous, of the mean loss.
-        curvature: like `grad`, or None.
+        curvature: (N, D), or its mean over D (N, 1), contiguous, or None.
         sampled: (B,) bool, samples that took part in the curvature; None for all.
         rule: the `@jit` function of the row rule.
         cfg: its configuration, hashable; the kernels are compiled for it.
@@ -91,7 +91,7 @@ def update_rows_triton_(
         grad if curvature is None else curvature,
         keys if sampled is None else sampled,
         scratch, num_lookups, 1 if sampled is None else grad.shape[0] // sampled.shape[0], lr, samples,
-        **constants, ALL_SAMPLED=sampled is None,
+        **constants, ALL_SAMPLED=sampled is None, CURVATURE_WIDTH=width if curvature is None else curvature.shape[1],
     )  # fmt: skip
     _update_across_tiles[(num_tiles,)](
         weight, states, keys, scratch, num_lookups, num_tiles, lr, samples, **constants, SPAN=_SPAN
@@ -140,7 +140,7 @@ def _repeats(keys, order, bags, lookup, row, bag, starts):
 def _update_within_tiles(
     weight, states, keys, order, bags, grad, curvature, sampled, scratch, num_lookups, bags_per_sample, lr, samples,
     RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
-    WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr,
+    WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr, CURVATURE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     num_tiles = tl.num_programs(0)
@@ -169,6 +169,8 @@ def _update_within_tiles(
         took_part = exists
         if not ALL_SAMPLED:
             took_part = exists & (tl.load(sampled + bag // bags_per_sample, mask=exists, other=0) != 0)
+        if CURVATURE_WIDTH == 1:
+            entry = bag[:, None] + column * 0  # the mean stands for each entry
         weighted = tl.load(curvature + entry, mask=here & took_part[:, None], other=0)
         weighted *= (2 * repeats - 1)[:, None].to(weighted.dtype)
         _, curvature_sum = tl.associative_scan((starts_wide, weighted), 0, _add_within_run)

@@ -6,6 +6,7 @@ s += g^2, w -= lr * g / (sqrt(s) + eps). As torch.optim.Adagrad without its lear
 
 import torch
 from torch import Tensor
+from torch.optim.adagrad import adagrad
 
 from dlrm_adahessian.optim.config import AdagradConfig
 
@@ -22,6 +23,15 @@ class Adagrad:
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`."""
         del curvature, samples
-        total = self.state["sum"]
-        total.addcmul_(grad, grad)
-        parameters.addcdiv_(grad, total.sqrt().add_(self.cfg.eps), value=-self.cfg.lr * lr_scale)
+        adagrad(
+            [parameters],
+            [grad],
+            [self.state["sum"]],
+            [torch.zeros(())],  # counts steps, for a learning-rate decay that is 0
+            fused=parameters.device.type == "cpu",  # torch has no fused kernel for GPUs
+            lr=self.cfg.lr * lr_scale,
+            lr_decay=0.0,
+            weight_decay=0.0,
+            eps=self.cfg.eps,
+            maximize=False,
+        )

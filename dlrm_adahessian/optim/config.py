@@ -71,7 +71,7 @@ class OptimConfig:
     @property
     def uses_curvature(self) -> bool:
         """Whether either rule reads the Hessian diagonal."""
-        return self.dense.uses_curvature or self.rows.uses_curvature
+        return self.dense.uses_curvature or self.rows.pooled_curvature != "none"
 
     @property
     def search_space(self) -> dict[str, Range | Choice]:

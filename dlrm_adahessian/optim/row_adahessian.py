@@ -65,11 +65,12 @@ class RowAdaHessian(RowRule):
         if hits.curvature is not None and hits.has_curvature is not None:
             curvature, square = hits.curvature * samples, grad.square()
             if cfg.rowwise:
-                curvature, square = curvature.mean(1), square.mean(1)
+                square = square.mean(1, keepdim=True)
             curvature = torch.maximum(curvature.abs(), cfg.curvature_floor * square)
             has = hits.has_curvature
-            old = state["mean_square"][rows[has]]
-            state["mean_square"][rows[has]] = old.lerp_(curvature[has].square(), 1 - cfg.beta2)
+            mean_squares = self._mean_squares(state)
+            old = mean_squares[rows[has]]
+            mean_squares[rows[has]] = old.lerp_(curvature[has].square(), 1 - cfg.beta2)
             state["curvature_updates"][rows[has]] += 1
         updates = state["curvature_updates"][rows].to(grad.dtype).unsqueeze(1)
         mean_square = self._mean_squares(state)[rows]
@@ -115,7 +116,7 @@ class RowAdaHessian(RowRule):
 
 @numba.njit(cache=True, parallel=True)
 def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps, power, floor, clip, samples):
-    # v is (R, D) or (R, 1); m and touches are read and written with momentum only.
+    # v and h are (., D), or (., 1) when rowwise; m and touches are read and written with momentum only.
     width, columns = w.shape[1], v.shape[1]
     one = beta2 / beta2 if beta2 > 0 else beta2 + 1  # 1 in the type of the weights
     for i in numba.prange(len(rows)):
@@ -124,11 +125,10 @@ def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps,
             updates[r] += 1
             per_column = width // columns
             for c in range(columns):
-                curvature, square = one * 0, one * 0
+                square = one * 0
                 for d in range(c * per_column, (c + 1) * per_column):
-                    curvature += h[i, d] * samples
                     square += (g[i, d] * samples) ** 2
-                curvature = max(abs(curvature / per_column), floor * square / per_column)
+                curvature = max(abs(h[i, c] * samples), floor * square / per_column)
                 v[r, c] += (one - beta2) * (curvature * curvature - v[r, c])
         correction1 = one
         if beta1 > 0:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from dlrm_adahessian.curvature.config import PooledCurvature
 from dlrm_adahessian.optim.ranges import Range, Tuned, rate
 
 _STRICT = ConfigDict(extra="forbid")
@@ -18,7 +19,6 @@ _STRICT = ConfigDict(extra="forbid")
 class RowAdaHessianConfig:
     """AdaHessian on the touched rows, in units of the summed loss."""
 
-    uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
     name: Literal["adahessian"] = "adahessian"
     lr: float = Field(default=0.02, gt=0)
@@ -37,12 +37,16 @@ class RowAdaHessianConfig:
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest size of an entry of the direction, before the learning rate."""
 
+    @property
+    def pooled_curvature(self) -> PooledCurvature:
+        """What the rule reads: one value per accumulator."""
+        return "mean" if self.rowwise else "entries"
+
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class HessianAdagradConfig:
     """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
 
-    uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
     lr: float = Field(default=0.02, gt=0)
@@ -54,6 +58,11 @@ class HessianAdagradConfig:
     """What is accumulated is at least this times the squared gradient; 0 is off, and then `clip` is needed."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest size of an entry of the direction, before the learning rate."""
+
+    @property
+    def pooled_curvature(self) -> PooledCurvature:
+        """What the rule reads: one value per accumulator."""
+        return "mean" if self.rowwise else "entries"
 
     @model_validator(mode="after")
     def _guarded(self) -> "HessianAdagradConfig":
@@ -69,7 +78,7 @@ class HessianAdagradConfig:
 class RowAdagradConfig:
     """Adagrad on the touched rows, one accumulator per entry."""
 
-    uses_curvature: ClassVar[bool] = False
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adagrad"] = "adagrad"
     lr: float = Field(default=0.02, gt=0)
@@ -81,7 +90,7 @@ class RowAdagradConfig:
 class RowwiseAdagradConfig:
     """Adagrad on the touched rows, one accumulator per row: the mean of its squared gradients."""
 
-    uses_curvature: ClassVar[bool] = False
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
     lr: float = Field(default=0.02, gt=0)
@@ -93,7 +102,7 @@ class RowwiseAdagradConfig:
 class RowAdamConfig:
     """Lazy Adam on the touched rows, with decoupled weight decay."""
 
-    uses_curvature: ClassVar[bool] = False
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.005), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["adam"] = "adam"
     lr: float = Field(default=0.005, gt=0)
@@ -111,7 +120,7 @@ class RowAdamConfig:
 class RowSGDConfig:
     """Gradient descent on the touched rows."""
 
-    uses_curvature: ClassVar[bool] = False
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(30.0)}
     name: Literal["sgd"] = "sgd"
     lr: float = Field(default=30.0, gt=0)
@@ -122,7 +131,7 @@ class RowSGDConfig:
 class RowSophiaConfig:
     """Sophia on the touched rows, in units of the summed loss."""
 
-    uses_curvature: ClassVar[bool] = True
+    pooled_curvature: ClassVar[PooledCurvature] = "entries"
     tuned: ClassVar[Tuned] = {"lr": rate(0.003), "gamma": Range(0.005, 0.5)}
     name: Literal["sophia"] = "sophia"
     lr: float = Field(default=0.003, gt=0)

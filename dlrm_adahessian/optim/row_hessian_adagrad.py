@@ -48,9 +48,11 @@ class HessianAdagrad(RowRule):
     ) -> None:
         """Update in tensor operations."""
         cfg = self.cfg
-        expected = _per_accumulator(hits.grad.square(), cfg)
+        expected = hits.grad.square()
+        if cfg.rowwise:
+            expected = expected.mean(1, keepdim=True)
         if hits.curvature is not None and hits.has_curvature is not None:
-            curvature = _per_accumulator(hits.curvature, cfg).abs() / samples
+            curvature = hits.curvature.abs() / samples
             guarded = torch.maximum(curvature, cfg.curvature_floor * expected)
             expected = torch.where(hits.has_curvature.unsqueeze(1), guarded, expected)
         sums = self._sums(state)
@@ -88,25 +90,19 @@ class HessianAdagrad(RowRule):
         return state["sum"].unsqueeze(1) if self.cfg.rowwise else state["sum"]
 
 
-def _per_accumulator(values: Tensor, cfg: HessianAdagradConfig) -> Tensor:
-    return values.mean(1, keepdim=True) if cfg.rowwise else values
-
-
 @numba.njit(cache=True, parallel=True)
 def _update(w, s, rowwise, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
-    # s is (R, D), or (R, 1) when rowwise. Two plain loops, since one over both shapes is not vectorized.
+    # s and h are (., D), or (., 1) when rowwise. Two plain loops, since one over both shapes is not vectorized.
     zero, width = lr - lr, w.shape[1]
     for i in numba.prange(len(rows)):
         r = rows[i]
         if rowwise:
-            square, curvature = zero, zero
+            square = zero
             for d in range(width):
                 square += g[i, d] * g[i, d]
-                if has_h[i]:
-                    curvature += h[i, d]
             expected = square / width
             if has_h[i]:
-                expected = max(abs(curvature / width) * per_sample, floor * expected)
+                expected = max(abs(h[i, 0]) * per_sample, floor * expected)
             s[r, 0] += expected
             root = np.sqrt(s[r, 0]) + eps
             for d in range(width):

@@ -99,14 +99,13 @@ def test_rounded_products_change_no_entry_of_the_diagonal_by_more_than_their_rou
         assert not torch.allclose(rounded.curvature, plain.curvature, rtol=2**-12, atol=0)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        ExactDiagonal,
-        lambda: Hutchinson(3, 0, torch.device("cpu")),
-        lambda: GaussNewtonBartlett(3, 0, torch.device("cpu")),
-    ],
-)
+SAMPLING = [
+    lambda pooled="entries": Hutchinson(3, 0, torch.device("cpu"), pooled),
+    lambda pooled="entries": GaussNewtonBartlett(3, 0, torch.device("cpu"), pooled),
+]
+
+
+@pytest.mark.parametrize("make", [ExactDiagonal, *SAMPLING])
 def test_a_part_of_the_batch_gives_that_parts_curvature_and_the_whole_gradient(make):
     head = small_head()
     dense, tables, hits, labels = small_batch()
@@ -115,8 +114,42 @@ def test_a_part_of_the_batch_gives_that_parts_curvature_and_the_whole_gradient(m
     alone = make()(head, dense[:part], pooled[:part], labels[:part], curvature_samples=part)
     torch.testing.assert_close(found.grad, gradient(head, dense, pooled, labels).grad, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(found.curvature, alone.curvature, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(found.pooled_curvature[:part], alone.pooled_curvature, rtol=1e-12, atol=1e-15)
-    assert not found.pooled_curvature[part:].any()
+    if make is ExactDiagonal:  # which has the rows' at no cost
+        whole = make()(head, dense, pooled, labels, curvature_samples=BATCH)
+        assert torch.equal(found.pooled_curvature, whole.pooled_curvature)
+        assert found.pooled_samples == BATCH
+    else:
+        torch.testing.assert_close(
+            found.pooled_curvature[:part], alone.pooled_curvature, rtol=1e-12, atol=1e-15
+        )
+        assert not found.pooled_curvature[part:].any()
+        assert found.pooled_samples == part
+
+
+@pytest.mark.parametrize("make", [lambda pooled: ExactDiagonal("fp32", pooled), *SAMPLING])
+def test_rows_get_the_mean_of_their_curvature_or_none_when_that_is_what_they_read(make):
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    entries, mean, none = (
+        make(pooled)(head, dense, pooled_of(tables, hits), labels, curvature_samples=4)
+        for pooled in ("entries", "mean", "none")
+    )
+    expected = entries.pooled_curvature.mean(2, keepdim=True)
+    torch.testing.assert_close(mean.pooled_curvature, expected, rtol=1e-12, atol=1e-18)
+    assert none.pooled_curvature is None
+    assert none.pooled_samples == 0
+    for found in (mean, none):
+        assert torch.equal(found.curvature, entries.curvature)
+        assert torch.equal(found.pooled_grad, entries.pooled_grad)
+
+
+def test_rows_have_the_exact_curvature_on_a_step_on_which_the_dense_part_has_none():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    *_, expected = brute_force_diagonals(head, small_config(), dense, tables, hits, labels)
+    found = ExactDiagonal()(head, dense, pooled_of(tables, hits), labels, curvature_samples=0)
+    assert found.curvature is None
+    torch.testing.assert_close(table_diagonal(found.pooled_curvature, hits), expected, rtol=1e-10, atol=1e-17)
 
 
 def test_exact_curvature_of_confident_samples_survives_float32():
@@ -130,6 +163,20 @@ def test_exact_curvature_of_confident_samples_survives_float32():
         head.float(), dense.float(), pooled.float(), labels.float(), curvature_samples=BATCH
     )
     torch.testing.assert_close(single.curvature.double(), truth.curvature, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("bias", [50.0, 85.0, 200.0])
+def test_exact_curvature_of_utterly_confident_samples_is_finite_and_next_to_nothing(bias):
+    head = small_head().float()
+    dense, tables, hits, labels = (tensor.float() for tensor in small_batch())
+    with torch.no_grad():
+        head.top[-1].bias.fill_(bias)
+        head.bottom[0].weight.zero_()  # large inputs, and logits that do not follow them
+    found = ExactDiagonal()(head, dense + 100, pooled_of(tables, hits), labels, curvature_samples=BATCH)
+    largest = float(torch.exp(-found.logits.double()).max())  # p (1 - p)
+    for derivative in (found.curvature, found.pooled_curvature):
+        assert derivative.isfinite().all()
+        assert derivative.max() <= 1e6 * largest
 
 
 @pytest.mark.parametrize("changes", [{}, {"activation": "gelu"}, {"self_interaction": True}])

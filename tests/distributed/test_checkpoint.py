@@ -1,5 +1,6 @@
 """Checkpoints in good order: bit-exact round trips, any partition of the rows, which one is used, what does not fit."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -34,6 +35,13 @@ from tests.distributed.checkpoints import (
 def part(table: TableShard, first: int, last: int) -> TableShard:
     tensors = {name: tensor[first:last] for name, tensor in table.tensors.items()}
     return TableShard(table=table.table, first_row=first, table_rows=table.table_rows, tensors=tensors)
+
+
+def strip(table: TableShard, rows: tuple[int, int], columns: tuple[int, int]) -> TableShard:
+    """Return a rectangle of a table; what a row has one number of, each rectangle of it has."""
+    cut = part(table, *rows)
+    tensors = {n: t[:, slice(*columns)] if t.dim() == 2 else t for n, t in cut.tensors.items()}
+    return dataclasses.replace(cut, tensors=tensors, first_column=columns[0], table_columns=table.columns)
 
 
 # Round trips
@@ -90,6 +98,47 @@ def test_rows_saved_in_one_partition_load_in_any_other(
     load(path, RUN).restore_({}, filled)
     for shard, truth in zip(filled, wanted, strict=True):
         assert all(same_bits(shard.tensors[name], truth.tensors[name]) for name in truth.tensors)
+
+
+STRIPS = {
+    "whole": [((0, 11), (0, 8))],
+    "rows": [((0, 5), (0, 8)), ((5, 11), (0, 8))],
+    "halves": [((0, 11), (0, 4)), ((0, 11), (4, 8))],
+    "uneven": [((0, 11), (0, 1)), ((0, 11), (1, 6)), ((0, 11), (6, 8))],
+}
+
+
+@pytest.mark.parametrize("stored_as", STRIPS)
+@pytest.mark.parametrize("wanted_as", STRIPS)
+def test_columns_saved_in_one_partition_load_in_any_other(
+    tmp_path: Path, stored_as: str, wanted_as: str
+) -> None:
+    table, other = table_of(1, "C3", 11, dim=8), table_of(1, "C4", 3)
+    stored = [strip(table, *at) for at in STRIPS[stored_as]]
+    path = save_only(tmp_path, shards=[*reversed(stored), other])
+    wanted = [strip(table, *at) for at in STRIPS[wanted_as]]
+    filled = [dataclasses.replace(shard, tensors=blank(shard.tensors)) for shard in wanted]
+    load(path, RUN).restore_({}, filled)
+    for shard, truth in zip(filled, wanted, strict=True):
+        assert all(same_bits(shard.tensors[name], truth.tensors[name]) for name in truth.tensors)
+
+
+def test_copies_of_a_replicated_table_load_as_one(tmp_path: Path) -> None:
+    table = table_of(1, "C3", 11)
+    path = save_only(tmp_path, shards=[table, table])
+    filled = blank_shard(table)
+    load(path, RUN).restore_({}, [filled])
+    assert all(same_bits(filled.tensors[name], table.tensors[name]) for name in table.tensors)
+
+
+def test_columns_that_no_file_holds_or_of_another_width_are_refused(tmp_path: Path) -> None:
+    table = table_of(1, "C3", 11, dim=8)
+    path = save_only(tmp_path / "half", shards=[strip(table, (0, 11), (0, 4))])
+    with pytest.raises(CheckpointError, match="lacks rows 0 to 11"):
+        load(path, RUN).restore_({}, [blank_shard(table)])
+    path = save_only(tmp_path / "both", shards=[strip(table, *at) for at in STRIPS["halves"]])
+    with pytest.raises(CheckpointError, match="lacks rows 0 to 11"):
+        load(path, RUN).restore_({}, [blank_shard(table_of(1, "C3", 11, dim=4))])
 
 
 SAVE_LARGE = """

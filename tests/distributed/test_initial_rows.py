@@ -24,6 +24,14 @@ def test_shard_equals_the_same_rows_of_the_whole_table(
     assert torch.equal(shard, table(20)[first:last])
 
 
+@pytest.mark.parametrize(("first", "last"), [(0, 4), (0, 1), (1, 3), (3, 4)])
+def test_columns_equal_those_of_the_whole_table(first: int, last: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(initial_rows, "_BLOCK_ROWS", 8)
+    shard = torch.empty(14, last - first)
+    fill_uniform_(shard, first_row=5, num_rows=20, seed=1, table=0, first_column=first, dim=4)
+    assert torch.equal(shard, table(20)[5:19, first:last])
+
+
 def test_values_do_not_depend_on_threads_or_dtype():
     whole = table(70_000)
     threads = torch.get_num_threads()

@@ -15,8 +15,12 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.sharding import ShardedLookup, TableSpec
+from dlrm_adahessian.distributed.sharding import ShardedLookup
+from dlrm_adahessian.distributed.table_spec import TableSpec
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.optim.config import RowAdagradConfig
+from dlrm_adahessian.optim.registry import row_rule
 
 DIM = 2
 LR = 0.25
@@ -46,12 +50,17 @@ class Case:
 
     specs: list[TableSpec]
     batch: list[list[list[int]]]
-    curvature_samples: int | None = None  # per rank
+    curvature_samples: int | None = None
 
     @property
     def names(self) -> list[str]:
         """Return the tables, in order."""
         return [spec.name for spec in self.specs]
+
+    @property
+    def dim(self) -> int:
+        """Return the width of the tables."""
+        return self.specs[0].dim
 
     def kjt(self, samples: slice) -> KeyedJaggedTensor:
         """Return the lookups of some samples."""
@@ -63,11 +72,11 @@ class Case:
         )
 
 
-def specs(*rows: int, sharding: str = "auto") -> list[TableSpec]:
+def specs(*rows: int, sharding: str = "auto", dim: int = DIM) -> list[TableSpec]:
     # Names in an order that no sort by name or by size gives.
     names = ["m", "z", "a"]
     return [
-        TableSpec(name=name, num_rows=n, dim=DIM, sharding=sharding)  # pyright: ignore
+        TableSpec(name=name, num_rows=n, dim=dim, sharding=sharding)  # pyright: ignore
         for name, n in zip(names, rows, strict=False)
     ]
 
@@ -96,10 +105,11 @@ def loss_derivatives(pooled: Tensor, curvature_samples: int | None) -> tuple[Ten
 
 def two_steps(case: Case, samples: slice) -> ShardedLookup:
     """Run two steps on this rank's samples, of which the second has curvature."""
+    local = None if case.curvature_samples is None else max(case.curvature_samples - (samples.start or 0), 0)
     lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU, dtype=torch.float64, seed=3)
     for with_curvature in (False, True):
         pooled = lookup(case.kjt(samples))
-        grad, curvature = loss_derivatives(pooled, case.curvature_samples)
+        grad, curvature = loss_derivatives(pooled, local)
         lookup.push(
             pooled,
             grad,
@@ -111,17 +121,14 @@ def two_steps(case: Case, samples: slice) -> ShardedLookup:
     return lookup
 
 
-def reference(case: Case, initial: dict[str, Tensor], ranks: int) -> dict[str, Tensor]:
+def reference(case: Case, initial: dict[str, Tensor]) -> dict[str, Tensor]:
     """Run the same two steps on dense tables, all derivatives taken with respect to the tables themselves."""
     sizes = [spec.num_rows for spec in case.specs]
     flat = torch.cat([initial[name] for name in case.names]).flatten()
-    local = len(case.batch) // ranks
-    took_part = [
-        case.curvature_samples is None or b % local < case.curvature_samples for b in range(len(case.batch))
-    ]
+    took_part = [case.curvature_samples is None or b < case.curvature_samples for b in range(len(case.batch))]
 
     def losses(flat: Tensor) -> Tensor:
-        tables = flat.view(-1, DIM).split(sizes)
+        tables = flat.view(-1, case.dim).split(sizes)
         pooled = torch.stack(
             [
                 torch.stack([table[bag].sum(0) for table, bag in zip(tables, sample, strict=True)])
@@ -136,8 +143,8 @@ def reference(case: Case, initial: dict[str, Tensor], ranks: int) -> dict[str, T
     flat = step(flat)
     mask = torch.tensor(took_part, dtype=flat.dtype)
     hessian = torch.func.hessian(lambda x: (losses(x) * mask).sum())(flat)
-    curvature = (hessian.diagonal() * len(case.batch)).view(-1, DIM).split(sizes)
-    weights = step(flat).view(-1, DIM).split(sizes)
+    curvature = (hessian.diagonal() * len(case.batch)).view(-1, case.dim).split(sizes)
+    weights = step(flat).view(-1, case.dim).split(sizes)
     expected = {}
     for f, (name, weight, diag) in enumerate(zip(case.names, weights, curvature, strict=True)):
         hit = {row for b, sample in enumerate(case.batch) if took_part[b] for row in sample[f]}
@@ -189,7 +196,7 @@ WORLD_ONE_CASES = {
 def test_two_steps_equal_dense_tables(name: str):
     case = WORLD_ONE_CASES[name]
     initial = initial_rows(case)
-    assert_same(held(two_steps(case, slice(None))), reference(case, initial, ranks=1))
+    assert_same(held(two_steps(case, slice(None))), reference(case, initial))
 
 
 def _rank(rank: int, case: Case, port: int, folder: Path) -> None:
@@ -201,11 +208,10 @@ def _rank(rank: int, case: Case, port: int, folder: Path) -> None:
     with init_process_group():
         assert dist.get_world_size() == 2
         lookup = two_steps(case, slice(2 * rank, 2 * rank + 2))
-        firsts = {
-            f"{name}.first_row": torch.tensor(shard.first_row) for name, shard in lookup.shards().items()
-        }
         tensors = {name: tensor.clone() for name, tensor in held(lookup).items()}
-        save_file({**tensors, **firsts}, folder / f"{rank}.safetensors")
+        for name, shard in lookup.shards().items():
+            tensors[f"{name}.corner"] = torch.tensor([shard.first_row, shard.first_column])
+        save_file(tensors, folder / f"{rank}.safetensors")
 
 
 TWO_RANK_CASES = {
@@ -219,11 +225,35 @@ TWO_RANK_CASES = {
             specs(3, 2, 5, sharding="row")[2],
         ],
         batch=BAGS,
+        curvature_samples=3,  # both of one rank's samples and one of the other's
+    ),
+    "one_row_in_all": Case(specs=specs(1, 2, 5, sharding="row"), batch=[[[0], *row[1:]] for row in BAGS]),
+    "columns_cut": Case(specs=specs(3, 2, 5, sharding="column", dim=8), batch=BAGS, curvature_samples=1),
+    "replicated": Case(specs=specs(3, 2, 5, sharding="replicate"), batch=BAGS, curvature_samples=1),
+    "replicated_one_hot": Case(specs=specs(3, 2, 5, sharding="replicate"), batch=ONE_HOT),
+    # All kinds at once, in an order that is not TorchRec's.
+    "all_kinds": Case(
+        specs=[
+            TableSpec(name=name, num_rows=rows, dim=8, sharding=sharding)  # pyright: ignore
+            for name, rows, sharding in [
+                ("m", 3, "column"),
+                ("z", 2, "replicate"),
+                ("a", 5, "row"),
+                ("b", 4, "table"),
+            ]
+        ],
+        batch=[[*row, [b, b % 2]] for b, row in enumerate(BAGS)],
         curvature_samples=1,
     ),
     # One rank holds nothing, and still has to take part in every collective.
     "a_rank_without_tables": Case(specs=specs(3, sharding="table"), batch=[row[:1] for row in ONE_HOT]),
 }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.mark.dist
@@ -233,27 +263,63 @@ TWO_RANK_CASES = {
 def test_two_ranks_equal_dense_tables(name: str, tmp_path: Path):
     case = TWO_RANK_CASES[name]
     initial = initial_rows(case)  # on one rank: so the initial rows do not depend on the sharding either
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_rank, (case, port, tmp_path), nprocs=2)
+    mp.spawn(_rank, (case, free_port(), tmp_path), nprocs=2)
     ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
-    expected = reference(case, initial, ranks=2)
-    rows_seen = dict.fromkeys(case.names, 0)
+    expected = reference(case, initial)
+    copies = {spec.name: torch.zeros(spec.num_rows, case.dim) for spec in case.specs}
     for shard in ranks:
-        for table in case.names:
-            if f"{table}.weight" not in shard:
-                continue
-            first = int(shard[f"{table}.first_row"])
-            rows = len(shard[f"{table}.weight"])
-            rows_seen[table] += rows
-            keys = [f"{table}.{key}" for key in ("weight", "curvature", "steps")]
-            assert_same(
-                {key: shard[key] for key in keys}, {key: expected[key][first : first + rows] for key in keys}
-            )
-    assert rows_seen == {spec.name: spec.num_rows for spec in case.specs}
-    if name == "tables_and_rows":
-        assert all("a.weight" in shard for shard in ranks)
+        for name in [key.removesuffix(".corner") for key in shard if key.endswith(".corner")]:
+            table = name.partition("[")[0]
+            first, column = shard[f"{name}.corner"].tolist()
+            rows, columns = shard[f"{name}.weight"].shape
+            at = slice(first, first + rows), slice(column, column + columns)
+            copies[table][at] += 1
+            for key in ("weight", "curvature"):
+                assert_same({name: shard[f"{name}.{key}"]}, {name: expected[f"{table}.{key}"][at]})
+            assert torch.equal(shard[f"{name}.steps"], expected[f"{table}.steps"][at[0]])
+    for spec in case.specs:
+        replicated = spec.sharding == "replicate"
+        assert (copies[spec.name] == 1 + replicated).all(), spec.name
+        if replicated:
+            for key in ("weight", "curvature"):
+                assert torch.equal(*(shard[f"{spec.name}.{key}"] for shard in ranks))
+        elif spec.sharding != "table":
+            spread = [any(key.partition("[")[0].partition(".")[0] == spec.name for key in s) for s in ranks]
+            assert all(spread), spec.name
+
+
+def _plans(rank: int, port: int, folder: Path) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    tables = [*specs(3, 2, sharding="row"), TableSpec(name="a", num_rows=4, dim=DIM, sharding="replicate")]
+    rule = row_rule(RowAdagradConfig())
+    with init_process_group():
+        try:
+            ShardedLookup(tables, rule=rule, device=CPU, memory_bytes=100)
+        except UsageError as error:
+            (folder / f"{rank}.refusal").write_text(str(error))
+        lookup = ShardedLookup(tables, rule=rule, device=CPU)
+        (folder / f"{rank}.plan").write_text(lookup.describe_plan())
+        saved = ",".join(shard.table for shard in lookup.shards_to_save())
+        (folder / f"{rank}.saved").write_text(saved)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_ranks_share_a_plan_a_refusal_and_what_is_saved(tmp_path: Path):
+    mp.spawn(_plans, (free_port(), tmp_path), nprocs=2)
+
+    def texts(kind: str) -> list[str]:
+        return [(tmp_path / f"{rank}.{kind}").read_text() for rank in range(2)]
+
+    plan, same = texts("plan")
+    assert plan == same
+    assert plan.startswith("3 tables on 2 cpu ranks of ")
+    refusal, same = texts("refusal")
+    assert refusal == same
+    assert "would fit: " in refusal
+    assert texts("saved") == ["m,z,a", "m,z"]
 
 
 @pytest.mark.usefixtures("alone")

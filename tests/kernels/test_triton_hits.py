@@ -114,6 +114,8 @@ def run(cfg, case: Lookups, device: str, dtype: torch.dtype, *, fused: bool, sam
     for step in range(STEPS):
         grad = on_device.grad.roll(step, 0)
         curvature = on_device.curvature.roll(step, 0) if step else None
+        if curvature is not None and cfg.pooled_curvature == "mean":
+            curvature = curvature.mean(1, keepdim=True)
         where = (on_device.rows, on_device.bags, grad, curvature)
         if fused:
             from dlrm_adahessian.kernels.triton_hits import update_rows_triton_
@@ -192,6 +194,8 @@ def test_rules_equal_the_torch_reference_on_many_rows(name: str, device: str):
             generator.manual_seed(step)
             grad = (torch.randn(batch * len(sizes), width, generator=generator).double() / batch).to(device)
             curvature = grad.square() * batch * 1.5 if step else None
+            if curvature is not None and rule.cfg.pooled_curvature == "mean":
+                curvature = curvature.mean(1, keepdim=True)
             if fused:
                 rule.update_triton_(
                     weight, state, rows, bags, grad, curvature, sampled=None, lr_scale=0.5, samples=batch

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,13 @@ def all_hits(dtype=torch.float64):
             yield Hits(rows=rows, grad=grad)
         else:
             yield Hits(rows=rows, grad=grad, curvature=curvature, has_curvature=has)
+
+
+def as_read(cfg, hits):
+    """The hits as the rule gets them: with one accumulator per row, the mean of the curvature."""
+    if cfg.pooled_curvature != "mean" or hits.curvature is None:
+        return hits
+    return replace(hits, curvature=hits.curvature.mean(1, keepdim=True))
 
 
 def start(dtype=torch.float64):
@@ -128,7 +136,7 @@ def run(cfg, update, dtype=torch.float64):
     rule, w = row_rule(cfg), start(dtype)
     state = rule.new_state(w)
     for hits in all_hits(dtype):
-        getattr(rule, update)(w, state, hits, lr_scale=0.5, samples=SAMPLES)
+        getattr(rule, update)(w, state, as_read(cfg, hits), lr_scale=0.5, samples=SAMPLES)
     return w, state
 
 
@@ -157,7 +165,7 @@ def test_untouched_rows_stay(cfg):
     hits = Hits(
         rows=torch.tensor([1, 4]), grad=grad, curvature=grad, has_curvature=torch.tensor([True, True])
     )
-    rule.update_(w, rule.new_state(w), hits, lr_scale=1, samples=1)
+    rule.update_(w, rule.new_state(w), as_read(cfg, hits), lr_scale=1, samples=1)
     assert (w != before).any(1).nonzero().squeeze(1).tolist() == [1, 4]
 
 
@@ -175,7 +183,7 @@ def test_hessian_adagrad_without_curvature_is_adagrad(rowwise, plain):
             curvature=torch.zeros_like(hits.grad),
             has_curvature=torch.ones(len(hits.rows), dtype=torch.bool),
         )
-        ours.update_(a, a_state, flat, lr_scale=1, samples=SAMPLES)
+        ours.update_(a, a_state, as_read(ours.cfg, flat), lr_scale=1, samples=SAMPLES)
         theirs.update_(b, b_state, hits, lr_scale=1, samples=SAMPLES)
     torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
 
@@ -192,7 +200,7 @@ def test_rows_of_equal_curvature_make_rowwise_equal_elementwise(config, floor):
             curvature=curvature,
             has_curvature=torch.ones(ROWS, dtype=torch.bool),
         )
-        rule.update_(w, rule.new_state(w), hits, lr_scale=1, samples=SAMPLES)
+        rule.update_(w, rule.new_state(w), as_read(rule.cfg, hits), lr_scale=1, samples=SAMPLES)
         found.append(w)
     torch.testing.assert_close(*found, rtol=1e-13, atol=1e-13)
 
@@ -204,7 +212,7 @@ def test_a_rank_without_rows_updates_nothing(cfg, update):
     none = Hits(
         rows=torch.empty(0, dtype=torch.int64),
         grad=w,
-        curvature=w,
+        curvature=w[:, :1] if cfg.pooled_curvature == "mean" else w,
         has_curvature=torch.empty(0, dtype=torch.bool),
     )
     getattr(rule, update)(w, rule.new_state(w), none, lr_scale=1, samples=SAMPLES)
@@ -266,7 +274,8 @@ def test_repeated_ids_of_a_batch_act_once_with_their_sum(cfg):
             ids[3] = ROWS - 1
         grad, curvature = torch.from_numpy(rng.normal(size=(2, 12, WIDTH)) / SAMPLES)
         starts = torch.tensor([0, 12])
-        hits = sum_hits(ids, torch.arange(12), grad, curvature, table_starts=starts, slots=slots)
+        read = curvature.mean(1, keepdim=True) if cfg.pooled_curvature == "mean" else curvature
+        hits = sum_hits(ids, torch.arange(12), grad, read, table_starts=starts, slots=slots)
         rule.update_numba_(found, found_state, hits, lr_scale=0.5, samples=SAMPLES)
         one_hot = torch.nn.functional.one_hot(ids, ROWS).double()
         rows = one_hot.any(0).nonzero().squeeze(1)
@@ -276,5 +285,5 @@ def test_repeated_ids_of_a_batch_act_once_with_their_sum(cfg):
             curvature=(one_hot.T @ curvature)[rows],
             has_curvature=torch.ones(len(rows), dtype=torch.bool),
         )
-        rule.update_torch_(expected, expected_state, summed, lr_scale=0.5, samples=SAMPLES)
+        rule.update_torch_(expected, expected_state, as_read(cfg, summed), lr_scale=0.5, samples=SAMPLES)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

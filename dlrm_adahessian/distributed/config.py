@@ -1,0 +1,30 @@
+"""How the tables are spread over the ranks. Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Sharding = Literal["auto", "table", "row", "column", "replicate"]
+"""`table` keeps a table whole on one rank, `row` and `column` cut it, `replicate` keeps a copy on every rank."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DistributedConfig:
+    """What the planner may do with the tables; results do not depend on it but for the order of sums."""
+
+    sharding: Sharding = "auto"
+    """Of all tables; auto leaves each to TorchRec's planner."""
+    tables: dict[str, Sharding] = Field(default_factory=dict)
+    """Of single tables, e.g. C3 row C9 replicate; wins over `sharding`."""
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of a rank that the plan must fit into; default: the GPU's, or the rank's share of the machine's."""
+
+    def sharding_of(self, table: str) -> Sharding:
+        """Return how a table is spread."""
+        return self.tables.get(table, self.sharding)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Memory of a rank in bytes; None where it is to be found out."""
+        return None if self.memory_gib is None else int(self.memory_gib * 2**30)

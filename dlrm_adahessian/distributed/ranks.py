@@ -1,0 +1,163 @@
+# pyright: basic
+"""What ranks tell each other beside tensors: results of work that one of them does, failures, and who reports them.
+
+It goes through the store at which the ranks met, as JSON. Unlike a collective, waiting there may take as long as the work
+does, and a rank can say something that nobody waits for.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from dlrm_adahessian.errors import LostRankError, ProgramError, ToldElsewhereError
+
+T = TypeVar("T")
+_POLL = 0.02  # seconds between two looks at the store
+_FROM_GLOO = (
+    "gloo",
+    "Application timeout caused pair closure",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+)
+_rounds = count()  # calls of `agreed`, the same number on all ranks
+
+
+def rank() -> int:
+    """Return the number of this process among the ranks; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the rank that prepares, writes and reports."""
+    return rank() == 0
+
+
+def agreed(work: Callable[[], T], *, patient: bool = False) -> list[T]:
+    """Do work on every rank, and wait for all; when it fails on one, or one does not answer, all fail.
+
+    Args:
+        work: returns a JSON value; called on every rank.
+        patient: wait for the others as long as it takes, not until the timeout of the process group.
+
+    Returns:
+        What each rank's work returned, by rank.
+
+    Raises:
+        ToldElsewhereError: it failed on another rank.
+    """
+    if world_size() == 1:
+        return [work()]
+    store: Any = _get_default_store()
+    number = next(_rounds)
+    try:
+        value = work()
+    except BaseException as error:
+        store.set(_key(number, rank()), json.dumps({"failed": _exit_code(error)}))
+        raise
+    store.set(_key(number, rank()), json.dumps({"value": value}))
+    limit = math.inf if patient else store.timeout.total_seconds()
+    answers = [_answer(store, _key(number, other), limit) for other in range(world_size())]
+    store.delete_key(_key(number - 1, rank()))  # that all have read, since all came here
+    if failures := [answer["failed"] for answer in answers if "failed" in answer]:
+        raise ToldElsewhereError(failures[0])
+    return [answer["value"] for answer in answers]
+
+
+def first_does(work: Callable[[], T], *, patient: bool = False) -> T:
+    """Do work on the first rank, and return its result, a JSON value, on all; raises as `agreed`."""
+    results: list[Any] = agreed(lambda: work() if is_first() else None, patient=patient)
+    return results[0]
+
+
+class Vote:
+    """A number of each rank, of which all learn the largest; on its way while the ranks work."""
+
+    def __init__(self, number: int) -> None:
+        """Send `number`."""
+        self._largest = torch.tensor(number)
+        self._sent = (
+            dist.all_reduce(self._largest, dist.ReduceOp.MAX, async_op=True) if world_size() > 1 else None
+        )
+
+    def largest(self) -> int:
+        """Wait for the others."""
+        if self._sent is not None:
+            self._sent.wait()
+        return int(self._largest)
+
+
+@contextmanager
+def one_voice() -> Generator[None]:
+    """Let one rank tell of a failure within the block: the first that fails; the others raise `ToldElsewhereError`.
+
+    Where another rank is gone or does not answer, `LostRankError` takes the place of what the collective raised.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ToldElsewhereError: another rank tells.
+    """
+    try:
+        yield
+    except ToldElsewhereError:
+        raise
+    except Exception as error:
+        heard, told = _is_heard(), error
+        if world_size() > 1 and isinstance(error, RuntimeError) and _is_of_others(error):
+            told = LostRankError(
+                f"every rank must answer, and one is gone or hung, as rank {rank()} of {world_size()} found; see what the "
+                "launcher says of it, and continue with --resume; if it was only slow, allow more with --timeout"
+            )
+        if not heard and isinstance(told, ProgramError):
+            raise ToldElsewhereError(told.exit_code) from error
+        raise told from error
+
+
+def _is_heard() -> bool:
+    """Take the turn to speak, and return whether it was free."""
+    if world_size() == 1:
+        return True
+    try:
+        return _get_default_store().compare_set("voice", "", str(rank())) == str(rank()).encode()
+    except RuntimeError:  # the store went with the rank that held it
+        return True
+
+
+def _is_of_others(error: RuntimeError) -> bool:
+    # Gloo raises plain RuntimeErrors, most of which name its sources.
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _FROM_GLOO)
+
+
+def _answer(store: Any, key: str, timeout: float) -> dict[str, Any]:
+    began = time.monotonic()
+    while not store.check([key]):
+        if time.monotonic() - began > timeout:
+            raise LostRankError(
+                f"every rank must answer within {timeout:g} s, and one does not; see what the launcher says of it, and "
+                "continue with --resume; if it was only slow, allow more with --timeout"
+            )
+        time.sleep(_POLL)
+    return json.loads(store.get(key))
+
+
+def _key(number: int, of: int) -> str:
+    return f"agreed/{number}/{of}"
+
+
+def _exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, ProgramError) else 1

@@ -1,0 +1,134 @@
+"""Derivatives of pooled embeddings on their way to the ranks that hold the rows: one all-to-all for both.
+
+TorchRec's own way is a backward pass through its output distribution, one for the gradient and one for the curvature, of D
+numbers per bag each. Here a rank sends to each other rank what that one's tables need, the curvature beside the gradient,
+and of the curvature as many numbers as the rule reads: one per bag where a rule keeps one accumulator per row. The bytes of
+the gradient are TorchRec's; the curvature adds 1 / D to them, or as much again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dlrm_adahessian.distributed import ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Tables of a rank that are looked up in together.
+
+    Attributes:
+        features: T features, as indices into those of a lookup, ascending by table.
+        first_columns: T, the first column that the rank holds of each feature's table.
+        columns: how many it holds, the same for all.
+        is_replicated: every rank has it and looks up its own batch in it.
+    """
+
+    features: list[int]
+    first_columns: list[int]
+    columns: int
+    is_replicated: bool
+
+    def places(self, width: int) -> list[int]:
+        """Return which columns of (B, F * width) the group reads; width is D, or 1 where a bag has one number."""
+        if width == 1:
+            return self.features
+        firsts = zip(self.features, self.first_columns, strict=True)
+        return [f * width + first + i for f, first in firsts for i in range(self.columns)]
+
+
+class RowExchange:
+    """Sends both derivatives of a batch to the owners of the rows; needs a process group, all ranks take part."""
+
+    def __init__(self, groups: Sequence[Group], dim: int, device: torch.device) -> None:
+        """Tell all ranks what this one holds.
+
+        Args:
+            groups: of this rank.
+            dim: D.
+            device: of the derivatives.
+        """
+        self._groups = list(groups)
+        sent = [group for group in groups if not group.is_replicated]
+        self._sent: dict[int, _Places] = {}
+        for width in {1, dim}:
+            mine = [group.places(width) for group in sent]
+            of_ranks = ranks.agreed(lambda mine=mine: [place for places in mine for place in places])
+            self._sent[width] = _Places(
+                columns=torch.tensor(
+                    [place for of_rank in of_ranks for place in of_rank], device=device
+                ).long(),
+                to_ranks=[len(of_rank) for of_rank in of_ranks],
+                to_groups=[len(places) for places in mine],
+            )
+        self._kept = {
+            width: [torch.tensor(g.places(width), device=device) for g in groups if g.is_replicated]
+            for width in {1, dim}
+        }
+
+    def __call__(self, grad: Tensor, curvature: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the derivatives that each group of this rank needs.
+
+        Args:
+            grad: (B, F, D) of the mean loss over this rank's B samples; B is the same on all ranks.
+            curvature: (B, F, C), C being D or 1, or None on all ranks.
+
+        Returns:
+            For each group (N, columns) and (N, columns or 1) or None, N being T times the samples that it sees, by sample,
+            then feature: of all ranks' samples, one rank after another, and the mean loss over all of them; of this rank's
+            alone where the group is replicated.
+        """
+        parts = [grad] if curvature is None else [grad, curvature]
+        received = iter(self._through_all_to_all(parts))
+        kept = iter(zip(*(self._of_replicated(part) for part in parts), strict=True))
+        found = []
+        for group in self._groups:
+            flat = next(kept) if group.is_replicated else next(received)
+            tables = len(group.features)
+            shaped = [part.reshape(len(part) * tables, -1) for part in flat]
+            found.append((shaped[0], shaped[1] if curvature is not None else None))
+        return found
+
+    def _of_replicated(self, part: Tensor) -> list[Tensor]:
+        return [part.flatten(1).index_select(1, columns) for columns in self._kept[part.shape[2]]]
+
+    def _through_all_to_all(self, parts: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Return, for each group that is not replicated, the parts (W * B, columns of its features)."""
+        world, samples = ranks.world_size(), len(parts[0])
+        places = [self._sent[part.shape[2]] for part in parts]
+        chosen = [p.flatten(1).index_select(1, at.columns) for p, at in zip(parts, places, strict=True)]
+        by_rank = zip(*(c.split(at.to_ranks, 1) for c, at in zip(chosen, places, strict=True)), strict=True)
+        outgoing = [torch.cat([part.reshape(-1) for part in of_rank]) for of_rank in by_rank]
+        widths = [sum(at.to_groups) for at in places]
+        incoming = parts[0].new_empty(world, samples * sum(widths))
+        dist.all_to_all_single(
+            incoming.view(-1),
+            torch.cat(outgoing),
+            [incoming.shape[1]] * world,
+            [len(buffer) for buffer in outgoing],
+        )
+        incoming /= world
+        by_part = incoming.split([samples * width for width in widths], 1)
+        by_group = [
+            block.reshape(world * samples, width).split(at.to_groups, 1)
+            for block, width, at in zip(by_part, widths, places, strict=True)
+        ]
+        return list(zip(*by_group, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """Which columns of a derivative (B, F * width) go where.
+
+    Attributes:
+        columns: of all ranks, one after another.
+        to_ranks: how many each rank gets.
+        to_groups: how many each group of this rank gets.
+    """
+
+    columns: Tensor
+    to_ranks: list[int]
+    to_groups: list[int]

@@ -1,0 +1,1 @@
+"""Who would hold what on machines that are not here."""

@@ -1,0 +1,301 @@
+"""Several ranks against one process: same global batches, same weights, states, losses and predictions."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dlrm_adahessian import state as state_module
+from dlrm_adahessian.config import PRESETS, RunConfig, from_dict, preset
+from dlrm_adahessian.curvature.base import all_finite, gradient
+from dlrm_adahessian.data.loader import Batch, Loader
+from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.exchange import over_ranks
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.distributed.table_spec import TableSpec
+from dlrm_adahessian.state import TrainState
+from tests.distributed import worlds
+from tests.distributed.checkpoints import same_bits
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+CPU = torch.device("cpu")
+STEPS = 50
+BATCH = 13  # 7 and 6 samples on two ranks; 4, 4, 4 and 1 on four
+ROWS = range(3 * BATCH + 3)  # the last batch of an epoch has 3 samples: all on the first rank
+NUM_ROWS = [
+    2 + 3 * (i % 4) for i in range(len(TOKEN_NAMES))
+]  # row-wise on two ranks, 2 rows are shards of one row
+DATA = SimpleNamespace(
+    dense=np.random.default_rng(0).random((len(ROWS), NUM_INTEGERS), np.float32),
+    ids=np.stack(
+        [np.random.default_rng(i).integers(0, n, len(ROWS), np.int32) for i, n in enumerate(NUM_ROWS)], 1
+    ),
+    labels=(np.random.default_rng(1).random(len(ROWS)) < 0.4).astype(np.int8),
+)
+
+# Names of a preset, of a kind of plan, and settings.
+NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
+if not importlib.util.find_spec("pytorch_optimizer"):  # of the extra rivals
+    NAMES = [name for name in NAMES if "soap" not in name]
+CASES: dict[str, tuple[str, str, dict[str, object]]] = {name: (name, "mixed", {}) for name in NAMES} | {
+    "exact, every third step, on some": ("hybrid", "row", {"curvature_every": 3, "curvature_fraction": 0.4}),
+    "hutchinson, two probes, on some": (
+        "adahessian", "table", {"curvature_probes": 2, "curvature_fraction": 0.4}),
+    "sampled labels, two draws, on some": (
+        "sophia", "row", {"curvature_every": 2, "curvature_probes": 2, "curvature_fraction": 0.4}),
+}  # fmt: skip
+ON_FOUR = [name for name in CASES if "," in name] + ["hybrid", "adahessian", "sophia"]
+IN_FLOAT32 = ["hybrid", "adahessian", "sophia"]
+PASSED_ON, PASSED_AT = "adahessian", 12  # from 2 ranks to 1 to 4 to 2; it draws at random
+
+
+def config_of(case: str) -> RunConfig:
+    name, _, settings = CASES[case]
+    values = {**preset(name), **settings}
+    if values["optim"]["dense"]["name"] == "soap":
+        # Its bases are of rank 13 at most and computed in float32: roundings turn them. Without bases it can be compared.
+        values["optim"]["dense"]["max_dim"] = 1
+    model = {"embedding_dim": 4, "bottom": [6], "top": [8]}
+    return from_dict({**values, "optimizer": name, "model": model, "batch_size": BATCH})
+
+
+def new_state(case: str, dtype: torch.dtype = torch.float64) -> TrainState:
+    """Return a model with its tables spread as the case says."""
+    plan = CASES[case][1]
+
+    def spec(*, name: str, sharding: str, **rest: int) -> TableSpec:
+        assert sharding == "auto"
+        mixed = "row" if TOKEN_NAMES.index(name) % 2 else "table"
+        return TableSpec(name=name, sharding=mixed if plan == "mixed" else plan, **rest)  # pyright: ignore
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_module, "TableSpec", spec)
+        return TrainState(config_of(case), NUM_ROWS, CPU, dtype=dtype)
+
+
+def batches(first_step: int, batch_size: int = BATCH) -> Iterator[Batch]:
+    """Yield this rank's batches from a step on, for ever."""
+    loader = Loader(
+        DATA, ROWS, batch_size, order="shuffled", seed=5, rank=ranks.rank(), world_size=ranks.world_size()
+    )  # pyright: ignore
+    epoch, first = divmod(first_step, loader.batches_per_epoch)
+    while True:
+        yield from loader.batches(epoch, first)
+        epoch, first = epoch + 1, 0
+
+
+def train(state: TrainState, config: RunConfig, steps: range) -> list[float]:
+    losses = []
+    for step, batch in zip(steps, batches(steps.start), strict=False):
+        samples = config.curvature_samples(step, batch.share.samples)
+        pooled, found = state.derivatives(batch, curvature_samples=samples)
+        assert all_finite(found)
+        losses.append(float(found.loss))
+        state.update_(pooled, found, lr_scale=0.1)
+    return losses
+
+
+def held(state: TrainState) -> dict[str, Tensor]:
+    """Return what this rank holds; rows under names that say the first of them."""
+    named = {f"dense {name}": tensor.clone() for name, tensor in state._dense_tensors().items()}
+    for table, shard in state.lookup.shards().items():
+        for name, tensor in shard.tensors.items():
+            named[f"rows {table} {name} {shard.first_row}"] = tensor.clone()
+    return named
+
+
+def joined(of_ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what the ranks hold together, and require that what all of them hold is equal to the bit."""
+    found = {name: tensor for name, tensor in of_ranks[0].items() if name.startswith("dense")}
+    for other in of_ranks[1:]:
+        assert [name for name, tensor in found.items() if not same_bits(tensor, other[name])] == []
+    pieces: dict[str, dict[int, Tensor]] = {}
+    for rank in of_ranks:
+        for name, tensor in rank.items():
+            if name.startswith("rows"):
+                column, first = name.rsplit(" ", 1)
+                if len(tensor):
+                    assert int(first) not in pieces.setdefault(column, {})
+                    pieces[column][int(first)] = tensor
+    return found | {
+        column: torch.cat([parts[first] for first in sorted(parts)]) for column, parts in pieces.items()
+    }
+
+
+def of_world(folder: Path, name: str, count: int) -> dict[str, Tensor]:
+    return joined([load_file(folder / f"{name}.{rank}") for rank in range(count)])
+
+
+def keep(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, folder / f"{name}.{ranks.rank()}")
+
+
+def train_cases(folder: Path, cases: list[str]) -> None:
+    """Train each case on this rank; keep what it ends with, and of some in float32 the losses."""
+    for case in cases:
+        state = new_state(case)
+        train(state, config_of(case), range(STEPS))
+        keep(folder, case, held(state))
+    for case in IN_FLOAT32:
+        losses = train(new_state(case, torch.float32), config_of(case), range(20))
+        keep(folder, f"{case} in float32", {"dense losses": torch.tensor(losses)})
+
+
+def begin_chain(folder: Path) -> None:
+    """Train, and save the first checkpoint of the chain."""
+    state = new_state(PASSED_ON, torch.float32)
+    train(state, config_of(PASSED_ON), range(PASSED_AT))
+    keep(folder, "passed on", {**held(state), "dense predictions": predictions(state)})
+    state.save(folder / "saved", PASSED_AT, {}, "run")
+
+
+def pass_on(folder: Path, source: Path) -> TrainState:
+    """Load a checkpoint, whoever saved it; save it again, and return what was loaded."""
+    state = new_state(PASSED_ON, torch.float32)
+    found = load_newest_good(source / "saved", "run")
+    assert found is not None
+    state.restore_(found)
+    keep(folder, "passed on", {**held(state), "dense predictions": predictions(state)})
+    state.save(folder / "saved", PASSED_AT, {}, "run")
+    return state
+
+
+def end_chain(folder: Path, source: Path) -> None:
+    """Load a checkpoint and train on."""
+    losses = train(pass_on(folder, source), config_of(PASSED_ON), range(PASSED_AT, PASSED_AT + 10))
+    keep(folder, "after", {"dense losses": torch.tensor(losses)})
+
+
+def predictions(state: TrainState) -> Tensor:
+    """Return the predictions of all rows, of which each rank scores 16 at once, however many ranks there are."""
+    count = ranks.world_size()
+    loader = Loader(DATA, ROWS, 16 * count, rank=ranks.rank(), world_size=count)  # pyright: ignore
+    return torch.from_numpy(state.score(loader.batches(0)))
+
+
+def meet_nan() -> None:
+    """Require that all ranks find out when one of them meets a number that is not finite, wherever it does."""
+    state, last = new_state("hybrid"), ranks.rank() == ranks.world_size() - 1
+    batch = next(batches(0))
+    if last:
+        batch.dense[0, 0] = torch.nan
+    pooled, found = state.derivatives(batch, curvature_samples=BATCH)
+    assert not all_finite(found)
+    assert found.loss.isnan()
+    assert int(found.logits.isnan().sum()) == 1
+    # At the pooled embeddings alone, whose derivatives no sum over ranks carries.
+    derivatives = gradient(
+        state.head, batch.dense.double().nan_to_num(), pooled[: len(batch.dense)], batch.labels.double()
+    )
+    if last:
+        derivatives.pooled_grad[0, 0, 0] = torch.inf
+    assert not all_finite(over_ranks(derivatives, batch.share, curvature_samples=0))
+
+
+def two_ranks(folder: Path) -> None:
+    with init_process_group():
+        train_cases(folder, list(CASES))
+        begin_chain(folder)
+        meet_nan()
+
+
+def four_ranks(folder: Path, source: Path) -> None:
+    with init_process_group():
+        train_cases(folder, ON_FOUR)
+        pass_on(folder, source)
+
+
+def two_again(folder: Path, source: Path) -> None:
+    with init_process_group():
+        end_chain(folder, source)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the ranks have
+    with init_process_group():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    worlds.run(2, two_ranks, folder, log=folder / "log")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(two: Path, alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    pass_on(folder, two)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    worlds.run(4, four_ranks, folder, one, log=folder / "log")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def last(four: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("last")
+    worlds.run(2, two_again, folder, four, log=folder / "log")
+    return folder
+
+
+@pytest.mark.oracle
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_end_with_the_weights_and_states_of_one_process(case: str, two: Path, four: Path):
+    state = new_state(case)
+    train(state, config_of(case), range(STEPS))
+    expected = joined([held(state)])
+    worlds_of_case = [(two, 2), *([(four, 4)] if case in ON_FOUR else [])]
+    for folder, count in worlds_of_case:
+        found = of_world(folder, case, count)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            # 50 steps amplify roundings of 1e-16; entries that cancel to near 0 keep the absolute error of what cancelled.
+            scale = float(tensor.abs().max()) if tensor.is_floating_point() else 0.0
+            torch.testing.assert_close(
+                found[name], tensor, rtol=1e-10, atol=1e-12 * scale, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("case", IN_FLOAT32)
+def test_losses_of_the_first_steps_are_those_of_one_process_in_float32(case: str, two: Path, four: Path):
+    expected = train(new_state(case, torch.float32), config_of(case), range(20))
+    for folder, count in ((two, 2), (four, 4)):
+        found = of_world(folder, f"{case} in float32", count)["dense losses"]
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-5)
+
+
+def test_checkpoint_of_any_number_of_ranks_is_loaded_by_any_other_bit_for_bit(
+    two: Path, one: Path, four: Path, last: Path
+):
+    saved = of_world(two, "passed on", 2)
+    for folder, count in ((one, 1), (four, 4), (last, 2)):
+        found = of_world(folder, "passed on", count)
+        assert found.keys() == saved.keys()
+        assert [name for name in saved if not same_bits(saved[name], found[name])] == []
+
+
+@pytest.mark.usefixtures("alone")
+def test_training_goes_on_where_another_number_of_ranks_left_it(last: Path):
+    whole = train(new_state(PASSED_ON, torch.float32), config_of(PASSED_ON), range(PASSED_AT + 10))
+    found = of_world(last, "after", 2)["dense losses"]
+    torch.testing.assert_close(found, torch.tensor(whole[PASSED_AT:]), rtol=0, atol=1e-5)
