@@ -118,7 +118,7 @@ def measure(batch: int, data: PreparedData, rounds: int) -> dict[str, float]:
         "adagrad": _Training("adagrad", batch, data),
         "exact": _Training("hybrid", batch, data, curvature_every=1, curvature_fraction=1.0),
         "default": _Training("hybrid", batch, data),
-        "hutchinson": _Training("hybrid", batch, data, curvature="hutchinson"),
+        "hutchinson": _Training("hybrid", batch, data, curvature="hutchinson", curvature_every=1),
     }
     variants: dict[str, Callable[[], None]] = {**trainings, **_dense_parts(batch)}
     repeats = dict.fromkeys(variants, 1) | {"default": trainings["default"].config.curvature_every}

@@ -261,6 +261,7 @@ def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dlrm_adahessian").setLevel(logging.INFO if is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", module="torch.*")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
 
 
 def _config_file(arguments: Sequence[str]) -> Path | None:

@@ -21,6 +21,7 @@ from dlrm_adahessian.errors import LostRankError, ProgramError, ToldElsewhereErr
 
 T = TypeVar("T")
 _POLL = 0.02  # seconds between two looks at the store
+_FAREWELL = 5.0  # seconds that a rank which failed waits for the others to hear of it: it may hold the store
 _FROM_GLOO = (
     "gloo",
     "Application timeout caused pair closure",
@@ -67,12 +68,15 @@ def agreed(work: Callable[[], T], *, patient: bool = False) -> list[T]:
         value = work()
     except BaseException as error:
         store.set(_key(number, rank()), json.dumps({"failed": _exit_code(error)}))
+        store.add(_key(number, "heard"), 1)
+        _wait(lambda: store.add(_key(number, "heard"), 0) == world_size(), _FAREWELL)
         raise
     store.set(_key(number, rank()), json.dumps({"value": value}))
     limit = math.inf if patient else store.timeout.total_seconds()
     answers = [_answer(store, _key(number, other), limit) for other in range(world_size())]
     store.delete_key(_key(number - 1, rank()))  # that all have read, since all came here
     if failures := [answer["failed"] for answer in answers if "failed" in answer]:
+        store.add(_key(number, "heard"), 1)
         raise ToldElsewhereError(failures[0])
     return [answer["value"] for answer in answers]
 
@@ -134,8 +138,8 @@ def _is_heard() -> bool:
         return True
     try:
         return _get_default_store().compare_set("voice", "", str(rank())) == str(rank()).encode()
-    except RuntimeError:  # the store went with the rank that held it
-        return True
+    except RuntimeError:  # the store went with the rank that held it, which has told or was killed
+        return False
 
 
 def _is_of_others(error: RuntimeError) -> bool:
@@ -144,18 +148,25 @@ def _is_of_others(error: RuntimeError) -> bool:
 
 
 def _answer(store: Any, key: str, timeout: float) -> dict[str, Any]:
-    began = time.monotonic()
-    while not store.check([key]):
-        if time.monotonic() - began > timeout:
-            raise LostRankError(
-                f"every rank must answer within {timeout:g} s, and one does not; see what the launcher says of it, and "
-                "continue with --resume; if it was only slow, allow more with --timeout"
-            )
-        time.sleep(_POLL)
+    if not _wait(lambda: store.check([key]), timeout):
+        raise LostRankError(
+            f"every rank must answer within {timeout:g} s, and one does not; see what the launcher says of it, and "
+            "continue with --resume; if it was only slow, allow more with --timeout"
+        )
     return json.loads(store.get(key))
 
 
-def _key(number: int, of: int) -> str:
+def _wait(until: Callable[[], bool], timeout: float) -> bool:
+    """Wait for a condition; return whether it came true in time."""
+    began = time.monotonic()
+    while not until():
+        if time.monotonic() - began > timeout:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _key(number: int, of: object) -> str:
     return f"agreed/{number}/{of}"
 
 

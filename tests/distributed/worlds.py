@@ -14,6 +14,9 @@ from pathlib import Path
 
 import torch
 
+os.environ.setdefault(
+    "TORCH_CPP_LOG_LEVEL", "ERROR"
+)  # as the command line sets it, which here comes after torch
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["torchrec.distributed.planner", "numba", "pyarrow", "scipy.stats"])
 
