@@ -20,7 +20,8 @@ ROWS, BATCH = (
     7000,
     129,
 )  # an odd batch: the ranks have 65 and 64 samples, and at the end of an epoch one has none
-SMALL = ["--model.bottom", "16", "--model.top", "16", "--model.embedding-dim", "4"]
+SMALL = ["--model.bottom", "16", "--model.top", "16", "--model.embedding-dim", "4", "--data.train-rows", "2500"]
+SLOW = ["--optim.dense.lr", "0.002", "--optim.rows.lr", "0.02"]  # more steps amplify roundings less
 
 
 def train(out: Path, *more: object) -> list[str]:
@@ -62,7 +63,7 @@ def figures(summary: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def assert_same_results(run: Path, other: Path, *, window: bool = True) -> None:
-    """Float32 sums of another order differ by about 1e-7, which few steps leave as small."""
+    """Float32 sums of another order differ by about 1e-7, which 20 steps leave as small; later they grow (docs/scaling.md)."""
     found, expected = dict(figures(summary_of(run))), dict(figures(summary_of(other)))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -71,7 +72,7 @@ def assert_same_results(run: Path, other: Path, *, window: bool = True) -> None:
     for name in ("progressive.f32", "test.f32"):
         ours, others = (np.fromfile(folder / name, "<f4") for folder in (run, other))
         assert ours.shape == others.shape
-        np.testing.assert_allclose(ours, others, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(ours, others, rtol=0, atol=1e-4)
     ours, others = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (run, other)
@@ -128,8 +129,8 @@ def test_a_finished_baseline_is_reused(together: Path, folder: Path):
 
 def test_a_signal_to_one_rank_stops_all_and_another_number_of_ranks_resumes(folder: Path, alone: Path):
     run, log = folder / "stopped", folder / "log-stopped"
-    arguments = train(run, "--epochs", 3, "--baseline", "none")
-    whole = train(folder / "whole", "--epochs", 3, "--baseline", "none")
+    arguments = train(run, "--epochs", 3, "--baseline", "none", *SLOW)
+    whole = train(folder / "whole", "--epochs", 3, "--baseline", "none", *SLOW)
     processes = start(2, arguments, log)
     wait_for_steps(run, processes)
     os.kill(processes[1].pid, signal.SIGTERM)
