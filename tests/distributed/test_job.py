@@ -20,7 +20,16 @@ ROWS, BATCH = (
     7000,
     129,
 )  # an odd batch: the ranks have 65 and 64 samples, and at the end of an epoch one has none
-SMALL = ["--model.bottom", "16", "--model.top", "16", "--model.embedding-dim", "4", "--data.train-rows", "2500"]
+SMALL = [
+    "--model.bottom",
+    "16",
+    "--model.top",
+    "16",
+    "--model.embedding-dim",
+    "4",
+    "--data.train-rows",
+    "2500",
+]
 SLOW = ["--optim.dense.lr", "0.002", "--optim.rows.lr", "0.02"]  # more steps amplify roundings less
 
 
@@ -63,7 +72,7 @@ def figures(summary: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def assert_same_results(run: Path, other: Path, *, window: bool = True) -> None:
-    """Float32 sums of another order differ by about 1e-7, which 20 steps leave as small; later they grow (docs/scaling.md)."""
+    """Float32 sums of another order differ by about 1e-7, as small after 20 steps; later they grow (docs/scaling.md)."""
     found, expected = dict(figures(summary_of(run))), dict(figures(summary_of(other)))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
