@@ -20,7 +20,16 @@ ROWS, BATCH = (
     7000,
     129,
 )  # an odd batch: the ranks have 65 and 64 samples, and at the end of an epoch one has none
-SMALL = ["--model.bottom", "16", "--model.top", "16", "--model.embedding-dim", "4", "--data.train-rows", "2500"]
+SMALL = [
+    "--model.bottom",
+    "16",
+    "--model.top",
+    "16",
+    "--model.embedding-dim",
+    "4",
+    "--data.train-rows",
+    "2500",
+]
 SLOW = ["--optim.dense.lr", "0.002", "--optim.rows.lr", "0.02"]  # more steps amplify roundings less
 
 
