@@ -38,10 +38,14 @@ test: check ## everything in `check`, then all tests
 	$(BIN)/pytest
 
 .PHONY: bench
-bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each; leave the machine idle
+bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, and draw docs/img; leave the machine idle
 	mkdir -p benchmarks/results
 	$(BIN)/python -m benchmarks.curvature --json > benchmarks/results/curvature.json
 	$(BIN)/python -m benchmarks.step --json > benchmarks/results/step.json
+	$(BIN)/python -m benchmarks.scaling --json > benchmarks/results/scaling.json
+	$(BIN)/python -m benchmarks.tables --json > benchmarks/results/tables.json
 	$(BIN)/python -m benchmarks.prepare --json > benchmarks/results/prepare.json
+	$(BIN)/python -m benchmarks.prepare_scaling --json > benchmarks/results/prepare_scaling.json
+	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.evaluate --json > benchmarks/results/evaluate.json
 	$(BIN)/python -m benchmarks.null_study --json > benchmarks/results/null_study.json

@@ -1,19 +1,33 @@
-"""Ids as the Criteo Kaggle rows have them: published cardinalities, frequencies fitted to the published tails."""
+"""Ids as the Criteo Kaggle rows have them: published cardinalities times a scale, frequencies fitted to the tails."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.marginals import C1_TOP_SHARES, ROWS, TOKENS, Ranges, cardinality, fit_tokens
+from dlrm_adahessian.data.loader import Batch, make_batch
+from dlrm_adahessian.data.marginals import (
+    C1_TOP_SHARES,
+    CLICKS,
+    INTEGERS,
+    ROWS,
+    TOKENS,
+    Ranges,
+    cardinality,
+    fit_tokens,
+)
 
 
-def table_sizes() -> list[int]:
+def table_sizes(scale: float = 1.0) -> list[int]:
     """Return the rows of the 26 tables: the distinct tokens of all rows, and one for a missing token."""
-    return [1 + cardinality(marginal, 1.0) for marginal in TOKENS]
+    return [1 + cardinality(marginal, scale) for marginal in TOKENS]
 
 
-def token_distributions() -> list[Ranges]:
+def token_distributions(scale: float = 1.0) -> list[Ranges]:
     """Return the fitted distribution over ranks of each of the 26 features."""
-    return [fit_tokens(marginal, 1.0, C1_TOP_SHARES if i == 0 else None) for i, marginal in enumerate(TOKENS)]
+    return [
+        fit_tokens(marginal, scale, C1_TOP_SHARES if i == 0 else None) for i, marginal in enumerate(TOKENS)
+    ]
 
 
 def draw_ids(distributions: list[Ranges], batch: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -25,3 +39,12 @@ def draw_ids(distributions: list[Ranges], batch: int, rng: np.random.Generator) 
         rank = ranges.low[picked] + (rng.random(batch) * ranges.width[picked]).astype(np.int64)
         row[:] = np.where(rng.random(batch) < marginal.missing / ROWS, 0, 1 + rank)
     return ids
+
+
+def batches(batch: int, scale: float, rng: np.random.Generator) -> Iterator[Batch]:
+    """Draw batches without end: ids by the marginals, integers and labels at random; each is drawn when it is asked for."""
+    distributions = token_distributions(scale)
+    while True:
+        dense = rng.random((batch, len(INTEGERS)), np.float32)
+        labels = (rng.random(batch) < CLICKS / ROWS).astype(np.int8)
+        yield make_batch(dense, draw_ids(distributions, batch, rng).T.astype(np.int32), labels)

@@ -34,10 +34,10 @@ def write_text(file: IO[bytes], rows: int, config: SyntheticConfig) -> int:
     return sum(file.write(format_rows(block)) for block in row_blocks(config, rows))
 
 
-def measure(path: str, cache: Path) -> dict[str, float]:
-    """Prepare `path` in this process."""
+def measure(path: str, cache: Path, rows: int | None = None) -> dict[str, float]:
+    """Prepare `path`, or its first rows, in this process."""
     began = time.perf_counter()
-    data = prepare_criteo(path, DataConfig(cache_dir=cache), rows=None, bad_rows="strict")
+    data = prepare_criteo(path, DataConfig(cache_dir=cache), rows=rows, bad_rows="strict")
     return {
         "rows": len(data.labels),
         "seconds": time.perf_counter() - began,

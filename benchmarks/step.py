@@ -7,6 +7,8 @@ hybrid averaged over a whole cycle of its curvature schedule (`default`), and th
 estimate; and the Adagrad step over what it can't avoid, forward, backward and torch.optim.Adagrad on the dense part with
 pooled inputs given (`torch_dense`). Last the same dense part under the AdaHessian of `pytorch_optimizer`, over ours. The
 variants take turns, each timed after an untimed step; a ratio is the median over the rounds of the ratio within a round.
+`loader_wait_share` is of a loop of its own, hybrid steps over the reader's batches: the share of its time that is spent
+waiting for the next batch.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -22,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.printing import print_rows
-from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
-from dlrm_adahessian.curvature.base import all_finite
+from benchmarks.training import Steps, run_config
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.loader import Batch, Loader
@@ -34,36 +35,23 @@ from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.head import Head, flatten_parameters_
 from dlrm_adahessian.optim.config import AdaHessianConfig
 from dlrm_adahessian.optim.registry import dense_optimizer
-from dlrm_adahessian.state import TrainState
 
 _BATCHES = (128, 2048, 16384)
 _ROWS = 400_000
 _WARM_UP = 3
+_LOOP = 200  # steps at most
 
 
 class _Training:
-    """Steps of one optimizer, one after another."""
+    """Steps of one optimizer, each with the next of its batches."""
 
     def __init__(self, name: str, batch: int, data: PreparedData, **changes: object) -> None:
-        self.config = _config(name, batch, **changes)
-        self._state = TrainState(self.config, data.vocabulary.num_rows, torch.device("cpu"))
+        self.config = run_config(name, batch, **changes)
+        self._steps = Steps(self.config, data.vocabulary.num_rows)
         self._batches = _endless(Loader(data, data.split.train, batch))
-        self._step = 0
 
     def __call__(self) -> None:
-        config = self.config
-        batch = next(self._batches)
-        samples = config.curvature_samples(self._step, len(batch.labels))
-        pooled, found = self._state.derivatives(batch, curvature_samples=samples)
-        if not all_finite(found):
-            raise RuntimeError(f"step {self._step} of {config.optimizer} is not finite")
-        self._state.update_(pooled, found, lr_scale=1.0)
-        self._step += 1
-
-
-def _config(name: str, batch: int, **changes: object) -> RunConfig:
-    values = merged(preset(name), {"dataset": "synthetic", "optimizer": name, "batch_size": batch, **changes})
-    return from_dict({**values, "baseline": "none"})
+        self._steps(next(self._batches))
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:
@@ -109,6 +97,21 @@ def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
     return {"torch_dense": torch_dense, "package": package_adahessian, "ours": our_adahessian}
 
 
+def _loader_wait_share(batch: int, data: PreparedData) -> float:
+    """Return the share of a training loop's time in which there is no batch to learn yet."""
+    loader = Loader(data, data.split.train, batch)
+    step = Steps(run_config("hybrid", batch), data.vocabulary.num_rows)
+    with closing(loader.batches(0)) as batches:
+        step(next(batches))  # the reader begins, kernels are compiled
+        began, waited = time.perf_counter(), 0.0
+        for _ in range(min(_LOOP, loader.batches_per_epoch - 2)):
+            asked = time.perf_counter()
+            coming = next(batches)
+            waited += time.perf_counter() - asked
+            step(coming)
+        return waited / (time.perf_counter() - began)
+
+
 def measure(batch: int, data: PreparedData, rounds: int) -> dict[str, float]:
     """Return the medians of one batch size."""
     trainings = {
@@ -142,6 +145,7 @@ def measure(batch: int, data: PreparedData, rounds: int) -> dict[str, float]:
         "hutchinson_over_adagrad": ratio("hutchinson", "adagrad"),
         "adagrad_over_torch_dense": ratio("adagrad", "torch_dense"),
         "pytorch_optimizer_adahessian_over_ours": ratio("package", "ours"),
+        "loader_wait_share": _loader_wait_share(batch, data),
     }
 
 
@@ -157,7 +161,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(init_process_group())
-        config = _config("adagrad", 1, data={"cache_dir": str(folder)})
+        config = run_config("adagrad", 1, data={"cache_dir": str(folder)})
         data = open_dataset("synthetic", None, config.data, rows=_ROWS, bad_rows="strict")
         found = [measure(batch, data, args.rounds) for batch in _BATCHES]
     print_rows(found, as_json=args.json)

@@ -72,7 +72,7 @@ def figures(summary: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def assert_same_results(run: Path, other: Path, *, window: bool = True) -> None:
-    """Float32 sums of another order differ by about 1e-7, which 20 steps leave as small; later they grow (docs/scaling.md)."""
+    """Float32 sums of another order differ by about 1e-7, as small after 20 steps; later they grow (docs/scaling.md)."""
     found, expected = dict(figures(summary_of(run))), dict(figures(summary_of(other)))
     assert found.keys() == expected.keys()
     for name, value in expected.items():

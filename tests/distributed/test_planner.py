@@ -100,6 +100,9 @@ def test_rules_said_to_part_by_columns_are_those_whose_halves_update_alone(name:
     curvature = torch.rand(5, 4, generator=generator, dtype=torch.float64)
     has = torch.tensor([True, True, False, True, True])
 
+    def read(entries: torch.Tensor) -> torch.Tensor:
+        return entries.mean(1, keepdim=True) if rule.cfg.pooled_curvature == "mean" else entries
+
     def updated(columns: slice) -> torch.Tensor:
         part = weight[:, columns].clone()
         state = rule.new_state(part)
@@ -107,7 +110,7 @@ def test_rules_said_to_part_by_columns_are_those_whose_halves_update_alone(name:
             hits = Hits(
                 rows=torch.arange(5),
                 grad=grad[:, columns],
-                curvature=curvature[:, columns],
+                curvature=read(curvature[:, columns]),
                 has_curvature=has,
             )
             rule.update_torch_(part, state, hits, lr_scale=1.0, samples=3)

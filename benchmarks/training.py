@@ -1,0 +1,39 @@
+"""Training steps, one after another, as benchmarks time them."""
+
+from collections.abc import Sequence
+
+import torch
+
+from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
+from dlrm_adahessian.curvature.base import all_finite
+from dlrm_adahessian.data.loader import Batch
+from dlrm_adahessian.state import TrainState
+
+
+class Steps:
+    """The steps of one optimizer; needs a process group.
+
+    Attributes:
+        config: of the run.
+        state: what it trains.
+    """
+
+    def __init__(self, config: RunConfig, num_rows: Sequence[int]) -> None:
+        self.config = config
+        self.state = TrainState(config, num_rows, torch.device("cpu"))
+        self._step = 0
+
+    def __call__(self, batch: Batch) -> None:
+        """Learn a batch; a derivative that is not finite raises a RuntimeError, as no benchmark of it means anything."""
+        samples = self.config.curvature_samples(self._step, len(batch.labels))
+        pooled, found = self.state.derivatives(batch, curvature_samples=samples)
+        if not all_finite(found):
+            raise RuntimeError(f"step {self._step} of {self.config.optimizer} is not finite")
+        self.state.update_(pooled, found, lr_scale=1.0)
+        self._step += 1
+
+
+def run_config(name: str, batch: int, **changes: object) -> RunConfig:
+    """Return the configuration of a preset on generated rows, without a baseline."""
+    values = merged(preset(name), {"dataset": "synthetic", "optimizer": name, "batch_size": batch, **changes})
+    return from_dict({**values, "baseline": "none"})
