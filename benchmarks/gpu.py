@@ -175,7 +175,7 @@ class Trainer:
         curvature = found.pooled_curvature
         self.tables.apply_(
             found.pooled_grad.reshape(-1, WIDTH),
-            None if curvature is None else curvature.view(-1, WIDTH),
+            None if curvature is None else curvature.view(-1, curvature.shape[2]),
             sampled=None,
             lr_scale=1.0,
             samples=samples,
@@ -202,17 +202,17 @@ def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
     def trainers() -> dict[str, Trainer]:
         return {
             "adagrad": Trainer(feed, adagrad, Graphed(NoCurvature()), plain, every=None),
-            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16")), second, every=1),
-            "hybrid_every_4": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16")), second, every=4),
-            "hutchinson": Trainer(feed, hessian, Hutchinson(1, 0, cuda), second, every=1),
-            "hutchinson_every_4": Trainer(feed, hessian, Hutchinson(1, 0, cuda), second, every=4),
+            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, every=1),
+            "hybrid_every_4": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, every=4),
+            "hutchinson": Trainer(feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, every=1),
+            "hutchinson_every_4": Trainer(feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, every=4),
             "adagrad_eager": Trainer(feed, adagrad, NoCurvature(), plain, every=None),
-            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal("bf16"), second, every=1),
+            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal("bf16", "mean"), second, every=1),
             "adagrad_checked": Trainer(
                 feed, adagrad, Graphed(NoCurvature()), plain, every=None, checked=True
             ),
             "hybrid_checked": Trainer(
-                feed, hessian, Graphed(ExactDiagonal("bf16")), second, every=1, checked=True
+                feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, every=1, checked=True
             ),
         }
 
@@ -321,7 +321,8 @@ def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str,
     ).view(-1)
     for cfg in (RowAdagradConfig(lr=1e-4), HessianAdagradConfig(lr=1e-4), RowAdaHessianConfig(lr=1e-4)):
         table, rule = tables.of(cfg), row_rule(cfg)
-        second = curvature if cfg.uses_curvature else None
+        reads_curvature = cfg.pooled_curvature != "none"
+        second = curvature if reads_curvature else None
         where = (table.weight, table.state, keys, bags, grad, second)
 
         def fused(rule: RowRule = rule, where: Any = where) -> None:
@@ -333,7 +334,7 @@ def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str,
 
         ms = milliseconds(captured(fused))
         # Sorted keys, order and bag of a lookup; its derivatives; each touched row and its state, read and written.
-        moved = lookups * (4 + 8 + 8 + 4 * WIDTH * (1 + cfg.uses_curvature)) + touched * 4 * WIDTH * 2 * 2
+        moved = lookups * (4 + 8 + 8 + 4 * WIDTH * (1 + reads_curvature)) + touched * 4 * WIDTH * 2 * 2
         found[cfg.name] = {
             "fused_ms": ms,
             "fused_with_launches_ms": milliseconds(fused),
