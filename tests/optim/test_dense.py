@@ -17,6 +17,7 @@ from dlrm_adahessian.optim.config import (
     SOAPConfig,
     SophiaConfig,
 )
+from dlrm_adahessian.optim.hessian_adagrad import DenseHessianAdagrad
 from dlrm_adahessian.optim.registry import dense_optimizer
 from dlrm_adahessian.optim.schedule import lr_scale
 
@@ -267,7 +268,9 @@ def test_schedule_warms_up_and_decays_to_its_last_step():
 
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize(("floor", "beta1"), [(0.1, 0.0), (1.0, 0.0), (1.0, 0.9)])
-def test_hessian_adagrad_equals_its_formula(every, floor, beta1):
+@pytest.mark.parametrize("update", ["update_torch_", "update_numba_"])
+def test_hessian_adagrad_equals_its_formula(every, floor, beta1, update, monkeypatch):
+    monkeypatch.setattr(DenseHessianAdagrad, "update_numba_", getattr(DenseHessianAdagrad, update))
     cfg = DenseHessianAdagradConfig(lr=0.1, eps=1e-3, curvature_floor=floor, beta1=beta1)
     w, grads, curvatures, found = run(cfg, every=every)
     total, mean = np.zeros_like(w), np.zeros_like(w)
