@@ -9,7 +9,6 @@ does not grow.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,20 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from dlrm_adahessian.report.plots import COLOURS, STYLE
+
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS, _IMAGES = _ROOT / "benchmarks" / "results", _ROOT / "docs" / "img"
-# Of Okabe and Ito, as in the report.
-_COLOURS = {"adagrad": "#0072b2", "hybrid": "#d55e00", "prepare": "#009e73"}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "benchmarks",  # the same figures give the same bytes
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
+_COLOURS = dict(zip(("adagrad", "hybrid", "prepare"), COLOURS, strict=False))
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 _SIZES = {"batch": "batch size", "table_rows": "rows of all tables", "dim": "embedding width D"}
 
@@ -94,7 +84,7 @@ def main() -> None:
     steps = json.loads((_RESULTS / "scaling.json").read_text(encoding="utf-8"))
     by_axis = {axis: [point for point in steps if point["axis"] == axis] for axis in _SIZES}
     prepared = json.loads((_RESULTS / "prepare_scaling.json").read_text(encoding="utf-8"))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figures = {f"step-{axis.replace('_', '-')}": step_plot(by_axis[axis], axis) for axis in _SIZES}
         figures["prepare-rows"] = prepare_plot(prepared)
         for name, figure in figures.items():

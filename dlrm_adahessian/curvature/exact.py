@@ -103,11 +103,11 @@ class ExactDiagonal:
 
     def _pooled_curvature(self, grad: Tensor, exponent: Tensor) -> Tensor | None:
         """Return the diagonal of the mean loss, (B, F, D) or its mean over D (B, F, 1), from its gradient (B, F, D)."""
+        if self._pooled == "none":
+            return None
         samples, _, width = grad.shape
         # Before the square, so that what is small does not vanish.
         scale = (exponent / 2).exp().mul_(samples**0.5).view(-1, 1, 1)
-        if self._pooled == "none":
-            return None
         if self._pooled == "mean":
             norm = torch.linalg.vector_norm(grad, dim=2, keepdim=True)
             return norm.mul_(scale).square_().div_(width)

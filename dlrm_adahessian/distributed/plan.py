@@ -90,19 +90,23 @@ class Plan:
             found[shard.rank].append(shard)
         return found
 
+    def parts_of(self, rank: int) -> dict[str, int]:
+        """Return what a rank's shards need, by what it is for."""
+        parts = ("weights", "state", "scratch", "activations")
+        return {part: sum(getattr(shard, part) for shard in self.by_rank[rank]) for part in parts}
+
     def rank_bytes(self, rank: int) -> int:
         """Return what a rank needs in all."""
         return self.dense_bytes + sum(shard.total for shard in self.by_rank[rank])
 
     def asdict(self) -> dict[str, Any]:
         """Return the plan as JSON values; what is reported per rank is summed up too."""
-        parts = ("weights", "state", "scratch", "activations")
         ranks = [
             {
                 "rank": rank,
                 "tables": len({shard.table for shard in shards}),
                 "shards": len(shards),
-                **{f"{part}_bytes": sum(getattr(shard, part) for shard in shards) for part in parts},
+                **{f"{part}_bytes": size for part, size in self.parts_of(rank).items()},
                 "total_bytes": self.rank_bytes(rank),
             }
             for rank, shards in self.by_rank.items()

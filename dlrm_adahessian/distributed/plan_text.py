@@ -53,11 +53,10 @@ def _table(shards: Sequence[PlannedShard]) -> str:
 
 def _rank(plan: Plan, rank: int) -> tuple[str, ...]:
     shards = plan.by_rank[rank]
-    parts = ("weights", "state", "scratch", "activations")
     total = plan.rank_bytes(rank)
     return (
         str(sum(shard.rows > 0 for shard in shards)),
-        *(_size(sum(getattr(shard, part) for shard in shards)) for part in parts),
+        *map(_size, plan.parts_of(rank).values()),
         _size(plan.dense_bytes),
         _size(total),
         f"{total / plan.machines.memory_bytes:.1%}",

@@ -7,7 +7,8 @@ the gradient are TorchRec's; the curvature adds 1 / D to them, or as much again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -52,22 +53,19 @@ class RowExchange:
             device: of the derivatives.
         """
         self._groups = list(groups)
-        sent = [group for group in groups if not group.is_replicated]
-        self._sent: dict[int, _Places] = {}
-        for width in {1, dim}:
-            mine = [group.places(width) for group in sent]
-            of_ranks = ranks.agreed(lambda mine=mine: [place for places in mine for place in places])
+        told = ranks.agreed(lambda: [asdict(group) for group in groups if not group.is_replicated])
+        sent = [[Group(**group) for group in of_rank] for of_rank in told]
+        self._sent, self._kept = {}, {}
+        for width in (1, dim):
+            of_ranks = [[place for group in of_rank for place in group.places(width)] for of_rank in sent]
             self._sent[width] = _Places(
-                columns=torch.tensor(
-                    [place for of_rank in of_ranks for place in of_rank], device=device
-                ).long(),
+                columns=torch.tensor(list(chain(*of_ranks)), device=device).long(),
                 to_ranks=[len(of_rank) for of_rank in of_ranks],
-                to_groups=[len(places) for places in mine],
+                to_groups=[len(group.places(width)) for group in sent[ranks.rank()]],
             )
-        self._kept = {
-            width: [torch.tensor(g.places(width), device=device) for g in groups if g.is_replicated]
-            for width in {1, dim}
-        }
+            self._kept[width] = [
+                torch.tensor(group.places(width), device=device) for group in groups if group.is_replicated
+            ]
 
     def __call__(self, grad: Tensor, curvature: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         """Return the derivatives that each group of this rank needs.

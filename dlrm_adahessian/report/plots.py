@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart by readers with any colour vision (jfly.uni-koeln.de/color, 2008).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-_STYLE: dict[Any, Any] = {
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, searchable
     "svg.hashsalt": "report",  # the same data gives the same bytes
     "font.family": "sans-serif",
@@ -33,7 +33,7 @@ _METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "logloss": "log loss"}
 
 def quality(optimizers: Mapping[str, Any], target: float | None) -> str:
     """Plot log loss on validation rows against samples and against seconds, a line per seed, thick the median."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(1, 2, 9, 3.6)
         for axis, unit in zip(axes, ("samples", "seconds"), strict=True):
             for colour, (name, found) in zip(_cycle(), optimizers.items(), strict=False):
@@ -49,7 +49,7 @@ def quality(optimizers: Mapping[str, Any], target: float | None) -> str:
 
 def forest(differences: Sequence[Mapping[str, Any]]) -> str:
     """Plot differences with their intervals, a panel per metric, better to the right."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(1, 3, 9, 0.9 + 0.32 * len(differences))
         for axis, metric in zip(axes, _METRIC_NAMES, strict=True):
             for place, row in enumerate(reversed(differences)):
@@ -83,7 +83,7 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
     best = float(np.nanmin(logloss))
     ceiling = max(float(np.nanquantile(logloss, 0.9)), best + 10 * near_best)
     columns = min(_COLUMNS, len(names))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         blocks = math.ceil(len(names) / columns)
         figure, axes = _figure(2 * blocks, columns, max(4.0, 2.3 * columns), 4.4 * blocks, sharey=True)
         for place, (colour, name) in enumerate(zip(_cycle(), names, strict=False)):
@@ -113,15 +113,15 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
 def bands(found: Mapping[str, Any], optimizers: Sequence[str]) -> str:
     """Plot differences of log loss to the first optimizer by band of token frequency."""
     shown = [place for place, tokens in enumerate(found["tokens"]) if tokens]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(1, 1, 7.5, 3.4)
         width = 0.7 / max(1, len(optimizers))
-        for number, (colour, name) in enumerate(zip(_COLOURS[1:] * 4, optimizers, strict=False)):
+        for number, (colour, name) in enumerate(zip(COLOURS[1:] * 4, optimizers, strict=False)):
             cells = [(place, found[name][band]) for place, band in enumerate(shown) if found[name][band]]
             at = [place + (number - (len(optimizers) - 1) / 2) * width for place, _ in cells]
             middle = [cell["logloss"] for _, cell in cells]
             ends = np.array([cell["logloss_ci95"] for _, cell in cells]).T
-            marker = _MARKERS[number // (len(_COLOURS) - 1)]
+            marker = _MARKERS[number // (len(COLOURS) - 1)]
             axes[0].errorbar(
                 at, middle, np.abs(ends - middle), fmt=marker, color=colour, label=name, capsize=2
             )
@@ -139,7 +139,7 @@ def curvature(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
     h, g2 = (np.array(found[key], dtype=float) for key in ("curvature", "squared_gradient"))
     shown = np.any(np.isfinite(h), axis=0, keepdims=True)[0]
     labels = [label for label, there in zip(names, shown.tolist(), strict=True) if there]
-    with mpl.rc_context({**_STYLE, "axes.grid": False}), np.errstate(divide="ignore", invalid="ignore"):
+    with mpl.rc_context({**STYLE, "axes.grid": False}), np.errstate(divide="ignore", invalid="ignore"):
         figure, axes = _figure(1, 2, 9, 5.6)
         panels = (
             (np.log10(h[:, shown]), "viridis", f"{name}: log10 of the curvature", None),
@@ -157,11 +157,11 @@ def curvature(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
 
 def cost(optimizers: Mapping[str, Any]) -> str:
     """Plot the median time of a step of each optimizer."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(1, 1, 6, 0.8 + 0.3 * len(optimizers))
         names = list(optimizers)[::-1]
         times = [optimizers[name]["train"].get("step_ms_median", 0.0) for name in names]
-        axes[0].barh(names, times, color=_COLOURS[0], height=0.6)
+        axes[0].barh(names, times, color=COLOURS[0], height=0.6)
         axes[0].set_xlabel("milliseconds a step, median")
         axes[0].grid(axis="y", visible=False)
         return _svg(figure)
@@ -191,7 +191,7 @@ def _clip_start(axis: Axes, optimizers: Mapping[str, Any]) -> None:
 
 
 def _cycle() -> Sequence[str]:
-    return _COLOURS * 4
+    return COLOURS * 4
 
 
 def _figure(
