@@ -23,6 +23,7 @@ from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import from_dict, merged, preset
 from dlrm_adahessian.evaluate import evaluate
 from dlrm_adahessian.job import run_job
+from dlrm_adahessian.memory import keep_freed_memory
 from dlrm_adahessian.metrics import binary_metrics
 
 _BATCH = 2048
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--auc-rows", type=int, default=4_000_000, help="rows of the AUC")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
+    keep_freed_memory()  # as the program does
     with tempfile.TemporaryDirectory() as folder:
         found = measure_scoring(args.rows, Path(folder)) | measure_auc(args.auc_rows)
     print_rows([found], as_json=args.json)

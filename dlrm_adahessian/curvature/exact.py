@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from dlrm_adahessian.curvature.base import Derivatives, Place, flat
 from dlrm_adahessian.curvature.config import PooledCurvature
 from dlrm_adahessian.curvature.fused import fuses, layer_curvature_, multiplies_bf16
-from dlrm_adahessian.precision import Precision, matrix_products
+from dlrm_adahessian.precision import Precision, cpu_gains_from_bf16, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 _REMEDY = "use --curvature hutchinson for this model"
@@ -51,7 +51,7 @@ class ExactDiagonal:
         """Choose what is computed how.
 
         Args:
-            precision: of the operands of the diagonal's own products.
+            precision: of the operands of the diagonal's own products; bf16 is for CPUs with AMX and GPUs, others take fp32.
             pooled: what is wanted of the diagonal at the pooled embeddings.
         """
         self.state: dict[str, Tensor] = {}
@@ -88,7 +88,8 @@ class ExactDiagonal:
         if curvature_samples:
             weight = exponent[:curvature_samples].exp().mul_(len(labels) ** 2 / curvature_samples)
             curvature, curvature_of = _empty_like_parameters(parameters)
-            with matrix_products(self._precision):
+            rounds = self._precision != "bf16" or logits.is_cuda or cpu_gains_from_bf16()
+            with matrix_products(self._precision if rounds else "fp32"):
                 for (layer, inputs, _), delta in zip(layers, deltas, strict=True):
                     self._layer_curvature_(layer, inputs, delta, weight, curvature_of)
         return Derivatives(
