@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.schema import TOKEN_NAMES
-from dlrm_adahessian.distributed.config import DistributedConfig
+from dlrm_adahessian.distributed.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import NoInputError, UsageError
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
@@ -88,6 +88,8 @@ class RunConfig(SharedConfig):
     """Share of the batch that the curvature is computed on; the exact diagonal's on rows is of all samples."""
     curvature_probes: int = Field(default=1, ge=1)
     """Probes of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one."""
+    exchange_precision: ExchangePrecision = "fp32"
+    """Of what travels between ranks for the tables: embeddings and their derivatives; bf16 halves the bytes."""
     seed: int = Field(default=0, ge=0)
     """Of initial weights, order of rows, probes."""
     out: Path | None = None
@@ -168,6 +170,8 @@ class RunConfig(SharedConfig):
         settings = {k: v for k, v in asdict(self).items() if k not in _NOT_RESULTS}
         if self.curvature != "exact":
             del settings["curvature_precision"]
+        if self.exchange_precision == "fp32":  # a setting that rounds nothing is none
+            del settings["exchange_precision"]
         settings["data"] = {"order": self.data.order, "train_rows": self.data.train_rows}
         return fingerprint({"rows": rows, "settings": settings})
 

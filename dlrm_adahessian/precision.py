@@ -25,4 +25,4 @@ def matrix_products(precision: Precision) -> Generator[None]:
 def cpu_gains_from_bf16() -> bool:
     """Whether the CPU has AMX: products of bfloat16 on AVX-512 units take as long as those of float32."""
     # Newer releases of torch have a public name, `torch.cpu.get_capabilities`; GPU machines may have an older one.
-    return torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+    return torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]

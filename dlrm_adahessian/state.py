@@ -89,6 +89,7 @@ class TrainState:
                 num_features=len(num_rows),
             ),
             memory_bytes=config.distributed.memory_bytes,
+            exchange=config.exchange_precision,
         )
         try:
             self.estimator = make_estimator(

@@ -8,6 +8,9 @@ from pydantic.dataclasses import dataclass
 Sharding = Literal["auto", "table", "row", "column", "replicate"]
 """`table` keeps a table whole on one rank, `row` and `column` cut it, `replicate` keeps a copy on every rank."""
 
+ExchangePrecision = Literal["fp32", "bf16"]
+"""Of pooled embeddings and their derivatives on their way between ranks."""
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class DistributedConfig:

@@ -3,7 +3,8 @@
 TorchRec's own way is a backward pass through its output distribution, one for the gradient and one for the curvature, of D
 numbers per bag each. Here a rank sends to each other rank what that one's tables need, the curvature beside the gradient,
 and of the curvature as many numbers as the rule reads: one per bag where a rule keeps one accumulator per row. The bytes of
-the gradient are TorchRec's; the curvature adds 1 / D to them, or as much again.
+the gradient are TorchRec's; the curvature adds 1 / D to them, or as much again. Rounded to bfloat16, all of it is half of
+that: each number is rounded once, before the owner sums what it receives.
 """
 
 from collections.abc import Sequence
@@ -44,14 +45,18 @@ class Group:
 class RowExchange:
     """Sends both derivatives of a batch to the owners of the rows; needs a process group, all ranks take part."""
 
-    def __init__(self, groups: Sequence[Group], dim: int, device: torch.device) -> None:
+    def __init__(
+        self, groups: Sequence[Group], dim: int, device: torch.device, travel_as: torch.dtype
+    ) -> None:
         """Tell all ranks what this one holds.
 
         Args:
             groups: of this rank.
             dim: D.
             device: of the derivatives.
+            travel_as: what numbers are rounded to on their way; the type of the derivatives rounds nothing.
         """
+        self._travel_as = travel_as
         self._groups = list(groups)
         told = ranks.agreed(lambda: [asdict(group) for group in groups if not group.is_replicated])
         sent = [[Group(**group) for group in of_rank] for of_rank in told]
@@ -101,14 +106,14 @@ class RowExchange:
         by_rank = zip(*(c.split(at.to_ranks, 1) for c, at in zip(chosen, places, strict=True)), strict=True)
         outgoing = [torch.cat([part.reshape(-1) for part in of_rank]) for of_rank in by_rank]
         widths = [sum(at.to_groups) for at in places]
-        incoming = parts[0].new_empty(world, samples * sum(widths))
+        received = parts[0].new_empty(world, samples * sum(widths), dtype=self._travel_as)
         dist.all_to_all_single(
-            incoming.view(-1),
-            torch.cat(outgoing),
-            [incoming.shape[1]] * world,
+            received.view(-1),
+            torch.cat(outgoing).to(self._travel_as),
+            [received.shape[1]] * world,
             [len(buffer) for buffer in outgoing],
         )
-        incoming /= world
+        incoming = received.to(parts[0].dtype).div_(world)
         by_part = incoming.split([samples * width for width in widths], 1)
         by_group = [
             block.reshape(world * samples, width).split(at.to_groups, 1)

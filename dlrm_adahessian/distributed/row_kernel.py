@@ -19,10 +19,12 @@ from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBa
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel, GroupedEmbeddingConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.sharding.tw_sharding import TwPooledEmbeddingSharding
-from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
+from torchrec.distributed.types import ParameterSharding, QuantizedCommCodecs, ShardingEnv, ShardingType
 
+from dlrm_adahessian.distributed.config import ExchangePrecision
 from dlrm_adahessian.distributed.replicated_rows import ReplicatedRows
 from dlrm_adahessian.distributed.row_exchange import Group
 from dlrm_adahessian.distributed.row_tables import RowTables
@@ -162,8 +164,14 @@ class ShardedRows(ShardedEmbeddingBagCollection):
 class RowSharder(EmbeddingBagCollectionSharder):
     """Shard an `EmbeddingBagCollection` into `ShardedRows`."""
 
-    def __init__(self, rule: RowRule, dtype: torch.dtype) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        rule: RowRule,
+        dtype: torch.dtype,
+        exchange: ExchangePrecision = "fp32",
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(qcomm_codecs_registry=_codecs(exchange, device))
         self._rule, self._dtype = rule, dtype
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
@@ -197,3 +205,12 @@ class RowSharder(EmbeddingBagCollectionSharder):
             rule=self._rule,
             dtype=self._dtype,
         )
+
+
+def _codecs(exchange: ExchangePrecision, device: str) -> dict[str, QuantizedCommCodecs] | None:
+    """Return what rounds pooled embeddings on their way; nothing goes back through TorchRec."""
+    if exchange == "fp32":
+        return None
+    # Over gloo TorchRec knows no bfloat16, and half precision has more digits and all the range that embeddings need.
+    kind = CommType.BF16 if device == "cuda" else CommType.FP16
+    return get_qcomm_codecs_registry(QCommsConfig(forward_precision=kind), device=torch.device(device))

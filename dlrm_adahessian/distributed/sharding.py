@@ -11,6 +11,7 @@ time of a lookup and its update (docs/performance.md).
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -20,6 +21,8 @@ from torchrec import KeyedJaggedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.config import ExchangePrecision
 from dlrm_adahessian.distributed.dense_memory import NO_DENSE, DenseMemory
 from dlrm_adahessian.distributed.initial_rows import fill_uniform_
 from dlrm_adahessian.distributed.plan import Machines, Plan
@@ -31,8 +34,8 @@ from dlrm_adahessian.distributed.row_kernel import RowKernel, RowSharder, Sharde
 from dlrm_adahessian.distributed.row_tables import RowTables
 from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.distributed.table_spec import TableSpec
-from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.storage import fingerprint
 
 # TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
 logging.getLogger("torch.fx._symbolic_trace").addFilter(
@@ -63,6 +66,7 @@ class ShardedLookup:
         batch_size: int = 256,
         dense: DenseMemory = NO_DENSE,
         memory_bytes: int | None = None,
+        exchange: ExchangePrecision = "fp32",
     ) -> None:
         """Plan, allocate and initialise the tables; the initial rows are the same however they are sharded.
 
@@ -75,6 +79,7 @@ class ShardedLookup:
             batch_size: samples a step over all ranks, for which memory is planned.
             dense: what a rank needs beside its shards.
             memory_bytes: of a rank; None finds it out.
+            exchange: bf16 rounds what travels between ranks, whose `dtype` is float32 then.
 
         Tables that do not fit into the memory of the ranks, or cannot be cut as asked, are refused with a UsageError.
 
@@ -98,7 +103,7 @@ class ShardedLookup:
             dtype=dtype,
         )
         self.plan, sharding_plan = _plan_together(request)
-        sharder = cast(ModuleSharder[nn.Module], RowSharder(rule, dtype))  # the parameter is invariant
+        sharder = cast(ModuleSharder[nn.Module], RowSharder(rule, dtype, exchange, device.type))  # invariant
         self._parallel = DistributedModelParallel(
             bag_collection(self._specs),
             device=device,
@@ -107,7 +112,11 @@ class ShardedLookup:
             init_data_parallel=False,
         )
         self._alone = self._only_tables()
-        self._exchange = None if self._alone is not None else self._make_exchange(device)
+        self._exchange = (
+            None
+            if self._alone is not None
+            else self._make_exchange(device, torch.bfloat16 if exchange == "bf16" else dtype)
+        )
         self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
         self._shards = self._local_shards()
         places = {spec.name: index for index, spec in enumerate(self._specs)}
@@ -238,9 +247,10 @@ class ShardedLookup:
             for name, shard in self._shards.items()
         }
 
-    def _make_exchange(self, device: torch.device) -> RowExchange:
+    def _make_exchange(self, device: torch.device, travel_as: torch.dtype) -> RowExchange:
         places = {name: place for place, name in enumerate(self._names)}
-        return RowExchange([kernel.group(places) for kernel in self._kernels()], self._dim, device)
+        groups = [kernel.group(places) for kernel in self._kernels()]
+        return RowExchange(groups, self._dim, device, travel_as)
 
     def _only_tables(self) -> RowTables | None:
         """Return the tables of a process that holds all of them, in order; None of one that shares them with others."""
@@ -272,18 +282,14 @@ def _flat(derivative: Tensor | None) -> Tensor | None:
 
 
 def _plan_together(request: Request) -> tuple[Plan, ShardingPlan]:
-    """Plan on rank 0 for all ranks; a refusal is raised on all of them."""
-    answer: list[tuple[Plan, ShardingPlan] | str] = [""]
-    if dist.get_rank() == 0:
-        try:
-            answer = [plan_or_refuse(request)]
-        except UsageError as error:
-            answer = [str(error)]
-    if dist.get_world_size() > 1:
-        dist.broadcast_object_list(answer, 0)
-    if isinstance(answer[0], str):
-        raise UsageError(answer[0])
-    return answer[0]
+    """Plan on each rank for the memory of the first; plans that differ are a defect."""
+    machines = request.machines
+    memory = ranks.first_does(lambda: machines.memory_bytes)
+    plan, sharding_plan = plan_or_refuse(replace(request, machines=replace(machines, memory_bytes=memory)))
+    plans = ranks.agreed(lambda: fingerprint(plan.asdict()))
+    if len(set(plans)) > 1:
+        raise RuntimeError(f"all ranks must have the same plan of the tables, got {plans}")
+    return plan, sharding_plan
 
 
 def _machines(device: torch.device, memory_bytes: int | None) -> Machines:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.config import DistributedConfig
 from dlrm_adahessian.distributed.exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.state import TrainState
@@ -202,8 +204,37 @@ def meet_nan() -> None:
     assert not all_finite(over_ranks(derivatives, batch.share, curvature_samples=0))
 
 
+def round_on_the_way() -> None:
+    """Require that bf16 rounds each number that travels once, and nothing else."""
+    generator = torch.Generator().manual_seed(ranks.rank())
+    batch = next(batches(0))
+    for sharding, case, columns in (
+        ("table", "hybrid", 1),
+        ("row", "hybrid", 1),
+        ("column", "adahessian", DIM),
+    ):
+        plain, rounding = (
+            TrainState(
+                replace(config_of(case), exchange_precision=precision, distributed=DistributedConfig(sharding=sharding)),
+                NUM_ROWS, CPU,
+            ).lookup
+            for precision in ("fp32", "bf16")
+        )  # fmt: skip
+        pooled, rounded = plain(batch.kjt), rounding(batch.kjt)
+        assert torch.equal(rounded, pooled.half().float())
+        assert not torch.equal(rounded, pooled)
+        grad = torch.randn(pooled.shape, generator=generator)
+        curvature = torch.rand(*pooled.shape[:2], columns, generator=generator)
+        scale = {"lr_scale": 1.0, "samples": BATCH}
+        rounding.push(rounded, grad, curvature, **scale)
+        plain.push(pooled, grad.bfloat16().float(), curvature.bfloat16().float(), **scale)
+        for name, shard in plain.shards().items():
+            assert all(torch.equal(t, rounding.shards()[name].tensors[n]) for n, t in shard.tensors.items())
+
+
 def two_ranks(folder: Path) -> None:
     with init_process_group():
+        round_on_the_way()
         train_cases(folder, list(CASES))
         train_in_float32(folder)
         begin_chain(folder)
