@@ -155,7 +155,8 @@ class _Fit:
             self.journal.begin(title, done=self.progress.step * size, total=self.total_steps * size)
         while self.progress.step < self.total_steps and not self.progress.stopped_early:
             epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
-            for batch in on_device(self.loader.batches(epoch, first), self.device):
+            coming = on_device(self.loader.batches(epoch, first), self.device)
+            for batch in self.state.sent_ahead(coming):
                 signal = ranks.Vote(self.stop.received)
                 began = time.perf_counter()
                 loss, probability = self._step(batch)

@@ -25,6 +25,7 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.config import ExchangePrecision
 from dlrm_adahessian.distributed.dense_memory import NO_DENSE, DenseMemory
 from dlrm_adahessian.distributed.initial_rows import fill_uniform_
+from dlrm_adahessian.distributed.lookups_ahead import LookupsAhead
 from dlrm_adahessian.distributed.plan import Machines, Plan
 from dlrm_adahessian.distributed.plan_text import plan_text
 from dlrm_adahessian.distributed.planner import Request, bag_collection
@@ -117,6 +118,7 @@ class ShardedLookup:
             if self._alone is not None
             else self._make_exchange(device, torch.bfloat16 if exchange == "bf16" else dtype)
         )
+        self._ahead = LookupsAhead(self._rows())
         self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
         self._shards = self._local_shards()
         places = {spec.name: index for index, spec in enumerate(self._specs)}
@@ -131,6 +133,16 @@ class ShardedLookup:
                 table=places[shard.table],
             )
 
+    def send(self, kjt: KeyedJaggedTensor) -> None:
+        """Begin to send a later batch's lookups to the ranks that hold its rows, while the one before is worked on.
+
+        Args:
+            kjt: as in a call, which takes it up; batches are looked up in the order in which they were sent.
+        """
+        self._require_order(kjt)
+        if self._alone is None:
+            self._ahead.send(kjt)
+
     def __call__(self, kjt: KeyedJaggedTensor) -> Tensor:
         """Sum the rows of each bag.
 
@@ -140,26 +152,27 @@ class ShardedLookup:
 
         Returns:
             (B, F, D) pooled embeddings, features in the order of the tables. With gradients enabled `push`
-            takes their derivatives, until the next such lookup.
-
-        Raises:
-            ValueError: the features are not the tables, in their order.
+            takes their derivatives, until the next such lookup. Other features than the tables in their order are refused by
+            a ValueError.
         """
-        # TorchRec remembers the order of the first batch, and would silently mix up features of a later one.
-        if kjt.keys() != self._names:
-            raise ValueError(
-                f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
-            )
+        self._require_order(kjt)
         pooled = self._look_up(kjt)
         if torch.is_grad_enabled():
             self._pending = pooled
         return pooled
 
+    def _require_order(self, kjt: KeyedJaggedTensor) -> None:
+        # TorchRec remembers the order of the first batch, and would silently mix up features of a later one.
+        if kjt.keys() != self._names:
+            raise ValueError(
+                f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
+            )
+
     def _look_up(self, kjt: KeyedJaggedTensor) -> Tensor:
         if self._alone is not None:
             pooled = self._alone(kjt.values(), kjt.offsets().long(), kjt.weights_or_none())
             return pooled.view(-1, len(self._names), self._dim)
-        keyed = self._parallel(kjt).wait()
+        keyed = self._ahead.look_up(kjt)
         pooled = keyed.values().view(-1, len(self._names), self._dim)
         emitted = keyed.keys()
         if emitted == self._names:
@@ -265,7 +278,10 @@ class ShardedLookup:
         return [kernel.emb_module for kernel in self._kernels()]
 
     def _kernels(self) -> list[RowKernel]:
-        return list(cast(ShardedRows, self._parallel.module).kernels())
+        return list(self._rows().kernels())
+
+    def _rows(self) -> ShardedRows:
+        return cast(ShardedRows, self._parallel.module)
 
     def _local_shards(self) -> dict[str, TableShard]:
         num_rows = {spec.name: spec.num_rows for spec in self._specs}

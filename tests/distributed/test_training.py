@@ -90,7 +90,7 @@ def batches(first_step: int, batch_size: int = BATCH) -> Iterator[Batch]:
 
 def train(state: TrainState, config: RunConfig, steps: range) -> list[float]:
     losses = []
-    for step, batch in zip(steps, batches(steps.start), strict=False):
+    for step, batch in zip(steps, state.sent_ahead(batches(steps.start)), strict=False):
         samples = config.curvature_samples(step, batch.share.samples)
         pooled, found = state.derivatives(batch, curvature_samples=samples)
         assert all_finite(found)

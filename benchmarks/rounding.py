@@ -1,0 +1,85 @@
+"""What rounding to bfloat16 costs in quality: a preset with it minus the same without, over rows and seeds.
+
+    python -m benchmarks.rounding --data-path ROWS [--setting NAME] [--optimizer NAME] [--seeds N] [--json]
+    torchrun --nproc-per-node 2 -m benchmarks.rounding --data-path ROWS --setting exchange_precision
+
+Kaggle MLPs, one epoch, batch 256. `precision` rounds the operands of all matrix products, where the processor has units for
+it; `curvature_precision` those of the exact diagonal; `exchange_precision` what travels between ranks for the tables.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.printing import print_rows
+from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
+from dlrm_adahessian.data.cache import open_dataset
+from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.reuse import find_or_fit
+from dlrm_adahessian.statistics.crossed import crossed_difference
+from dlrm_adahessian.trainer import Fitted
+
+_BATCH = 256
+
+
+def measure(
+    config: RunConfig, data: PreparedData, setting: str, seeds: int, root: Path
+) -> list[dict[str, object]]:
+    """Return a line for the progressive and one for the test rows; all ranks call it.
+
+    Args:
+        config: of the runs.
+        data: their rows.
+        setting: what is "bf16" in one run of each seed, and "fp32" in the other.
+        seeds: how many.
+        root: where the runs go.
+    """
+
+    def runs(value: str) -> list[Fitted | None]:
+        changed = [replace(config, seed=seed, **{setting: value}) for seed in range(1, seeds + 1)]
+        return [find_or_fit(one, data, root, title=None) for one in changed]
+
+    rounded, plain = [run for run in runs("bf16") if run], [run for run in runs("fp32") if run]
+    what = {"setting": setting, "optimizer": config.optimizer, "ranks": ranks.world_size()}
+    return [{**what, "part": part, **line} for part, line in _differences(rounded, plain)]
+
+
+def _differences(rounded: list[Fitted], plain: list[Fitted]) -> Iterator[tuple[str, dict[str, object]]]:
+    if not plain:  # on other ranks than the first
+        return
+    for part in ("progressive", "test"):
+        ours, theirs = ([getattr(run, part)[1] for run in runs] for runs in (rounded, plain))
+        yield part, dict(crossed_difference(getattr(plain[0], part)[0], ours, theirs).asdict())
+
+
+def main() -> None:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-path", required=True, help="raw rows, or a folder of prepared ones")
+    parser.add_argument("--setting", default="precision", help="what is rounded")
+    parser.add_argument("--optimizer", default="hybrid", help="the preset")
+    parser.add_argument("--seeds", type=int, default=6, help="runs on each side")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    args = parser.parse_args()
+    keep_freed_memory()
+    values = {"dataset": "criteo", "data_path": args.data_path, "batch_size": _BATCH, "baseline": "none"}
+    config = from_dict({**merged(preset(args.optimizer), values), "optimizer": args.optimizer})
+    with ExitStack() as stack:
+        stack.enter_context(init_process_group())
+        root = Path(ranks.first_does(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
+        data = open_dataset("criteo", args.data_path, config.data, rows=None, bad_rows="strict")
+        found = measure(config, data, args.setting, args.seeds, root)
+    if found:
+        print_rows(found, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
