@@ -1,0 +1,145 @@
+"""Steps on 1, 2 and 4 ranks of this machine: how they scale, and what a model of the step says of more ranks.
+
+    python -m benchmarks.ranks [--json]
+
+Kaggle model, published cardinalities scaled, tables whole, a thread for each rank, gloo over loopback. Strong scaling
+holds the batch of all ranks, weak scaling that of a rank. Ranks share the cores: more ranks than cores can't be faster.
+The model (benchmarks.step_model) is fitted to 1 and 2 ranks, and tried on 4.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+
+from benchmarks.kaggle import batches, table_sizes
+from benchmarks.printing import print_rows
+from benchmarks.step_model import Point, Traffic, fitted
+from benchmarks.training import Steps, run_config
+from dlrm_adahessian.data.loader import Batch, make_batch
+from dlrm_adahessian.data.marginals import CLICKS, ROWS, TOKENS
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.share import Share
+
+_SCALE = 0.01  # of published cardinalities
+_WORLDS = (1, 2, 4)
+_SAMPLES = (512, 1024, 2048, 4096, 8192)  # of a rank
+_LARGEST = 16384  # batch of all ranks
+_WARM_UP = 3
+_STEPS = 15
+
+
+def _batches(samples: int) -> list[Batch]:
+    """Return a few batches of this rank."""
+    share = Share(
+        samples=samples * ranks.world_size(), rank=ranks.rank(), world_size=ranks.world_size(), size=samples
+    )
+    rng = np.random.default_rng(ranks.rank())
+    drawn = batches(samples, _SCALE, rng)
+    labels = np.random.default_rng(0).random(share.samples) < CLICKS / ROWS
+    return [
+        make_batch(
+            one.dense.numpy(), one.kjt.values().view(len(TOKENS), -1).T.numpy(), labels.astype(np.int8), share
+        )
+        for one in (next(drawn) for _ in range(4))
+    ]
+
+
+def measure(name: str, samples: int) -> dict[str, float | str]:
+    """Return the median step of a preset on this rank, and the bytes that it sends by formula."""
+    batch = samples * ranks.world_size()
+    steps = Steps(run_config(name, batch, distributed={"sharding": "table"}), table_sizes(_SCALE))
+    coming = steps.state.sent_ahead(islice(cycle(_batches(samples)), _WARM_UP + _STEPS))
+    seconds: list[float] = []
+    began = time.perf_counter()
+    for one in coming:
+        steps(one)
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    traffic = Traffic(
+        features=len(TOKENS),
+        dim=steps.config.model.embedding_dim,
+        parameters=len(steps.state.parameters),
+        row_curvature=1 if name == "hybrid" else 0,
+        dense_curvature=1 / steps.config.curvature_every if name == "hybrid" else 0,
+    )
+    return {
+        "optimizer": name,
+        "ranks": ranks.world_size(),
+        "samples": samples,
+        "batch": batch,
+        "step_ms": 1e3 * statistics.median(seconds[_WARM_UP:]),
+        "sent_bytes": traffic.sent_bytes(ranks.world_size(), samples),
+    }
+
+
+def _world(count: int) -> list[dict[str, Any]]:
+    """Measure in so many processes."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(count),
+        "-m",
+        "benchmarks.ranks",
+    ]
+    answer = subprocess.run(
+        [*command, "--measure"], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True
+    )  # fmt: skip
+    return json.loads(answer.stdout)
+
+
+def predictions(points: Sequence[Mapping[str, Any]], cores: int) -> list[dict[str, Any]]:
+    """Return the points with what a model fitted to 1 and 2 ranks says of each, and the coefficients in a row each."""
+    rows: list[dict[str, Any]] = []
+    for name in ("adagrad", "hybrid"):
+        own = [point for point in points if point["optimizer"] == name]
+        model = fitted(
+            [
+                Point(ranks=p["ranks"], samples=p["samples"], sent_bytes=p["sent_bytes"], seconds=p["step_ms"] / 1e3)
+                for p in own
+                if p["ranks"] <= 2
+            ],
+            cores,
+        )  # fmt: skip
+        rows += [
+            {**p, "model_ms": 1e3 * model.seconds(p["ranks"], p["samples"], p["sent_bytes"])} for p in own
+        ]
+        rows.append({"optimizer": name, **asdict(model)})
+    return rows
+
+
+def main() -> None:
+    """Print a row for each measurement, and one for each model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if not args.measure:
+        points = [point for count in _WORLDS for point in _world(count)]
+        print_rows(predictions(points, os.cpu_count() or 1), as_json=args.json)
+        return
+    keep_freed_memory()
+    with init_process_group():
+        sizes = [size for size in _SAMPLES if size * ranks.world_size() <= _LARGEST]
+        found = [measure(name, size) for size in sizes for name in ("adagrad", "hybrid")]
+        if ranks.is_first():
+            print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A model of the time of a step on several ranks: computing, waiting for messages, moving bytes.
+
+    t = s (a + c b) + s l m + s v,   s = max(1, ranks / cores)
+
+b samples a rank, m messages one after another, v bytes that a rank sends; a, c, l and the inverse bandwidth come from a fit.
+Ranks of one machine share its cores, and loopback is their work too, hence s; between machines with a network s is 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+_FLAGS = 7  # numbers beside gradient, curvature and logits in the one sum over all ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What a step exchanges; tables whole, of one width.
+
+    Attributes:
+        features: F, lookups of a sample.
+        dim: D.
+        parameters: P of the dense part.
+        row_curvature: C, numbers of a bag's curvature that a row rule reads.
+        dense_curvature: share of the steps with curvature of the dense part.
+        number_bytes: of a number that travels for the tables.
+    """
+
+    features: int
+    dim: int
+    parameters: int
+    row_curvature: int
+    dense_curvature: float
+    number_bytes: int = 4
+
+    def sent_bytes(self, ranks: int, samples: int) -> float:
+        """Return the bytes that a rank sends in a step.
+
+        Args:
+            ranks: N.
+            samples: b, of a rank.
+        """
+        others = (ranks - 1) / ranks
+        lookups = 12 * samples * self.features
+        rows = self.number_bytes * samples * self.features * (2 * self.dim + self.row_curvature)
+        dense = 2 * 4 * (self.parameters * (1 + self.dense_curvature) + ranks * samples + _FLAGS)
+        return others * (lookups + rows + dense)
+
+
+def messages(ranks: int) -> int:
+    """Return how many messages of a rank follow one another in a step: four all-to-alls, and a ring for the sum."""
+    return 4 * (ranks - 1) + 2 * (ranks - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A measured step."""
+
+    ranks: int
+    samples: int
+    sent_bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepModel:
+    """Coefficients, all at least 0.
+
+    Attributes:
+        fixed: a, seconds a step.
+        per_sample: c, seconds.
+        per_message: l, seconds.
+        per_byte: seconds, the inverse of the bandwidth.
+        cores: of the machine that the ranks share; None where each rank has its own.
+    """
+
+    fixed: float
+    per_sample: float
+    per_message: float
+    per_byte: float
+    cores: int | None
+
+    def seconds(self, ranks: int, samples: int, sent_bytes: float) -> float:
+        """Return the time of a step of `ranks` ranks with `samples` samples each."""
+        parts = _parts(ranks, samples, sent_bytes, self.cores)
+        return float(parts @ [self.fixed, self.per_sample, self.per_message, self.per_byte])
+
+
+def fitted(points: Sequence[Point], cores: int | None) -> StepModel:
+    """Fit the coefficients, by least squares of the relative errors.
+
+    Args:
+        points: of several numbers of ranks and batches.
+        cores: that the ranks share.
+    """
+    parts = np.array([_parts(p.ranks, p.samples, p.sent_bytes, cores) / p.seconds for p in points])
+    scale = np.abs(parts).max(0)
+    scale[scale == 0] = 1
+    found = nnls(parts / scale, np.ones(len(points)))[0] / scale
+    fixed, per_sample, per_message, per_byte = map(float, found)
+    return StepModel(
+        fixed=fixed, per_sample=per_sample, per_message=per_message, per_byte=per_byte, cores=cores
+    )
+
+
+def _parts(ranks: int, samples: int, sent_bytes: float, cores: int | None) -> np.ndarray:
+    share = 1.0 if cores is None else max(1.0, ranks / cores)
+    return share * np.array([1.0, samples, messages(ranks), sent_bytes])
