@@ -88,20 +88,20 @@ def first_does(work: Callable[[], T], *, patient: bool = False) -> T:
 
 
 class Vote:
-    """A number of each rank, of which all learn the largest; on its way while the ranks work."""
+    """Numbers of each rank, of which all learn the largest; on their way while the ranks work."""
 
-    def __init__(self, number: int) -> None:
-        """Send `number`."""
-        self._largest = torch.tensor(number)
+    def __init__(self, *numbers: int) -> None:
+        """Send them."""
+        self._largest = torch.tensor(numbers)
         self._sent = (
             dist.all_reduce(self._largest, dist.ReduceOp.MAX, async_op=True) if world_size() > 1 else None
         )
 
-    def largest(self) -> int:
-        """Wait for the others."""
+    def largest(self) -> list[int]:
+        """Wait for the others; return the largest of each."""
         if self._sent is not None:
             self._sent.wait()
-        return int(self._largest)
+        return [int(number) for number in self._largest]
 
 
 @contextmanager
