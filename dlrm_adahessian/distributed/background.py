@@ -34,7 +34,9 @@ from dlrm_adahessian.distributed.tensor_file import Entry
 
 IDLE, BUSY, FAILED = 0, 1, 2
 """What a rank's thread does; the largest of all ranks' is what to act on."""
-_NICE = 19  # of 19: the thread takes what the steps leave
+# Of 19. The thread takes what the steps leave. Further down it would starve where more processes than cores compute, and
+# for that long a thread that was put aside while it held the interpreter's lock would hold up the steps too.
+_NICE = 10
 
 
 class _AbandonedError(Exception):
