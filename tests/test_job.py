@@ -182,7 +182,7 @@ def half_written(checkpoints):
 @pytest.mark.slow
 def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished, rows, tmp_path):
     arguments = train(rows, tmp_path / "killed", finished / "cache", "--checkpoint-every", "3")
-    arguments += ["--checkpoint-keep", "3"]
+    arguments += ["--checkpoint-keep", "3", "--eval-every", "20"]
     checkpoints, cut_off = tmp_path / "killed" / "checkpoints", 0
     for _ in range(12):
         process = start(*arguments, "--resume")
@@ -201,6 +201,16 @@ def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished,
     code, _, err = call(*arguments, "--resume")
     assert code == 0, err
     assert len(list(checkpoints.glob("step-*"))) == 3
+    (best,) = (tmp_path / "killed" / "best").glob("step-*")
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    validated = {line["step"]: line["val"]["logloss"] for line in lines if "val" in line}
+    assert len(validated) > 2
+    assert int(best.name.removeprefix("step-")) == min(validated, key=validated.get)
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    scored = ["--run", tmp_path / "killed", "--data-path", prepared, "--out", tmp_path / "x.parquet"]
+    code, out, err = call("evaluate", *scored, "--part", "val", "--best", "--json")
+    assert code == 0, err
+    assert json.loads(out)["logloss"] == pytest.approx(min(validated.values()), rel=1e-6)
     killed = json.loads((tmp_path / "killed" / "summary.json").read_text())
     whole = json.loads((finished / "run" / "summary.json").read_text())
     assert killed["resumed_from_step"] > 0
