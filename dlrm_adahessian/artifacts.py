@@ -79,7 +79,7 @@ class RunDirectory:
 
     @property
     def best(self) -> Path:
-        """The folder of the checkpoint with the best validation, where training may stop early."""
+        """The folder of the checkpoint with the best validation, where there is more than one or training may stop early."""
         return self.path / "best"
 
     @property

@@ -73,6 +73,8 @@ class EvaluateConfig:
     """Parquet file to write: row, label (null where there is none), probability."""
     part: Literal["all", "train", "val", "test"] = "all"
     """Part of prepared rows."""
+    best: bool = False
+    """Score with the checkpoint of the lowest validation log loss, not the last; runs with patience always do."""
     bad_rows: Literal["strict", "quarantine"] = "strict"
     """Stop at the first bad line, or set bad lines aside in OUT.rejects.tsv and count them."""
     json: bool = False
@@ -126,7 +128,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     args = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate")
     from dlrm_adahessian.evaluate import evaluate as score
 
-    found = score(args.run, args.data_path, args.out, part=args.part, bad_rows=args.bad_rows)
+    found = score(args.run, args.data_path, args.out, part=args.part, best=args.best, bad_rows=args.bad_rows)
     _report(found, as_json=args.json)
     return 0
 

@@ -37,6 +37,8 @@ _NOT_RESULTS = (
     "baseline",
     "data_path",
     "checkpoint_every",
+    "checkpoint_keep",
+    "checkpoint_in_background",
     "log_every",
     "bad_rows",
     "device",
@@ -98,6 +100,10 @@ class RunConfig(SharedConfig):
     """Continue from the newest good checkpoint of the run directory."""
     checkpoint_every: int = Field(default=2000, ge=0)
     """Steps from one checkpoint to the next; 0 only at the end and on Ctrl-C."""
+    checkpoint_keep: int = Field(default=2, ge=1)
+    """Last checkpoints to keep; beside them run/best holds the best one where validation happens more than once."""
+    checkpoint_in_background: bool = True
+    """Copy what is saved and write it while training goes on; false needs no memory for the copy, and stops the steps."""
     eval_every: int = Field(default=0, ge=0)
     """Steps from one evaluation on validation rows to the next; 0 at the end of each epoch."""
     patience: int = Field(default=0, ge=0)

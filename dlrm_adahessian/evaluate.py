@@ -46,6 +46,7 @@ def evaluate(
     out: Path,
     *,
     part: Literal["all", "train", "val", "test"] = "all",
+    best: bool = False,
     bad_rows: Literal["strict", "quarantine"] = "strict",
 ) -> dict[str, Any]:
     """Score rows and write `row`, `label`, `probability`.
@@ -55,6 +56,7 @@ def evaluate(
         data_path: raw rows as `--data-path` of training, with labels or without, or a folder of prepared rows.
         out: the parquet file; bad lines go beside it, into OUT.rejects.tsv.
         part: of prepared rows.
+        best: use the checkpoint of the best validation even where the run did not stop early.
         bad_rows: what happens to bad lines of raw rows.
 
     Returns:
@@ -74,7 +76,7 @@ def evaluate(
     with ExitStack() as stack:
         device = find_device("auto")
         stack.enter_context(init_process_group(device))
-        scorer = _Scorer(run, device)
+        scorer = _Scorer(run, device, best=best)
         bad_lines = BadLines(out.with_name(out.name + ".rejects.tsv") if bad_rows == "quarantine" else None)
         stack.callback(bad_lines.close)
         blocks = scorer.prepared(data_path, part) if prepared else scorer.raw(data_path, bad_lines)
@@ -107,7 +109,7 @@ def evaluate(
 class _Scorer:
     """The model of a run, with the vocabulary that it was trained on."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    def __init__(self, path: Path, device: torch.device, *, best: bool) -> None:
         run = RunDirectory(path)
         resolved = run.read_config()
         trained_on = resolved.pop("prepared", {})
@@ -125,10 +127,13 @@ class _Scorer:
         vocabulary = Vocabulary.load(folder)
         self._encoder = vocabulary.encoder()
         self._state = TrainState(config, vocabulary.num_rows, device)
-        checkpoints = run.best if config.patience else run.checkpoints
+        checkpoints = run.best if config.patience or best else run.checkpoints
         found = load_newest_good(checkpoints, config.fingerprint(manifest["fingerprint"]))
         if found is None:
-            raise NoInputError(f"{checkpoints} holds no checkpoint; train with --out {path} first")
+            raise NoInputError(
+                f"{checkpoints} holds no checkpoint; train with --out {path} first"
+                + (", and validate more than once, by --eval-every or --epochs" if best else "")
+            )
         self._state.restore_(found)
         self.checkpoint = found
 

@@ -15,9 +15,11 @@ from dlrm_adahessian.curvature.base import Derivatives, Place
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
-from dlrm_adahessian.distributed import checkpoint
+from dlrm_adahessian.distributed.background import BackgroundSaver
+from dlrm_adahessian.distributed.checkpoint import Checkpoint
 from dlrm_adahessian.distributed.dense_memory import dense_memory
 from dlrm_adahessian.distributed.exchange import gathered, over_ranks, total_over_ranks
+from dlrm_adahessian.distributed.saving import save
 from dlrm_adahessian.distributed.sharding import ShardedLookup
 from dlrm_adahessian.distributed.table_spec import TableSpec
 from dlrm_adahessian.errors import DivergedError, UsageError
@@ -178,10 +180,18 @@ class TrainState:
         return np.concatenate([probability_from_logit(part.numpy()) for part in logits])
 
     def save(
-        self, folder: Path, step: int, state: dict[str, Any], fingerprint: str, *, keep: int = 2
+        self,
+        folder: Path,
+        step: int,
+        state: dict[str, Any],
+        fingerprint: str,
+        *,
+        keep: int = 2,
+        background: BackgroundSaver | None = None,
     ) -> None:
-        """Write a checkpoint; see `checkpoint.save`."""
-        checkpoint.save(
+        """Write a checkpoint, see `saving.save`; with `background`, while training goes on."""
+        begin = save if background is None else background.begin
+        begin(
             folder,
             step=step,
             dense=self._dense_tensors(),
@@ -191,7 +201,7 @@ class TrainState:
             keep=keep,
         )
 
-    def restore_(self, found: checkpoint.Checkpoint) -> None:
+    def restore_(self, found: Checkpoint) -> None:
         """Take up a checkpoint of the same configuration."""
         found.restore_(self._dense_tensors(), list(self.lookup.shards().values()))
         self.estimator.load_state()

@@ -77,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                _flush(file.fileno())
+                flush_to_disk(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -120,27 +120,48 @@ def sealed_folder(final: Path, meta: Mapping[str, object]) -> Generator[Path]:
         A temporary folder beside `final` to write the files into.
     """
     with storage_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = temporary_folder(final)
         try:
-            temporary.mkdir()
             yield temporary
-            _seal(temporary, meta)
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
-            _flush_folder(final.parent)
+            seal(temporary, final, meta, {})
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _seal(folder: Path, meta: Mapping[str, object]) -> None:
-    files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
-    for name in files:
-        with (folder / name).open("rb") as file:
-            _flush(file.fileno())
-    write_json(folder / MANIFEST, {**meta, "files": files})
+def temporary_folder(final: Path) -> Path:
+    """Make an empty folder beside `final`, for `seal` to rename; raises `OSError`."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    return temporary
+
+
+def seal(
+    temporary: Path, final: Path, meta: Mapping[str, object], entries: Mapping[str, Mapping[str, int | str]]
+) -> None:
+    """Write the manifest of a folder, flush, and rename it to its name; raises `OSError`.
+
+    Args:
+        temporary: a folder of `temporary_folder` with all its files.
+        final: its name; whatever stands there is replaced, and a kill at that moment leaves neither.
+        meta: what the manifest says beside the files.
+        entries: by file name, size and digest of files that are on disk already, so as not to read them again.
+    """
+    files = {
+        path.name: entries.get(path.name) or _flushed_entry(path) for path in sorted(temporary.iterdir())
+    }
+    write_json(temporary / MANIFEST, {**meta, "files": files})
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _flush_folder(final.parent)
+
+
+def _flushed_entry(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        flush_to_disk(file.fileno())
+    return _entry(path)
 
 
 def _entry(path: Path) -> dict[str, int | str]:
@@ -209,13 +230,14 @@ def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
         yield
 
 
-def _flush(descriptor: int) -> None:
+def flush_to_disk(descriptor: int) -> None:
+    """Wait until all that was written to an open file is on disk."""
     os.fsync(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _flush(descriptor)
+        flush_to_disk(descriptor)
     finally:
         os.close(descriptor)

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.background import BackgroundSaver
 from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.plan import write_plan
 from dlrm_adahessian.distributed.process_group import init_process_group
@@ -136,6 +138,7 @@ class _Fit:
         self.state = TrainState(config, data.vocabulary.num_rows, device)
         self.loader = _training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
+        self.eval_every = config.eval_every or self.loader.batches_per_epoch
         self.journal: Journal | None = None
         if ranks.is_first():
             write_plan(run.plan, self.state.lookup.plan)
@@ -144,6 +147,7 @@ class _Fit:
             journal = Journal(run, log_every=config.log_every, total_steps=self.total_steps)
             self.journal = stack.enter_context(journal)
         self.stop = stack.enter_context(StopRequest())
+        self.saver = stack.enter_context(BackgroundSaver())
         self.progress = Progress()
         self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
         self.clock = _Clock()
@@ -157,7 +161,7 @@ class _Fit:
             epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
             coming = on_device(self.loader.batches(epoch, first), self.device)
             for batch in self.state.sent_ahead(coming):
-                signal = ranks.Vote(self.stop.received)
+                vote = ranks.Vote(self.stop.received, self.saver.status())
                 began = time.perf_counter()
                 loss, probability = self._step(batch)
                 self.clock.add(time.perf_counter() - began, len(probability))
@@ -170,7 +174,9 @@ class _Fit:
                         self.clock.summary,
                         progressive=epoch == 0,
                     )
-                self._evaluate_and_save(signal.largest())
+                signal, saving = vote.largest()
+                self.saver.proceed(saving)
+                self._evaluate_and_save(signal)
                 if self.progress.stopped_early:
                     break
         return self._finish()
@@ -209,10 +215,13 @@ class _Fit:
     def _evaluate_and_save(self, signal: int) -> None:
         config, progress = self.config, self.progress
         step, last = progress.step, progress.step == self.total_steps
-        if step % (config.eval_every or self.loader.batches_per_epoch) == 0 or last:
+        if step % self.eval_every == 0 or last:
             self._validate()
-        if (config.checkpoint_every and step % config.checkpoint_every == 0) or last or signal:
-            self._save()
+        if last or signal:
+            self.saver.finish()
+            self._save(self.directory.checkpoints, config.checkpoint_keep, background=False)
+        elif config.checkpoint_every and step % config.checkpoint_every == 0:
+            self._save(self.directory.checkpoints, config.checkpoint_keep)
         if signal and not last:
             logger.info("stopped at step %d; continue with --resume", step)
             self.stop.leave(signal)
@@ -224,18 +233,18 @@ class _Fit:
             self.journal.validated(progress.step, found, self.clock.summary())
         if progress.best_logloss is None or found.logloss < progress.best_logloss:  # pyright: ignore[reportOptionalOperand], val rows exist
             progress.best_logloss, progress.evaluations_since_best = found.logloss, 0
-            if self.config.patience:
-                self._save(best=True)
+            if self.config.patience or self.eval_every < self.total_steps:
+                self._save(self.directory.best, keep=1)
         else:
             progress.evaluations_since_best += 1
         progress.stopped_early = 0 < self.config.patience <= progress.evaluations_since_best
 
-    def _save(self, *, best: bool = False) -> None:
+    def _save(self, folder: Path, keep: int, *, background: bool = True) -> None:
         state = {"progress": vars(self.progress), "timing": self.clock.state()}
         if self.journal is not None:
             state |= self.journal.position()
-        folder = self.directory.best if best else self.directory.checkpoints
-        self.state.save(folder, self.progress.step, state, self.fingerprint, keep=1 if best else 2)
+        saver = self.saver if background and self.config.checkpoint_in_background else None
+        self.state.save(folder, self.progress.step, state, self.fingerprint, keep=keep, background=saver)
 
     def _resume(self) -> int:
         if not self.config.resume:
@@ -271,6 +280,7 @@ class _Fit:
 
     def _finish(self) -> Fitted | None:
         timing = self.clock.summary()
+        self.saver.finish()
         if self.config.patience and (best := load_newest_good(self.directory.best, self.fingerprint)):
             self.state.restore_(best)
             self.validation = None

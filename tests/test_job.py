@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,51 @@ def test_killed_and_resumed_equals_uninterrupted(finished, rows, tmp_path):
         process.communicate()
     code, _, err = call(*arguments, "--resume")
     assert code == 0, err
+    killed = json.loads((tmp_path / "killed" / "summary.json").read_text())
+    whole = json.loads((finished / "run" / "summary.json").read_text())
+    assert killed["resumed_from_step"] > 0
+    assert without_clock(killed) == without_clock(whole)
+
+
+def half_written(checkpoints):
+    """Whether a checkpoint is under way, and holds files already."""
+    with suppress(FileNotFoundError):  # it was committed meanwhile
+        return any(checkpoints.glob(".step-*[0-9].tmp/*.safetensors"))
+    return False
+
+
+@pytest.mark.slow
+def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished, rows, tmp_path):
+    arguments = train(rows, tmp_path / "killed", finished / "cache", "--checkpoint-every", "3")
+    arguments += ["--checkpoint-keep", "3", "--eval-every", "20"]
+    checkpoints, cut_off = tmp_path / "killed" / "checkpoints", 0
+    for _ in range(12):
+        process = start(*arguments, "--resume")
+        committed = set(checkpoints.glob("step-*"))
+        while process.poll() is None:  # a checkpoint of this sitting, and the next one under way
+            if half_written(checkpoints) and set(checkpoints.glob("step-*")) - committed:
+                process.kill()
+            time.sleep(0.001)
+        process.communicate()
+        if process.returncode == 0:
+            pytest.fail("the run ended before a checkpoint was cut off")
+        cut_off += half_written(checkpoints)
+        if cut_off == 2:
+            break
+    assert cut_off == 2
+    code, _, err = call(*arguments, "--resume")
+    assert code == 0, err
+    assert len(list(checkpoints.glob("step-*"))) == 3
+    (best,) = (tmp_path / "killed" / "best").glob("step-*")
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    validated = {line["step"]: line["val"]["logloss"] for line in lines if "val" in line}
+    assert len(validated) > 2
+    assert int(best.name.removeprefix("step-")) == min(validated, key=validated.get)
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    scored = ["--run", tmp_path / "killed", "--data-path", prepared, "--out", tmp_path / "x.parquet"]
+    code, out, err = call("evaluate", *scored, "--part", "val", "--best", "--json")
+    assert code == 0, err
+    assert json.loads(out)["logloss"] == pytest.approx(min(validated.values()), rel=1e-6)
     killed = json.loads((tmp_path / "killed" / "summary.json").read_text())
     whole = json.loads((finished / "run" / "summary.json").read_text())
     assert killed["resumed_from_step"] > 0

@@ -186,7 +186,9 @@ def test_the_bytes_are_flushed_before_the_name_changes(
 ) -> None:
     """A rename may reach the disk before data that was never flushed; then a power cut leaves an empty file."""
     flushed: list[int] = []
-    monkeypatch.setattr(storage, "_flush", lambda descriptor: flushed.append(os.fstat(descriptor).st_size))
+    monkeypatch.setattr(
+        storage, "flush_to_disk", lambda descriptor: flushed.append(os.fstat(descriptor).st_size)
+    )
     write_text(tmp_path / "x", "hello")
     assert flushed[0] == len("hello")
 

@@ -1,4 +1,4 @@
-"""Checkpoints: sealed folders of safetensors and JSON, never a pickle.
+"""Checkpoints: sealed folders of safetensors and JSON, never a pickle; here they are read, in saving.py written.
 
     checkpoints/
       step-00000123/
@@ -12,12 +12,8 @@ Tables are row ranges, so that another number of ranks can read the rows it owns
 shards into a folder that all of them see; when all have written, the first one writes the rest, seals it and commits.
 """
 
-import dataclasses
-import json
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +24,15 @@ from torch import Tensor
 
 from dlrm_adahessian.distributed import ranks, step_folders
 from dlrm_adahessian.distributed.table_shard import TableShard
-from dlrm_adahessian.distributed.tensor_file import Piece, write_tensors
-from dlrm_adahessian.errors import CheckpointError, DivergedError
-from dlrm_adahessian.storage import (
-    DamagedFolderError,
-    read_sealed,
-    sealed_folder,
-    storage_errors,
-    write_json,
-)
+from dlrm_adahessian.distributed.tensor_file import Piece
+from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.storage import DamagedFolderError, read_sealed, storage_errors
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_DENSE = "dense.safetensors"
-_STATE = "state.json"
+DENSE = "dense.safetensors"
+STATE = "state.json"
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 
@@ -94,7 +84,7 @@ class Checkpoint:
         Raises:
             CheckpointError: a name, shape, dtype or row range differs from what was saved.
         """
-        pieces = [Piece(path=self.path / _DENSE, owner="dense", rows=None, targets=dense)]
+        pieces = [Piece(path=self.path / DENSE, owner="dense", rows=None, targets=dense)]
         for shard in shards:
             pieces += self._pieces(shard)
         try:
@@ -153,79 +143,6 @@ class Checkpoint:
                 f"{self.path} lacks rows {row:,} to {end:,} of a table {shard.table} with "
                 f"{shard.table_rows:,} rows; resume with the configuration that saved it"
             )
-
-
-def save(
-    folder: Path,
-    *,
-    step: int,
-    fingerprint: str,
-    dense: Mapping[str, Tensor],
-    shards: Sequence[TableShard],
-    state: Mapping[str, object],
-    keep: int = 2,
-) -> Path:
-    """Commit a checkpoint, then remove old ones. Killed anywhere, it leaves the old or the new one whole.
-
-    All ranks call it; it fails on all of them when it fails on one.
-
-    Args:
-        folder: the folder of all checkpoints of the run, to which no other run writes.
-        step: steps done.
-        fingerprint: identifies the configuration that the tensors belong to (`storage.fingerprint`).
-        dense: tensors of any shape, by name; the first rank's are saved.
-        shards: the table rows of this rank.
-        state: JSON values, by name; the first rank's are saved.
-        keep: checkpoints to keep, this one included; at least 1.
-
-    Returns:
-        The new checkpoint's folder.
-    """
-    ranks.agreed(lambda: _require_finite(step, dense, shards, state))
-    with ExitStack() as stack:
-
-        def begin() -> list[str]:
-            with storage_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                step_folders.remove_leftovers(folder)
-                final = step_folders.unused(folder, step)
-            meta = {"format": FORMAT, "fingerprint": fingerprint, "step": step}
-            return [str(final), str(stack.enter_context(sealed_folder(final, meta)))]
-
-        final, temporary = map(Path, ranks.first_does(begin))
-        stored = ranks.agreed(lambda: _write_shards(temporary, shards))
-
-        def commit() -> None:
-            with storage_errors(final):
-                write_tensors(temporary / _DENSE, dense)
-                ranges = [rows for of_rank in stored for rows in of_rank]
-                write_json(temporary / _STATE, {"state": state, "stored": ranges})
-                stack.close()
-                step_folders.commit(final, keep)
-
-        ranks.first_does(commit)
-    return final
-
-
-def _write_shards(folder: Path, shards: Sequence[TableShard]) -> list[dict[str, Any]]:
-    """Write the shards of this rank; return their `StoredRows` as JSON values."""
-    stored: list[dict[str, Any]] = []
-    with storage_errors(folder):
-        for index, shard in enumerate(shards):
-            file = f"tables-{index * ranks.world_size() + ranks.rank():05d}.safetensors"
-            write_tensors(folder / file, shard.tensors)
-            rows = StoredRows(
-                file=file,
-                table=shard.table,
-                first_row=shard.first_row,
-                rows=shard.rows,
-                table_rows=shard.table_rows,
-                first_column=shard.first_column,
-                columns=None if shard.is_whole else shard.columns,
-                table_columns=None if shard.is_whole else shard.table_columns,
-            )
-            stored.append(dataclasses.asdict(rows))
-    return stored
 
 
 def load(path: Path, fingerprint: str) -> Checkpoint:
@@ -301,17 +218,17 @@ def _verified(path: Path, fingerprint: str) -> Checkpoint:
     if not isinstance(step, int) or step_folders.step_of(path) != step:
         raise DamagedFolderError(f"{path} holds step {step!r}, not the one of its name")
     found = _opened(path, step)
-    if {_DENSE, _STATE, *(rows.file for rows in found.stored)} != set(manifest["files"]):
-        raise DamagedFolderError(f"{path} holds other files than its {_STATE} lists")
+    if {DENSE, STATE, *(rows.file for rows in found.stored)} != set(manifest["files"]):
+        raise DamagedFolderError(f"{path} holds other files than its {STATE} lists")
     return found
 
 
 def _opened(path: Path, step: int) -> Checkpoint:
     """Read what a checkpoint says of itself, verifying nothing."""
     try:
-        contents = pydantic.TypeAdapter(_Contents).validate_json((path / _STATE).read_bytes())
+        contents = pydantic.TypeAdapter(_Contents).validate_json((path / STATE).read_bytes())
     except (OSError, pydantic.ValidationError) as error:
-        raise DamagedFolderError(f"{path / _STATE} is no state of a checkpoint: {error}") from error
+        raise DamagedFolderError(f"{path / STATE} is no state of a checkpoint: {error}") from error
     return Checkpoint(path=path, step=step, state=contents.state, stored=contents.stored)
 
 
@@ -325,28 +242,3 @@ def _refusal(path: Path, reason: str) -> str:
         f"{reason}. A checkpoint is used whole or not at all: remove {path} to use the one before it, "
         "or start anew with another --out"
     )
-
-
-def _require_finite(
-    step: int, dense: Mapping[str, Tensor], shards: Sequence[TableShard], state: Mapping[str, object]
-) -> None:
-    named = [*dense.items()]
-    named += [(f"{shard.table}/{name}", tensor) for shard in shards for name, tensor in shard.tensors.items()]
-    for name, tensor in named:
-        # The extremes are NaN or infinite when any entry is; they cost no temporary of the table's size.
-        if (
-            tensor.is_floating_point()
-            and tensor.numel()
-            and not all(map(math.isfinite, tensor.detach().aminmax()))
-        ):
-            raise DivergedError(
-                f"a checkpoint holds finite values only, and {name} of step {step} does not; "
-                "lower the learning rate, and resume from the checkpoint before"
-            )
-    try:
-        json.dumps(state, allow_nan=False)
-    except ValueError as error:
-        raise DivergedError(
-            f"a checkpoint holds finite values only, and the state of step {step} does not: {error}; "
-            "lower the learning rate, and resume from the checkpoint before"
-        ) from error

@@ -22,6 +22,7 @@ from dlrm_adahessian.errors import LostRankError, ProgramError, ToldElsewhereErr
 T = TypeVar("T")
 _POLL = 0.02  # seconds between two looks at the store
 _FAREWELL = 5.0  # seconds that a rank which failed waits for the others to hear of it: it may hold the store
+_VOICE = "voice"  # the key under which the rank that tells of a failure stands
 _FROM_GLOO = (
     "gloo",
     "Application timeout caused pair closure",
@@ -77,6 +78,8 @@ def agreed(work: Callable[[], T], *, patient: bool = False) -> list[T]:
     store.delete_key(_key(number - 1, rank()))  # that all have read, since all came here
     if failures := [answer["failed"] for answer in answers if "failed" in answer]:
         store.add(_key(number, "heard"), 1)
+        if is_first():  # it may hold the store, where the rank that failed takes its turn to speak
+            _wait(lambda: store.check([_VOICE]), _FAREWELL)
         raise ToldElsewhereError(failures[0])
     return [answer["value"] for answer in answers]
 
@@ -88,20 +91,20 @@ def first_does(work: Callable[[], T], *, patient: bool = False) -> T:
 
 
 class Vote:
-    """A number of each rank, of which all learn the largest; on its way while the ranks work."""
+    """Numbers of each rank, of which all learn the largest; on their way while the ranks work."""
 
-    def __init__(self, number: int) -> None:
-        """Send `number`."""
-        self._largest = torch.tensor(number)
+    def __init__(self, *numbers: int) -> None:
+        """Send them."""
+        self._largest = torch.tensor(numbers)
         self._sent = (
             dist.all_reduce(self._largest, dist.ReduceOp.MAX, async_op=True) if world_size() > 1 else None
         )
 
-    def largest(self) -> int:
-        """Wait for the others."""
+    def largest(self) -> list[int]:
+        """Wait for the others; return the largest of each."""
         if self._sent is not None:
             self._sent.wait()
-        return int(self._largest)
+        return [int(number) for number in self._largest]
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def _is_heard() -> bool:
     if world_size() == 1:
         return True
     try:
-        return _get_default_store().compare_set("voice", "", str(rank())) == str(rank()).encode()
+        return _get_default_store().compare_set(_VOICE, "", str(rank())) == str(rank()).encode()
     except RuntimeError:  # the store went with the rank that held it, which has told or was killed
         return False
 

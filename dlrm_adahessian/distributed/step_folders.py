@@ -41,7 +41,7 @@ def unused(folder: Path, step: int) -> Path:
 
 
 def commit(new: Path, keep: int) -> None:
-    """Name `new` the latest, then remove the checkpoints that it replaces.
+    """Name `new` the latest, and give those that it replaces names of leftovers, to be removed when there is time.
 
     Those of the same or a later step are replaced too: the run went back to before them.
 
@@ -53,9 +53,7 @@ def commit(new: Path, keep: int) -> None:
     others = [path for path in newest_first(new.parent) if path != new]
     earlier = [path for path in others if _order(path)[0] < _order(new)[0]]
     for path in set(others) - set(earlier[: keep - 1]):
-        doomed = path.with_name(f".{path.name}.old.tmp")
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        path.rename(path.with_name(f".{path.name}.old.tmp"))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -6,15 +6,23 @@ to the host at once, and does not raise `OSError` when the disk is full.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import safe_open
 from torch import Tensor
 
 from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.storage import flush_to_disk
+
+Entry = dict[str, int | str]
+_BLOCK = 4 << 20  # bytes
+# Bytes after which a file is flushed. Otherwise gigabytes pile up in the page cache until the kernel makes whoever
+# writes next wait, and others' small flushes wait behind them.
+_UNFLUSHED = 64 << 20
 
 DTYPES = {
     torch.float64: "F64",
@@ -30,14 +38,24 @@ DTYPES = {
 }
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors` to a new file.
+def _nothing() -> None:
+    pass
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, between: Callable[[], None] = _nothing
+) -> Entry:
+    """Write `tensors` to a new file, and flush it to disk.
 
     A tensor on a device or one that is not contiguous is copied to the host while it is written.
 
     Args:
         path: the file.
         tensors: of any shape and a dtype in `DTYPES`; they may share storage.
+        between: called between blocks of some megabytes.
+
+    Returns:
+        What the manifest says of the file: its size, and its digest as taken of the memory that was written.
 
     Raises:
         ValueError: a dtype has no name in the format.
@@ -54,10 +72,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         offset = span[1]
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
+    digest, written, unflushed = xxhash.xxh3_128(), 0, 0
     with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for _, tensor in ordered:
-            file.write(_raw(tensor))
+        for block in _blocks(len(encoded).to_bytes(8, "little") + encoded, ordered):
+            between()
+            digest.update(block)
+            file.write(block)
+            written += len(block)
+            unflushed += len(block)
+            if unflushed >= _UNFLUSHED:
+                file.flush()
+                flush_to_disk(file.fileno())
+                unflushed = 0
+        file.flush()
+        flush_to_disk(file.fileno())
+    return {"bytes": written, "xxh3_128": digest.hexdigest()}
+
+
+def _blocks(header: bytes, ordered: Sequence[tuple[str, Tensor]]) -> Iterator[bytes | memoryview]:
+    yield header
+    for _, tensor in ordered:
+        raw = _raw(tensor)
+        for first in range(0, len(raw), _BLOCK):
+            yield raw[first : first + _BLOCK]
 
 
 def _raw(tensor: Tensor) -> memoryview:

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.distributed.checkpoint import Checkpoint, TableShard, save
+from dlrm_adahessian.distributed.checkpoint import Checkpoint
+from dlrm_adahessian.distributed.saving import save
+from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.storage import fingerprint
 
 RUN = fingerprint({"lr": 0.1})

@@ -1,0 +1,154 @@
+"""What a checkpoint costs the steps: written in the background, and written while they wait.
+
+    python -m benchmarks.checkpoint [--json] [--rounds N] [--cardinality-scale S ...] [--folder DIR]
+
+The Kaggle model under the hybrid, tables as tall as Criteo Kaggle's times a scale, drawn batches of 2048. A round takes
+turns: steps alone, then a checkpoint in the background and the steps until it is committed and what it replaces is removed,
+then as many steps alone. `background_loss` is the time of the middle part, snapshot and commit included, over that of
+as many steps alone, less 1; alone is the mean of before and after. `lost_seconds` is the same as a difference, which does
+not shrink when a slower disk stretches the checkpoint. `synchronous_seconds` is one that the steps wait for, and
+`synchronous_loss` what that costs as many steps. Medians over the rounds; one round before them takes the memory. Give
+a folder on the disk to be measured.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.kaggle import batches, table_sizes
+from benchmarks.printing import print_rows
+from benchmarks.training import Steps, run_config
+from dlrm_adahessian.data.loader import Batch
+from dlrm_adahessian.distributed.background import IDLE, BackgroundSaver
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.memory import keep_freed_memory
+
+_BATCH = 2048
+_SCALES = (1.0, 0.01)  # of the published cardinalities
+_DRAWN = 64  # batches, drawn once and repeated
+_KEEP = 2
+
+
+class _Rounds:
+    """Trains, and saves now and then; steps are counted in whole cycles of the curvature schedule."""
+
+    def __init__(self, scale: float, folder: Path, saver: BackgroundSaver) -> None:
+        config = run_config("hybrid", _BATCH)
+        self.training = Steps(config, table_sizes(scale))
+        self._cycle, self._folder, self._saver = config.curvature_every, folder, saver
+        drawn = batches(_BATCH, scale, np.random.default_rng(0))
+        self._batches = _repeated([next(drawn) for _ in range(_DRAWN)])
+        self._saved = 0
+
+    def __call__(self) -> dict[str, float]:
+        self._steps(self._cycle)
+        began = time.perf_counter()
+        self._save(self._saver)
+        snapshot = time.perf_counter() - began
+        written, commit, steps = self._steps_until_removed()
+        background = time.perf_counter() - began
+        after = self._steps(steps)
+        began = time.perf_counter()
+        self._save(None)
+        synchronous = time.perf_counter() - began
+        self._steps(self._cycle)
+        alone = (after + self._steps(steps)) / 2
+        return {
+            "steps": steps,
+            "step_ms": 1e3 * alone / steps,
+            "background_loss": background / alone - 1,
+            "lost_seconds": background - alone,
+            "snapshot_seconds": snapshot,
+            "written_seconds": written,
+            "commit_seconds": commit,
+            "synchronous_seconds": synchronous,
+            "synchronous_loss": synchronous / alone,
+        }
+
+    def warm_up(self) -> None:
+        """Train on each batch once."""
+        self._steps(_DRAWN)
+
+    def _steps_until_removed(self) -> tuple[float, float, int]:
+        """Train until nothing is left for the thread; return when all was written, the seconds of the commit, the steps."""
+        began, steps = time.perf_counter(), 0
+        written = commit = 0.0
+        while True:
+            for _ in range(self._cycle):
+                self._steps(1)
+                steps += 1
+                if (status := self._saver.status()) == IDLE and not commit:
+                    written = time.perf_counter() - began
+                    self._saver.proceed(status)
+                    commit = time.perf_counter() - began - written
+            if commit and self._saver.status() == IDLE:
+                return written, commit, steps
+
+    def _steps(self, number: int) -> float:
+        began = time.perf_counter()
+        for _ in range(number):
+            self.training(next(self._batches))
+        return time.perf_counter() - began
+
+    def _save(self, saver: BackgroundSaver | None) -> None:
+        self._saved += 1
+        self.training.state.save(self._folder, self._saved, {}, "benchmark", keep=_KEEP, background=saver)
+
+
+def measure(scale: float, rounds: int, folder: Path) -> dict[str, float]:
+    """Return the medians of one height of the tables."""
+    process = psutil.Process()
+    with BackgroundSaver() as saver:
+        run = _Rounds(scale, folder, saver)
+        run.warm_up()
+        before = process.memory_info().rss
+        run()
+        extra = process.memory_info().rss - before
+        found = [run() for _ in range(rounds)]
+        copied = saver.memory.num_bytes()
+    medians = {name: statistics.median(each[name] for each in found) for name in found[0]}
+    return {
+        "table_rows": float(sum(table_sizes(scale))),
+        "checkpoint_bytes": float(copied),
+        "extra_memory_bytes": float(extra),
+        **medians,
+        "background_mb_per_second": copied / medians["written_seconds"] / 1e6,
+        "synchronous_mb_per_second": copied / medians["synchronous_seconds"] / 1e6,
+        "rounds": float(rounds),
+    }
+
+
+def _repeated(drawn: list[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from drawn
+
+
+def main() -> None:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds per height of the tables")
+    parser.add_argument("--cardinality-scale", type=float, nargs="+", default=_SCALES)
+    parser.add_argument(
+        "--folder", type=Path, help="on the disk to be measured; default: that of temporary files"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    args = parser.parse_args()
+    keep_freed_memory()  # as the program does
+    found: list[dict[str, float]] = []
+    with init_process_group():
+        for scale in args.cardinality_scale:
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                found.append(measure(scale, args.rounds, Path(folder)))
+    print_rows(found, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
