@@ -46,7 +46,9 @@ def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> b
     wait_until(lambda: beginnings(sitting.printed()), sitting.alive)
     begun = beginnings(sitting.printed())
     if not begun or begun[0] < before:
-        outcome.lose(f"checkpoint {before} was committed, and the next start said {sitting.printed()[-300:]!r}")
+        outcome.lose(
+            f"checkpoint {before} was committed, and the next start said {sitting.printed()[-300:]!r}"
+        )
     if not last:
         first = begun[0] if begun else 0
         # A third of the blows fall before the first step is done.

@@ -41,9 +41,7 @@ def stops(times: int, folder: Path) -> Iterator[Outcome]:
     yield _campaign(5, tried, times, folder, signal.SIGSTOP, _STOPPED_LIMIT)
 
 
-def _campaign(
-    line: int, tried: str, times: int, folder: Path, blow: signal.Signals, limit: float
-) -> Outcome:
+def _campaign(line: int, tried: str, times: int, folder: Path, blow: signal.Signals, limit: float) -> Outcome:
     whole = uninterrupted(folder, 2)
     rng = random.Random(times)
     with counting(line, tried, times) as (outcome, show):

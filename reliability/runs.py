@@ -184,8 +184,10 @@ def _pairs(run: Path, other: Path) -> Iterator[tuple[str, object, object]]:
     yield "checkpoint/state.json", _state(mine), _state(others)
     for name in ("progressive.f32", "test.f32"):
         yield name, _bytes(run / name), _bytes(other / name)
-    yield "summary.json", without_clock(read_json(run / "summary.json")), without_clock(
-        read_json(other / "summary.json")
+    yield (
+        "summary.json",
+        without_clock(read_json(run / "summary.json")),
+        without_clock(read_json(other / "summary.json")),
     )
     for name, lines in (("metrics.jsonl", _metrics(run)), ("window of metrics.jsonl", _windows(run))):
         yield name, lines, (_metrics if name == "metrics.jsonl" else _windows)(other)
