@@ -19,6 +19,7 @@ from reliability.runs import (
     wait_until,
 )
 
+_OFTEN = 2  # steps from one checkpoint to the next, so that many kills fall into one
 _SPAN = 1.5  # seconds after the first step of a sitting within which it is killed
 
 
@@ -42,7 +43,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> bool:
     """Let the run go on for a while; return whether it was killed, and not finished."""
     before = committed(out)
-    sitting = Single(job(out, "--resume"), out.with_suffix(".log"))
+    sitting = Single(job(out, "--resume", "--checkpoint-every", _OFTEN), out.with_suffix(".log"))
     wait_until(lambda: beginnings(sitting.printed()), sitting.alive)
     begun = beginnings(sitting.printed())
     if not begun or begun[0] < before:

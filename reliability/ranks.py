@@ -26,6 +26,7 @@ _LIMIT = 20.0  # seconds from a kill to the first step after it
 _TIMEOUT = 5  # seconds, as --timeout
 # A stopped rank is given up after the timeout, and torchrun, whose SIGTERM it does not hear, kills it 30 s later.
 _STOPPED_LIMIT = _LIMIT + _TIMEOUT + 30
+_OFTEN = 2  # steps from one checkpoint to the next, so that many blows fall into one
 _BLOWS = 5  # restarts of one launcher
 _SPAN = 2.0  # seconds after the first step of a sitting within which the blow falls
 
@@ -51,7 +52,7 @@ def _campaign(line: int, tried: str, times: int, folder: Path, blow: signal.Sign
             out = folder / f"run-{number}"
             number += 1
             blows = min(_BLOWS, times - outcome.times)
-            flags = job(out, "--resume", "--timeout", _TIMEOUT)
+            flags = job(out, "--resume", "--timeout", _TIMEOUT, "--checkpoint-every", _OFTEN)
             launched = Launched(2, blows, flags, out.with_suffix(".log"))
             try:
                 for _ in range(blows):

@@ -8,7 +8,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,11 @@ class Single:
         self._log = log.with_suffix(".0")
         self._log.unlink(missing_ok=True)
         (self.process,) = worlds.start(1, _alone, arguments, log=log)
+
+    @property
+    def pid(self) -> int:
+        """Of the process; it has one as long as it was not waited for."""
+        return self.process.pid or 0
 
     def alive(self) -> bool:
         """Whether it has not ended."""
@@ -228,6 +232,3 @@ def _windows(run: Path) -> object:
 def is_writing(run: Path) -> bool:
     """Whether a checkpoint is, or was, half written: its temporary folder is there."""
     return any((run / "checkpoints").glob(".*.tmp"))
-
-
-Process = Single | Launched | BaseProcess
