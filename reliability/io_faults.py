@@ -13,8 +13,8 @@ from dlrm_adahessian.errors import CheckpointError, ProgramError, StorageError
 from reliability.outcome import Outcome, counting
 from reliability.runs import Single, committed, job
 from tests.distributed.checkpoints import RUN, copies_of, save_seed, seed_of
-from tests.faults import disk_full, each_operation, io_error, kill
 from tests.faults import Outcome as Fate
+from tests.faults import disk_full, each_operation, io_error, kill
 
 _FILE_SYSTEM = 16 << 20  # bytes
 _LEFT = 1 << 12  # bytes by which each try has more room than the one before
