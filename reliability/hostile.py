@@ -30,7 +30,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
     if not times:
         return
     yield _pickles(folder / "pickles")
-    yield _source()
+    yield source()
     yield _configs(folder / "configs")
     yield _archives(folder / "archives")
     yield _names(folder / "names")
@@ -146,7 +146,8 @@ def _forbidden_in_call(node: ast.Call) -> list[str]:
     return names
 
 
-def _source() -> Outcome:
+def source() -> Outcome:
+    """Search the source of the program."""
     files = [*sorted((ROOT / "dlrm_adahessian").rglob("*.py")), ROOT / "train.py"]
     with counting(
         15, "the source has no pickle, eval, exec, extractall, allow_pickle, torch.load, shell", len(files)

@@ -31,11 +31,12 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
         "error": (3, io_error, "an I/O error, after half of the bytes where it is a write,"),
     }
     for name, (line, fault, words) in faults.items():
-        yield _each(folder / name, line, f"{words} at each file operation of a save", fault)
+        yield each(folder / name, line, f"{words} at each file operation of a save", fault)
     yield full(folder / "full-file-system")
 
 
-def _each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outcome:
+def each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outcome:
+    """Save once more than there are operations, each time with the fault at another one."""
     template = folder / "checkpoints"
     for seed in (1, 2):
         save_seed(template, seed)

@@ -16,6 +16,7 @@ from reliability.outcome import Outcome, counting
 from reliability.runs import ROOT
 
 _LIMIT = 1 << 30  # bytes
+_NOISE = 16 << 20  # bytes
 _WATCH = 1.0  # seconds
 _SLOT = 8  # bytes of a token in a hash table, which is at most half empty (data/vocabulary.py)
 
@@ -38,6 +39,8 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
             outcome.miss(f"{times} lines in, {made['rows_kept']} kept and {made['rows_rejected']} rejected")
         if peak > _LIMIT:
             outcome.lose(f"{peak >> 20} MiB resident")
+        if _growth(samples, times) > made["table_rows"] * 2 * _SLOT + _NOISE:
+            outcome.lose(f"grew by {outcome.figures['growth_mib']} MiB while lines were read")
         if not samples:
             outcome.lose("no look at its memory")
         show()
