@@ -53,3 +53,4 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, a
 .PHONY: reliability
 reliability: $(STAMP) ## kills, damage, bad and hostile input, as often as docs/reliability.md says; an hour, leave the machine idle
 	$(BIN)/python -m reliability
+	$(BIN)/python -m reliability.plot

@@ -77,7 +77,7 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.campaigns) - set(CAMPAIGNS):
         parser.error(f"a campaign is one of {', '.join(CAMPAIGNS)}, got {', '.join(unknown)}")
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     outcomes: list[Outcome] = []
     for name in args.campaigns or CAMPAIGNS:
         campaign, published = CAMPAIGNS[name]
