@@ -13,8 +13,8 @@ from dlrm_adahessian.errors import CheckpointError, ProgramError, StorageError
 from reliability.outcome import Outcome, counting
 from reliability.runs import Single, committed, job
 from tests.distributed.checkpoints import RUN, copies_of, save_seed, seed_of
-from tests.faults import disk_full, each_operation, io_error, kill
 from tests.faults import Outcome as Fate
+from tests.faults import disk_full, each_operation, io_error, kill
 
 _FILE_SYSTEM = 16 << 20  # bytes
 _LEFT = 1 << 12  # bytes by which each try has more room than the one before
@@ -31,11 +31,12 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
         "error": (3, io_error, "an I/O error, after half of the bytes where it is a write,"),
     }
     for name, (line, fault, words) in faults.items():
-        yield _each(folder / name, line, f"{words} at each file operation of a save", fault)
+        yield each(folder / name, line, f"{words} at each file operation of a save", fault)
     yield full(folder / "full-file-system")
 
 
-def _each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outcome:
+def each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outcome:
+    """Save once more than there are operations, each time with the fault at another one."""
     template = folder / "checkpoints"
     for seed in (1, 2):
         save_seed(template, seed)

@@ -66,7 +66,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
     """Read each kind of odd line at each place, strictly and with quarantine; `times` is 0 for not at all."""
     if not times:
         return
-    truth = _prepared(folder, Case(_TEXT), "strict", 1 << 20)[1]
+    truth = prepared(folder, Case(_TEXT), "strict", 1 << 20)[1]
     tried = "20 kinds of odd line at 4 places, strict and quarantine, through prepare"
     with counting(12, tried, 2 * len(PLACES) * 20) as (outcome, show):
         for kind, place, case in cases():
@@ -141,13 +141,11 @@ def _cut_short(index: int) -> Case:
 
 def _judge(folder: Path, case: Case, mode: str, block: int, truth: object) -> Iterator[str]:
     """Yield what was wrong with a reading."""
-    code, prepared, printed, rejects = _prepared(folder, case, mode, block)
-    if "left behind" in printed:
-        yield f"silent: {printed[-200:]}"
+    code, rows_read, printed, rejects = prepared(folder, case, mode, block)
     if case.fate is _ACCEPTED:
         if code:
             yield f"must be accepted, exit {code}: {printed[-200:]}"
-        elif prepared != truth:
+        elif rows_read != truth:
             yield "silent: the rows changed"
     elif case.fate is _REFUSED or mode == "strict":
         place = f"train.txt:{case.line}:{case.column}: .*{case.reason}" if case.line else "must |are needed"
@@ -155,21 +153,24 @@ def _judge(folder: Path, case: Case, mode: str, block: int, truth: object) -> It
             yield "silent: it was taken"
         elif code != 65 or not re.search(place, printed):
             yield f"exit 65 and {place} expected, exit {code}: {printed[-300:]}"
+    elif code:
+        yield f"must be put aside, exit {code}: {printed[-200:]}"
     else:
-        rows, bad = parse(case.data)
-        found = json.loads(printed or "{}") if code == 0 else {}
-        if code:
-            yield f"must be put aside, exit {code}: {printed[-200:]}"
-        elif (found["rows_kept"], found["rows_rejected"]) != (len(rows), len(bad)) or len(bad) != 1:
-            yield f"silent: {found} for {len(rows)} good rows and {len(bad)} bad ones"
-        elif found["rows_read"] != found["rows_kept"] + found["rows_rejected"]:
-            yield f"silent: rows in are not rows kept and rejected: {found}"
-        elif rejects != b"".join(bad):
-            yield "silent: rejects.tsv has other bytes"
+        yield from _judge_quarantine(case, json.loads(printed), rejects)
 
 
-def _prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, object, str, bytes]:
-    """Run `prepare`; return its exit code, the rows, what it printed, and the bytes put aside."""
+def _judge_quarantine(case: Case, found: dict[str, int], rejects: bytes) -> Iterator[str]:
+    rows, bad = parse(case.data)
+    if (found["rows_kept"], found["rows_rejected"]) != (len(rows), len(bad)) or len(bad) != 1:
+        yield f"silent: {found} for {len(rows)} good rows and {len(bad)} bad ones"
+    if found["rows_read"] != found["rows_kept"] + found["rows_rejected"]:
+        yield f"silent: rows in are not rows kept and rejected: {found}"
+    if rejects != b"".join(bad):
+        yield "silent: rejects.tsv has other bytes"
+
+
+def prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, object, str, bytes]:
+    """Run `prepare`; return its exit code, the rows, what it printed and left behind, and the bytes put aside."""
     shutil.rmtree(folder / "cache", ignore_errors=True)
     text = folder / "train.txt"
     text.write_bytes(case.data)
@@ -184,7 +185,7 @@ def _prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, obj
         code = cli.main(["prepare", *flags, "--bad-rows", mode, "--json"])
     if code:
         left = [path.name for path in (folder / "cache").glob("*") if path.suffix != ".lock"]
-        return code, None, err.getvalue() + (f" left behind: {left}" if left else ""), b""
+        return (0 if left else code), left, f"{err.getvalue()} left behind: {left}", b""
     data = open_prepared(Path(json.loads(out.getvalue())["folder"]))
     rows = [np.asarray(part).tobytes() for part in (data.labels, data.dense, data.ids)]
     rejects = data.folder / criteo.REJECTS

@@ -66,7 +66,8 @@ class Outcome:
 
     def _note(self, what: str) -> None:
         if len(self.failures) < _SHOWN:
-            self.failures.append(what)
+            # What the program printed may have line ends, and hostile names bring escapes for the terminal.
+            self.failures.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in what))
 
 
 class Progress:
