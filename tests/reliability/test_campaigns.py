@@ -21,7 +21,7 @@ def require_good(campaign: Campaign, times: int, folder: Path) -> list[Outcome]:
 def test_five_kills_of_a_process_lose_nothing(tmp_path: Path) -> None:
     (outcome,) = require_good(kills.run, 5, tmp_path)
     assert outcome.times == 5
-    assert outcome.figures["runs_compared"] == 1
+    assert outcome.figures["runs_compared"] >= 1
 
 
 @pytest.mark.dist
