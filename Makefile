@@ -50,3 +50,8 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, a
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.evaluate --json > benchmarks/results/evaluate.json
 	$(BIN)/python -m benchmarks.null_study --json > benchmarks/results/null_study.json
+
+.PHONY: reliability
+reliability: $(STAMP) ## kills, damage, bad and hostile input, as often as docs/reliability.md says; an hour, leave the machine idle
+	$(BIN)/python -m reliability
+	$(BIN)/python -m reliability.plot

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +71,7 @@ class Rehearsal:
         bayes: dict[str, float | None] = {}
 
         def feed(pipe: IO[bytes]) -> None:
-            bayes.update(_write(pipe, self._rows))
+            bayes.update(write_rows(pipe, self._rows))
 
         out, measured = _run(["prepare", *flags, *cache], feed)
         made = json.loads(out)
@@ -129,8 +129,10 @@ class Rehearsal:
         return found
 
 
-def _write(pipe: IO[bytes], rows: int) -> dict[str, float | None]:
-    """Write generated rows as text; return the metrics of the true probabilities over the test rows."""
+def write_rows(
+    pipe: IO[bytes], rows: int, advance: Callable[[int], object] = lambda rows: None
+) -> dict[str, float | None]:
+    """Write generated rows as text, and tell how many are; return the metrics of the true probabilities of test rows."""
     test, first = split_rows(rows).test, 0
     labels, truth = [], []
     for block in row_blocks(_GENERATOR, rows):
@@ -139,6 +141,7 @@ def _write(pipe: IO[bytes], rows: int) -> dict[str, float | None]:
         labels.append(block.labels[part])
         truth.append(block.probability[part])
         first += len(block)
+        advance(first)
     return binary_metrics(np.concatenate(labels), np.concatenate(truth)).asdict()
 
 

@@ -117,6 +117,7 @@ class _Scorer:
         folder = run.vocabulary
         try:
             manifest = read_sealed(folder)
+            vocabulary = Vocabulary.load(folder)
         except DamagedFolderError as error:
             raise CheckpointError(f"{error}; restore {folder} from a copy, or train again") from error
         self.rows_fingerprint = trained_on.get("fingerprint")
@@ -124,7 +125,6 @@ class _Scorer:
             raise CheckpointError(
                 f"{folder} belongs to other rows than this run was trained on; restore it from a copy"
             )
-        vocabulary = Vocabulary.load(folder)
         self._encoder = vocabulary.encoder()
         self._state = TrainState(config, vocabulary.num_rows, device)
         checkpoints = run.best if config.patience or best else run.checkpoints

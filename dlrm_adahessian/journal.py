@@ -105,15 +105,23 @@ class Journal:
         if self._board is not None:
             self._board.add_scalar("val/logloss", found.logloss, step)
 
-    def position(self) -> dict[str, int]:
+    def position(self) -> dict[str, Any]:
         """Flush to disk, and return what `rewind` needs to come back here."""
         self.progressive.sync()
-        return {"metrics_bytes": self._metrics.position(), "progressive_rows": self.progressive.rows}
+        return {
+            "metrics_bytes": self._metrics.position(),
+            "progressive_rows": self.progressive.rows,
+            "window": self._window.state(),
+        }
 
-    def rewind(self, *, metrics_bytes: int, progressive_rows: int) -> None:
-        """Drop what was written later."""
+    def rewind(
+        self, *, metrics_bytes: int, progressive_rows: int, window: Mapping[str, Any] | None = None
+    ) -> None:
+        """Drop what was written later; without a window, as in older checkpoints, its figures start anew."""
         self._metrics.rewind(metrics_bytes)
         self.progressive.rewind(progressive_rows)
+        if window is not None:
+            self._window.load(window)
 
 
 def _tensorboard(run: RunDirectory) -> Any:

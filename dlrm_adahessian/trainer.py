@@ -259,7 +259,9 @@ class _Fit:
         self.progress = Progress(**found.state["progress"])
         if self.journal is not None:
             self.journal.rewind(
-                metrics_bytes=found.state["metrics_bytes"], progressive_rows=found.state["progressive_rows"]
+                metrics_bytes=found.state["metrics_bytes"],
+                progressive_rows=found.state["progressive_rows"],
+                window=found.state.get("window"),
             )
         self.clock.load(found.state["timing"])
         logger.info("resumed from step %d", found.step)

@@ -38,8 +38,13 @@ def kill() -> None:
 
 
 def disk_full() -> None:
-    """Fail the operation."""
+    """Fail the operation for want of room."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def io_error() -> None:
+    """Fail the operation as a broken disk does."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def each_operation(

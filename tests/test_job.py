@@ -150,28 +150,6 @@ def test_a_damaged_checkpoint_is_refused(finished, rows):
     assert not out.exists()
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(finished, rows, tmp_path):
-    arguments = train(rows, tmp_path / "killed", finished / "cache", "--checkpoint-every", "7")
-    for kill in range(3):
-        process = start(*arguments, "--resume")
-        deadline = time.monotonic() + 60
-        before = {p.name for p in (tmp_path / "killed" / "checkpoints").glob("step-*")}
-        while process.poll() is None and time.monotonic() < deadline:
-            now = {p.name for p in (tmp_path / "killed" / "checkpoints").glob("step-*")}
-            if len(now - before) >= kill + 1:
-                break
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
-    code, _, err = call(*arguments, "--resume")
-    assert code == 0, err
-    killed = json.loads((tmp_path / "killed" / "summary.json").read_text())
-    whole = json.loads((finished / "run" / "summary.json").read_text())
-    assert killed["resumed_from_step"] > 0
-    assert without_clock(killed) == without_clock(whole)
-
-
 def half_written(checkpoints):
     """Whether a checkpoint is under way, and holds files already."""
     with suppress(FileNotFoundError):  # it was committed meanwhile

@@ -274,6 +274,21 @@ def test_window_equals_the_last_rows(sizes, capacity) -> None:
     assert (found.logloss or 0) == pytest.approx(expected.logloss or 0, rel=1e-13)
 
 
+@given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 20))
+def test_a_window_taken_up_goes_on_bit_for_bit(sizes, capacity) -> None:
+    rng = np.random.default_rng(len(sizes))
+    window, resumed = RecentWindow(capacity), RecentWindow(capacity)
+    for size in sizes:
+        labels = rng.integers(0, 2, size, dtype=np.int8)
+        probability = rng.choice(np.array([0, 1e-45, 0.1, 0.7, 1], np.float32), size)
+        for each in (window, resumed):
+            each.add(labels, probability)
+        state = json.loads(json.dumps(resumed.state()))
+        resumed = RecentWindow(capacity)
+        resumed.load(state)
+        assert resumed.metrics() == window.metrics()
+
+
 def test_window_refuses_what_metrics_refuse() -> None:
     with pytest.raises(ValueError, match="capacity must be at least 1 row, got 0"):
         RecentWindow(0)

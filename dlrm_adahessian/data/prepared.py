@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dlrm_adahessian.data.arrays import read_array
 from dlrm_adahessian.data.prepare import Split, split_rows
 from dlrm_adahessian.data.vocabulary import Vocabulary
 from dlrm_adahessian.errors import LockedError
@@ -194,7 +195,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _map(folder: Path, manifest: Any) -> PreparedData:  # a JSON document
-    mapped = partial(np.load, mmap_mode="r", allow_pickle=False)
+    mapped = partial(read_array, mapped=True)
     return PreparedData(
         folder=folder,
         fingerprint=manifest["fingerprint"],

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from dlrm_adahessian.data.arrays import read_array
 from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS
 
 UNKNOWN = 0
@@ -65,8 +66,8 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary":
-        """Read what `save` wrote."""
-        return cls(**{field: np.load(folder / name, allow_pickle=False) for field, name in _FILES.items()})
+        """Read what `save` wrote; `DamagedFolderError` when that is no array."""
+        return cls(**{field: read_array(folder / name) for field, name in _FILES.items()})
 
 
 def build_vocabulary(

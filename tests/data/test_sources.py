@@ -52,6 +52,19 @@ def tar(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> bytes:
     return file.getvalue()
 
 
+def bomb(kind: bytes) -> bytes:
+    """Return an archive that begins with a header of 8 GiB, of which 64 MiB are there."""
+    info = tarfile.TarInfo("bomb")
+    info.type, info.size = kind, 1 << 33
+    return gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(64 << 20), 1)
+
+
+def sparse() -> bytes:
+    info = tarfile.TarInfo("train.txt")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
+
+
 ARCHIVE = (
     member("readme.txt", b"hello\n"),
     member("./dac", type=tarfile.DIRTYPE),
@@ -190,12 +203,7 @@ def test_good_member_is_read_behind_a_hostile_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K", b"X"])
 def test_header_that_fills_the_memory_is_refused(kind: bytes, tmp_path: Path) -> None:
-    info = tarfile.TarInfo("bomb")
-    info.type, info.size = kind, 1 << 33
-    with gzip.open(tmp_path / "data", "wb", 1) as file:
-        file.write(info.tobuf(tarfile.GNU_FORMAT))
-        for _ in range(64):
-            file.write(bytes(1 << 20))
+    (tmp_path / "data").write_bytes(bomb(kind))
     tracemalloc.start()
     with pytest.raises(DataError, match="refused"):
         read_all(tmp_path / "data")
@@ -205,9 +213,7 @@ def test_header_that_fills_the_memory_is_refused(kind: bytes, tmp_path: Path) ->
 
 
 def test_sparse_member_is_refused(tmp_path: Path) -> None:
-    info = tarfile.TarInfo("train.txt")
-    info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
-    (tmp_path / "data").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    (tmp_path / "data").write_bytes(sparse())
     with pytest.raises(DataError, match="refused"):
         read_all(tmp_path / "data")
 

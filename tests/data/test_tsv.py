@@ -103,19 +103,23 @@ def test_quarantine_keeps_the_bytes(kind: str, place: str, aside: BadLines, tmp_
     assert (tmp_path / "rejects.tsv").read_bytes() == b"".join(bad)
 
 
+def check_random_file(seed: int, folder: Path) -> None:
+    """Compare rows and rejects of a random file with the oracle's."""
+    rng = random.Random(seed)
+    data = random_file(rng)
+    labels, block_bytes = rng.choice(["required", "optional"]), rng.choice(BLOCKS)
+    aside = BadLines(folder / "rejects.tsv")
+    rows = rows_of(read_rows(source_of(data), aside, labels=labels, block_bytes=block_bytes))
+    aside.close()
+    expected, bad = parse(data, labels)
+    assert rows == expected, f"seed {seed}"
+    assert (folder / "rejects.tsv").read_bytes() == b"".join(bad), f"seed {seed}"
+    assert aside.count == len(bad)
+
+
 def check_random_files(files: int, folder: Path) -> None:
-    """Compare rows and rejects of random files with the oracle's."""
     for seed in range(files):
-        rng = random.Random(seed)
-        data = random_file(rng)
-        labels, block_bytes = rng.choice(["required", "optional"]), rng.choice(BLOCKS)
-        aside = BadLines(folder / "rejects.tsv")
-        rows = rows_of(read_rows(source_of(data), aside, labels=labels, block_bytes=block_bytes))
-        aside.close()
-        expected, bad = parse(data, labels)
-        assert rows == expected, f"seed {seed}"
-        assert (folder / "rejects.tsv").read_bytes() == b"".join(bad), f"seed {seed}"
-        assert aside.count == len(bad)
+        check_random_file(seed, folder)
 
 
 def test_random_files_match_the_oracle(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Rows of the tables against a count in plain Python."""
 
+import io
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlrm_adahessian.data.arrays import read_array
 from dlrm_adahessian.data.schema import RowBlock
 from dlrm_adahessian.data.vocabulary import Vocabulary, build_vocabulary
+from dlrm_adahessian.storage import DamagedFolderError
 from tests.data.oracle import random_block, rows_of
 
 MISSING = -1  # sorts before every token of the same count
@@ -106,8 +110,25 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         assert getattr(loaded, field).dtype == getattr(vocabulary, field).dtype
 
 
-def test_pickled_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_vocabulary_that_is_no_array_of_numbers_is_refused(tmp_path: Path) -> None:
     vocabulary_of(random_block(np.random.default_rng(4), 50, distinct=5), 2).save(tmp_path)
-    np.save(tmp_path / "vocabulary_tokens.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        Vocabulary.load(tmp_path)
+    path = tmp_path / "vocabulary_tokens.npy"
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    archive, array = io.BytesIO(), io.BytesIO()
+    np.savez(archive, tokens=np.arange(3))
+    np.save(array, np.arange(3))
+    for content in (
+        path.read_bytes(),
+        b"",
+        b"PK",
+        b"x",
+        pickle.dumps([1]),
+        archive.getvalue(),
+        array.getvalue()[:-1],
+    ):
+        path.write_bytes(content)
+        for mapped in (False, True):
+            with pytest.raises(DamagedFolderError, match=r"vocabulary_tokens\.npy is no array of numbers"):
+                read_array(path, mapped=mapped)
+        with pytest.raises(DamagedFolderError):
+            Vocabulary.load(tmp_path)

@@ -56,6 +56,12 @@ def tables_of(seed: int) -> list[TableShard]:
     return [table_of(seed, "C3", 11), table_of(seed, "C1", 1), table_of(seed, "a table/../x", 7, 2)]
 
 
+def part(table: TableShard, first: int, last: int) -> TableShard:
+    """Return the rows of a table from `first` to before `last`."""
+    tensors = {name: tensor[first:last] for name, tensor in table.tensors.items()}
+    return TableShard(table=table.table, first_row=first, table_rows=table.table_rows, tensors=tensors)
+
+
 def blank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors to restore into, all ones."""
     return {name: torch.ones_like(tensor) for name, tensor in tensors.items()}

@@ -25,6 +25,7 @@ from tests.distributed.checkpoints import (
     blank_shard,
     dense_of,
     names,
+    part,
     same_bits,
     save_only,
     save_seed,
@@ -32,11 +33,6 @@ from tests.distributed.checkpoints import (
     table_of,
     tables_of,
 )
-
-
-def part(table: TableShard, first: int, last: int) -> TableShard:
-    tensors = {name: tensor[first:last] for name, tensor in table.tensors.items()}
-    return TableShard(table=table.table, first_row=first, table_rows=table.table_rows, tensors=tensors)
 
 
 def strip(table: TableShard, rows: tuple[int, int], columns: tuple[int, int]) -> TableShard:

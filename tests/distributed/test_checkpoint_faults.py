@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from dlrm_adahessian.distributed.checkpoint import load, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, StorageError
-from dlrm_adahessian.storage import MANIFEST, file_digest
+from dlrm_adahessian.storage import MANIFEST
 from tests.distributed.checkpoints import (
     RUN,
     blank,
@@ -29,6 +29,7 @@ from tests.distributed.checkpoints import (
     tables_of,
 )
 from tests.faults import Outcome, disk_full, each_operation, kill
+from tests.hostile import Bomb, reseal
 
 
 def assert_all_whole(folder: Path) -> None:
@@ -166,27 +167,6 @@ def test_a_folder_under_the_name_of_another_step_is_refused(two: Path) -> None:
 
 
 # Hostile content, under a manifest that agrees with it
-
-
-def reseal(folder: Path, **changes: object) -> None:
-    """Make the manifest agree with the files, as an attacker would."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "xxh3_128": file_digest(path)}
-        for path in folder.iterdir()
-        if path.name != MANIFEST
-    }
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files, **changes}))
-
-
-class Bomb:
-    """Unpickling it creates a file."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.canary,)
 
 
 PLACES = ["dense.safetensors", "tables-00001.safetensors", "state.json", MANIFEST, "../latest"]

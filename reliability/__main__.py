@@ -1,0 +1,125 @@
+"""Run the campaigns, print a table, write reliability/results, and leave with 1 when anything was lost.
+
+    python -m reliability [CAMPAIGN ...] [--times N] [--share F] [--json] [--folder F]
+
+Each campaign tries something as often as RELIABILITY.md says; `--share 0.1` a tenth of that, `--times` so often. What it
+leaves in the folder is removed when nothing was lost.
+"""
+
+import argparse
+import json
+import logging
+import math
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from reliability import damage, hostile, io_faults, kills, lines, network, not_finite, pipe, ranks, shared
+from reliability.outcome import Campaign, Outcome
+from reliability.runs import ROOT
+
+CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
+    "ranks": (ranks.run, 20),
+    "kills": (kills.run, 200),
+    "stops": (ranks.stops, 5),
+    "damage": (damage.run, 650),
+    "io": (io_faults.run, 1),
+    "lines": (lines.run, 1),
+    "random-files": (lines.random_files, 10_000),
+    "hostile": (hostile.run, 1),
+    "network": (network.run, 1),
+    "not-finite": (not_finite.run, 42),
+    "shared": (shared.run, 5),
+    "pipe": (pipe.run, 45_840_617),
+}
+"""Campaigns, and how often each tries in the published run."""
+_RESULTS = ROOT / "reliability" / "results"
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return a row for each outcome."""
+    rows = [("line", "tried", "times", "lost", "silent", "seconds")]
+    for outcome in outcomes:
+        counts = (f"{outcome.times:,}", str(outcome.lost), str(outcome.silent), f"{outcome.seconds:,.0f}")
+        if outcome.skipped:
+            counts = ("skipped", "-", "-", "-")
+        rows.append((str(outcome.line), outcome.tried, *counts))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    text = []
+    for row in rows:
+        line, tried, *counts = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        text.append("  ".join([line, tried, *(cell.strip().rjust(len(cell)) for cell in counts)]))
+    notes = [f"skipped, line {outcome.line}: {outcome.skipped}" for outcome in outcomes if outcome.skipped]
+    notes += [f"line {outcome.line}: {failure}" for outcome in outcomes for failure in outcome.failures]
+    return "\n".join([*text, *notes])
+
+
+def main() -> int:
+    """Run what was named.
+
+    Returns:
+        1 when anything was lost or silent, else 0.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "campaigns", nargs="*", metavar="CAMPAIGN", help=f"of {', '.join(CAMPAIGNS)}; all when none is named"
+    )
+    parser.add_argument("--times", type=int, help="tries of each campaign")
+    parser.add_argument("--share", type=float, default=1.0, help="tries, as a part of the published number")
+    parser.add_argument("--folder", type=Path, help="where runs are written; a temporary folder by default")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    args = parser.parse_args()
+    if unknown := set(args.campaigns) - set(CAMPAIGNS):
+        parser.error(f"a campaign is one of {', '.join(CAMPAIGNS)}, got {', '.join(unknown)}")
+    logging.disable(logging.WARNING)
+    outcomes: list[Outcome] = []
+    for name in args.campaigns or CAMPAIGNS:
+        campaign, published = CAMPAIGNS[name]
+        times = args.times if args.times is not None else max(1, math.ceil(args.share * published))
+        found = run(campaign, times, args.folder)
+        outcomes += found
+        write(name, times, found)
+        if not args.json:
+            print(table(found), flush=True)
+    if args.json:
+        print(json.dumps([outcome.asdict() for outcome in outcomes]))
+    elif len(args.campaigns) != 1:
+        print(f"\n{table(outcomes)}")
+    return 0 if all(outcome.good for outcome in outcomes) else 1
+
+
+def run(campaign: Campaign, times: int, root: Path | None = None) -> list[Outcome]:
+    """Run a campaign in a fresh folder, which stays when anything was lost."""
+    if root:
+        root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="reliability-", dir=root))
+    outcomes = list(campaign(times, folder))
+    if all(outcome.good for outcome in outcomes):
+        shutil.rmtree(folder)
+    else:
+        print(f"what was lost lies in {folder}", file=sys.stderr)
+    return outcomes
+
+
+def write(name: str, times: int, outcomes: Sequence[Outcome]) -> None:
+    """Write the results of a campaign beside those of the others."""
+    _RESULTS.mkdir(exist_ok=True)
+    document = {
+        "campaign": name,
+        "times": times,
+        "published_times": CAMPAIGNS[name][1],
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "outcomes": [outcome.asdict() for outcome in outcomes],
+    }
+    (_RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

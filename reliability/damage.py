@@ -1,0 +1,167 @@
+"""Damage to a checkpoint of two ranks: refused, or the one before is used with a warning; never loaded as if whole."""
+
+import json
+import logging
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.checkpoint import TableShard, load_newest_good, save
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import CheckpointError, ProgramError
+from reliability.outcome import Outcome, counting
+from tests.distributed import worlds
+from tests.distributed.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
+
+_TABLES = {"C3": (3000, 16), "C7": (500, 16), "C9": (37, 8), "C1": (2, 4)}  # rows and width
+_PAGE = 4096
+_OLD, _NEW = 1, 2  # seeds
+KINDS = {"bit flip": 4, "truncation": 4, "zeroed page": 4, "missing, swapped or foreign file": 1}
+"""Kinds of damage, and how their numbers relate: 200, 200, 200 and 50 of 650."""
+
+
+def run(times: int, folder: Path) -> Iterator[Outcome]:
+    """Damage a checkpoint so many times, and load it on one rank and on two."""
+    two = folder / "checkpoints"
+    worlds.run(2, _save, two, log=folder / "save")
+    counts = {kind: max(1, times * weight // sum(KINDS.values())) for kind, weight in KINDS.items()}
+    for world in (1, 2):
+        report, log = folder / f"verdicts-{world}.json", folder / f"load-{world}"
+        tried = f"damage to a checkpoint of 2 ranks, loaded by {world}"
+        with counting(4, tried) as (outcome, show):
+            codes = worlds.wait(worlds.start(world, _attack, two, counts, report, log=log), 3600)
+            if codes == [0] * world:
+                _count(outcome, json.loads(report.read_text()))
+            else:
+                outcome.lose(f"the ranks ended with {codes}: {worlds.printed(log, 0)[-1000:]}")
+            show()
+        yield outcome
+
+
+def _count(outcome: Outcome, verdicts: list[tuple[str, str, list[list[str]]]]) -> None:
+    outcome.figures = {kind: sum(of == kind for of, _, _ in verdicts) for kind in KINDS}
+    for _, what, of_ranks in verdicts:
+        outcome.times += 1
+        for lost, silent in of_ranks:
+            if silent:
+                outcome.miss(f"{what}: {silent}")
+            elif lost:
+                outcome.lose(f"{what}: {lost}")
+
+
+def _shards(seed: int) -> list[TableShard]:
+    """Return this rank's rows of each table."""
+    number, count = ranks.rank(), ranks.world_size()
+    tables = [table_of(seed, name, rows, dim) for name, (rows, dim) in _TABLES.items()]
+    return [part(table, table.rows * number // count, table.rows * (number + 1) // count) for table in tables]
+
+
+def _save(folder: Path) -> None:
+    with init_process_group():
+        for seed in (_OLD, _NEW):
+            tensors = {"dense": dense_of(seed), "shards": _shards(seed)}
+            save(folder, step=100 * seed, fingerprint=RUN, state={"seed": seed}, **tensors)
+
+
+def _attack(folder: Path, counts: dict[str, int], report: Path) -> None:
+    """Damage and load, again and again, on all ranks; the first one damages, and writes what came of it."""
+    warned: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.append(record.getMessage())
+    logging.getLogger("dlrm_adahessian").addHandler(handler)
+    verdicts = []
+    tries = [(kind, number) for kind, count in counts.items() for number in range(count)]
+    with init_process_group():
+        first = ranks.is_first()
+        attacked = report.with_suffix(".attacked")
+        for kind, number in tries:
+            alone = number % 2 == 0  # no older one is there to be used
+            what = ranks.first_does(
+                lambda kind=kind, number=number, alone=alone: _harm(
+                    folder, attacked, kind, number, alone=alone
+                )
+            )
+            warned.clear()
+            lost, silent = _load(attacked, None if alone else _OLD)
+            if (
+                not (alone or lost or silent)
+                and first
+                and not any("step-00000200" in each for each in warned)
+            ):
+                silent = "the older one was used without a warning"
+            verdicts.append((kind, what, ranks.agreed(lambda lost=lost, silent=silent: [lost, silent])))
+        ranks.Vote(0).largest()  # the first rank, which holds the store, leaves after the others have read
+    if first:
+        report.write_text(json.dumps(verdicts))
+
+
+def _load(folder: Path, expected: int | None) -> tuple[str, str]:
+    """Load the newest good checkpoint; return what was wrong with that, told and untold.
+
+    Args:
+        folder: of checkpoints.
+        expected: the seed of the one that must be used; None when all must be refused.
+
+    Returns:
+        Two messages, empty where all was right.
+    """
+    try:
+        found = load_newest_good(folder, RUN)
+    except ProgramError as error:
+        right = expected is None and error.exit_code == CheckpointError.exit_code
+        return ("" if right else f"refused with exit {error.exit_code}: {error}"), ""
+    if found is None:
+        return "", "taken for no checkpoint at all"
+    dense, shards = dense_of(found.state["seed"]), _shards(found.state["seed"])
+    restored, blanks = blank(dense), [blank_shard(shard) for shard in shards]
+    try:
+        found.restore_(restored, blanks)
+    except ProgramError as error:
+        return f"verified, then refused: {error}", ""
+    same = all(same_bits(restored[name], tensor) for name, tensor in dense.items()) and all(
+        same_bits(got.tensors[name], tensor)
+        for got, shard in zip(blanks, shards, strict=True)
+        for name, tensor in shard.tensors.items()
+    )
+    if not same:
+        return "", "loaded with wrong numbers"
+    return "", "" if found.state["seed"] == expected else f"loaded as checkpoint {found.state['seed']}"
+
+
+def _harm(folder: Path, attacked: Path, kind: str, number: int, *, alone: bool) -> str:
+    """Copy the checkpoints, and damage the newest of the copies; return what was done."""
+    rng = random.Random(f"{kind} {number}")
+    shutil.rmtree(attacked, ignore_errors=True)
+    shutil.copytree(folder, attacked)
+    older, newest = (attacked / f"step-{100 * seed:08d}" for seed in (_OLD, _NEW))
+    path = rng.choice(sorted(newest.iterdir()))
+    data = bytearray(path.read_bytes())
+    if kind == "bit flip":
+        at = rng.randrange(len(data))
+        data[at] ^= 1 << rng.randrange(8)
+        what = f"bit of byte {at}"
+    elif kind == "truncation":
+        at = rng.randrange(len(data) - 1)  # a manifest without its last byte, a line end, says the same
+        del data[at:]
+        what = f"cut at byte {at}"
+    elif kind == "zeroed page":
+        page = rng.randrange(0, len(data), _PAGE)
+        size = len(data[page : page + _PAGE])
+        data[page : page + size] = bytes(size)
+        what = f"page at byte {page}"
+    else:
+        what = rng.choice(("missing", "swapped", "foreign"))
+        shards = sorted(newest.glob("tables-*"))
+        # Foreign is the same file of another checkpoint, swapped that of another shard.
+        path, other = rng.sample(shards, 2)
+        data = bytearray(other.read_bytes() if what == "swapped" else (older / path.name).read_bytes())
+        if what == "swapped":
+            other.write_bytes(path.read_bytes())
+    path.write_bytes(data)
+    if what == "missing":
+        path.unlink()
+    if alone:
+        shutil.rmtree(older)
+    return f"{path.name} {what}"

@@ -1,0 +1,76 @@
+"""SIGKILL at random moments of training and checkpointing, then --resume."""
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from reliability.outcome import Outcome, counting
+from reliability.runs import (
+    Single,
+    beginnings,
+    committed,
+    differences,
+    is_writing,
+    job,
+    last_step,
+    uninterrupted,
+    wait_until,
+)
+
+_OFTEN = 2  # steps from one checkpoint to the next, so that many kills fall into one
+_SPAN = 1.5  # seconds after the first step of a sitting within which it is killed
+
+
+def run(times: int, folder: Path) -> Iterator[Outcome]:
+    """Kill the job again and again; each run that gets to its end must equal the undisturbed one."""
+    whole = uninterrupted(folder, 1)
+    rng = random.Random(times)
+    with counting(1, "SIGKILL of a process at a random moment, then --resume", times) as (outcome, show):
+        outcome.figures = {"in_checkpointing": 0, "runs_compared": 0}
+        number = 0
+        while outcome.times < times:
+            out = folder / f"run-{number}"
+            number += 1
+            while _killed(out, rng, outcome, last=outcome.times >= times):
+                show()
+            _compare(out, whole, outcome)
+            shutil.rmtree(out)
+    yield outcome
+
+
+def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> bool:
+    """Let the run go on for a while; return whether it was killed, and not finished."""
+    before = committed(out)
+    sitting = Single(job(out, "--resume", "--checkpoint-every", _OFTEN), out.with_suffix(".log"))
+    wait_until(lambda: beginnings(sitting.printed()), sitting.alive)
+    begun = beginnings(sitting.printed())
+    if not begun or begun[0] < before:
+        outcome.lose(
+            f"checkpoint {before} was committed, and the next start said {sitting.printed()[-300:]!r}"
+        )
+    if not last:
+        first = begun[0] if begun else 0
+        # A third of the blows fall before the first step is done.
+        if rng.random() < 0.67:
+            wait_until(lambda: last_step(out) > first, sitting.alive)
+        time.sleep(rng.uniform(0, _SPAN))
+        if sitting.alive():
+            sitting.process.kill()
+            sitting.wait()
+            outcome.times += 1
+            outcome.figures["in_checkpointing"] += is_writing(out)
+            return True
+    code = sitting.wait()
+    if code != 0:
+        outcome.lose(f"the last sitting ended with {code}: {sitting.printed()[-300:]!r}")
+    return False
+
+
+def _compare(out: Path, whole: Path, outcome: Outcome) -> None:
+    if not (out / "summary.json").exists():
+        return
+    outcome.figures["runs_compared"] += 1
+    if found := differences(out, whole):
+        outcome.miss(f"differs from the undisturbed run: {', '.join(found)}")

@@ -1,0 +1,81 @@
+"""Generated lines through a pipe into `prepare`, its memory watched: it grows by the vocabulary, not by the lines."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from benchmarks.rehearsal import write_rows
+from reliability.outcome import Outcome, counting
+from reliability.runs import ROOT
+
+_LIMIT = 1 << 30  # bytes
+_NOISE = 16 << 20  # bytes
+_WATCH = 1.0  # seconds
+_SLOT = 8  # bytes of a token in a hash table, which is at most half empty (data/vocabulary.py)
+
+
+def run(times: int, folder: Path) -> Iterator[Outcome]:
+    """Pipe so many lines."""
+    tried = "lines through a pipe into prepare, at most 1 GiB resident"
+    with counting(9, tried) as (outcome, show):
+        outcome.times = times
+        samples: list[tuple[float, int, int]] = []
+        made = _prepare(times, folder, samples)
+        peak = max((memory for _, _, memory in samples), default=0)
+        outcome.figures = {
+            "peak_mib": round(peak / 2**20),
+            "vocabulary_mib": round(made["table_rows"] * 2 * _SLOT / 2**20),
+            "growth_mib": round(_growth(samples, times) / 2**20),
+            "samples": [(round(second, 1), rows, memory >> 20) for second, rows, memory in _thinned(samples)],
+        }
+        if made["rows_kept"] != times or made["rows_rejected"]:
+            outcome.miss(f"{times} lines in, {made['rows_kept']} kept and {made['rows_rejected']} rejected")
+        if peak > _LIMIT:
+            outcome.lose(f"{peak >> 20} MiB resident")
+        if _growth(samples, times) > made["table_rows"] * 2 * _SLOT + _NOISE:
+            outcome.lose(f"grew by {outcome.figures['growth_mib']} MiB while lines were read")
+        if not samples:
+            outcome.lose("no look at its memory")
+        show()
+    yield outcome
+
+
+def _prepare(rows: int, folder: Path, samples: list[tuple[float, int, int]]) -> dict[str, int]:
+    """Run `prepare`; append (seconds, rows written, bytes resident without mapped files) every second."""
+    flags = ["--data-path", "-", "--data.cache-dir", str(folder / "cache"), "--data.min-count", "2", "--json"]
+    command = [sys.executable, "-m", "dlrm_adahessian", "prepare", *flags]
+    written = [0]
+
+    def feed() -> None:
+        with suppress(BrokenPipeError), process.stdin:
+            write_rows(process.stdin, rows, lambda count: written.__setitem__(0, count))
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        threading.Thread(target=feed, daemon=True).start()
+        began, watched = time.perf_counter(), psutil.Process(process.pid)
+        with suppress(psutil.NoSuchProcess):
+            while watched.status() != psutil.STATUS_ZOMBIE:
+                memory = watched.memory_info()
+                samples.append((time.perf_counter() - began, written[0], memory.rss - memory.shared))
+                time.sleep(_WATCH)
+        out = process.stdout.read()
+    if process.returncode:
+        raise RuntimeError(f"prepare must end well, it ended with {process.returncode}")
+    return json.loads(out)
+
+
+def _growth(samples: list[tuple[float, int, int]], rows: int) -> int:
+    """Return the bytes by which memory grew from a quarter of the lines, while they were read, to the last one."""
+    read = [memory for _, written, memory in samples if rows // 4 <= written < rows]
+    return read[-1] - read[0] if read else 0
+
+
+def _thinned(samples: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+    return samples[:: max(1, len(samples) // 200)]

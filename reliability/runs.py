@@ -1,0 +1,242 @@
+"""The job under attack - small, on generated rows, with a checkpoint every few steps - and what must be equal at its end."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from dlrm_adahessian import cli
+from dlrm_adahessian.distributed.checkpoint import latest
+from dlrm_adahessian.storage import read_json
+from tests.distributed import worlds
+
+ROOT = Path(__file__).resolve().parent.parent
+_MARK = "RELIABILITY_RUN"  # in the environment of all that a launcher starts, to find what outlives it
+_CLOCK = {"seconds", "samples_per_second", "step_ms_median", "resumed_from_step"}
+# A byte count of lines with times in them.
+_CLOCK_STATE = {"timing", "metrics_bytes"}
+_BEGUN = re.compile(r"resumed from step (\d+)|starting from the beginning")
+
+JOB = [
+    "--dataset", "synthetic", "--rows", "7000", "--batch-size", "64", "--epochs", "3", "--baseline", "none",
+    "--model.bottom", "16", "--model.top", "16", "--model.embedding-dim", "4", "--data.train-rows", "2560",
+    "--data.min-count", "20", "--checkpoint-every", "8", "--log-every", "1", "--curvature", "exact",
+]  # fmt: skip
+"""120 steps of some milliseconds, and 15 checkpoints."""
+
+
+def job(out: Path, *more: object) -> list[str]:
+    """Return the flags of the job that writes to `out`; prepared rows are shared with its neighbours."""
+    return [*JOB, "--out", str(out), "--data.cache-dir", str(out.parent / "cache"), *map(str, more)]
+
+
+def _alone(arguments: list[str]) -> int:
+    # As a process that no launcher started.
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    return cli.main(arguments)
+
+
+class Command:
+    """A command of the program, forked from a server that has imported the packages: it starts in 2 s instead of 6."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        """Start it; what it prints goes to `log`."""
+        self._log = log.with_suffix(".0")
+        self._log.unlink(missing_ok=True)
+        (self.process,) = worlds.start(1, _alone, arguments, log=log)
+
+    @property
+    def pid(self) -> int:
+        """Of the process; it has one as long as it was not waited for."""
+        return self.process.pid or 0
+
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.is_alive()
+
+    def wait(self, seconds: float = 120) -> int | None:
+        """Return its exit code; one that does not end in time is killed."""
+        return worlds.wait([self.process], seconds)[0]
+
+    def printed(self) -> str:
+        """Return what it printed so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+
+class Single(Command):
+    """The job as one process."""
+
+    def __init__(self, flags: list[str], log: Path) -> None:
+        """Start it; what it prints goes to `log`."""
+        super().__init__(["train", *flags], log)
+
+
+class Launched:
+    """The job under torchrun."""
+
+    def __init__(self, ranks: int, restarts: int, arguments: list[str], log: Path) -> None:
+        """Start it; what all print goes to `log`."""
+        self._log, self._mark = log, uuid.uuid4().hex
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(ranks), "--max-restarts", str(restarts), str(ROOT / "train.py")),
+            *arguments,
+        ]
+        environment = {**os.environ, _MARK: self._mark, "PYTHONPATH": str(ROOT)}
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+    def alive(self) -> bool:
+        """Whether the launcher has not ended."""
+        return self.process.poll() is None
+
+    def wait(self, seconds: float = 120) -> int | None:
+        """Return the launcher's exit code, None for one that does not end in time and is killed."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.end()
+            return None
+
+    def end(self) -> None:
+        """Kill all of it."""
+        for process in self.left():
+            process.kill()
+        self.process.wait()
+
+    def printed(self) -> str:
+        """Return what all printed so far."""
+        return self._log.read_text(errors="replace")
+
+    def left(self) -> list[psutil.Process]:
+        """Return the processes that stem from it, wherever they hang now."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def rank(self, number: int) -> psutil.Process | None:
+        """Return the process of a rank, None while there is none."""
+        for process in self.left():
+            try:
+                if process.environ().get("RANK") == str(number):
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        return None
+
+
+def beginnings(printed: str) -> list[int]:
+    """Return the step that each sitting began from."""
+    return [int(found[1] or 0) for found in _BEGUN.finditer(printed)]
+
+
+def last_step(run: Path) -> int:
+    """Return the last step in metrics.jsonl, 0 when there is none."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    return int(json.loads(whole.rpartition(b"\n")[2])["step"]) if whole else 0
+
+
+def committed(run: Path) -> int:
+    """Return the step of the checkpoint that `latest` names, 0 when there is none."""
+    path = latest(run / "checkpoints")
+    return int(path.name.split("-")[1]) if path else 0
+
+
+def wait_until(true: Callable[[], Any], alive: Callable[[], bool], seconds: float = 60) -> bool:
+    """Wait for a condition; return whether it came true before the process ended or the time was over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        if not alive():
+            return bool(true())
+        time.sleep(0.005)
+    return False
+
+
+def uninterrupted(folder: Path, ranks: int) -> Path:
+    """Run the job to its end, undisturbed."""
+    out = folder / f"whole-{ranks}"
+    log = folder / f"whole-{ranks}.log"
+    run = Single(job(out), log) if ranks == 1 else Launched(ranks, 0, job(out), log)
+    if run.wait() != 0:
+        raise RuntimeError(f"the job must end well undisturbed, and did not: {run.printed()[-2000:]}")
+    return out
+
+
+def differences(run: Path, other: Path) -> list[str]:
+    """Name what differs between two finished runs, clocks aside; bit for bit."""
+    return [name for name, a, b in _pairs(run, other) if a != b]
+
+
+def _pairs(run: Path, other: Path) -> Iterator[tuple[str, object, object]]:
+    mine, others = latest(run / "checkpoints"), latest(other / "checkpoints")
+    if mine is None or others is None:
+        yield "checkpoint", mine, others
+        return
+    for name in sorted({path.name for folder in (mine, others) for path in folder.glob("*.safetensors")}):
+        yield f"checkpoint/{name}", _bytes(mine / name), _bytes(others / name)
+    yield "checkpoint/state.json", _state(mine), _state(others)
+    for name in ("progressive.f32", "test.f32"):
+        yield name, _bytes(run / name), _bytes(other / name)
+    yield (
+        "summary.json",
+        without_clock(read_json(run / "summary.json")),
+        without_clock(read_json(other / "summary.json")),
+    )
+    for name, lines in (("metrics.jsonl", _metrics(run)), ("window of metrics.jsonl", _windows(run))):
+        yield name, lines, (_metrics if name == "metrics.jsonl" else _windows)(other)
+
+
+def without_clock(value: object) -> object:
+    """Return a summary without what a clock measured, and without where it was resumed."""
+    if isinstance(value, dict):
+        return {k: without_clock(v) for k, v in value.items() if k not in _CLOCK}
+    return value
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _state(folder: Path) -> object:
+    found: Any = read_json(folder / "state.json")
+    state = {k: v for k, v in found["state"].items() if k not in _CLOCK_STATE}
+    return {**found, "state": state}
+
+
+def _lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _metrics(run: Path) -> object:
+    return [
+        {k: v for k, v in line.items() if k != "timing" and not k.startswith("window")}
+        for line in _lines(run)
+    ]
+
+
+def _windows(run: Path) -> object:
+    return [{k: v for k, v in line.items() if k.startswith("window")} for line in _lines(run)]
+
+
+def is_writing(run: Path) -> bool:
+    """Whether a checkpoint is, or was, half written: its temporary folder is there."""
+    return any((run / "checkpoints").glob(".*.tmp"))

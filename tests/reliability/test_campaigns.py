@@ -1,0 +1,69 @@
+"""A sample of each campaign of `make reliability`, and that each can fail: a fault is seeded, and found."""
+
+from pathlib import Path
+
+import pytest
+
+from reliability import damage, hostile, kills, lines, not_finite, pipe, ranks
+from reliability.__main__ import table
+from reliability.outcome import Campaign, Outcome
+
+pytestmark = pytest.mark.slow
+
+
+def require_good(campaign: Campaign, times: int, folder: Path) -> list[Outcome]:
+    outcomes = list(campaign(times, folder))
+    assert all(outcome.good for outcome in outcomes), table(outcomes)
+    assert all(outcome.times or outcome.skipped for outcome in outcomes)
+    return outcomes
+
+
+def test_five_kills_of_a_process_lose_nothing(tmp_path: Path) -> None:
+    (outcome,) = require_good(kills.run, 5, tmp_path)
+    assert outcome.times == 5
+    assert outcome.figures["runs_compared"] >= 1
+
+
+@pytest.mark.dist
+def test_three_kills_of_a_rank_are_recovered_from(tmp_path: Path) -> None:
+    (outcome,) = require_good(ranks.run, 3, tmp_path)
+    assert len(outcome.figures["recovery_seconds"]) == 3
+    assert outcome.figures["orphans"] == 0
+
+
+@pytest.mark.dist
+def test_sixty_corruptions_of_a_checkpoint_of_two_ranks_are_refused(tmp_path: Path) -> None:
+    one, two = require_good(damage.run, 65, tmp_path)
+    assert one.times == two.times == 65
+
+
+@pytest.mark.dist
+def test_numbers_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
+    skips, _ = require_good(not_finite.run, 21, tmp_path)
+    assert skips.times == 21
+
+
+def test_a_pipe_takes_little_memory(tmp_path: Path) -> None:
+    (outcome,) = require_good(pipe.run, 200_000, tmp_path)
+    assert len(outcome.figures["samples"]) > 1
+
+
+def test_odd_lines_are_refused_or_put_aside(tmp_path: Path) -> None:
+    (outcome,) = require_good(lines.run, 1, tmp_path)
+    assert outcome.times == 160
+
+
+def test_the_source_runs_nothing_that_it_reads() -> None:
+    outcome = hostile.source()
+    assert outcome.good, outcome.failures
+    assert outcome.times > 100
+
+
+@pytest.mark.parametrize("text", [
+    "import pickle", "from pickle import loads", "import joblib.memory", "eval('1')", "exec('')", "tar.extractall('x')",
+    "np.load(p)", "np.load(p, allow_pickle=True)", "torch.load(p)", "os.system('x')", "subprocess.run(x, shell=True)",
+    "__import__('os')",
+])  # fmt: skip
+def test_the_search_of_the_source_finds_each_danger(text: str) -> None:
+    assert len(hostile.forbidden(text)) == 1
+    assert not hostile.forbidden("model.eval()\nre.compile('x')\nnp.load(p, allow_pickle=False)")

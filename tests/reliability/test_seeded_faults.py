@@ -1,0 +1,139 @@
+"""Each judgement of the campaigns can fail: a fault is seeded, and found."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlrm_adahessian.data.bad_lines import BadLines
+from dlrm_adahessian.distributed import checkpoint, step_folders
+from dlrm_adahessian.storage import MANIFEST, DamagedFolderError
+from reliability import damage, io_faults, lines, runs
+from reliability.outcome import Outcome, counting
+from tests.distributed import worlds
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.uninterrupted(tmp_path_factory.mktemp("seeded"), 1)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def edit_line(path: Path, key: str) -> None:
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[50][key] += 1e-16 + 1e-15 * abs(records[50][key])
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def edit_state(path: Path) -> None:
+    found = json.loads(path.read_text())
+    found["state"]["progress"]["skipped"] += 1
+    path.write_text(json.dumps(found))
+
+
+SEEDS = {
+    "a bit of the dense part": (flip, "checkpoints/step-00000120/dense.safetensors"),
+    "a bit of a table": (flip, "checkpoints/step-00000120/tables-00025.safetensors"),
+    "a lost table": (Path.unlink, "checkpoints/step-00000120/tables-00000.safetensors"),
+    "a count": (edit_state, "checkpoints/step-00000120/state.json"),
+    "a bit of a prediction": (flip, "progressive.f32"),
+    "a bit of a score": (flip, "test.f32"),
+    "a digit of a loss": (lambda path: edit_line(path, "loss"), "metrics.jsonl"),
+    "a digit of the window": (lambda path: edit_line(path, "window_logloss"), "metrics.jsonl"),
+    "a lost line": (lambda path: path.write_text(path.read_text().partition("\n")[2]), "metrics.jsonl"),
+    "a lost checkpoint": (shutil.rmtree, "checkpoints"),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_difference_between_two_runs_is_found(finished: Path, tmp_path: Path, seed: str) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    assert runs.differences(copy, finished) == []
+    change, name = SEEDS[seed]
+    change(copy / name)
+    assert runs.differences(copy, finished)
+
+
+def test_times_do_not_count_as_a_difference(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    path = copy / "metrics.jsonl"
+    records = [{**json.loads(line), "timing": {"seconds": 0}} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert runs.differences(copy, finished) == []
+
+
+def verdicts_of(folder: Path) -> Outcome:
+    """Damage and load in this process."""
+    worlds.run(2, damage._save, folder / "checkpoints", log=folder / "save")
+    report = folder / "verdicts.json"
+    damage._attack(folder / "checkpoints", dict.fromkeys(damage.KINDS, 6), report)
+    with counting(4, "seeded") as (outcome, _):
+        damage._count(outcome, json.loads(report.read_text()))
+    return outcome
+
+
+@pytest.mark.dist
+def test_damage_that_nobody_notices_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trusting(path: Path) -> Any:
+        try:
+            return json.loads((path / MANIFEST).read_bytes())
+        except ValueError as error:
+            raise DamagedFolderError(str(error)) from error
+
+    monkeypatch.setattr(checkpoint, "read_sealed", trusting)
+    outcome = verdicts_of(tmp_path)
+    assert outcome.times == 24
+    assert outcome.silent > 5, outcome
+
+
+@pytest.mark.dist
+def test_an_older_checkpoint_that_is_used_without_a_word_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint.logger, "warning", lambda *args: None)
+    assert "without a warning" in verdicts_of(tmp_path).failures[0]
+
+
+def test_a_save_that_removes_the_old_one_first_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = step_folders.unused
+
+    def eager(folder: Path, step: int) -> Path:
+        if step == 300:
+            for path in folder.glob("step-*"):
+                shutil.rmtree(path)
+        return real(folder, step)
+
+    monkeypatch.setattr(step_folders, "unused", eager)
+    outcome = io_faults.each(tmp_path, 3, "seeded", io_faults.disk_full)
+    assert outcome.silent > 5
+
+
+def test_a_reject_that_loses_a_byte_and_one_that_is_not_counted_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BadLines.reject
+    monkeypatch.setattr(BadLines, "reject", lambda self, raw, explain: real(self, raw[:-1] or raw, explain))
+    (outcome,) = lines.run(1, tmp_path)
+    assert outcome.silent > 20
+
+    numbers = itertools.count()
+
+    def forgetful(self: BadLines, raw: bytes, explain: Any) -> None:
+        real(self, raw, explain)
+        self.count -= next(numbers) % 2
+
+    monkeypatch.setattr(BadLines, "reject", forgetful)
+    (outcome,) = lines.run(1, tmp_path)
+    assert outcome.silent > 10
