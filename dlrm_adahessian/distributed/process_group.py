@@ -45,7 +45,7 @@ def init_process_group(
 
 def _join_torchrun(device: torch.device | None, timeout: timedelta) -> None:
     # torchrun gives each rank one thread, of torch alone. Ranks whose compiled kernels each take all cores spin for turns.
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), numba.get_num_threads()))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         _bind_loopback()
     store, rank, world_size = next(iter(dist.rendezvous("env://")))
