@@ -25,7 +25,7 @@ class Steps:
 
     def __call__(self, batch: Batch) -> None:
         """Learn a batch; a derivative that is not finite raises a RuntimeError, as no benchmark of it means anything."""
-        samples = self.config.curvature_samples(self._step, len(batch.labels))
+        samples = self.config.curvature_samples(self._step, batch.share.samples)
         pooled, found = self.state.derivatives(batch, curvature_samples=samples)
         if not all_finite(found):
             raise RuntimeError(f"step {self._step} of {self.config.optimizer} is not finite")
