@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,11 @@ def measure(name: str, samples: int) -> dict[str, float | str]:
     """Return the median step of a preset on this rank, and the bytes that it sends by formula."""
     batch = samples * ranks.world_size()
     steps = Steps(run_config(name, batch, distributed={"sharding": "table"}), table_sizes(_SCALE))
-    coming = steps.state.sent_ahead(islice(cycle(_batches(samples)), _WARM_UP + _STEPS))
+    coming = islice(pairwise(cycle(_batches(samples))), _WARM_UP + _STEPS)
     seconds: list[float] = []
     began = time.perf_counter()
-    for one in coming:
-        steps(one)
+    for batch_of_rank, following in coming:
+        steps(batch_of_rank, following)
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     traffic = Traffic(
@@ -90,6 +90,7 @@ def _world(count: int) -> list[dict[str, Any]]:
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc-per-node",
         str(count),
         "-m",

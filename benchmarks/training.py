@@ -23,10 +23,13 @@ class Steps:
         self.state = TrainState(config, num_rows, torch.device("cpu"))
         self._step = 0
 
-    def __call__(self, batch: Batch) -> None:
-        """Learn a batch; a derivative that is not finite raises a RuntimeError, as no benchmark of it means anything."""
+    def __call__(self, batch: Batch, following: Batch | None = None) -> None:
+        """Learn a batch while the following one's lookups set out.
+
+        A derivative that is not finite raises a RuntimeError, as no benchmark of it means anything.
+        """
         samples = self.config.curvature_samples(self._step, batch.share.samples)
-        pooled, found = self.state.derivatives(batch, curvature_samples=samples)
+        pooled, found = self.state.derivatives(batch, curvature_samples=samples, following=following)
         if not all_finite(found):
             raise RuntimeError(f"step {self._step} of {self.config.optimizer} is not finite")
         self.state.update_(pooled, found, lr_scale=1.0)

@@ -69,7 +69,7 @@ class SharedConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Of the operands of matrix products: tf32 is for GPUs, bf16 for CPUs that multiply it; sums are float32 always."""
     curvature_precision: Literal["fp32", "bf16"] = "bf16"
-    """Of the operands of the exact diagonal's own products, where the device multiplies bf16; sums are float32."""
+    """Of the operands of the exact diagonal's own products, on GPUs and CPUs with AMX; sums are float32."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
 

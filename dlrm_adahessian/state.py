@@ -1,7 +1,7 @@
 # pyright: basic
 """All that training changes: the two halves of the model, their optimizers, the estimator; and its checkpoints."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,28 +107,22 @@ class TrainState:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
-    def sent_ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield each of some batches when the lookups of the one after it are on their way to the ranks with its rows."""
-        ready: Batch | None = None
-        for batch in batches:
-            self.lookup.send(batch.kjt)
-            if ready is not None:
-                yield ready
-            ready = batch
-        if ready is not None:
-            yield ready
-
-    def derivatives(self, batch: Batch, *, curvature_samples: int) -> tuple[Tensor, Derivatives]:
+    def derivatives(
+        self, batch: Batch, *, curvature_samples: int, following: Batch | None = None
+    ) -> tuple[Tensor, Derivatives]:
         """Predict a batch, and differentiate its mean loss over all ranks.
 
         Args:
             batch: this rank's share.
             curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
+            following: the next batch, whose lookups set out meanwhile.
 
         Returns:
             The pooled embeddings of this rank's samples, and the derivatives as `exchange.over_ranks` returns them.
         """
         pooled, share = self.lookup(batch.kjt), batch.share
+        if following is not None:
+            self.lookup.send(following.kjt)
         with matrix_products(self._precision):
             found = self.estimator(
                 self.head,

@@ -5,6 +5,7 @@ the size and xxh3_128 of each file, is flushed to disk, and then renamed. Format
 flipped bit, so every reader verifies the manifest before it trusts a byte.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -140,17 +141,24 @@ def temporary_folder(final: Path) -> Path:
 def seal(
     temporary: Path, final: Path, meta: Mapping[str, object], entries: Mapping[str, Mapping[str, int | str]]
 ) -> None:
-    """Write the manifest of a folder, flush, and rename it to its name; raises `OSError`.
+    """Write the manifest of a folder, flush, and rename it to its name.
 
     Args:
         temporary: a folder of `temporary_folder` with all its files.
         final: its name; whatever stands there is replaced, and a kill at that moment leaves neither.
         meta: what the manifest says beside the files.
         entries: by file name, size and digest of files that are on disk already, so as not to read them again.
+
+    Raises:
+        FileNotFoundError: one of `entries` is not in the folder; other `OSError` as the disk has it.
     """
     files = {
         path.name: entries.get(path.name) or _flushed_entry(path) for path in sorted(temporary.iterdir())
     }
+    if unseen := sorted(entries.keys() - files.keys()):
+        raise FileNotFoundError(
+            errno.ENOENT, "another process wrote it, and it is not seen here", str(temporary / unseen[0])
+        )
     write_json(temporary / MANIFEST, {**meta, "files": files})
     if final.exists():
         shutil.rmtree(final)

@@ -14,6 +14,7 @@ import logging
 import statistics
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,10 +161,10 @@ class _Fit:
         while self.progress.step < self.total_steps and not self.progress.stopped_early:
             epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
             coming = on_device(self.loader.batches(epoch, first), self.device)
-            for batch in self.state.sent_ahead(coming):
+            for batch, following in _with_following(coming):
                 vote = ranks.Vote(self.stop.received, self.saver.status())
                 began = time.perf_counter()
-                loss, probability = self._step(batch)
+                loss, probability = self._step(batch, following)
                 self.clock.add(time.perf_counter() - began, len(probability))
                 if self.journal is not None:
                     self.journal.learnt(
@@ -181,11 +182,13 @@ class _Fit:
                     break
         return self._finish()
 
-    def _step(self, batch: Batch) -> tuple[float, npt.NDArray[np.float32]]:
+    def _step(self, batch: Batch, following: Batch | None) -> tuple[float, npt.NDArray[np.float32]]:
         """Predict and learn one batch; return its mean loss and its predictions, those of all ranks."""
         config, progress = self.config, self.progress
         curvature_samples = config.curvature_samples(progress.step, batch.share.samples)
-        pooled, found = self.state.derivatives(batch, curvature_samples=curvature_samples)
+        pooled, found = self.state.derivatives(
+            batch, curvature_samples=curvature_samples, following=following
+        )
         progress.step += 1
         finite = all_finite(found)
         # Read before the update is launched, a GPU updates while the host goes on to the next batch.
@@ -331,6 +334,16 @@ class _Fit:
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
         return epochs * len(_training_rows(self.config, self.data)) + batches * self.config.batch_size
+
+
+def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
+    """Yield each batch and the one after it, None after the last."""
+    batches = iter(batches)
+    batch = next(batches, None)
+    while batch is not None:
+        following = next(batches, None)
+        yield batch, following
+        batch = following
 
 
 def _labels(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:

@@ -1,1 +1,1 @@
-"""The long run that proves shared rules of reliability: faults, bad and hostile input, counted (docs/reliability.md)."""
+"""The long run behind docs/reliability.md: faults, bad and hostile input, tried and counted."""

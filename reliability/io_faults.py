@@ -45,7 +45,9 @@ def each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outc
             outcome.times += 1
             if (fate is Fate.KILLED) != (fault is kill):
                 outcome.lose(f"operation {outcome.times}: the process was {fate.value}")
-            _check(path, outcome, f"operation {outcome.times}")
+            found = _check(path, outcome, f"operation {outcome.times}")
+            if fate is Fate.SURVIVED and found != 3:
+                outcome.miss(f"operation {outcome.times}: reported as saved, and {found} was loaded")
             shutil.rmtree(path)
             show()
     return outcome
@@ -63,16 +65,17 @@ def _save_third(folder: Path) -> None:
         raise
 
 
-def _check(folder: Path, outcome: Outcome, when: str) -> None:
-    """Require that the second checkpoint or the third is there, and that all that stand are whole."""
+def _check(folder: Path, outcome: Outcome, when: str) -> int | None:
+    """Require that the second checkpoint or the third is there, and that all that stand are whole; return which one is."""
     try:
         found = seed_of(load_newest_good(folder, RUN))
         whole = [seed_of(load(path, RUN)) for path in folder.glob("step-*")]
     except (CheckpointError, AssertionError) as error:
         outcome.miss(f"{when}: {error!r}")
-        return
+        return None
     if found not in (2, 3) or found not in whole:
         outcome.miss(f"{when}: checkpoint {found} was loaded, of {whole}")
+    return found
 
 
 def full(folder: Path) -> Outcome:

@@ -12,7 +12,7 @@ from reliability.runs import (
     beginnings,
     committed,
     differences,
-    is_writing,
+    half_written,
     job,
     last_step,
     uninterrupted,
@@ -42,7 +42,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> bool:
     """Let the run go on for a while; return whether it was killed, and not finished."""
-    before = committed(out)
+    before, leftovers = committed(out), half_written(out)
     sitting = Single(job(out, "--resume", "--checkpoint-every", _OFTEN), out.with_suffix(".log"))
     wait_until(lambda: beginnings(sitting.printed()), sitting.alive)
     begun = beginnings(sitting.printed())
@@ -60,7 +60,7 @@ def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> b
             sitting.process.kill()
             sitting.wait()
             outcome.times += 1
-            outcome.figures["in_checkpointing"] += is_writing(out)
+            outcome.figures["in_checkpointing"] += bool(half_written(out) - leftovers)
             return True
     code = sitting.wait()
     if code != 0:

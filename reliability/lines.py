@@ -26,7 +26,7 @@ _AT = {"first": 0, "middle": 29, "block boundary": 41, "last": 59}
 _TEXT = b"\n".join(_LINES) + b"\n"
 _ACCEPTED, _REFUSED, _ASIDE = "accepted", "refused", "aside"
 
-# The 20 kinds of RELIABILITY.md; of several forms each place takes another.
+# The 20 kinds; of several forms each place takes another.
 _OF_PARSER = {
     "too few columns": ["too few columns"],
     "too many columns": ["too many columns"],

@@ -18,7 +18,7 @@ class Outcome:
     """One line of the rules, tried.
 
     Attributes:
-        line: its number in RELIABILITY.md.
+        line: its number in docs/reliability.md.
         tried: what was done.
         times: how often; 0 when it could not be tried here.
         lost: of these, how often the rule was broken and the program said so: no recovery, a wrong exit code.

@@ -15,7 +15,7 @@ from reliability.runs import (
     beginnings,
     committed,
     differences,
-    is_writing,
+    half_written,
     job,
     last_step,
     uninterrupted,
@@ -84,7 +84,7 @@ def _struck(
     except psutil.NoSuchProcess:
         return False
     outcome.times += 1
-    outcome.figures["in_checkpointing"] += is_writing(out)
+    outcome.figures["in_checkpointing"] += bool(half_written(out))
     if not _stepping(launched, out, sittings + 1, limit + 30):
         if launched.alive() or (out / "summary.json").exists() is False:
             outcome.lose(f"no recovery: {launched.printed()[-600:]!r}")

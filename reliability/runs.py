@@ -201,8 +201,7 @@ def _pairs(run: Path, other: Path) -> Iterator[tuple[str, object, object]]:
         without_clock(read_json(run / "summary.json")),
         without_clock(read_json(other / "summary.json")),
     )
-    for name, lines in (("metrics.jsonl", _metrics(run)), ("window of metrics.jsonl", _windows(run))):
-        yield name, lines, (_metrics if name == "metrics.jsonl" else _windows)(other)
+    yield "metrics.jsonl", _metrics(run), _metrics(other)
 
 
 def without_clock(value: object) -> object:
@@ -222,21 +221,11 @@ def _state(folder: Path) -> object:
     return {**found, "state": state}
 
 
-def _lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def _metrics(run: Path) -> object:
-    return [
-        {k: v for k, v in line.items() if k != "timing" and not k.startswith("window")}
-        for line in _lines(run)
-    ]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "timing"} for line in lines]
 
 
-def _windows(run: Path) -> object:
-    return [{k: v for k, v in line.items() if k.startswith("window")} for line in _lines(run)]
-
-
-def is_writing(run: Path) -> bool:
-    """Whether a checkpoint is, or was, half written: its temporary folder is there."""
-    return any((run / "checkpoints").glob(".*.tmp"))
+def half_written(run: Path) -> set[Path]:
+    """Return the folders of checkpoints that are, or were when the process was killed, half written."""
+    return set((run / "checkpoints").glob(".step-*[0-9].tmp"))

@@ -165,7 +165,10 @@ def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished,
     for _ in range(12):
         process = start(*arguments, "--resume")
         committed = set(checkpoints.glob("step-*"))
-        while process.poll() is None:  # a checkpoint of this sitting, and the next one under way
+        deadline = time.monotonic() + 60
+        while (
+            process.poll() is None and time.monotonic() < deadline
+        ):  # a checkpoint of this sitting, and the next one under way
             if half_written(checkpoints) and set(checkpoints.glob("step-*")) - committed:
                 process.kill()
             time.sleep(0.001)

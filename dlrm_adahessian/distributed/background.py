@@ -153,4 +153,6 @@ def _remove(folder: Path) -> None:
 def _give_way() -> None:
     # Linux knows threads as processes, and each has its own priority.
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        thread = threading.get_native_id()
+        # Of a process that has given way itself, further: to take back needs a right.
+        os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -9,7 +9,7 @@
       latest                      the name of the folder committed last
 
 Tables are row ranges, so that another number of ranks can read the rows it owns. Of several ranks each writes its own
-shards into a folder that all of them see; when all have written, the first one writes the rest, seals it and commits.
+shards into a folder that all of them see, the first one the rest too; when all have written, it seals and commits.
 """
 
 import logging

@@ -9,7 +9,7 @@ Sharding = Literal["auto", "table", "row", "column", "replicate"]
 """`table` keeps a table whole on one rank, `row` and `column` cut it, `replicate` keeps a copy on every rank."""
 
 ExchangePrecision = Literal["fp32", "bf16"]
-"""Of pooled embeddings and their derivatives on their way between ranks."""
+"""Of pooled embeddings and their derivatives on their way between ranks; over gloo embeddings travel as float16."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

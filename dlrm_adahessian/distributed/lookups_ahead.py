@@ -1,11 +1,10 @@
 # pyright: basic
-"""Lookups that go to the ranks which hold their rows ahead of their turn, while the batch before them is worked on.
+"""Lookups of the next batch on their way to the ranks that hold its rows, while this one is worked on.
 
 What TorchRec's TrainPipelineSparseDist does, which takes forward and backward as one call of a model: which rows a batch
 looks up depends on nothing that training changes, so it can travel early. First how many each rank gets, then the rows.
 """
 
-from collections import deque
 from dataclasses import dataclass
 
 from torchrec import KeyedJaggedTensor, KeyedTensor
@@ -33,24 +32,29 @@ class _Sent:
 
 
 class LookupsAhead:
-    """Sends lookups early, in the same order on all ranks, and looks up in that order."""
+    """Sends the lookups of one batch ahead; all ranks call it in the same order."""
 
     def __init__(self, rows: ShardedRows) -> None:
         self._rows = rows
-        self._sent: deque[_Sent] = deque()
+        self._next: _Sent | None = None
 
     def send(self, kjt: KeyedJaggedTensor) -> None:
-        """Begin to send the lookups of a batch; `look_up` takes batches in the order in which they were sent."""
-        self._sent.append(self._begun(kjt))
+        """Begin to send the lookups of the next batch; those of one that was not looked up are forgotten."""
+        self._next = self._begun(kjt)
+
+    def advance(self) -> None:
+        """Send the rows after the counts, which have had the time since `send`."""
+        if self._next is not None:
+            self._next.advance()
 
     def look_up(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
-        """Return the pooled embeddings of a batch, which may be sent now only; those sent ahead go on their way."""
-        is_next = bool(self._sent) and self._sent[0].kjt is kjt
-        sent = self._sent.popleft() if is_next else self._begun(kjt)
-        pooled = self._rows.compute_and_output_dist(sent.context, sent.advance().wait())
-        for waiting in self._sent:
-            waiting.advance()
-        return pooled.wait()
+        """Return the pooled embeddings of a batch, sent ahead or not."""
+        sent = self._next
+        if sent is None or sent.kjt is not kjt:
+            sent = self._begun(kjt)
+        else:
+            self._next = None
+        return self._rows.compute_and_output_dist(sent.context, sent.advance().wait()).wait()
 
     def _begun(self, kjt: KeyedJaggedTensor) -> _Sent:
         context = self._rows.create_context()

@@ -134,10 +134,10 @@ class ShardedLookup:
             )
 
     def send(self, kjt: KeyedJaggedTensor) -> None:
-        """Begin to send a later batch's lookups to the ranks that hold its rows, while the one before is worked on.
+        """Begin to send the next batch's lookups to the ranks that hold its rows, while this one is worked on.
 
         Args:
-            kjt: as in a call, which takes it up; batches are looked up in the order in which they were sent.
+            kjt: as in the call that takes it up.
         """
         self._require_order(kjt)
         if self._alone is None:
@@ -213,6 +213,7 @@ class ShardedLookup:
                 "lookup's derivatives before the next lookup"
             )
         self._pending = None
+        self._ahead.advance()
         if self._exchange is None:
             derivatives = [(grad.reshape(-1, self._dim), _flat(curvature))]
         else:
@@ -298,10 +299,11 @@ def _flat(derivative: Tensor | None) -> Tensor | None:
 
 
 def _plan_together(request: Request) -> tuple[Plan, ShardingPlan]:
-    """Plan on each rank for the memory of the first; plans that differ are a defect."""
+    """Plan on each rank for the machine of the first; plans that differ are a defect."""
     machines = request.machines
-    memory = ranks.first_does(lambda: machines.memory_bytes)
-    plan, sharding_plan = plan_or_refuse(replace(request, machines=replace(machines, memory_bytes=memory)))
+    memory, here = ranks.first_does(lambda: [machines.memory_bytes, machines.ranks_per_host])
+    machines = replace(machines, memory_bytes=memory, ranks_per_host=here)
+    plan, sharding_plan = plan_or_refuse(replace(request, machines=machines))
     plans = ranks.agreed(lambda: fingerprint(plan.asdict()))
     if len(set(plans)) > 1:
         raise RuntimeError(f"all ranks must have the same plan of the tables, got {plans}")

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,9 +91,10 @@ def batches(first_step: int, batch_size: int = BATCH) -> Iterator[Batch]:
 
 def train(state: TrainState, config: RunConfig, steps: range) -> list[float]:
     losses = []
-    for step, batch in zip(steps, state.sent_ahead(batches(steps.start)), strict=False):
+    coming = pairwise(batches(steps.start))
+    for step, (batch, following) in zip(steps, coming, strict=False):
         samples = config.curvature_samples(step, batch.share.samples)
-        pooled, found = state.derivatives(batch, curvature_samples=samples)
+        pooled, found = state.derivatives(batch, curvature_samples=samples, following=following)
         assert all_finite(found)
         losses.append(float(found.loss))
         state.update_(pooled, found, lr_scale=0.1)
