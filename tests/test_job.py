@@ -200,6 +200,7 @@ def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished,
 
 def test_ctrl_c_checkpoints_and_exits_130(finished, rows, tmp_path):
     arguments = train(rows, tmp_path / "run", finished / "cache", "--epochs", "50", "--baseline", "none")
+    arguments += ["--checkpoint-every", "7", "--no-checkpoint-in-background"]
     process = start(*arguments)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):

@@ -299,3 +299,11 @@ def test_waiting_outlasts_the_holder(tmp_path: Path) -> None:
 def test_an_error_in_the_block_is_not_mistaken_for_one_of_the_lock(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), exclusive_lock(tmp_path / "lock", wait=False):
         (tmp_path / "absent").read_bytes()
+
+
+def test_a_file_that_another_process_wrote_must_be_seen_before_the_folder_is_sealed(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    temporary = storage.temporary_folder(final)
+    with pytest.raises(FileNotFoundError, match="not seen here"):
+        storage.seal(temporary, final, {}, {"tables-00001.safetensors": {"bytes": 3, "xxh3_128": "0" * 32}})
+    assert not final.exists()

@@ -44,8 +44,7 @@ def init_process_group(
 
 
 def _join_torchrun(device: torch.device | None, timeout: timedelta) -> None:
-    # torchrun gives each rank one thread, of torch alone. Ranks whose compiled kernels each take all cores spin for turns.
-    numba.set_num_threads(min(torch.get_num_threads(), numba.get_num_threads()))
+    _share_cores()
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         _bind_loopback()
     store, rank, world_size = next(iter(dist.rendezvous("env://")))
@@ -66,3 +65,12 @@ def _bind_loopback() -> None:
     names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+
+
+def _share_cores() -> None:
+    """Let compiled kernels take as many threads as torch has, of which torchrun gives each rank one.
+
+    By itself numba takes all cores, and on its first call tells the OpenMP that torch uses to do so too.
+    """
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
+    numba.config.reload_config()

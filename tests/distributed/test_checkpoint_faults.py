@@ -80,7 +80,8 @@ def test_a_full_disk_at_any_operation_is_reported_and_harms_no_checkpoint(two: P
         lambda folder: save_seed(folder, 3), disk_full, copies_of(two, tmp_path)
     ):
         outcomes.append(outcome)
-        assert seed_of(load_newest_good(folder, RUN)) in {2, 3}
+        # What was said to be saved is there.
+        assert seed_of(load_newest_good(folder, RUN)) in ({3} if outcome is Outcome.SURVIVED else {2, 3})
         assert_all_whole(folder)
         shutil.rmtree(folder)
     assert outcomes.count(Outcome.REPORTED) > 50
