@@ -6,7 +6,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 
-import numba
 import torch
 import torch.distributed as dist
 
@@ -44,7 +43,6 @@ def init_process_group(
 
 
 def _join_torchrun(device: torch.device | None, timeout: timedelta) -> None:
-    _share_cores()
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         _bind_loopback()
     store, rank, world_size = next(iter(dist.rendezvous("env://")))
@@ -65,12 +63,3 @@ def _bind_loopback() -> None:
     names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
-
-
-def _share_cores() -> None:
-    """Let compiled kernels take as many threads as torch has, of which torchrun gives each rank one.
-
-    By itself numba takes all cores, and on its first call tells the OpenMP that torch uses to do so too.
-    """
-    os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
-    numba.config.reload_config()

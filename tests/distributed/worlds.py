@@ -18,7 +18,9 @@ os.environ.setdefault(
     "TORCH_CPP_LOG_LEVEL", "ERROR"
 )  # as the command line sets it, which here comes after torch
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["torchrec.distributed.planner", "numba", "pyarrow", "scipy.stats"])
+_FORKSERVER.set_forkserver_preload(
+    ["tests.distributed.one_thread", "torchrec.distributed.planner", "numba", "pyarrow", "scipy.stats"]
+)
 
 
 def start(ranks: int, work: Callable[..., int | None], *arguments: object, log: Path) -> list[BaseProcess]:
