@@ -4,13 +4,22 @@
 
 b samples a rank, m messages one after another, v bytes that a rank sends; a, c, l and the inverse bandwidth come from a fit.
 Ranks of one machine share its cores, and loopback is their work too, hence s; between machines with a network s is 1.
+
+    python -m benchmarks.step_model [--samples B] [--fixed MS] [--per-sample US] [--message US] [--bandwidth GB/S] [--json]
+
+says what steps of the hybrid on the Kaggle model would take on more ranks. The defaults are an H100's: a line through its
+measured steps at 16,384 and 65,536 samples (tf32, EXPERIMENTS.md), and a network of 50 GB/s a GPU with 10 us a message,
+which are assumptions.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
+
+from benchmarks.printing import print_rows
 
 _FLAGS = 7  # numbers beside gradient, curvature and logits in the one sum over all ranks
 
@@ -108,3 +117,47 @@ def fitted(points: Sequence[Point], cores: int | None) -> StepModel:
 def _parts(ranks: int, samples: int, sent_bytes: float, cores: int | None) -> np.ndarray:
     share = 1.0 if cores is None else max(1.0, ranks / cores)
     return share * np.array([1.0, samples, messages(ranks), sent_bytes])
+
+
+def main() -> None:
+    """Print a row for each number of ranks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=8192, help="of a rank")
+    parser.add_argument("--fixed", type=float, default=0.38, help="ms of a step whatever the batch")
+    parser.add_argument("--per-sample", type=float, default=0.068, help="us")
+    parser.add_argument("--message", type=float, default=10.0, help="us")
+    parser.add_argument("--bandwidth", type=float, default=50.0, help="GB/s of a rank")
+    parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 4, 8, 32, 128))
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    args = parser.parse_args()
+    model = StepModel(
+        fixed=1e-3 * args.fixed,
+        per_sample=1e-6 * args.per_sample,
+        per_message=1e-6 * args.message,
+        per_byte=1e-9 / args.bandwidth,
+        cores=None,
+    )
+    traffic = Traffic(features=26, dim=16, parameters=475_985, row_curvature=1, dense_curvature=1 / 8)
+    alone = model.seconds(1, args.samples, 0)
+    rows: list[dict[str, float]] = []
+    for ranks in args.ranks:
+        sent = traffic.sent_bytes(ranks, args.samples)
+        seconds = model.seconds(ranks, args.samples, sent)
+        rows.append(
+            {
+                "ranks": ranks,
+                "batch": ranks * args.samples,
+                "step_ms": 1e3 * seconds,
+                "messages_ms": 1e3 * messages(ranks) * model.per_message if ranks > 1 else 0.0,
+                "bytes_ms": 1e3 * sent * model.per_byte,
+                "samples_per_second": ranks * args.samples / seconds,
+                "efficiency": alone / seconds,
+            }
+        )
+    print_rows(rows, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()

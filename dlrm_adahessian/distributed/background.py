@@ -16,6 +16,7 @@ behind further. So the next one waits for it.
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -39,6 +40,10 @@ IDLE, BUSY, FAILED = 0, 1, 2
 _NICE = 10
 
 
+# Seconds that the thread pauses for each second of processor time: what it takes from the steps is spread over more of them.
+_PAUSE = 40.0
+
+
 class _AbandonedError(Exception):
     """The thread was told to stop."""
 
@@ -59,7 +64,8 @@ class BackgroundSaver:
     def __init__(self) -> None:
         self.memory = SnapshotMemory()
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
-        self._abandoned = threading.Event()
+        self._abandoned, self._awaited = threading.Event(), threading.Event()
+        self._worked = 0.0  # processor time of the thread at its last pause
         self._saving: _Saving | None = None  # until it is committed
         self._removing: Future[None] | None = None
 
@@ -97,7 +103,8 @@ class BackgroundSaver:
         copies: list[Contents] = []
         ranks.agreed(lambda: copies.append(self.memory.take(step, contents)))
         draft = Draft(folder, step, fingerprint, shards)
-        written = self._thread.submit(lambda: draft.write(copies[0], self._check))
+        self._awaited.clear()
+        written = self._thread.submit(lambda: draft.write(copies[0], self._pause))
         self._saving = _Saving(draft=draft, keep=keep, written=written)
 
     def proceed(self, status: int) -> None:
@@ -113,6 +120,7 @@ class BackgroundSaver:
 
     def finish(self) -> None:
         """Wait for what is being written, and commit it; then for what is being removed."""
+        self._awaited.set()
         self._commit()
         if self._removing is not None:
             ranks.agreed(self._removing.result)
@@ -138,9 +146,14 @@ class BackgroundSaver:
 
     def _stop(self) -> None:
         self._abandoned.set()
+        self._awaited.set()
         self._thread.shutdown(wait=True)
 
-    def _check(self) -> None:
+    def _pause(self) -> None:
+        """Rest, unless somebody waits for the thread; called between blocks."""
+        worked = time.thread_time()
+        self._awaited.wait(_PAUSE * (worked - self._worked))
+        self._worked = worked
         if self._abandoned.is_set():
             raise _AbandonedError
 

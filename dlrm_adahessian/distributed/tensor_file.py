@@ -15,14 +15,11 @@ import xxhash
 from safetensors import safe_open
 from torch import Tensor
 
+from dlrm_adahessian.distributed.past_cache import BLOCK, write_past_cache
 from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.storage import flush_to_disk
 
 Entry = dict[str, int | str]
-_BLOCK = 4 << 20  # bytes
-# Bytes after which a file is flushed. Otherwise gigabytes pile up in the page cache until the kernel makes whoever
-# writes next wait, and others' small flushes wait behind them.
-_UNFLUSHED = 64 << 20
 
 DTYPES = {
     torch.float64: "F64",
@@ -72,29 +69,27 @@ def write_tensors(
         offset = span[1]
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    digest, written, unflushed = xxhash.xxh3_128(), 0, 0
-    with path.open("wb") as file:
-        for block in _blocks(len(encoded).to_bytes(8, "little") + encoded, ordered):
+    encoded = len(encoded).to_bytes(8, "little") + encoded
+    digest = xxhash.xxh3_128()
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for block in _blocks(encoded, ordered):
             between()
             digest.update(block)
-            file.write(block)
-            written += len(block)
-            unflushed += len(block)
-            if unflushed >= _UNFLUSHED:
-                file.flush()
-                flush_to_disk(file.fileno())
-                unflushed = 0
-        file.flush()
+            yield block
+
+    with path.open("wb", buffering=0) as file:
+        write_past_cache(file, hashed())
         flush_to_disk(file.fileno())
-    return {"bytes": written, "xxh3_128": digest.hexdigest()}
+    return {"bytes": len(encoded) + offset, "xxh3_128": digest.hexdigest()}
 
 
 def _blocks(header: bytes, ordered: Sequence[tuple[str, Tensor]]) -> Iterator[bytes | memoryview]:
     yield header
     for _, tensor in ordered:
         raw = _raw(tensor)
-        for first in range(0, len(raw), _BLOCK):
-            yield raw[first : first + _BLOCK]
+        for first in range(0, len(raw), BLOCK):
+            yield raw[first : first + BLOCK]
 
 
 def _raw(tensor: Tensor) -> memoryview:
