@@ -4,6 +4,7 @@ Nothing reads a checkpoint soon, and putting gigabytes into the page cache takes
 machine 6 s for 2 GB, where the disk takes the same from memory in 0.9 s and the processor 0.2 (docs/checkpoints.md).
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -43,14 +44,18 @@ def write_past_cache(file: BinaryIO, parts: Iterable[bytes | memoryview]) -> Non
 
 def _write_all(file: BinaryIO, block: memoryview) -> None:
     while block:
-        written = file.write(block)
-        if written % mmap.PAGESIZE:
-            _set_direct(file, direct=False)
-        block = block[written:]
+        try:
+            block = block[file.write(block) :]
+        except OSError as error:
+            # The disk took a part before, and what is left does not begin or end where it wants.
+            if error.errno != errno.EINVAL or not _set_direct(file, direct=False):
+                raise
 
 
-def _set_direct(file: BinaryIO, *, direct: bool) -> None:
+def _set_direct(file: BinaryIO, *, direct: bool) -> bool:
+    """Write past the page cache from now on, or through it; return whether that changed anything."""
     flag = getattr(os, "O_DIRECT", 0)  # Linux has it
     before = fcntl.fcntl(file, fcntl.F_GETFL)
-    with suppress(OSError):  # not every file system
+    with suppress(OSError):  # not every file system can
         fcntl.fcntl(file, fcntl.F_SETFL, before | flag if direct else before & ~flag)
+    return fcntl.fcntl(file, fcntl.F_GETFL) != before
