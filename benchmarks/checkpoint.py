@@ -30,7 +30,7 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.memory import keep_freed_memory
 
 _BATCH = 2048
-_SCALES = (1.0, 0.01)  # of the published cardinalities
+_SCALES = (0.3,)  # of the published cardinalities
 _DRAWN = 64  # batches, drawn once and repeated
 _KEEP = 2
 
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds per height of the tables")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds per height of the tables")
     parser.add_argument("--cardinality-scale", type=float, nargs="+", default=_SCALES)
     parser.add_argument(
         "--folder", type=Path, help="on the disk to be measured; default: that of temporary files"
