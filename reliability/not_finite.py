@@ -76,15 +76,15 @@ def _skip(flags: list[str], times: int) -> int:
     """Train, meet a bad number at some steps, and write which of them changed a tensor of this rank."""
     real, met, fits = trainer._Fit._step, [], []
 
-    def step(fit: Any, batch: Any) -> Any:
+    def step(fit: Any, batch: Any, following: Any) -> Any:
         fits[:] = [fit]
         number, rest = divmod(fit.progress.step + 1 - _FIRST, _APART)
         if rest or not 0 <= number < times:
-            return real(fit, batch)
+            return real(fit, batch, following)
         place, value = _PLACES[number % len(_PLACES)], _VALUES[number // len(_PLACES) % len(_VALUES)]
         before = _tensors(fit)
         with _poison(fit, batch, place, value) if _is_bad() else nullcontext():
-            found = real(fit, batch)
+            found = real(fit, batch, following)
         after = _tensors(fit)
         changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
         met.append((fit.progress.step, place, str(value), changed))
@@ -101,10 +101,10 @@ def _skip(flags: list[str], times: int) -> int:
 def _diverge(flags: list[str]) -> int:
     real = trainer._Fit._step
 
-    def step(fit: Any, batch: Any) -> Any:
+    def step(fit: Any, batch: Any, following: Any) -> Any:
         if _is_bad() and fit.progress.step + 1 >= _DIVERGES:
             batch.dense[0, 0] = float("nan")
-        return real(fit, batch)
+        return real(fit, batch, following)
 
     with mock.patch.object(trainer._Fit, "_step", step):
         return cli.main(["train", *flags])
