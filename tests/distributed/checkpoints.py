@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.distributed.checkpoint import Checkpoint
+from dlrm_adahessian.distributed.checkpoint import Checkpoint, load, load_newest_good
 from dlrm_adahessian.distributed.saving import save
 from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.storage import fingerprint
+from tests.faults import Outcome, disk_full, each_operation
 
 RUN = fingerprint({"lr": 0.1})
 STATE = {"loader": {"position": 12345}, "lr": 0.1, "big": 2**60, "text": "ü", "none": None}
@@ -123,3 +124,24 @@ def copies_of(template: Path, root: Path) -> Callable[[], Path]:
 def names(folder: Path) -> list[str]:
     """Return the names in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def assert_all_whole(folder: Path) -> None:
+    """What stands under a checkpoint's name is whole, at every moment."""
+    for path in folder.glob("step-*"):
+        assert seed_of(load(path, RUN)) == load(path, RUN).step // 100
+
+
+def full_disks_survived(save_third: Callable[[Path], object], two: Path, root: Path) -> int:
+    """Save seed 3 beside seeds 1 and 2, with a full disk at each operation; return how often it was reported.
+
+    No checkpoint may be harmed, and what was said to be saved must be there.
+    """
+    outcomes = []
+    for folder, outcome in each_operation(save_third, disk_full, copies_of(two, root)):
+        outcomes.append(outcome)
+        assert seed_of(load_newest_good(folder, RUN)) in ({3} if outcome is Outcome.SURVIVED else {2, 3})
+        assert_all_whole(folder)
+        shutil.rmtree(folder)
+    assert Outcome.KILLED not in outcomes
+    return outcomes.count(Outcome.REPORTED)
