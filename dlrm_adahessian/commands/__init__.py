@@ -1,0 +1,23 @@
+"""The commands: a module each, with its flags and what it prints.
+
+Heavy packages are imported by the command that needs them, so that help and a wrong flag answer at once.
+"""
+
+from collections.abc import Callable, Sequence
+
+from dlrm_adahessian.commands.compare import compare
+from dlrm_adahessian.commands.doctor import doctor
+from dlrm_adahessian.commands.evaluate import evaluate
+from dlrm_adahessian.commands.plan import plan
+from dlrm_adahessian.commands.prepare import prepare
+from dlrm_adahessian.commands.train import train
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "plan": plan,
+    "doctor": doctor,
+}
+"""Each takes the arguments after its name, and returns the exit code."""

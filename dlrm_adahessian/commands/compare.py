@@ -1,0 +1,33 @@
+"""`compare`: which optimizer trains the better model."""
+
+from collections.abc import Sequence
+
+from dlrm_adahessian import config
+from dlrm_adahessian.commands.arguments import config_file, parsed
+from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.compare.config import CompareConfig
+
+_HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
+
+Every optimizer gets the same rows in the same order, the same initial weights, and as many draws of hyper-parameters from
+ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an interruption, or
+with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it."""
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Tune and train several optimizers alike, and report which trains the better model."""
+    named = config_file(arguments)
+    base = config.validated(CompareConfig, config.read_toml(named) if named else {})
+    args = parsed(base, arguments, prog="compare", description=_HELP)
+    for name in args.names:
+        config.preset(name)  # a wrong name is refused before anything is read
+    from dlrm_adahessian.compare.results import runs_table, summarize
+    from dlrm_adahessian.compare.study import run_study
+    from dlrm_adahessian.report.page import write_report
+    from dlrm_adahessian.report.words import headline, verdict
+
+    study = run_study(args)
+    summary = summarize(study)
+    write_report(args.out, summary, runs_table(study))
+    say("\n".join([*headline(summary), *verdict(summary), "", f"written to {args.out}/report.html"]))
+    return 0

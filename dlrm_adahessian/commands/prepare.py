@@ -1,0 +1,55 @@
+"""`prepare`: raw rows to the cache."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.commands.output import say_figures
+from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class PrepareConfig:
+    """Turn raw rows into the cache that training reads."""
+
+    dataset: Literal["criteo", "synthetic"] = "criteo"
+    """Real rows from --data-path, or generated ones."""
+    data_path: str | None = None
+    """Raw rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    rows: int | None = None
+    """Use the first N rows only; for synthetic data, generate N."""
+    bad_rows: Literal["strict", "quarantine"] = "strict"
+    """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+    data: DataConfig = DataConfig()
+
+
+def prepare(arguments: Sequence[str]) -> int:
+    """Turn raw rows into the cache that training reads."""
+    args = tyro.cli(PrepareConfig, args=arguments, prog="prepare")
+    from dlrm_adahessian.data.cache import open_dataset
+    from dlrm_adahessian.data.prepared import is_prepared
+
+    if args.data_path is not None and is_prepared(args.data_path):
+        raise UsageError(
+            f"prepare takes raw rows, and {args.data_path} holds prepared ones; train or evaluate with it as --data-path"
+        )
+    data = open_dataset(args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows)
+    kept = len(data.labels)
+    found = {
+        "folder": str(data.folder),
+        "rows_read": kept + data.rejected,
+        "rows_kept": kept,
+        "rows_rejected": data.rejected,
+        "train": len(data.split.train),
+        "val": len(data.split.val),
+        "test": len(data.split.test),
+        "table_rows": sum(data.vocabulary.num_rows),
+    }
+    say_figures(found, as_json=args.json)
+    return 0

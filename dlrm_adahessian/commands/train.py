@@ -1,0 +1,29 @@
+"""`train`: an optimizer and its baseline on the same rows."""
+
+from collections.abc import Sequence
+
+from dlrm_adahessian import config
+from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
+from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.launched import told_once
+
+_HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
+
+--config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
+(configs/optimizers). The defaults shown below already include both."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train an optimizer and its baseline, and compare them."""
+    with told_once():
+        base = config.load(config_file(arguments), value_of(arguments, "--optimizer"))
+        settings = parsed(base, arguments, prog="train.py", description=_HELP)
+    from dlrm_adahessian.job import run_job
+    from dlrm_adahessian.tables import job_table
+
+    done = run_job(settings)
+    if done is None:  # another rank reports
+        return 0
+    path, summary = done
+    say(f"{job_table(summary)}\n\nwritten to {path}/summary.json")
+    return 0
