@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from dlrm_adahessian import __version__
 from dlrm_adahessian.commands import COMMANDS
-from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.commands.output import printable, say
 from dlrm_adahessian.errors import ProgramError, UsageError
 from dlrm_adahessian.launched import alone, is_first, told_once
 from dlrm_adahessian.memory import keep_freed_memory
@@ -100,4 +100,4 @@ def _complain(text: str) -> None:
     if not text:  # another rank tells
         return
     with suppress(BrokenPipeError):  # the exit code still tells
-        sys.stderr.write(f"error: {text}\n")
+        sys.stderr.write(f"error: {printable(text)}\n")

@@ -22,4 +22,9 @@ def say_figures(found: Mapping[str, Any], *, as_json: bool) -> None:
 
 def say(text: str) -> None:
     """Print lines to the standard output."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(text)}\n")
+
+
+def printable(text: str) -> str:
+    """Return lines in which what no terminal should act on, as escapes in the name of a file, is written out."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
