@@ -22,6 +22,8 @@ _PACKAGE = Path(__file__).parent
 # What shapes, scores or reports results, but does not train: a change there keeps the runs.
 _AFTER_TRAINING = (
     "cli.py",
+    "commands",
+    "download",
     "job.py",
     "tables.py",
     "doctor.py",

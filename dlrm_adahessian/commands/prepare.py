@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say_figures
 from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.sources import require_rows
 from dlrm_adahessian.errors import UsageError
 
 
@@ -31,7 +32,9 @@ class PrepareConfig:
 
 def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
-    args = tyro.cli(PrepareConfig, args=arguments, prog="prepare")
+    args = tyro.cli(PrepareConfig, args=arguments, prog="python -m dlrm_adahessian prepare")
+    if args.dataset == "criteo":
+        require_rows(args.data_path, "prepare")
     from dlrm_adahessian.data.cache import open_dataset
     from dlrm_adahessian.data.prepared import is_prepared
 
