@@ -33,6 +33,8 @@ from dlrm_adahessian import __version__
 from dlrm_adahessian.errors import CheckpointError, DataError, NoInputError, UsageError
 from dlrm_adahessian.storage import DamagedFolderError, exclusive_lock, read_json, storage_errors, write_json
 
+RUNS = Path("runs")
+"""Holds the runs that are given no folder."""
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "numba", "safetensors")
 _TRACES = ("config.json", "metrics.jsonl", "summary.json", "checkpoints")  # each says: a run was here
 _FLOAT32 = np.dtype("<f4")

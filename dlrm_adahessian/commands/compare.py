@@ -7,6 +7,7 @@ from dlrm_adahessian.commands.arguments import config_file, parsed
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.data.sources import require_rows
+from dlrm_adahessian.storage import require_writable
 
 _HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
 
@@ -24,6 +25,7 @@ def compare(arguments: Sequence[str]) -> int:
         config.preset(name)  # a wrong name is refused before anything is read
     if args.dataset == "criteo":
         require_rows(args.data_path, "compare")
+    require_writable(args.out, "--out")
     from dlrm_adahessian.compare.results import runs_table, summarize
     from dlrm_adahessian.compare.study import run_study
     from dlrm_adahessian.report.page import write_report
