@@ -22,10 +22,12 @@ _PACKAGE = Path(__file__).parent
 # What shapes, scores or reports results, but does not train: a change there keeps the runs.
 _AFTER_TRAINING = (
     "cli.py",
+    "commands",
     "job.py",
     "tables.py",
     "doctor.py",
-    "evaluate.py",
+    "evaluation",
+    "curves.py",
     "compare",
     "report",
     "statistics",
