@@ -41,7 +41,8 @@ def test_fewer_points_are_points_of_the_whole_curve_with_both_ends(seed, levels,
     kept = np.isin(whole.called, thinned.called)
     for name in ("threshold", "hits", "called"):
         np.testing.assert_array_equal(getattr(whole, name)[kept], getattr(thinned, name))
-    assert kept[0] and kept[-1]
+    assert kept[0]
+    assert kept[-1]
     assert thinned.average_precision == whole.average_precision
 
 

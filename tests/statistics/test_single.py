@@ -54,7 +54,8 @@ def test_wilson_is_its_formula():
         z * np.sqrt(k * (n - k) / n + z**2 / 4) / (n + z**2),
     )
     assert proportion_interval(k, n) == pytest.approx((middle - half, middle + half), rel=1e-12)
-    assert proportion_interval(0, 10)[0] == 0 and proportion_interval(10, 10)[1] == 1
+    assert proportion_interval(0, 10)[0] == 0
+    assert proportion_interval(10, 10)[1] == 1
 
 
 def test_auc_is_delongs():
