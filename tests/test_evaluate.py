@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-
 from dlrm_adahessian.evaluate import regrouped
 
 
