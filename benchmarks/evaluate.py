@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from dlrm_adahessian.evaluate import evaluate
+from dlrm_adahessian.evaluation.job import evaluate
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.prepare import write_text
@@ -45,7 +45,7 @@ def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
         write_text(file, rows, config.data.synthetic)
     found = {"rows": float(rows), "training_rows_per_second": trained}
     for name, source in (("prepared", prepared), ("raw", str(folder / "rows.txt"))):
-        seconds = _seconds(lambda source=source: evaluate(path, source, folder / "scores.parquet"), 3)
+        seconds = _seconds(lambda source=source: evaluate([path], [source], folder / "scores.parquet"), 3)
         found[f"{name}_rows_per_second"] = rows / seconds
         found[f"{name}_over_training"] = rows / seconds / trained
     return found

@@ -99,10 +99,8 @@ def _with_interval(name: str, model: Mapping[str, Any]) -> str:
 def _slice_rows(name: str, cut: Mapping[str, Any]) -> list[str]:
     """Return the figures of a slicing: of the first model, and the differences of the log loss to it."""
     others = [difference["model"] for difference in cut["slices"][0]["differences"]] if cut["slices"] else []
-    head = (
-        f"{name + ', ' + cut['about']:<44}{'rows':>12}{'click rate':>12}{'AUC':>10}{'NE':>10}  [95% interval]"
-    )
-    lines = [head]
+    title = name if name == cut["about"] else f"{name}: {cut['about']}"
+    lines = [title, f"{'':<44}{'rows':>12}{'click rate':>12}{'AUC':>10}{'NE':>10}  [95% interval]"]
     for entry in cut["slices"]:
         figures = next(iter(entry["models"].values()))
         ends = figures["normalized_entropy_ci95"]
