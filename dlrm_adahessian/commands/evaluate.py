@@ -100,6 +100,7 @@ def _stream(args: EvaluateConfig) -> None:
         )
     from dlrm_adahessian.evaluation.stream import score_lines
 
-    for probabilities in score_lines(args.run[0], sys.stdin.buffer, best=args.best):
-        say("\n".join(map(str, probabilities)))  # as few digits as tell float32 numbers apart
-        sys.stdout.flush()
+    with open(sys.stdin.fileno(), "rb", closefd=False) as lines:
+        for probabilities in score_lines(args.run[0], lines, best=args.best):
+            say("\n".join(map(str, probabilities)))  # as few digits as tell float32 numbers apart
+            sys.stdout.flush()
