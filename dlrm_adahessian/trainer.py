@@ -11,9 +11,7 @@ have, so they decide alike; the first one writes.
 """
 
 import logging
-import statistics
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.artifacts import PredictionLog, RunDirectory
+from dlrm_adahessian.clock import StepClock
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch, Loader, on_device
@@ -41,11 +40,11 @@ from dlrm_adahessian.metrics import BinaryMetrics, binary_metrics, probability_f
 from dlrm_adahessian.optim.schedule import lr_scale
 from dlrm_adahessian.signals import StopRequest
 from dlrm_adahessian.state import SCORING_BATCH, TrainState
+from dlrm_adahessian.training_rows import labels_of, progressive, training_loader, training_rows
 
 logger = logging.getLogger(__name__)
 
 _TEST = "test.f32"  # predictions in the run directory
-_MAX_TIMES = 100_000  # step times kept for the median
 
 
 @dataclass
@@ -73,35 +72,6 @@ class Fitted:
     summary: dict[str, Any]
     progressive: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
     test: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
-
-
-class _Clock:
-    """Time spent in steps, over all sittings of a run."""
-
-    def __init__(self) -> None:
-        self.seconds, self.samples, self.median = 0.0, 0, 0.0
-        self._recent: deque[float] = deque(maxlen=_MAX_TIMES)
-
-    def add(self, seconds: float, samples: int) -> None:
-        self.seconds += seconds
-        self.samples += samples
-        self._recent.append(seconds)
-
-    def summary(self) -> dict[str, float | int]:
-        if self._recent:
-            self.median = statistics.median(self._recent)
-        return {
-            "seconds": self.seconds,
-            "samples_per_second": self.samples / self.seconds if self.seconds else 0.0,
-            "step_ms_median": 1e3 * self.median,
-        }
-
-    def state(self) -> dict[str, float | int]:
-        self.summary()
-        return {"seconds": self.seconds, "samples": self.samples, "median": self.median}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.seconds, self.samples, self.median = state["seconds"], state["samples"], state["median"]
 
 
 def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> Fitted | None:
@@ -137,7 +107,7 @@ class _Fit:
         self.fingerprint = config.fingerprint(data.fingerprint)
         self.device = device
         self.state = TrainState(config, data.vocabulary.num_rows, device)
-        self.loader = _training_loader(config, data, pinned=device.type == "cuda")
+        self.loader = training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.eval_every = config.eval_every or self.loader.batches_per_epoch
         self.journal: Journal | None = None
@@ -151,7 +121,7 @@ class _Fit:
         self.saver = stack.enter_context(BackgroundSaver())
         self.progress = Progress()
         self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
-        self.clock = _Clock()
+        self.clock = StepClock()
         self.resumed_from = self._resume()
 
     def run(self, title: str | None) -> Fitted | None:
@@ -281,7 +251,7 @@ class _Fit:
             world_size=ranks.world_size(),
         )
         probability = self.state.score(loader.batches(0))
-        return probability, binary_metrics(_labels(self.data, rows), probability)
+        return probability, binary_metrics(labels_of(self.data, rows), probability)
 
     def _finish(self) -> Fitted | None:
         timing = self.clock.summary()
@@ -291,12 +261,12 @@ class _Fit:
             self.validation = None
         data, split = self.data, self.data.split
         test_probability, test = self._measure(split.test)
-        test_labels = _labels(data, split.test)
+        test_labels = labels_of(data, split.test)
         validation = self.validation or self._measure(split.val)[1]
         num_bytes = self.state.num_bytes()
         if self.journal is None:
             return None
-        progressive = _progressive(data, self.loader, self.journal.progressive)
+        predicted = progressive(data, self.loader, self.journal.progressive)
         with PredictionLog(self.directory.path / _TEST) as log:
             log.rewind(0)
             log.append(test_probability)
@@ -311,12 +281,12 @@ class _Fit:
             "resumed_from_step": self.resumed_from,
             "skipped_steps": self.progress.skipped,
             "rows": {
-                "train": len(_training_rows(self.config, data)),
+                "train": len(training_rows(self.config, data)),
                 "val": len(split.val),
                 "test": len(split.test),
                 "rejected": data.rejected,
             },
-            "progressive": binary_metrics(*progressive).asdict(),
+            "progressive": binary_metrics(*predicted).asdict(),
             "val": validation.asdict(),
             "test": test.asdict(),
             "train": {
@@ -329,11 +299,11 @@ class _Fit:
         if data.truth is not None:
             truth = np.asarray(data.truth[split.test.start : split.test.stop])
             summary["bayes"] = binary_metrics(test_labels, truth).asdict()
-        return Fitted(summary=summary, progressive=progressive, test=(test_labels, test_probability))
+        return Fitted(summary=summary, progressive=predicted, test=(test_labels, test_probability))
 
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
-        return epochs * len(_training_rows(self.config, self.data)) + batches * self.config.batch_size
+        return epochs * len(training_rows(self.config, self.data)) + batches * self.config.batch_size
 
 
 def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
@@ -344,40 +314,6 @@ def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | N
         following = next(batches, None)
         yield batch, following
         batch = following
-
-
-def _labels(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
-    return np.asarray(data.labels[rows.start : rows.stop])
-
-
-def _progressive(
-    data: PreparedData, loader: Loader, log: PredictionLog
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
-    order = loader.row_order(0)
-    first_day = data.split.days[1] * len(order) // len(data.split.train)
-    order = order[: log.rows]
-    later = slice(min(first_day, len(order)), None)
-    return data.labels[order[later]], np.array(log.read()[later])
-
-
-def _training_rows(config: RunConfig, data: PreparedData) -> range:
-    rows, wanted = data.split.train, config.data.train_rows
-    return rows if wanted is None else rows[-wanted:]
-
-
-def _training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = False) -> Loader:
-    return Loader(
-        data,
-        _training_rows(config, data),
-        config.batch_size,
-        order=config.data.order,
-        seed=config.seed,
-        prefetch=config.data.prefetch,
-        pinned=pinned,
-        rank=ranks.rank(),
-        world_size=ranks.world_size(),
-    )
 
 
 def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted | None:
@@ -399,6 +335,6 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted
             return None
         return Fitted(
             summary=run.read_summary(),
-            progressive=_progressive(data, _training_loader(config, data), log),
-            test=(_labels(data, test), np.array(test_log.read())),
+            progressive=progressive(data, training_loader(config, data), log),
+            test=(labels_of(data, test), np.array(test_log.read())),
         )
