@@ -31,13 +31,13 @@ from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.background import BackgroundSaver
-from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.checkpoint import Checkpoint, load_newest_good
 from dlrm_adahessian.distributed.plan import write_plan
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.journal import PROGRESSIVE, Journal
 from dlrm_adahessian.metrics import BinaryMetrics, binary_metrics, probability_from_logit
 from dlrm_adahessian.optim.schedule import lr_scale
+from dlrm_adahessian.progress import Progress, diverged
 from dlrm_adahessian.signals import StopRequest
 from dlrm_adahessian.state import SCORING_BATCH, TrainState
 from dlrm_adahessian.training_rows import labels_of, progressive, training_loader, training_rows
@@ -45,18 +45,6 @@ from dlrm_adahessian.training_rows import labels_of, progressive, training_loade
 logger = logging.getLogger(__name__)
 
 _TEST = "test.f32"  # predictions in the run directory
-
-
-@dataclass
-class Progress:
-    """What a run knows beside its tensors; all of it is in a checkpoint."""
-
-    step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best_logloss: float | None = None
-    evaluations_since_best: int = 0
-    stopped_early: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +110,7 @@ class _Fit:
         self.progress = Progress()
         self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
         self.clock = StepClock()
+        self.saved_at = 0  # step of the newest of the checkpoints that come at intervals
         self.resumed_from = self._resume()
 
     def run(self, title: str | None) -> Fitted | None:
@@ -147,6 +136,9 @@ class _Fit:
                     )
                 signal, saving = vote.largest()
                 self.saver.proceed(saving)
+                if self.progress.skipped_in_a_row >= self.config.max_skipped:
+                    self._go_back()
+                    break
                 self._evaluate_and_save(signal)
                 if self.progress.stopped_early:
                     break
@@ -167,23 +159,32 @@ class _Fit:
         if finite:
             scale = lr_scale(progress.step, self.total_steps, config.optim.schedule)
             self.state.update_(pooled, found, lr_scale=scale)
-            progress.skipped_in_a_row = 0
+            progress.learnt()
         else:
-            self._skip()
+            progress.skip()
+            logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
         return loss, probability
 
-    def _skip(self) -> None:
-        progress, limit = self.progress, self.config.max_skipped
-        progress.skipped += 1
-        progress.skipped_in_a_row += 1
-        logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
-        if progress.skipped_in_a_row >= limit:
-            optim = self.config.optim
-            raise DivergedError(
-                f"{limit} steps in a row, up to step {progress.step}, had a loss or derivatives that are not finite; the "
-                f"likely cause is a learning rate that is too high (dense {optim.dense.lr:g}, rows {optim.rows.lr:g}): "
-                "lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
-            )
+    def _go_back(self) -> None:
+        """Go on from the newest checkpoint after too many skipped steps, or give up; all ranks call it."""
+        stuck, optim = self.progress, self.config.optim
+        rates = {"dense_lr": optim.dense.lr, "rows_lr": optim.rows.lr}
+        self.saver.finish()
+        if not stuck.is_new_trouble:
+            raise diverged(stuck, "were not before the run went back to a checkpoint", **rates)
+        found = load_newest_good(self.directory.checkpoints, self.fingerprint)
+        if found is None:
+            raise diverged(stuck, "there is no checkpoint yet to go back to", **rates)
+        self._restore(found)
+        self.progress.went_back_from(stuck)
+        if self.journal is not None:
+            samples = self.progress.step * self.config.batch_size
+            self.journal.went_back(self.progress.step, stuck.step, self.progress.rollbacks, samples)
+        logger.warning(
+            "went back to the checkpoint of step %d: the last %d steps, up to step %d, were skipped; if that is again so "
+            "when they are repeated, the run ends",
+            *(found.step, stuck.skipped_in_a_row, stuck.step),
+        )
 
     def _evaluate_and_save(self, signal: int) -> None:
         config, progress = self.config, self.progress
@@ -193,11 +194,17 @@ class _Fit:
         if last or signal:
             self.saver.finish()
             self._save(self.directory.checkpoints, config.checkpoint_keep, background=False)
-        elif config.checkpoint_every and step % config.checkpoint_every == 0:
+        elif self._is_due():
+            self.saved_at = step
             self._save(self.directory.checkpoints, config.checkpoint_keep)
         if signal and not last:
             logger.info("stopped at step %d; continue with --resume", step)
             self.stop.leave(signal)
+
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is; not at a skipped step, so that going back undoes all of a row of them."""
+        every, progress = self.config.checkpoint_every, self.progress
+        return every > 0 and progress.step // every > self.saved_at // every and not progress.skipped_in_a_row
 
     def _validate(self) -> None:
         progress = self.progress
@@ -228,6 +235,12 @@ class _Fit:
             if self.journal is not None:
                 self.journal.rewind(metrics_bytes=0, progressive_rows=0)
             return 0
+        self._restore(found)
+        logger.info("resumed from step %d", found.step)
+        return found.step
+
+    def _restore(self, found: Checkpoint) -> None:
+        """Take up a checkpoint, and drop what was logged after it."""
         self.state.restore_(found)
         self.progress = Progress(**found.state["progress"])
         if self.journal is not None:
@@ -237,8 +250,7 @@ class _Fit:
                 window=found.state.get("window"),
             )
         self.clock.load(found.state["timing"])
-        logger.info("resumed from step %d", found.step)
-        return found.step
+        self.saved_at = found.step
 
     def _measure(self, rows: range) -> tuple[npt.NDArray[np.float32], BinaryMetrics]:
         loader = Loader(
@@ -280,6 +292,7 @@ class _Fit:
             "batch_size": self.config.batch_size,
             "resumed_from_step": self.resumed_from,
             "skipped_steps": self.progress.skipped,
+            "rollbacks": self.progress.rollbacks,
             "rows": {
                 "train": len(training_rows(self.config, data)),
                 "val": len(split.val),
