@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet $(FBGEMM)
-	$(BIN)/pip install --quiet --editable '.[dev,tensorboard,rivals]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs,tensorboard,rivals]'
 	$(BIN)/pip check
 	touch $@
 
@@ -36,6 +36,10 @@ check: $(STAMP) ## format, lint, types, import layers, spelling
 .PHONY: test
 test: check ## everything in `check`, then all tests
 	$(BIN)/pytest
+
+.PHONY: docs
+docs: $(STAMP) ## build the documentation into site/, pages that need no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: bench
 bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, and draw docs/img; leave the machine idle

@@ -2,6 +2,9 @@
 
 import os
 import sys
+from pathlib import Path
+
+from dlrm_adahessian import kernel_cache
 
 __version__ = "0.1.0"
 
@@ -10,3 +13,5 @@ __version__ = "0.1.0"
 # it refuses another number.
 if "numba" not in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]):
     os.environ.setdefault("NUMBA_NUM_THREADS", threads)
+
+kernel_cache.settle(Path(__file__).parent)

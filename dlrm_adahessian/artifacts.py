@@ -33,6 +33,8 @@ from dlrm_adahessian import __version__
 from dlrm_adahessian.errors import CheckpointError, DataError, NoInputError, UsageError
 from dlrm_adahessian.storage import DamagedFolderError, exclusive_lock, read_json, storage_errors, write_json
 
+RUNS = Path("runs")
+"""Holds the runs that are given no folder."""
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "numba", "safetensors")
 _TRACES = ("config.json", "metrics.jsonl", "summary.json", "checkpoints")  # each says: a run was here
 _FLOAT32 = np.dtype("<f4")
@@ -104,7 +106,7 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """Read the resolved configuration."""
-        return self._read("config.json", "it is no run directory, or its run never began")
+        return self._read("config.json", "it is no run directory, or its run never began; name the folder that training wrote")
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write the results; figures that are not finite become null."""

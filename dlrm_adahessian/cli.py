@@ -52,7 +52,7 @@ def _reader_left() -> bool:
 
 
 def _run(given: list[str]) -> int:
-    if given[:1] == ["--version"]:
+    if "--version" in given[:2]:  # alone, or of a command, as `train.py --version` asks
         say(__version__)
         return 0
     if not given or given[0] in ("-h", "--help"):
@@ -94,7 +94,7 @@ def _quiet_libraries() -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10}{command.__doc__}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12}{command.__doc__}" for name, command in COMMANDS.items()]
     return "usage: python -m dlrm_adahessian COMMAND [--help] [flags]\n\n" + "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dlrm_adahessian.artifacts import RunDirectory, default_run_path
+from dlrm_adahessian.artifacts import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.prepared import DamagedFolderError, PreparedData, map_prepared
@@ -24,8 +24,6 @@ from dlrm_adahessian.storage import sealed_folder
 from dlrm_adahessian.trainer import Fitted, fit
 
 logger = logging.getLogger(__name__)
-
-RUNS = Path("runs")
 
 
 def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]] | None:

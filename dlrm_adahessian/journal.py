@@ -1,10 +1,12 @@
 # pyright: basic
 """What a run writes while it trains: metrics, predictions made before learning, progress bar, TensorBoard.
 
-Only the first rank of a run has a journal.
+Only the first rank of a run has a journal. Where no terminal shows a bar, it logs a line now and then.
 """
 
+import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, nullcontext
 from types import TracebackType
@@ -20,6 +22,9 @@ from dlrm_adahessian.metrics import BinaryMetrics, RecentWindow
 PROGRESSIVE = "progressive.f32"  # predictions in the run directory
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
 _WINDOW_ROWS = 20_000  # of the AUC on the progress bar
+_LINE_EVERY = 30  # seconds, where there is no bar
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -40,6 +45,9 @@ class Journal:
         self._board = self._stack.enter_context(_tensorboard(run))
         self._window = RecentWindow(_WINDOW_ROWS)
         self._bar: Any = None
+        self._title: str | None = None
+        self._done = self._total = 0  # samples
+        self._told = 0.0  # when a line was last logged, s
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +59,7 @@ class Journal:
 
     def begin(self, title: str | None, *, done: int, total: int) -> None:
         """Show a progress bar of samples, `done` of `total` at the start; no title shows none."""
+        self._title, self._done, self._total, self._told = title, done, total, time.monotonic()
         self._bar = self._stack.enter_context(
             tqdm(
                 desc=title,
@@ -87,6 +96,8 @@ class Journal:
             self.progressive.append(probability)
         self._window.add(labels, probability)
         self._bar.update(len(probability))
+        self._done += len(probability)
+        self._tell()
         if step > _FIRST_LOGGED and step % self._log_every and step < self._total_steps:
             return
         recent = self._window.metrics()
@@ -98,6 +109,16 @@ class Journal:
             self._board.add_scalar("train/loss", loss, step)
             if recent.auc is not None:
                 self._board.add_scalar("train/window_auc", recent.auc, step)
+
+    def _tell(self) -> None:
+        """Log how far training is where there is no bar, as when the output goes to a file."""
+        if self._title is None or not self._bar.disable or time.monotonic() < self._told + _LINE_EVERY:
+            return
+        self._told = time.monotonic()
+        recent = self._window.metrics().logloss
+        logger.info(
+            "%s: %s of %s samples, log loss %.4f", self._title, f"{self._done:,}", f"{self._total:,}", recent
+        )
 
     def validated(self, step: int, found: BinaryMetrics, timing: Mapping[str, object]) -> None:
         """Take in an evaluation on validation rows."""

@@ -23,6 +23,7 @@ _PACKAGE = Path(__file__).parent
 _AFTER_TRAINING = (
     "cli.py",
     "commands",
+    "download",
     "job.py",
     "tables.py",
     "doctor.py",

@@ -51,6 +51,25 @@ def storage_errors(path: Path) -> Generator[None]:
         ) from error
 
 
+def require_writable(folder: Path, flag: str) -> None:
+    """See that a folder can be written, or made, before anything slow begins.
+
+    Args:
+        folder: where results will go.
+        flag: which names another one.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = "this user may not write there" if existing.is_dir() else "that is no folder"
+        raise StorageError(
+            f"results need a folder that can be written, and {folder} would lie in {existing}: {why}; "
+            f"name another with {flag}"
+        )
+
+
 def file_digest(path: Path) -> str:
     """Return the xxh3_128 of a file as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()

@@ -26,6 +26,7 @@ from dlrm_adahessian.storage import (
     fingerprint,
     read_json,
     read_sealed,
+    require_writable,
     sealed_folder,
     storage_errors,
     write_json,
@@ -307,3 +308,17 @@ def test_a_file_that_another_process_wrote_must_be_seen_before_the_folder_is_sea
     with pytest.raises(FileNotFoundError, match="not seen here"):
         storage.seal(temporary, final, {}, {"tables-00001.safetensors": {"bytes": 3, "xxh3_128": "0" * 32}})
     assert not final.exists()
+
+
+def test_results_are_refused_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_writable(tmp_path / "made" / "later", "--out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=f"would lie in {tmp_path / 'file'}: that is no folder; .* --out"):
+        require_writable(tmp_path / "file" / "run", "--out")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    with pytest.raises(
+        StorageError, match=f"would lie in {tmp_path}: this user may not write there; .* --out"
+    ):
+        require_writable(tmp_path / "run", "--out")

@@ -6,18 +6,22 @@ Heavy packages are imported by the command that needs them, so that help and a w
 from collections.abc import Callable, Sequence
 
 from dlrm_adahessian.commands.compare import compare
+from dlrm_adahessian.commands.completion import completion
 from dlrm_adahessian.commands.doctor import doctor
+from dlrm_adahessian.commands.download import download
 from dlrm_adahessian.commands.evaluate import evaluate
 from dlrm_adahessian.commands.plan import plan
 from dlrm_adahessian.commands.prepare import prepare
 from dlrm_adahessian.commands.train import train
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "download": download,
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
     "plan": plan,
     "doctor": doctor,
+    "completion": completion,
 }
 """Each takes the arguments after its name, and returns the exit code."""

@@ -6,6 +6,8 @@ from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.data.sources import require_rows
+from dlrm_adahessian.storage import require_writable
 
 _HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
 
@@ -18,9 +20,12 @@ def compare(arguments: Sequence[str]) -> int:
     """Tune and train several optimizers alike, and report which trains the better model."""
     named = config_file(arguments)
     base = config.validated(CompareConfig, config.read_toml(named) if named else {})
-    args = parsed(base, arguments, prog="compare", description=_HELP)
+    args = parsed(base, arguments, prog="python -m dlrm_adahessian compare", description=_HELP)
     for name in args.names:
         config.preset(name)  # a wrong name is refused before anything is read
+    if args.dataset == "criteo":
+        require_rows(args.data_path, "compare")
+    require_writable(args.out, "--out")
     from dlrm_adahessian.compare.results import runs_table, summarize
     from dlrm_adahessian.compare.study import run_study
     from dlrm_adahessian.report.comparison import write_report

@@ -9,7 +9,9 @@ from dlrm_adahessian.commands.output import say
 
 def doctor(arguments: Sequence[str]) -> int:
     """Check that torch, torchrec and fbgemm fit together, and say what to do."""
-    tyro.cli(_no_arguments, args=arguments, prog="doctor", description=doctor.__doc__)
+    tyro.cli(
+        _no_arguments, args=arguments, prog="python -m dlrm_adahessian doctor", description=doctor.__doc__
+    )
     from dlrm_adahessian.doctor import diagnose
 
     healthy, text = diagnose()

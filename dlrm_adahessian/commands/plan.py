@@ -18,7 +18,7 @@ def plan(arguments: Sequence[str]) -> int:
     name = value_of(arguments, "--optimizer")
     preset = config.load(None, name)
     base = PlanConfig(optimizer=preset.optimizer, optim=preset.optim)
-    args = parsed(base, arguments, prog="plan", description=_HELP)
+    args = parsed(base, arguments, prog="python -m dlrm_adahessian plan", description=_HELP)
     from dlrm_adahessian.distributed.plan_text import plan_text
     from dlrm_adahessian.planning.report import plan_json, planned
 

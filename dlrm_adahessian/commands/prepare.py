@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say_figures
 from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.sources import require_rows
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.storage import require_writable
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -31,7 +33,10 @@ class PrepareConfig:
 
 def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
-    args = tyro.cli(PrepareConfig, args=arguments, prog="prepare")
+    args = tyro.cli(PrepareConfig, args=arguments, prog="python -m dlrm_adahessian prepare")
+    if args.dataset == "criteo":
+        require_rows(args.data_path, "prepare")
+    require_writable(args.data.cache_dir, "--data.cache-dir")
     from dlrm_adahessian.data.cache import open_dataset
     from dlrm_adahessian.data.prepared import is_prepared
 

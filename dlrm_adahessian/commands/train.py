@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from dlrm_adahessian import config
+from dlrm_adahessian.artifacts import RUNS
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
 from dlrm_adahessian.commands.output import say
-from dlrm_adahessian.launched import told_once
+from dlrm_adahessian.data.sources import require_rows
+from dlrm_adahessian.launched import is_first, told_once
+from dlrm_adahessian.storage import require_writable
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
@@ -18,6 +21,11 @@ def train(arguments: Sequence[str]) -> int:
     with told_once():
         base = config.load(config_file(arguments), value_of(arguments, "--optimizer"))
         settings = parsed(base, arguments, prog="train.py", description=_HELP)
+    if is_first():  # before the imports below, which take seconds
+        if settings.dataset == "criteo":
+            require_rows(settings.data_path, "train")
+        require_writable(settings.out or RUNS, "--out")
+        require_writable(settings.data.cache_dir, "--data.cache-dir")
     from dlrm_adahessian.job import run_job
     from dlrm_adahessian.tables import job_table
 

@@ -11,6 +11,7 @@ from dlrm_adahessian.data.criteo import prepare_criteo
 from dlrm_adahessian.data.prepare import write_prepared
 from dlrm_adahessian.data.prepared import FORMAT, PreparedData, find_or_make, is_prepared, open_prepared
 from dlrm_adahessian.data.progress import Progress
+from dlrm_adahessian.data.sources import RAW
 from dlrm_adahessian.data.synthetic import GENERATOR, row_blocks
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.storage import DamagedFolderError
@@ -47,7 +48,7 @@ def open_dataset(
     if path is not None and is_prepared(path):
         data = _open_folder(Path(path), rows)
     else:
-        data = prepare_criteo(path or "data/raw", cfg, rows=rows, bad_rows=bad_rows)
+        data = prepare_criteo(path or str(RAW), cfg, rows=rows, bad_rows=bad_rows)
     train = data.split.train
     clicks = int(np.count_nonzero(data.labels[: train.stop]))
     if clicks in (0, len(train)):

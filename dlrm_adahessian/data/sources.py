@@ -19,19 +19,24 @@ import xxhash
 
 from dlrm_adahessian.data.archive import MEMBER, Readable, looks_like_tar, member_reader
 from dlrm_adahessian.errors import DataError, NoInputError, StorageError
-from dlrm_adahessian.storage import file_digest
+from dlrm_adahessian.storage import MANIFEST, file_digest
 
 STANDARD_INPUT = "-"
+RAW = Path("data/raw")
+"""Where rows are looked for when no path is given."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _TAR_HEADER = 512  # bytes
 _PATTERNS = ("*.txt", "*.tsv", "*.gz")
 _HASH_WHOLE = 64 << 20  # bytes; a larger file is known by its size, time, head and tail
 _HASH_PART = 1 << 20  # bytes
-_REMEDY = (
-    "give train.txt, a .gz of it, dac.tar.gz, a folder, or - for standard input; data/README.md says where "
-    "the rows come from, and --dataset synthetic needs none"
-)
+_REMEDY = "name train.txt under any name, a .gz of it, dac.tar.gz, a folder of these, or - for standard input"
+_WAYS = """
+ways to rows:
+  name them       --data-path FILE      (train.txt, a .gz of it, dac.tar.gz, or a folder)
+  pipe them       zcat FILE.gz | python -m dlrm_adahessian {command} --data-path -
+  download them   python -m dlrm_adahessian download --config MIRROR.toml      (data/README.md)
+  generate them   --dataset synthetic"""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,25 @@ class _Gunzip:
             raise DataError(
                 f"{self._name} must be a whole gzip file: {error}; fetch or compress it again"
             ) from error
+
+
+def require_rows(path: str | None, command: str) -> None:
+    """See that rows for training are there, raw or prepared, before anything slow begins; what they hold is not looked at.
+
+    Args:
+        path: as `--data-path`; None is the default place.
+        command: which is to read them.
+
+    Raises:
+        NoInputError: they are not; it lists the ways to get rows.
+    """
+    try:
+        place = path or RAW
+        if not is_pipe(place) and not (Path(place) / MANIFEST).exists():
+            input_files(place)
+    except NoInputError as error:
+        fact = str(error).removesuffix(f"; {_REMEDY}")  # the ways say it at length
+        raise NoInputError(f"{fact}{_WAYS.format(command=command)}") from error
 
 
 def is_pipe(path: str | Path) -> bool:
@@ -238,4 +262,5 @@ def _status(path: Path) -> os.stat_result:
 
 
 def _unreadable(path: Path, error: OSError) -> NoInputError:
-    return NoInputError(f"the data must be readable, and {path} is not: {error.strerror}; {_REMEDY}")
+    remedy = "let this user read it, or copy it" if isinstance(error, PermissionError) else _REMEDY
+    return NoInputError(f"the data must be readable, and {path} is not: {error.strerror}; {remedy}")

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from dlrm_adahessian.data.sources import input_files, input_identity, is_pipe, open_sources
+from dlrm_adahessian.data.sources import input_files, input_identity, is_pipe, open_sources, require_rows
 from dlrm_adahessian.errors import DataError, NoInputError
 from dlrm_adahessian.storage import fingerprint
 
 TEXT = b"".join(b"%d\tline\n" % n for n in range(200_000))
-REMEDY = "--dataset synthetic"
+REMEDY = "name train.txt under any name"
 
 
 def read_all(path: str | Path) -> dict[str, bytes]:
@@ -127,6 +127,33 @@ def test_no_input(make: Callable[[Path], None], tmp_path: Path) -> None:
     with pytest.raises(NoInputError, match=REMEDY) as caught:
         read_all(tmp_path / "data")
     assert caught.value.exit_code == 66
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir], ids=["absent", "empty folder"])
+def test_missing_rows_name_the_ways_to_get_some(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    make(Path("data/raw"))
+    for path in (None, "data/raw"):
+        with pytest.raises(NoInputError) as caught:
+            require_rows(path, "compare")
+        told = str(caught.value).splitlines()
+        assert "data/raw" in told[0]
+        for line, way in zip(
+            told[2:], ("FILE", "compare --data-path -", "download", "synthetic"), strict=True
+        ):
+            assert way in line
+            assert len(line) <= 100
+
+
+def test_rows_that_are_there_are_required_in_vain(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(b"")
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "manifest.json").write_text("{}")
+    for path in ("-", tmp_path / "rows", tmp_path / "prepared"):
+        require_rows(str(path), "train")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

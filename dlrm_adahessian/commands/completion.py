@@ -1,0 +1,72 @@
+"""`completion`: a script with which a shell completes commands and flags."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+
+import tyro
+from tyro.conf import AvoidSubcommands, arg, subcommand
+
+from dlrm_adahessian import config
+from dlrm_adahessian.commands.download import DownloadConfig
+from dlrm_adahessian.commands.evaluate import EvaluateConfig
+from dlrm_adahessian.commands.prepare import PrepareConfig
+from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.planning.config import PlanConfig
+
+T = TypeVar("T")
+PROGRAM = "dlrm-adahessian"
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """Print a script with which bash or zsh completes the commands of dlrm-adahessian and their flags.
+
+    bash:  dlrm-adahessian completion bash > ~/.local/share/bash-completion/completions/dlrm-adahessian
+    zsh:   dlrm-adahessian completion zsh > DIR/_dlrm-adahessian, where DIR is one of $fpath
+    """
+
+    shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]
+    """Which shell."""
+
+
+@dataclass(frozen=True)
+class _WithFile(Generic[T]):
+    """Flags that win over a file, which is read before them (commands/arguments.py)."""
+
+    settings: Annotated[T, arg(name="")]
+    config: Path | None = None
+    """TOML file of settings; flags win over it."""
+
+
+@dataclass(frozen=True)
+class _NoFlags:
+    """None."""
+
+
+def completion(arguments: Sequence[str]) -> int:
+    """Print a script with which bash or zsh completes commands and flags."""
+    args = tyro.cli(CompletionConfig, args=arguments, prog="python -m dlrm_adahessian completion")
+    tyro.cli(
+        _commands(), args=["--tyro-print-completion", args.shell], prog=PROGRAM, config=(AvoidSubcommands,)
+    )
+    raise AssertionError("tyro leaves after it has printed the script")
+
+
+def _commands() -> Any:  # a union, for which there is no type
+    """Return a type whose flags are those of all commands."""
+    preset = config.load(None, None)
+    kinds = [
+        Annotated[DownloadConfig, subcommand("download")],
+        Annotated[PrepareConfig, subcommand("prepare")],
+        Annotated[_WithFile[config.RunConfig], subcommand("train", default=_WithFile(preset))],
+        Annotated[EvaluateConfig, subcommand("evaluate")],
+        Annotated[_WithFile[CompareConfig], subcommand("compare", default=_WithFile(CompareConfig()))],
+        Annotated[
+            PlanConfig, subcommand("plan", default=PlanConfig(optimizer=preset.optimizer, optim=preset.optim))
+        ],
+        Annotated[_NoFlags, subcommand("doctor")],
+        Annotated[CompletionConfig, subcommand("completion")],
+    ]
+    return Union[tuple(kinds)]  # noqa: UP007, the members are a list

@@ -1,0 +1,33 @@
+"""`download`: the archive of rows, from a mirror that the user names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian import config
+from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.data.sources import RAW
+from dlrm_adahessian.download.config import Archive
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DownloadConfig:
+    """Fetch the archive of rows from a mirror that a file names; no mirror comes with the program."""
+
+    config: Path
+    """TOML file: url (one or a list, tried in order), sha256, bytes, and name (default dac.tar.gz)."""
+    out: Path = RAW
+    """Folder to put it in; the default is where training looks. Interrupted, the same command goes on."""
+
+
+def download(arguments: Sequence[str]) -> int:
+    """Fetch the archive of rows from a mirror that you name."""
+    args = tyro.cli(DownloadConfig, args=arguments, prog="python -m dlrm_adahessian download")
+    archive = config.validated(Archive, config.read_toml(args.config))
+    from dlrm_adahessian.download.fetch import fetch
+
+    say(f"{fetch(archive, args.out)}")
+    return 0

@@ -1,0 +1,31 @@
+"""Train from Python, as `train.py` does: the hybrid and its Adagrad baseline on generated rows.
+
+python examples/train.py FOLDER
+"""
+
+import sys
+
+from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.job import run_job
+from dlrm_adahessian.tables import job_table
+
+
+def main(folder: str) -> None:
+    """Train, and print the table that ends a job."""
+    # Keys are those of a TOML file and of the flags; what is not named keeps the preset's value, or the default.
+    settings = {
+        "optimizer": "hybrid",
+        "dataset": "synthetic",
+        "rows": 10_000,
+        "batch_size": 128,
+        "model": {"bottom": [32], "top": [32]},
+        "data": {"cache_dir": f"{folder}/cache"},
+        "out": f"{folder}/run",
+    }
+    path, summary = run_job(from_dict(merged(preset("hybrid"), settings)))
+    print(job_table(summary))
+    print(f"{path}: test log loss {summary['test']['logloss']:.4f} after {summary['train']['steps']} steps")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

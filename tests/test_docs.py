@@ -1,0 +1,49 @@
+"""The documentation site builds without a warning, has every page, and fetches nothing."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_page_is_in_the_navigation(site):
+    navigation = (site / "index.html").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        assert f'href="{name}"' in navigation, f"{name} is not in the navigation of mkdocs.yml"
+
+
+def test_no_page_fetches_anything(site):
+    fetches = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"']?(?:https?:)?//|@import|url\([\"']?https?:")
+    for page in [*site.rglob("*.html"), *site.rglob("*.css"), *site.rglob("*.svg")]:
+        assert not fetches.search(page.read_text()), f"{page.relative_to(site)} fetches from elsewhere"
+
+
+def test_the_api_pages_hold_the_docstrings(site):
+    assert "Gradient and exact Hessian diagonal of a head" in (site / "api" / "curvature.html").read_text()
+
+
+def test_a_link_out_of_the_pages_names_the_file(site):
+    page = (site / "checkpoints.html").read_text()
+    assert "<code>dlrm_adahessian/distributed/checkpoint.py</code>" in page
+    assert 'href="../dlrm_adahessian' not in page

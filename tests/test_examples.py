@@ -1,0 +1,49 @@
+"""The examples run as their first lines say, one after another in one folder, and find what they claim."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.synthetic import write_tsv
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run(name, *arguments, folder):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_examples(tmp_path):
+    assert re.search(r"run: test log loss 0\.\d{4} after 67 steps", run("train.py", ".", folder=tmp_path))
+
+    write_tsv(SyntheticConfig(), 1000, tmp_path / "rows.txt")
+    assert run("score.py", "run", "rows.txt", "out.parquet", folder=tmp_path).startswith("1,000 rows, AUC 0.")
+
+    assert "step 67: log loss" in run("draw_metrics.py", "run", "learning.png", folder=tmp_path)
+    assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
+
+    difference = re.search(r"largest difference (\S+)", run("hessian_diagonal.py", folder=tmp_path))
+    assert float(difference[1]) < 1e-12
+
+    descent, newton = re.findall(r"log loss (\S+)", run("own_model.py", folder=tmp_path))
+    assert float(newton) < float(descent)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short(path):
+    assert len(path.read_text().splitlines()) <= 60

@@ -1,0 +1,74 @@
+"""The tutorials work as they stand, and show what one sees.
+
+Each page is one session: its `sh` blocks run one after the other in an empty folder. A `text` block after one is its
+output; figures may differ there, lines and words may not. Blocks of other languages, as `shell`, are not run.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+_BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_VARIES = re.compile(r"no difference shown|better|worse|criteo-[0-9a-f]{16}|[-+]?\d[\d,.]*(?:e-?\d+)?")
+_END = "--- end of a block"
+
+
+def blocks(page):
+    """Return (commands, shown output or None) of each `sh` block."""
+    found = []
+    for language, text in _BLOCK.findall(page.read_text()):
+        if language == "sh":
+            found.append([text, None])
+        else:
+            found[-1][1] = text
+    return found
+
+
+def shape(text):
+    """Return lines without figures, verdicts and the width of columns."""
+    return [re.sub(r"\s+", " ", _VARIES.sub("#", line)).strip() for line in text.strip().splitlines()]
+
+
+def session(page, folder):
+    """Run all blocks of a page in one shell; return the standard output of each."""
+    script = "".join(f"{commands}\necho {shlex.quote(_END)}\n" for commands, _ in blocks(page))
+    tools = Path(sys.executable).parent  # dlrm-adahessian and python of this environment
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "80",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout.split(f"{_END}\n")[:-1]
+
+
+def test_a_figure_may_differ_and_a_word_may_not():
+    assert shape("auc   0.71  better\n") == shape("auc 0.8  worse")
+    assert shape("auc 0.71") != shape("accuracy 0.71")
+    assert shape("auc 0.71\n") != shape("auc 0.71\nlog loss 0.5\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_tutorial_does_and_shows_what_it_says(page, tmp_path):
+    printed = session(page, tmp_path)
+    shown = [text for _, text in blocks(page)]
+    assert any(shown), "a tutorial shows what one sees"
+    for expected, found in zip(shown, printed, strict=True):
+        if expected is not None:
+            assert shape(found) == shape(expected)
