@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from dlrm_adahessian.evaluation.job import evaluate
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.prepare import write_text
 from benchmarks.printing import print_rows
 from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.job import run_job
 from dlrm_adahessian.memory import keep_freed_memory
 from dlrm_adahessian.metrics import binary_metrics
