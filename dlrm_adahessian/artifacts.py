@@ -106,7 +106,10 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """Read the resolved configuration."""
-        return self._read("config.json", "it is no run directory, or its run never began; name the folder that training wrote")
+        return self._read(
+            "config.json",
+            "it is no run directory, or its run never began; name the folder that training wrote",
+        )
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write the results; figures that are not finite become null."""

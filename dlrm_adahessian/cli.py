@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from dlrm_adahessian import __version__
 from dlrm_adahessian.commands import COMMANDS
-from dlrm_adahessian.commands.output import printable, say
+from dlrm_adahessian.commands.output import PrintableFormatter, printable, say
 from dlrm_adahessian.errors import ProgramError, UsageError
 from dlrm_adahessian.launched import alone, is_first, told_once
 from dlrm_adahessian.memory import keep_freed_memory
@@ -85,7 +85,9 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _quiet_libraries() -> None:
     """Show what this program logs, and of the libraries below it errors only."""
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
     logging.getLogger("dlrm_adahessian").setLevel(logging.INFO if is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", module="torch.*")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported

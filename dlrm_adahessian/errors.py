@@ -42,7 +42,7 @@ class CheckpointError(ProgramError):
 
 
 class DivergedError(ProgramError):
-    """Training produced non-finite values several steps in a row."""
+    """Training produced values that are not finite, and going back to a checkpoint does not help."""
 
     exit_code = 4
 

@@ -126,6 +126,18 @@ class Journal:
         if self._board is not None:
             self._board.add_scalar("val/logloss", found.logloss, step)
 
+    def went_back(self, step: int, before: int, rollbacks: int, samples: int) -> None:
+        """Note that training goes on from a checkpoint, to which the files were rewound.
+
+        Args:
+            step: of the checkpoint.
+            before: the step that the run had come to.
+            rollbacks: how often that has happened.
+            samples: done at `step`.
+        """
+        self._metrics.log({"step": step, "rollbacks": rollbacks, "rolled_back_at": before})
+        self._bar.update(samples - self._bar.n)
+
     def position(self) -> dict[str, Any]:
         """Flush to disk, and return what `rewind` needs to come back here."""
         self.progressive.sync()

@@ -3,24 +3,20 @@
 All are exact and computed in float64, in blocks, so that the 40 M predictions of an epoch need little more
 memory than they take themselves. Predictions are kept as arrays, so merging two sets is concatenation.
 
-AUC is the Mann-Whitney statistic with ties counted half. It needs one plain sort and no permutation: the
-bits of a probability in [0, 1] order like an unsigned integer and leave the top bit free, so probability
-and label pack into one integer of the same width. Normalized entropy is that of He et al., "Practical
+AUC is the Mann-Whitney statistic with ties counted half. Normalized entropy is that of He et al., "Practical
 Lessons from Predicting Clicks on Ads at Facebook" (2014): log loss over the entropy of the base rate.
 """
 
 import dataclasses
 import math
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Labels = npt.NDArray[np.int8]
-Probabilities = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-_Keys = npt.NDArray[np.uint32 | np.uint64]
+from dlrm_adahessian.ranking import Labels, Probabilities, cut_between_ties, sorted_keys, tie_counts
 
 _BLOCK = 1 << 20  # rows; a float64 temporary of a block is 8 MiB
 
@@ -199,7 +195,7 @@ def calibration_bins(labels: Labels, probability: Probabilities, bins: int = 10)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}; 10 is usual")
     check_predictions(labels, probability)
-    keys = _sorted_keys(labels, probability)
+    keys = sorted_keys(labels, probability)
     cuts = (len(keys) * (i + 1) // bins for i in range(bins))
     return [
         CalibrationBin(
@@ -207,7 +203,7 @@ def calibration_bins(labels: Labels, probability: Probabilities, bins: int = 10)
             float((part >> 1).view(probability.dtype).mean(dtype=np.float64)),
             float((part & 1).mean(dtype=np.float64)),
         )
-        for part in _cut_between_ties(keys, cuts)
+        for part in cut_between_ties(keys, cuts)
     ]
 
 
@@ -262,56 +258,17 @@ class RecentWindow:
         self._probability[: self._rows] = np.abs(signed)
 
 
-def tie_counts(
-    scores: npt.NDArray[np.generic], labels: npt.NDArray[np.generic]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Count the rows of each distinct score.
-
-    Args:
-        scores: (N,) sorted, N at least 1.
-        labels: (N,) 0 or 1, in the order of `scores`.
-
-    Returns:
-        Labels 0 and labels 1 per distinct score, (G,) int64 each, by rising score.
-    """
-    starts = np.concatenate(([0], np.flatnonzero(scores[1:] != scores[:-1]) + 1))
-    positives = np.add.reduceat(labels, starts, dtype=np.int64)
-    return np.diff(starts, append=len(scores)) - positives, positives
-
-
 def _auc(labels: Labels, probability: Probabilities) -> float:
     """Return P(click outranks non-click) + P(tie) / 2; exact counts, one rounding at the end."""
     twice_wins = 0
     negatives_below = 0
     cuts = range(_BLOCK, len(labels) + _BLOCK, _BLOCK)
-    for block in _cut_between_ties(_sorted_keys(labels, probability), cuts):
+    for block in cut_between_ties(sorted_keys(labels, probability), cuts):
         negatives, positives = tie_counts(block >> 1, block & 1)
         below = negatives_below + np.cumsum(negatives) - negatives
         twice_wins += int(positives @ (2 * below + negatives))
         negatives_below += int(negatives.sum())
     return twice_wins / (2 * negatives_below * (len(labels) - negatives_below))
-
-
-def _sorted_keys(labels: Labels, probability: Probabilities) -> _Keys:
-    """Return the rows as sorted integers: bits of the probability shifted left by one, label in bit 0."""
-    bits = np.uint32 if probability.dtype == np.float32 else np.uint64
-    keys: _Keys = probability.copy().view(bits)
-    keys <<= 1  # drops the sign, so that -0.0 ties with 0.0
-    keys |= labels != 0
-    keys.sort()
-    return keys
-
-
-def _cut_between_ties(keys: _Keys, cuts: Iterable[int]) -> Iterator[_Keys]:
-    """Cut sorted keys at rising `cuts`, each moved up so that it splits no tied probability."""
-    start = 0
-    for cut in cuts:
-        end = min(cut, len(keys))
-        if end > start:
-            last = keys[end - 1] | 1
-            stop = int(np.searchsorted(keys, last, side="right"))
-            yield keys[start:stop]
-            start = stop
 
 
 def _open_interval(dtype: np.dtype[np.floating]) -> tuple[np.floating, np.floating]:

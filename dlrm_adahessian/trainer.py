@@ -11,9 +11,7 @@ have, so they decide alike; the first one writes.
 """
 
 import logging
-import statistics
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.artifacts import PredictionLog, RunDirectory
+from dlrm_adahessian.clock import StepClock
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch, Loader, on_device
@@ -32,32 +31,20 @@ from dlrm_adahessian.data.prepared import PreparedData
 from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.background import BackgroundSaver
-from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.distributed.checkpoint import Checkpoint, load_newest_good
 from dlrm_adahessian.distributed.plan import write_plan
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.journal import PROGRESSIVE, Journal
 from dlrm_adahessian.metrics import BinaryMetrics, binary_metrics, probability_from_logit
 from dlrm_adahessian.optim.schedule import lr_scale
+from dlrm_adahessian.progress import Progress, diverged
 from dlrm_adahessian.signals import StopRequest
 from dlrm_adahessian.state import SCORING_BATCH, TrainState
+from dlrm_adahessian.training_rows import labels_of, progressive, training_loader, training_rows
 
 logger = logging.getLogger(__name__)
 
 _TEST = "test.f32"  # predictions in the run directory
-_MAX_TIMES = 100_000  # step times kept for the median
-
-
-@dataclass
-class Progress:
-    """What a run knows beside its tensors; all of it is in a checkpoint."""
-
-    step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best_logloss: float | None = None
-    evaluations_since_best: int = 0
-    stopped_early: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,35 +60,6 @@ class Fitted:
     summary: dict[str, Any]
     progressive: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
     test: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
-
-
-class _Clock:
-    """Time spent in steps, over all sittings of a run."""
-
-    def __init__(self) -> None:
-        self.seconds, self.samples, self.median = 0.0, 0, 0.0
-        self._recent: deque[float] = deque(maxlen=_MAX_TIMES)
-
-    def add(self, seconds: float, samples: int) -> None:
-        self.seconds += seconds
-        self.samples += samples
-        self._recent.append(seconds)
-
-    def summary(self) -> dict[str, float | int]:
-        if self._recent:
-            self.median = statistics.median(self._recent)
-        return {
-            "seconds": self.seconds,
-            "samples_per_second": self.samples / self.seconds if self.seconds else 0.0,
-            "step_ms_median": 1e3 * self.median,
-        }
-
-    def state(self) -> dict[str, float | int]:
-        self.summary()
-        return {"seconds": self.seconds, "samples": self.samples, "median": self.median}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.seconds, self.samples, self.median = state["seconds"], state["samples"], state["median"]
 
 
 def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> Fitted | None:
@@ -137,7 +95,7 @@ class _Fit:
         self.fingerprint = config.fingerprint(data.fingerprint)
         self.device = device
         self.state = TrainState(config, data.vocabulary.num_rows, device)
-        self.loader = _training_loader(config, data, pinned=device.type == "cuda")
+        self.loader = training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.eval_every = config.eval_every or self.loader.batches_per_epoch
         self.journal: Journal | None = None
@@ -151,7 +109,8 @@ class _Fit:
         self.saver = stack.enter_context(BackgroundSaver())
         self.progress = Progress()
         self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
-        self.clock = _Clock()
+        self.clock = StepClock()
+        self.saved_at = 0  # step of the newest of the checkpoints that come at intervals
         self.resumed_from = self._resume()
 
     def run(self, title: str | None) -> Fitted | None:
@@ -177,6 +136,9 @@ class _Fit:
                     )
                 signal, saving = vote.largest()
                 self.saver.proceed(saving)
+                if self.progress.skipped_in_a_row >= self.config.max_skipped:
+                    self._go_back()
+                    break
                 self._evaluate_and_save(signal)
                 if self.progress.stopped_early:
                     break
@@ -197,23 +159,32 @@ class _Fit:
         if finite:
             scale = lr_scale(progress.step, self.total_steps, config.optim.schedule)
             self.state.update_(pooled, found, lr_scale=scale)
-            progress.skipped_in_a_row = 0
+            progress.learnt()
         else:
-            self._skip()
+            progress.skip()
+            logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
         return loss, probability
 
-    def _skip(self) -> None:
-        progress, limit = self.progress, self.config.max_skipped
-        progress.skipped += 1
-        progress.skipped_in_a_row += 1
-        logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
-        if progress.skipped_in_a_row >= limit:
-            optim = self.config.optim
-            raise DivergedError(
-                f"{limit} steps in a row, up to step {progress.step}, had a loss or derivatives that are not finite; the "
-                f"likely cause is a learning rate that is too high (dense {optim.dense.lr:g}, rows {optim.rows.lr:g}): "
-                "lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
-            )
+    def _go_back(self) -> None:
+        """Go on from the newest checkpoint after too many skipped steps, or give up; all ranks call it."""
+        stuck, optim = self.progress, self.config.optim
+        rates = {"dense_lr": optim.dense.lr, "rows_lr": optim.rows.lr}
+        self.saver.finish()
+        if not stuck.is_new_trouble:
+            raise diverged(stuck, "were not before the run went back to a checkpoint", **rates)
+        found = load_newest_good(self.directory.checkpoints, self.fingerprint)
+        if found is None:
+            raise diverged(stuck, "there is no checkpoint yet to go back to", **rates)
+        self._restore(found)
+        self.progress.went_back_from(stuck)
+        if self.journal is not None:
+            samples = self.progress.step * self.config.batch_size
+            self.journal.went_back(self.progress.step, stuck.step, self.progress.rollbacks, samples)
+        logger.warning(
+            "went back to the checkpoint of step %d: the last %d steps, up to step %d, were skipped; if that is again so "
+            "when they are repeated, the run ends",
+            *(found.step, stuck.skipped_in_a_row, stuck.step),
+        )
 
     def _evaluate_and_save(self, signal: int) -> None:
         config, progress = self.config, self.progress
@@ -223,11 +194,17 @@ class _Fit:
         if last or signal:
             self.saver.finish()
             self._save(self.directory.checkpoints, config.checkpoint_keep, background=False)
-        elif config.checkpoint_every and step % config.checkpoint_every == 0:
+        elif self._is_due():
+            self.saved_at = step
             self._save(self.directory.checkpoints, config.checkpoint_keep)
         if signal and not last:
             logger.info("stopped at step %d; continue with --resume", step)
             self.stop.leave(signal)
+
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is; not at a skipped step, so that going back undoes all of a row of them."""
+        every, progress = self.config.checkpoint_every, self.progress
+        return every > 0 and progress.step // every > self.saved_at // every and not progress.skipped_in_a_row
 
     def _validate(self) -> None:
         progress = self.progress
@@ -258,6 +235,12 @@ class _Fit:
             if self.journal is not None:
                 self.journal.rewind(metrics_bytes=0, progressive_rows=0)
             return 0
+        self._restore(found)
+        logger.info("resumed from step %d", found.step)
+        return found.step
+
+    def _restore(self, found: Checkpoint) -> None:
+        """Take up a checkpoint, and drop what was logged after it."""
         self.state.restore_(found)
         self.progress = Progress(**found.state["progress"])
         if self.journal is not None:
@@ -267,8 +250,7 @@ class _Fit:
                 window=found.state.get("window"),
             )
         self.clock.load(found.state["timing"])
-        logger.info("resumed from step %d", found.step)
-        return found.step
+        self.saved_at = found.step
 
     def _measure(self, rows: range) -> tuple[npt.NDArray[np.float32], BinaryMetrics]:
         loader = Loader(
@@ -281,7 +263,7 @@ class _Fit:
             world_size=ranks.world_size(),
         )
         probability = self.state.score(loader.batches(0))
-        return probability, binary_metrics(_labels(self.data, rows), probability)
+        return probability, binary_metrics(labels_of(self.data, rows), probability)
 
     def _finish(self) -> Fitted | None:
         timing = self.clock.summary()
@@ -291,12 +273,12 @@ class _Fit:
             self.validation = None
         data, split = self.data, self.data.split
         test_probability, test = self._measure(split.test)
-        test_labels = _labels(data, split.test)
+        test_labels = labels_of(data, split.test)
         validation = self.validation or self._measure(split.val)[1]
         num_bytes = self.state.num_bytes()
         if self.journal is None:
             return None
-        progressive = _progressive(data, self.loader, self.journal.progressive)
+        predicted = progressive(data, self.loader, self.journal.progressive)
         with PredictionLog(self.directory.path / _TEST) as log:
             log.rewind(0)
             log.append(test_probability)
@@ -310,13 +292,14 @@ class _Fit:
             "batch_size": self.config.batch_size,
             "resumed_from_step": self.resumed_from,
             "skipped_steps": self.progress.skipped,
+            "rollbacks": self.progress.rollbacks,
             "rows": {
-                "train": len(_training_rows(self.config, data)),
+                "train": len(training_rows(self.config, data)),
                 "val": len(split.val),
                 "test": len(split.test),
                 "rejected": data.rejected,
             },
-            "progressive": binary_metrics(*progressive).asdict(),
+            "progressive": binary_metrics(*predicted).asdict(),
             "val": validation.asdict(),
             "test": test.asdict(),
             "train": {
@@ -329,11 +312,11 @@ class _Fit:
         if data.truth is not None:
             truth = np.asarray(data.truth[split.test.start : split.test.stop])
             summary["bayes"] = binary_metrics(test_labels, truth).asdict()
-        return Fitted(summary=summary, progressive=progressive, test=(test_labels, test_probability))
+        return Fitted(summary=summary, progressive=predicted, test=(test_labels, test_probability))
 
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
-        return epochs * len(_training_rows(self.config, self.data)) + batches * self.config.batch_size
+        return epochs * len(training_rows(self.config, self.data)) + batches * self.config.batch_size
 
 
 def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
@@ -344,40 +327,6 @@ def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | N
         following = next(batches, None)
         yield batch, following
         batch = following
-
-
-def _labels(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
-    return np.asarray(data.labels[rows.start : rows.stop])
-
-
-def _progressive(
-    data: PreparedData, loader: Loader, log: PredictionLog
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
-    order = loader.row_order(0)
-    first_day = data.split.days[1] * len(order) // len(data.split.train)
-    order = order[: log.rows]
-    later = slice(min(first_day, len(order)), None)
-    return data.labels[order[later]], np.array(log.read()[later])
-
-
-def _training_rows(config: RunConfig, data: PreparedData) -> range:
-    rows, wanted = data.split.train, config.data.train_rows
-    return rows if wanted is None else rows[-wanted:]
-
-
-def _training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = False) -> Loader:
-    return Loader(
-        data,
-        _training_rows(config, data),
-        config.batch_size,
-        order=config.data.order,
-        seed=config.seed,
-        prefetch=config.data.prefetch,
-        pinned=pinned,
-        rank=ranks.rank(),
-        world_size=ranks.world_size(),
-    )
 
 
 def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted | None:
@@ -399,6 +348,6 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted
             return None
         return Fitted(
             summary=run.read_summary(),
-            progressive=_progressive(data, _training_loader(config, data), log),
-            test=(_labels(data, test), np.array(test_log.read())),
+            progressive=progressive(data, training_loader(config, data), log),
+            test=(labels_of(data, test), np.array(test_log.read())),
         )

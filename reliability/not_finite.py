@@ -1,8 +1,11 @@
-"""A number that is not finite on one rank of two: no rank learns from that step, all count it, and nothing changed."""
+"""A number that is not finite on one rank of two: no rank learns from that step, all count it, and nothing changed.
+
+After three such steps in a row both go back to a checkpoint, and what passes leaves no trace; what stays ends the run.
+"""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +13,22 @@ from typing import Any
 from unittest import mock
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dlrm_adahessian import cli, trainer
 from dlrm_adahessian.errors import DivergedError
 from reliability.outcome import Outcome, counting
-from reliability.runs import committed, job, last_step
+from reliability.runs import committed, differences, job, last_step
 from tests.distributed import worlds
 
 _PLACES = ("input", "row", "loss", "grad", "curvature", "pooled_grad", "pooled_curvature")
 _VALUES = (float("nan"), float("inf"), -float("inf"))
 _FIRST, _APART = 3, 2  # steps that meet one: 3, 5, 7, ...
-_DIVERGES = 20  # step from which all meet one
+_SPOILT = 20  # step that spoils those that follow
+_PASSING = ("input", "row", "parameters", "optimizer")
+"""What a passing fault spoils: the input of three steps, or memory, which stays so until it is restored."""
+_COUNTERS = ("rollbacks", "rolled_back_at")
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
@@ -38,22 +45,61 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
             _judge(outcome, folder / f"run-{rank}.json", times)
         show()
     yield outcome
-    with counting(8, "NaN at every step from the 20th on: exit 4, what was saved is finite") as (
-        outcome,
-        show,
-    ):
+    yield _passes(max(1, times // 10), folder)
+    yield _stays(folder)
+
+
+def _passes(times: int, folder: Path) -> Outcome:
+    """Spoil memory or input of the second rank once; the run must end as one that nothing happened to."""
+    tried = "NaN that passes, on one rank of two: both go back to a checkpoint, and end as an undisturbed run"
+    with counting(8, tried, times) as (outcome, show):
+        outcome.figures = {"rollbacks": 0}
+        whole, log = folder / "whole", folder / "passes"
+        worlds.run(2, cli.main, ["train", *job(whole, "--epochs", 1)], log=log)
+        for number in range(times):
+            out, what = folder / f"passes-{number}", _PASSING[number % len(_PASSING)]
+            flags = job(out, "--epochs", 1)
+            codes = worlds.wait(
+                worlds.start(2, _spoilt_once, flags, what, log=log.with_suffix(f".{number}")), 600
+            )
+            printed = worlds.printed(log.with_suffix(f".{number}"), 0)
+            outcome.expect(codes == [0, 0], f"{what}: exit codes {codes}: {printed[-500:]}")
+            if codes == [0, 0]:
+                rollbacks = json.loads((out / "summary.json").read_text())["rollbacks"]
+                outcome.figures["rollbacks"] += rollbacks
+                if rollbacks != 1 or "went back to the checkpoint" not in printed:
+                    outcome.miss(f"{what}: {rollbacks} rollbacks: {printed[-500:]}")
+                if found := differences(out, whole, ignored=_COUNTERS):
+                    outcome.miss(f"{what}: differs from the undisturbed run: {', '.join(found)}")
+            show()
+    return outcome
+
+
+def _stays(folder: Path) -> Outcome:
+    tried = f"NaN at every step from the {_SPOILT}th on: back once, then exit 4, and what was saved is finite"
+    with counting(8, tried) as (outcome, show):
         log, out = folder / "diverges", folder / "diverged"
         codes = worlds.wait(worlds.start(2, _diverge, job(out), log=log), 600)
         printed = worlds.printed(log, 0)
         code = DivergedError.exit_code
         outcome.expect(codes == [code, code], f"exit codes {codes}: {printed[-500:]}")
         outcome.figures = {
-            "skipped_in_a_row": printed.count(" skipped: "),
+            "skipped": printed.count(" skipped: "),
+            "rollbacks": printed.count("went back to the checkpoint"),
             "saved": committed(out),
             "last": last_step(out),
         }
+        if outcome.figures["rollbacks"] != 1:
+            outcome.lose(f"{outcome.figures['rollbacks']} rollbacks: {printed[-500:]}")
+        spoilt = [path.name for path in out.glob("checkpoints/step-*/*.safetensors") if not _is_finite(path)]
+        if spoilt:
+            outcome.miss(f"saved, and not finite: {', '.join(spoilt)}")
         show()
-    yield outcome
+    return outcome
+
+
+def _is_finite(path: Path) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in load_file(path).values())
 
 
 def _judge(outcome: Outcome, report: Path, times: int) -> None:
@@ -99,11 +145,43 @@ def _skip(flags: list[str], times: int) -> int:
 
 
 def _diverge(flags: list[str]) -> int:
+    """Train, and meet NaN at each step from one on."""
+
+    def spoil(fit: Any, batch: Any, step: int) -> None:
+        if step >= _SPOILT:
+            batch.dense[0, 0] = float("nan")
+
+    return _train(flags, spoil)
+
+
+def _spoilt_once(flags: list[str], what: str) -> int:
+    """Train, and meet what passes."""
+
+    def spoil(fit: Any, batch: Any, step: int) -> None:
+        if fit.progress.rollbacks:
+            return
+        if what == "input" and _SPOILT <= step < _SPOILT + 3:
+            batch.dense[0, 0] = float("nan")
+        elif what == "row" and step == _SPOILT:
+            for shard in fit.state.lookup.shards().values():
+                shard.tensors["weight"].fill_(float("nan"))
+        elif what == "parameters" and step == _SPOILT:
+            fit.state.parameters.data[0] = float("nan")
+        elif what == "optimizer" and step == _SPOILT:
+            next(t for t in fit.state.dense_optimizer.state.values() if t.is_floating_point()).fill_(
+                float("nan")
+            )
+
+    return _train(flags, spoil)
+
+
+def _train(flags: list[str], spoil: Callable[[Any, Any, int], None]) -> int:
+    """Train; on the second rank `spoil` has the run, the batch and the number of each step before it is done."""
     real = trainer._Fit._step
 
     def step(fit: Any, batch: Any, following: Any) -> Any:
-        if _is_bad() and fit.progress.step + 1 >= _DIVERGES:
-            batch.dense[0, 0] = float("nan")
+        if _is_bad():
+            spoil(fit, batch, fit.progress.step + 1)
         return real(fit, batch, following)
 
     with mock.patch.object(trainer._Fit, "_step", step):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,33 +181,39 @@ def uninterrupted(folder: Path, ranks: int) -> Path:
     return out
 
 
-def differences(run: Path, other: Path) -> list[str]:
-    """Name what differs between two finished runs, clocks aside; bit for bit."""
-    return [name for name, a, b in _pairs(run, other) if a != b]
+def differences(run: Path, other: Path, *, ignored: Collection[str] = ()) -> list[str]:
+    """Name what differs between two finished runs, clocks aside; bit for bit.
+
+    Args:
+        run: the one.
+        other: the other.
+        ignored: counters that may differ, by name; lines of metrics.jsonl that have one may be there or not.
+    """
+    return [name for name, a, b in _pairs(run, other, ignored) if a != b]
 
 
-def _pairs(run: Path, other: Path) -> Iterator[tuple[str, object, object]]:
+def _pairs(run: Path, other: Path, ignored: Collection[str]) -> Iterator[tuple[str, object, object]]:
     mine, others = latest(run / "checkpoints"), latest(other / "checkpoints")
     if mine is None or others is None:
         yield "checkpoint", mine, others
         return
     for name in sorted({path.name for folder in (mine, others) for path in folder.glob("*.safetensors")}):
         yield f"checkpoint/{name}", _bytes(mine / name), _bytes(others / name)
-    yield "checkpoint/state.json", _state(mine), _state(others)
+    yield "checkpoint/state.json", _state(mine, ignored), _state(others, ignored)
     for name in ("progressive.f32", "test.f32"):
         yield name, _bytes(run / name), _bytes(other / name)
     yield (
         "summary.json",
-        without_clock(read_json(run / "summary.json")),
-        without_clock(read_json(other / "summary.json")),
+        _without(_CLOCK | {*ignored}, read_json(run / "summary.json")),
+        _without(_CLOCK | {*ignored}, read_json(other / "summary.json")),
     )
-    yield "metrics.jsonl", _metrics(run), _metrics(other)
+    yield "metrics.jsonl", _metrics(run, ignored), _metrics(other, ignored)
 
 
-def without_clock(value: object) -> object:
-    """Return a summary without what a clock measured, and without where it was resumed."""
+def _without(names: Collection[str], value: object) -> object:
+    """Return a JSON document without some keys, however deep they lie."""
     if isinstance(value, dict):
-        return {k: without_clock(v) for k, v in value.items() if k not in _CLOCK}
+        return {k: _without(names, v) for k, v in value.items() if k not in names}
     return value
 
 
@@ -215,15 +221,13 @@ def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _state(folder: Path) -> object:
-    found: Any = read_json(folder / "state.json")
-    state = {k: v for k, v in found["state"].items() if k not in _CLOCK_STATE}
-    return {**found, "state": state}
+def _state(folder: Path, ignored: Collection[str]) -> object:
+    return _without(_CLOCK_STATE | {*ignored}, read_json(folder / "state.json"))
 
 
-def _metrics(run: Path) -> object:
+def _metrics(run: Path, ignored: Collection[str]) -> object:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "timing"} for line in lines]
+    return [_without({"timing"}, line) for line in lines if not line.keys() & {*ignored}]
 
 
 def half_written(run: Path) -> set[Path]:

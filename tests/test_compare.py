@@ -24,9 +24,9 @@ from dlrm_adahessian.compare.study import fitted_run, run_study
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.report.page import write_report
-from dlrm_adahessian.report.plots import sensitivity
-from dlrm_adahessian.report.words import verdict
+from dlrm_adahessian.report.comparison import write_report
+from dlrm_adahessian.report.comparison_plots import sensitivity
+from dlrm_adahessian.report.comparison_words import verdict
 from dlrm_adahessian.reuse import find_or_fit
 
 SMALL = {

@@ -34,7 +34,9 @@ def test_every_page_is_in_the_navigation(site):
 
 
 def test_no_page_fetches_anything(site):
-    fetches = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"']?(?:https?:)?//|@import|url\([\"']?https?:")
+    fetches = re.compile(
+        r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"']?(?:https?:)?//|@import|url\([\"']?https?:"
+    )
     for page in [*site.rglob("*.html"), *site.rglob("*.css"), *site.rglob("*.svg")]:
         assert not fetches.search(page.read_text()), f"{page.relative_to(site)} fetches from elsewhere"
 

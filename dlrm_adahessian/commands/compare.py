@@ -28,8 +28,8 @@ def compare(arguments: Sequence[str]) -> int:
     require_writable(args.out, "--out")
     from dlrm_adahessian.compare.results import runs_table, summarize
     from dlrm_adahessian.compare.study import run_study
-    from dlrm_adahessian.report.page import write_report
-    from dlrm_adahessian.report.words import headline, verdict
+    from dlrm_adahessian.report.comparison import write_report
+    from dlrm_adahessian.report.comparison_words import headline, verdict
 
     study = run_study(args)
     summary = summarize(study)

@@ -1,5 +1,7 @@
-"""`evaluate`: rows to predictions and metrics."""
+"""`evaluate`: rows to predictions, figures, slices and a report."""
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,19 +10,33 @@ import tyro
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian.commands.output import say_figures
+from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class EvaluateConfig:
-    """Score rows with a trained run and write the predictions to a parquet file."""
+    """Score rows with trained models, or take predictions of before; say how good they are, and where.
 
-    run: Path
-    """Run directory of a training job."""
-    data_path: str
-    """Raw rows, with labels or without (a file, .gz, dac.tar.gz, a folder, -), or a folder of prepared rows."""
-    out: Path
-    """Parquet file to write: row, label (null where there is none), probability."""
+    The first model is the reference: later ones, of --run and of --against, are compared with it row by row.
+    """
+
+    run: tuple[Path, ...] = ()
+    """Run directories of training jobs, or checkpoints in them."""
+    data_path: tuple[str, ...] = ()
+    """Raw rows, with labels or without (files, .gz, dac.tar.gz, folders, -); or a folder of prepared rows; or, without
+    --run, parquet files of predictions."""
+    stdin: bool = False
+    """Score lines of the standard input as they come, and print a probability a line."""
+    out: Path | None = None
+    """Parquet file to write: row, label (null where there is none), probability (of further models probability_2, ...)."""
+    report: Path | None = None
+    """HTML file to write: figures, curves, calibration and slices, readable without a network."""
+    against: tuple[str, ...] = ()
+    """Parquet files of predictions of the same rows by other models."""
+    slices: tuple[str, ...] = ()
+    """Parts of the rows with figures of their own: file, day, calibration, C1 ... C26 (tokens), C1.band ... (how frequent
+    they are), I1 ... I13 (magnitudes)."""
     part: Literal["all", "train", "val", "test"] = "all"
     """Part of prepared rows."""
     best: bool = False
@@ -32,10 +48,59 @@ class EvaluateConfig:
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Score rows with a trained run."""
+    """Score rows with trained models, or judge predictions of before."""
     args = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate")
-    from dlrm_adahessian.evaluate import evaluate as score
+    if args.stdin:
+        _stream(args)
+        return 0
+    if not args.data_path:
+        raise UsageError("evaluate needs rows: name them with --data-path, or give lines to --stdin")
+    if args.report is not None and args.report.suffix != ".html":
+        raise UsageError(f"--report is an HTML file, got {args.report}; end its name with .html")
+    from dlrm_adahessian.evaluation.job import evaluate as evaluated
 
-    found = score(args.run, args.data_path, args.out, part=args.part, best=args.best, bad_rows=args.bad_rows)
-    say_figures(found, as_json=args.json)
+    found = evaluated(
+        args.run,
+        args.data_path,
+        args.out,
+        against=args.against,
+        slices=args.slices,
+        part=args.part,
+        best=args.best,
+        bad_rows=args.bad_rows,
+    )
+    if args.json:
+        say(json.dumps(found.summary, allow_nan=False))
+    else:
+        from dlrm_adahessian.tables import evaluation_table
+
+        say(evaluation_table(found.summary))
+    if args.report is not None:
+        if not found.summary["labelled"]:
+            raise DataError(
+                f"a report needs labels, and none of {found.summary['rows']:,} rows has one; leave out --report"
+            )
+        from dlrm_adahessian.report.evaluation import write_evaluation
+
+        write_evaluation(args.report, found.summary, found.predictions.labelled)
+        if not args.json:
+            say(f"report written to {args.report}")
     return 0
+
+
+def _stream(args: EvaluateConfig) -> None:
+    """Score the standard input."""
+    others = [
+        name for name in ("data_path", "out", "report", "against", "slices", "json") if getattr(args, name)
+    ]
+    if others or len(args.run) != 1 or args.bad_rows != "strict":
+        raise UsageError(
+            "--stdin goes with one --run alone, since its output is a probability for each line; "
+            "for files, figures and bad lines give the rows as --data-path -"
+        )
+    from dlrm_adahessian.evaluation.stream import score_lines
+
+    with open(sys.stdin.fileno(), "rb", closefd=False) as lines:
+        for probabilities in score_lines(args.run[0], lines, best=args.best):
+            say("\n".join(map(str, probabilities)))  # as few digits as tell float32 numbers apart
+            sys.stdout.flush()

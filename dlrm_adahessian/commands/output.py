@@ -1,6 +1,7 @@
 """What commands print: text for people, or one JSON document."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,14 @@ def say_figures(found: Mapping[str, Any], *, as_json: bool) -> None:
 def say(text: str) -> None:
     """Print lines to the standard output."""
     sys.stdout.write(f"{printable(text)}\n")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats what the program logs, which names files too, for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message of a record, its traceback too, as `printable` has it."""
+        return printable(super().format(record))
 
 
 def printable(text: str) -> str:

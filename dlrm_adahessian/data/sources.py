@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -217,6 +218,18 @@ def open_sources(path: str | Path) -> Generator[Source]:
             counted = _Counted(raw, str(file), position)
             yield _decode(counted, file.name, total)
             position = counted.position
+
+
+def live_source(file: BufferedReader) -> Source:
+    """Return text that is read as it comes, for rows that somebody waits for.
+
+    Args:
+        file: plain text, a pipe for instance.
+
+    Returns:
+        The source; its reads are short where no more has come.
+    """
+    return Source(name="stdin", read=file.read1, total=None, consumed=lambda: 0, digest=lambda: "")
 
 
 def _decode(raw: _Counted, name: str, total: int | None) -> Source:

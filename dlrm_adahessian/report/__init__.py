@@ -1,1 +1,1 @@
-"""A comparison as one HTML file, Markdown and a table."""
+"""Reports as one HTML file each: a comparison of optimizers, an evaluation of models."""

@@ -12,7 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions, tie_counts
+from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions
+from dlrm_adahessian.ranking import tie_counts
 from dlrm_adahessian.statistics.intervals import Interval, student_interval
 from dlrm_adahessian.statistics.paired import PairedDifference
 

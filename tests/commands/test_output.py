@@ -1,9 +1,13 @@
 """What the commands print."""
 
+import logging
+import subprocess
+import sys
+
 import pytest
 
 from dlrm_adahessian.cli import main
-from dlrm_adahessian.commands.output import printable
+from dlrm_adahessian.commands.output import PrintableFormatter, printable
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,26 @@ def test_a_complaint_names_odd_paths_without_their_escapes(capsys, tmp_path):
     assert code == 66
     assert "\\x1b[31mrun" in told
     assert "\x1b" not in told
+
+
+def test_messages_and_tracebacks_of_the_log_are_printable():
+    try:
+        raise ValueError("\x1b[31m")
+    except ValueError:
+        record = logging.LogRecord(
+            "x", logging.INFO, "x", 1, "prepared %s", ("\x1b]0;title\x07",), sys.exc_info()
+        )
+    text = PrintableFormatter("%(message)s").format(record)
+    assert text.startswith("prepared \\x1b]0;title\\x07\nTraceback")
+    assert text.endswith("ValueError: \\x1b[31m")
+
+
+def test_the_command_line_logs_odd_paths_without_their_escapes(tmp_path):
+    cache = tmp_path / "\x1b[31mcache"
+    command = [sys.executable, "-m", "dlrm_adahessian", "prepare", "--dataset", "synthetic", "--rows", "7000"]
+    done = subprocess.run(
+        [*command, "--data.cache-dir", str(cache)], capture_output=True, text=True, check=True
+    )
+    assert "preparing rows in" in done.stderr
+    assert "\\x1b[31mcache" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout

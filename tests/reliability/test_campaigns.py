@@ -39,8 +39,9 @@ def test_sixty_corruptions_of_a_checkpoint_of_two_ranks_are_refused(tmp_path: Pa
 
 @pytest.mark.dist
 def test_numbers_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
-    skips, _ = require_good(not_finite.run, 21, tmp_path)
+    skips, passes, _ = require_good(not_finite.run, 21, tmp_path)
     assert skips.times == 21
+    assert passes.figures["rollbacks"] == passes.times == 2
 
 
 def test_a_pipe_takes_little_memory(tmp_path: Path) -> None:

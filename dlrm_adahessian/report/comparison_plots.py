@@ -1,7 +1,6 @@
 # pyright: basic
 """Plots of a comparison as SVG text."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,22 +9,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-# Okabe and Ito's colours, told apart by readers with any colour vision (jfly.uni-koeln.de/color, 2008).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, searchable
-    "svg.hashsalt": "report",  # the same data gives the same bytes
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
+from dlrm_adahessian.report.drawing import COLOURS, CYCLE, STYLE, new_figure, svg_text
+
 _MARKERS = ("o", "s", "^", "D")  # when colours are used up
 _COLUMNS = 4  # optimizers side by side
 _METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "logloss": "log loss"}
@@ -34,9 +21,9 @@ _METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "logloss": "log loss"}
 def quality(optimizers: Mapping[str, Any], target: float | None) -> str:
     """Plot log loss on validation rows against samples and against seconds, a line per seed, thick the median."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(1, 2, 9, 3.6)
+        figure, axes = new_figure(1, 2, 9, 3.6)
         for axis, unit in zip(axes, ("samples", "seconds"), strict=True):
-            for colour, (name, found) in zip(_cycle(), optimizers.items(), strict=False):
+            for colour, (name, found) in zip(CYCLE, optimizers.items(), strict=False):
                 _curves(axis, found["curve"], unit, colour, name)
             if target is not None:
                 axis.axhline(target, color="#666666", linewidth=1.2, linestyle=":")
@@ -44,13 +31,13 @@ def quality(optimizers: Mapping[str, Any], target: float | None) -> str:
             _clip_start(axis, optimizers)
         axes[0].set_ylabel("log loss, validation rows")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def forest(differences: Sequence[Mapping[str, Any]]) -> str:
     """Plot differences with their intervals, a panel per metric, better to the right."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(1, 3, 9, 0.9 + 0.32 * len(differences))
+        figure, axes = new_figure(1, 3, 9, 0.9 + 0.32 * len(differences))
         for axis, metric in zip(axes, _METRIC_NAMES, strict=True):
             for place, row in enumerate(reversed(differences)):
                 if row[metric] is None:
@@ -70,7 +57,7 @@ def forest(differences: Sequence[Mapping[str, Any]]) -> str:
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
             axis.locator_params(axis="x", nbins=5)
         axes[0].set_yticklabels([f"{row['optimizer']}, {row['rows']}" for row in reversed(differences)])
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
@@ -85,8 +72,8 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
     columns = min(_COLUMNS, len(names))
     with mpl.rc_context(STYLE):
         blocks = math.ceil(len(names) / columns)
-        figure, axes = _figure(2 * blocks, columns, max(4.0, 2.3 * columns), 4.4 * blocks, sharey=True)
-        for place, (colour, name) in enumerate(zip(_cycle(), names, strict=False)):
+        figure, axes = new_figure(2 * blocks, columns, max(4.0, 2.3 * columns), 4.4 * blocks, sharey=True)
+        for place, (colour, name) in enumerate(zip(CYCLE, names, strict=False)):
             own: pd.DataFrame = draws.loc[draws["optimizer"] == name]
             for row, rate in enumerate(("dense.lr", "rows.lr")):
                 axis = axes[2 * (place // columns) + row, place % columns]
@@ -107,14 +94,14 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
         for place in range(len(names), blocks * columns):
             for row in (0, 1):
                 axes[2 * (place // columns) + row, place % columns].set_axis_off()
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def bands(found: Mapping[str, Any], optimizers: Sequence[str]) -> str:
     """Plot differences of log loss to the first optimizer by band of token frequency."""
     shown = [place for place, tokens in enumerate(found["tokens"]) if tokens]
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(1, 1, 7.5, 3.4)
+        figure, axes = new_figure(1, 1, 7.5, 3.4)
         width = 0.7 / max(1, len(optimizers))
         for number, (colour, name) in enumerate(zip(COLOURS[1:] * 4, optimizers, strict=False)):
             cells = [(place, found[name][band]) for place, band in enumerate(shown) if found[name][band]]
@@ -131,7 +118,7 @@ def bands(found: Mapping[str, Any], optimizers: Sequence[str]) -> str:
         axes[0].set_ylabel("log loss, difference")
         axes[0].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def curvature(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
@@ -140,7 +127,7 @@ def curvature(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
     shown = np.any(np.isfinite(h), axis=0, keepdims=True)[0]
     labels = [label for label, there in zip(names, shown.tolist(), strict=True) if there]
     with mpl.rc_context({**STYLE, "axes.grid": False}), np.errstate(divide="ignore", invalid="ignore"):
-        figure, axes = _figure(1, 2, 9, 5.6)
+        figure, axes = new_figure(1, 2, 9, 5.6)
         panels = (
             (np.log10(h[:, shown]), "viridis", f"{name}: log10 of the curvature", None),
             (np.log2(h / g2)[:, shown], "PuOr", "log2 of curvature over squared gradient", 2.0),
@@ -152,19 +139,19 @@ def curvature(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
             axis.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
             axis.set_title(title, fontsize=10)
             figure.colorbar(image, ax=axis, shrink=0.8)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def cost(optimizers: Mapping[str, Any]) -> str:
     """Plot the median time of a step of each optimizer."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(1, 1, 6, 0.8 + 0.3 * len(optimizers))
+        figure, axes = new_figure(1, 1, 6, 0.8 + 0.3 * len(optimizers))
         names = list(optimizers)[::-1]
         times = [optimizers[name]["train"].get("step_ms_median", 0.0) for name in names]
         axes[0].barh(names, times, color=COLOURS[0], height=0.6)
         axes[0].set_xlabel("milliseconds a step, median")
         axes[0].grid(axis="y", visible=False)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _curves(
@@ -188,22 +175,3 @@ def _clip_start(axis: Axes, optimizers: Mapping[str, Any]) -> None:
     if values:
         low, high = min(values), float(np.quantile(values, 0.8))
         axis.set_ylim(low - 0.05 * (high - low), high + 0.3 * (high - low))
-
-
-def _cycle() -> Sequence[str]:
-    return COLOURS * 4
-
-
-def _figure(
-    rows: int, columns: int, width: float, height: float, *, sharey: bool = False
-) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
-    return figure, axes if rows > 1 else axes[0]
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

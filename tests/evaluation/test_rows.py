@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dlrm_adahessian.evaluate import regrouped
+from dlrm_adahessian.evaluation.rows import regrouped
 
 
 @pytest.mark.parametrize("sizes", [(3,), (5, 5), (1, 0, 13, 2), (20,), ()])

@@ -1,0 +1,1 @@
+"""Batch offline evaluation: rows or earlier predictions in; predictions, figures and their slices out."""

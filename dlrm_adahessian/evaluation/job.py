@@ -1,0 +1,282 @@
+# pyright: basic
+"""Score rows with one model or several, or take predictions of before, and say how good they are.
+
+Models are named after their runs; the first one is the reference that later ones are compared with, row by row.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from dlrm_adahessian.data.tsv import BadLines
+from dlrm_adahessian.device import find_device
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import DataError, UsageError
+from dlrm_adahessian.evaluation.figures import differences, model_figures, slice_figures
+from dlrm_adahessian.evaluation.predictions import (
+    PredictionFile,
+    Predictions,
+    column_of,
+    is_predictions,
+    read_predictions,
+    unique_names,
+    writing,
+)
+from dlrm_adahessian.evaluation.rows import Part, PreparedRows, RawRows, open_rows, regrouped
+from dlrm_adahessian.evaluation.scorer import Scorer
+from dlrm_adahessian.evaluation.slices import Slicing, check_slices, cut, of_predictions, of_rows
+from dlrm_adahessian.state import SCORING_BATCH
+
+_BLOCK = 16 * SCORING_BATCH  # rows scored and written at once
+_FIRST_IDS = 3  # arrays of a block before the ids of the first vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was found, and of which predictions.
+
+    Attributes:
+        summary: JSON values: rows, figures of the first model, `models`, `differences`, `slices`, `files`, `timing`.
+        predictions: of all models.
+    """
+
+    summary: dict[str, Any]
+    predictions: Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Predictions with what is known of their making."""
+
+    predictions: Predictions
+    codes: Mapping[Slicing, npt.NDArray[np.int32]]
+    rejected: Sequence[int]
+    models: Sequence[Mapping[str, Any]]
+    seconds: float  # of reading, scoring and writing
+
+
+def evaluate(
+    runs: Sequence[Path],
+    data: Sequence[str],
+    out: Path | None = None,
+    *,
+    against: Sequence[str] = (),
+    slices: Sequence[str] = (),
+    part: Part = "all",
+    best: bool = False,
+    bad_rows: Literal["strict", "quarantine"] = "strict",
+) -> Evaluation:
+    """Evaluate models on rows, or predictions that were made before.
+
+    Args:
+        runs: run directories of training jobs, or checkpoints in them; none when `data` are predictions.
+        data: raw rows as `--data-path` of training, with labels or without; or a folder of prepared rows; or predictions.
+        out: the parquet file to write; bad lines go beside it, into OUT.rejects.tsv.
+        against: predictions of the same rows by other models.
+        slices: words of `--slices`.
+        part: of prepared rows.
+        best: use the checkpoint of the best validation even where the run did not stop early.
+        bad_rows: what happens to bad lines of raw rows.
+
+    Returns:
+        Figures over the labelled rows, and the predictions.
+    """
+    stored = _are_predictions(data)
+    _check_inputs(runs, data, out, against, stored=stored, quarantine=bad_rows == "quarantine")
+    check_slices(slices, columns=not stored)
+    if stored:
+        found = _stored(data, slices)
+    else:
+        found = _scored(runs, data, out, slices=slices, part=part, best=best, bad_rows=bad_rows)
+    predictions = found.predictions
+    for path in against:
+        predictions = predictions.and_by(read_predictions([path]))
+    return Evaluation(summary=_summary(predictions, found, out), predictions=predictions)
+
+
+def _are_predictions(data: Sequence[str]) -> bool:
+    stored = [path for path in data if is_predictions(path)]
+    if stored and len(stored) < len(data):
+        other = next(path for path in data if path not in stored)
+        raise UsageError(
+            f"--data-path takes rows or predictions, and {stored[0]} holds predictions, {other} does not; "
+            "give predictions beside rows as --against"
+        )
+    return bool(stored)
+
+
+def _check_inputs(
+    runs: Sequence[Path],
+    data: Sequence[str],
+    out: Path | None,
+    against: Sequence[str],
+    *,
+    stored: bool,
+    quarantine: bool,
+) -> None:
+    if stored and (runs or out is not None):
+        raise UsageError(
+            f"{data[0]} holds predictions, which no model scores again; leave out --run and --out, or give the rows "
+            "as --data-path and the predictions as --against"
+        )
+    if not stored and not runs:
+        raise UsageError(f"{data[0]} holds no predictions; name the model that scores its rows with --run")
+    if quarantine and out is None:
+        raise UsageError("bad lines are put aside beside the predictions; name a file for these with --out")
+    if bad := [path for path in against if not is_predictions(path)]:
+        raise UsageError(f"--against takes parquet files of predictions, and {bad[0]} is none")
+
+
+def _stored(data: Sequence[str], slices: Sequence[str]) -> _Found:
+    began = time.perf_counter()
+    predictions = read_predictions(data)
+    cuts = [of_predictions(name, predictions.files) for name in dict.fromkeys(slices)]
+    return _Found(
+        predictions=predictions,
+        codes={slicing: slicing.of_all(predictions) for slicing in cuts if slicing.of_all},
+        rejected=[0] * len(data),
+        models=[],
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _scored(
+    runs: Sequence[Path],
+    data: Sequence[str],
+    out: Path | None,
+    *,
+    slices: Sequence[str],
+    part: Part,
+    best: bool,
+    bad_rows: Literal["strict", "quarantine"],
+) -> _Found:
+    with ExitStack() as stack:
+        device = find_device("auto")
+        stack.enter_context(init_process_group(device))
+        models = [Scorer(path, device, best=best) for path in runs]
+        vocabularies = {model.rows_fingerprint: model.vocabulary for model in models}
+        rejects = out.with_name(f"{out.name}.rejects.tsv") if out and bad_rows == "quarantine" else None
+        bad_lines = BadLines(rejects)
+        stack.callback(bad_lines.close)
+        rows = open_rows(
+            data,
+            part=part,
+            bad_lines=bad_lines,
+            encoders=lambda: [vocabulary.encoder() for vocabulary in vocabularies.values()],
+            fingerprints=vocabularies,
+        )
+        cuts = [of_rows(name, rows.files, models[0].vocabulary) for name in dict.fromkeys(slices)]
+        file = stack.enter_context(writing(out, len(models)))
+        began = time.perf_counter()
+        columns = _columns(rows, models, list(vocabularies), cuts, file)
+        seconds = time.perf_counter() - began
+    labels, origin, *rest = columns
+    names = unique_names(model.name for model in models)
+    predictions = Predictions(
+        labels=labels,
+        scored=dict(zip(names, rest, strict=False)),
+        file=origin,
+        files=rows.files,
+        first_row=rows.first_row,
+        all_rows=rows.all_rows,
+    )
+    of_blocks = dict(zip((each for each in cuts if each.of_block), rest[len(models) :], strict=True))
+    return _Found(
+        predictions=predictions,
+        codes={each: each.of_all(predictions) if each.of_all else of_blocks[each] for each in cuts},
+        rejected=rows.rejected,
+        models=[
+            {"run": str(model.run), "checkpoint": model.checkpoint.path.name, "column": column_of(place)}
+            for place, model in enumerate(models)
+        ],
+        seconds=seconds,
+    )
+
+
+def _columns(
+    rows: PreparedRows | RawRows,
+    models: Sequence[Scorer],
+    vocabularies: Sequence[str | None],
+    cuts: Sequence[Slicing],
+    file: PredictionFile | None,
+) -> list[npt.NDArray[Any]]:
+    """Read and score all rows.
+
+    Args:
+        rows: whose blocks hold ids of the vocabularies.
+        models: score them.
+        vocabularies: fingerprints of the rows that they were made of.
+        cuts: slicings.
+        file: takes the predictions.
+
+    Returns:
+        Labels, file, the predictions of each model, and the codes of each slicing that reads columns, (N,) each.
+
+    Raises:
+        DataError: there is no good row.
+    """
+    ids_of = [_FIRST_IDS + vocabularies.index(model.rows_fingerprint) for model in models]
+    kept: list[list[npt.NDArray[Any]]] = []
+    with tqdm(desc="evaluate", unit=" rows", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        for block in regrouped(rows.blocks(_BLOCK), _BLOCK):
+            labels, origin, dense = block[:_FIRST_IDS]
+            scored = [model.score(dense, block[ids]) for model, ids in zip(models, ids_of, strict=True)]
+            if file is not None:
+                file.write(labels, scored)
+            kept.append([labels, origin, *scored, *(each.of_block(block) for each in cuts if each.of_block)])
+            done = rows.done()
+            bar.set_postfix_str("" if done is None else f"{done:.0%}", refresh=False)
+            bar.update(len(labels))
+    if not kept:
+        raise DataError("the input must hold rows, and every line of it was rejected; see the rejected lines")
+    return [np.concatenate(column) for column in zip(*kept, strict=True)]
+
+
+def _summary(predictions: Predictions, found: _Found, out: Path | None) -> dict[str, Any]:
+    labelled = predictions.labelled
+    figures = {
+        name: model_figures(labelled.labels, probability) if len(labelled.labels) else {}
+        for name, probability in labelled.scored.items()
+    }
+    first = next(iter(figures))
+    rows = np.bincount(predictions.file, minlength=len(predictions.files)).tolist()
+    known = [*found.models, *({} for _ in range(len(figures) - len(found.models)))]
+    summary: dict[str, Any] = {
+        "rows": len(predictions.labels),
+        "labelled": len(labelled.labels),
+        **figures[first],
+        "rejected": sum(found.rejected),
+        "models": [
+            {"name": name, **made, **found_}
+            for (name, found_), made in zip(figures.items(), known, strict=True)
+        ],
+        "differences": differences(labelled.labels, labelled.scored) if len(labelled.labels) else [],
+        "slices": {
+            each.name: {
+                "about": each.about,
+                "slices": slice_figures(predictions.labels, predictions.scored, cut(each, codes)),
+            }
+            for each, codes in found.codes.items()
+        },
+        "files": [
+            {"name": name, "rows": count, "rejected": rejected}
+            for name, count, rejected in zip(predictions.files, rows, found.rejected, strict=True)
+        ],
+    }
+    summary["timing"] = {
+        "seconds": found.seconds,
+        "rows_per_second": len(predictions.labels) / found.seconds,
+    }
+    if found.models:
+        summary["checkpoint"] = found.models[0]["checkpoint"]
+    if out is not None:
+        summary["predictions"] = str(out)
+    return summary

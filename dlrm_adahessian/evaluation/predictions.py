@@ -1,0 +1,208 @@
+# pyright: basic
+"""Predictions as parquet: written while rows are scored, and read again as a model of their own.
+
+Columns: row (int64, from 0), label (int8, null where there is none), probability (float32), and of further models scored
+on the same rows probability_2, probability_3, ...
+"""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlrm_adahessian.data.schema import NO_LABEL
+from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.storage import storage_errors
+
+_MAGIC = b"PAR1"
+_PROBABILITY = "probability"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Rows that were scored.
+
+    Attributes:
+        labels: (N,) int8, `NO_LABEL` where there is none.
+        scored: for each model (N,) float32.
+        file: (N,) int32, which of `files` each row is of.
+        files: names.
+        first_row: place of the first row among the rows that days are cut of.
+        all_rows: number of those; None where they are these N.
+    """
+
+    labels: npt.NDArray[np.int8]
+    scored: Mapping[str, npt.NDArray[np.float32]]
+    file: npt.NDArray[np.int32]
+    files: Sequence[str]
+    first_row: int = 0
+    all_rows: int | None = None
+
+    @property
+    def labelled(self) -> "Predictions":
+        """Those of rows with a label."""
+        known = self.labels != NO_LABEL
+        if known.all():
+            return self
+        scored = {name: probability[known] for name, probability in self.scored.items()}
+        return replace(self, labels=self.labels[known], scored=scored, file=self.file[known])
+
+    def and_by(self, others: "Predictions") -> "Predictions":
+        """Return these with the models of others beside them.
+
+        Args:
+            others: of the same rows.
+
+        Returns:
+            All models; one whose name is taken gets a number.
+
+        Raises:
+            DataError: the rows are not the same.
+        """
+        if not np.array_equal(self.labels, others.labels):
+            raise DataError(
+                f"predictions to compare are of the same rows, and {next(iter(others.scored))} has "
+                f"{len(others.labels):,} rows where {next(iter(self.scored))} has {len(self.labels):,}, or other labels; "
+                "score the same rows"
+            )
+        names = unique_names([*self.scored, *others.scored])
+        return replace(
+            self, scored=dict(zip(names, (*self.scored.values(), *others.scored.values()), strict=True))
+        )
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return the names, each that repeats an earlier one with a number behind it."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name} ({number})" for number in count(2))
+        found.append(name if name not in found else next(n for n in numbered if n not in found))
+    return found
+
+
+def column_of(place: int) -> str:
+    """Name the column of a model by its place, from 0."""
+    return _PROBABILITY if place == 0 else f"{_PROBABILITY}_{place + 1}"
+
+
+class PredictionFile:
+    """Parquet that appears under its name when it is complete."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        """Take the writer, see `writing`."""
+        self._writer, self._rows = writer, 0
+
+    def write(self, labels: npt.NDArray[np.int8], scored: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Append rows: labels (N,) and for each model (N,)."""
+        rows = np.arange(self._rows, self._rows + len(labels), dtype=np.int64)
+        columns = [pa.array(rows), pa.array(labels, mask=labels == NO_LABEL), *map(pa.array, scored)]
+        self._writer.write_table(pa.table(columns, schema=self._writer.schema))
+        self._rows += len(labels)
+
+
+@contextmanager
+def writing(path: Path | None, models: int) -> Generator[PredictionFile | None]:
+    """Write a file while the block runs; it replaces what stands at `path` when the block ends well.
+
+    Args:
+        path: where; None writes nothing.
+        models: number of columns of probabilities.
+
+    Yields:
+        The file, or None.
+    """
+    if path is None:
+        yield None
+        return
+    schema = pa.schema(
+        [
+            ("row", pa.int64()),
+            ("label", pa.int8()),
+            *((column_of(place), pa.float32()) for place in range(models)),
+        ]
+    )
+    partial = path.with_name(f".{path.name}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with pq.ParquetWriter(partial, schema) as writer:
+                yield PredictionFile(writer)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def is_predictions(path: str) -> bool:
+    """Whether a path names a parquet file."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:  # a folder, a pipe, or absent: who reads it as rows says so
+        return False
+
+
+def read_predictions(paths: Sequence[str]) -> Predictions:
+    """Read the files of an earlier scoring, one after the other as one set of rows.
+
+    Args:
+        paths: of parquet files with the same columns.
+
+    Returns:
+        The predictions; the models are named after the first file, and their columns where there are several.
+
+    Raises:
+        DataError: files differ in their columns, a column is missing or of another type, or a value is out of range.
+    """
+    tables = [_read(Path(path)) for path in paths]
+    columns = [name for name in tables[0].column_names if name.startswith(_PROBABILITY)]
+    for path, table in zip(paths, tables, strict=True):
+        if table.schema != tables[0].schema:
+            raise DataError(
+                f"files of one scoring have the same columns, and {path} has others than {paths[0]}"
+            )
+    table = pa.concat_tables(tables)
+    labels = table["label"].fill_null(NO_LABEL).to_numpy().astype(np.int8, copy=False)
+    if not np.isin(labels, (0, 1, NO_LABEL)).all():
+        raise DataError(f"labels must be 0, 1 or null, and {paths[0]} holds others; score the rows again")
+    stem = Path(paths[0]).stem
+    names = [stem, *(f"{stem}{name.removeprefix(_PROBABILITY)}" for name in columns[1:])]
+    scored = {name: table[column].to_numpy() for name, column in zip(names, columns, strict=True)}
+    for name, probability in scored.items():
+        # Written so that NaN, which null becomes, fails too.
+        if not ((probability >= 0) & (probability <= 1)).all():
+            raise DataError(
+                f"probabilities must lie in [0, 1], and those of {name} do not all; score the rows again"
+            )
+    sizes = [len(part) for part in tables]
+    file = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
+    return Predictions(labels=labels, scored=scored, file=file, files=[Path(path).name for path in paths])
+
+
+def _read(path: Path) -> pa.Table:
+    wanted = {"label": pa.int8(), _PROBABILITY: pa.float32()}
+    try:
+        schema = pq.read_schema(path)
+        for name, kind in wanted.items():
+            if name not in schema.names or schema.field(name).type != kind:
+                found = schema.field(name).type if name in schema.names else "nothing"
+                raise DataError(
+                    f"predictions have a column {name} of {kind}, and {path} has {found}; give what evaluate wrote"
+                )
+        columns = [name for name in schema.names if name.startswith(_PROBABILITY)]
+        if any(schema.field(name).type != pa.float32() for name in columns):
+            raise DataError(f"probabilities are float, and {path} has others; give what evaluate wrote")
+        return pq.read_table(path, columns=["label", *columns])
+    except FileNotFoundError as error:
+        raise NoInputError(f"cannot read {path}: no such file; name a parquet file of predictions") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{path} must be a whole parquet file: {error}; score the rows again") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} must be a whole parquet file of predictions: {error}; score the rows again"
+        ) from error

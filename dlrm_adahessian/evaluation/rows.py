@@ -1,0 +1,171 @@
+# pyright: basic
+"""Rows to score, in blocks: one folder of prepared rows, or any number of raw inputs.
+
+A block is a tuple of arrays with a row each: labels (N,) int8, file (N,) int32, dense (N, 13) float32, and for each
+vocabulary the table rows (N, 26) int32.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_adahessian.data.prepare import dense_features
+from dlrm_adahessian.data.prepared import is_prepared, open_prepared
+from dlrm_adahessian.data.sources import Source, open_sources
+from dlrm_adahessian.data.tsv import BadLines, read_rows
+from dlrm_adahessian.data.vocabulary import Encoder
+from dlrm_adahessian.errors import CheckpointError, UsageError
+from dlrm_adahessian.storage import DamagedFolderError
+
+Part = Literal["all", "train", "val", "test"]
+Block = tuple[npt.NDArray[Any], ...]
+
+
+class PreparedRows:
+    """Rows of a folder that `prepare` made, whose ids are of the vocabulary that the runs were trained on.
+
+    Attributes:
+        files: the folder's name.
+        rejected: no line.
+        first_row: place of the first row in the folder.
+        all_rows: rows in the folder.
+    """
+
+    def __init__(self, folder: str, part: Part, fingerprints: Iterable[str | None]) -> None:
+        """Verify and map the rows; `fingerprints` are of the rows that the runs were trained on."""
+        try:
+            self._data = open_prepared(Path(folder))
+        except DamagedFolderError as error:
+            raise CheckpointError(f"{error}; prepare the rows again") from error
+        if any(self._data.fingerprint != other for other in fingerprints):
+            raise UsageError(
+                f"{folder} was prepared with another vocabulary than a run was trained on; name the raw rows instead"
+            )
+        self.all_rows = len(self._data.labels)
+        self._rows = range(self.all_rows) if part == "all" else getattr(self._data.split, part)
+        self.first_row = self._rows.start
+        self.files, self.rejected = [Path(folder).name], [0]
+        self._read = 0
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield blocks of `size` rows, the last smaller."""
+        for start in range(self._rows.start, self._rows.stop, size):
+            these = slice(start, min(start + size, self._rows.stop))
+            labels, dense, ids = (
+                np.asarray(part[these]) for part in (self._data.labels, self._data.dense, self._data.ids)
+            )
+            yield labels, np.zeros(len(labels), np.int32), dense, ids
+            self._read += len(labels)
+
+    def done(self) -> float | None:
+        """Return the share of rows that were read."""
+        return self._read / len(self._rows) if self._rows else None
+
+
+class RawRows:
+    """Lines of text with labels or without; tokens that training did not see share one row per feature.
+
+    Attributes:
+        files: names of those that were opened.
+        rejected: bad lines of each.
+    """
+
+    first_row = 0
+    all_rows = None
+
+    def __init__(self, paths: Sequence[str], bad_lines: BadLines, encoders: Sequence[Encoder]) -> None:
+        """Name the inputs; `encoders` are of the vocabularies, in the order of a block's arrays."""
+        self.files: list[str] = []
+        self.rejected: list[int] = []
+        self._paths, self._bad_lines, self._encoders = paths, bad_lines, encoders
+        self._input, self._source = 0, None
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the blocks that the reader of lines yields, whatever `size`."""
+        for place, path in enumerate(self._paths):
+            self._input = place
+            for source in open_sources(path):
+                yield from self._of(source)
+        self._source = None
+
+    def _of(self, source: Source) -> Iterator[Block]:
+        self._source = source
+        self.files.append(source.name)
+        self.rejected.append(0)
+        before = self._bad_lines.count
+        for rows in read_rows(source, self._bad_lines, labels="optional"):
+            ids = [encoder.encode(rows.tokens, rows.missing) for encoder in self._encoders]
+            file = np.full(len(rows), len(self.files) - 1, np.int32)
+            yield rows.labels, file, dense_features(rows.integers), *ids
+        self.rejected[-1] = self._bad_lines.count - before
+
+    def done(self) -> float | None:
+        """Return the share of bytes that were read, each input counting alike; None for a pipe."""
+        if self._source is None or not self._source.total:
+            return None
+        return (self._input + self._source.consumed() / self._source.total) / len(self._paths)
+
+
+def open_rows(
+    paths: Sequence[str],
+    *,
+    part: Part,
+    bad_lines: BadLines,
+    encoders: Callable[[], Sequence[Encoder]],
+    fingerprints: Iterable[str | None],
+) -> PreparedRows | RawRows:
+    """Open the rows that `--data-path` names.
+
+    Args:
+        paths: a folder of prepared rows, or raw inputs.
+        part: of prepared rows.
+        bad_lines: takes those of raw inputs.
+        encoders: build those of the vocabularies, which only raw inputs need.
+        fingerprints: of the rows that the runs were trained on.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UsageError: prepared rows are mixed with other inputs, or `part` was given for raw rows.
+    """
+    prepared = [path for path in paths if is_prepared(path)]
+    if prepared and len(paths) > 1:
+        raise UsageError(
+            f"prepared rows are evaluated alone, got {prepared[0]} and {len(paths) - 1} other inputs"
+        )
+    if prepared:
+        return PreparedRows(prepared[0], part, fingerprints)
+    if part != "all":
+        raise UsageError(f"--part names a part of prepared rows, and {paths[0]} holds raw ones; leave it out")
+    return RawRows(paths, bad_lines, encoders())
+
+
+def regrouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:
+    """Yield the same rows in blocks of `size`, the last smaller: a row's last bits depend on the batch it is scored in.
+
+    Args:
+        blocks: of any size.
+        size: in rows, at least 1.
+
+    Yields:
+        The blocks.
+    """
+    held: list[Block] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block[0])
+        while count >= size:
+            whole = _joined(held)
+            yield tuple(part[:size] for part in whole)
+            held, count = [tuple(part[size:] for part in whole)], count - size
+    if count:
+        yield _joined(held)
+
+
+def _joined(blocks: Sequence[Block]) -> Block:
+    return tuple(np.concatenate(part) for part in zip(*blocks, strict=True))

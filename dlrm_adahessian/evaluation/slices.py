@@ -1,0 +1,215 @@
+"""Parts of the rows that figures are asked for: by file, day, value of a column, frequency of a token, or calibration.
+
+A slicing gives each row a code, and each code a name; every row is in one slice, so the slices sum to the whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_adahessian.data.prepare import DAYS, split_rows
+from dlrm_adahessian.data.schema import INTEGER_NAMES, TOKEN_NAMES
+from dlrm_adahessian.data.vocabulary import UNKNOWN, Vocabulary
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.evaluation.predictions import Predictions
+from dlrm_adahessian.evaluation.rows import Block
+
+MOST_VALUES = 15
+"""Slices of a column's values at most; rarer values share one."""
+
+_CALIBRATION_BINS = 10
+_LARGEST = 40  # integers above 2**40 share a slice
+_WORDS = {"file", "day", "calibration"}
+_COLUMN_WORDS = {*INTEGER_NAMES, *TOKEN_NAMES, *(f"{name}.band" for name in TOKEN_NAMES)}
+_KINDS = "file, day, calibration, C1 to C26, C1.band to C26.band, or I1 to I13"
+_Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slicing:
+    """One way to cut the rows.
+
+    Attributes:
+        name: as the user gave it.
+        about: what the slices are, for people.
+        label: name of a code.
+        of_block: codes of the rows of a block; None where they follow from the predictions.
+        of_all: codes of all rows, where they do.
+        ordered: whether the slices stand in the order of their codes, else the largest first.
+    """
+
+    name: str
+    about: str
+    label: Callable[[int], str]
+    of_block: Callable[[Block], _Codes] | None = None
+    of_all: Callable[[Predictions], _Codes] | None = None
+    ordered: bool = True
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some rows: their name and their places."""
+
+    label: str
+    rows: npt.NDArray[np.int64]
+
+
+def cut(slicing: Slicing, codes: _Codes) -> list[Slice]:
+    """Cut rows by their codes; every row is in exactly one slice.
+
+    Args:
+        slicing: names the codes.
+        codes: (N,).
+
+    Returns:
+        The slices that have rows, in the order that `Slicing` says; of many values the rarest share the last one.
+    """
+    values, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    order = np.arange(len(values)) if slicing.ordered else np.argsort(-counts, kind="stable")
+    rank = np.empty(len(values), np.int64)
+    rank[order] = np.arange(len(values))
+    most = len(values) if slicing.ordered or len(values) <= MOST_VALUES + 1 else MOST_VALUES
+    group = np.minimum(rank, most)[places]
+    labels = [slicing.label(int(values[i])) for i in order[:most]]
+    if most < len(values):
+        labels.append(f"{len(values) - most:,} other values")
+    ends = np.cumsum(np.bincount(group, minlength=len(labels)))
+    return [
+        Slice(label, part)
+        for label, part in zip(labels, np.split(np.argsort(group, kind="stable"), ends[:-1]), strict=True)
+    ]
+
+
+def check_slices(names: Sequence[str], *, columns: bool) -> None:
+    """Refuse words that name no slicing, before anything is read.
+
+    Args:
+        names: of `--slices`.
+        columns: whether the rows have columns; predictions have none.
+
+    Raises:
+        UsageError: a word is none.
+    """
+    for name in names:
+        if name not in _WORDS | _COLUMN_WORDS:
+            raise UsageError(f"--slices names {_KINDS}, got {name!r}")
+        if name in _COLUMN_WORDS and not columns:
+            raise UsageError(
+                f"--slices {name} needs the rows, and predictions hold no columns; score the rows with --run"
+            )
+
+
+def of_predictions(name: str, files: Sequence[str]) -> Slicing:
+    """Return a slicing that needs no columns.
+
+    Args:
+        name: that `check_slices` passes.
+        files: names of the files, which may become known while they are read.
+
+    Returns:
+        The slicing.
+    """
+    if name == "file":
+        return Slicing(name=name, about="file", of_all=lambda all_: all_.file, label=lambda code: files[code])
+    if name == "day":
+        return Slicing(
+            name=name,
+            about="seventh of the rows, in their order",
+            of_all=_days,
+            label=lambda code: f"day {code + 1}",
+        )
+    about = "tenth of the rows, by rising prediction of the first model"
+    return Slicing(
+        name=name,
+        about=about,
+        of_all=_calibration_bins,
+        label=lambda code: f"{code + 1} of {_CALIBRATION_BINS}",
+    )
+
+
+def of_rows(name: str, files: Sequence[str], vocabulary: Vocabulary) -> Slicing:
+    """Return any slicing.
+
+    Args:
+        name: that `check_slices` passes.
+        files: names of the files, which may become known while they are read.
+        vocabulary: of the first model, whose ids name tokens.
+
+    Returns:
+        The slicing.
+    """
+    if name in _WORDS:
+        return of_predictions(name, files)
+    column, _, band = name.partition(".")
+    if column in INTEGER_NAMES:
+        place = INTEGER_NAMES.index(column)
+        return Slicing(
+            name=name,
+            about=f"value of {column}",
+            of_block=lambda block: _magnitudes(block[2][:, place]),
+            label=_magnitude,
+        )
+    place = TOKEN_NAMES.index(column)
+    if band:
+        return Slicing(
+            name=name,
+            about=f"rank of the token of {column} among those of training, the most frequent first",
+            of_block=lambda block: np.searchsorted(_RANKS, block[3][:, place], "right").astype(np.int32),
+            label=_band,
+        )
+    return Slicing(
+        name=name,
+        about=f"token of {column}",
+        of_block=lambda block: np.ascontiguousarray(block[3][:, place]),
+        label=lambda code: _token(vocabulary, place, code),
+        ordered=False,
+    )
+
+
+_RANKS = np.array([1, *(10**power + 1 for power in range(1, 9))])  # first rank of each band
+
+
+def _band(code: int) -> str:
+    if code == UNKNOWN:
+        return "unseen or rare"
+    return f"{_RANKS[code - 1]:,} to {10**code:,}"
+
+
+def _token(vocabulary: Vocabulary, feature: int, row: int) -> str:
+    if row == UNKNOWN:
+        return "unseen or rare"
+    if row == vocabulary.missing[feature]:
+        return "missing"
+    return f"{int(vocabulary.tokens[vocabulary.offsets[feature] + row - 1]):08x}"
+
+
+def _magnitudes(dense: npt.NDArray[np.float32]) -> _Codes:
+    """Return 0 for 0, less and missing, which the model cannot tell apart, else 1 + log2 of the value, rounded down."""
+    values = np.rint(np.expm1(dense.astype(np.float64)))
+    return np.minimum(np.floor(np.log2(np.maximum(values, 0.5))) + 1, _LARGEST).astype(np.int32)
+
+
+def _magnitude(code: int) -> str:
+    if code == 0:
+        return "0, less or missing"
+    low, high = 2 ** (code - 1), 2**code - 1
+    if code == _LARGEST:
+        return f"{low:,} or more"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _days(predictions: Predictions) -> _Codes:
+    count = len(predictions.labels)
+    starts = split_rows(predictions.all_rows or count).days
+    places = np.arange(predictions.first_row, predictions.first_row + count)
+    return (np.searchsorted(starts[:DAYS], places, "right") - 1).astype(np.int32)
+
+
+def _calibration_bins(predictions: Predictions) -> _Codes:
+    """Return which tenth of the rows each lies in, equal probabilities in the same, the lower one."""
+    probability = next(iter(predictions.scored.values()))
+    ordered = np.sort(probability)
+    cuts = [len(ordered) * bin_ // _CALIBRATION_BINS - 1 for bin_ in range(1, _CALIBRATION_BINS)]
+    return np.searchsorted(ordered[[cut for cut in cuts if cut >= 0]], probability, "left").astype(np.int32)

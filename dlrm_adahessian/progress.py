@@ -1,0 +1,69 @@
+"""How far a run is, and what becomes of it when it cannot learn.
+
+A step whose loss or a derivative is not finite is skipped. After some in a row the run goes back to its newest checkpoint,
+since what spoilt it may have passed: a fault of the memory, say. When the same happens again before the run got past the
+step where it happened, it will happen every time, and the run has diverged.
+"""
+
+from dataclasses import dataclass
+
+from dlrm_adahessian.errors import DivergedError
+
+
+@dataclass
+class Progress:
+    """What a run knows beside its tensors; all of it is in a checkpoint.
+
+    Attributes:
+        step: steps done, skipped ones too.
+        skipped: steps that were not learnt, of those that count: what was undone does not.
+        skipped_in_a_row: the last ones of them.
+        rollbacks: how often the run went back to a checkpoint.
+        rolled_back_at: the step that it went back from last.
+        best_logloss: of all evaluations on validation rows.
+        evaluations_since_best: after that one.
+        stopped_early: for want of a better evaluation.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0
+    rolled_back_at: int = 0
+    best_logloss: float | None = None
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+
+    def skip(self) -> None:
+        """Count the step just done as not learnt."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+
+    def learnt(self) -> None:
+        """Count the step just done as learnt."""
+        self.skipped_in_a_row = 0
+
+    @property
+    def is_new_trouble(self) -> bool:
+        """Whether the run got past the step that it went back from, if it ever did."""
+        return self.step > self.rolled_back_at
+
+    def went_back_from(self, before: "Progress") -> None:
+        """Count that a run that had come as far as `before` goes on from here."""
+        self.rollbacks, self.rolled_back_at = before.rollbacks + 1, before.step
+
+
+def diverged(progress: Progress, why: str, *, dense_lr: float, rows_lr: float) -> DivergedError:
+    """Return the error that ends a run.
+
+    Args:
+        progress: of the run.
+        why: it does not go back to a checkpoint, in words that follow "and".
+        dense_lr: learning rate of the dense part, likely too high.
+        rows_lr: of the rows.
+    """
+    return DivergedError(
+        f"the loss and its derivatives must be finite, and those of {progress.skipped_in_a_row} steps in a row, up to step "
+        f"{progress.step}, are not, and {why}; the likely cause is a learning rate that is too high (dense {dense_lr:g}, "
+        f"rows {rows_lr:g}): lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
+    )

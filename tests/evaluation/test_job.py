@@ -1,0 +1,305 @@
+"""Evaluation end to end: two small models on generated rows, against pandas and scikit-learn on what was written."""
+
+import gzip
+import html
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from dlrm_adahessian.cli import main
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.schema import COLUMN_NAMES
+from dlrm_adahessian.data.synthetic import row_blocks
+from dlrm_adahessian.data.tsv import format_rows
+
+SMALL = ["--model.bottom", "16", "--model.top", "16", "--batch-size", "128", "--baseline", "none"]
+ROWS = 6000
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Rows as text, and two runs that were trained with different vocabularies."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    text = b"".join(map(format_rows, row_blocks(SyntheticConfig(), ROWS)))
+    (folder / "rows.txt").write_bytes(text)
+    for name, min_count in (("hybrid", "2"), ("adagrad", "5")):
+        settings = ["--optimizer", name, "--data.min-count", min_count, "--checkpoint-every", "15"]
+        where = [
+            "--data-path",
+            folder / "rows.txt",
+            "--data.cache-dir",
+            folder / "cache",
+            "--out",
+            folder / name,
+        ]
+        assert main(list(map(str, ["train", *where, *SMALL, *settings]))) == 0
+    return folder
+
+
+@pytest.fixture
+def evaluate(place, capsys):
+    def call(*arguments, code=0):
+        capsys.readouterr()
+        found = main(["evaluate", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert found == code, err
+        return out if code == 0 else err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def frame(place):
+    return pd.read_csv(
+        place / "rows.txt", sep="\t", names=COLUMN_NAMES, dtype={f"C{i}": str for i in range(1, 27)}
+    )
+
+
+@pytest.fixture
+def both(place, evaluate):
+    def call(*more):
+        runs = ["--run", place / "hybrid", place / "adagrad"]
+        return json.loads(
+            evaluate(
+                *runs, "--data-path", place / "rows.txt", "--out", place / "both.parquet", "--json", *more
+            )
+        )
+
+    return call
+
+
+@pytest.mark.oracle
+def test_two_models_are_each_as_alone_and_their_difference_is_paired(place, evaluate, both):
+    found, written = both(), pd.read_parquet(place / "both.parquet")
+    for place_, (model, column) in enumerate((("hybrid", "probability"), ("adagrad", "probability_2"))):
+        alone = json.loads(evaluate("--run", place / model, "--data-path", place / "rows.txt", "--json"))
+        figures = found["models"][place_]
+        assert (figures["name"], figures["column"]) == (model, column)
+        for metric in ("auc", "logloss", "auc_ci95", "calibration_bins"):
+            assert figures[metric] == alone[metric]
+        p = written[column].to_numpy(np.float64)
+        assert figures["auc"] == pytest.approx(roc_auc_score(written["label"], p), abs=1e-12)
+        assert figures["logloss"] == pytest.approx(log_loss(written["label"], p), abs=1e-9)
+    losses = -np.log(
+        np.where(written["label"].to_numpy()[:, None], p := written.iloc[:, 2:].to_numpy(np.float64), 1 - p)
+    )
+    paired = losses[:, 1] - losses[:, 0]
+    (difference,) = found["differences"]
+    assert (difference["model"], difference["against"]) == ("adagrad", "hybrid")
+    assert difference["logloss"] == pytest.approx(paired.mean(), abs=1e-9)
+    half = 1.959963984540054 * paired.std(ddof=1) / ROWS**0.5
+    assert difference["logloss_ci95"] == pytest.approx([paired.mean() - half, paired.mean() + half], abs=1e-9)
+
+
+@pytest.mark.oracle
+def test_slices_are_those_of_pandas_and_sum_to_the_whole(place, both, frame):
+    names = ("day", "file", "calibration", "C9", "C3", "C3.band", "I7")
+    found, written = both("--slices", *names), pd.read_parquet(place / "both.parquet")
+    assert set(found["slices"]) == set(names)
+    total = found["logloss"] * ROWS
+    for cut in found["slices"].values():
+        parts = cut["slices"]
+        assert sum(part["rows"] for part in parts) == ROWS
+        assert sum(part["clicks"] for part in parts) == written["label"].sum()
+        assert sum(part["rows"] * part["models"]["hybrid"]["logloss"] for part in parts) == pytest.approx(
+            total, rel=1e-12
+        )
+    value = frame["C9"].fillna("missing")
+    for part in found["slices"]["C9"]["slices"]:
+        if part["slice"] == "unseen or rare":
+            continue
+        rows = value == part["slice"]
+        here = written[rows.to_numpy()]
+        assert (part["rows"], part["clicks"]) == (len(here), here["label"].sum())
+        assert part["models"]["adagrad"]["logloss"] == pytest.approx(
+            log_loss(here["label"], here["probability_2"].to_numpy(np.float64), labels=[0, 1]), rel=1e-9
+        )
+    magnitude = np.floor(np.log2(frame["I7"].fillna(0).clip(lower=0.5))) + 1
+    assert [
+        part["rows"] for part in found["slices"]["I7"]["slices"]
+    ] == magnitude.value_counts().sort_index().tolist()
+
+
+def test_many_files_are_one_input(place, evaluate, both, tmp_path):
+    lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
+    folder = tmp_path / "days"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"".join(lines[:1000]))
+    (folder / "b.gz").write_bytes(gzip.compress(b"".join(lines[1000:3500])))
+    rest = tmp_path / "rest"
+    rest.write_bytes(b"".join(lines[3500:]))
+    runs = [
+        "--run",
+        place / "hybrid",
+        place / "adagrad",
+        "--slices",
+        "file",
+        "--json",
+        "--out",
+        tmp_path / "p.parquet",
+    ]
+    found, whole = json.loads(evaluate(*runs, "--data-path", folder, rest)), both()
+    assert [(f["name"], f["rows"]) for f in found["files"]] == [
+        ("a.txt", 1000),
+        ("b.gz", 2500),
+        ("rest", 2500),
+    ]
+    assert [part["rows"] for part in found["slices"]["file"]["slices"]] == [1000, 2500, 2500]
+    assert found["logloss"] == whole["logloss"]
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "p.parquet"), pd.read_parquet(place / "both.parquet")
+    )
+
+
+def test_bad_lines_are_counted_by_file_and_kept(place, evaluate, tmp_path):
+    lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
+    (tmp_path / "a").write_bytes(b"".join([*lines[:50], b"bad\n", *lines[50:90]]))
+    (tmp_path / "b").write_bytes(b"".join([b"worse\n", b"worst\n", *lines[90:100]]))
+    run = ["--run", place / "hybrid", "--data-path", tmp_path / "a", tmp_path / "b"]
+    out = ["--out", tmp_path / "p.parquet", "--bad-rows", "quarantine"]
+    found = json.loads(evaluate(*run, *out, "--json"))
+    assert (found["rows"], found["rejected"]) == (100, 3)
+    assert [(f["rows"], f["rejected"]) for f in found["files"]] == [(90, 1), (10, 2)]
+    assert (tmp_path / "p.parquet.rejects.tsv").read_bytes() == b"bad\nworse\nworst\n"
+    assert "a:51:1" in evaluate(*run, code=65)
+    only_bad = tmp_path / "only_bad"
+    only_bad.write_bytes(b"bad\n")
+    told = evaluate("--run", place / "hybrid", "--data-path", only_bad, *out, code=65)
+    assert "every line of it was rejected" in told
+
+
+def test_predictions_of_before_have_the_figures_of_their_scoring(place, evaluate, both):
+    found = both("--slices", "day", "calibration")
+    again = json.loads(
+        evaluate("--data-path", place / "both.parquet", "--slices", "day", "calibration", "--json")
+    )
+    for figures, same in zip(found["models"], again["models"], strict=True):
+        assert {k: figures[k] for k in same if k != "name"} == {k: v for k, v in same.items() if k != "name"}
+    named = json.loads(json.dumps(again).replace("both_2", "adagrad").replace("both", "hybrid"))
+    assert named["slices"] == found["slices"]
+    run = [
+        "--run",
+        place / "hybrid",
+        "--data-path",
+        place / "rows.txt",
+        "--against",
+        place / "both.parquet",
+        "--json",
+    ]
+    against = json.loads(evaluate(*run))
+    assert [row["model"] for row in against["differences"]] == ["both", "both_2"]
+    assert against["differences"][0]["logloss"] == 0
+    for metric in ("auc", "accuracy_ci95", "logloss"):
+        assert against["differences"][1][metric] == found["differences"][0][metric]
+
+
+def test_one_checkpoint_of_a_run_can_be_named(place, evaluate):
+    early, last = sorted((place / "hybrid" / "checkpoints").glob("step-*"))
+    found = json.loads(
+        evaluate("--run", early, place / "hybrid", last, "--data-path", place / "rows.txt", "--json")
+    )
+    steps = [int(path.name.removeprefix("step-")) for path in (early, last)]
+    assert [model["name"] for model in found["models"]] == [
+        f"hybrid@{steps[0]}",
+        "hybrid",
+        f"hybrid@{steps[1]}",
+    ]
+    assert found["models"][1]["logloss"] == found["models"][2]["logloss"] != found["models"][0]["logloss"]
+
+
+def test_a_pipe_gets_each_answer_before_the_next_question(place, evaluate):
+    evaluate("--run", place / "hybrid", "--data-path", place / "rows.txt", "--out", place / "p.parquet")
+    expected = pd.read_parquet(place / "p.parquet")["probability"].to_numpy()
+    lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
+    command = [sys.executable, "-m", "dlrm_adahessian", "evaluate", "--run", str(place / "hybrid"), "--stdin"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        asked = 0
+        for count in (1, 1, 3):
+            process.stdin.write(b"".join(lines[asked : asked + count]))
+            answers = [np.float32(process.stdout.readline()) for _ in range(count)]
+            np.testing.assert_allclose(answers, expected[asked : asked + count], rtol=1e-5)
+            asked += count
+        process.stdin.close()
+        assert process.stdout.read() == b""
+    assert process.returncode == 0
+
+
+def test_the_report_shows_everything_and_needs_no_network(place, both):
+    names = ("day", "C9", "C3.band", "I7", "calibration", "file")
+    found = both("--slices", *names, "--report", place / "report.html")
+    text = (place / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", text)
+    for name in ("hybrid", "adagrad", *names):
+        assert name in text
+    for model in found["models"]:
+        assert f"{model['auc']:.5f}" in text
+    for part in found["slices"]["C9"]["slices"]:
+        assert html.escape(part["slice"]) in text
+    for identifier in ("plot-reliability", "plot-curves", "figures", "calibration", "curves", "origin"):
+        assert f'id="{identifier}"' in text
+    # The last row of each table of slices is the whole.
+    assert text.count(
+        f"<td>all</td><td></td><td>{ROWS:,}</td><td>{round(found['base_rate'] * ROWS):,}</td>"
+    ) == len(names)
+
+
+def test_names_of_files_are_escaped_in_the_report(place, evaluate, tmp_path):
+    odd = tmp_path / "<script>alert(1)<.txt"
+    odd.write_bytes(b"".join((place / "rows.txt").read_bytes().splitlines(keepends=True)[:200]))
+    evaluate(
+        "--run", place / "hybrid", "--data-path", odd, "--slices", "file", "--report", tmp_path / "r.html"
+    )
+    assert "<script" not in (tmp_path / "r.html").read_text()
+
+
+def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp_path):
+    lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
+    (tmp_path / "zeros").write_bytes(b"".join([line for line in lines if line[:1] == b"0"][:40]))
+    run = ["--run", place / "hybrid", "--data-path"]
+    report = ["--slices", "day", "--report", tmp_path / "r.html"]
+    assert "one class only" not in evaluate(*run, tmp_path / "zeros", *report)
+    assert "one class only" in (tmp_path / "r.html").read_text()
+    (tmp_path / "bare").write_bytes(b"".join(line[2:] for line in lines[:40]))
+    found = json.loads(evaluate(*run, tmp_path / "bare", "--slices", "day", "--json"))
+    assert (found["rows"], found["labelled"], found["slices"]["day"]["slices"]) == (40, 0, [])
+    assert "40 rows, 0 with a label" in evaluate(*run, tmp_path / "bare")
+    assert "a report needs labels" in evaluate(*run, tmp_path / "bare", *report, code=65)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data-path", "ROWS"], "name the model"),
+        (["--run", "RUN"], "name them with --data-path"),
+        (["--run", "RUN", "--data-path", "BOTH"], "leave out --run"),
+        (["--data-path", "BOTH", "--out", "x"], "leave out --run and --out"),
+        (["--data-path", "BOTH", "ROWS"], "rows or predictions"),
+        (["--data-path", "BOTH", "--slices", "C1"], "hold no columns"),
+        (["--run", "RUN", "--data-path", "ROWS", "--slices", "C99"], "C1 to C26"),
+        (["--run", "RUN", "--data-path", "ROWS", "--against", "ROWS"], "ROWS is none"),
+        (["--run", "RUN", "--data-path", "ROWS", "--bad-rows", "quarantine"], "with --out"),
+        (["--run", "RUN", "--data-path", "ROWS", "--part", "test"], "raw ones"),
+        (["--run", "RUN", "--data-path", "CACHE", "ROWS"], "evaluated alone"),
+        (["--run", "RUN", "--data-path", "ROWS", "--report", "x.pdf"], r".html"),
+        (["--run", "RUN", "--stdin", "--out", "x"], "--stdin goes with one --run alone"),
+        (["--run", "RUN", "RUN", "--stdin"], "--stdin goes with one --run alone"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(place, both, evaluate, arguments, told):
+    if not (place / "both.parquet").exists():
+        both()
+    cache = min((place / "cache").glob("criteo-*[0-9a-f]"))
+    names = {
+        "ROWS": place / "rows.txt",
+        "RUN": place / "hybrid",
+        "BOTH": place / "both.parquet",
+        "CACHE": cache,
+    }
+    err = evaluate(*(names.get(a, a) for a in arguments), code=64)
+    assert told.replace("ROWS", str(place / "rows.txt")) in err

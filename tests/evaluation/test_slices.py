@@ -1,0 +1,141 @@
+"""Slicings against plain Python."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dlrm_adahessian.data.prepare import dense_features, split_rows
+from dlrm_adahessian.data.vocabulary import Vocabulary
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.evaluation.predictions import Predictions
+from dlrm_adahessian.evaluation.slices import MOST_VALUES, check_slices, cut, of_predictions, of_rows
+
+VOCABULARY = Vocabulary(
+    tokens=np.arange(26 * 3, dtype=np.uint32) + 0xAB0000,
+    offsets=np.arange(27) * 3,
+    missing=np.full(26, 2, np.int32),
+)
+
+
+def block(dense=None, ids=None):
+    n = len(dense if dense is not None else ids)
+    dense = np.zeros((n, 13), np.float32) if dense is None else dense
+    ids = np.zeros((n, 26), np.int32) if ids is None else ids
+    return np.zeros(n, np.int8), np.zeros(n, np.int32), dense, ids
+
+
+def predictions(probability, **more):
+    n = len(probability)
+    values = {"labels": np.zeros(n, np.int8), "file": np.zeros(n, np.int32), "files": ["x"], **more}
+    return Predictions(scored={"a": np.asarray(probability, np.float32)}, **values)
+
+
+def labels_of(slicing, codes):
+    return [slicing.label(int(code)) for code in codes]
+
+
+@given(arrays(np.int64, 7, elements=st.integers(-9, 2**31)))
+def test_integers_lie_in_the_slice_that_names_them(values):
+    integers = np.zeros((7, 13), np.int64)
+    integers[:, 4] = values
+    slicing = of_rows("I5", [], VOCABULARY)
+    for value, label in zip(
+        values.tolist(), labels_of(slicing, slicing.of_block(block(dense_features(integers)))), strict=True
+    ):
+        # float32 logarithms round integers above 2**20 or so by some parts in a million.
+        low, _, high = label.replace(",", "").partition(" to ")
+        if value <= 0:
+            assert label == "0, less or missing"
+        elif not high:
+            assert int(low) == value
+        else:
+            assert int(low) * (1 - 1e-5) <= value <= int(high) * (1 + 1e-5) + 1
+
+
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        (0, "unseen or rare"),
+        (1, "1 to 10"),
+        (10, "1 to 10"),
+        (11, "11 to 100"),
+        (100, "11 to 100"),
+        (10_001, "10,001 to 100,000"),
+    ],
+)
+def test_bands_are_decades_of_the_rank(row, label):
+    ids = np.full((1, 26), row, np.int32)
+    slicing = of_rows("C4.band", [], VOCABULARY)
+    assert labels_of(slicing, slicing.of_block(block(ids=ids))) == [label]
+
+
+def test_tokens_have_their_names():
+    slicing = of_rows("C2", [], VOCABULARY)
+    ids = np.arange(4, dtype=np.int32)[:, None].repeat(26, 1)
+    assert labels_of(slicing, slicing.of_block(block(ids=ids))) == [
+        "unseen or rare",
+        "00ab0003",
+        "missing",
+        "00ab0005",
+    ]
+
+
+def test_days_are_those_of_the_preparation():
+    whole = split_rows(100)
+    expected = [next(d for d in range(7) if row < whole.days[d + 1]) for row in range(100)]
+    assert of_predictions("day", []).of_all(predictions(np.zeros(100))).tolist() == expected
+    part = predictions(np.zeros(7), first_row=whole.test.start, all_rows=100)
+    assert (
+        of_predictions("day", []).of_all(part).tolist() == expected[whole.test.start : whole.test.start + 7]
+    )
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.5, 0.9]), min_size=1, max_size=60))
+def test_calibration_slices_are_tenths_and_split_no_tie(probability):
+    codes = of_predictions("calibration", []).of_all(predictions(probability))
+    order = sorted(np.float32(probability).tolist())
+    # The largest of each tenth but the last; tenths of fewer than ten rows may be empty.
+    uppers = [order[len(order) * tenth // 10 - 1] for tenth in range(1, 10) if len(order) * tenth // 10]
+    expected = [sum(upper < p for upper in uppers) for p in np.float32(probability).tolist()]
+    assert codes.tolist() == expected
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=200), st.sampled_from(["C1", "C1.band"]))
+def test_each_row_is_in_exactly_one_slice(codes, name):
+    slicing = of_rows(
+        name, [], Vocabulary(np.arange(26 * 50, dtype=np.uint32), np.arange(27) * 50, np.zeros(26, np.int32))
+    )
+    codes = np.minimum(codes, 8 if name == "C1.band" else 40).astype(np.int32)
+    slices = cut(slicing, codes)
+    assert np.sort(np.concatenate([part.rows for part in slices])).tolist() == list(range(len(codes)))
+    assert all(len(part.rows) for part in slices)
+    assert len({part.label for part in slices}) == len(slices)
+    for part in slices:
+        if not part.label.endswith("other values"):
+            assert {slicing.label(int(code)) for code in codes[part.rows]} == {part.label}
+    if not slicing.ordered:
+        sizes = [len(part.rows) for part in slices[:MOST_VALUES]]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(slices) <= MOST_VALUES + 1
+
+
+@pytest.mark.parametrize("name", ["C27", "C0", "I14", "hour", "C1.", "C1.bands", "I1.band", "", "files"])
+def test_unknown_slicings_are_refused(name):
+    with pytest.raises(UsageError, match="--slices names file, day"):
+        check_slices(["day", name], columns=True)
+
+
+def test_predictions_have_no_columns():
+    check_slices(["day", "file", "calibration"], columns=False)
+    with pytest.raises(UsageError, match="C3.band needs the rows"):
+        check_slices(["C3.band"], columns=False)
+
+
+def test_magnitudes_reach_their_last_slice():
+    slicing = of_rows("I1", [], VOCABULARY)
+    dense = np.full((1, 13), math.log1p(2.0**62), np.float32)
+    assert labels_of(slicing, slicing.of_block(block(dense))) == [f"{2**39:,} or more"]

@@ -1,0 +1,62 @@
+"""Curves against scikit-learn's, and against the metrics that they integrate to."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
+
+from dlrm_adahessian.curves import curve
+from dlrm_adahessian.metrics import binary_metrics
+
+
+def drawn(rows, levels, seed=0):
+    rng = np.random.default_rng(seed)
+    probability = (rng.integers(0, levels, rows) / levels).astype(np.float32)
+    labels = (rng.random(rows) < 0.2 + 0.6 * probability).astype(np.int8)
+    labels[:2] = 0, 1
+    return labels, probability
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("levels", [1, 3, 50, 1 << 20])
+def test_every_threshold_equals_scikit_learn(levels):
+    labels, probability = drawn(3000, levels)
+    found = curve(labels, probability, points=10_000)
+    fpr, tpr, thresholds = roc_curve(labels, probability, drop_intermediate=False)
+    np.testing.assert_allclose(found.false_positive_rate, fpr, atol=1e-15)
+    np.testing.assert_allclose(found.recall, tpr, atol=1e-15)
+    np.testing.assert_array_equal(found.threshold, thresholds)
+    precision, recall, _ = precision_recall_curve(labels, probability)
+    np.testing.assert_allclose(found.precision, precision[::-1], atol=1e-15)
+    np.testing.assert_allclose(found.recall, recall[::-1], atol=1e-15)
+    assert found.average_precision == pytest.approx(average_precision_score(labels, probability), abs=1e-12)
+
+
+@given(st.integers(0, 1000), st.integers(1, 40), st.integers(2, 30))
+def test_fewer_points_are_points_of_the_whole_curve_with_both_ends(seed, levels, points):
+    labels, probability = drawn(100, levels, seed)
+    whole, thinned = (curve(labels, probability, points=n) for n in (1000, points))
+    assert len(thinned.called) <= points
+    kept = np.isin(whole.called, thinned.called)
+    for name in ("threshold", "hits", "called"):
+        np.testing.assert_array_equal(getattr(whole, name)[kept], getattr(thinned, name))
+    assert kept[0]
+    assert kept[-1]
+    assert thinned.average_precision == whole.average_precision
+
+
+def test_the_area_below_the_curve_is_the_auc():
+    labels, probability = drawn(20_000, 5000)
+    found = curve(labels, probability, points=20_000)
+    area = np.trapezoid(found.recall, found.false_positive_rate)
+    assert area == pytest.approx(binary_metrics(labels, probability).auc, abs=1e-12)
+    thinned = curve(labels, probability)
+    # A chord lies below a concave curve by less than the area of the steps it replaces.
+    assert np.trapezoid(thinned.recall, thinned.false_positive_rate) == pytest.approx(area, abs=1 / 511)
+
+
+@pytest.mark.parametrize(("labels", "points", "told"), [([0, 0], 10, "0 clicks of 2"), ([0, 1], 1, "2 ends")])
+def test_what_has_no_curve_is_refused(labels, points, told):
+    with pytest.raises(ValueError, match=told):
+        curve(np.array(labels, np.int8), np.array([0.1, 0.2]), points=points)
