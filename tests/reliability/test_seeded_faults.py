@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dlrm_adahessian.data.bad_lines import BadLines
-from dlrm_adahessian.distributed import checkpoint, step_folders
+from dlrm_adahessian.distributed import checkpoint, past_cache, step_folders
 from dlrm_adahessian.storage import MANIFEST, DamagedFolderError
 from reliability import damage, io_faults, lines, runs
 from reliability.outcome import Outcome, counting
@@ -118,6 +118,15 @@ def test_a_save_that_removes_the_old_one_first_is_found(
     monkeypatch.setattr(step_folders, "unused", eager)
     outcome = io_faults.each(tmp_path, 3, "seeded", io_faults.disk_full)
     assert outcome.silent > 5
+
+
+def test_a_writer_that_believes_all_was_taken_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert io_faults.cut_short(tmp_path / "whole").good
+    monkeypatch.setattr(past_cache, "_write_all", lambda file, block: file.write(block))
+    outcome = io_faults.cut_short(tmp_path / "seeded")
+    assert outcome.times > outcome.silent == 4, "the files of tensors; text goes through Python's buffer"
 
 
 def test_a_reject_that_loses_a_byte_and_one_that_is_not_counted_are_found(
