@@ -12,7 +12,7 @@ import numpy as np
 from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.prepared import PreparedData
-from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.errors import DataError, ProgramError
 from dlrm_adahessian.storage import MANIFEST
 from reliability.outcome import Outcome, counting
 
@@ -47,11 +47,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
             if number % 2:
                 _judge_named(damaged, what, outcome)
             else:
-                same = _content(_cached(folder / "tried", seed=0)) == truth
-                told = any("damaged and made anew" in text for text in warned)
-                outcome.figures["made_anew"] += same and told
-                if not (same and told):
-                    outcome.miss(f"{what}: {'no warning' if same else 'other rows'}")
+                _judge_cached(folder / "tried", what, truth, warned, outcome)
             show()
     yield outcome
 
@@ -64,12 +60,26 @@ def _warnings() -> Iterator[list[str]]:
     handler.emit = lambda record: warned.append(record.getMessage())
     logger, quiet = logging.getLogger("dlrm_adahessian.data.prepared"), logging.root.manager.disable
     logger.addHandler(handler)
+    logger.propagate = False
     logging.disable(logging.NOTSET)
     try:
         yield warned
     finally:
         logging.disable(quiet)
+        logger.propagate = True
         logger.removeHandler(handler)
+
+
+def _judge_cached(cache: Path, what: str, truth: list[bytes], warned: list[str], outcome: Outcome) -> None:
+    try:
+        same = _content(_cached(cache, seed=0)) == truth
+    except ProgramError as error:
+        outcome.lose(f"{what}: {error!r}")
+        return
+    told = any("damaged and made anew" in text for text in warned)
+    outcome.figures["made_anew"] += same and told
+    if not (same and told):
+        outcome.miss(f"{what}: {'no warning' if same else 'other rows'}")
 
 
 def _judge_named(damaged: Path, what: str, outcome: Outcome) -> None:

