@@ -32,5 +32,8 @@ def export(arguments: Sequence[str]) -> int:
     args = tyro.cli(ExportConfig, args=arguments, prog="export")
     from dlrm_adahessian.serving.export import export as write
 
-    say_figures(write(args.run, args.out, tables=args.tables, best=args.best), as_json=args.json)
+    found = write(args.run, args.out, tables=args.tables, best=args.best)
+    if not args.json:  # most of them are far below 1
+        found = {name: f"{value:.2g}" if isinstance(value, float) else value for name, value in found.items()}
+    say_figures(found, as_json=args.json)
     return 0

@@ -7,11 +7,9 @@
 
     python FOLDER/loader.py < rows.txt  # a probability a line, for tab-separated rows with or without a label
 
-Every byte is compared with the manifest first, so damage is refused. Nothing is unpickled. The manifest bears no signature:
-who can write to the folder can put another model there.
-
-The steps are those of the program that trained the model, in float32. A row's last bits depend on the rows that are computed
-with it: 8,192 at a time, as the program scores.
+Every byte is compared with the manifest first, so damage is refused, and nothing is unpickled. The manifest bears no
+signature: who can write to the folder can put another model there. The steps are those of the program that trained it, in
+float32, 8,192 rows at a time as it scores: a row's last bits depend on the rows that are computed with it.
 """
 
 import hashlib
@@ -19,8 +17,8 @@ import json
 import signal
 import stat
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +36,9 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 _MAX_MANIFEST, _MAX_LINE = 1 << 20, 1 << 12  # bytes
 _SIGN = -(1 << 31)  # adding it keeps the order of uint32 within int32
-_HEX = frozenset("0123456789abcdefABCDEF")
-_Integers = Sequence[int | None]
-_Tokens = Sequence[str | None]
+_RULE = "a row has 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each of which may be missing"
+_DIGITS = frozenset("0123456789abcdefABCDEF")
+_Row = tuple[list[int], list[int]]
 
 
 class BadFolderError(Exception):
@@ -50,14 +48,11 @@ class BadFolderError(Exception):
 def load(folder: str | Path) -> "Model":
     """Verify a folder and map its tables; `BadFolderError` when it is not what was exported."""
     try:
-        manifest = _verified(Path(folder))
-        return Model(manifest, *(load_file(Path(folder) / name) for name in TENSORS))
+        return Model(_verified(Path(folder)), *(load_file(Path(folder) / name) for name in TENSORS))
     except OSError as error:
         raise BadFolderError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
     except (LookupError, RecursionError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise BadFolderError(
-            f"{folder} holds no model of format {FORMAT}: {error!r}; export it again"
-        ) from error
+        raise BadFolderError(f"{folder} holds no model: {error!r}; export it again") from error
 
 
 class Model:
@@ -68,9 +63,9 @@ class Model:
         sizes, dim = manifest["model"], manifest["model"]["embedding_dim"]
         first, second = torch.tril_indices(TOKENS + 1, TOKENS + 1, 0 if sizes["self_interaction"] else -1)
         self._picked = first * (TOKENS + 1) + second
-        self._activation = _ACTIVATIONS[sizes["activation"]]()
-        self._bottom = _mlp([INTEGERS, *sizes["bottom"], dim], self._activation)
-        self._top = _mlp([dim + len(first), *sizes["top"], 1], self._activation)
+        activation = _ACTIVATIONS[sizes["activation"]]()
+        self._bottom = _mlp([INTEGERS, *sizes["bottom"], dim], activation)
+        self._top = _mlp([dim + len(first), *sizes["top"], 1], activation)[:-1]
         nn.ModuleDict({"bottom": self._bottom, "top": self._top}).load_state_dict(head, assign=True)
         kind, heights = _TYPES[manifest["tables"]["type"]], manifest["tables"]["rows"]
         self._features = [
@@ -80,7 +75,9 @@ class Model:
 
     @torch.no_grad()
     def probabilities(
-        self, integers: Sequence[_Integers] | Tensor, tokens: Sequence[_Tokens] | Tensor
+        self,
+        integers: Iterable[Sequence[int | None]] | Tensor,
+        tokens: Iterable[Sequence[str | None]] | Tensor,
     ) -> Tensor:
         """Predict raw rows.
 
@@ -94,22 +91,24 @@ class Model:
         Raises:
             ValueError: a row has too few or too many values, or a value is out of range.
         """
-        if not (isinstance(integers, Tensor) and isinstance(tokens, Tensor)):
-            rows = [_row(numbers, words) for numbers, words in zip(integers, tokens, strict=True)]
-            integers, tokens = (torch.tensor([row[i] for row in rows], dtype=torch.int64) for i in (0, 1))
-        integers, tokens = integers.view(-1, INTEGERS), tokens.view(len(integers), TOKENS)
-        if len(tokens) and not -1 <= int(tokens.min()) <= int(tokens.max()) < 1 << 32:
-            raise ValueError(
-                f"a token is -1 or in [0, 2**32), got {int(tokens.min())} to {int(tokens.max())}"
-            )
-        parts = zip(integers.split(BATCH), tokens.split(BATCH), strict=True)
+        if isinstance(integers, Tensor) or isinstance(tokens, Tensor):
+            numbers, words = torch.as_tensor(integers), torch.as_tensor(tokens)
+        else:
+            numbers, words = _tensors([_row(*row) for row in zip(integers, tokens, strict=True)])
+        shapes = (*numbers.shape,), (*words.shape,)
+        if (
+            shapes != ((len(words), INTEGERS), (len(words), TOKENS))
+            or ((words < -1) | (words >> 32 > 0)).any()
+        ):
+            raise ValueError(f"rows are (N, 13) integers and (N, 26) tokens in [-1, 2**32), got {shapes}")
+        parts = zip(numbers.split(BATCH), words.split(BATCH), strict=True)
         z = torch.cat([self._logits(*part) for part in parts]).double()
         decay = (-z.abs()).exp()
         sigmoid = torch.where(z >= 0, 1.0, decay) / (1.0 + decay)
         return sigmoid.float().clamp(2**-126, 1 - 2**-24)
 
     def _logits(self, integers: Tensor, tokens: Tensor) -> Tensor:
-        bottom = self._activation(self._bottom(integers.clamp(min=0).double().log1p().float()))
+        bottom = self._bottom(integers.clamp(min=0).double().log1p().float())
         rows = map(_Feature.rows, self._features, tokens.T.contiguous())
         vectors = torch.stack([bottom, *rows], 1)
         products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self._picked)
@@ -137,19 +136,19 @@ class _Feature:
         """Return the rows (B, D) float32 of tokens (B,) int64."""
         signed = (tokens + _SIGN).int()
         place = torch.searchsorted(self._known, signed)
-        row = torch.where(self._known[place] == signed, self._rows[place], 0).where(
-            tokens >= 0, self._missing
-        )
+        row = torch.where(self._known[place] == signed, self._rows[place], 0)
+        row = row.where(tokens >= 0, self._missing)
         found = self._weight.index_select(0, row).float()
-        for scale, offset in [self._code] if self._code else []:
-            found = found * scale[row].unsqueeze(1) + offset[row].unsqueeze(1)
+        if self._code:
+            scale, offset = (part[row].unsqueeze(1) for part in self._code)
+            found = found * scale + offset
         return found
 
 
 def _mlp(widths: Sequence[int], activation: nn.Module) -> nn.Sequential:
-    """Return linear layers without values, and activations between them."""
+    """Return linear layers that wait for their values, each with the activation after it."""
     layers = [(nn.Linear(*shape, device="meta"), activation) for shape in pairwise(widths)]
-    return nn.Sequential(*[part for layer in layers for part in layer][:-1])
+    return nn.Sequential(*[part for layer in layers for part in layer])
 
 
 def digest(manifest: dict[str, Any]) -> str:
@@ -160,86 +159,76 @@ def digest(manifest: dict[str, Any]) -> str:
 
 def _verified(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder whose files are those that it lists."""
-    with _plain(folder / MANIFEST).open("rb") as file:
+    for path in (folder / name for name in (MANIFEST, *FILES)):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise BadFolderError(f"{path} must be a plain file, not a link, a folder or a device")
+    with (folder / MANIFEST).open("rb") as file:
         manifest = json.loads(file.read(_MAX_MANIFEST))
+    files = manifest["files"]
     if manifest["format"] != FORMAT:
         raise BadFolderError(
-            f"{folder} must have format {FORMAT}, it has {manifest['format']!r}; use its own loader.py"
+            f"{folder} must have format {FORMAT}, not {manifest['format']!r}; use its loader"
         )
-    if sorted(manifest["files"]) != sorted(
-        FILES
-    ):  # no other name is ever opened, so none leads out of the folder
-        raise BadFolderError(f"{folder} must list {sorted(FILES)}, it lists {sorted(manifest['files'])}")
-    for name, entry in {MANIFEST: None, **manifest["files"]}.items():
-        path = _plain(folder / name)
+    if sorted(files) != sorted(FILES):  # no other name is ever opened, so none leads out of the folder
+        raise BadFolderError(f"{folder} must list {sorted(FILES)}, not {sorted(files)}; export it again")
+    if manifest["digest"] != digest(manifest):
+        raise BadFolderError(f"{folder / MANIFEST} changed since it was exported; copy the folder again")
+    for path in (folder / name for name in FILES):
         with path.open("rb") as file:
-            found = {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-        if found != entry if entry else manifest["digest"] != digest(manifest):
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if files[path.name] != {"bytes": path.stat().st_size, "sha256": found}:
             raise BadFolderError(f"{path} changed since it was exported; copy the folder again")
     return manifest
 
 
-def _plain(path: Path) -> Path:
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise BadFolderError(f"{path} must be a plain file, not a link, a folder or a device")
-    return path
-
-
-def _row(integers: _Integers, tokens: _Tokens) -> tuple[list[int], list[int]]:
-    """Return a row as a row of tensors has it."""
+def _row(integers: Sequence[int | None], tokens: Sequence[str | None]) -> _Row:
+    """Check a row, and return it as a row of tensors has it."""
     numbers = [value or 0 for value in integers]
-    if (len(numbers), len(tokens)) != (INTEGERS, TOKENS) or {value >> 63 for value in numbers} - {0, -1}:
-        raise ValueError(f"a row has {INTEGERS} integers of 64 bits with a sign, and {TOKENS} tokens")
     words = [token for token in tokens if token is not None]
-    if {len(word) for word in words} - {8} or not _HEX.issuperset("".join(words)):
-        raise ValueError(f"a token has 8 hexadecimal digits, got {words}")
+    right = (len(numbers), len(tokens)) == (INTEGERS, TOKENS) and not {len(word) for word in words} - {8}
+    if not right or not _DIGITS.issuperset("".join(words)) or {value >> 63 for value in numbers} - {0, -1}:
+        raise ValueError(f"{_RULE}, got {integers} and {tokens}")
     return numbers, [-1 if token is None else int(token, 16) for token in tokens]
 
 
-def _parsed(line: bytes, columns: int) -> tuple[list[int], list[int]]:
-    """Return the row of a line; `ValueError` when it is none."""
-    fields = line.removesuffix(b"\n").removesuffix(b"\r").decode("ascii").split("\t")
-    label, numbers, words = (
-        fields[: -INTEGERS - TOKENS],
-        fields[-INTEGERS - TOKENS : -TOKENS],
-        fields[-TOKENS:],
-    )
-    if len(fields) != columns or label not in ([], [""], ["0"], ["1"]):
-        raise ValueError(
-            "a row has 39 columns, or 40 where the first line has, of which the first is 0, 1 or empty"
-        )
-    if not all(number.removeprefix("-").isdigit() for number in numbers if number):
-        raise ValueError(f"an integer has decimal digits, got {numbers}")
-    return _row([int(number) if number else None for number in numbers], [word or None for word in words])
+def _tensors(rows: Sequence[_Row]) -> Iterator[Tensor]:
+    for part, width in enumerate((INTEGERS, TOKENS)):
+        yield torch.tensor([row[part] for row in rows], dtype=torch.int64).view(-1, width)
+
+
+def _rows(lines: Iterable[bytes]) -> Iterator[_Row]:
+    """Parse lines; all have as many columns as the first, and a `ValueError` names the one that is no row."""
+    columns = 0
+    for number, line in enumerate(lines, 1):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        fields = text.removesuffix(b"\n").removesuffix(b"\r").decode("latin-1").split("\t")
+        columns = columns or len(fields)
+        label, values, tokens = fields[:-39], fields[-39:-26], fields[-26:]
+        try:
+            if len(fields) != columns or label not in ([], [""], ["0"], ["1"]) or not _digital(values):
+                raise ValueError(f"{_RULE}, after a label if the first line has one, got {fields}")
+            row = _row([int(v) if v else None for v in values], [token or None for token in tokens])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        yield row
+
+
+def _digital(values: Sequence[str]) -> bool:
+    return all(value.removeprefix("-").isdigit() for value in values if value)
 
 
 def _main() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader of the output may leave early
     try:
         model = load(Path(__file__).parent)
-    except BadFolderError as error:
+        rows = _rows(iter(lambda: sys.stdin.buffer.readline(_MAX_LINE), b""))
+        while batch := list(islice(rows, BATCH)):
+            found = model.probabilities(*_tensors(batch))
+            sys.stdout.writelines(f"{value:.9g}\n" for value in found.tolist())
+    except (BadFolderError, ValueError) as error:
+        sys.stdout.flush()
         sys.stderr.write(f"{error}\n")
-        return 3
-    rows: list[tuple[list[int], list[int]]] = []
-
-    def predict() -> None:
-        integers, tokens = (torch.tensor([row[i] for row in rows], dtype=torch.int64) for i in (0, 1))
-        sys.stdout.writelines(f"{p:.9g}\n" for p in model.probabilities(integers, tokens).tolist())
-        rows.clear()
-
-    columns = 0  # as in the first line
-    for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(_MAX_LINE), b""), 1):
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        columns = columns or text.count(b"\t") + 1
-        try:
-            rows.append(_parsed(text, columns))
-        except ValueError as error:
-            predict()  # the rows before it
-            sys.stderr.write(f"line {number}: {error}\n")
-            return 65
-        if len(rows) == BATCH:
-            predict()
-    predict()
+        return 3 if isinstance(error, BadFolderError) else 65
     return 0
 
 
