@@ -9,7 +9,7 @@ import torch
 
 from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import RunConfig, from_dict
-from dlrm_adahessian.data.vocabulary import Vocabulary
+from dlrm_adahessian.data.vocabulary import Encoder, Vocabulary
 from dlrm_adahessian.distributed.checkpoint import Checkpoint, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, NoInputError
 from dlrm_adahessian.state import TrainState
@@ -24,6 +24,7 @@ class TrainedModel:
         config: the run's own.
         fingerprint: of what determines its results.
         vocabulary: tokens to table rows.
+        encoder: looks them up.
         state: the model, with the checkpoint's values.
         checkpoint: where they are from.
     """
@@ -31,6 +32,7 @@ class TrainedModel:
     config: RunConfig
     fingerprint: str
     vocabulary: Vocabulary
+    encoder: Encoder
     state: TrainState
     checkpoint: Checkpoint
 
@@ -74,5 +76,10 @@ def open_trained(path: Path, device: torch.device, *, best: bool) -> TrainedMode
     state = TrainState(dataclasses.replace(config, precision="fp32"), vocabulary.num_rows, device)
     state.restore_(found)
     return TrainedModel(
-        config=config, fingerprint=fingerprint, vocabulary=vocabulary, state=state, checkpoint=found
+        config=config,
+        fingerprint=fingerprint,
+        vocabulary=vocabulary,
+        encoder=vocabulary.encoder(),
+        state=state,
+        checkpoint=found,
     )

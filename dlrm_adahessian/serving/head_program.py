@@ -3,6 +3,7 @@
 It is checked here as it would be read again. Nothing of ours reads the file: torch unpickles parts of it (ADR 9).
 """
 
+import copy
 import io
 
 import torch
@@ -36,9 +37,12 @@ def head_program(head: Head, *, features: int, dim: int) -> bytes:
         dense = torch.rand(rows, NUM_INTEGERS, generator=generator)
         return 10 * dense, torch.randn(rows, features, dim, generator=generator)
 
+    alone = copy.deepcopy(head)
+    for parameter in alone.parameters():
+        parameter.data = parameter.data.clone()  # in training they are parts of one vector, which torch warns of
     batch = torch.export.Dim("batch")
     with torch.no_grad():
-        program = torch.export.export(head, inputs(3), dynamic_shapes=({0: batch}, {0: batch}))
+        program = torch.export.export(alone, inputs(3), dynamic_shapes=({0: batch}, {0: batch}))
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         buffer.seek(0)

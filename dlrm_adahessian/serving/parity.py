@@ -86,10 +86,8 @@ def drawn(vocabulary: Vocabulary, rows: int, seed: int = 0) -> RowBlock:
 
 def checkpoint_probabilities(trained: TrainedModel, block: RowBlock) -> npt.NDArray[np.float32]:
     """Return the probabilities (N,) that the checkpoint's model gives raw rows."""
-    ids, dense = (
-        trained.vocabulary.encoder().encode(block.tokens, block.missing),
-        dense_features(block.integers),
-    )
+    ids = trained.encoder.encode(block.tokens, block.missing)
+    dense = dense_features(block.integers)
     labels = np.zeros(len(block), np.int8)  # scoring reads none
     parts = (slice(first, first + SCORING_BATCH) for first in range(0, len(block), SCORING_BATCH))
     return trained.state.score(make_batch(dense[part], ids[part], labels[part]) for part in parts)

@@ -9,12 +9,11 @@ from dlrm_adahessian.serving.rounding import largest_error, rounded
 
 def rows_of_all_sizes() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(200_000, 16, generator=generator)
+    rows = torch.randn(20_000, 16, generator=generator)
     middle = (
-        torch.randn(200_000, 1, generator=generator)
-        * torch.rand(200_000, 1, generator=generator).mul(9).exp()
+        torch.randn(20_000, 1, generator=generator) * torch.rand(20_000, 1, generator=generator).mul(9).exp()
     )
-    return (rows + middle) * torch.randn(200_000, 1, generator=generator).mul(6).exp()
+    return (rows + middle) * torch.randn(20_000, 1, generator=generator).mul(6).exp()
 
 
 def decoded(stored: dict[str, torch.Tensor]) -> np.ndarray:
