@@ -39,7 +39,9 @@ def head_program(head: Head, *, features: int, dim: int) -> bytes:
 
     alone = copy.deepcopy(head)
     for parameter in alone.parameters():
-        parameter.data = parameter.data.clone()  # in training they are parts of one vector, which torch warns of
+        parameter.data = (
+            parameter.data.clone()
+        )  # in training they are parts of one vector, which torch warns of
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         program = torch.export.export(alone, inputs(3), dynamic_shapes=({0: batch}, {0: batch}))

@@ -39,6 +39,8 @@ _SIGN = -(1 << 31)  # adding it keeps the order of uint32 within int32
 _RULE = "a row has 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each of which may be missing"
 _DIGITS = frozenset("0123456789abcdefABCDEF")
 _Row = tuple[list[int], list[int]]
+_Integers = Iterable[Sequence[int | None]] | Tensor
+_Tokens = Iterable[Sequence[str | None]] | Tensor
 
 
 class BadFolderError(Exception):
@@ -74,11 +76,7 @@ class Model:
         ]
 
     @torch.no_grad()
-    def probabilities(
-        self,
-        integers: Iterable[Sequence[int | None]] | Tensor,
-        tokens: Iterable[Sequence[str | None]] | Tensor,
-    ) -> Tensor:
+    def probabilities(self, integers: _Integers, tokens: _Tokens) -> Tensor:
         """Predict raw rows.
 
         Args:
@@ -96,11 +94,10 @@ class Model:
         else:
             numbers, words = _tensors([_row(*row) for row in zip(integers, tokens, strict=True)])
         shapes = (*numbers.shape,), (*words.shape,)
-        if (
-            shapes != ((len(words), INTEGERS), (len(words), TOKENS))
-            or ((words < -1) | (words >> 32 > 0)).any()
-        ):
-            raise ValueError(f"rows are (N, 13) integers and (N, 26) tokens in [-1, 2**32), got {shapes}")
+        if shapes != ((len(words), INTEGERS), (len(words), TOKENS)):
+            raise ValueError(f"rows are (N, {INTEGERS}) integers and (N, {TOKENS}) tokens, got {shapes}")
+        if bool(((words < -1) | (words >> 32 > 0)).any()):
+            raise ValueError("a token is -1 or in [0, 2**32), and one is not")
         parts = zip(numbers.split(BATCH), words.split(BATCH), strict=True)
         z = torch.cat([self._logits(*part) for part in parts]).double()
         decay = (-z.abs()).exp()
@@ -205,16 +202,13 @@ def _rows(lines: Iterable[bytes]) -> Iterator[_Row]:
         columns = columns or len(fields)
         label, values, tokens = fields[:-39], fields[-39:-26], fields[-26:]
         try:
-            if len(fields) != columns or label not in ([], [""], ["0"], ["1"]) or not _digital(values):
+            whole = all(value.removeprefix("-").isdigit() for value in values if value)
+            if len(fields) != columns or label not in ([], [""], ["0"], ["1"]) or not whole:
                 raise ValueError(f"{_RULE}, after a label if the first line has one, got {fields}")
             row = _row([int(v) if v else None for v in values], [token or None for token in tokens])
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
         yield row
-
-
-def _digital(values: Sequence[str]) -> bool:
-    return all(value.removeprefix("-").isdigit() for value in values if value)
 
 
 def _main() -> int:

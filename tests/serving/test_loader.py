@@ -157,7 +157,9 @@ def test_what_the_program_takes_for_a_row_is_one(label, end):
     ],
 )
 def test_values_that_are_no_rows_are_refused(exact, integers, tokens):
-    with pytest.raises(ValueError, match=r"a row has 13|rows are \(N, 13\)|argument 2 is longer"):
+    with pytest.raises(
+        ValueError, match=r"a row has 13|rows are \(N, 13\)|a token is -1|argument 2 is longer"
+    ):
         loader.load(exact).probabilities(integers, tokens)
 
 
