@@ -49,11 +49,11 @@ def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: 
     began = time.perf_counter()
     model = loader.load(folder / kind)
     loading = time.perf_counter() - began
-    tensors = as_tensors(block)
+    encoder, tensors = trained.vocabulary.encoder(), as_tensors(block)
     lists = [[value or None for value in row] for row in tensors[0].tolist()]
     words = [[None if value < 0 else f"{value:08x}" for value in row] for row in tensors[1].tolist()]
     calls: dict[str, Callable[[], object]] = {
-        "checkpoint": lambda: checkpoint_probabilities(trained, block),
+        "checkpoint": lambda: checkpoint_probabilities(trained, encoder, block),
         "loader": lambda: model.probabilities(*tensors),
         "loader_lists": lambda: model.probabilities(lists, words),
         "loader_text": lambda: _command_line(folder / kind, folder / "rows.txt"),

@@ -9,7 +9,7 @@ import torch
 
 from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import RunConfig, from_dict
-from dlrm_adahessian.data.vocabulary import Encoder, Vocabulary
+from dlrm_adahessian.data.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.checkpoint import Checkpoint, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, NoInputError
 from dlrm_adahessian.state import TrainState
@@ -24,7 +24,6 @@ class TrainedModel:
         config: the run's own.
         fingerprint: of what determines its results.
         vocabulary: tokens to table rows.
-        encoder: looks them up.
         state: the model, with the checkpoint's values.
         checkpoint: where they are from.
     """
@@ -32,7 +31,6 @@ class TrainedModel:
     config: RunConfig
     fingerprint: str
     vocabulary: Vocabulary
-    encoder: Encoder
     state: TrainState
     checkpoint: Checkpoint
 
@@ -79,7 +77,6 @@ def open_trained(path: Path, device: torch.device, *, best: bool) -> TrainedMode
         config=config,
         fingerprint=fingerprint,
         vocabulary=vocabulary,
-        encoder=vocabulary.encoder(),
         state=state,
         checkpoint=found,
     )

@@ -11,7 +11,7 @@ import torch
 from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepare import dense_features
 from dlrm_adahessian.data.schema import NO_LABEL, NUM_INTEGERS, NUM_TOKENS, RowBlock
-from dlrm_adahessian.data.vocabulary import UNKNOWN, Vocabulary
+from dlrm_adahessian.data.vocabulary import UNKNOWN, Encoder, Vocabulary
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.state import SCORING_BATCH
 from dlrm_adahessian.trained import TrainedModel
@@ -42,7 +42,7 @@ def compared(trained: TrainedModel, model: loader.Model, rows: int = ROWS) -> Pa
         The differences.
     """
     block = drawn(trained.vocabulary, rows)
-    ours = checkpoint_probabilities(trained, block)
+    ours = checkpoint_probabilities(trained, trained.vocabulary.encoder(), block)
     theirs = model.probabilities(*as_tensors(block)).numpy()
     difference = np.abs(ours.astype(np.float64) - theirs)
     return Parity(
@@ -84,9 +84,11 @@ def drawn(vocabulary: Vocabulary, rows: int, seed: int = 0) -> RowBlock:
     )
 
 
-def checkpoint_probabilities(trained: TrainedModel, block: RowBlock) -> npt.NDArray[np.float32]:
-    """Return the probabilities (N,) that the checkpoint's model gives raw rows."""
-    ids = trained.encoder.encode(block.tokens, block.missing)
+def checkpoint_probabilities(
+    trained: TrainedModel, encoder: Encoder, block: RowBlock
+) -> npt.NDArray[np.float32]:
+    """Return the probabilities (N,) that the checkpoint's model gives raw rows; `encoder` is that of its vocabulary."""
+    ids = encoder.encode(block.tokens, block.missing)
     dense = dense_features(block.integers)
     labels = np.zeros(len(block), np.int8)  # scoring reads none
     parts = (slice(first, first + SCORING_BATCH) for first in range(0, len(block), SCORING_BATCH))

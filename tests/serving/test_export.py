@@ -26,7 +26,7 @@ from dlrm_adahessian.state import SCORING_BATCH
 def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exact):
     block = drawn(trained.vocabulary, SCORING_BATCH + 500, seed=7)
     with init_process_group():
-        ours = checkpoint_probabilities(trained, block)
+        ours = checkpoint_probabilities(trained, trained.vocabulary.encoder(), block)
     theirs = loader.load(exact).probabilities(*as_tensors(block)).numpy()
     assert theirs.dtype == np.float32
     assert np.abs(ours - theirs).max() <= BOUND
@@ -37,7 +37,7 @@ def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exac
 
 def test_drawn_rows_reach_every_row_of_the_tables_and_what_they_lack(trained):
     block = drawn(trained.vocabulary, 20_000)
-    ids = trained.encoder.encode(block.tokens, block.missing)
+    ids = trained.vocabulary.encoder().encode(block.tokens, block.missing)
     small = [f for f, height in enumerate(trained.vocabulary.num_rows) if height < 200]
     assert len(small) > 5
     for feature in small:

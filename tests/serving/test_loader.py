@@ -197,6 +197,15 @@ def test_damage_is_refused_60_times_of_60(copied):
     loader.load(copied)
 
 
+def test_a_manifest_whose_words_changed_is_refused(copied):
+    manifest = copied / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"step": ', '"step": 1'))
+    with pytest.raises(
+        loader.BadFolderError, match="manifest.json changed since it was exported; copy the folder"
+    ):
+        loader.load(copied)
+
+
 def test_a_name_that_leaves_the_folder_is_refused_unopened(copied):
     files = json.loads((copied / "manifest.json").read_text())["files"]
     entry = files.pop("head.pt2")
