@@ -1,6 +1,10 @@
 """`completion`: a script with which a shell completes commands and flags."""
 
+import io
+import re
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union
@@ -48,10 +52,23 @@ class _NoFlags:
 def completion(arguments: Sequence[str]) -> int:
     """Print a script with which bash or zsh completes commands and flags."""
     args = tyro.cli(CompletionConfig, args=arguments, prog="python -m dlrm_adahessian completion")
-    tyro.cli(
-        _commands(), args=["--tyro-print-completion", args.shell], prog=PROGRAM, config=(AvoidSubcommands,)
+    script = io.StringIO()
+    with redirect_stdout(script), suppress(SystemExit):  # with which the library ends when it has printed
+        tyro.cli(
+            _commands(),
+            args=["--tyro-print-completion", args.shell],
+            prog=PROGRAM,
+            config=(AvoidSubcommands,),
+        )
+    sys.stdout.write(_one_line_descriptions(script.getvalue()))
+    return 0
+
+
+def _one_line_descriptions(script: str) -> str:
+    """Join the lines of each flag's description; the shell would offer each further line as a flag."""
+    return re.sub(
+        "^COMPLETION_SPEC = .*$", lambda spec: spec[0].replace(r"\n", " "), script, flags=re.MULTILINE
     )
-    raise AssertionError("tyro leaves after it has printed the script")
 
 
 def _commands() -> Any:  # a union, for which there is no type
