@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dlrm_adahessian.commands.compare import compare
 from dlrm_adahessian.commands.doctor import doctor
 from dlrm_adahessian.commands.evaluate import evaluate
+from dlrm_adahessian.commands.export import export
 from dlrm_adahessian.commands.plan import plan
 from dlrm_adahessian.commands.prepare import prepare
 from dlrm_adahessian.commands.train import train
@@ -16,6 +17,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "compare": compare,
     "plan": plan,
     "doctor": doctor,
