@@ -1,11 +1,12 @@
 """A sample of each campaign of `make reliability`, and that each can fail: a fault is seeded, and found."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from reliability import damage, hostile, kills, lines, not_finite, pipe, ranks
-from reliability.__main__ import table
+from reliability.__main__ import run, table
 from reliability.outcome import Campaign, Outcome
 
 pytestmark = pytest.mark.slow
@@ -69,3 +70,14 @@ def test_the_source_runs_nothing_that_it_reads() -> None:
 def test_the_search_of_the_source_finds_each_danger(text: str) -> None:
     assert len(hostile.forbidden(text)) == 1
     assert not hostile.forbidden("model.eval()\nre.compile('x')\nnp.load(p, allow_pickle=False)")
+
+
+def test_a_campaign_that_breaks_off_is_lost_and_keeps_what_it_found(tmp_path: Path) -> None:
+    def campaign(times: int, folder: Path) -> Iterator[Outcome]:
+        yield Outcome(line=1, tried="all is well", times=times)
+        raise RuntimeError("the disk left")
+
+    well, broken = run(campaign, 3, tmp_path)
+    assert well.good
+    assert broken.lost == 1
+    assert "the disk left" in broken.failures[0]
