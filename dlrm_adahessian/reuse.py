@@ -28,6 +28,8 @@ _AFTER_TRAINING = (
     "tables.py",
     "doctor.py",
     "evaluation",
+    "serving",
+    "trained.py",
     "curves.py",
     "compare",
     "report",

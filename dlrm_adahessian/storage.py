@@ -179,6 +179,11 @@ def seal(
             errno.ENOENT, "another process wrote it, and it is not seen here", str(temporary / unseen[0])
         )
     write_json(temporary / MANIFEST, {**meta, "files": files})
+    put_in_place(temporary, final)
+
+
+def put_in_place(temporary: Path, final: Path) -> None:
+    """Rename a complete folder to its name, in the place of whatever stands there; raises `OSError`."""
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)

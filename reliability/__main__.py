@@ -15,10 +15,25 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from reliability import damage, hostile, io_faults, kills, lines, network, not_finite, pipe, ranks, shared
+from reliability import (
+    damage,
+    hostile,
+    io_faults,
+    kills,
+    lines,
+    moves,
+    network,
+    not_finite,
+    pipe,
+    prepared,
+    ranks,
+    repeats,
+    shared,
+)
 from reliability.outcome import Campaign, Outcome
 from reliability.runs import ROOT
 
@@ -28,6 +43,9 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "stops": (ranks.stops, 5),
     "damage": (damage.run, 650),
     "io": (io_faults.run, 1),
+    "moves": (moves.run, 20),
+    "repeats": (repeats.run, 16),
+    "prepared": (prepared.run, 200),
     "lines": (lines.run, 1),
     "random-files": (lines.random_files, 10_000),
     "hostile": (hostile.run, 1),
@@ -82,6 +100,7 @@ def main() -> int:
     for name in args.campaigns or CAMPAIGNS:
         campaign, published = CAMPAIGNS[name]
         times = args.times if args.times is not None else max(1, math.ceil(args.share * published))
+        print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
         found = run(campaign, times, args.folder)
         outcomes += found
         if times >= published:
@@ -100,7 +119,14 @@ def run(campaign: Campaign, times: int, root: Path | None = None) -> list[Outcom
     if root:
         root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="reliability-", dir=root))
-    outcomes = list(campaign(times, folder))
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in campaign(times, folder):
+            outcomes.append(outcome)  # noqa: PERF402 -- those before it broke off stay
+    except Exception as error:  # noqa: BLE001 -- the others are still to be tried
+        broken = Outcome(line=0, tried=f"a campaign that broke off in {folder}")
+        broken.lose("".join(traceback.format_exception(error))[-2000:])
+        outcomes.append(broken)
     if all(outcome.good for outcome in outcomes):
         shutil.rmtree(folder)
     else:

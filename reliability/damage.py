@@ -14,6 +14,7 @@ from dlrm_adahessian.distributed.saving import save
 from dlrm_adahessian.distributed.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, ProgramError
 from reliability.outcome import Outcome, counting
+from reliability.runs import Command, differences, job, uninterrupted
 from tests.distributed import worlds
 from tests.distributed.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
 
@@ -40,6 +41,51 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
                 outcome.lose(f"the ranks ended with {codes}: {worlds.printed(log, 0)[-1000:]}")
             show()
         yield outcome
+    yield _commands(max(1, times // 54), folder)
+
+
+def _commands(times: int, folder: Path) -> Outcome:
+    """Damage the newest checkpoint of a finished run so many times; then score with the run, and resume it."""
+    tried = "the same at the command line: evaluate and train --resume"
+    with counting(4, tried, 2 * times) as (outcome, show):
+        whole = uninterrupted(folder, 1)
+        rows = next(folder.glob("cache/synthetic-*[0-9a-f]"))
+        out, scores = folder / "attacked", folder / "scores.parquet"
+        score = [
+            "evaluate",
+            "--run",
+            str(out),
+            "--data-path",
+            str(rows),
+            "--part",
+            "test",
+            "--out",
+            str(scores),
+        ]
+        for number in range(times):
+            alone, kind = number % 2 == 0, [*KINDS][number // 2 % len(KINDS)]
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.copytree(whole, out)
+            older, newest = sorted(out.glob("checkpoints/step-*"))
+            what = _damage(newest, older, kind, number)
+            if alone:
+                shutil.rmtree(older)
+            for command in (score, ["train", *job(out, "--resume")]):
+                process = Command(command, folder / "log")
+                code, printed = process.wait(), process.printed()
+                told = "none of 1 checkpoints" if alone else "skipped a checkpoint"
+                right = code == (CheckpointError.exit_code if alone else 0) and told in printed
+                outcome.expect(
+                    right and "Traceback" not in printed,
+                    f"{what}, {command[0]}: exit {code}: {printed[-400:]}",
+                )
+                show()
+            if scores.exists() == alone:
+                outcome.miss(f"{what}: {'scored all the same' if alone else 'no scores'}")
+            scores.unlink(missing_ok=True)
+            if not alone and (found := differences(out, whole)):
+                outcome.miss(f"{what}: resumed, {', '.join(found)} differ from the undisturbed run")
+    return outcome
 
 
 def _count(outcome: Outcome, verdicts: list[tuple[str, str, list[list[str]]]]) -> None:
@@ -134,10 +180,18 @@ def _load(folder: Path, expected: int | None) -> tuple[str, str]:
 
 def _harm(folder: Path, attacked: Path, kind: str, number: int, *, alone: bool) -> str:
     """Copy the checkpoints, and damage the newest of the copies; return what was done."""
-    rng = random.Random(f"{kind} {number}")
     shutil.rmtree(attacked, ignore_errors=True)
     shutil.copytree(folder, attacked)
     older, newest = (attacked / f"step-{100 * seed:08d}" for seed in (_OLD, _NEW))
+    what = _damage(newest, older, kind, number)
+    if alone:
+        shutil.rmtree(older)
+    return what
+
+
+def _damage(newest: Path, older: Path, kind: str, number: int) -> str:
+    """Damage a checkpoint; return what was done."""
+    rng = random.Random(f"{kind} {number}")
     path = rng.choice(sorted(newest.iterdir()))
     data = bytearray(path.read_bytes())
     if kind == "bit flip":
@@ -164,6 +218,4 @@ def _harm(folder: Path, attacked: Path, kind: str, number: int, *, alone: bool) 
     path.write_bytes(data)
     if what == "missing":
         path.unlink()
-    if alone:
-        shutil.rmtree(older)
     return f"{path.name} {what}"

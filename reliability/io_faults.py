@@ -14,7 +14,7 @@ from reliability.outcome import Outcome, counting
 from reliability.runs import Single, committed, job
 from tests.distributed.checkpoints import RUN, copies_of, save_seed, seed_of
 from tests.faults import Outcome as Fate
-from tests.faults import disk_full, each_operation, io_error, kill
+from tests.faults import disk_full, each_operation, each_write_cut_short, io_error, kill
 
 _FILE_SYSTEM = 16 << 20  # bytes
 _LEFT = 1 << 12  # bytes by which each try has more room than the one before
@@ -32,6 +32,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
     }
     for name, (line, fault, words) in faults.items():
         yield each(folder / name, line, f"{words} at each file operation of a save", fault)
+    yield cut_short(folder / "short")
     yield full(folder / "full-file-system")
 
 
@@ -48,6 +49,27 @@ def each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outc
             found = _check(path, outcome, f"operation {outcome.times}")
             if fate is Fate.SURVIVED and found != 3:
                 outcome.miss(f"operation {outcome.times}: reported as saved, and {found} was loaded")
+            shutil.rmtree(path)
+            show()
+    return outcome
+
+
+def cut_short(folder: Path) -> Outcome:
+    """Save, each time with another write that takes half of its bytes without an error; nothing may be missing then."""
+    template = folder / "checkpoints"
+    for seed in (1, 2):
+        save_seed(template, seed)
+    with counting(3, "a write that takes half of its bytes and says so, each write of a save") as (
+        outcome,
+        show,
+    ):
+        for path, fate in each_write_cut_short(_save_third, copies_of(template, folder)):
+            outcome.times += 1
+            if fate is not Fate.SURVIVED:
+                outcome.lose(f"write {outcome.times}: the process was {fate.value}")
+            found = _check(path, outcome, f"write {outcome.times}")
+            if fate is Fate.SURVIVED and found not in (None, 3):
+                outcome.miss(f"write {outcome.times}: reported as saved, and {found} was loaded")
             shutil.rmtree(path)
             show()
     return outcome

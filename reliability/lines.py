@@ -4,9 +4,12 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +21,7 @@ from dlrm_adahessian import cli
 from dlrm_adahessian.data import criteo
 from dlrm_adahessian.data.prepared import open_prepared
 from reliability.outcome import Outcome, counting
+from reliability.runs import ROOT
 from tests.data.oracle import parse, random_line
 from tests.data.test_tsv import BAD_LINES, FIELDS, PLACES, check_random_file
 
@@ -95,6 +99,37 @@ def random_files(times: int, folder: Path) -> Iterator[Outcome]:
                 outcome.miss(f"seed {seed}: {str(error)[:300]}")
             show()
     yield outcome
+    yield _bounds_checked(max(1, times // 20), folder)
+
+
+def _bounds_checked(times: int, folder: Path) -> Outcome:
+    """Do the same in a process whose compiled code checks each index."""
+    with counting(13, "the same with NUMBA_BOUNDSCHECK=1", times) as (outcome, show):
+        cache = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(folder / "numba")}
+        command = [sys.executable, "-c", _CHECKED, str(times), str(folder)]
+        done = subprocess.run(
+            command, env=os.environ | cache, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        outcome.times = times
+        if done.returncode:
+            outcome.lose(f"exit {done.returncode}: {done.stderr[-500:]}")
+        show()
+    return outcome
+
+
+# Whether indices are checked at all is tried first.
+_CHECKED = """
+import sys
+from pathlib import Path
+import numba, numpy as np
+from tests.data.test_tsv import check_random_files
+try:
+    numba.njit(lambda array, index: array[index])(np.zeros(3), 7)
+except IndexError:
+    check_random_files(int(sys.argv[1]), Path(sys.argv[2]))
+else:
+    sys.exit("numba checks no index")
+"""
 
 
 def cases() -> Iterator[tuple[str, str, Case]]:

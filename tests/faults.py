@@ -1,10 +1,11 @@
-"""Faults in file operations: a child process that dies at its n-th one, or whose n-th one fails.
+"""Faults in file operations: a child process that dies at its n-th one, or whose n-th one fails or does half of it.
 
 An operation is an open, rename, mkdir, unlink, rmdir, listing or fsync, or the middle of a write. Tests count n up
 from 1 until the child gets through without meeting the fault, so no operation is left out.
 """
 
 import errno
+import io
 import itertools
 import os
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
+from typing import IO, Protocol
 
 from dlrm_adahessian.errors import ProgramError
 
@@ -51,12 +53,31 @@ def each_operation(
     action: Callable[[Path], object], fault: Callable[[], None], fresh: Callable[[], Path]
 ) -> Iterator[tuple[Path, Outcome]]:
     """Run `action(fresh())` in children that meet `fault` at operation 1, 2, ... until one does not meet it."""
+    return _each(action, lambda point: _Counter(point, fault), fresh)
+
+
+def each_write_cut_short(
+    action: Callable[[Path], object], fresh: Callable[[], Path]
+) -> Iterator[tuple[Path, Outcome]]:
+    """Run `action(fresh())` in children whose write 1, 2, ... takes half of its bytes, says so, and is no error."""
+    return _each(action, _ShortWrite, fresh)
+
+
+class _Trap(Protocol):
+    met: bool
+
+    def install(self) -> None: ...
+
+
+def _each(
+    action: Callable[[Path], object], trap: Callable[[int], _Trap], fresh: Callable[[], Path]
+) -> Iterator[tuple[Path, Outcome]]:
     for point in itertools.count(1):
         path = fresh()
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # torch has threads
             child = os.fork()
         if child == 0:
-            _run_child(lambda path=path: action(path), point, fault)
+            _run_child(lambda path=path: action(path), trap(point))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert status != _DEFECT, f"the action raised a foreign error at operation {point}, see its traceback"
         if status == _NOT_MET:
@@ -68,20 +89,57 @@ def each_operation(
             yield path, Outcome.SURVIVED if status == _SURVIVED else Outcome.REPORTED
 
 
-def _run_child(action: Callable[[], object], point: int, fault: Callable[[], None]) -> None:
+def _run_child(action: Callable[[], object], trap: _Trap) -> None:
     status = _DEFECT
     try:
-        counter = _Counter(point, fault)
-        counter.install()
+        trap.install()
         try:
             action()
-            status = _SURVIVED if counter.met else _NOT_MET
+            status = _SURVIVED if trap.met else _NOT_MET
         except ProgramError as error:
             status = error.exit_code
         except BaseException:
             traceback.print_exc()
     finally:
         os._exit(status)
+
+
+class _ShortWrite:
+    """Lets one write take half of its bytes, as a system may at any time; beneath Python's own buffers."""
+
+    def __init__(self, point: int) -> None:
+        self.left = point
+
+    @property
+    def met(self) -> bool:
+        return self.left <= 0
+
+    def install(self) -> None:
+        Path.open = lambda path, mode="r", buffering=-1, **options: self._opened(
+            path, mode, buffering, **options
+        )
+
+    def _opened(self, path: Path, mode: str, buffering: int, **options: str) -> IO:
+        if mode not in {"w", "wb", "ab"}:
+            return io.open(path, mode, buffering, **options)  # noqa: UP020 -- Path.open is this function now
+        raw = _ShortFile(path, mode.replace("b", ""), self)
+        if buffering == 0:
+            return raw
+        return io.BufferedWriter(raw) if "b" in mode else io.TextIOWrapper(io.BufferedWriter(raw), **options)
+
+
+class _ShortFile(io.FileIO):
+    def __init__(self, path: Path, mode: str, trap: _ShortWrite) -> None:
+        super().__init__(path, mode)
+        self._trap = trap
+
+    def write(self, data) -> int:
+        data = memoryview(data).cast("B")
+        if len(data) > 1:
+            self._trap.left -= 1
+            if self._trap.left == 0:
+                data = data[: len(data) // 2]
+        return super().write(data)
 
 
 class _Counter:

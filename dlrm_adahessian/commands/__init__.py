@@ -10,6 +10,7 @@ from dlrm_adahessian.commands.completion import completion
 from dlrm_adahessian.commands.doctor import doctor
 from dlrm_adahessian.commands.download import download
 from dlrm_adahessian.commands.evaluate import evaluate
+from dlrm_adahessian.commands.export import export
 from dlrm_adahessian.commands.plan import plan
 from dlrm_adahessian.commands.prepare import prepare
 from dlrm_adahessian.commands.train import train
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "compare": compare,
     "plan": plan,
     "doctor": doctor,

@@ -183,7 +183,10 @@ def _reusable(folder: Path) -> PreparedData | None:
     if not folder.exists():
         return None
     try:
-        return open_prepared(folder)
+        found = open_prepared(folder)
+        if not folder.name.endswith(f"-{found.fingerprint}"):
+            raise DamagedFolderError(f"{folder} holds rows {found.fingerprint}, not those of its name")
+        return found
     except DamagedFolderError as error:
         logger.warning("prepared rows are damaged and made anew: %s", error)
         return None

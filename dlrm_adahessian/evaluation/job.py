@@ -31,9 +31,9 @@ from dlrm_adahessian.evaluation.predictions import (
     writing,
 )
 from dlrm_adahessian.evaluation.rows import Part, PreparedRows, RawRows, open_rows, regrouped
-from dlrm_adahessian.evaluation.scorer import Scorer
 from dlrm_adahessian.evaluation.slices import Slicing, check_slices, cut, of_predictions, of_rows
 from dlrm_adahessian.state import SCORING_BATCH
+from dlrm_adahessian.trained import TrainedModel, open_trained
 
 _BLOCK = 16 * SCORING_BATCH  # rows scored and written at once
 _FIRST_IDS = 3  # arrays of a block before the ids of the first vocabulary
@@ -161,7 +161,7 @@ def _scored(
     with ExitStack() as stack:
         device = find_device("auto")
         stack.enter_context(init_process_group(device))
-        models = [Scorer(path, device, best=best) for path in runs]
+        models = [open_trained(path, device, best=best) for path in runs]
         vocabularies = {model.rows_fingerprint: model.vocabulary for model in models}
         rejects = out.with_name(f"{out.name}.rejects.tsv") if out and bad_rows == "quarantine" else None
         bad_lines = BadLines(rejects)
@@ -203,8 +203,8 @@ def _scored(
 
 def _columns(
     rows: PreparedRows | RawRows,
-    models: Sequence[Scorer],
-    vocabularies: Sequence[str | None],
+    models: Sequence[TrainedModel],
+    vocabularies: Sequence[str],
     cuts: Sequence[Slicing],
     file: PredictionFile | None,
 ) -> list[npt.NDArray[Any]]:

@@ -13,7 +13,7 @@ from dlrm_adahessian.data.sources import live_source
 from dlrm_adahessian.data.tsv import BadLines, read_rows
 from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.evaluation.scorer import Scorer
+from dlrm_adahessian.trained import open_trained
 
 
 def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.NDArray[np.float32]]:
@@ -29,7 +29,7 @@ def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.
     """
     device = find_device("auto")
     with init_process_group(device):
-        model = Scorer(run, device, best=best)
+        model = open_trained(run, device, best=best)
         encoder = model.vocabulary.encoder()
         for rows in read_rows(live_source(file), BadLines(), labels="optional"):
             ids = encoder.encode(rows.tokens, rows.missing)

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,21 @@ def test_damaged_cache_is_remade(
     assert "damaged and made anew" in caplog.text
     assert second.ids.tolist() == ids
     assert open_prepared(second.folder).fingerprint == first.fingerprint
+
+
+def test_a_folder_of_other_rows_under_a_name_of_the_cache_is_remade(
+    text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = prepare(text, tmp_path / "cache")
+    ids = first.ids.tolist()
+    text.write_bytes(TEXT + TEXT)
+    other = prepare(text, tmp_path / "other")
+    shutil.rmtree(first.folder)
+    shutil.copytree(other.folder, first.folder)
+    text.write_bytes(TEXT)
+    second = prepare(text, tmp_path / "cache")
+    assert f"holds rows {other.fingerprint}, not those of its name" in caplog.text
+    assert second.ids.tolist() == ids
 
 
 PROGRAM = """

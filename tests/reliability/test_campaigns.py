@@ -33,7 +33,8 @@ def test_three_kills_of_a_rank_are_recovered_from(tmp_path: Path) -> None:
 
 @pytest.mark.dist
 def test_sixty_corruptions_of_a_checkpoint_of_two_ranks_are_refused(tmp_path: Path) -> None:
-    one, two = require_good(damage.run, 65, tmp_path)
+    one, two, commands = require_good(damage.run, 65, tmp_path)
+    assert commands.times == 2
     assert one.times == two.times == 65
 
 

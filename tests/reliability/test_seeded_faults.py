@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from dlrm_adahessian.data import prepared as prepared_rows
 from dlrm_adahessian.data.bad_lines import BadLines
-from dlrm_adahessian.distributed import checkpoint, step_folders
+from dlrm_adahessian.distributed import checkpoint, past_cache, step_folders
 from dlrm_adahessian.storage import MANIFEST, DamagedFolderError
-from reliability import damage, io_faults, lines, runs
+from reliability import damage, io_faults, lines, moves, prepared, runs
 from reliability.outcome import Outcome, counting
 from tests.distributed import worlds
 
@@ -72,6 +73,14 @@ def test_times_do_not_count_as_a_difference(finished: Path, tmp_path: Path) -> N
     assert runs.differences(copy, finished) == []
 
 
+def trusting(path: Path) -> Any:
+    """Read a manifest, and compare nothing with it."""
+    try:
+        return json.loads((path / MANIFEST).read_bytes())
+    except (ValueError, OSError) as error:
+        raise DamagedFolderError(str(error)) from error
+
+
 def verdicts_of(folder: Path) -> Outcome:
     """Damage and load in this process."""
     worlds.run(2, damage._save, folder / "checkpoints", log=folder / "save")
@@ -84,12 +93,6 @@ def verdicts_of(folder: Path) -> Outcome:
 
 @pytest.mark.dist
 def test_damage_that_nobody_notices_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trusting(path: Path) -> Any:
-        try:
-            return json.loads((path / MANIFEST).read_bytes())
-        except ValueError as error:
-            raise DamagedFolderError(str(error)) from error
-
     monkeypatch.setattr(checkpoint, "read_sealed", trusting)
     outcome = verdicts_of(tmp_path)
     assert outcome.times == 24
@@ -118,6 +121,37 @@ def test_a_save_that_removes_the_old_one_first_is_found(
     monkeypatch.setattr(step_folders, "unused", eager)
     outcome = io_faults.each(tmp_path, 3, "seeded", io_faults.disk_full)
     assert outcome.silent > 5
+
+
+def test_a_writer_that_believes_all_was_taken_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert io_faults.cut_short(tmp_path / "whole").good
+    monkeypatch.setattr(past_cache, "_write_all", lambda file, block: file.write(block))
+    outcome = io_faults.cut_short(tmp_path / "seeded")
+    assert outcome.times > outcome.silent == 4, "the files of tensors; text goes through Python's buffer"
+
+
+def test_prepared_rows_that_are_believed_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (outcome,) = prepared.run(16, tmp_path / "a")
+    assert outcome.good, outcome.failures
+    assert outcome.figures == {"made_anew": 8, "refused": 7}  # the other one has no manifest
+    monkeypatch.setattr(prepared_rows, "read_sealed", trusting)
+    monkeypatch.setattr(prepared_rows, "_check", lambda folder, manifest: None)
+    (outcome,) = prepared.run(16, tmp_path / "b")
+    assert outcome.silent > 5
+
+
+def test_a_tensor_that_arrives_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves._pass_on(tmp_path, 0, 1, tmp_path / "0.json")
+    moves._pass_on(tmp_path, 1, 1, tmp_path / "1.json")
+    assert json.loads((tmp_path / "1.json").read_text()) == [[0, []]]
+    real = moves.dense_of
+    monkeypatch.setattr(moves, "dense_of", lambda seed: {**real(seed), "half": real(seed + 1)["half"]})
+    moves._pass_on(tmp_path, 1, 1, tmp_path / "2.json")
+    assert json.loads((tmp_path / "2.json").read_text()) == [[0, ["half"]]]
 
 
 def test_a_reject_that_loses_a_byte_and_one_that_is_not_counted_are_found(

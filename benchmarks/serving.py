@@ -1,0 +1,111 @@
+"""An exported folder against the checkpoint that it is from: size, rows per second, differences.
+
+    python -m benchmarks.serving [--rows N] [--rounds N] [--json]
+
+A hybrid with the Kaggle model is trained for one epoch on generated rows and exported once per kind of rows. The same raw
+rows are then predicted in turn by the checkpoint, encoding included, and by the loader, from tensors and from lists; ratios
+are medians over the rounds of one process. The command line of the loader reads the rows as text, its start included.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.printing import print_rows
+from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.synthetic import row_blocks, write_tsv
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.job import run_job
+from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.serving import loader
+from dlrm_adahessian.serving.export import write_folder
+from dlrm_adahessian.serving.parity import as_tensors, checkpoint_probabilities
+from dlrm_adahessian.trained import TrainedModel, open_trained
+
+
+def measure(rows: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Return the figures of each kind of rows."""
+    values = {"dataset": "synthetic", "optimizer": "hybrid", "baseline": "none", "rows": rows}
+    settings = {"batch_size": 2048, "out": str(folder / "run"), "data": {"cache_dir": str(folder / "cache")}}
+    run_job(from_dict(merged(merged(preset("hybrid"), values), settings)))
+    write_tsv(SyntheticConfig(), rows, folder / "rows.txt")
+    with init_process_group():
+        trained = open_trained(folder / "run", torch.device("cpu"), best=False)
+        return [_measure(trained, rows, rounds, folder, kind) for kind in ("fp32", "bf16", "int8")]
+
+
+def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: Any) -> dict[str, Any]:
+    figures = write_folder(trained, folder / kind, kind)
+    (block,) = row_blocks(SyntheticConfig(), rows, block_rows=rows)
+    began = time.perf_counter()
+    model = loader.load(folder / kind)
+    loading = time.perf_counter() - began
+    encoder, tensors = trained.vocabulary.encoder(), as_tensors(block)
+    lists = [[value or None for value in row] for row in tensors[0].tolist()]
+    words = [[None if value < 0 else f"{value:08x}" for value in row] for row in tensors[1].tolist()]
+    calls: dict[str, Callable[[], object]] = {
+        "checkpoint": lambda: checkpoint_probabilities(trained, encoder, block),
+        "loader": lambda: model.probabilities(*tensors),
+        "loader_lists": lambda: model.probabilities(lists, words),
+        "loader_text": lambda: _command_line(folder / kind, folder / "rows.txt"),
+    }
+    seconds = {name: [_seconds(call)] for name, call in calls.items()}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            seconds[name].append(_seconds(call))
+    warm = {name: taken[1:] for name, taken in seconds.items()}
+    ratios = {
+        f"{name}_over_checkpoint": statistics.median(
+            ours / theirs for theirs, ours in zip(taken, warm["checkpoint"], strict=True)
+        )
+        for name, taken in warm.items()
+        if name != "checkpoint"
+    }
+    kept = ("tables", "bytes", "largest_error_of_an_entry", "largest_difference", "mean_difference")
+    return {
+        **{name: figures[name] for name in kept},
+        "table_rows": sum(trained.vocabulary.num_rows),
+        "load_seconds": loading,
+        **{f"{name}_rows_per_second": rows / statistics.median(taken) for name, taken in warm.items()},
+        **ratios,
+    }
+
+
+def _command_line(folder: Path, text: Path) -> None:
+    with text.open("rb") as lines:
+        command = [sys.executable, str(folder / "loader.py")]
+        subprocess.run(command, stdin=lines, stdout=subprocess.DEVNULL, check=True)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=200_000, help="rows that are trained on and predicted")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after an untimed one")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    args = parser.parse_args()
+    keep_freed_memory()  # as the program does
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args.rows, args.rounds, Path(folder))
+    print_rows(found, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()

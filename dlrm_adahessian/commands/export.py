@@ -1,0 +1,39 @@
+"""`export`: a run's model as a folder to serve from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.commands.output import say_figures
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ExportConfig:
+    """Write a trained model as a folder that predicts with torch and safetensors alone, and check its predictions."""
+
+    run: Path
+    """Run directory of a training job."""
+    out: Path
+    """Folder to write; it must not exist."""
+    tables: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Embedding rows as they are, rounded to bfloat16, or to 8 bits with a scale and an offset per row."""
+    best: bool = False
+    """Export the checkpoint of the lowest validation log loss, not the last; of runs with patience it always is."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write a trained model as a folder to serve from."""
+    args = tyro.cli(ExportConfig, args=arguments, prog="export")
+    from dlrm_adahessian.serving.export import export as write
+
+    found = write(args.run, args.out, tables=args.tables, best=args.best)
+    if not args.json:  # most of them are far below 1
+        found = {name: f"{value:.2g}" if isinstance(value, float) else value for name, value in found.items()}
+    say_figures(found, as_json=args.json)
+    return 0

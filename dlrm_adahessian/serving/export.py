@@ -1,0 +1,160 @@
+# pyright: basic
+"""Export a run's model as a folder that predicts with torch and safetensors alone.
+
+    FOLDER/
+      manifest.json           sizes of the model, where it is from, size and sha256 of each file
+      loader.py               predicts; it is serving/loader.py
+      head.safetensors        parameters of the dense head
+      head.pt2                the same head by torch.export, for other runtimes
+      tables.safetensors      rows of the embedding tables
+      vocabulary.safetensors  tokens and their rows, sorted for the loader
+      vocabulary.parquet      feature, token, row, for other systems
+
+It appears under its name only when it is complete and predicts as the checkpoint does.
+"""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlrm_adahessian import __version__
+from dlrm_adahessian.data.schema import INTEGER_NAMES, TOKEN_NAMES
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.distributed.tensor_file import write_tensors
+from dlrm_adahessian.errors import CheckpointError, UsageError
+from dlrm_adahessian.serving import loader
+from dlrm_adahessian.serving.head_program import BOUND, head_program
+from dlrm_adahessian.serving.parity import Parity, compared
+from dlrm_adahessian.serving.rounding import RowType, largest_error, rounded
+from dlrm_adahessian.serving.words import sorted_tensors, write_parquet
+from dlrm_adahessian.storage import (
+    flush_to_disk,
+    put_in_place,
+    storage_errors,
+    temporary_folder,
+    write_json,
+)
+from dlrm_adahessian.trained import TrainedModel, open_trained
+
+
+def export(run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False) -> dict[str, Any]:
+    """Write the folder, load it again and compare its predictions with the checkpoint's.
+
+    Args:
+        run: run directory of a training job.
+        out: the folder; nothing stands there yet.
+        tables: what the rows are rounded to.
+        best: use the checkpoint of the best validation even where the run did not stop early.
+
+    Returns:
+        What was exported, and how far its predictions are off.
+
+    Raises:
+        UsageError: `out` exists.
+    """
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"an export needs a new folder, and {out} exists; remove it or name another one")
+    cpu = torch.device("cpu")
+    with init_process_group(cpu):
+        return write_folder(open_trained(run, cpu, best=best, precision="fp32"), out, tables)
+
+
+def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str, Any]:
+    """Write the folder of a model; arguments and results as of `export`.
+
+    Args:
+        trained: the model.
+        out: the folder.
+        tables: what the rows are rounded to.
+
+    Returns:
+        What was exported, and how far its predictions are off.
+
+    Raises:
+        CheckpointError: with rows that are not rounded, a prediction is off.
+    """
+    rows = trained.state.lookup.tables()
+    with storage_errors(out):
+        temporary = temporary_folder(out)
+        try:
+            _write_files(trained, temporary, {name: rows[name] for name in TOKEN_NAMES}, tables)
+            _write_manifest(trained, temporary, tables)
+            parity = compared(trained, loader.load(temporary))
+            if tables == "fp32" and not parity.largest <= BOUND:
+                raise CheckpointError(
+                    f"an export must predict as the checkpoint does to {BOUND}, and is off by {parity.largest:.1e}; "
+                    "nothing was written; run the doctor command, then export again"
+                )
+            size = sum(path.stat().st_size for path in temporary.iterdir())
+            put_in_place(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return _figures(
+        trained, out, tables, size, parity, max(largest_error(rows[n], tables) for n in TOKEN_NAMES)
+    )
+
+
+def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor], tables: RowType) -> None:
+    head = trained.state.head
+    write_tensors(folder / "head.safetensors", dict(head.state_dict()))
+    program = head_program(head, features=len(rows), dim=trained.config.model.embedding_dim)
+    (folder / "head.pt2").write_bytes(program)
+    write_tensors(folder / "vocabulary.safetensors", sorted_tensors(trained.vocabulary))
+    write_parquet(trained.vocabulary, folder / "vocabulary.parquet")
+    # Of fp32 these are the rows themselves, not copies.
+    stored = {
+        f"{name}/{part}": tensor
+        for name, table in rows.items()
+        for part, tensor in rounded(table, tables).items()
+    }
+    write_tensors(folder / "tables.safetensors", stored)
+    shutil.copyfile(loader.__file__, folder / "loader.py")
+
+
+def _write_manifest(trained: TrainedModel, folder: Path, tables: RowType) -> None:
+    manifest: dict[str, Any] = {
+        "format": loader.FORMAT,
+        "version": __version__,
+        "run": {
+            "fingerprint": trained.fingerprint,
+            "checkpoint": trained.checkpoint.path.name,
+            "step": trained.checkpoint.step,
+        },
+        "model": dataclasses.asdict(trained.config.model),
+        "features": {"integers": INTEGER_NAMES, "tokens": TOKEN_NAMES},
+        "tables": {"type": tables, "rows": trained.vocabulary.num_rows},
+        "files": {path.name: _entry(path) for path in sorted(folder.iterdir())},
+    }
+    write_json(folder / loader.MANIFEST, {**manifest, "digest": loader.digest(manifest)})
+
+
+def _entry(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        flush_to_disk(file.fileno())
+        return {
+            "bytes": os.fstat(file.fileno()).st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _figures(
+    trained: TrainedModel, out: Path, tables: RowType, size: int, parity: Parity, error: float
+) -> dict[str, Any]:
+    return {
+        "folder": str(out),
+        "checkpoint": trained.checkpoint.path.name,
+        "tables": tables,
+        "bytes": size,
+        "largest_error_of_an_entry": error,
+        "rows_compared": parity.rows,
+        "identical": parity.identical,
+        "largest_difference": parity.largest,
+        "mean_difference": parity.mean,
+    }

@@ -1,0 +1,97 @@
+# pyright: basic
+"""How far an exported folder's predictions are from the checkpoint's, on rows drawn over all of the tables."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dlrm_adahessian.data.prepare import dense_features
+from dlrm_adahessian.data.schema import NO_LABEL, NUM_INTEGERS, NUM_TOKENS, RowBlock
+from dlrm_adahessian.data.vocabulary import UNKNOWN, Encoder, Vocabulary
+from dlrm_adahessian.serving import loader
+from dlrm_adahessian.trained import TrainedModel
+
+ROWS = 1 << 16
+_ABSENT = 0.1  # share of missing values, and of tokens that are drawn regardless of the vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Absolute differences in probability over `rows` rows; `identical` have none."""
+
+    rows: int
+    identical: int
+    largest: float
+    mean: float
+
+
+def compared(trained: TrainedModel, model: loader.Model, rows: int = ROWS) -> Parity:
+    """Predict the same drawn rows with both, from raw values on; what the vocabularies find is compared too.
+
+    Args:
+        trained: the checkpoint's model.
+        model: a loaded folder.
+        rows: how many.
+
+    Returns:
+        The differences.
+    """
+    block = drawn(trained.vocabulary, rows)
+    ours = checkpoint_probabilities(trained, trained.vocabulary.encoder(), block)
+    theirs = model.probabilities(*as_tensors(block)).numpy()
+    difference = np.abs(ours.astype(np.float64) - theirs)
+    return Parity(
+        rows=rows,
+        identical=int((difference == 0).sum()),
+        largest=float(difference.max()),
+        mean=float(difference.mean()),
+    )
+
+
+def drawn(vocabulary: Vocabulary, rows: int, seed: int = 0) -> RowBlock:
+    """Draw raw rows whose tokens lie uniformly over the rows of each table; some are missing, some unknown.
+
+    Args:
+        vocabulary: whose tokens to draw.
+        rows: how many.
+        seed: of the draws.
+
+    Returns:
+        The rows, without labels.
+    """
+    rng = np.random.default_rng(seed)
+    integers = np.floor(np.exp(rng.uniform(0, 43, (rows, NUM_INTEGERS)))).astype(np.int64) - 3  # up to 2**62
+    absent = rng.random((rows, NUM_INTEGERS + NUM_TOKENS)) < _ABSENT
+    integers[absent[:, :NUM_INTEGERS]] = 0
+    tokens = rng.integers(0, 1 << 32, (rows, NUM_TOKENS), dtype=np.uint32)
+    for feature, height in enumerate(vocabulary.num_rows):
+        row = rng.integers(0, height, rows)
+        absent[:, NUM_INTEGERS + feature] |= (row != UNKNOWN) & (row == vocabulary.missing[feature])
+        known = (row != UNKNOWN) & (rng.random(rows) > _ABSENT)
+        tokens[known, feature] = vocabulary.tokens[vocabulary.offsets[feature] + row[known] - 1]
+    tokens[absent[:, NUM_INTEGERS:]] = 0
+    bits = np.uint64(1) << np.arange(NUM_INTEGERS + NUM_TOKENS, dtype=np.uint64)
+    return RowBlock(
+        labels=np.full(rows, NO_LABEL, np.int8),
+        integers=integers,
+        tokens=tokens,
+        missing=(absent * bits).sum(1, dtype=np.uint64),
+    )
+
+
+def checkpoint_probabilities(
+    trained: TrainedModel, encoder: Encoder, block: RowBlock
+) -> npt.NDArray[np.float32]:
+    """Return the probabilities (N,) that the checkpoint's model gives raw rows; `encoder` is that of its vocabulary."""
+    ids = encoder.encode(block.tokens, block.missing)
+    return trained.score(dense_features(block.integers), ids)
+
+
+def as_tensors(block: RowBlock) -> tuple[Any, Any]:
+    """Return integers and tokens of raw rows as the loader takes them, both int64; -1 is a missing token."""
+    bits = block.missing[:, None] >> np.arange(NUM_INTEGERS, NUM_INTEGERS + NUM_TOKENS, dtype=np.uint64)
+    tokens = np.where(bits & np.uint64(1), -1, block.tokens.astype(np.int64))
+    return torch.from_numpy(block.integers), torch.from_numpy(tokens)

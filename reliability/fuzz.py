@@ -1,0 +1,112 @@
+"""Fuzz the parser of raw rows, guided by coverage, against the pure-Python oracle of the random files.
+
+    python -m reliability.fuzz [--seconds N] [--corpus DIR]
+
+Needs the extra `fuzz`. The kernels run as Python, where coverage can be seen, so it is a hundred files a second only; what
+reached something new is kept in the corpus. At the end all of the corpus goes through the compiled kernels too. An input
+on which parser and oracle differ is written to the corpus folder as crash-*, and the exit code is not 0.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+_CORPUS = Path("runs/fuzz")
+_SEEDS = 200
+_BLOCKS = (64, 97, 1024, 1 << 20)
+_LONGEST = 4096  # bytes of an input
+_FUZZ = "import sys; from reliability.fuzz import fuzz; fuzz(sys.argv[1], int(sys.argv[2]))"
+_REPLAY = "import sys; from reliability.fuzz import replay; replay(sys.argv[1])"
+
+
+def check(data: bytes) -> None:
+    """Compare the parser with the oracle; the first byte chooses blocks and labels.
+
+    Args:
+        data: any bytes.
+
+    Raises:
+        AssertionError: rows, rejected bytes or their count differ.
+    """
+    from dlrm_adahessian.data.bad_lines import BadLines
+    from dlrm_adahessian.data.tsv import read_rows
+    from tests.data.oracle import parse, rows_of, source_of
+
+    choice, text = (data[0], data[1:]) if data else (0, b"")
+    labels = "optional" if choice & 1 else "required"
+    with TemporaryDirectory() as folder:
+        rejects = Path(folder) / "rejects.tsv"
+        aside = BadLines(rejects)
+        rows = rows_of(read_rows(source_of(text), aside, labels=labels, block_bytes=_BLOCKS[choice >> 1 & 3]))
+        aside.close()
+        kept = rejects.read_bytes() if rejects.exists() else b""
+    expected, bad = parse(text, labels)
+    if rows != expected or kept != b"".join(bad) or aside.count != len(bad):
+        raise AssertionError(f"parser and oracle differ on {data[:200]!r}")
+
+
+def replay(folder: str) -> None:
+    """Check all inputs of a corpus."""
+    for path in sorted(Path(folder).iterdir()):
+        check(path.read_bytes())
+
+
+def begin(corpus: Path) -> None:
+    """Write the first inputs, which random files are."""
+    from tests.data.oracle import random_file
+
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number in range(_SEEDS):
+        rng = random.Random(number)
+        (corpus / f"seed-{number}").write_bytes(bytes([number & 7]) + random_file(rng)[:_LONGEST])
+
+
+def fuzz(corpus: str, seconds: int) -> None:
+    """Fuzz in this process, which libFuzzer ends; numba may not have been imported."""
+    os.environ["NUMBA_DISABLE_JIT"] = "1"
+    import atheris
+
+    with atheris.instrument_imports(include=["dlrm_adahessian.data"]):
+        from dlrm_adahessian.data import bad_lines, tsv, tsv_parse  # noqa: F401 -- instrumented as they are imported
+    flags = [
+        f"-max_total_time={seconds}",
+        f"-max_len={_LONGEST}",
+        f"-artifact_prefix={corpus}/",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup([sys.argv[0], *flags, corpus], check)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    """Fuzz in a process of its own, then check what it kept with compiled kernels.
+
+    Returns:
+        0 when parser and oracle never differed.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=int, default=600, help="of fuzzing")
+    parser.add_argument(
+        "--corpus", type=Path, default=_CORPUS, help="inputs to begin with, and where new ones go"
+    )
+    args = parser.parse_args()
+    if find_spec("atheris") is None:
+        parser.error("fuzzing needs atheris, which is not installed; pip install --editable '.[fuzz]'")
+    begin(args.corpus)
+    command = [sys.executable, "-c", _FUZZ, str(args.corpus), str(args.seconds)]
+    if code := subprocess.run(command, check=False).returncode:
+        return code
+    done = subprocess.run([sys.executable, "-c", _REPLAY, str(args.corpus)], check=False)
+    print(f"{len(list(args.corpus.iterdir()))} inputs checked with compiled kernels: exit {done.returncode}")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

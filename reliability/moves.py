@@ -1,0 +1,90 @@
+"""Checkpoints that move between numbers of ranks: from 2 to 1 and to 4, and back; each row and state arrives as it left."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.checkpoint import load
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.distributed.saving import save
+from dlrm_adahessian.distributed.table_shard import TableShard
+from dlrm_adahessian.errors import CheckpointError
+from reliability.outcome import Outcome, counting
+from tests.distributed import worlds
+from tests.distributed.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
+
+_ROUTE = (2, 1, 2, 4, 2)
+"""Ranks that save; each but the first loads what the one before it saved."""
+_TABLES = {
+    "C3": (301, 16),
+    "C7": (50, 16),
+    "C9": (7, 8),
+    "C1": (1, 4),
+}  # rows and width; of one row some ranks have none
+
+
+def run(times: int, folder: Path) -> Iterator[Outcome]:
+    """Send so many checkpoints along the route."""
+    with counting(6, "saved on 2 ranks, loaded on 1 and on 4, and back", times) as (outcome, show):
+        outcome.figures = {"loads": 0}
+        for leg, world in enumerate(_ROUTE):
+            log, report = folder / f"leg-{leg}", folder / f"leg-{leg}.json"
+            codes = worlds.wait(worlds.start(world, _pass_on, folder, leg, times, report, log=log), 900)
+            if codes != [0] * world:
+                outcome.lose(f"leg {leg}: exit codes {codes}: {worlds.printed(log, 0)[-500:]}")
+                break
+            for seed, wrong in json.loads(report.read_text()):
+                outcome.figures["loads"] += 1
+                if wrong:
+                    outcome.miss(f"checkpoint {seed}, loaded on {world} ranks: {', '.join(wrong[:5])} differ")
+        outcome.times = times
+        show()
+    yield outcome
+
+
+def _pass_on(folder: Path, leg: int, times: int, report: Path) -> None:
+    """Load each checkpoint of the leg before, compare it with what its seed generates, and save what was loaded."""
+    verdicts = []
+    with init_process_group():
+        for seed in range(times):
+            dense, shards = dense_of(seed), _shards(seed)
+            if leg:
+                restored, blanks = blank(dense), [blank_shard(shard) for shard in shards]
+                wrong = _load(folder / f"{leg - 1}" / f"{seed}", seed, restored, blanks)
+                of_ranks = ranks.agreed(lambda wrong=wrong: wrong)
+                verdicts.append((seed, [name for of_rank in of_ranks for name in of_rank]))
+                dense, shards = restored, blanks
+            target = folder / f"{leg}" / f"{seed}"
+            save(target, step=1, fingerprint=RUN, dense=dense, shards=shards, state={"seed": seed})
+        ranks.Vote(0).largest()  # the first rank, which holds the store, leaves after the others
+        if ranks.is_first():
+            report.write_text(json.dumps(verdicts))
+
+
+def _load(folder: Path, seed: int, dense: dict, shards: list[TableShard]) -> list[str]:
+    """Return the names of what did not arrive as it left."""
+    try:
+        found = load(folder / "step-00000001", RUN)
+        found.restore_(dense, shards)
+    except CheckpointError as error:
+        return [str(error)]
+    wrong = [name for name, tensor in dense_of(seed).items() if not same_bits(dense[name], tensor)]
+    for got, shard in zip(shards, _shards(seed), strict=True):
+        wrong += [
+            f"{shard.table}/{name}"
+            for name, tensor in shard.tensors.items()
+            if not same_bits(got.tensors[name], tensor)
+        ]
+    return wrong if found.state == {"seed": seed} else [*wrong, "state"]
+
+
+def _shards(seed: int) -> list[TableShard]:
+    """Return this rank's rows of each table of which it has some."""
+    number, count = ranks.rank(), ranks.world_size()
+    shards = []
+    for name, (rows, dim) in _TABLES.items():
+        first, last = rows * number // count, rows * (number + 1) // count
+        if last > first:
+            shards.append(part(table_of(seed, name, rows, dim), first, last))
+    return shards

@@ -1,0 +1,64 @@
+"""A small run on generated rows, and its folders; exports take seconds, so all tests share them."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.job import run_job
+from dlrm_adahessian.serving import export as exporting
+from dlrm_adahessian.serving.export import write_folder
+from dlrm_adahessian.serving.head_program import head_program
+from dlrm_adahessian.trained import TrainedModel, open_trained
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("serving")
+    values = {
+        "dataset": "synthetic",
+        "optimizer": "hybrid",
+        "baseline": "none",
+        "rows": 3_000,
+        "batch_size": 128,
+        "model": {"embedding_dim": 4, "bottom": [8], "top": [8, 6], "self_interaction": False},
+        "data": {"cache_dir": str(folder / "cache"), "min_count": 2},
+        "out": str(folder / "run"),
+    }
+    run_job(from_dict(merged(preset("hybrid"), values)))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def trained(run) -> TrainedModel:
+    with init_process_group():
+        found = open_trained(run, torch.device("cpu"), best=False)
+    # Rows of all sizes, and one without a range.
+    generator = torch.Generator().manual_seed(1)
+    for rows in found.state.lookup.tables().values():
+        rows.mul_(torch.rand(len(rows), 1, generator=generator)).add_(0.01)
+        rows[-1] = 0.1
+    return found
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory):
+    """Return folder and figures of an export, by what its rows are rounded to."""
+    folder = tmp_path_factory.mktemp("exported")
+    # The head is the same in all of them, and takes longer than the rest.
+    program = cache(lambda head, **sizes: head_program(head, **sizes))
+    with init_process_group(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "head_program", program)
+        return {
+            kind: (folder / kind, write_folder(trained, folder / kind, kind))
+            for kind in ("fp32", "bf16", "int8")
+        }
+
+
+@pytest.fixture(scope="session")
+def exact(exported) -> Path:
+    """Return the folder whose rows are not rounded; whoever changes it copies it first."""
+    return exported["fp32"][0]

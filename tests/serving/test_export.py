@@ -1,0 +1,154 @@
+"""An exported folder predicts as the checkpoint does, or is not there."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.synthetic import write_tsv
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import CheckpointError, UsageError
+from dlrm_adahessian.evaluation.job import evaluate
+from dlrm_adahessian.serving import export as exporting
+from dlrm_adahessian.serving import loader
+from dlrm_adahessian.serving.export import export, write_folder
+from dlrm_adahessian.serving.head_program import BOUND, head_program
+from dlrm_adahessian.serving.parity import Parity, as_tensors, checkpoint_probabilities, drawn
+from dlrm_adahessian.serving.rounding import largest_error
+from dlrm_adahessian.state import SCORING_BATCH
+
+
+def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exact):
+    block = drawn(trained.vocabulary, SCORING_BATCH + 500, seed=7)
+    with init_process_group():
+        ours = checkpoint_probabilities(trained, trained.vocabulary.encoder(), block)
+    theirs = loader.load(exact).probabilities(*as_tensors(block)).numpy()
+    assert theirs.dtype == np.float32
+    assert np.abs(ours - theirs).max() <= BOUND
+    assert (ours == theirs).mean() > 0.99  # exp and log1p of two libraries may differ in the last bit
+    assert loader.BATCH == SCORING_BATCH
+    assert ours.std() > 0.1  # predictions that hardly differ would show nothing
+
+
+def test_drawn_rows_reach_every_row_of_the_tables_and_what_they_lack(trained):
+    block = drawn(trained.vocabulary, 20_000)
+    ids = trained.vocabulary.encoder().encode(block.tokens, block.missing)
+    small = [f for f, height in enumerate(trained.vocabulary.num_rows) if height < 200]
+    assert len(small) > 5
+    for feature in small:
+        assert set(ids[:, feature]) == set(range(trained.vocabulary.num_rows[feature]))
+    assert block.integers.min() < 0
+    assert block.integers.max() > 2**60
+
+
+@pytest.mark.oracle
+def test_the_folder_predicts_what_its_files_say_computed_in_float64(trained, exact):
+    block = drawn(trained.vocabulary, 300, seed=3)
+    found = loader.load(exact).probabilities(*as_tensors(block))
+    head = {name: value.astype(np.float64) for name, value in load_file(exact / "head.safetensors").items()}
+    tables = load_file(exact / "tables.safetensors")
+    table = pq.read_table(exact / "vocabulary.parquet")
+    rows = dict(
+        zip(
+            zip(*table.select(["feature", "token"]).to_pydict().values(), strict=True),
+            table["row"].to_pylist(),
+            strict=True,
+        )
+    )
+    worst = 0.0
+    for n, probability in enumerate(found.tolist()):
+        x = np.log1p(np.maximum(block.integers[n], 0).astype(np.float64))
+        for layer in (0, 2):
+            x = np.maximum(head[f"bottom.{layer}.weight"] @ x + head[f"bottom.{layer}.bias"], 0)
+        vectors = [x]
+        for i in range(26):
+            absent = (int(block.missing[n]) >> (13 + i)) & 1
+            word = None if absent else f"{block.tokens[n, i]:08x}"
+            vectors.append(tables[f"C{i + 1}/weight"][rows.get((f"C{i + 1}", word), 0)].astype(np.float64))
+        pairs = [vectors[i] @ vectors[j] for i in range(27) for j in range(i)]
+        x = np.concatenate([x, pairs])
+        for layer in (0, 2):
+            x = np.maximum(head[f"top.{layer}.weight"] @ x + head[f"top.{layer}.bias"], 0)
+        logit = float((head["top.4.weight"] @ x + head["top.4.bias"])[0])
+        exact_probability = 1 / (1 + math.exp(-logit))
+        worst = max(worst, abs(probability - exact_probability))
+    # Float32 rounds 355 terms of a sum by 2^-24 of what is summed up, 20 here, at random; the sigmoid's slope is 1/4.
+    assert worst < 355**0.5 * 2**-24 * 20 / 4
+
+
+def test_lists_text_and_tensors_are_the_same_rows(trained, exact):
+    block = drawn(trained.vocabulary, 50, seed=5)
+    model = loader.load(exact)
+    integers, tokens = as_tensors(block)
+    numbers = [[value or None for value in row] for row in integers.tolist()]
+    words = [[None if value < 0 else f"{value:08X}" for value in row] for row in tokens.tolist()]
+    expected = model.probabilities(integers, tokens)
+    assert torch.equal(model.probabilities(numbers, words), expected)
+    assert model.probabilities([], []).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
+def test_figures_tell_size_and_differences(trained, exported, kind):
+    folder, figures = exported[kind]
+    assert figures["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    assert figures["largest_error_of_an_entry"] == max(
+        largest_error(rows, kind) for rows in trained.state.lookup.tables().values()
+    )
+    assert (figures["largest_difference"] <= BOUND) == (kind == "fp32")
+    assert 0 <= figures["mean_difference"] <= figures["largest_difference"] < 0.5
+    rows = sum(trained.vocabulary.num_rows)
+    sizes = {"fp32": 16 * rows, "bf16": 8 * rows, "int8": 4 * rows + 8 * rows}
+    assert 0 <= (folder / "tables.safetensors").stat().st_size - sizes[kind] < 10_000  # the header
+
+
+def test_the_manifest_tells_where_the_model_is_from(trained, exact):
+    manifest = json.loads((exact / "manifest.json").read_text())
+    assert manifest["run"]["fingerprint"] == trained.fingerprint
+    assert manifest["run"]["step"] == trained.checkpoint.step
+    assert manifest["tables"]["rows"] == list(trained.vocabulary.num_rows)
+    assert set(manifest["files"]) == {path.name for path in exact.iterdir()} - {"manifest.json"}
+
+
+def test_evaluate_on_raw_rows_is_what_the_folder_predicts(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
+    text = tmp_path / "rows.txt"
+    write_tsv(SyntheticConfig(seed=4), 2_000, text)
+    export(run, tmp_path / "folder")
+    evaluate([run], [str(text)], tmp_path / "scores.parquet")
+    scores = pq.read_table(tmp_path / "scores.parquet")["probability"].to_numpy()
+    with text.open("rb") as lines:
+        rows = list(loader._rows(lines))
+    found = loader.load(tmp_path / "folder").probabilities(*loader._tensors(rows)).numpy()
+    assert np.abs(found - scores).max() <= BOUND
+
+
+def test_a_folder_that_exists_is_left_alone(run, tmp_path):
+    (tmp_path / "kept").write_text("mine")
+    with pytest.raises(UsageError, match=f"needs a new folder, and {tmp_path} exists; remove it"):
+        export(run, tmp_path)
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+@pytest.mark.parametrize("largest", [1e-5, math.nan])
+def test_a_prediction_that_is_off_leaves_no_folder(trained, tmp_path, monkeypatch, largest):
+    monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
+    off = Parity(rows=1, identical=0, largest=largest, mean=largest)
+    monkeypatch.setattr(exporting, "compared", lambda trained, model: off)
+    with pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06, and is off by"):
+        write_folder(trained, tmp_path / "folder", "fp32")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_head_that_reads_back_otherwise_is_refused(trained, monkeypatch):
+    class Other:
+        def module(self):
+            return lambda dense, pooled: trained.state.head(dense, pooled) + 1e-3
+
+    monkeypatch.setattr(torch.export, "load", lambda buffer: Other())
+    with pytest.raises(CheckpointError, match="exported head must predict as the checkpoint's to 1e-06"):
+        head_program(trained.state.head, features=26, dim=4)

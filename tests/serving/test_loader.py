@@ -1,0 +1,288 @@
+"""The loader needs torch and safetensors alone, and refuses every folder and line that is not what it should be."""
+
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.synthetic import write_tsv
+from dlrm_adahessian.serving import loader
+
+NUMBERS, WORDS = [1] * 13, ["00000001"] * 26
+LINE = b"\t".join([b"7"] * 13 + [b"0000000a"] * 26)
+# Whatever is neither the standard library's, torch's nor safetensors' fails to import.
+ALONE = """
+import importlib.metadata, re, runpy, sys
+named = importlib.metadata.requires("torch")
+allowed = {re.match("[A-Za-z0-9_.]+", name)[0].lower().replace("-", "_") for name in named}
+allowed |= {"torch", "torchgen", "functorch", "safetensors", "typing_extensions", "mpmath", "markupsafe", "isympy"}
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in allowed and top not in sys.stdlib_module_names:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+sys.path[:] = [path for path in sys.path if path != sys.argv[2]]
+for name in ("numpy", "pyarrow", "torchrec", "dlrm_adahessian"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise SystemExit(f"{name} is not blocked")
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def copied(exact, tmp_path) -> Path:
+    return Path(shutil.copytree(exact, tmp_path / "folder"))
+
+
+def resealed(folder: Path, **changes: object) -> None:
+    """Make the manifest agree with the files and itself, as an attacker would."""
+    manifest = {**json.loads((folder / "manifest.json").read_text()), **changes}
+    if "files" not in changes:
+        for name, entry in manifest["files"].items():
+            data = (folder / name).read_bytes()
+            entry |= {"bytes": len(data), "sha256": loader.hashlib.sha256(data).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": loader.digest(manifest)}))
+
+
+def call(folder: Path, text: bytes) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", ALONE, str(folder / "loader.py"), str(Path.cwd())],
+        input=text,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_it_is_one_source(exact):
+    assert (exact / "loader.py").read_bytes() == Path(loader.__file__).read_bytes()
+
+
+def test_it_predicts_lines_where_nothing_but_torch_and_safetensors_can_be_imported(exact, tmp_path):
+    write_tsv(SyntheticConfig(), 40, tmp_path / "rows.txt")
+    lines = (tmp_path / "rows.txt").read_bytes()
+    done = call(exact, lines)
+    assert done.returncode == 0, done.stderr
+    rows = list(loader._rows(lines.splitlines()))
+    expected = loader.load(exact).probabilities(*loader._tensors(rows)).tolist()
+    assert [np.float32(line) for line in done.stdout.split()] == [np.float32(value) for value in expected]
+
+
+def test_a_bad_line_ends_it_with_65_and_a_bad_folder_with_3(copied, monkeypatch, capsys):
+    monkeypatch.setattr(loader, "__file__", str(copied / "loader.py"))
+    monkeypatch.setattr(loader.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(loader, "BATCH", 2)
+    text = b"\n".join([LINE, LINE, LINE, b"x", LINE])
+    monkeypatch.setattr(loader.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    assert loader._main() == 65
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 2  # whole batches before it
+    assert re.match(r"line 4: a row has 13 integers .* got \['x'\]\n$", shown.err)
+    (copied / "head.safetensors").unlink()
+    assert loader._main() == 3
+    assert re.match(
+        r".*/head.safetensors cannot be read: No such file or directory\n$", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\t" + LINE + b"\t",
+        LINE[:-1],
+        LINE[:-1] + b"g",
+        LINE[:-3] + b" 0a",
+        LINE.replace(b"7", b"+7", 1),
+        LINE.replace(b"7", b"1_7", 1),
+        LINE.replace(b"7", b"1.5", 1),
+        LINE.replace(b"7", b"--7", 1),
+        LINE.replace(b"7", b"-", 1),
+        LINE.replace(b"7", b" 7", 1),
+        LINE.replace(b"7", b"\xb2", 1),
+        LINE.replace(b"7", b"9223372036854775808", 1),
+        LINE.replace(b"7", b"-9223372036854775809", 1),
+        b"2\t" + LINE,
+        LINE + b"\r\r",
+        b"\xef\xbb\xbf" + LINE,
+        b"7\t" * 2000,
+    ],
+)
+def test_a_line_that_is_no_row_is_named(line):
+    first = b"1\t" + LINE if line.startswith(b"2") or line.endswith(b"\t") else LINE
+    rows = loader._rows([first + b"\n", line + b"\n"])
+    next(rows)
+    with pytest.raises(ValueError, match="line 2: a row has 13 integers of 64 bits|line 2: invalid literal"):
+        next(rows)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("label", [b"", b"\t", b"0\t", b"1\t"])
+def test_what_the_program_takes_for_a_row_is_one(label, end):
+    line = b"\xef\xbb\xbf" + label + b"-9223372036854775808\t\t" + LINE[4:-8].upper() + end
+    ((numbers, words),) = loader._rows([line])
+    assert numbers == [-(2**63), 0, *[7] * 11]
+    assert words == [10] * 25 + [-1]
+
+
+@pytest.mark.parametrize(
+    ("integers", "tokens"),
+    [
+        ([NUMBERS[1:]], [WORDS]),
+        ([NUMBERS], [WORDS[1:]]),
+        ([NUMBERS], [["0x000001", *WORDS[1:]]]),
+        ([NUMBERS], [["", *WORDS[1:]]]),
+        ([NUMBERS], [["0000001 ", *WORDS[1:]]]),
+        ([[2**63, *NUMBERS[1:]]], [WORDS]),
+        ([NUMBERS], [WORDS, WORDS]),
+        (torch.zeros(2, 13, dtype=torch.int64), torch.zeros(1, 26, dtype=torch.int64)),
+        (torch.zeros(26, 13, dtype=torch.int64), torch.zeros(13, 52, dtype=torch.int64)),
+        (torch.zeros(1, 13, dtype=torch.int64), torch.full((1, 26), -2)),
+        (torch.zeros(1, 13, dtype=torch.int64), torch.full((1, 26), 2**32)),
+    ],
+)
+def test_values_that_are_no_rows_are_refused(exact, integers, tokens):
+    with pytest.raises(
+        ValueError, match=r"a row has 13|rows are \(N, 13\)|a token is -1|argument 2 is longer"
+    ):
+        loader.load(exact).probabilities(integers, tokens)
+
+
+def test_damage_is_refused_60_times_of_60(copied):
+    draw = random.Random(0)
+    files = sorted(path for path in copied.iterdir())
+    good = {path: path.read_bytes() for path in files}
+    refused = 0
+
+    def attempt() -> None:
+        nonlocal refused
+        with pytest.raises(loader.BadFolderError, match=re.escape(str(copied))):
+            loader.load(copied)
+        refused += 1
+        for path, data in good.items():
+            path.write_bytes(data)
+
+    for n in range(40):
+        path = files[n % len(files)]
+        data = bytearray(good[path])
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        attempt()
+    for path in files:
+        path.unlink()
+        attempt()
+        path.write_bytes(good[path][: draw.randrange(len(good[path]))])
+        attempt()
+    for _ in range(6):
+        one, other = draw.sample(files, 2)
+        one.write_bytes(good[other])
+        other.write_bytes(good[one])
+        attempt()
+    assert refused == 60
+    loader.load(copied)
+
+
+def test_a_manifest_whose_words_changed_is_refused(copied):
+    manifest = copied / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"step": ', '"step": 1'))
+    with pytest.raises(
+        loader.BadFolderError, match="manifest.json changed since it was exported; copy the folder"
+    ):
+        loader.load(copied)
+
+
+def test_a_name_that_leaves_the_folder_is_refused_unopened(copied):
+    files = json.loads((copied / "manifest.json").read_text())["files"]
+    entry = files.pop("head.pt2")
+    (copied.parent / "head.pt2").write_bytes((copied / "head.pt2").read_bytes())
+    for name in ("../head.pt2", str(copied.parent / "head.pt2")):
+        resealed(copied, files={**files, name: entry})
+        with pytest.raises(loader.BadFolderError, match=f"must list .*, not .*{re.escape(name)}"):
+            loader.load(copied)
+
+
+@pytest.mark.parametrize("name", ["tables.safetensors", "manifest.json"])
+def test_links_and_devices_are_refused(copied, name):
+    moved = (copied / name).rename(copied.parent / name)
+    (copied / name).symlink_to(moved)
+    with pytest.raises(loader.BadFolderError, match=f"{name} must be a plain file"):
+        loader.load(copied)
+    (copied / name).unlink()
+    (copied / name).symlink_to("/dev/zero")
+    with pytest.raises(loader.BadFolderError, match=f"{name} must be a plain file"):
+        loader.load(copied)
+
+
+def test_another_format_is_told_from_damage(copied):
+    resealed(copied, format=2)
+    with pytest.raises(loader.BadFolderError, match="must have format 1, not 2; use its loader"):
+        loader.load(copied)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        '{"format": 1}',
+        "[" * 100_000,
+        " " * (2 << 20) + "{}",
+        '{"files": 3, "format": 1}',
+    ],
+)
+def test_what_is_no_manifest_is_refused(copied, text):
+    (copied / "manifest.json").write_text(text)
+    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+        loader.load(copied)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "change"),
+    [
+        ("head", "bottom.0.weight", lambda t: t[:, 1:].contiguous()),
+        ("head", "top.4.bias", lambda t: None),
+        ("tables", "C4/weight", lambda t: t[1:].contiguous()),
+        ("tables", "C4/weight", lambda t: t.half()),
+        ("tables", "C5/weight", lambda t: None),
+        ("vocabulary", "C6/rows", lambda t: t[1:].contiguous()),
+        ("vocabulary", "C6/rows", lambda t: t + 10_000),
+        ("vocabulary", "C6/rows", lambda t: t - 2),
+        ("vocabulary", "C7/missing", lambda t: t + 10_000),
+    ],
+)
+def test_tensors_that_do_not_go_together_are_refused(copied, file, name, change):
+    path = copied / f"{file}.safetensors"
+    tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+    changed = change(tensors.pop(name))
+    save_file(tensors if changed is None else {**tensors, name: changed}, path)
+    resealed(copied)
+    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+        loader.load(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"embedding_dim": 5}, {"bottom": 8}, {"top": [8]}, {"activation": "tanh"}, {"self_interaction": True}],
+)
+def test_sizes_that_the_tensors_do_not_have_are_refused(copied, change):
+    model = json.loads((copied / "manifest.json").read_text())["model"]
+    resealed(copied, model={**model, **change})
+    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+        loader.load(copied)
