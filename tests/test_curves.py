@@ -23,9 +23,9 @@ def drawn(rows, levels, seed=0):
 def test_every_threshold_equals_scikit_learn(levels):
     labels, probability = drawn(3000, levels)
     found = curve(labels, probability, points=10_000)
-    fpr, tpr, thresholds = roc_curve(labels, probability, drop_intermediate=False)
-    np.testing.assert_allclose(found.false_positive_rate, fpr, atol=1e-15)
-    np.testing.assert_allclose(found.recall, tpr, atol=1e-15)
+    false_positives, true_positives, thresholds = roc_curve(labels, probability, drop_intermediate=False)
+    np.testing.assert_allclose(found.false_positive_rate, false_positives, atol=1e-15)
+    np.testing.assert_allclose(found.recall, true_positives, atol=1e-15)
     np.testing.assert_array_equal(found.threshold, thresholds)
     precision, recall, _ = precision_recall_curve(labels, probability)
     np.testing.assert_allclose(found.precision, precision[::-1], atol=1e-15)

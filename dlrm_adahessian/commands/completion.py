@@ -15,6 +15,7 @@ from tyro.conf import AvoidSubcommands, arg, subcommand
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.download import DownloadConfig
 from dlrm_adahessian.commands.evaluate import EvaluateConfig
+from dlrm_adahessian.commands.export import ExportConfig
 from dlrm_adahessian.commands.prepare import PrepareConfig
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.planning.config import PlanConfig
@@ -79,6 +80,7 @@ def _commands() -> Any:  # a union, for which there is no type
         Annotated[PrepareConfig, subcommand("prepare")],
         Annotated[_WithFile[config.RunConfig], subcommand("train", default=_WithFile(preset))],
         Annotated[EvaluateConfig, subcommand("evaluate")],
+        Annotated[ExportConfig, subcommand("export")],
         Annotated[_WithFile[CompareConfig], subcommand("compare", default=_WithFile(CompareConfig()))],
         Annotated[
             PlanConfig, subcommand("plan", default=PlanConfig(optimizer=preset.optimizer, optim=preset.optim))

@@ -7,7 +7,7 @@ from dlrm_adahessian.artifacts import RUNS
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.data.sources import require_rows
-from dlrm_adahessian.launched import is_first, told_once
+from dlrm_adahessian.launched import alone, told_once
 from dlrm_adahessian.storage import require_writable
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
@@ -21,7 +21,9 @@ def train(arguments: Sequence[str]) -> int:
     with told_once():
         base = config.load(config_file(arguments), value_of(arguments, "--optimizer"))
         settings = parsed(base, arguments, prog="train.py", description=_HELP)
-    if is_first():  # before the imports below, which take seconds
+    if (
+        alone()
+    ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
         if settings.dataset == "criteo":
             require_rows(settings.data_path, "train")
         require_writable(settings.out or RUNS, "--out")

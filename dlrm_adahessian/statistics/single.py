@@ -66,7 +66,7 @@ def proportion_interval(count: int, rows: int) -> Interval:
 
 
 def _normalized_entropy(labels: Labels, losses: npt.NDArray[np.float64]) -> Interval:
-    """L / H(c) of mean log loss L and click rate c, H the entropy: dNE = dL / H - L H'(c) dc / H**2."""
+    """L / H(c) of mean log loss L and click rate c, H the entropy: d(NE) = dL / H - L H'(c) dc / H**2."""
     rate, loss = float(labels.mean()), float(losses.mean())
     entropy = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate)
     slope = math.log1p(-rate) - math.log(rate)
