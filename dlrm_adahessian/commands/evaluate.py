@@ -49,7 +49,7 @@ class EvaluateConfig:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Score rows with trained models, or judge predictions of before."""
-    args = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate")
+    args = tyro.cli(EvaluateConfig, args=arguments, prog="python -m dlrm_adahessian evaluate")
     if args.stdin:
         _stream(args)
         return 0

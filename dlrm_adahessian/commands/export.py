@@ -29,7 +29,7 @@ class ExportConfig:
 
 def export(arguments: Sequence[str]) -> int:
     """Write a trained model as a folder to serve from."""
-    args = tyro.cli(ExportConfig, args=arguments, prog="export")
+    args = tyro.cli(ExportConfig, args=arguments, prog="python -m dlrm_adahessian export")
     from dlrm_adahessian.serving.export import export as write
 
     found = write(args.run, args.out, tables=args.tables, best=args.best)
