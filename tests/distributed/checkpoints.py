@@ -34,6 +34,7 @@ def dense_of(seed: int) -> dict[str, Tensor]:
         "flags": torch.tensor([True, False, True]),
         "rng/probes": generator.get_state(),
         "int32": torch.arange(5, dtype=torch.int32),
+        "uint32": torch.tensor([0, 2**32 - 1], dtype=torch.uint32),
         "int16": torch.arange(3, dtype=torch.int16),
         "int8": torch.tensor([-128, 127], dtype=torch.int8),
         "subnormal, minus zero": torch.tensor([1e-45, -0.0, 3.4028235e38]),
