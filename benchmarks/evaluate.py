@@ -22,6 +22,7 @@ from benchmarks.printing import print_rows
 from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import from_dict, merged, preset
 from dlrm_adahessian.evaluation.job import evaluate
+from dlrm_adahessian.evaluation.request import Request
 from dlrm_adahessian.job import run_job
 from dlrm_adahessian.memory import keep_freed_memory
 from dlrm_adahessian.metrics import binary_metrics
@@ -45,7 +46,12 @@ def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
         write_text(file, rows, config.data.synthetic)
     found = {"rows": float(rows), "training_rows_per_second": trained}
     for name, source in (("prepared", prepared), ("raw", str(folder / "rows.txt"))):
-        seconds = _seconds(lambda source=source: evaluate([path], [source], folder / "scores.parquet"), 3)
+        seconds = _seconds(
+            lambda source=source: evaluate(
+                Request(runs=[path], data=[source], out=folder / "scores.parquet")
+            ),
+            3,
+        )
         found[f"{name}_rows_per_second"] = rows / seconds
         found[f"{name}_over_training"] = rows / seconds / trained
     return found

@@ -65,7 +65,7 @@ def evaluation_table(summary: Mapping[str, Any]) -> str:
         lines += ["", f"{model['name']}{source}", *(_with_interval(name, model) for name in _FIGURES)]
     for difference in summary["differences"]:
         lines += ["", f"{difference['model']} minus {difference['against']}, with 95% interval"]
-        lines += [_difference("", metric, difference) for metric in ("auc", "accuracy", "logloss")]
+        lines += [_compared(metric, difference) for metric in ("auc", "accuracy", "logloss")]
     for name, cut in summary["slices"].items():
         lines += ["", *_slice_rows(name, cut)]
     if summary["labelled"]:
@@ -94,6 +94,19 @@ def _with_interval(name: str, model: Mapping[str, Any]) -> str:
     interval = f"  [{ends[0]:.5f}, {ends[1]:.5f}]" if ends else ""
     value = "-" if model[name] is None else f"{model[name]:.5f}"
     return f"  {_FIGURES[name]:<28}{value:>10}{interval}"
+
+
+def _compared(metric: str, difference: Mapping[str, Any]) -> str:
+    """Return a difference; the log loss is the one that is judged, since its p value knows of all the models."""
+    if difference[metric] is None:
+        return f"  {_FIGURES[metric]:<28}{'-':>10}"
+    low, high = difference[f"{metric}_ci95"]
+    line = f"  {_FIGURES[metric]:<28}{difference[metric]:>+10.5f}  [{low:+.5f}, {high:+.5f}]"
+    if metric != "logloss":
+        return line
+    shown = difference["p_adjusted"] < 0.05
+    judgement = "no difference shown" if not shown else "better" if difference[metric] < 0 else "worse"
+    return f"{line}  {_p(difference['p_adjusted'])}: {judgement}"
 
 
 def _slice_rows(name: str, cut: Mapping[str, Any]) -> list[str]:

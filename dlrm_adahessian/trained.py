@@ -79,6 +79,7 @@ def open_trained(
     Raises:
         CheckpointError: vocabulary or checkpoints are damaged or belong to something else.
     """
+    path = path.absolute()  # of "." too the name is the folder's
     named = step_folders.step_of(path) is not None
     run = RunDirectory(path.parent.parent if named else path)
     resolved = run.read_config()

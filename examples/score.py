@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from dlrm_adahessian.evaluation.job import evaluate
+from dlrm_adahessian.evaluation.request import Request
 
 
 def main(run: str, rows: str, out: str) -> None:
     """Write the predictions, and print how good they are."""
-    found = evaluate([Path(run)], [rows], Path(out)).summary
+    found = evaluate(Request(runs=[Path(run)], data=[rows], out=Path(out))).summary
     print(f"{found['rows']:,} rows, AUC {found['auc']:.4f}, log loss {found['logloss']:.4f}")
     scored = pd.read_parquet(out)
     surest = scored.nlargest(len(scored) // 10, "probability")

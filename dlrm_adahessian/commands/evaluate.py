@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from pydantic import ConfigDict
@@ -12,6 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from dlrm_adahessian.evaluation.job import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -58,34 +61,41 @@ def evaluate(arguments: Sequence[str]) -> int:
     if args.report is not None and args.report.suffix != ".html":
         raise UsageError(f"--report is an HTML file, got {args.report}; end its name with .html")
     from dlrm_adahessian.evaluation.job import evaluate as evaluated
+    from dlrm_adahessian.evaluation.request import Request
 
-    found = evaluated(
-        args.run,
-        args.data_path,
-        args.out,
+    request = Request(
+        runs=args.run,
+        data=args.data_path,
+        out=args.out,
+        report=args.report,
         against=args.against,
         slices=args.slices,
         part=args.part,
         best=args.best,
         bad_rows=args.bad_rows,
     )
+    found = evaluated(request)
+    if args.report is not None:
+        _write_report(args.report, found)
     if args.json:
         say(json.dumps(found.summary, allow_nan=False))
-    else:
-        from dlrm_adahessian.tables import evaluation_table
+        return 0
+    from dlrm_adahessian.tables import evaluation_table
 
-        say(evaluation_table(found.summary))
+    say(evaluation_table(found.summary))
     if args.report is not None:
-        if not found.summary["labelled"]:
-            raise DataError(
-                f"a report needs labels, and none of {found.summary['rows']:,} rows has one; leave out --report"
-            )
-        from dlrm_adahessian.report.evaluation import write_evaluation
-
-        write_evaluation(args.report, found.summary, found.predictions.labelled)
-        if not args.json:
-            say(f"report written to {args.report}")
+        say(f"report written to {args.report}")
     return 0
+
+
+def _write_report(path: Path, found: "Evaluation") -> None:
+    if not found.summary["labelled"]:
+        raise DataError(
+            f"a report needs labels, and none of {found.summary['rows']:,} rows has one; leave out --report"
+        )
+    from dlrm_adahessian.report.evaluation import write_evaluation
+
+    write_evaluation(path, found.summary, found.predictions.labelled)
 
 
 def _stream(args: EvaluateConfig) -> None:
@@ -93,7 +103,7 @@ def _stream(args: EvaluateConfig) -> None:
     others = [
         name for name in ("data_path", "out", "report", "against", "slices", "json") if getattr(args, name)
     ]
-    if others or len(args.run) != 1 or args.bad_rows != "strict":
+    if others or len(args.run) != 1 or args.part != "all" or args.bad_rows != "strict":
         raise UsageError(
             "--stdin goes with one --run alone, since its output is a probability for each line; "
             "for files, figures and bad lines give the rows as --data-path -"

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from dlrm_adahessian.printable import printable
+
 
 def say_figures(found: Mapping[str, Any], *, as_json: bool) -> None:
     """Print what was found, a line each, or as JSON."""
@@ -13,8 +15,6 @@ def say_figures(found: Mapping[str, Any], *, as_json: bool) -> None:
         say(json.dumps(found, allow_nan=False))
         return
     for name, value in found.items():
-        if name == "calibration_bins":
-            continue
         shown = (
             f"{value:.6f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
         )
@@ -32,8 +32,3 @@ class PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the message of a record, its traceback too, as `printable` has it."""
         return printable(super().format(record))
-
-
-def printable(text: str) -> str:
-    """Return lines in which what no terminal should act on, as escapes in the name of a file, is written out."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +19,20 @@ from tqdm import tqdm
 from dlrm_adahessian.data.tsv import BadLines
 from dlrm_adahessian.device import find_device
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import DataError, UsageError
+from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.evaluation.figures import differences, model_figures, slice_figures
 from dlrm_adahessian.evaluation.predictions import (
     PredictionFile,
     Predictions,
     column_of,
-    is_predictions,
     read_predictions,
     unique_names,
     writing,
 )
-from dlrm_adahessian.evaluation.rows import Part, PreparedRows, RawRows, open_rows, regrouped
-from dlrm_adahessian.evaluation.slices import Slicing, check_slices, cut, of_predictions, of_rows
+from dlrm_adahessian.evaluation.request import Request
+from dlrm_adahessian.evaluation.rows import PreparedRows, RawRows, open_rows, regrouped
+from dlrm_adahessian.evaluation.slices import Slicing, cut, of_predictions, of_rows
+from dlrm_adahessian.printable import printable_name
 from dlrm_adahessian.state import SCORING_BATCH
 from dlrm_adahessian.trained import TrainedModel, open_trained
 
@@ -63,128 +64,67 @@ class _Found:
     seconds: float  # of reading, scoring and writing
 
 
-def evaluate(
-    runs: Sequence[Path],
-    data: Sequence[str],
-    out: Path | None = None,
-    *,
-    against: Sequence[str] = (),
-    slices: Sequence[str] = (),
-    part: Part = "all",
-    best: bool = False,
-    bad_rows: Literal["strict", "quarantine"] = "strict",
-) -> Evaluation:
-    """Evaluate models on rows, or predictions that were made before.
+def evaluate(request: Request) -> Evaluation:
+    """Score rows, or take predictions of before, and find the figures over the rows with a label.
 
     Args:
-        runs: run directories of training jobs, or checkpoints in them; none when `data` are predictions.
-        data: raw rows as `--data-path` of training, with labels or without; or a folder of prepared rows; or predictions.
-        out: the parquet file to write; bad lines go beside it, into OUT.rejects.tsv.
-        against: predictions of the same rows by other models.
-        slices: words of `--slices`.
-        part: of prepared rows.
-        best: use the checkpoint of the best validation even where the run did not stop early.
-        bad_rows: what happens to bad lines of raw rows.
+        request: what is asked for.
 
     Returns:
-        Figures over the labelled rows, and the predictions.
+        Figures and predictions.
     """
-    stored = _are_predictions(data)
-    _check_inputs(runs, data, out, against, stored=stored, quarantine=bad_rows == "quarantine")
-    check_slices(slices, columns=not stored)
-    if stored:
-        found = _stored(data, slices)
-    else:
-        found = _scored(runs, data, out, slices=slices, part=part, best=best, bad_rows=bad_rows)
+    stored = request.check()
+    others = [read_predictions([path]) for path in request.against]
+    found = _stored(request) if stored else _scored(request)
     predictions = found.predictions
-    for path in against:
-        predictions = predictions.and_by(read_predictions([path]))
-    return Evaluation(summary=_summary(predictions, found, out), predictions=predictions)
+    for other in others:
+        predictions = predictions.and_by(other)
+    return Evaluation(summary=_summary(predictions, found, request.out), predictions=predictions)
 
 
-def _are_predictions(data: Sequence[str]) -> bool:
-    stored = [path for path in data if is_predictions(path)]
-    if stored and len(stored) < len(data):
-        other = next(path for path in data if path not in stored)
-        raise UsageError(
-            f"--data-path takes rows or predictions, and {stored[0]} holds predictions, {other} does not; "
-            "give predictions beside rows as --against"
-        )
-    return bool(stored)
-
-
-def _check_inputs(
-    runs: Sequence[Path],
-    data: Sequence[str],
-    out: Path | None,
-    against: Sequence[str],
-    *,
-    stored: bool,
-    quarantine: bool,
-) -> None:
-    if stored and (runs or out is not None):
-        raise UsageError(
-            f"{data[0]} holds predictions, which no model scores again; leave out --run and --out, or give the rows "
-            "as --data-path and the predictions as --against"
-        )
-    if not stored and not runs:
-        raise UsageError(f"{data[0]} holds no predictions; name the model that scores its rows with --run")
-    if quarantine and out is None:
-        raise UsageError("bad lines are put aside beside the predictions; name a file for these with --out")
-    if bad := [path for path in against if not is_predictions(path)]:
-        raise UsageError(f"--against takes parquet files of predictions, and {bad[0]} is none")
-
-
-def _stored(data: Sequence[str], slices: Sequence[str]) -> _Found:
+def _stored(request: Request) -> _Found:
     began = time.perf_counter()
-    predictions = read_predictions(data)
-    cuts = [of_predictions(name, predictions.files) for name in dict.fromkeys(slices)]
+    predictions = read_predictions(request.data)
+    cuts = [of_predictions(name, predictions.files) for name in dict.fromkeys(request.slices)]
     return _Found(
         predictions=predictions,
         codes={slicing: slicing.of_all(predictions) for slicing in cuts if slicing.of_all},
-        rejected=[0] * len(data),
+        rejected=[0] * len(request.data),
         models=[],
         seconds=time.perf_counter() - began,
     )
 
 
-def _scored(
-    runs: Sequence[Path],
-    data: Sequence[str],
-    out: Path | None,
-    *,
-    slices: Sequence[str],
-    part: Part,
-    best: bool,
-    bad_rows: Literal["strict", "quarantine"],
-) -> _Found:
+def _scored(request: Request) -> _Found:
+    out = request.out
     with ExitStack() as stack:
         device = find_device("auto")
         stack.enter_context(init_process_group(device))
-        models = [open_trained(path, device, best=best) for path in runs]
+        models = [open_trained(path, device, best=request.best) for path in request.runs]
         vocabularies = {model.rows_fingerprint: model.vocabulary for model in models}
-        rejects = out.with_name(f"{out.name}.rejects.tsv") if out and bad_rows == "quarantine" else None
-        bad_lines = BadLines(rejects)
+        bad_lines = BadLines(
+            out.with_name(f"{out.name}.rejects.tsv") if out and request.bad_rows == "quarantine" else None
+        )
         stack.callback(bad_lines.close)
         rows = open_rows(
-            data,
-            part=part,
+            request.data,
+            part=request.part,
             bad_lines=bad_lines,
             encoders=lambda: [vocabulary.encoder() for vocabulary in vocabularies.values()],
             fingerprints=vocabularies,
         )
-        cuts = [of_rows(name, rows.files, models[0].vocabulary) for name in dict.fromkeys(slices)]
+        cuts = [of_rows(name, rows.files, models[0].vocabulary) for name in dict.fromkeys(request.slices)]
         file = stack.enter_context(writing(out, len(models)))
         began = time.perf_counter()
         columns = _columns(rows, models, list(vocabularies), cuts, file)
         seconds = time.perf_counter() - began
     labels, origin, *rest = columns
-    names = unique_names(model.name for model in models)
+    names = unique_names(printable_name(model.name) for model in models)
     predictions = Predictions(
         labels=labels,
         scored=dict(zip(names, rest, strict=False)),
         file=origin,
-        files=rows.files,
+        files=[printable_name(name) for name in rows.files],
         first_row=rows.first_row,
         all_rows=rows.all_rows,
     )
@@ -194,7 +134,11 @@ def _scored(
         codes={each: each.of_all(predictions) if each.of_all else of_blocks[each] for each in cuts},
         rejected=rows.rejected,
         models=[
-            {"run": str(model.run), "checkpoint": model.checkpoint.path.name, "column": column_of(place)}
+            {
+                "run": printable_name(str(model.run)),
+                "checkpoint": model.checkpoint.path.name,
+                "column": column_of(place),
+            }
             for place, model in enumerate(models)
         ],
         seconds=seconds,

@@ -5,6 +5,7 @@ Columns: row (int64, from 0), label (int8, null where there is none), probabilit
 on the same rows probability_2, probability_3, ...
 """
 
+import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from dlrm_adahessian.data.schema import NO_LABEL
 from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.printable import printable_name
 from dlrm_adahessian.storage import storage_errors
 
 _MAGIC = b"PAR1"
@@ -127,7 +129,7 @@ def writing(path: Path | None, models: int) -> Generator[PredictionFile | None]:
             *((column_of(place), pa.float32()) for place in range(models)),
         ]
     )
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -139,11 +141,13 @@ def writing(path: Path | None, models: int) -> Generator[PredictionFile | None]:
 
 
 def is_predictions(path: str) -> bool:
-    """Whether a path names a parquet file."""
+    """Whether a path names a parquet file; a pipe is not looked into, since what was read of it would be lost."""
     try:
+        if not Path(path).is_file():
+            return False
         with Path(path).open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
-    except OSError:  # a folder, a pipe, or absent: who reads it as rows says so
+    except OSError:  # who reads it as rows says so
         return False
 
 
@@ -170,7 +174,7 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
     labels = table["label"].fill_null(NO_LABEL).to_numpy().astype(np.int8, copy=False)
     if not np.isin(labels, (0, 1, NO_LABEL)).all():
         raise DataError(f"labels must be 0, 1 or null, and {paths[0]} holds others; score the rows again")
-    stem = Path(paths[0]).stem
+    stem = printable_name(Path(paths[0]).stem)
     names = [stem, *(f"{stem}{name.removeprefix(_PROBABILITY)}" for name in columns[1:])]
     scored = {name: table[column].to_numpy() for name, column in zip(names, columns, strict=True)}
     for name, probability in scored.items():
@@ -181,7 +185,9 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
             )
     sizes = [len(part) for part in tables]
     file = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
-    return Predictions(labels=labels, scored=scored, file=file, files=[Path(path).name for path in paths])
+    return Predictions(
+        labels=labels, scored=scored, file=file, files=[printable_name(Path(path).name) for path in paths]
+    )
 
 
 def _read(path: Path) -> pa.Table:

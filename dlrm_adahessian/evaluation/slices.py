@@ -15,6 +15,7 @@ from dlrm_adahessian.data.vocabulary import UNKNOWN, Vocabulary
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.rows import Block
+from dlrm_adahessian.printable import printable_name
 
 MOST_VALUES = 15
 """Slices of a column's values at most; rarer values share one."""
@@ -66,6 +67,8 @@ def cut(slicing: Slicing, codes: _Codes) -> list[Slice]:
     Returns:
         The slices that have rows, in the order that `Slicing` says; of many values the rarest share the last one.
     """
+    if not len(codes):
+        return []
     values, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     order = np.arange(len(values)) if slicing.ordered else np.argsort(-counts, kind="stable")
     rank = np.empty(len(values), np.int64)
@@ -112,7 +115,12 @@ def of_predictions(name: str, files: Sequence[str]) -> Slicing:
         The slicing.
     """
     if name == "file":
-        return Slicing(name=name, about="file", of_all=lambda all_: all_.file, label=lambda code: files[code])
+        return Slicing(
+            name=name,
+            about="file",
+            of_all=lambda all_: all_.file,
+            label=lambda code: printable_name(files[code]),
+        )
     if name == "day":
         return Slicing(
             name=name,

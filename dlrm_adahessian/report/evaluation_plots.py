@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 
 from dlrm_adahessian.curves import Curve
-from dlrm_adahessian.report.drawing import CYCLE, STYLE, new_figure, svg_text
+from dlrm_adahessian.report.drawing import CYCLE, STYLE, legend, new_figure, svg_text
 from dlrm_adahessian.statistics.single import proportion_interval
 
 
@@ -22,8 +22,8 @@ def curves(found: Mapping[str, Curve]) -> str:
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(1, 3, 10, 3.9)
         for axis, (across, up, title, x, y) in zip(axes, panels, strict=True):
-            for colour, (name, curve) in zip(CYCLE, found.items(), strict=False):
-                axis.plot(getattr(curve, x), getattr(curve, y), color=colour, linewidth=1.5, label=name)
+            for colour, curve in zip(CYCLE, found.values(), strict=False):
+                axis.plot(getattr(curve, x), getattr(curve, y), color=colour, linewidth=1.5)
             axis.set(xlabel=across, ylabel=up, xlim=(0, 1), ylim=(0, 1.01))
             axis.set_title(title, fontsize=10)
         base_rate = next(iter(found.values())).precision[-1]
@@ -31,7 +31,7 @@ def curves(found: Mapping[str, Curve]) -> str:
         for axis in (axes[0], axes[2]):
             axis.plot([0, 1], [0, 1], **chance)
         axes[1].axhline(base_rate, **chance)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        legend(figure, list(found), loc="outside lower center", ncols=4)
         return svg_text(figure)
 
 
@@ -40,7 +40,7 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(1, 2, 9, 3.9)
         limit = 0.0
-        for colour, (name, entries) in zip(CYCLE, bins.items(), strict=False):
+        for colour, entries in zip(CYCLE, bins.values(), strict=False):
             predicted = np.array([entry["mean_probability"] for entry in entries])
             happened = np.array([entry["click_rate"] for entry in entries])
             ends = np.array([_wilson(entry) for entry in entries])
@@ -52,14 +52,14 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
                 "capsize": 2,
                 "linewidth": 1,
             }
-            axes[0].errorbar(predicted, happened, reach, label=name, **style)
+            axes[0].errorbar(predicted, happened, reach, **style)
             axes[1].errorbar(predicted, happened - predicted, reach, **style)
             limit = max(limit, *predicted, *ends[:, 1])
         axes[0].plot([0, limit], [0, limit], color="#666666", linewidth=1, linestyle=":")
         axes[1].axhline(0, color="#666666", linewidth=1, linestyle=":")
         axes[0].set(xlabel="mean prediction", ylabel="click rate")
         axes[1].set(xlabel="mean prediction", ylabel="click rate minus mean prediction")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        legend(figure, list(bins), loc="outside lower center", ncols=4)
         return svg_text(figure)
 
 
@@ -85,7 +85,6 @@ def slices(entries: Sequence[Mapping[str, Any]]) -> str:
                         _interval(
                             axes[1], place - shift, colour, difference["logloss"], difference["logloss_ci95"]
                         )
-            axes[0].plot([], [], "o-", color=colour, label=name)
         for axis in axes:
             axis.set_yticks(range(len(entries)), [])
             axis.set_ylim(-0.6, len(entries) - 0.4)
@@ -95,7 +94,7 @@ def slices(entries: Sequence[Mapping[str, Any]]) -> str:
             axes[1].axvline(0, color="#000000", linewidth=0.8)
             axes[1].set_xlabel(f"log loss minus that of {models[0]}")
             axes[1].ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            legend(figure, models, loc="outside lower center", ncols=4)
         return svg_text(figure)
 
 

@@ -17,6 +17,8 @@ from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions, ro
 from dlrm_adahessian.statistics.delong import delong_auc, rarer_class
 from dlrm_adahessian.statistics.intervals import Interval, student_interval
 
+_BLOCK = 1 << 20  # rows; three float64 numbers of each are held at a time
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FigureIntervals:
@@ -47,15 +49,15 @@ def figure_intervals(labels: Labels, probability: Probabilities) -> FigureInterv
     rows = len(labels)
     if rows < 2:
         return FigureIntervals()
-    losses = row_log_losses(labels, probability)
     correct = int(np.count_nonzero(row_correct(labels, probability)))
     both = rarer_class(labels) >= 2
+    moments = _Moments.of(labels, probability)
     return FigureIntervals(
         auc_ci95=delong_auc(labels, probability).ci95 if both else None,
         accuracy_ci95=proportion_interval(correct, rows),
-        logloss_ci95=_mean_interval(float(losses.mean()), losses),
-        normalized_entropy_ci95=_normalized_entropy(labels, losses) if both else None,
-        calibration_ci95=_calibration(labels, probability) if labels.any() else None,
+        logloss_ci95=moments.interval(moments.means[0], (1.0, 0.0, 0.0)),
+        normalized_entropy_ci95=_normalized_entropy(moments) if both else None,
+        calibration_ci95=_calibration(moments) if labels.any() else None,
     )
 
 
@@ -65,20 +67,43 @@ def proportion_interval(count: int, rows: int) -> Interval:
     return float(found.low), float(found.high)
 
 
-def _normalized_entropy(labels: Labels, losses: npt.NDArray[np.float64]) -> Interval:
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """Means (3,) and covariances (3, 3) over N rows of log loss, click and probability."""
+
+    rows: int
+    means: npt.NDArray[np.float64]
+    covariances: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, labels: Labels, probability: Probabilities) -> "_Moments":
+        """Take them in blocks, by the update of Chan, Golub, LeVeque (1979)."""
+        means, scatter = np.zeros(3), np.zeros((3, 3))
+        for start in range(0, len(labels), _BLOCK):
+            y, p = labels[start : start + _BLOCK], probability[start : start + _BLOCK]
+            block = np.stack([row_log_losses(y, p), y, p])
+            share = len(y) / (start + len(y))
+            step = block.mean(1) - means
+            centred = block - block.mean(1, keepdims=True)
+            scatter += centred @ centred.T + np.outer(step, step) * (start * share)
+            means += share * step
+        return cls(len(labels), means, scatter / (len(labels) - 1))
+
+    def interval(self, figure: float, slopes: tuple[float, float, float]) -> Interval:
+        """Return the normal interval of a figure that changes by `slopes` times the changes of the means."""
+        variance = np.array(slopes) @ self.covariances @ np.array(slopes)
+        return student_interval(float(figure), math.sqrt(max(variance, 0.0) / self.rows))
+
+
+def _normalized_entropy(moments: _Moments) -> Interval:
     """L / H(c) of mean log loss L and click rate c, H the entropy: d(NE) = dL / H - L H'(c) dc / H**2."""
-    rate, loss = float(labels.mean()), float(losses.mean())
+    loss, rate, _ = moments.means.tolist()
     entropy = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate)
     slope = math.log1p(-rate) - math.log(rate)
-    return _mean_interval(loss / entropy, losses / entropy - labels * (loss * slope / entropy**2))
+    return moments.interval(loss / entropy, (1 / entropy, -loss * slope / entropy**2, 0.0))
 
 
-def _calibration(labels: Labels, probability: Probabilities) -> Interval:
+def _calibration(moments: _Moments) -> Interval:
     """P / c of mean probability P and click rate c: d(P / c) = dP / c - P dc / c**2."""
-    rate, mean = float(labels.mean()), float(probability.mean(dtype=np.float64))
-    return _mean_interval(mean / rate, probability / rate - labels * (mean / rate**2))
-
-
-def _mean_interval(figure: float, changes: npt.NDArray[np.float64]) -> Interval:
-    """Return the normal interval of a figure whose first-order change is the mean of `changes`."""
-    return student_interval(figure, float(changes.std(ddof=1, dtype=np.float64)) / math.sqrt(len(changes)))
+    _, rate, mean = moments.means.tolist()
+    return moments.interval(mean / rate, (0.0, -mean / rate**2, 1 / rate))

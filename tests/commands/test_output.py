@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from dlrm_adahessian.cli import main
-from dlrm_adahessian.commands.output import PrintableFormatter, printable
+from dlrm_adahessian.commands.output import PrintableFormatter
+from dlrm_adahessian.printable import printable
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 import gzip
 import html
 import json
+import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +20,7 @@ from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.schema import COLUMN_NAMES
 from dlrm_adahessian.data.synthetic import row_blocks
 from dlrm_adahessian.data.tsv import format_rows
+from dlrm_adahessian.evaluation.predictions import writing
 
 SMALL = ["--model.bottom", "16", "--model.top", "16", "--batch-size", "128", "--baseline", "none"]
 ROWS = 6000
@@ -272,14 +276,100 @@ def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp
     assert "a report needs labels" in evaluate(*run, tmp_path / "bare", *report, code=65)
 
 
+def test_rows_of_a_named_pipe_are_all_read(place, evaluate, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", place / "rows.txt", pipe]) as writer:
+        found = json.loads(evaluate("--run", place / "hybrid", "--data-path", pipe, "--json"))
+    assert (writer.returncode, found["rows"]) == (0, ROWS)
+
+
+def test_results_never_replace_what_is_read(place, evaluate, both, tmp_path):
+    both()
+    rows = tmp_path / "rows.txt"
+    shutil.copyfile(place / "rows.txt", rows)
+    run = ["--run", place / "hybrid", "--data-path", rows]
+    for wrong in (
+        ["--out", rows],
+        ["--report", tmp_path / "." / "rows.html", "--out", tmp_path / "rows.html"],
+    ):
+        assert "is read, or written for another flag" in evaluate(*run, *wrong, code=64)
+    old = place / "both.parquet"
+    assert "is read" in evaluate(*run, "--against", old, "--out", old, code=64)
+    assert "is a folder" in evaluate(*run, "--out", tmp_path, code=64)
+    assert "--report" in evaluate(*run, "--report", rows / "r.html", code=74)
+    assert rows.read_bytes() == (place / "rows.txt").read_bytes()
+
+
+def test_no_name_harms_the_report(place, evaluate, tmp_path):
+    lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
+    run = tmp_path / "_under$x_{$"
+    shutil.copytree(place / "hybrid", run)
+    odd = [
+        os.fsdecode(tmp_path.as_posix().encode() + b"/" + name)
+        for name in (b"a$x_{$", b"\xff", b"a\nerror: fake")
+    ]
+    for name in odd:
+        with pathlib.Path(name).open("wb") as file:
+            file.write(b"".join(lines[:100]))
+    out = evaluate("--run", run, "--data-path", *odd, "--slices", "file", "--report", tmp_path / "r.html")
+    assert "a\\nerror: fake" in out
+    assert "\nerror" not in out
+    text = (tmp_path / "r.html").read_text()
+    assert len(re.findall(r">\s*_under\$x_\{\$\s*</text>", text)) == 2  # of curves and of the reliability diagram
+    for shown in ("a$x_{$", "\\udcff", "a\\nerror: fake"):
+        assert len(re.findall(rf">\s*{re.escape(shown)}\s*</text>", text)) == 1
+
+
+def test_no_row_has_no_figures(evaluate, tmp_path):
+    with writing(tmp_path / "empty.parquet", 1):
+        pass
+    found = json.loads(
+        evaluate(
+            "--data-path", tmp_path / "empty.parquet", "--slices", "day", "file", "calibration", "--json"
+        )
+    )
+    assert (found["rows"], found["differences"]) == (0, [])
+    assert all(cut["slices"] == [] for cut in found["slices"].values())
+
+
+def test_a_run_has_its_name_wherever_it_is_named_from(place, evaluate, monkeypatch):
+    monkeypatch.chdir(place / "hybrid")
+    found = json.loads(evaluate("--run", ".", "--data-path", place / "rows.txt", "--json"))
+    assert found["models"][0]["name"] == "hybrid"
+    monkeypatch.chdir(place / "hybrid" / "checkpoints")
+    (step,) = {path.name for path in place.glob("hybrid/checkpoints/step-*")} - {found["checkpoint"]}
+    found = json.loads(evaluate("--run", step, "--data-path", place / "rows.txt", "--json"))
+    assert found["models"][0]["name"] == f"hybrid@{int(step.removeprefix('step-'))}"
+
+
+def test_text_and_report_judge_alike(place, evaluate, both):
+    found = both("--report", place / "report.html")
+    text = evaluate("--data-path", place / "both.parquet")
+    (difference,) = found["differences"]
+    judged = (
+        "no difference shown"
+        if difference["p_adjusted"] >= 0.05
+        else "worse"
+        if difference["logloss"] > 0
+        else "better"
+    )
+    assert f": {judged}" in text
+    assert f"adagrad against hybrid: {judged}" in (place / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--data-path", "ROWS"], "name the model"),
         (["--run", "RUN"], "name them with --data-path"),
         (["--run", "RUN", "--data-path", "BOTH"], "leave out --run"),
-        (["--data-path", "BOTH", "--out", "x"], "leave out --run and --out"),
+        (["--data-path", "BOTH", "--out", "x"], "leave out --run, --out"),
         (["--data-path", "BOTH", "ROWS"], "rows or predictions"),
+        (["--data-path", "BOTH", "--part", "test"], "leave out --run"),
+        (["--data-path", "BOTH", "--best"], "leave out --run"),
+        (["--data-path", "BOTH", "--bad-rows", "quarantine"], "leave out --run"),
+        (["--run", "RUN", "--stdin", "--part", "test"], "--stdin goes with one --run alone"),
         (["--data-path", "BOTH", "--slices", "C1"], "hold no columns"),
         (["--run", "RUN", "--data-path", "ROWS", "--slices", "C99"], "C1 to C26"),
         (["--run", "RUN", "--data-path", "ROWS", "--against", "ROWS"], "ROWS is none"),

@@ -14,6 +14,7 @@ from dlrm_adahessian.data.synthetic import write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.job import evaluate
+from dlrm_adahessian.evaluation.request import Request
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import export, write_folder
@@ -119,7 +120,7 @@ def test_evaluate_on_raw_rows_is_what_the_folder_predicts(run, tmp_path, monkeyp
     text = tmp_path / "rows.txt"
     write_tsv(SyntheticConfig(seed=4), 2_000, text)
     export(run, tmp_path / "folder")
-    evaluate([run], [str(text)], tmp_path / "scores.parquet")
+    evaluate(Request(runs=[run], data=[str(text)], out=tmp_path / "scores.parquet"))
     scores = pq.read_table(tmp_path / "scores.parquet")["probability"].to_numpy()
     with text.open("rb") as lines:
         rows = list(loader._rows(lines))

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.statistics import delong, single
 from dlrm_adahessian.statistics.delong import delong_auc
 from dlrm_adahessian.statistics.single import figure_intervals, proportion_interval
 
@@ -78,3 +79,14 @@ def test_too_few_rows_have_no_interval(labels, present):
     probability = np.linspace(0.2, 0.6, len(labels))
     found = figure_intervals(labels, probability).asdict()
     assert {name.removesuffix("_ci95") for name, ends in found.items() if ends is not None} == present
+
+
+def test_blocks_change_nothing(monkeypatch):
+    labels, probability = drawn(300)
+    probability = probability.round(2)  # with ties, which no block may cut
+    whole = figure_intervals(labels, probability)
+    for module in (delong, single):
+        monkeypatch.setattr(module, "_BLOCK", 7)
+    cut = figure_intervals(labels, probability)
+    for name, ends in whole.asdict().items():
+        assert getattr(cut, name) == pytest.approx(ends, rel=1e-12)
