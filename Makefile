@@ -54,6 +54,7 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, a
 	$(BIN)/python -m benchmarks.prepare_scaling --json > benchmarks/results/prepare_scaling.json
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.evaluate --json > benchmarks/results/evaluate.json
+	$(BIN)/python -m benchmarks.serving --json > benchmarks/results/serving.json
 	$(BIN)/python -m benchmarks.null_study --json > benchmarks/results/null_study.json
 
 .PHONY: reliability

@@ -97,8 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=200_000, help="rows that are trained on and predicted")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after an untimed one")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows that are trained on and predicted")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds after an untimed one")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
     keep_freed_memory()  # as the program does
