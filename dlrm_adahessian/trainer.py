@@ -233,7 +233,7 @@ class _Fit:
         if found is None:
             logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
             if self.journal is not None:
-                self.journal.rewind(metrics_bytes=0, progressive_rows=0)
+                self.journal.rewind(step=0, metrics_bytes=0, progressive_rows=0)
             return 0
         self._restore(found)
         logger.info("resumed from step %d", found.step)
@@ -245,6 +245,7 @@ class _Fit:
         self.progress = Progress(**found.state["progress"])
         if self.journal is not None:
             self.journal.rewind(
+                step=found.step,
                 metrics_bytes=found.state["metrics_bytes"],
                 progressive_rows=found.state["progressive_rows"],
                 window=found.state.get("window"),
