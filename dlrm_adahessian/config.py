@@ -111,8 +111,8 @@ class RunConfig(SharedConfig):
     log_every: int = Field(default=100, ge=1)
     """Steps from one line of metrics.jsonl to the next, after the first 20."""
     max_skipped: int = Field(default=3, ge=1)
-    """Steps in a row with a non-finite loss or derivative after which the run goes back to its newest checkpoint; when they
-    are again so, it ends."""
+    """Steps in a row with a non-finite loss or derivative after which the run goes back to its newest checkpoint, once to
+    each; then it ends."""
     timeout: float = Field(default=600, gt=0)
     """Seconds after which a rank that does not answer the others is given up."""
     optim: OptimConfig = OptimConfig()

@@ -38,7 +38,7 @@ class Journal:
             log_every: steps from one line of metrics.jsonl to the next, after the first ones.
             total_steps: of the run, the last of which has a line too.
         """
-        self._log_every, self._total_steps = log_every, total_steps
+        self._run, self._log_every, self._total_steps = run, log_every, total_steps
         self._stack = ExitStack()
         self._metrics = self._stack.enter_context(MetricsLog(run.metrics))
         self.progressive = self._stack.enter_context(PredictionLog(run.path / PROGRESSIVE))
@@ -137,6 +137,7 @@ class Journal:
         """
         self._metrics.log({"step": step, "rollbacks": rollbacks, "rolled_back_at": before})
         self._bar.update(samples - self._bar.n)
+        self._done = samples
 
     def position(self) -> dict[str, Any]:
         """Flush to disk, and return what `rewind` needs to come back here."""
@@ -148,19 +149,23 @@ class Journal:
         }
 
     def rewind(
-        self, *, metrics_bytes: int, progressive_rows: int, window: Mapping[str, Any] | None = None
+        self, *, step: int, metrics_bytes: int, progressive_rows: int, window: Mapping[str, Any] | None = None
     ) -> None:
-        """Drop what was written later; without a window, as in older checkpoints, its figures start anew."""
+        """Drop what was written after `step`; without a window, as in older checkpoints, its figures start anew."""
         self._metrics.rewind(metrics_bytes)
         self.progressive.rewind(progressive_rows)
         if window is not None:
             self._window.load(window)
+        if self._board is not None:
+            self._board.close()
+            # Event files only grow; this tells TensorBoard which of the events before it no longer count.
+            self._board = self._stack.enter_context(_tensorboard(self._run, purge_step=step + 1))
 
 
-def _tensorboard(run: RunDirectory) -> Any:
+def _tensorboard(run: RunDirectory, *, purge_step: int | None = None) -> Any:
     """Return a context with a TensorBoard writer, or with None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return nullcontext()
-    return closing(SummaryWriter(str(run.path / "tensorboard")))
+    return closing(SummaryWriter(str(run.path / "tensorboard"), purge_step=purge_step))

@@ -1,8 +1,9 @@
 """How far a run is, and what becomes of it when it cannot learn.
 
 A step whose loss or a derivative is not finite is skipped. After some in a row the run goes back to its newest checkpoint,
-since what spoilt it may have passed: a fault of the memory, say. When the same happens again before the run got past the
-step where it happened, it will happen every time, and the run has diverged.
+since what spoilt it may have passed: a fault of the memory, say. It goes back to a checkpoint once. When it would have to
+a second time, going back does not help, and it has diverged: even if it failed at another step, as it may where sums are not the
+same twice. So each time that it goes back it has got as far as another checkpoint, and going back ends.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class Progress:
         skipped: steps that were not learnt, of those that count: what was undone does not.
         skipped_in_a_row: the last ones of them.
         rollbacks: how often the run went back to a checkpoint.
-        rolled_back_at: the step that it went back from last.
+        rolled_back_to: the step of the newest checkpoint that it went back to, 0 for none.
         best_logloss: of all evaluations on validation rows.
         evaluations_since_best: after that one.
         stopped_early: for want of a better evaluation.
@@ -29,7 +30,7 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     rollbacks: int = 0
-    rolled_back_at: int = 0
+    rolled_back_to: int = 0
     best_logloss: float | None = None
     evaluations_since_best: int = 0
     stopped_early: bool = False
@@ -43,14 +44,16 @@ class Progress:
         """Count the step just done as learnt."""
         self.skipped_in_a_row = 0
 
-    @property
-    def is_new_trouble(self) -> bool:
-        """Whether the run got past the step that it went back from, if it ever did."""
-        return self.step > self.rolled_back_at
+    def may_go_back_to(self, step: int) -> bool:
+        """Whether the checkpoint of a step is newer than all that the run went back to."""
+        return step > self.rolled_back_to
 
     def went_back_from(self, before: "Progress") -> None:
         """Count that a run that had come as far as `before` goes on from here."""
-        self.rollbacks, self.rolled_back_at = before.rollbacks + 1, before.step
+        self.rollbacks, self.rolled_back_to = before.rollbacks + 1, self.step
+        # A checkpoint that a signal asked for may lie amid skipped steps. Those stay skipped, they changed no tensor; were they
+        # counted again, fewer new ones would end the run.
+        self.skipped_in_a_row = 0
 
 
 def diverged(progress: Progress, why: str, *, dense_lr: float, rows_lr: float) -> DivergedError:

@@ -170,11 +170,13 @@ class _Fit:
         stuck, optim = self.progress, self.config.optim
         rates = {"dense_lr": optim.dense.lr, "rows_lr": optim.rows.lr}
         self.saver.finish()
-        if not stuck.is_new_trouble:
-            raise diverged(stuck, "were not before the run went back to a checkpoint", **rates)
         found = load_newest_good(self.directory.checkpoints, self.fingerprint)
         if found is None:
             raise diverged(stuck, "there is no checkpoint yet to go back to", **rates)
+        if not stuck.may_go_back_to(found.step):
+            raise diverged(
+                stuck, f"the run went back to the checkpoint of step {found.step} before", **rates
+            )
         self._restore(found)
         self.progress.went_back_from(stuck)
         if self.journal is not None:
@@ -182,7 +184,7 @@ class _Fit:
             self.journal.went_back(self.progress.step, stuck.step, self.progress.rollbacks, samples)
         logger.warning(
             "went back to the checkpoint of step %d: the last %d steps, up to step %d, were skipped; if that is again so "
-            "when they are repeated, the run ends",
+            "before the next checkpoint, the run ends",
             *(found.step, stuck.skipped_in_a_row, stuck.step),
         )
 
@@ -202,7 +204,10 @@ class _Fit:
             self.stop.leave(signal)
 
     def _is_due(self) -> bool:
-        """Whether a checkpoint is; not at a skipped step, so that going back undoes all of a row of them."""
+        """Whether a checkpoint is; not at a skipped step, so that going back undoes all of a row of them.
+
+        A signal does not wait for that: what was skipped before its checkpoint stays so (`Progress.went_back_from`).
+        """
         every, progress = self.config.checkpoint_every, self.progress
         return every > 0 and progress.step // every > self.saved_at // every and not progress.skipped_in_a_row
 
@@ -233,7 +238,7 @@ class _Fit:
         if found is None:
             logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
             if self.journal is not None:
-                self.journal.rewind(metrics_bytes=0, progressive_rows=0)
+                self.journal.rewind(step=0, metrics_bytes=0, progressive_rows=0)
             return 0
         self._restore(found)
         logger.info("resumed from step %d", found.step)
@@ -245,6 +250,7 @@ class _Fit:
         self.progress = Progress(**found.state["progress"])
         if self.journal is not None:
             self.journal.rewind(
+                step=found.step,
                 metrics_bytes=found.state["metrics_bytes"],
                 progressive_rows=found.state["progressive_rows"],
                 window=found.state.get("window"),

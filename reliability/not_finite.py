@@ -28,7 +28,7 @@ _FIRST, _APART = 3, 2  # steps that meet one: 3, 5, 7, ...
 _SPOILT = 20  # step that spoils those that follow
 _PASSING = ("input", "row", "parameters", "optimizer")
 """What a passing fault spoils: the input of three steps, or memory, which stays so until it is restored."""
-_COUNTERS = ("rollbacks", "rolled_back_at")
+_COUNTERS = ("rollbacks", "rolled_back_to")
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:

@@ -1,6 +1,7 @@
 """What a run says while it trains."""
 
 import numpy as np
+import pytest
 
 from dlrm_adahessian import journal
 from dlrm_adahessian.artifacts import RunDirectory
@@ -8,7 +9,7 @@ from dlrm_adahessian.journal import Journal
 
 
 def test_without_a_terminal_a_line_says_how_far_training_is(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(journal, "_tensorboard", lambda run: journal.nullcontext())
+    monkeypatch.setattr(journal, "_tensorboard", lambda run, **purge: journal.nullcontext())
     caplog.set_level("INFO")
     labels, probability = np.array([0, 1], np.int8), np.array([0.5, 0.5], np.float32)
     for seconds, expected in (
@@ -22,3 +23,35 @@ def test_without_a_terminal_a_line_says_how_far_training_is(tmp_path, monkeypatc
             for step in (3, 4):
                 told.learnt(step, 0.7, labels, probability, dict, progressive=True)
         assert [record.getMessage() for record in caplog.records] == expected
+
+
+LABELS, PROBABILITY = np.array([0, 1], np.int8), np.array([0.5, 0.5], np.float32)
+
+
+def test_after_going_back_the_samples_that_are_repeated_count_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "_tensorboard", lambda run, **purge: journal.nullcontext())
+    monkeypatch.setattr(journal, "_LINE_EVERY", 0)
+    caplog.set_level("INFO")
+    with Journal(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
+        told.begin("hybrid", done=0, total=8)
+        for step in (1, 2, 3):
+            told.learnt(step, 0.7, LABELS, PROBABILITY, dict, progressive=True)
+        told.went_back(1, 3, 1, 2)
+        told.learnt(2, 0.7, LABELS, PROBABILITY, dict, progressive=True)
+    assert caplog.messages[-1] == "hybrid: 4 of 8 samples, log loss 0.6931"
+
+
+def test_the_curves_of_tensorboard_have_each_step_once_after_going_back(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with Journal(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
+        told.begin(None, done=0, total=8)
+        told.learnt(1, 0.5, LABELS, PROBABILITY, dict, progressive=True)
+        kept = told.position()
+        for step in (2, 3):
+            told.learnt(step, 9.0, LABELS, PROBABILITY, dict, progressive=True)
+        told.rewind(step=1, **kept)
+        for step in (2, 3, 4):
+            told.learnt(step, 0.25, LABELS, PROBABILITY, dict, progressive=True)
+    shown = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [(event.step, event.value) for event in shown.Scalars("train/loss")]
+    assert losses == [(1, 0.5), (2, 0.25), (3, 0.25), (4, 0.25)]

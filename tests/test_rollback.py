@@ -1,6 +1,8 @@
-"""Steps in a row that cannot be learnt: back to the checkpoint before them, once; then the run ends."""
+"""Steps in a row that cannot be learnt: back to the checkpoint before them, once to each; then the run ends."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.progress import Progress, diverged
 from reliability.runs import JOB, differences
 
-COUNTERS = ("rollbacks", "rolled_back_at")
+COUNTERS = ("rollbacks", "rolled_back_to")
 
 Fault = Callable[[int, int], bool]
 """Whether a step meets one, given how often the run went back before."""
@@ -69,15 +71,18 @@ def went_back(run: Path) -> list[dict[str, int]]:
 def test_passing_faults_leave_nothing_but_a_count(
     meets: Any, folder: Path, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At 21 to 23, and on the second way to there a little later: both times back to 16."""
-    spoilt = ({21, 22, 23}, {24, 25, 26}, set[int]())
+    """At 21 to 23, back to 16; and a little later, back to 24, which was saved on the second way."""
+    spoilt = ({21, 22, 23}, {25, 26, 27}, set[int]())
     meets(lambda step, way: step in spoilt[way])
-    assert train(folder, "passing") == 0
+    assert train(folder, "passing", "--no-checkpoint-in-background") == 0
     assert differences(folder / "passing", whole, ignored=COUNTERS) == []
     assert json.loads((folder / "passing" / "summary.json").read_text())["rollbacks"] == 2
-    assert went_back(folder / "passing") == [{"step": 16, "rollbacks": 2, "rolled_back_at": 26}]
-    told = "went back to the checkpoint of step 16: the last 3 steps, up to step {}, were skipped"
-    assert all(told.format(step) in caplog.text for step in (23, 26))
+    assert went_back(folder / "passing") == [
+        {"step": 16, "rollbacks": 1, "rolled_back_at": 23},
+        {"step": 24, "rollbacks": 2, "rolled_back_at": 27},
+    ]
+    told = "went back to the checkpoint of step {}: the last 3 steps, up to step {}, were skipped"
+    assert all(told.format(*steps) in caplog.text for steps in ((16, 23), (24, 27)))
 
 
 def test_a_checkpoint_that_is_due_among_skipped_steps_waits_and_the_last_steps_are_repeated_too(
@@ -100,7 +105,7 @@ def test_a_fault_that_stays_ends_the_run_and_what_was_saved_is_finite(
     meets(lambda step, way: step in (5, 6) or step >= 20)
     assert train(folder, "stays") == DivergedError.exit_code
     told = capsys.readouterr().err
-    assert "3 steps in a row, up to step 22, are not, and were not before the run went back" in told
+    assert "3 steps in a row, up to step 22, are not, and the run went back to the checkpoint of step 16" in told
     assert caplog.text.count(" skipped: ") == 2 + 3 + 3
     saved = latest(folder / "stays" / "checkpoints")
     assert saved is not None
@@ -117,13 +122,39 @@ def test_without_a_checkpoint_the_run_ends_at_once(
     assert "up to step 3, are not, and there is no checkpoint yet to go back to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("step", "new"), [(22, False), (23, False), (24, True)])
-def test_trouble_is_new_only_past_the_step_that_the_run_went_back_from(step: int, new: bool) -> None:
-    progress = Progress(step=16)
+def test_a_run_that_fails_a_step_later_each_time_ends_at_the_second_one(
+    meets: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where sums are not the same twice; without an end it would go back for ever."""
+    meets(lambda step, way: step >= 20 + way)
+    assert train(folder, "later") == DivergedError.exit_code
+    assert "up to step 23, are not, and the run went back to the checkpoint of step 16" in capsys.readouterr().err
+
+
+def test_steps_skipped_before_a_stop_do_not_count_after_going_back(meets: Any, folder: Path) -> None:
+    """The checkpoint that SIGTERM asks for, at step 22, has two skipped steps in a row."""
+
+    def fault(step: int, way: int) -> bool:
+        if step == 21:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step in (21, 22) or (step == 23 and way < 2)
+
+    meets(fault)
+    assert train(folder, "stopped") == 128 + signal.SIGTERM
+    assert train(folder, "stopped", "--resume") == 0
+    assert went_back(folder / "stopped") == [{"step": 22, "rollbacks": 1, "rolled_back_at": 23}]
+    summary = json.loads((folder / "stopped" / "summary.json").read_text())
+    assert summary["skipped_steps"] == 3, "21 and 22, and 23 on its second way"
+
+
+@pytest.mark.parametrize(("step", "may"), [(15, False), (16, False), (17, True)])
+def test_a_run_goes_back_only_to_a_checkpoint_after_the_one_that_it_went_back_to(step: int, may: bool) -> None:
+    progress = Progress(step=16, skipped_in_a_row=2)
     progress.went_back_from(Progress(step=23, rollbacks=1))
-    progress.step = step
     assert progress.rollbacks == 2
-    assert progress.is_new_trouble is new
+    assert progress.skipped_in_a_row == 0
+    progress.step = 40
+    assert progress.may_go_back_to(step) is may
 
 
 def test_the_refusal_says_rule_value_and_remedy() -> None:
