@@ -82,9 +82,7 @@ def open_trained(
     path = path.absolute()  # of "." too the name is the folder's
     named = step_folders.step_of(path) is not None
     run = RunDirectory(path.parent.parent if named else path)
-    resolved = run.read_config()
-    rows = resolved.pop("prepared", {}).get("fingerprint")
-    config = from_dict(resolved)
+    config, rows = _configured(run)
     try:
         manifest = read_sealed(run.vocabulary)
         vocabulary = Vocabulary.load(run.vocabulary)
@@ -109,6 +107,19 @@ def open_trained(
         state=state,
         checkpoint=found,
     )
+
+
+def _configured(run: RunDirectory) -> tuple[RunConfig, str]:
+    """Return the configuration of a run, and the fingerprint of the rows that it was trained on."""
+    resolved = run.read_config()
+    prepared = resolved.pop("prepared", None)
+    rows = prepared.get("fingerprint") if isinstance(prepared, dict) else None
+    if not isinstance(rows, str):
+        raise CheckpointError(
+            f"the key prepared of {run.path / 'config.json'} must be an object that names the rows by a text fingerprint, "
+            f"found {prepared!r:.100}; restore the file from a copy, or train again"
+        )
+    return from_dict(resolved), rows
 
 
 def _newest(run: RunDirectory, config: RunConfig, fingerprint: str, *, best: bool) -> Checkpoint:

@@ -174,9 +174,7 @@ class _Fit:
         if found is None:
             raise diverged(stuck, "there is no checkpoint yet to go back to", **rates)
         if not stuck.may_go_back_to(found.step):
-            raise diverged(
-                stuck, f"the run went back to the checkpoint of step {found.step} before", **rates
-            )
+            raise diverged(stuck, f"the run went back to the checkpoint of step {found.step} before", **rates)
         self._restore(found)
         self.progress.went_back_from(stuck)
         if self.journal is not None:

@@ -90,7 +90,7 @@ def _judge_named(damaged: Path, what: str, outcome: Outcome) -> None:
         return
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is not what a user should see
         # Without its manifest a folder is one of raw rows, and holds none.
-        if "manifest.json missing" not in what:
+        if not (what == f"{MANIFEST} missing" and isinstance(error, ProgramError)):
             outcome.lose(f"{what}: {error!r}")
         return
     outcome.miss(f"{what}: taken")

@@ -105,7 +105,9 @@ def test_a_fault_that_stays_ends_the_run_and_what_was_saved_is_finite(
     meets(lambda step, way: step in (5, 6) or step >= 20)
     assert train(folder, "stays") == DivergedError.exit_code
     told = capsys.readouterr().err
-    assert "3 steps in a row, up to step 22, are not, and the run went back to the checkpoint of step 16" in told
+    assert (
+        "3 steps in a row, up to step 22, are not, and the run went back to the checkpoint of step 16" in told
+    )
     assert caplog.text.count(" skipped: ") == 2 + 3 + 3
     saved = latest(folder / "stays" / "checkpoints")
     assert saved is not None
@@ -128,7 +130,10 @@ def test_a_run_that_fails_a_step_later_each_time_ends_at_the_second_one(
     """As where sums are not the same twice; without an end it would go back for ever."""
     meets(lambda step, way: step >= 20 + way)
     assert train(folder, "later") == DivergedError.exit_code
-    assert "up to step 23, are not, and the run went back to the checkpoint of step 16" in capsys.readouterr().err
+    assert (
+        "up to step 23, are not, and the run went back to the checkpoint of step 16"
+        in capsys.readouterr().err
+    )
 
 
 def test_steps_skipped_before_a_stop_do_not_count_after_going_back(meets: Any, folder: Path) -> None:
@@ -148,7 +153,9 @@ def test_steps_skipped_before_a_stop_do_not_count_after_going_back(meets: Any, f
 
 
 @pytest.mark.parametrize(("step", "may"), [(15, False), (16, False), (17, True)])
-def test_a_run_goes_back_only_to_a_checkpoint_after_the_one_that_it_went_back_to(step: int, may: bool) -> None:
+def test_a_run_goes_back_only_to_a_checkpoint_after_the_one_that_it_went_back_to(
+    step: int, may: bool
+) -> None:
     progress = Progress(step=16, skipped_in_a_row=2)
     progress.went_back_from(Progress(step=23, rollbacks=1))
     assert progress.rollbacks == 2

@@ -171,3 +171,13 @@ def test_a_reject_that_loses_a_byte_and_one_that_is_not_counted_are_found(
     monkeypatch.setattr(BadLines, "reject", forgetful)
     (outcome,) = lines.run(1, tmp_path)
     assert outcome.silent > 10
+
+
+def test_a_defect_where_the_manifest_is_missing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr(prepared, "open_dataset", broken)
+    outcome = Outcome(line=14, tried="seeded")
+    prepared._judge_named(Path("folder"), "manifest.json missing", outcome)
+    assert outcome.lost == 1
