@@ -61,7 +61,9 @@ def require_writable(folder: Path, flag: str) -> None:
     Raises:
         StorageError: it cannot.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    place = folder.absolute()
+    # Below a folder that may not be looked into, `Path.exists` raises; to `access` there is nothing.
+    existing = next(path for path in (place, *place.parents) if os.access(path, os.F_OK))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         why = "this user may not write there" if existing.is_dir() else "that is no folder"
         raise StorageError(

@@ -32,6 +32,7 @@ from dlrm_adahessian.storage import (
     write_json,
     write_text,
 )
+from tests import plain_user
 from tests.faults import Outcome, disk_full, each_operation, kill
 
 FILES = {"a.bin": bytes(range(256)) * 20, "b.bin": b"second"}
@@ -317,8 +318,26 @@ def test_results_are_refused_where_nothing_can_be_written(
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=f"would lie in {tmp_path / 'file'}: that is no folder; .* --out"):
         require_writable(tmp_path / "file" / "run", "--out")
-    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    real = os.access  # to root every folder can be written
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK | os.X_OK) and real(path, mode)
+    )
     with pytest.raises(
         StorageError, match=f"would lie in {tmp_path}: this user may not write there; .* --out"
     ):
         require_writable(tmp_path / "run", "--out")
+
+
+@plain_user.needed
+def test_results_are_refused_below_a_folder_that_may_not_be_looked_into(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    program = (
+        "import pathlib, sys; from dlrm_adahessian.storage import require_writable; "
+        "require_writable(pathlib.Path(sys.argv[1]), '--out')"
+    )
+    told = plain_user.python(program, closed / "runs" / "a", environment={}).stderr
+    assert (
+        f"StorageError: results need a folder that can be written, and {closed}/runs/a would lie in {closed}: this"
+        in told
+    )

@@ -132,7 +132,7 @@ def require_rows(path: str | None, command: str) -> None:
     """
     try:
         place = path or RAW
-        if not is_pipe(place) and not (Path(place) / MANIFEST).exists():
+        if not is_pipe(place) and not os.access(Path(place) / MANIFEST, os.F_OK):
             input_files(place)
     except NoInputError as error:
         fact = str(error).removesuffix(f"; {_REMEDY}")  # the ways say it at length
@@ -162,12 +162,19 @@ def input_files(path: str | Path) -> list[Path]:
     path = Path(path)
     if not stat.S_ISDIR(_status(path).st_mode):
         return [path]
-    if (path / MEMBER).is_file():
-        return [path / MEMBER]
-    files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern) if file.is_file()})
+    files = _files_of(path)
     if not files:
         raise NoInputError(f"{path} holds no {MEMBER} and no file {', '.join(_PATTERNS)}; {_REMEDY}")
     return files
+
+
+def _files_of(folder: Path) -> list[Path]:
+    try:
+        if (folder / MEMBER).is_file():
+            return [folder / MEMBER]
+        return sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
+    except OSError as error:  # it may be listed and not looked into
+        raise _unreadable(folder, error) from error
 
 
 def input_identity(path: str | Path) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class Patience:
 
     Attributes:
         timeout: seconds without a byte after which a connection is given up.
-        tries: connections in a row that bring nothing, after which the mirror is given up.
+        tries: connections in a row that bring nothing new, after which the mirror is given up.
         pause: seconds before the second try; each later one waits twice as long, and all a random part of it less.
     """
 
@@ -117,7 +117,7 @@ def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> Non
     """Bring the file to its size, over as many connections as bring something."""
     if _size(part) > archive.bytes:
         part.unlink()
-    in_vain = 0
+    in_vain, most = 0, _size(part)
     with tqdm(
         desc=archive.name,
         total=archive.bytes,
@@ -136,7 +136,9 @@ def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> Non
                 reason = str(error)
             if (has := _size(part)) == archive.bytes:
                 return
-            in_vain = 0 if has > had else in_vain + 1
+            # Not of this connection alone: a server without ranges starts anew each time, and may never get further.
+            in_vain = 0 if has > most else in_vain + 1
+            most = max(most, has)
             if in_vain == patience.tries:
                 raise LostConnectionError(f"{reason}, {patience.tries} times in a row")
             pause = patience.pause * 2**in_vain * random.uniform(0.5, 1)

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 
 # Of a server that answers so a second try may get the file: request timed out, too many requests, and its own failures.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+# No size has more digits, and `int` refuses thousands of them.
+_CONTENT_LENGTH = re.compile(r"\d{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
 class LostConnectionError(Exception):
@@ -72,10 +74,11 @@ def opened(url: str, offset: int, timeout: float) -> Generator[Transfer]:
         timeout: seconds without a byte after which a server is given up.
 
     Yields:
-        The answer; it may begin at 0 instead. Opening raises `UselessMirrorError` when the answer is not the file.
+        The answer; it may begin at 0 instead.
 
     Raises:
         LostConnectionError: no answer, or one of a server that may answer better later.
+        UselessMirrorError: the answer is not the file, or a redirect to what is no address.
     """
     if urlsplit(url).scheme == "file":
         with closing(_file(url)) as file:
@@ -93,6 +96,8 @@ def opened(url: str, offset: int, timeout: float) -> Generator[Transfer]:
         # A text says that no such address can be opened, as after a redirect to ftp; an exception, how opening failed.
         lasting = isinstance(error.reason, str | ssl.SSLCertVerificationError)
         raise (UselessMirrorError if lasting else LostConnectionError)(str(error.reason)) from error
+    except ValueError as error:  # by a redirect; addresses of the configuration are checked there
+        raise UselessMirrorError(f"it leads to what cannot be opened: {error}") from error
     except (OSError, HTTPException) as error:
         raise LostConnectionError(str(error) or type(error).__name__) from error
     with closing(answer):
@@ -101,8 +106,8 @@ def opened(url: str, offset: int, timeout: float) -> Generator[Transfer]:
 
 def _transfer(answer: HTTPResponse, offset: int) -> Transfer:
     if answer.status != 206:
-        length = answer.headers.get("Content-Length", "")
-        return Transfer(0, int(length) if length.isdecimal() else None, answer)
+        length = _CONTENT_LENGTH.fullmatch(answer.headers.get("Content-Length", ""))
+        return Transfer(0, int(length[0]) if length else None, answer)
     span = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if not span or int(span[1]) > offset:
         raise UselessMirrorError(f"it sends another part of the file than that from byte {offset:,} on")

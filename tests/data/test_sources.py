@@ -16,6 +16,7 @@ import pytest
 from dlrm_adahessian.data.sources import input_files, input_identity, is_pipe, open_sources, require_rows
 from dlrm_adahessian.errors import DataError, NoInputError
 from dlrm_adahessian.storage import fingerprint
+from tests import plain_user
 
 TEXT = b"".join(b"%d\tline\n" % n for n in range(200_000))
 REMEDY = "name train.txt under any name"
@@ -276,3 +277,20 @@ def test_identity_of_a_large_file_changes_with_its_ends_and_time(tmp_path: Path)
     seen.add(fingerprint(input_identity(large)))
     assert len(seen) == 4
     assert input_files(large) == [large]
+
+
+@pytest.mark.parametrize("mode", [0, 0o400])
+@plain_user.needed
+def test_a_folder_that_may_not_be_looked_into_is_told_by_its_name(mode: int, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"")
+    folder.chmod(mode)
+    program = (
+        "import sys; from dlrm_adahessian.data.sources import require_rows as f; f(sys.argv[1], 'train')"
+    )
+    told = plain_user.python(program, folder, environment={}).stderr
+    assert (
+        f"NoInputError: the data must be readable, and {folder} is not: Permission denied; let this user"
+        in told
+    )
