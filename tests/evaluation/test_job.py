@@ -316,7 +316,9 @@ def test_no_name_harms_the_report(place, evaluate, tmp_path):
     assert "a\\nerror: fake" in out
     assert "\nerror" not in out
     text = (tmp_path / "r.html").read_text()
-    assert len(re.findall(r">\s*_under\$x_\{\$\s*</text>", text)) == 2  # of curves and of the reliability diagram
+    assert (
+        len(re.findall(r">\s*_under\$x_\{\$\s*</text>", text)) == 2
+    )  # of curves and of the reliability diagram
     for shown in ("a$x_{$", "\\udcff", "a\\nerror: fake"):
         assert len(re.findall(rf">\s*{re.escape(shown)}\s*</text>", text)) == 1
 
