@@ -2,8 +2,8 @@
 
 A step whose loss or a derivative is not finite is skipped. After some in a row the run goes back to its newest checkpoint,
 since what spoilt it may have passed: a fault of the memory, say. It goes back to a checkpoint once. When it would have to
-a second time, going back does not help, and it has diverged: even if it failed at another step, as it may where sums are not the
-same twice. So each time that it goes back it has got as far as another checkpoint, and going back ends.
+a second time, going back does not help, and it has diverged: even if it failed at another step, as it may where sums are
+not the same twice. So each time that it goes back it has got as far as another checkpoint, and going back ends.
 """
 
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ class Progress:
     def went_back_from(self, before: "Progress") -> None:
         """Count that a run that had come as far as `before` goes on from here."""
         self.rollbacks, self.rolled_back_to = before.rollbacks + 1, self.step
-        # A checkpoint that a signal asked for may lie amid skipped steps. Those stay skipped, they changed no tensor; were they
-        # counted again, fewer new ones would end the run.
+        # A checkpoint that a signal asked for may lie amid skipped steps. Those stay skipped, they changed no tensor;
+        # were they counted again, fewer new ones would end the run.
         self.skipped_in_a_row = 0
 
 

@@ -202,10 +202,8 @@ class _Fit:
             self.stop.leave(signal)
 
     def _is_due(self) -> bool:
-        """Whether a checkpoint is; not at a skipped step, so that going back undoes all of a row of them.
-
-        A signal does not wait for that: what was skipped before its checkpoint stays so (`Progress.went_back_from`).
-        """
+        """Whether a checkpoint is; not at a skipped step, so that going back undoes all of a row of them."""
+        # A signal does not wait for that; see `Progress.went_back_from`.
         every, progress = self.config.checkpoint_every, self.progress
         return every > 0 and progress.step // every > self.saved_at // every and not progress.skipped_in_a_row
 
