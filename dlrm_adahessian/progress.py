@@ -6,9 +6,13 @@ second time, going back does not help, and it has diverged: even if it failed at
 the same twice. So each time that it goes back it has got as far as another checkpoint, and going back ends.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from dlrm_adahessian.errors import DivergedError
+import pydantic
+
+from dlrm_adahessian.errors import CheckpointError, DivergedError
 
 
 @dataclass
@@ -54,6 +58,48 @@ class Progress:
         # A checkpoint that a signal asked for may lie amid skipped steps. Those stay skipped, they changed no tensor; were
         # they counted again, fewer new ones would end the run.
         self.skipped_in_a_row = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a checkpoint keeps beside tensors.
+
+    Attributes:
+        progress: of the run.
+        metrics_bytes: length of metrics.jsonl.
+        progressive_rows: predictions of progressive validation.
+        timing: state of the clock.
+        window: state of the window of recent predictions; absent in older checkpoints.
+    """
+
+    progress: Progress
+    metrics_bytes: int
+    progressive_rows: int
+    timing: dict[str, float]
+    window: dict[str, int | str] | None = None
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], origin: object) -> "Saved":
+        """Check what `origin`, a checkpoint that somebody may have made up, says; keys of other versions are passed over.
+
+        Args:
+            state: its JSON values.
+            origin: its folder.
+
+        Returns:
+            The values.
+
+        Raises:
+            CheckpointError: one is absent or of another type.
+        """
+        try:
+            return pydantic.TypeAdapter(cls).validate_python(state)
+        except pydantic.ValidationError as error:
+            wrong = error.errors()[0]
+            raise CheckpointError(
+                f"the state of {origin} must be a run's, and {'.'.join(map(str, wrong['loc']))} is not: {wrong['msg']}; "
+                "remove it to use the one before it, or start anew with another --out"
+            ) from error
 
 
 def diverged(progress: Progress, why: str, *, dense_lr: float, rows_lr: float) -> DivergedError:

@@ -37,7 +37,7 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.journal import PROGRESSIVE, Journal
 from dlrm_adahessian.metrics import BinaryMetrics, binary_metrics, probability_from_logit
 from dlrm_adahessian.optim.schedule import lr_scale
-from dlrm_adahessian.progress import Progress, diverged
+from dlrm_adahessian.progress import Progress, Saved, diverged
 from dlrm_adahessian.signals import StopRequest
 from dlrm_adahessian.state import SCORING_BATCH, TrainState
 from dlrm_adahessian.training_rows import labels_of, progressive, training_loader, training_rows
@@ -242,16 +242,17 @@ class _Fit:
 
     def _restore(self, found: Checkpoint) -> None:
         """Take up a checkpoint, and drop what was logged after it."""
+        saved = Saved.of(found.state, found.path)
         self.state.restore_(found)
-        self.progress = Progress(**found.state["progress"])
+        self.progress = saved.progress
         if self.journal is not None:
             self.journal.rewind(
                 step=found.step,
-                metrics_bytes=found.state["metrics_bytes"],
-                progressive_rows=found.state["progressive_rows"],
-                window=found.state.get("window"),
+                metrics_bytes=saved.metrics_bytes,
+                progressive_rows=saved.progressive_rows,
+                window=saved.window,
             )
-        self.clock.load(found.state["timing"])
+        self.clock.load(saved.timing)
         self.saved_at = found.step
 
     def _measure(self, rows: range) -> tuple[npt.NDArray[np.float32], BinaryMetrics]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from dlrm_adahessian.storage import MANIFEST
@@ -32,6 +34,8 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
     yield _pickles(folder / "pickles")
     yield source()
     yield _configs(folder / "configs")
+    yield _run_folders(folder / "runs of others")
+    yield _parquet(folder / "parquet")
     yield _archives(folder / "archives")
     yield _names(folder / "names")
 
@@ -217,6 +221,64 @@ def _configs(folder: Path) -> Outcome:
             )
             show()
         outcome.figures["slowest_cpu_seconds"] = round(slowest, 2)
+    return outcome
+
+
+# JSON that is no configuration of a run: the wrong type where an object is read.
+_OF_OTHERS = (
+    b"3",
+    b"[]",
+    b"{}",
+    b'{"prepared": 3}',
+    b'{"prepared": {"fingerprint": 3}}',
+    b'{"prepared": [[]]}',
+)
+
+
+def _run_folders(folder: Path) -> Outcome:
+    folder.mkdir()
+    with counting(15, "run folders whose config.json is hostile: refused", len(_OF_OTHERS)) as (
+        outcome,
+        show,
+    ):
+        for text in _OF_OTHERS:
+            (folder / "config.json").write_bytes(text)
+            flags = ["--run", str(folder), "--data-path", str(ROOT / "README.md")]
+            process = Command(["evaluate", *flags], folder / "log")
+            code, printed = process.wait(), process.printed()
+            right = code in _REFUSALS and "config.json" in printed and "Traceback" not in printed
+            outcome.expect(right, f"{text!r}: exit {code}: {printed[-300:]}")
+            show()
+    return outcome
+
+
+def _parquet(folder: Path) -> Outcome:
+    """Evaluate hostile predictions: a pickle as CVE-2023-47248 ran it, a cut file, rows that are not there."""
+    folder.mkdir()
+    path, canary = folder / "predictions.parquet", folder / "canary"
+    pickled = {"ARROW:extension:name": "arrow.py_extension_type"}
+    pickled |= {"ARROW:extension:metadata": pickle.dumps(Bomb(canary))}
+    columns = {"label": pa.array([0, 1], pa.int8()), "probability": pa.array([0.2, 0.7], pa.float32())}
+    fields = [pa.field(name, column.type, metadata=pickled) for name, column in columns.items()]
+    pq.write_table(pa.table(columns, schema=pa.schema(fields)), path)
+    extension = path.read_bytes()
+    pq.write_table(pa.table(columns), path)
+    whole = path.read_bytes()
+    footer = whole[-8 - int.from_bytes(whole[-8:-4], "little") :]
+    # The number of rows is a varint in field 3 of the footer; 2 is 0x04 in zigzag.
+    many = footer.replace(b"\x16\x04", b"\x16\x80\xa8\xd6\xb9\x07")[:-8]
+    inflated = whole[: -len(footer)] + many + len(many).to_bytes(4, "little") + b"PAR1"
+    cases = {"pickle of an extension type": extension, "cut": whole[:-20], "10^9 rows": inflated}
+    with counting(15, "hostile predictions: refused or harmless, none ran", len(cases)) as (outcome, show):
+        for kind, data in cases.items():
+            path.write_bytes(data)
+            process = Command(["evaluate", "--data-path", str(path)], folder / "log")
+            code, printed = process.wait(), process.printed()
+            right = code in _REFUSALS or (code == 0 and kind != "cut")
+            outcome.expect(right and "Traceback" not in printed, f"{kind}: exit {code}: {printed[-300:]}")
+            if canary.exists():
+                outcome.miss(f"{kind}: the pickle ran")
+            show()
     return outcome
 
 
