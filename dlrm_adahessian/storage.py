@@ -181,13 +181,13 @@ def seal(
             errno.ENOENT, "another process wrote it, and it is not seen here", str(temporary / unseen[0])
         )
     write_json(temporary / MANIFEST, {**meta, "files": files})
+    if final.exists():
+        shutil.rmtree(final)
     put_in_place(temporary, final)
 
 
 def put_in_place(temporary: Path, final: Path) -> None:
-    """Rename a complete folder to its name, in the place of whatever stands there; raises `OSError`."""
-    if final.exists():
-        shutil.rmtree(final)
+    """Rename a complete folder to its name; raises `OSError`, also where a file or a folder that is not empty stands."""
     temporary.rename(final)
     _flush_folder(final.parent)
 

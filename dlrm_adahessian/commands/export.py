@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say_figures
+from dlrm_adahessian.storage import require_writable
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -30,6 +31,7 @@ class ExportConfig:
 def export(arguments: Sequence[str]) -> int:
     """Write a trained model as a folder to serve from."""
     args = tyro.cli(ExportConfig, args=arguments, prog="python -m dlrm_adahessian export")
+    require_writable(args.out.parent, "--out")
     from dlrm_adahessian.serving.export import export as write
 
     found = write(args.run, args.out, tables=args.tables, best=args.best)

@@ -43,6 +43,8 @@ from dlrm_adahessian.storage import (
 )
 from dlrm_adahessian.trained import TrainedModel, open_trained
 
+_NEW = "an export needs a new folder, and {out} exists; remove it or name another one"
+
 
 def export(run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False) -> dict[str, Any]:
     """Write the folder, load it again and compare its predictions with the checkpoint's.
@@ -59,8 +61,8 @@ def export(run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False
     Raises:
         UsageError: `out` exists.
     """
-    if out.exists() or out.is_symlink():
-        raise UsageError(f"an export needs a new folder, and {out} exists; remove it or name another one")
+    if _taken(out):
+        raise UsageError(_NEW.format(out=out))
     cpu = torch.device("cpu")
     with init_process_group(cpu):
         return write_folder(open_trained(run, cpu, best=best, precision="fp32"), out, tables)
@@ -78,7 +80,8 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
         What was exported, and how far its predictions are off.
 
     Raises:
-        CheckpointError: with rows that are not rounded, a prediction is off.
+        CheckpointError: a prediction is off by more than rounding the rows explains.
+        UsageError: `out` exists by now.
     """
     rows = trained.state.lookup.tables()
     with storage_errors(out):
@@ -86,19 +89,26 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
         try:
             _write_files(trained, temporary, {name: rows[name] for name in TOKEN_NAMES}, tables)
             _write_manifest(trained, temporary, tables)
-            parity = compared(trained, loader.load(temporary))
-            if tables == "fp32" and not parity.largest <= BOUND:
+            parity = compared(trained, loader.load(temporary), tables)
+            if not parity.beyond_rounding <= BOUND:
                 raise CheckpointError(
-                    f"an export must predict as the checkpoint does to {BOUND}, and is off by {parity.largest:.1e}; "
+                    f"an export must predict as the checkpoint does to {BOUND}, rounded rows aside, and is "
+                    f"off by {parity.beyond_rounding:.1e}; "
                     "nothing was written; run the doctor command, then export again"
                 )
             size = sum(path.stat().st_size for path in temporary.iterdir())
+            if _taken(out):  # made by another meanwhile
+                raise UsageError(_NEW.format(out=out))
             put_in_place(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return _figures(
         trained, out, tables, size, parity, max(largest_error(rows[n], tables) for n in TOKEN_NAMES)
     )
+
+
+def _taken(out: Path) -> bool:
+    return out.exists() or out.is_symlink()
 
 
 def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor], tables: RowType) -> None:
@@ -157,4 +167,5 @@ def _figures(
         "identical": parity.identical,
         "largest_difference": parity.largest,
         "mean_difference": parity.mean,
+        "beyond_rounding": parity.beyond_rounding,
     }

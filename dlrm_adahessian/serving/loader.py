@@ -35,6 +35,7 @@ INTEGERS, TOKENS, BATCH = 13, 26, 8192
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 _MAX_MANIFEST, _MAX_LINE = 1 << 20, 1 << 12  # bytes
+_MARK = b"\xef\xbb\xbf"  # of the byte order, as some programs begin a file
 _SIGN = -(1 << 31)  # adding it keeps the order of uint32 within int32
 _RULE = "a row has 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each of which may be missing"
 _DIGITS = frozenset("0123456789abcdefABCDEF")
@@ -197,7 +198,15 @@ def _rows(lines: Iterable[bytes]) -> Iterator[_Row]:
     """Parse lines; all have as many columns as the first, and a `ValueError` names the one that is no row."""
     columns = 0
     for number, line in enumerate(lines, 1):
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if len(line) >= _MAX_LINE and not line.endswith(
+            b"\n"
+        ):  # what follows it would be read as another row
+            raise ValueError(
+                f"line {number}: a line has fewer than {_MAX_LINE:,} bytes, and this one has more"
+            )
+        if number == 1 and line == _MARK:
+            return
+        text = line.removeprefix(_MARK) if number == 1 else line
         fields = text.removesuffix(b"\n").removesuffix(b"\r").decode("latin-1").split("\t")
         columns = columns or len(fields)
         label, values, tokens = fields[:-39], fields[-39:-26], fields[-26:]

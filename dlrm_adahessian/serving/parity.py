@@ -9,9 +9,12 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.data.prepare import dense_features
-from dlrm_adahessian.data.schema import NO_LABEL, NUM_INTEGERS, NUM_TOKENS, RowBlock
+from dlrm_adahessian.data.schema import NO_LABEL, NUM_INTEGERS, NUM_TOKENS, TOKEN_NAMES, RowBlock
 from dlrm_adahessian.data.vocabulary import UNKNOWN, Encoder, Vocabulary
+from dlrm_adahessian.metrics import probability_from_logit
 from dlrm_adahessian.serving import loader
+from dlrm_adahessian.serving.rounding import RowType, rounded, unrounded
+from dlrm_adahessian.state import SCORING_BATCH
 from dlrm_adahessian.trained import TrainedModel
 
 ROWS = 1 << 16
@@ -20,27 +23,39 @@ _ABSENT = 0.1  # share of missing values, and of tokens that are drawn regardles
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """Absolute differences in probability over `rows` rows; `identical` have none."""
+    """Absolute differences in probability over rows.
+
+    Attributes:
+        rows: how many.
+        identical: of these, those without a difference.
+        largest: difference to the checkpoint's prediction, rounding of the tables included.
+        mean: of these differences.
+        beyond_rounding: largest difference to what the checkpoint's head makes of its own rows, rounded alike.
+    """
 
     rows: int
     identical: int
     largest: float
     mean: float
+    beyond_rounding: float
 
 
-def compared(trained: TrainedModel, model: loader.Model, rows: int = ROWS) -> Parity:
+def compared(trained: TrainedModel, model: loader.Model, tables: RowType, rows: int = ROWS) -> Parity:
     """Predict the same drawn rows with both, from raw values on; what the vocabularies find is compared too.
 
     Args:
         trained: the checkpoint's model.
         model: a loaded folder.
+        tables: what its rows are rounded to.
         rows: how many.
 
     Returns:
         The differences.
     """
     block = drawn(trained.vocabulary, rows)
-    ours = checkpoint_probabilities(trained, trained.vocabulary.encoder(), block)
+    encoder = trained.vocabulary.encoder()
+    ours = checkpoint_probabilities(trained, encoder, block)
+    expected = ours if tables == "fp32" else _rounded_probabilities(trained, encoder, block, tables)
     theirs = model.probabilities(*as_tensors(block)).numpy()
     difference = np.abs(ours.astype(np.float64) - theirs)
     return Parity(
@@ -48,6 +63,7 @@ def compared(trained: TrainedModel, model: loader.Model, rows: int = ROWS) -> Pa
         identical=int((difference == 0).sum()),
         largest=float(difference.max()),
         mean=float(difference.mean()),
+        beyond_rounding=float(np.abs(expected.astype(np.float64) - theirs).max()),
     )
 
 
@@ -88,6 +104,25 @@ def checkpoint_probabilities(
     """Return the probabilities (N,) that the checkpoint's model gives raw rows; `encoder` is that of its vocabulary."""
     ids = encoder.encode(block.tokens, block.missing)
     return trained.score(dense_features(block.integers), ids)
+
+
+@torch.no_grad()
+def _rounded_probabilities(
+    trained: TrainedModel, encoder: Encoder, block: RowBlock, tables: RowType
+) -> npt.NDArray[np.float32]:
+    """Return the probabilities (N,) of the checkpoint's head on its own rows, of which only those looked up are rounded.
+
+    So no second copy of the tables is made. A row is rounded by itself, whatever is rounded with it.
+    """
+    ids = torch.from_numpy(encoder.encode(block.tokens, block.missing)).long()
+    dense = torch.from_numpy(dense_features(block.integers))
+    weights = trained.state.lookup.tables()
+    logits: list[torch.Tensor] = []
+    for some, of_them in zip(dense.split(SCORING_BATCH), ids.split(SCORING_BATCH), strict=True):
+        looked_up = [weights[name][of_them[:, feature]] for feature, name in enumerate(TOKEN_NAMES)]
+        pooled = torch.stack([unrounded(rounded(rows, tables)) for rows in looked_up], 1)
+        logits.append(trained.state.head(some, pooled))
+    return probability_from_logit(torch.cat(logits).numpy())
 
 
 def as_tensors(block: RowBlock) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@
   scale, offset, product and sum, which is less than 8 units of 2^-24 of the largest entry.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -41,6 +42,12 @@ def rounded(rows: Tensor, kind: RowType) -> dict[str, Tensor]:
         for name, part in zip(found, _coded(rows[block].double()), strict=True):
             found[name][block] = part
     return found
+
+
+def unrounded(stored: Mapping[str, Tensor]) -> Tensor:
+    """Return the rows (R, D) float32 that a table of `rounded` stands for."""
+    rows = stored["weight"].float()
+    return rows * stored["scale"].unsqueeze(1) + stored["offset"].unsqueeze(1) if "scale" in stored else rows
 
 
 def largest_error(rows: Tensor, kind: RowType) -> float:

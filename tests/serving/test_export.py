@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from dlrm_adahessian.cli import main
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.synthetic import write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
@@ -20,7 +21,7 @@ from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import export, write_folder
 from dlrm_adahessian.serving.head_program import BOUND, head_program
 from dlrm_adahessian.serving.parity import Parity, as_tensors, checkpoint_probabilities, drawn
-from dlrm_adahessian.serving.rounding import largest_error
+from dlrm_adahessian.serving.rounding import largest_error, rounded
 from dlrm_adahessian.state import SCORING_BATCH
 
 
@@ -101,6 +102,7 @@ def test_figures_tell_size_and_differences(trained, exported, kind):
         largest_error(rows, kind) for rows in trained.state.lookup.tables().values()
     )
     assert (figures["largest_difference"] <= BOUND) == (kind == "fp32")
+    assert figures["beyond_rounding"] <= BOUND
     assert 0 <= figures["mean_difference"] <= figures["largest_difference"] < 0.5
     rows = sum(trained.vocabulary.num_rows)
     sizes = {"fp32": 16 * rows, "bf16": 8 * rows, "int8": 4 * rows + 8 * rows}
@@ -135,12 +137,46 @@ def test_a_folder_that_exists_is_left_alone(run, tmp_path):
     assert (tmp_path / "kept").read_text() == "mine"
 
 
+def test_a_folder_made_meanwhile_is_left_alone(trained, tmp_path, monkeypatch):
+    out = tmp_path / "folder"
+
+    def made_meanwhile(*_):
+        out.mkdir()
+        (out / "kept").write_text("mine")
+        return Parity(rows=1, identical=1, largest=0, mean=0, beyond_rounding=0)
+
+    monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
+    monkeypatch.setattr(exporting, "compared", made_meanwhile)
+    with pytest.raises(UsageError, match=f"needs a new folder, and {out} exists; remove it"):
+        write_folder(trained, out, "fp32")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "kept"]
+
+
+def test_what_cannot_be_written_is_told_before_the_run_is_read(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    command = ["export", "--run", str(tmp_path / "absent"), "--out", str(tmp_path / "file" / "model")]
+    assert main(command) == 74
+    assert "that is no folder; name another with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
+def test_rows_in_another_order_leave_no_folder(trained, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
+    monkeypatch.setattr(exporting, "rounded", lambda rows, kind: rounded(rows.flip(0), kind))
+    with (
+        init_process_group(),
+        pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06"),
+    ):
+        write_folder(trained, tmp_path / "folder", kind)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("largest", [1e-5, math.nan])
 def test_a_prediction_that_is_off_leaves_no_folder(trained, tmp_path, monkeypatch, largest):
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
-    off = Parity(rows=1, identical=0, largest=largest, mean=largest)
-    monkeypatch.setattr(exporting, "compared", lambda trained, model: off)
-    with pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06, and is off by"):
+    off = Parity(rows=1, identical=0, largest=largest, mean=largest, beyond_rounding=largest)
+    monkeypatch.setattr(exporting, "compared", lambda trained, model, tables: off)
+    with pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06, .* off by"):
         write_folder(trained, tmp_path / "folder", "fp32")
     assert not list(tmp_path.iterdir())
 

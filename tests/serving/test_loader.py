@@ -131,6 +131,29 @@ def test_a_line_that_is_no_row_is_named(line):
         next(rows)
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        (
+            b"7".zfill(4096 - len(LINE) + 1) + LINE[1:] + LINE + b"\n",
+            65,
+            "line 1: a line has fewer than 4,096 bytes",
+        ),
+        (b"\xef\xbb\xbf", 0, ""),
+        (b"\xef\xbb\xbf\n", 65, "line 1: a row has 13"),
+    ],
+    ids=["two rows that would be cut apart", "byte order mark alone", "byte order mark and a blank line"],
+)
+def test_what_is_no_line_of_its_own_gives_no_prediction(exact, monkeypatch, capsys, text, code, told):
+    monkeypatch.setattr(loader, "__file__", str(exact / "loader.py"))
+    monkeypatch.setattr(loader.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(loader.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    assert loader._main() == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(told)
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
 @pytest.mark.parametrize("label", [b"", b"\t", b"0\t", b"1\t"])
 def test_what_the_program_takes_for_a_row_is_one(label, end):
