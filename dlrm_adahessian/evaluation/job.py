@@ -135,11 +135,11 @@ def _scored(request: Request) -> _Found:
         rejected=rows.rejected,
         models=[
             {
-                "run": printable_name(str(model.run)),
+                "run": printable_name(str(path)),
                 "checkpoint": model.checkpoint.path.name,
                 "column": column_of(place),
             }
-            for place, model in enumerate(models)
+            for place, (path, model) in enumerate(zip(request.runs, models, strict=True))
         ],
         seconds=seconds,
     )
