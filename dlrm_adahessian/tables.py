@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlrm_adahessian.report.words import judgement, p_words
+
 _WIDTH = 12
 
 
@@ -104,9 +106,7 @@ def _compared(metric: str, difference: Mapping[str, Any]) -> str:
     line = f"  {_FIGURES[metric]:<28}{difference[metric]:>+10.5f}  [{low:+.5f}, {high:+.5f}]"
     if metric != "logloss":
         return line
-    shown = difference["p_adjusted"] < 0.05
-    judgement = "no difference shown" if not shown else "better" if difference[metric] < 0 else "worse"
-    return f"{line}  {_p(difference['p_adjusted'])}: {judgement}"
+    return f"{line}  p {p_words(difference['p_adjusted'])}: {judgement(difference)}"
 
 
 def _slice_rows(name: str, cut: Mapping[str, Any]) -> list[str]:
@@ -130,13 +130,9 @@ def _slice_rows(name: str, cut: Mapping[str, Any]) -> list[str]:
                 low, high = difference["logloss_ci95"]
                 lines.append(
                     f"  {entry['slice']:<42}{difference['logloss']:>+12.5f}  [{low:+.5f}, {high:+.5f}]"
-                    f"  {_p(difference['p_adjusted'])}"
+                    f"  p {p_words(difference['p_adjusted'])}"
                 )
     return lines
-
-
-def _p(value: float) -> str:
-    return "p below 0.0001" if value < 0.0001 else f"p {value:.4f}"
 
 
 def _row(name: str, cells: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from dlrm_adahessian.printable import printable_name
+
 _SHOWN = 20  # failures that are kept word for word
 
 
@@ -67,7 +69,7 @@ class Outcome:
     def _note(self, what: str) -> None:
         if len(self.failures) < _SHOWN:
             # What the program printed may have line ends, and hostile names bring escapes for the terminal.
-            self.failures.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in what))
+            self.failures.append(printable_name(what))
 
 
 class Progress:

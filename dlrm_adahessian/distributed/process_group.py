@@ -2,22 +2,17 @@
 
 import os
 import socket
-import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from itertools import count
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store  # pyright: ignore[reportPrivateUsage]
 
+from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.errors import LostRankError
 
 DEFAULT_TIMEOUT = 600.0  # seconds
-_FAREWELL = 5.0  # seconds that the first rank waits for the others before it leaves
-_POLL = 0.02  # seconds between two looks at the store
-_groups = count()  # that this process was in, the same number on all ranks
 
 
 @contextmanager
@@ -55,21 +50,8 @@ def init_process_group(
         raise
     finally:
         if others_answer and dist.get_world_size() > 1:
-            _leave_together()
+            ranks.leave_together()
         dist.destroy_process_group()
-
-
-def _leave_together() -> None:
-    """Let the first rank leave last, since it may hold the store, from which the others still read what was said there."""
-    number = next(_groups)
-    store = _get_default_store()
-    began = time.monotonic()
-    with suppress(dist.DistError, RuntimeError):  # the store went with the rank that held it
-        store.add(f"left/{number}", 1)
-        while dist.get_rank() == 0 and store.add(f"left/{number}", 0) < dist.get_world_size():
-            if time.monotonic() - began > _FAREWELL:
-                return
-            time.sleep(_POLL)
 
 
 def _join_torchrun(device: torch.device | None, timeout: timedelta) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from dlrm_adahessian.errors import LostRankError, ProgramError, ToldElsewhereErr
 
 T = TypeVar("T")
 _POLL = 0.02  # seconds between two looks at the store
-_FAREWELL = 5.0  # seconds that a rank which failed waits for the others to hear of it: it may hold the store
+_FAREWELL = 5.0  # seconds that a rank which failed, or is done, waits for the others: it may hold the store
 _VOICE = "voice"  # the key under which the rank that tells of a failure stands
 _FROM_GLOO = (
     "gloo",
@@ -31,6 +31,7 @@ _FROM_GLOO = (
     "Timed out waiting",
 )
 _rounds = count()  # calls of `agreed`, the same number on all ranks
+_groups = count()  # process groups that were left, the same number on all ranks
 
 
 def rank() -> int:
@@ -88,6 +89,16 @@ def first_does(work: Callable[[], T], *, patient: bool = False) -> T:
     """Do work on the first rank, and return its result, a JSON value, on all; raises as `agreed`."""
     results: list[Any] = agreed(lambda: work() if is_first() else None, patient=patient)
     return results[0]
+
+
+def leave_together() -> None:
+    """Let the first rank leave last, since it may hold the store, from which the others still read what was said there."""
+    left = f"left/{next(_groups)}"
+    store: Any = _get_default_store()
+    with suppress(RuntimeError):  # the store went with the rank that held it
+        store.add(left, 1)
+        if is_first():
+            _wait(lambda: store.add(left, 0) == world_size(), _FAREWELL)
 
 
 class Vote:

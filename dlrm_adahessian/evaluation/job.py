@@ -124,7 +124,7 @@ def _scored(request: Request) -> _Found:
         labels=labels,
         scored=dict(zip(names, rest, strict=False)),
         file=origin,
-        files=[printable_name(name) for name in rows.files],
+        files=rows.files,
         first_row=rows.first_row,
         all_rows=rows.all_rows,
     )

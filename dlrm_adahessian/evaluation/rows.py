@@ -18,6 +18,7 @@ from dlrm_adahessian.data.sources import Source, open_sources
 from dlrm_adahessian.data.tsv import BadLines, read_rows
 from dlrm_adahessian.data.vocabulary import Encoder
 from dlrm_adahessian.errors import CheckpointError, UsageError
+from dlrm_adahessian.printable import printable_name
 from dlrm_adahessian.storage import DamagedFolderError
 
 Part = Literal["all", "train", "val", "test"]
@@ -34,7 +35,7 @@ class PreparedRows:
         all_rows: rows in the folder.
     """
 
-    def __init__(self, folder: str, part: Part, fingerprints: Iterable[str | None]) -> None:
+    def __init__(self, folder: str, part: Part, fingerprints: Iterable[str]) -> None:
         """Verify and map the rows; `fingerprints` are of the rows that the runs were trained on."""
         try:
             self._data = open_prepared(Path(folder))
@@ -47,7 +48,7 @@ class PreparedRows:
         self.all_rows = len(self._data.labels)
         self._rows = range(self.all_rows) if part == "all" else getattr(self._data.split, part)
         self.first_row = self._rows.start
-        self.files, self.rejected = [Path(folder).name], [0]
+        self.files, self.rejected = [printable_name(Path(folder).name)], [0]
         self._read = 0
 
     def blocks(self, size: int) -> Iterator[Block]:
@@ -93,7 +94,7 @@ class RawRows:
 
     def _of(self, source: Source) -> Iterator[Block]:
         self._source = source
-        self.files.append(source.name)
+        self.files.append(printable_name(source.name))
         self.rejected.append(0)
         before = self._bad_lines.count
         for rows in read_rows(source, self._bad_lines, labels="optional"):
@@ -115,7 +116,7 @@ def open_rows(
     part: Part,
     bad_lines: BadLines,
     encoders: Callable[[], Sequence[Encoder]],
-    fingerprints: Iterable[str | None],
+    fingerprints: Iterable[str],
 ) -> PreparedRows | RawRows:
     """Open the rows that `--data-path` names.
 

@@ -15,7 +15,6 @@ from dlrm_adahessian.data.vocabulary import UNKNOWN, Vocabulary
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.rows import Block
-from dlrm_adahessian.printable import printable_name
 
 MOST_VALUES = 15
 """Slices of a column's values at most; rarer values share one."""
@@ -119,7 +118,7 @@ def of_predictions(name: str, files: Sequence[str]) -> Slicing:
             name=name,
             about="file",
             of_all=lambda all_: all_.file,
-            label=lambda code: printable_name(files[code]),
+            label=lambda code: files[code],
         )
     if name == "day":
         return Slicing(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlrm_adahessian.compare.results import PARTS
+from dlrm_adahessian.report.words import judgement, p_words
 
 
 def to_first(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -34,8 +35,8 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
         groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
         for row in to_first(summary):
             if row["rows"] == part:
-                groups[_judgement(row)].append(row["optimizer"])
-        said = [f"{judgement}: {', '.join(names)}" for judgement, names in groups.items() if names]
+                groups[judgement(row)].append(row["optimizer"])
+        said = [f"{judged}: {', '.join(names)}" for judged, names in groups.items() if names]
         if said:
             sentences.append(f"Log loss of {part} rows against {first}: {'; '.join(said)}.")
     return sentences
@@ -64,22 +65,12 @@ def _sentence(row: Mapping[str, Any]) -> str:
     low, high = row["logloss_ci95"]
     seeds = f"{row['seeds']} {'seed' if row['seeds'] == 1 else 'seeds'}"
     where = f"{row['row_count']:,} {row['rows']} rows, {seeds}"
-    what = f"log loss {row['logloss']:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {_p(row['p_adjusted'])}"
+    what = f"log loss {row['logloss']:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {p_words(row['p_adjusted'])}"
     pair = f"{row['optimizer']} against {row['against']}"
-    judgement = _judgement(row)
-    if judgement != "no difference shown":
-        return f"{pair}: {judgement} ({what})."
+    judged = judgement(row)
+    if judged != "no difference shown":
+        return f"{pair}: {judged} ({what})."
     return (
-        f"{pair}: {judgement} ({what}); one of {row['minimum_detectable_logloss']:.5f} would have been found "
+        f"{pair}: {judged} ({what}); one of {row['minimum_detectable_logloss']:.5f} would have been found "
         "four times of five."
     )
-
-
-def _judgement(row: Mapping[str, Any]) -> str:
-    if row["p_adjusted"] >= 0.05:
-        return "no difference shown"
-    return "better" if row["logloss"] < 0 else "worse"
-
-
-def _p(value: float) -> str:
-    return "below 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dlrm_adahessian.report.words import judgement
+
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return a sentence on each model: how good the first one is, and what is shown of each later one against it.
@@ -36,6 +38,4 @@ def _of_two(row: Mapping[str, Any]) -> str:
     if row["logloss"] is None:
         return f"{pair}: too few rows to say."
     low, high = row["logloss_ci95"]
-    shown = row["p_adjusted"] < 0.05
-    judgement = "no difference shown" if not shown else "better" if row["logloss"] < 0 else "worse"
-    return f"{pair}: {judgement} (log loss {row['logloss']:+.5f} [{low:+.5f}, {high:+.5f}])."
+    return f"{pair}: {judgement(row)} (log loss {row['logloss']:+.5f} [{low:+.5f}, {high:+.5f}])."
