@@ -19,9 +19,9 @@ from benchmarks.printing import print_rows
 from dlrm_adahessian.curvature.base import gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
-from dlrm_adahessian.memory import keep_freed_memory
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.head import Head
+from dlrm_adahessian.model.dlrm import Head
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
 
 _BATCHES = (128, 2048)
 _WARM_UP = 5

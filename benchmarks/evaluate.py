@@ -19,13 +19,13 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.prepare import write_text
 from benchmarks.printing import print_rows
-from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import from_dict, merged, preset
 from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import Request
-from dlrm_adahessian.job import run_job
-from dlrm_adahessian.memory import keep_freed_memory
-from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.metrics.binary import binary_metrics
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.train.with_baseline import run_job
 
 _BATCH = 2048
 

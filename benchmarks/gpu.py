@@ -28,12 +28,12 @@ from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.graphed import Graphed
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.curvature.none import NoCurvature
-from dlrm_adahessian.distributed.row_tables import RowTables
+from dlrm_adahessian.embeddings.local_tables import RowTables
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels import optional_triton
 from dlrm_adahessian.kernels.sum_hits import sum_hits_torch
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.head import Head, flatten_parameters_
+from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import (
     AdagradConfig,
@@ -45,7 +45,7 @@ from dlrm_adahessian.optim.config import (
     RowConfig,
 )
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
-from dlrm_adahessian.precision import Precision, matrix_products
+from dlrm_adahessian.runtime.precision import Precision, matrix_products
 
 BATCHES = (2048, 16_384, 65_536)
 FEATURES, WIDTH, DENSE = 26, 16, 13

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.loader import Batch, make_batch
-from dlrm_adahessian.data.marginals import (
+from dlrm_adahessian.data.synthetic.marginals import (
     C1_TOP_SHARES,
     CLICKS,
     INTEGERS,

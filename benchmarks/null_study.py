@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from benchmarks.printing import print_rows
 from dlrm_adahessian.config import from_dict, merged, preset
-from dlrm_adahessian.data.cache import open_dataset
-from dlrm_adahessian.reuse import find_or_fit
+from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.statistics.crossed import crossed_difference
+from dlrm_adahessian.train.run_cache import find_or_fit
 
 _ROWS = 21_000
 _SETTINGS = {

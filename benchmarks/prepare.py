@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import IO
 
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.data.criteo import prepare_criteo
-from dlrm_adahessian.data.synthetic import row_blocks
-from dlrm_adahessian.data.tsv import format_rows
+from dlrm_adahessian.data.criteo.dataset import prepare_criteo
+from dlrm_adahessian.data.criteo.reader import format_rows
+from dlrm_adahessian.data.synthetic.generator import row_blocks
 
 _WARM_UP_ROWS = 1000
 _TURNS = 3

@@ -27,14 +27,14 @@ import numpy as np
 import psutil
 
 from benchmarks.printing import print_rows
-from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.marginals import ROWS
-from dlrm_adahessian.data.prepare import split_rows
-from dlrm_adahessian.data.synthetic import row_blocks
-from dlrm_adahessian.data.tsv import format_rows
-from dlrm_adahessian.metrics import binary_metrics
-from dlrm_adahessian.storage import read_json, write_json
+from dlrm_adahessian.data.criteo.reader import format_rows
+from dlrm_adahessian.data.prepared.writer import split_rows
+from dlrm_adahessian.data.synthetic.generator import row_blocks
+from dlrm_adahessian.data.synthetic.marginals import ROWS
+from dlrm_adahessian.metrics.binary import binary_metrics
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.sealed import read_json, write_json
 
 _GENERATOR = SyntheticConfig(cardinality_scale=1.0)
 _STAGES = ("prepare", "train", "evaluate")

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from benchmarks.printing import print_rows
 from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
-from dlrm_adahessian.data.cache import open_dataset
-from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.memory import keep_freed_memory
-from dlrm_adahessian.reuse import find_or_fit
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
 from dlrm_adahessian.statistics.crossed import crossed_difference
-from dlrm_adahessian.trainer import Fitted
+from dlrm_adahessian.train.loop import Fitted
+from dlrm_adahessian.train.run_cache import find_or_fit
 
 _BATCH = 256
 

@@ -22,14 +22,14 @@ import torch
 from benchmarks.printing import print_rows
 from dlrm_adahessian.config import from_dict, merged, preset
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.synthetic import row_blocks, write_tsv
+from dlrm_adahessian.data.synthetic.generator import row_blocks, write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.job import run_job
-from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import write_folder
 from dlrm_adahessian.serving.parity import as_tensors, checkpoint_probabilities
-from dlrm_adahessian.trained import TrainedModel, open_trained
+from dlrm_adahessian.train.with_baseline import run_job
 
 
 def measure(rows: int, rounds: int, folder: Path) -> list[dict[str, Any]]:

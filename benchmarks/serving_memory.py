@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from benchmarks.printing import print_rows
-from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.config import RunConfig, asdict, from_dict, preset
-from dlrm_adahessian.data.vocabulary import Vocabulary
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.planning.tables import table_sizes
-from dlrm_adahessian.state import TrainState
-from dlrm_adahessian.storage import sealed_folder
+from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.sealed import sealed_folder
+from dlrm_adahessian.train.step import TrainState
 
 _ROWS = "generated"  # in the place of a fingerprint of prepared rows
 _SPREAD = 0x9E3779B1  # odd, so that multiples of it are distinct modulo 2**32

@@ -26,15 +26,15 @@ from torch import Tensor
 from benchmarks.printing import print_rows
 from benchmarks.training import Steps, run_config
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.data.cache import open_dataset
+from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.loader import Batch, Loader
-from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.memory import keep_freed_memory
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.head import Head, flatten_parameters_
+from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.config import AdaHessianConfig
 from dlrm_adahessian.optim.registry import dense_optimizer
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
 
 _BATCHES = (128, 2048, 16384)
 _ROWS = 400_000

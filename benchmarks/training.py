@@ -7,7 +7,7 @@ import torch
 from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
 from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch
-from dlrm_adahessian.state import TrainState
+from dlrm_adahessian.train.step import TrainState
 
 
 class Steps:

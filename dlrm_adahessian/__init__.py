@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from dlrm_adahessian import kernel_cache
+from dlrm_adahessian.runtime import numba_cache
 
 __version__ = "0.1.0"
 
@@ -14,4 +14,4 @@ __version__ = "0.1.0"
 if "numba" not in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]):
     os.environ.setdefault("NUMBA_NUM_THREADS", threads)
 
-kernel_cache.settle(Path(__file__).parent)
+numba_cache.settle(Path(__file__).parent)

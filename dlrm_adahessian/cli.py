@@ -12,9 +12,9 @@ from dlrm_adahessian import __version__
 from dlrm_adahessian.commands import COMMANDS
 from dlrm_adahessian.commands.output import PrintableFormatter, say
 from dlrm_adahessian.errors import ProgramError, UsageError
-from dlrm_adahessian.launched import alone, is_first, told_once
-from dlrm_adahessian.memory import keep_freed_memory
-from dlrm_adahessian.printable import printable
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.launcher import alone, is_first, told_once
+from dlrm_adahessian.runtime.printable import printable
 
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 

@@ -19,11 +19,11 @@ from pydantic.dataclasses import dataclass
 from dlrm_adahessian.curvature.config import CurvatureName
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.schema import TOKEN_NAMES
-from dlrm_adahessian.distributed.config import DistributedConfig, ExchangePrecision
+from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import NoInputError, UsageError
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
-from dlrm_adahessian.storage import fingerprint
+from dlrm_adahessian.runs.sealed import fingerprint
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "optimizers"
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
-from dlrm_adahessian.model.head import flatten_parameters_
+from dlrm_adahessian.model.dlrm import flatten_parameters_
 
 ROWS, INPUTS, STEPS = 2_000, 10, 60
 

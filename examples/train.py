@@ -5,9 +5,9 @@ python examples/train.py FOLDER
 
 import sys
 
+from dlrm_adahessian.commands.text_tables import job_table
 from dlrm_adahessian.config import from_dict, merged, preset
-from dlrm_adahessian.job import run_job
-from dlrm_adahessian.tables import job_table
+from dlrm_adahessian.train.with_baseline import run_job
 
 
 def main(folder: str) -> None:

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlrm_adahessian.checkpoint.reader import load_newest_good
+from dlrm_adahessian.checkpoint.writer import save
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.saving import save
-from dlrm_adahessian.distributed.table_shard import TableShard
+from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, ProgramError
 from reliability.outcome import Outcome, counting
 from reliability.runs import Command, differences, job, uninterrupted

@@ -33,8 +33,8 @@ def check(data: bytes) -> None:
     Raises:
         AssertionError: rows, rejected bytes or their count differ.
     """
-    from dlrm_adahessian.data.bad_lines import BadLines
-    from dlrm_adahessian.data.tsv import read_rows
+    from dlrm_adahessian.data.criteo.bad_lines import BadLines
+    from dlrm_adahessian.data.criteo.reader import read_rows
     from tests.data.oracle import parse, rows_of, source_of
 
     choice, text = (data[0], data[1:]) if data else (0, b"")
@@ -72,7 +72,7 @@ def fuzz(corpus: str, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["dlrm_adahessian.data"]):
-        from dlrm_adahessian.data import bad_lines, tsv, tsv_parse  # noqa: F401 -- instrumented as they are imported
+        from dlrm_adahessian.data.criteo import bad_lines, parser, reader  # noqa: F401 -- instrumented as they are imported
     flags = [
         f"-max_total_time={seconds}",
         f"-max_len={_LONGEST}",

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dlrm_adahessian.storage import MANIFEST
+from dlrm_adahessian.runs.sealed import MANIFEST
 from reliability.lines import Case, prepared
 from reliability.outcome import Outcome, counting
 from reliability.runs import ROOT, Command, job, uninterrupted

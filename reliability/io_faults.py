@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from dlrm_adahessian.distributed.checkpoint import load, load_newest_good
+from dlrm_adahessian.checkpoint.reader import load, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, ProgramError, StorageError
 from reliability.outcome import Outcome, counting
 from reliability.runs import Single, committed, job

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlrm_adahessian.checkpoint.reader import load
+from dlrm_adahessian.checkpoint.writer import save
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.distributed.checkpoint import load
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.saving import save
-from dlrm_adahessian.distributed.table_shard import TableShard
+from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError
 from reliability.outcome import Outcome, counting
 from tests.distributed import worlds

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dlrm_adahessian import cli, trainer
+from dlrm_adahessian import cli
 from dlrm_adahessian.errors import DivergedError
+from dlrm_adahessian.train import loop
 from reliability.outcome import Outcome, counting
 from reliability.runs import committed, differences, job, last_step
 from tests.distributed import worlds
@@ -121,7 +122,7 @@ def _is_bad() -> bool:
 
 def _skip(flags: list[str], times: int) -> int:
     """Train, meet a bad number at some steps, and write which of them changed a tensor of this rank."""
-    real, met, fits = trainer._Fit._step, [], []
+    real, met, fits = loop._Fit._step, [], []
 
     def step(fit: Any, batch: Any, following: Any) -> Any:
         fits[:] = [fit]
@@ -137,7 +138,7 @@ def _skip(flags: list[str], times: int) -> int:
         met.append((fit.progress.step, place, str(value), changed))
         return found
 
-    with mock.patch.object(trainer._Fit, "_step", step):
+    with mock.patch.object(loop._Fit, "_step", step):
         code = cli.main(["train", *flags])
     out = Path(flags[flags.index("--out") + 1])
     report = {"met": met, "skipped": fits[0].progress.skipped}
@@ -178,14 +179,14 @@ def _spoilt_once(flags: list[str], what: str) -> int:
 
 def _train(flags: list[str], spoil: Callable[[Any, Any, int], None]) -> int:
     """Train; on the second rank `spoil` has the run, the batch and the number of each step before it is done."""
-    real = trainer._Fit._step
+    real = loop._Fit._step
 
     def step(fit: Any, batch: Any, following: Any) -> Any:
         if _is_bad():
             spoil(fit, batch, fit.progress.step + 1)
         return real(fit, batch, following)
 
-    with mock.patch.object(trainer._Fit, "_step", step):
+    with mock.patch.object(loop._Fit, "_step", step):
         return cli.main(["train", *flags])
 
 

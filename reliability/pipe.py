@@ -18,7 +18,7 @@ from reliability.runs import ROOT
 _LIMIT = 1 << 30  # bytes
 _NOISE = 16 << 20  # bytes
 _WATCH = 1.0  # seconds
-_SLOT = 8  # bytes of a token in a hash table, which is at most half empty (data/vocabulary.py)
+_SLOT = 8  # bytes of a token in a hash table, which is at most half empty (data/prepared/vocabulary.py)
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import DataError, ProgramError
-from dlrm_adahessian.storage import MANIFEST
+from dlrm_adahessian.runs.sealed import MANIFEST
 from reliability.outcome import Outcome, counting
 
 _ROWS = 2000
@@ -58,7 +58,7 @@ def _warnings() -> Iterator[list[str]]:
     warned: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warned.append(record.getMessage())
-    logger, quiet = logging.getLogger("dlrm_adahessian.data.prepared"), logging.root.manager.disable
+    logger, quiet = logging.getLogger("dlrm_adahessian.data.prepared.folder"), logging.root.manager.disable
     logger.addHandler(handler)
     logger.propagate = False
     logging.disable(logging.NOTSET)

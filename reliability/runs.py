@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 from dlrm_adahessian import cli
-from dlrm_adahessian.distributed.checkpoint import latest
-from dlrm_adahessian.storage import read_json
+from dlrm_adahessian.checkpoint.reader import latest
+from dlrm_adahessian.runs.sealed import read_json
 from tests.distributed import worlds
 
 ROOT = Path(__file__).resolve().parent.parent

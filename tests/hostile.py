@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dlrm_adahessian.storage import MANIFEST, file_digest
+from dlrm_adahessian.runs.sealed import MANIFEST, file_digest
 
 
 def reseal(folder: Path, **changes: object) -> None:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.head import Head
+from dlrm_adahessian.model.dlrm import Head
 
 DENSE, FEATURES, ROWS, WIDTH, BATCH = 4, 3, 5, 3, 7
 

@@ -13,14 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_adahessian import __version__, artifacts
-from dlrm_adahessian.artifacts import (
-    MetricsLog,
-    PredictionLog,
-    RunDirectory,
-    default_run_path,
-    environment,
-)
+from dlrm_adahessian import __version__
 from dlrm_adahessian.errors import (
     CheckpointError,
     DataError,
@@ -28,6 +21,14 @@ from dlrm_adahessian.errors import (
     NoInputError,
     StorageError,
     UsageError,
+)
+from dlrm_adahessian.runs import run_directory
+from dlrm_adahessian.runs.run_directory import (
+    MetricsLog,
+    PredictionLog,
+    RunDirectory,
+    default_run_path,
+    environment,
 )
 from tests.faults import Outcome, disk_full, each_operation, kill
 
@@ -68,7 +69,7 @@ def test_a_folder_that_holds_a_run_is_only_resumed(tmp_path: Path, trace: str) -
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_second_run_is_refused_while_the_first_one_lasts(tmp_path: Path, resume: bool) -> None:
     code = (
-        "import sys; from pathlib import Path; from dlrm_adahessian.artifacts import RunDirectory\n"
+        "import sys; from pathlib import Path; from dlrm_adahessian.runs.run_directory import RunDirectory\n"
         "with RunDirectory.create(Path(sys.argv[1]), resume=True): print('held', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
@@ -141,7 +142,7 @@ def test_environment_names_the_versions_without_importing_them() -> None:
     assert found["packages"]["torch"] == importlib.metadata.version("torch")
     assert json.loads(json.dumps(found)) == found
     code = (
-        "import sys; from dlrm_adahessian.artifacts import environment; environment()\n"
+        "import sys; from dlrm_adahessian.runs.run_directory import environment; environment()\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'torchrec', 'fbgemm_gpu', 'numba')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -152,7 +153,7 @@ def test_the_commit_is_that_of_the_own_checkout_or_null(
 ) -> None:
     package = tmp_path / "site-packages" / "dlrm_adahessian"
     package.mkdir(parents=True)
-    monkeypatch.setattr(artifacts, "__file__", str(package / "artifacts.py"))
+    monkeypatch.setattr(run_directory, "__file__", str(package / "runs" / "run_directory.py"))
     assert environment()["commit"] is None
 
     for name in [name for name in os.environ if name.startswith("GIT_")]:
@@ -166,7 +167,9 @@ def test_the_commit_is_that_of_the_own_checkout_or_null(
     git("init")
     git("commit", "--allow-empty", "--message", "first")
     assert environment()["commit"] is None, "an installed copy inside somebody else's checkout"
-    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "dlrm_adahessian" / "artifacts.py"))
+    monkeypatch.setattr(
+        run_directory, "__file__", str(tmp_path / "dlrm_adahessian" / "runs" / "run_directory.py")
+    )
     assert environment()["commit"] == git("rev-parse", "HEAD")
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] is None, "without git"

@@ -16,18 +16,18 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian import config
-from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.results import runs_table, summarize, time_to
 from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.study import fitted_run, run_study
-from dlrm_adahessian.data.cache import open_dataset
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.report.comparison import write_report
 from dlrm_adahessian.report.comparison_plots import sensitivity
 from dlrm_adahessian.report.comparison_words import verdict
-from dlrm_adahessian.reuse import find_or_fit
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.train.run_cache import find_or_fit
 
 SMALL = {
     "dataset": "synthetic",

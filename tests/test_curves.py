@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
-from dlrm_adahessian.curves import curve
-from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.metrics.binary import binary_metrics
+from dlrm_adahessian.metrics.curves import curve
 
 
 def drawn(rows, levels, seed=0):

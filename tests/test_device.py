@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dlrm_adahessian import reuse
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.device import find_device
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.runtime.device import find_device
+from dlrm_adahessian.train import run_cache
 
 
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -19,7 +19,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.M
 
 def test_a_run_on_another_kind_of_device_is_not_reused(monkeypatch: pytest.MonkeyPatch):
     data, root = SimpleNamespace(fingerprint="rows"), Path("runs")
-    monkeypatch.setattr(reuse, "find_device", torch.device)
-    on_cpu = reuse.run_path(RunConfig(device="cpu"), data, root)
-    assert on_cpu == reuse.run_path(RunConfig(device="cpu"), data, root)
-    assert on_cpu != reuse.run_path(RunConfig(device="cuda"), data, root)
+    monkeypatch.setattr(run_cache, "find_device", torch.device)
+    on_cpu = run_cache.run_path(RunConfig(device="cpu"), data, root)
+    assert on_cpu == run_cache.run_path(RunConfig(device="cpu"), data, root)
+    assert on_cpu != run_cache.run_path(RunConfig(device="cuda"), data, root)

@@ -47,5 +47,5 @@ def test_the_api_pages_hold_the_docstrings(site):
 
 def test_a_link_out_of_the_pages_names_the_file(site):
     page = (site / "checkpoints.html").read_text()
-    assert "<code>dlrm_adahessian/distributed/checkpoint.py</code>" in page
+    assert "<code>dlrm_adahessian/checkpoint/reader.py</code>" in page
     assert 'href="../dlrm_adahessian' not in page

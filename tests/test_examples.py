@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.synthetic import write_tsv
+from dlrm_adahessian.data.synthetic.generator import write_tsv
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from dlrm_adahessian import journal
-from dlrm_adahessian.artifacts import RunDirectory
-from dlrm_adahessian.journal import Journal
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.train import run_log
+from dlrm_adahessian.train.run_log import Journal
 
 
 def test_without_a_terminal_a_line_says_how_far_training_is(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(journal, "_tensorboard", lambda run, **purge: journal.nullcontext())
+    monkeypatch.setattr(run_log, "_tensorboard", lambda run, **purge: run_log.nullcontext())
     caplog.set_level("INFO")
     labels, probability = np.array([0, 1], np.int8), np.array([0.5, 0.5], np.float32)
     for seconds, expected in (
         (0, ["hybrid: 6 of 8 samples, log loss 0.6931", "hybrid: 8 of 8 samples, log loss 0.6931"]),
         (60, []),
     ):
-        monkeypatch.setattr(journal, "_LINE_EVERY", seconds)
+        monkeypatch.setattr(run_log, "_LINE_EVERY", seconds)
         caplog.clear()
         with Journal(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
             told.begin("hybrid", done=4, total=8)
@@ -29,8 +29,8 @@ LABELS, PROBABILITY = np.array([0, 1], np.int8), np.array([0.5, 0.5], np.float32
 
 
 def test_after_going_back_the_samples_that_are_repeated_count_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(journal, "_tensorboard", lambda run, **purge: journal.nullcontext())
-    monkeypatch.setattr(journal, "_LINE_EVERY", 0)
+    monkeypatch.setattr(run_log, "_tensorboard", lambda run, **purge: run_log.nullcontext())
+    monkeypatch.setattr(run_log, "_LINE_EVERY", 0)
     caplog.set_level("INFO")
     with Journal(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
         told.begin("hybrid", done=0, total=8)

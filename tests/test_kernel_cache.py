@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dlrm_adahessian
-from dlrm_adahessian import kernel_cache
+from dlrm_adahessian.runtime import numba_cache
 from tests import plain_user
 
 
@@ -25,7 +25,7 @@ def test_kernels_are_compiled_where_nothing_but_temporary_files_can_be_written(t
     temporary.mkdir()
     for folder in [home, *(path for path in sources.rglob("*") if path.is_dir())]:
         folder.chmod(0o555)
-    program = "import os, dlrm_adahessian.data.vocabulary; print(os.environ['NUMBA_CACHE_DIR'])"
+    program = "import os, dlrm_adahessian.data.prepared.vocabulary; print(os.environ['NUMBA_CACHE_DIR'])"
     environment = {"HOME": str(home), "TMPDIR": str(temporary)}
     done = plain_user.python(program, environment=environment, sources=sources)
     assert done.returncode == 0, done.stderr
@@ -54,22 +54,22 @@ def test_a_user_of_whom_the_system_knows_no_home_needs_none(chosen, tmp_path, mo
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(kernel_cache, "_can_hold", lambda folder: False)
+    monkeypatch.setattr(numba_cache, "_can_hold", lambda folder: False)
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NUMBA_CACHE_DIR", chosen or "")
     if not chosen:
         monkeypatch.delenv("NUMBA_CACHE_DIR")  # set before, so that what `settle` sets is taken back
-    kernel_cache.settle(tmp_path)
+    numba_cache.settle(tmp_path)
     assert os.environ["NUMBA_CACHE_DIR"] == chosen or Path(os.environ["NUMBA_CACHE_DIR"]).parent == tmp_path
 
 
 def test_numba_keeps_its_own_place_and_the_users_choice(tmp_path, monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    kernel_cache.settle(tmp_path)
+    numba_cache.settle(tmp_path)
     assert "NUMBA_CACHE_DIR" not in os.environ
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/chosen")
-    kernel_cache.settle(Path("/proc"))
+    numba_cache.settle(Path("/proc"))
     assert os.environ["NUMBA_CACHE_DIR"] == "/chosen"
 
 
@@ -87,11 +87,11 @@ def test_a_folder_that_others_may_have_filled_is_not_taken(kind, tmp_path, monke
     else:
         guessed.mkdir()
         guessed.chmod(0o777 if kind == "open to all" else 0o700)
-    found = kernel_cache._private_folder()
+    found = numba_cache._private_folder()
     assert found != guessed
     assert stat.S_IMODE(found.stat().st_mode) == 0o700
 
 
 def test_the_folder_of_an_earlier_process_is_taken_again(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert kernel_cache._private_folder() == kernel_cache._private_folder()
+    assert numba_cache._private_folder() == numba_cache._private_folder()

@@ -6,7 +6,7 @@ import pytest
 PROGRAM = """
 import ctypes, sys
 import torch
-from dlrm_adahessian.memory import keep_freed_memory
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from dlrm_adahessian import metrics
-from dlrm_adahessian.metrics import (
+from dlrm_adahessian.metrics import binary
+from dlrm_adahessian.metrics.binary import (
     BinaryMetrics,
     CalibrationBin,
     RecentWindow,
@@ -87,7 +87,7 @@ def test_auc_and_sums_are_exact_across_blocks_and_ties(monkeypatch, block, level
     rng = np.random.default_rng(levels)
     probability = (rng.integers(0, levels, 1_000) / levels).astype(np.float32)
     labels = rng.integers(0, 2, 1_000, dtype=np.int8)
-    monkeypatch.setattr(metrics, "_BLOCK", block)
+    monkeypatch.setattr(binary, "_BLOCK", block)
     found = binary_metrics(labels, probability)
     assert found.auc == pytest.approx(brute_force_auc(labels, probability), abs=1e-15)
     assert found.logloss == pytest.approx(row_log_losses(labels, probability).mean(), rel=1e-13)

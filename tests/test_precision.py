@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dlrm_adahessian.precision import matrix_products
+from dlrm_adahessian.runtime.precision import matrix_products
 
 
 @pytest.mark.parametrize(("precision", "name"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "medium")])

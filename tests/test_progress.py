@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from dlrm_adahessian.errors import CheckpointError
-from dlrm_adahessian.progress import Progress, Saved
+from dlrm_adahessian.train.progress import Progress, Saved
 
 STATE = {
     "progress": asdict(Progress(step=7, skipped=2, best_logloss=0.5)),

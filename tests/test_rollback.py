@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dlrm_adahessian import cli, trainer
-from dlrm_adahessian.distributed.checkpoint import latest
+from dlrm_adahessian import cli
+from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.errors import DivergedError
-from dlrm_adahessian.progress import Progress, diverged
+from dlrm_adahessian.train import loop
+from dlrm_adahessian.train.progress import Progress, diverged
 from reliability.runs import JOB, differences
 
 COUNTERS = ("rollbacks", "rolled_back_to")
@@ -26,7 +27,7 @@ Fault = Callable[[int, int], bool]
 @pytest.fixture
 def meets(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
     """Put NaN into the input of the steps that a fault chooses."""
-    real = trainer._Fit._step
+    real = loop._Fit._step
 
     def install(fault: Fault) -> None:
         def step(fit: Any, batch: Any, following: Any) -> Any:
@@ -34,7 +35,7 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
                 batch.dense[0, 0] = float("nan")
             return real(fit, batch, following)
 
-        monkeypatch.setattr(trainer._Fit, "_step", step)
+        monkeypatch.setattr(loop._Fit, "_step", step)
 
     return install
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
-from dlrm_adahessian.share import Share
+from dlrm_adahessian.distributed.share import Share
 
 
 @given(

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from dlrm_adahessian.checkpoint.reader import load_newest_good
 from dlrm_adahessian.config import PRESETS, RunConfig, from_dict, preset
 from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
-from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.state import TrainState
+from dlrm_adahessian.train.step import TrainState
 from tests.distributed.checkpoints import same_bits
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from dlrm_adahessian import storage
 from dlrm_adahessian.errors import LockedError, StorageError
-from dlrm_adahessian.storage import (
+from dlrm_adahessian.runs import sealed
+from dlrm_adahessian.runs.sealed import (
     MANIFEST,
     DamagedFolderError,
     exclusive_lock,
@@ -189,7 +189,7 @@ def test_the_bytes_are_flushed_before_the_name_changes(
     """A rename may reach the disk before data that was never flushed; then a power cut leaves an empty file."""
     flushed: list[int] = []
     monkeypatch.setattr(
-        storage, "flush_to_disk", lambda descriptor: flushed.append(os.fstat(descriptor).st_size)
+        sealed, "flush_to_disk", lambda descriptor: flushed.append(os.fstat(descriptor).st_size)
     )
     write_text(tmp_path / "x", "hello")
     assert flushed[0] == len("hello")
@@ -261,7 +261,7 @@ def test_a_write_that_the_system_cuts_short_is_reported(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from dlrm_adahessian.storage import exclusive_lock
+from dlrm_adahessian.runs.sealed import exclusive_lock
 with exclusive_lock(Path(sys.argv[1]), wait=False):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -305,9 +305,9 @@ def test_an_error_in_the_block_is_not_mistaken_for_one_of_the_lock(tmp_path: Pat
 
 def test_a_file_that_another_process_wrote_must_be_seen_before_the_folder_is_sealed(tmp_path: Path) -> None:
     final = tmp_path / "x"
-    temporary = storage.temporary_folder(final)
+    temporary = sealed.temporary_folder(final)
     with pytest.raises(FileNotFoundError, match="not seen here"):
-        storage.seal(temporary, final, {}, {"tables-00001.safetensors": {"bytes": 3, "xxh3_128": "0" * 32}})
+        sealed.seal(temporary, final, {}, {"tables-00001.safetensors": {"bytes": 3, "xxh3_128": "0" * 32}})
     assert not final.exists()
 
 
@@ -333,7 +333,7 @@ def test_results_are_refused_below_a_folder_that_may_not_be_looked_into(tmp_path
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     program = (
-        "import pathlib, sys; from dlrm_adahessian.storage import require_writable; "
+        "import pathlib, sys; from dlrm_adahessian.runs.sealed import require_writable; "
         "require_writable(pathlib.Path(sys.argv[1]), '--out')"
     )
     told = plain_user.python(program, closed / "runs" / "a", environment={}).stderr

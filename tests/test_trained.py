@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dlrm_adahessian.errors import CheckpointError
-from dlrm_adahessian.trained import open_trained
+from dlrm_adahessian.evaluation.trained_model import open_trained
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.compare.config import CompareConfig
-from dlrm_adahessian.data.sources import require_rows
-from dlrm_adahessian.storage import require_writable
+from dlrm_adahessian.data.text.sources import require_rows
+from dlrm_adahessian.runs.sealed import require_writable
 
 _HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
 

@@ -12,7 +12,7 @@ def doctor(arguments: Sequence[str]) -> int:
     tyro.cli(
         _no_arguments, args=arguments, prog="python -m dlrm_adahessian doctor", description=doctor.__doc__
     )
-    from dlrm_adahessian.doctor import diagnose
+    from dlrm_adahessian.runtime.doctor import diagnose
 
     healthy, text = diagnose()
     say(text)

@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.output import say
-from dlrm_adahessian.data.sources import RAW
-from dlrm_adahessian.download.config import Archive
+from dlrm_adahessian.data.download.config import Archive
+from dlrm_adahessian.data.text.sources import RAW
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -27,7 +27,7 @@ def download(arguments: Sequence[str]) -> int:
     """Fetch the archive of rows from a mirror that you name."""
     args = tyro.cli(DownloadConfig, args=arguments, prog="python -m dlrm_adahessian download")
     archive = config.validated(Archive, config.read_toml(args.config))
-    from dlrm_adahessian.download.fetch import fetch
+    from dlrm_adahessian.data.download.fetch import fetch
 
     say(f"{fetch(archive, args.out)}")
     return 0

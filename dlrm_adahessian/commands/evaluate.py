@@ -80,7 +80,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     if args.json:
         say(json.dumps(found.summary, allow_nan=False))
         return 0
-    from dlrm_adahessian.tables import evaluation_table
+    from dlrm_adahessian.commands.text_tables import evaluation_table
 
     say(evaluation_table(found.summary))
     if args.report is not None:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say_figures
-from dlrm_adahessian.storage import require_writable
+from dlrm_adahessian.runs.sealed import require_writable
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

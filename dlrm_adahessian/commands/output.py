@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from dlrm_adahessian.printable import printable
+from dlrm_adahessian.runtime.printable import printable
 
 
 def say_figures(found: Mapping[str, Any], *, as_json: bool) -> None:

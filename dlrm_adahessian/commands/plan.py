@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import parsed, value_of
 from dlrm_adahessian.commands.output import say
-from dlrm_adahessian.planning.config import PlanConfig
+from dlrm_adahessian.embeddings.planning.config import PlanConfig
 
 _HELP = """Plan who holds which tables on given machines, and what each rank needs in memory; needs neither.
 
@@ -19,8 +19,8 @@ def plan(arguments: Sequence[str]) -> int:
     preset = config.load(None, name)
     base = PlanConfig(optimizer=preset.optimizer, optim=preset.optim)
     args = parsed(base, arguments, prog="python -m dlrm_adahessian plan", description=_HELP)
-    from dlrm_adahessian.distributed.plan_text import plan_text
-    from dlrm_adahessian.planning.report import plan_json, planned
+    from dlrm_adahessian.embeddings.planning.plan_text import plan_text
+    from dlrm_adahessian.embeddings.planning.what_if import plan_json, planned
 
     found = planned(args)
     say(json.dumps(plan_json(args, found)) if args.json else plan_text(found))

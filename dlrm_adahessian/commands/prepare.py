@@ -9,9 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say_figures
 from dlrm_adahessian.data.config import DataConfig
-from dlrm_adahessian.data.sources import require_rows
+from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.storage import require_writable
+from dlrm_adahessian.runs.sealed import require_writable
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -37,8 +37,8 @@ def prepare(arguments: Sequence[str]) -> int:
     if args.dataset == "criteo":
         require_rows(args.data_path, "prepare")
     require_writable(args.data.cache_dir, "--data.cache-dir")
-    from dlrm_adahessian.data.cache import open_dataset
-    from dlrm_adahessian.data.prepared import is_prepared
+    from dlrm_adahessian.data.datasets import open_dataset
+    from dlrm_adahessian.data.prepared.folder import is_prepared
 
     if args.data_path is not None and is_prepared(args.data_path):
         raise UsageError(

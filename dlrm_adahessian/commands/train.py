@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from dlrm_adahessian import config
-from dlrm_adahessian.artifacts import RUNS
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
 from dlrm_adahessian.commands.output import say
-from dlrm_adahessian.data.sources import require_rows
-from dlrm_adahessian.launched import alone, told_once
-from dlrm_adahessian.storage import require_writable
+from dlrm_adahessian.data.text.sources import require_rows
+from dlrm_adahessian.runs.run_directory import RUNS
+from dlrm_adahessian.runs.sealed import require_writable
+from dlrm_adahessian.runtime.launcher import alone, told_once
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
@@ -28,8 +28,8 @@ def train(arguments: Sequence[str]) -> int:
             require_rows(settings.data_path, "train")
         require_writable(settings.out or RUNS, "--out")
         require_writable(settings.data.cache_dir, "--data.cache-dir")
-    from dlrm_adahessian.job import run_job
-    from dlrm_adahessian.tables import job_table
+    from dlrm_adahessian.commands.text_tables import job_table
+    from dlrm_adahessian.train.with_baseline import run_job
 
     done = run_job(settings)
     if done is None:  # another rank reports

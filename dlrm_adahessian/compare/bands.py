@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.prepared import PreparedData
-from dlrm_adahessian.metrics import row_log_losses
+from dlrm_adahessian.data.prepared.folder import PreparedData
+from dlrm_adahessian.metrics.binary import row_log_losses
 from dlrm_adahessian.statistics.components import Estimate
 from dlrm_adahessian.statistics.crossed import crossed_mean
 

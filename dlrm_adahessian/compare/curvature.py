@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrm_adahessian.artifacts import RunDirectory
+from dlrm_adahessian.checkpoint.reader import load_newest_good
 from dlrm_adahessian.compare.bands import band_of_ids, bands_of_rows, mean_by_table_and_band
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
 from dlrm_adahessian.data.loader import Loader, on_device
-from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.schema import TOKEN_NAMES
-from dlrm_adahessian.device import find_device
-from dlrm_adahessian.distributed.checkpoint import load_newest_good
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.state import SCORING_BATCH, TrainState
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runtime.device import find_device
+from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
 
 _ROWS = 64 * 1024
 

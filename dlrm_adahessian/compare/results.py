@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dlrm_adahessian.artifacts import RunDirectory, environment
 from dlrm_adahessian.compare.bands import BANDS, band_of_ids, bands_of_rows, logloss_by_band
 from dlrm_adahessian.compare.config import settings_of
 from dlrm_adahessian.compare.selection import reported, reported_rows
 from dlrm_adahessian.compare.study import Contender, Run, Study, best_of, fitted_run
 from dlrm_adahessian.compare.worker import CURVATURE
+from dlrm_adahessian.runs.run_directory import RunDirectory, environment
+from dlrm_adahessian.runs.sealed import read_json
 from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_difference
 from dlrm_adahessian.statistics.multiplicity import holm
 from dlrm_adahessian.statistics.power import minimum_detectable
-from dlrm_adahessian.storage import read_json
-from dlrm_adahessian.trainer import Fitted
+from dlrm_adahessian.train.loop import Fitted
 
 METRICS = ("auc", "accuracy", "logloss")
 Part = Literal["progressive", "test"]

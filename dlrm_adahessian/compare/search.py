@@ -11,8 +11,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.optim.ranges import Choice, Range
-from dlrm_adahessian.storage import fingerprint
+from dlrm_adahessian.optim.search_space import Choice, Range
+from dlrm_adahessian.runs.sealed import fingerprint
 
 _WORST = 1e6
 """Log loss told to the sampler for a run that diverged; any finite run is better."""

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.metrics import binary_metrics, row_log_losses
-from dlrm_adahessian.trainer import Fitted
+from dlrm_adahessian.metrics.binary import binary_metrics, row_log_losses
+from dlrm_adahessian.train.loop import Fitted
 
 Select = Literal["val", "progressive"]
 

@@ -21,18 +21,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.selection import judged_logloss
 from dlrm_adahessian.compare.worker import begin, train
 from dlrm_adahessian.config import RunConfig, asdict
-from dlrm_adahessian.data.cache import open_dataset
-from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
-from dlrm_adahessian.reuse import run_path
-from dlrm_adahessian.storage import exclusive_lock
-from dlrm_adahessian.trainer import Fitted, finished
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.sealed import exclusive_lock
+from dlrm_adahessian.train.loop import Fitted, finished
+from dlrm_adahessian.train.run_cache import run_path
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from dlrm_adahessian.artifacts import RunDirectory
 from dlrm_adahessian.compare.curvature import curvature_by_band
 from dlrm_adahessian.config import from_dict
-from dlrm_adahessian.data.prepared import PreparedData, open_prepared
+from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.errors import DivergedError
-from dlrm_adahessian.memory import keep_freed_memory
-from dlrm_adahessian.reuse import find_or_fit, run_path
-from dlrm_adahessian.storage import write_json
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.sealed import write_json
+from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.train.run_cache import find_or_fit, run_path
 
 CURVATURE = "curvature.json"
 """What `curvature_by_band` found, in the run directory."""

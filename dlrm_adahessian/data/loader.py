@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from dlrm_adahessian.data.prepared import PreparedData
+from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.schema import TOKEN_NAMES
-from dlrm_adahessian.share import Share, whole
+from dlrm_adahessian.distributed.share import Share, whole
 
 _POOL_BATCHES = 64  # batches whose rows are shuffled together; reads stay runs of one batch
 

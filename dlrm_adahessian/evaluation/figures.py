@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from dlrm_adahessian.data.schema import NO_LABEL
 from dlrm_adahessian.evaluation.slices import Slice
-from dlrm_adahessian.metrics import (
+from dlrm_adahessian.metrics.binary import (
     Labels,
     binary_metrics,
     calibration_bins,

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from dlrm_adahessian.data.tsv import BadLines
-from dlrm_adahessian.device import find_device
+from dlrm_adahessian.data.criteo.reader import BadLines
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.evaluation.figures import differences, model_figures, slice_figures
@@ -32,9 +31,10 @@ from dlrm_adahessian.evaluation.predictions import (
 from dlrm_adahessian.evaluation.request import Request
 from dlrm_adahessian.evaluation.rows import PreparedRows, RawRows, open_rows, regrouped
 from dlrm_adahessian.evaluation.slices import Slicing, cut, of_predictions, of_rows
-from dlrm_adahessian.printable import printable_name
-from dlrm_adahessian.state import SCORING_BATCH
-from dlrm_adahessian.trained import TrainedModel, open_trained
+from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
+from dlrm_adahessian.runtime.device import find_device
+from dlrm_adahessian.runtime.printable import printable_name
+from dlrm_adahessian.train.step import SCORING_BATCH
 
 _BLOCK = 16 * SCORING_BATCH  # rows scored and written at once
 _FIRST_IDS = 3  # arrays of a block before the ids of the first vocabulary

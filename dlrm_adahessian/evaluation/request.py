@@ -9,7 +9,7 @@ from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import is_predictions
 from dlrm_adahessian.evaluation.rows import Part
 from dlrm_adahessian.evaluation.slices import check_slices
-from dlrm_adahessian.storage import require_writable
+from dlrm_adahessian.runs.sealed import require_writable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.prepare import dense_features
-from dlrm_adahessian.data.sources import live_source
-from dlrm_adahessian.data.tsv import BadLines, read_rows
-from dlrm_adahessian.device import find_device
+from dlrm_adahessian.data.criteo.reader import BadLines, read_rows
+from dlrm_adahessian.data.prepared.writer import dense_features
+from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.trained import open_trained
+from dlrm_adahessian.evaluation.trained_model import open_trained
+from dlrm_adahessian.runtime.device import find_device
 
 
 def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.NDArray[np.float32]]:

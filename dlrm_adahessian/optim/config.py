@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian.optim.dense_config import (
+from dlrm_adahessian.optim.dense.config import (
     AdagradConfig,
     AdaHessianConfig,
     AdamConfig,
@@ -15,8 +15,7 @@ from dlrm_adahessian.optim.dense_config import (
     SOAPConfig,
     SophiaConfig,
 )
-from dlrm_adahessian.optim.ranges import Choice, Range, Tuned
-from dlrm_adahessian.optim.row_config import (
+from dlrm_adahessian.optim.rows.config import (
     HessianAdagradConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
@@ -25,6 +24,7 @@ from dlrm_adahessian.optim.row_config import (
     RowSophiaConfig,
     RowwiseAdagradConfig,
 )
+from dlrm_adahessian.optim.search_space import Choice, Range, Tuned
 
 _STRICT = ConfigDict(extra="forbid")
 

@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dlrm_adahessian.optim.adagrad import Adagrad
-from dlrm_adahessian.optim.adahessian import AdaHessian
-from dlrm_adahessian.optim.adam import Adam
 from dlrm_adahessian.optim.base import DenseOptimizer, RowRule
 from dlrm_adahessian.optim.config import (
     AdagradConfig,
@@ -28,18 +25,21 @@ from dlrm_adahessian.optim.config import (
     SOAPConfig,
     SophiaConfig,
 )
-from dlrm_adahessian.optim.hessian_adagrad import DenseHessianAdagrad
-from dlrm_adahessian.optim.muon import Muon
-from dlrm_adahessian.optim.row_adagrad import RowAdagrad
-from dlrm_adahessian.optim.row_adahessian import RowAdaHessian
-from dlrm_adahessian.optim.row_adam import RowAdam
-from dlrm_adahessian.optim.row_hessian_adagrad import HessianAdagrad
-from dlrm_adahessian.optim.row_rowwise_adagrad import RowwiseAdagrad
-from dlrm_adahessian.optim.row_sgd import RowSGD
-from dlrm_adahessian.optim.row_sophia import RowSophia
-from dlrm_adahessian.optim.sgd import SGD
-from dlrm_adahessian.optim.soap import SOAP
-from dlrm_adahessian.optim.sophia import Sophia
+from dlrm_adahessian.optim.dense.adagrad import Adagrad
+from dlrm_adahessian.optim.dense.adahessian import AdaHessian
+from dlrm_adahessian.optim.dense.adam import Adam
+from dlrm_adahessian.optim.dense.hessian_adagrad import DenseHessianAdagrad
+from dlrm_adahessian.optim.dense.muon import Muon
+from dlrm_adahessian.optim.dense.sgd import SGD
+from dlrm_adahessian.optim.dense.soap import SOAP
+from dlrm_adahessian.optim.dense.sophia import Sophia
+from dlrm_adahessian.optim.rows.adagrad import RowAdagrad
+from dlrm_adahessian.optim.rows.adahessian import RowAdaHessian
+from dlrm_adahessian.optim.rows.adam import RowAdam
+from dlrm_adahessian.optim.rows.hessian_adagrad import HessianAdagrad
+from dlrm_adahessian.optim.rows.rowwise_adagrad import RowwiseAdagrad
+from dlrm_adahessian.optim.rows.sgd import RowSGD
+from dlrm_adahessian.optim.rows.sophia import RowSophia
 
 
 def dense_optimizer(cfg: DenseConfig, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:

@@ -11,7 +11,7 @@ from dlrm_adahessian.compare.results import NEAR_BEST
 from dlrm_adahessian.report import comparison_plots as plots
 from dlrm_adahessian.report.comparison_words import headline, to_first, verdict
 from dlrm_adahessian.report.rendering import render
-from dlrm_adahessian.storage import write_json, write_text
+from dlrm_adahessian.runs.sealed import write_json, write_text
 
 
 def write_report(folder: Path, summary: Mapping[str, Any], runs: pd.DataFrame) -> None:

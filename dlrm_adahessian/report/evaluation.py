@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlrm_adahessian.artifacts import environment
-from dlrm_adahessian.curves import curve
 from dlrm_adahessian.evaluation.predictions import Predictions
+from dlrm_adahessian.metrics.curves import curve
 from dlrm_adahessian.report import evaluation_plots as plots
 from dlrm_adahessian.report.evaluation_words import verdict
 from dlrm_adahessian.report.rendering import render
-from dlrm_adahessian.storage import write_text
+from dlrm_adahessian.runs.run_directory import environment
+from dlrm_adahessian.runs.sealed import write_text
 
 
 def write_evaluation(path: Path, summary: Mapping[str, Any], labelled: Predictions) -> None:

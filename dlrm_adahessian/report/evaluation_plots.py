@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from dlrm_adahessian.curves import Curve
+from dlrm_adahessian.metrics.curves import Curve
 from dlrm_adahessian.report.drawing import CYCLE, STYLE, legend, new_figure, svg_text
 from dlrm_adahessian.statistics.single import proportion_interval
 

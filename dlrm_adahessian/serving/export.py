@@ -25,23 +25,23 @@ import torch
 from torch import Tensor
 
 from dlrm_adahessian import __version__
+from dlrm_adahessian.checkpoint.tensor_file import write_tensors
 from dlrm_adahessian.data.schema import INTEGER_NAMES, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.tensor_file import write_tensors
 from dlrm_adahessian.errors import CheckpointError, UsageError
-from dlrm_adahessian.serving import loader
-from dlrm_adahessian.serving.head_program import BOUND, head_program
-from dlrm_adahessian.serving.parity import Parity, compared
-from dlrm_adahessian.serving.rounding import RowType, largest_error, rounded
-from dlrm_adahessian.serving.words import sorted_tensors, write_parquet
-from dlrm_adahessian.storage import (
+from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
+from dlrm_adahessian.runs.sealed import (
     flush_to_disk,
     put_in_place,
     storage_errors,
     temporary_folder,
     write_json,
 )
-from dlrm_adahessian.trained import TrainedModel, open_trained
+from dlrm_adahessian.serving import loader
+from dlrm_adahessian.serving.head_program import BOUND, head_program
+from dlrm_adahessian.serving.parity import Parity, compared
+from dlrm_adahessian.serving.rounding import RowType, largest_error, rounded
+from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
 
 _NEW = "an export needs a new folder, and {out} exists; remove it or name another one"
 

@@ -10,8 +10,8 @@ import torch
 
 from dlrm_adahessian.data.schema import NUM_INTEGERS
 from dlrm_adahessian.errors import CheckpointError
-from dlrm_adahessian.metrics import probability_from_logit
-from dlrm_adahessian.model.head import Head
+from dlrm_adahessian.metrics.binary import probability_from_logit
+from dlrm_adahessian.model.dlrm import Head
 
 BOUND = 1e-6
 """How far two float32 computations of a probability may be apart."""

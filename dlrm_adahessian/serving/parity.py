@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dlrm_adahessian.data.prepare import dense_features
+from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Encoder, Vocabulary
+from dlrm_adahessian.data.prepared.writer import dense_features
 from dlrm_adahessian.data.schema import NO_LABEL, NUM_INTEGERS, NUM_TOKENS, TOKEN_NAMES, RowBlock
-from dlrm_adahessian.data.vocabulary import UNKNOWN, Encoder, Vocabulary
-from dlrm_adahessian.metrics import probability_from_logit
+from dlrm_adahessian.evaluation.trained_model import TrainedModel
+from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.rounding import RowType, rounded, unrounded
-from dlrm_adahessian.state import SCORING_BATCH
-from dlrm_adahessian.trained import TrainedModel
+from dlrm_adahessian.train.step import SCORING_BATCH
 
 ROWS = 1 << 16
 _ABSENT = 0.1  # share of missing values, and of tokens that are drawn regardless of the vocabulary

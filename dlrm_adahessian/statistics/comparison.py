@@ -2,7 +2,13 @@
 
 import dataclasses
 
-from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions, row_correct, row_log_losses
+from dlrm_adahessian.metrics.binary import (
+    Labels,
+    Probabilities,
+    check_predictions,
+    row_correct,
+    row_log_losses,
+)
 from dlrm_adahessian.statistics.delong import delong, rarer_class
 from dlrm_adahessian.statistics.discordance import bootstrap_accuracy, discordance, mcnemar
 from dlrm_adahessian.statistics.intervals import Interval

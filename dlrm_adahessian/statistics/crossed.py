@@ -39,7 +39,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions, row_correct, row_log_losses
+from dlrm_adahessian.metrics.binary import (
+    Labels,
+    Probabilities,
+    check_predictions,
+    row_correct,
+    row_log_losses,
+)
 from dlrm_adahessian.statistics.components import Estimate, combine
 from dlrm_adahessian.statistics.delong import mean_over_classes, placements, rarer_class
 from dlrm_adahessian.statistics.intervals import Interval

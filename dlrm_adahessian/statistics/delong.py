@@ -12,8 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions
-from dlrm_adahessian.ranking import cut_between_ties, sorted_keys, tie_counts
+from dlrm_adahessian.metrics.binary import Labels, Probabilities, check_predictions
+from dlrm_adahessian.metrics.ranking import cut_between_ties, sorted_keys, tie_counts
 from dlrm_adahessian.statistics.intervals import Interval, student_interval
 from dlrm_adahessian.statistics.paired import PairedDifference
 

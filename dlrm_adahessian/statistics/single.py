@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from dlrm_adahessian.metrics import Labels, Probabilities, check_predictions, row_correct, row_log_losses
+from dlrm_adahessian.metrics.binary import (
+    Labels,
+    Probabilities,
+    check_predictions,
+    row_correct,
+    row_log_losses,
+)
 from dlrm_adahessian.statistics.delong import delong_auc, rarer_class
 from dlrm_adahessian.statistics.intervals import Interval, student_interval
 

@@ -8,7 +8,7 @@ import pytest
 
 from dlrm_adahessian.cli import main
 from dlrm_adahessian.commands.output import PrintableFormatter
-from dlrm_adahessian.printable import printable
+from dlrm_adahessian.runtime.printable import printable
 
 
 @pytest.mark.parametrize(

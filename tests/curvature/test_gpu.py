@@ -7,7 +7,7 @@ from dlrm_adahessian.curvature.base import Derivatives
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.graphed import Graphed
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.head import Head
+from dlrm_adahessian.model.dlrm import Head
 from tests.devices import needs_gpu
 
 pytestmark = [pytest.mark.oracle, *needs_gpu]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlrm_adahessian.data.schema import NO_LABEL, RowBlock
-from dlrm_adahessian.data.sources import Source
+from dlrm_adahessian.data.text.sources import Source
 
 _FIELDS = rb"(?:\t(?:-?[0-9]+)?){13}(?:\t(?:[0-9a-fA-F]{8})?){26}"
 _ROW = {

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data import criteo
-from dlrm_adahessian.data.cache import open_dataset, prepare_synthetic
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.data.criteo import prepare_criteo
-from dlrm_adahessian.data.prepared import PreparedData, open_prepared
+from dlrm_adahessian.data.criteo import dataset
+from dlrm_adahessian.data.criteo.dataset import prepare_criteo
+from dlrm_adahessian.data.datasets import open_dataset, prepare_synthetic
+from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.errors import DataError, NoInputError
-from dlrm_adahessian.storage import DamagedFolderError
+from dlrm_adahessian.runs.sealed import DamagedFolderError
 from tests.data.oracle import parse, random_line
 from tests.faults import Outcome, disk_full, each_operation
 
@@ -68,7 +68,7 @@ def test_rows_are_those_of_the_oracle(text: Path, tmp_path: Path) -> None:
 def test_second_run_reuses_the_first(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(text, tmp_path / "cache")
     renamed = text.rename(tmp_path / "other name.tsv")
-    monkeypatch.setattr(criteo, "open_sources", lambda path: pytest.fail("the text was read again"))
+    monkeypatch.setattr(dataset, "open_sources", lambda path: pytest.fail("the text was read again"))
     second = prepare(renamed, tmp_path / "cache")
     assert (second.fingerprint, second.folder) == (first.fingerprint, first.folder)
     assert second.manifest == first.manifest
@@ -135,13 +135,13 @@ def test_missing_input_leaves_no_cache(tmp_path: Path) -> None:
 def test_text_that_changes_while_it_is_read_is_refused(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_rows = criteo.read_rows
+    read_rows = dataset.read_rows
 
     def read_and_change(*args: object, **options: object):
         yield from read_rows(*args, **options)
         text.write_bytes(TEXT + TEXT)
 
-    monkeypatch.setattr(criteo, "read_rows", read_and_change)
+    monkeypatch.setattr(dataset, "read_rows", read_and_change)
     with pytest.raises(DataError, match="must not change while it is read"):
         prepare(text, tmp_path / "cache")
     assert folders(tmp_path / "cache") == []

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data.prepare import dense_features, split_rows, write_prepared
+from dlrm_adahessian.data.prepared.spill import NpyWriter
+from dlrm_adahessian.data.prepared.writer import dense_features, split_rows, write_prepared
 from dlrm_adahessian.data.schema import RowBlock
-from dlrm_adahessian.data.spill import NpyWriter
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import random_block
 from tests.data.test_vocabulary import expected_ids

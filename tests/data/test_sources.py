@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dlrm_adahessian.data.sources import input_files, input_identity, is_pipe, open_sources, require_rows
+from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe, open_sources, require_rows
 from dlrm_adahessian.errors import DataError, NoInputError
-from dlrm_adahessian.storage import fingerprint
+from dlrm_adahessian.runs.sealed import fingerprint
 from tests import plain_user
 
 TEXT = b"".join(b"%d\tline\n" % n for n in range(200_000))
@@ -287,7 +287,7 @@ def test_a_folder_that_may_not_be_looked_into_is_told_by_its_name(mode: int, tmp
     (folder / "a.txt").write_bytes(b"")
     folder.chmod(mode)
     program = (
-        "import sys; from dlrm_adahessian.data.sources import require_rows as f; f(sys.argv[1], 'train')"
+        "import sys; from dlrm_adahessian.data.text.sources import require_rows as f; f(sys.argv[1], 'train')"
     )
     told = plain_user.python(program, folder, environment={}).stderr
     assert (

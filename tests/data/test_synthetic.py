@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import rankdata
 
-from dlrm_adahessian.data import marginals, synthetic
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.schema import COLUMN_NAMES, NUM_INTEGERS, RowBlock
-from dlrm_adahessian.data.synthetic import row_blocks, write_tsv
+from dlrm_adahessian.data.synthetic import generator, marginals
+from dlrm_adahessian.data.synthetic.generator import row_blocks, write_tsv
 from dlrm_adahessian.errors import StorageError
 
 SCALE = 0.01
@@ -260,7 +260,7 @@ def test_seeds_share_tokens_but_not_rows_or_effects() -> None:
     one, two = (generate(SyntheticConfig(seed=seed), 20_000) for seed in (1, 2))
     assert not (one.integers == two.integers).all(axis=1).any()
     assert set(one.tokens[:, 8]) == set(two.tokens[:, 8])
-    effects = [synthetic._plant(SyntheticConfig(seed=seed)).tables.effect[20] for seed in (1, 2)]
+    effects = [generator._plant(SyntheticConfig(seed=seed)).tables.effect[20] for seed in (1, 2)]
     assert abs(np.corrcoef(effects)[0, 1]) < 0.5
 
 
@@ -270,7 +270,7 @@ def test_a_huge_seed_is_a_seed() -> None:
 
 def test_no_token_stands_for_two() -> None:
     ranks = range(0, 10_131_227, 4999)
-    tokens = {int(synthetic._token_value(np.uint32(j), np.uint32(rank))) for j in range(26) for rank in ranks}
+    tokens = {int(generator._token_value(np.uint32(j), np.uint32(rank))) for j in range(26) for rank in ranks}
     assert tokens == {python_token(j, rank) for j in range(26) for rank in ranks}
     assert len(tokens) == 26 * len(ranks)
 
@@ -292,7 +292,7 @@ def python_mix(x: int) -> int:
 def test_probability_is_that_of_the_planted_model_at_the_emitted_row() -> None:
     """Read the row as a stranger would, undo the hash by a table, and sum over pairs in float64."""
     config = SyntheticConfig(seed=5, cardinality_scale=0.0005)
-    planted = synthetic._plant(config)
+    planted = generator._plant(config)
     rows = generate(config, 60)
     fields = marginals.fit_fields(config.cardinality_scale)
     rank_of = [

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.criteo.reader import BadLines, format_rows, read_rows
 from dlrm_adahessian.data.schema import NO_LABEL, RowBlock
-from dlrm_adahessian.data.sources import Source
-from dlrm_adahessian.data.synthetic import row_blocks
-from dlrm_adahessian.data.tsv import BadLines, format_rows, read_rows
+from dlrm_adahessian.data.synthetic.generator import row_blocks
+from dlrm_adahessian.data.text.sources import Source
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import parse, random_block, random_file, random_line, rows_of, source_of
 

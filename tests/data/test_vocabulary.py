@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data.arrays import read_array
+from dlrm_adahessian.data.prepared.arrays import read_array
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary, build_vocabulary
 from dlrm_adahessian.data.schema import RowBlock
-from dlrm_adahessian.data.vocabulary import Vocabulary, build_vocabulary
-from dlrm_adahessian.storage import DamagedFolderError
+from dlrm_adahessian.runs.sealed import DamagedFolderError
 from tests.data.oracle import random_block, rows_of
 
 MISSING = -1  # sorts before every token of the same count

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.distributed.checkpoint import Checkpoint, load, load_newest_good
-from dlrm_adahessian.distributed.saving import save
-from dlrm_adahessian.distributed.table_shard import TableShard
-from dlrm_adahessian.storage import fingerprint
+from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
+from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.embeddings.table_shard import TableShard
+from dlrm_adahessian.runs.sealed import fingerprint
 from tests.faults import Outcome, disk_full, each_operation
 
 RUN = fingerprint({"lr": 0.1})

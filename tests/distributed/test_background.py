@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.distributed import background, ranks, saving
-from dlrm_adahessian.distributed.background import BUSY, FAILED, IDLE, BackgroundSaver
-from dlrm_adahessian.distributed.checkpoint import load_newest_good
+from dlrm_adahessian.checkpoint import background, writer
+from dlrm_adahessian.checkpoint.background import BUSY, FAILED, IDLE, BackgroundSaver
+from dlrm_adahessian.checkpoint.reader import load_newest_good
+from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.table_shard import TableShard
+from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import DivergedError, ProgramError, StorageError
 from tests.distributed import worlds
 from tests.distributed.checkpoints import (
@@ -31,7 +32,7 @@ from tests.distributed.checkpoints import (
 )
 from tests.faults import Outcome, disk_full, each_operation, kill
 
-write_tensors = saving.write_tensors
+write_tensors = writer.write_tensors
 
 
 def begin(saver: BackgroundSaver, folder: Path, seed: int, **changes: object) -> None:
@@ -69,7 +70,7 @@ class SlowDisk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
     disk = SlowDisk()
-    monkeypatch.setattr(saving, "write_tensors", disk.write)
+    monkeypatch.setattr(writer, "write_tensors", disk.write)
     yield disk
     disk.go.set()
 
@@ -245,7 +246,7 @@ def _save_on_two(folder: Path, fails: bool) -> int:
             if ranks.rank() == 1:
                 disk = SlowDisk()
                 disk.fails = fails
-                saving.write_tensors = disk.write
+                writer.write_tensors = disk.write
             begin(saver, folder, 3, shards=_half(3))
             if ranks.rank() == 1:
                 threading.Timer(0.3, disk.go.set).start()

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dlrm_adahessian.distributed.checkpoint import latest, load, load_newest_good
-from dlrm_adahessian.distributed.saving import save
-from dlrm_adahessian.distributed.table_shard import TableShard
-from dlrm_adahessian.distributed.tensor_file import DTYPES, write_tensors
+from dlrm_adahessian.checkpoint.reader import latest, load, load_newest_good
+from dlrm_adahessian.checkpoint.tensor_file import DTYPES, write_tensors
+from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, DivergedError
-from dlrm_adahessian.storage import fingerprint
+from dlrm_adahessian.runs.sealed import fingerprint
 from tests.distributed.checkpoints import (
     RUN,
     blank,
@@ -142,8 +142,8 @@ def test_columns_that_no_file_holds_or_of_another_width_are_refused(tmp_path: Pa
 SAVE_LARGE = """
 import resource, sys, torch
 from pathlib import Path
-from dlrm_adahessian.distributed.saving import save
-from dlrm_adahessian.distributed.table_shard import TableShard
+from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.embeddings.table_shard import TableShard
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dlrm_adahessian.distributed.checkpoint import load, load_newest_good
+from dlrm_adahessian.checkpoint.reader import load, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, StorageError
-from dlrm_adahessian.storage import MANIFEST
+from dlrm_adahessian.runs.sealed import MANIFEST
 from tests.distributed.checkpoints import (
     RUN,
     assert_all_whole,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.distributed import initial_rows
-from dlrm_adahessian.distributed.initial_rows import fill_uniform_
+from dlrm_adahessian.embeddings import initial_rows
+from dlrm_adahessian.embeddings.initial_rows import fill_uniform_
 
 
 def table(num_rows: int, *, seed: int = 1, index: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import pytest
 
-from dlrm_adahessian.distributed.past_cache import BLOCK, write_past_cache
+from dlrm_adahessian.checkpoint.direct_io import BLOCK, write_past_cache
 
 
 class ShortFile:

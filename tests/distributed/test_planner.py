@@ -13,15 +13,15 @@ from typing import get_args
 import pytest
 import torch
 
-from dlrm_adahessian.distributed.dense_memory import DenseMemory
-from dlrm_adahessian.distributed.plan import RESERVED, Machines, Plan, write_plan
-from dlrm_adahessian.distributed.plan_text import plan_text
-from dlrm_adahessian.distributed.planner import Request
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.remedies import plan_or_refuse
-from dlrm_adahessian.distributed.row_bytes import mixes_columns
-from dlrm_adahessian.distributed.sharding import ShardedLookup
-from dlrm_adahessian.distributed.table_spec import TableSpec
+from dlrm_adahessian.embeddings.planning.dense_memory import DenseMemory
+from dlrm_adahessian.embeddings.planning.plan import RESERVED, Machines, Plan, write_plan
+from dlrm_adahessian.embeddings.planning.plan_text import plan_text
+from dlrm_adahessian.embeddings.planning.planner import Request
+from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
+from dlrm_adahessian.embeddings.planning.row_bytes import mixes_columns
+from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
+from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels.hits import Hits
 from dlrm_adahessian.optim.base import RowRule

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dlrm_adahessian.checkpoint.reader import load_newest_good
 from dlrm_adahessian.config import PRESETS, RunConfig, from_dict, preset
 from dlrm_adahessian.curvature.base import all_finite, gradient
 from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.distributed.checkpoint import load_newest_good
-from dlrm_adahessian.distributed.config import DistributedConfig
-from dlrm_adahessian.distributed.exchange import over_ranks
+from dlrm_adahessian.distributed.dense_exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.state import TrainState
+from dlrm_adahessian.embeddings.config import DistributedConfig
+from dlrm_adahessian.train.step import TrainState
 from tests.distributed import worlds
 from tests.distributed.checkpoints import same_bits
 

@@ -13,9 +13,9 @@ import pytest
 
 import dlrm_adahessian
 from dlrm_adahessian.cli import main
-from dlrm_adahessian.download import fetch as fetching
-from dlrm_adahessian.download.config import Archive
-from dlrm_adahessian.download.fetch import Patience, fetch
+from dlrm_adahessian.data.download import fetch as fetching
+from dlrm_adahessian.data.download.config import Archive
+from dlrm_adahessian.data.download.fetch import Patience, fetch
 from dlrm_adahessian.errors import DataError, NoInputError, StorageError
 
 FILE = bytes(range(256)) * 4096  # 1 MiB

@@ -17,9 +17,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian.cli import main
 from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.criteo.reader import format_rows
 from dlrm_adahessian.data.schema import COLUMN_NAMES
-from dlrm_adahessian.data.synthetic import row_blocks
-from dlrm_adahessian.data.tsv import format_rows
+from dlrm_adahessian.data.synthetic.generator import row_blocks
 from dlrm_adahessian.evaluation.predictions import writing
 
 SMALL = ["--model.bottom", "16", "--model.top", "16", "--batch-size", "128", "--baseline", "none"]

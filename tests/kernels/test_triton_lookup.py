@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dlrm_adahessian.distributed.row_tables import RowTables
+from dlrm_adahessian.embeddings.local_tables import RowTables
 from dlrm_adahessian.optim.config import RowAdagradConfig
 from dlrm_adahessian.optim.registry import row_rule
 from tests.devices import DEVICES, needs_triton

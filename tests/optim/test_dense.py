@@ -17,7 +17,7 @@ from dlrm_adahessian.optim.config import (
     SOAPConfig,
     SophiaConfig,
 )
-from dlrm_adahessian.optim.hessian_adagrad import DenseHessianAdagrad
+from dlrm_adahessian.optim.dense.hessian_adagrad import DenseHessianAdagrad
 from dlrm_adahessian.optim.registry import dense_optimizer
 from dlrm_adahessian.optim.schedule import lr_scale
 

@@ -7,7 +7,7 @@ import pytest
 
 from dlrm_adahessian.config import PRESETS, RunConfig, from_dict, preset
 from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
-from dlrm_adahessian.optim.ranges import Choice, Range, rate
+from dlrm_adahessian.optim.search_space import Choice, Range, rate
 
 RULES = [*get_args(DenseConfig), *get_args(RowConfig)]
 NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dlrm_adahessian.data import prepared as prepared_rows
-from dlrm_adahessian.data.bad_lines import BadLines
-from dlrm_adahessian.distributed import checkpoint, past_cache, step_folders
-from dlrm_adahessian.storage import MANIFEST, DamagedFolderError
+from dlrm_adahessian.checkpoint import direct_io, reader, step_folders
+from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.prepared import folder as prepared_rows
+from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
 from reliability import damage, io_faults, lines, moves, prepared, runs
 from reliability.outcome import Outcome, counting
 from tests.distributed import worlds
@@ -93,7 +93,7 @@ def verdicts_of(folder: Path) -> Outcome:
 
 @pytest.mark.dist
 def test_damage_that_nobody_notices_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "read_sealed", trusting)
+    monkeypatch.setattr(reader, "read_sealed", trusting)
     outcome = verdicts_of(tmp_path)
     assert outcome.times == 24
     assert outcome.silent > 5, outcome
@@ -103,7 +103,7 @@ def test_damage_that_nobody_notices_is_found(tmp_path: Path, monkeypatch: pytest
 def test_an_older_checkpoint_that_is_used_without_a_word_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint.logger, "warning", lambda *args: None)
+    monkeypatch.setattr(reader.logger, "warning", lambda *args: None)
     assert "without a warning" in verdicts_of(tmp_path).failures[0]
 
 
@@ -127,7 +127,7 @@ def test_a_writer_that_believes_all_was_taken_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert io_faults.cut_short(tmp_path / "whole").good
-    monkeypatch.setattr(past_cache, "_write_all", lambda file, block: file.write(block))
+    monkeypatch.setattr(direct_io, "_write_all", lambda file, block: file.write(block))
     outcome = io_faults.cut_short(tmp_path / "seeded")
     assert outcome.times > outcome.silent == 4, "the files of tensors; text goes through Python's buffer"
 

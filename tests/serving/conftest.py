@@ -8,11 +8,11 @@ import torch
 
 from dlrm_adahessian.config import from_dict, merged, preset
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.job import run_job
+from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving.export import write_folder
 from dlrm_adahessian.serving.head_program import head_program
-from dlrm_adahessian.trained import TrainedModel, open_trained
+from dlrm_adahessian.train.with_baseline import run_job
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from dlrm_adahessian.cli import main
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.synthetic import write_tsv
+from dlrm_adahessian.data.synthetic.generator import write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.job import evaluate
@@ -22,7 +22,7 @@ from dlrm_adahessian.serving.export import export, write_folder
 from dlrm_adahessian.serving.head_program import BOUND, head_program
 from dlrm_adahessian.serving.parity import Parity, as_tensors, checkpoint_probabilities, drawn
 from dlrm_adahessian.serving.rounding import largest_error, rounded
-from dlrm_adahessian.state import SCORING_BATCH
+from dlrm_adahessian.train.step import SCORING_BATCH
 
 
 def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exact):

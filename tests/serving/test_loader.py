@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.synthetic import write_tsv
+from dlrm_adahessian.data.synthetic.generator import write_tsv
 from dlrm_adahessian.serving import loader
 
 NUMBERS, WORDS = [1] * 13, ["00000001"] * 26

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dlrm_adahessian.data.vocabulary import Vocabulary
-from dlrm_adahessian.serving.words import sorted_tensors, write_parquet
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
 
 EXTREMES = [0xFFFFFFFF, 0, 0x80000000, 0x7FFFFFFF, 1]
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
 from dlrm_adahessian.statistics.delong import delong
 from tests.statistics.models import two_models

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
-from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.statistics.delong import delong, delong_auc
 from dlrm_adahessian.statistics.paired import PairedDifference
 from tests.statistics.models import brute_force_delong, covered, two_models

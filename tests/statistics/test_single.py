@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dlrm_adahessian.metrics import binary_metrics
+from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.statistics import delong, single
 from dlrm_adahessian.statistics.delong import delong_auc
 from dlrm_adahessian.statistics.single import figure_intervals, proportion_interval

@@ -1,0 +1,1 @@
+"""Checkpoints: written, read, and written while training goes on."""

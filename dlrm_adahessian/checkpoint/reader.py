@@ -1,0 +1,245 @@
+"""Checkpoints: sealed folders of safetensors and JSON, never a pickle; here they are read, in writer.py written.
+
+    checkpoints/
+      step-00000123/
+        dense.safetensors         tensors that every rank holds: parameters, optimizer state, generators
+        tables-00000.safetensors  consecutive rows of one table with their row states; one file per shard
+        state.json                what the trainer keeps beside tensors, and the row range of each shard
+        manifest.json             size and xxh3_128 of each file, format, fingerprint of the configuration
+      latest                      the name of the folder committed last
+
+Tables are row ranges, so that another number of ranks can read the rows it owns. Of several ranks each writes its own
+shards into a folder that all of them see, the first one the rest too; when all have written, it seals and commits.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dlrm_adahessian.checkpoint import step_folders
+from dlrm_adahessian.checkpoint.tensor_file import Piece
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.embeddings.table_shard import TableShard
+from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed, storage_errors
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+DENSE = "dense.safetensors"
+STATE = "state.json"
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
+class StoredRows:
+    """The rows in one file of a checkpoint; fields as in `TableShard`, the columns of a column shard only."""
+
+    file: str
+    table: str
+    first_row: int
+    rows: int
+    table_rows: int
+    first_column: int = 0
+    columns: int | None = None
+    table_columns: int | None = None
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
+class _Contents:
+    """What `state.json` says."""
+
+    state: dict[str, Any]
+    stored: list[StoredRows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint of which every byte was verified.
+
+    Attributes:
+        path: its folder.
+        step: steps done when it was saved.
+        state: what the trainer keeps beside tensors.
+        stored: the row ranges in its files.
+    """
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    stored: Sequence[StoredRows]
+
+    def restore_(self, dense: Mapping[str, Tensor], shards: Sequence[TableShard]) -> None:
+        """Copy into the given tensors in place; nothing is copied unless everything fits.
+
+        Args:
+            dense: tensors with exactly the names, shapes and dtypes that were saved.
+            shards: rows in any partition of the saved tables, with exactly the tensors that were saved.
+
+        Raises:
+            CheckpointError: a name, shape, dtype or row range differs from what was saved.
+        """
+        pieces = [Piece(path=self.path / DENSE, owner="dense", rows=None, targets=dense)]
+        for shard in shards:
+            pieces += self._pieces(shard)
+        try:
+            for piece in pieces:
+                piece.check()
+            for piece in pieces:
+                piece.copy_()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(_refusal(self.path, f"{self.path} cannot be read: {error}")) from error
+
+    def _pieces(self, shard: TableShard) -> Iterator[Piece]:
+        parts = [
+            part
+            for part in self.stored
+            if (part.table, part.table_rows) == (shard.table, shard.table_rows)
+            and part.table_columns in (None, shard.table_columns or shard.columns)
+        ]
+        column, end = shard.first_column, shard.first_column + shard.columns
+        for first, width in sorted({(part.first_column, part.columns or end) for part in parts}):
+            stop = min(end, first + width)
+            if not first <= column < stop:
+                continue
+            strip = [part for part in parts if part.first_column == first]
+            # Whole rows are read whole, so that a table of another width is told from a part of this one.
+            whole = shard.is_whole and strip[0].columns is None
+            yield from self._strip(shard, strip, None if whole else slice(column, stop))
+            column = stop
+        if column < end:
+            yield from self._strip(shard, [], None)
+
+    def _strip(
+        self, shard: TableShard, parts: Sequence[StoredRows], columns: slice | None
+    ) -> Iterator[Piece]:
+        """Yield what fills some columns of a shard, given as columns of the table; None for whole rows."""
+        row, end = shard.first_row, shard.first_row + shard.rows
+        for part in sorted(parts, key=lambda part: part.first_row):
+            stop = min(end, part.first_row + part.rows)
+            if not part.first_row <= row < stop:
+                continue
+            wanted = slice(row - shard.first_row, stop - shard.first_row)
+            yield Piece(
+                path=self.path / part.file,
+                owner=f"table {shard.table}",
+                rows=slice(row - part.first_row, stop - part.first_row),
+                columns=columns and _moved(columns, part.first_column),
+                targets={
+                    name: tensor[wanted, _moved(columns, shard.first_column)]
+                    if columns and tensor.dim() == 2
+                    else tensor[wanted]
+                    for name, tensor in shard.tensors.items()
+                },
+            )
+            row = stop
+        if row < end:
+            raise CheckpointError(
+                f"{self.path} lacks rows {row:,} to {end:,} of a table {shard.table} with "
+                f"{shard.table_rows:,} rows; resume with the configuration that saved it"
+            )
+
+
+def load(path: Path, fingerprint: str) -> Checkpoint:
+    """Verify one checkpoint.
+
+    Args:
+        path: its folder.
+        fingerprint: identifies the configuration that will use it.
+
+    Returns:
+        The checkpoint; `restore_` reads its tensors.
+
+    Raises:
+        CheckpointError: it is damaged, of another format, or belongs to another configuration.
+    """
+    try:
+        return _verified(path, fingerprint)
+    except DamagedFolderError as error:
+        raise CheckpointError(_refusal(path, str(error))) from error
+
+
+def load_newest_good(folder: Path, fingerprint: str) -> Checkpoint | None:
+    """Load the newest checkpoint that can be used, and warn about each newer one that cannot.
+
+    All ranks call it: the first one verifies, and all take the same.
+
+    Args:
+        folder: the folder of all checkpoints of the run; it may be absent.
+        fingerprint: identifies the configuration that will use it.
+
+    Returns:
+        The checkpoint, or None when there is none at all; `CheckpointError` when there are some and none can be used.
+    """
+    found = ranks.first_does(lambda: _newest_good(folder, fingerprint), patient=True)
+    return None if found is None else _opened(Path(found[0]), found[1])
+
+
+def _newest_good(folder: Path, fingerprint: str) -> tuple[str, int] | None:
+    """Return the folder and the step of the newest checkpoint that can be used."""
+    refusals: list[CheckpointError] = []
+    with storage_errors(folder):
+        paths = step_folders.newest_first(folder)
+    for path in paths:
+        try:
+            return str(path), load(path, fingerprint).step
+        except CheckpointError as error:
+            logger.warning("skipped a checkpoint: %s", error)
+            refusals.append(error)
+    if refusals:
+        raise CheckpointError(f"none of {len(refusals)} checkpoints can be used; the newest: {refusals[0]}")
+    return None
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the folder of the newest checkpoint, unverified, or None when there is none."""
+    with storage_errors(folder):
+        return next(iter(step_folders.newest_first(folder)), None)
+
+
+def _verified(path: Path, fingerprint: str) -> Checkpoint:
+    manifest = read_sealed(path)
+    found, owner, step = (manifest.get(key) for key in ("format", "fingerprint", "step"))
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {found!r}, and this version reads {FORMAT}; "
+            "resume with the version that wrote it"
+        )
+    if owner != fingerprint:
+        raise CheckpointError(
+            f"{path} belongs to configuration {owner!r}, and this run has {fingerprint!r}; "
+            "resume with the flags and the configuration file of the first start"
+        )
+    if not isinstance(step, int) or step_folders.step_of(path) != step:
+        raise DamagedFolderError(f"{path} holds step {step!r}, not the one of its name")
+    found = _opened(path, step)
+    if {DENSE, STATE, *(rows.file for rows in found.stored)} != set(manifest["files"]):
+        raise DamagedFolderError(f"{path} holds other files than its {STATE} lists")
+    return found
+
+
+def _opened(path: Path, step: int) -> Checkpoint:
+    """Read what a checkpoint says of itself, verifying nothing."""
+    try:
+        contents = pydantic.TypeAdapter(_Contents).validate_json((path / STATE).read_bytes())
+    except (OSError, pydantic.ValidationError) as error:
+        raise DamagedFolderError(f"{path / STATE} is no state of a checkpoint: {error}") from error
+    return Checkpoint(path=path, step=step, state=contents.state, stored=contents.stored)
+
+
+def _moved(columns: slice, first: int) -> slice:
+    """Return columns of a table as columns of a part that begins at `first`."""
+    return slice(columns.start - first, columns.stop - first)
+
+
+def _refusal(path: Path, reason: str) -> str:
+    return (
+        f"{reason}. A checkpoint is used whole or not at all: remove {path} to use the one before it, "
+        "or start anew with another --out"
+    )

@@ -1,0 +1,1 @@
+"""The Criteo Kaggle format: parsed, written, and prepared."""

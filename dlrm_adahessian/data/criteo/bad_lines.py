@@ -1,0 +1,155 @@
+"""What happens to a line that breaks the format: it stops the reading, or it is put aside unchanged.
+
+The parser only tells good lines from bad ones. Why a line is bad is found here, in plain Python, once for
+the one line that a message names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlrm_adahessian.data.schema import COLUMN_NAMES, INTEGER_NAMES
+from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.runs.sealed import storage_errors
+
+MAX_LINE = 1 << 16
+"""Bytes of the longest line without its newline; a Criteo line has about 230."""
+
+_SHOWN = 40  # bytes of a value that a message shows
+_MAX_REJECT = 1 << 28  # bytes of one line put aside; a longer one is no text, or an unpacked bomb
+_ODD_BYTES = {
+    b"\x00": "a NUL byte",
+    b"\xef\xbb\xbf": "a byte order mark",
+    b"\r": "a carriage return",
+    b'"': "a quote",
+}
+
+
+class BadLines:
+    """Takes the bad lines of an input, in order: refuses the first one, or writes all to a file.
+
+    Attributes:
+        count: lines taken so far.
+        first: place and reason of the first one.
+    """
+
+    def __init__(self, quarantine: Path | None = None) -> None:
+        self.count = 0
+        self.first: str | None = None
+        self._path = quarantine or Path()
+        with storage_errors(self._path):
+            self._file = quarantine.open("wb") if quarantine else None
+        self._open = False  # the line taken last has no newline
+        self._bytes = 0  # of that line
+
+    def reject(self, raw: bytes, explain: Callable[[], str]) -> None:
+        """Take a bad line.
+
+        Args:
+            raw: the line with its newline if it has one; more of it may follow by `extend`.
+            explain: says file:line:column and the reason.
+
+        Raises:
+            DataError: bad lines are not put aside.
+        """
+        if self._file is None:
+            raise DataError(
+                f"{explain()}; repair the line, or put bad lines aside with --bad-rows quarantine"
+            )
+        self.first = self.first or explain()
+        self.count += 1
+        self._bytes = 0
+        # The last line of a file may lack its newline, and the next file may bring more bad lines.
+        self.extend(b"\n" + raw if self._open else raw)
+
+    def extend(self, raw: bytes) -> None:
+        """Take more bytes of the same line, which is too long to be held in memory.
+
+        Args:
+            raw: what follows.
+
+        Raises:
+            DataError: the line is so long that the input is no text.
+        """
+        self._bytes += len(raw)
+        if self._bytes > _MAX_REJECT:
+            raise DataError(f"no line may be longer than {_MAX_REJECT} bytes and one is; give a text file")
+        if self._file:
+            with storage_errors(self._path):
+                self._file.write(raw)
+        self._open = not raw.endswith(b"\n")
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file:
+            with storage_errors(self._path):
+                self._file.close()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first thing wrong in a line: 1-based column, the rule, and the bytes that break it."""
+
+    column: int
+    rule: str
+    value: bytes
+
+    def __str__(self) -> str:
+        shown = repr(self.value[:_SHOWN])[1:]
+        return f"{self.rule}, found {shown}{'...' if len(self.value) > _SHOWN else ''}"
+
+
+def find_fault(line: bytes, *, labelled: bool, empty_label: bool) -> Fault:
+    """Find what is wrong with a bad line.
+
+    Args:
+        line: the bytes of a line that the parser refused, with or without its line end.
+        labelled: the first of its columns is the label.
+        empty_label: the label may be empty.
+
+    Returns:
+        A wrong number of columns if there is one, else the first bad field.
+    """
+    line = line.removesuffix(b"\n")
+    if len(line) > MAX_LINE:
+        return Fault(1, f"a line has at most {MAX_LINE} bytes and this one is longer", line)
+    line = line.removesuffix(b"\r")
+    if not line:
+        return Fault(1, "the line is blank", line)
+    names = COLUMN_NAMES if labelled else COLUMN_NAMES[1:]
+    fields = line.split(b"\t")
+    if len(fields) < len(names):
+        rule = f"too few columns, a line has {len(names)} and this one ends in column {len(fields)}"
+        return Fault(len(fields), rule, fields[-1])
+    if len(fields) > len(names):
+        return Fault(len(names) + 1, f"too many columns, a line has {len(names)}", fields[len(names)])
+    return next(
+        Fault(column, f"column {column} ({name}) {rule}{_odd_bytes(field)}", field)
+        for column, (name, field) in enumerate(zip(names, fields, strict=True), 1)
+        if (rule := _broken_rule(name, field, empty_label=empty_label))
+    )
+
+
+def _broken_rule(name: str, field: bytes, *, empty_label: bool) -> str | None:
+    """Return the rule that `field` breaks, None when it is good."""
+    if name == "label":
+        return None if field in (b"0", b"1") or (empty_label and not field) else "must be 0 or 1"
+    if not field:
+        return None
+    if name in INTEGER_NAMES:
+        digits = field.removeprefix(b"-")
+        if not digits.isdigit():
+            return "must be empty or a whole number in decimal digits"
+        # A long run of digits is never turned into a number: that takes quadratic time.
+        fits = len(digits.lstrip(b"0")) <= 19 and int(digits[-19:]) < 2**63 + field.startswith(b"-")
+        return None if fits else "must fit 64 bits with a sign"
+    good = len(field) == 8 and not field.lower().strip(b"0123456789abcdef")
+    return None if good else "must be empty or 8 hexadecimal digits"
+
+
+def _odd_bytes(field: bytes) -> str:
+    """Name the bytes of a field that a reader might not see in it."""
+    found = [name for odd, name in _ODD_BYTES.items() if odd in field]
+    if not found and not field.isascii():
+        found = ["a byte outside ASCII"]
+    return f" and holds {' and '.join(found)}" if found else ""

@@ -1,0 +1,109 @@
+"""Raw Criteo text to prepared rows, identified by the content of the text."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, adopt, find_or_make, make, turn_at
+from dlrm_adahessian.data.prepared.progress import Progress
+from dlrm_adahessian.data.prepared.writer import write_prepared
+from dlrm_adahessian.data.schema import RowBlock
+from dlrm_adahessian.data.text.sources import Source, input_identity, is_pipe, open_sources
+from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.runs.sealed import fingerprint
+
+REJECTS = "rejects.tsv"
+
+_DATASET = "criteo"
+_BLOCK_BYTES = 1 << 20  # more is no faster, and the process would keep 40 MiB more
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_criteo(
+    path: str, cfg: DataConfig, *, rows: int | None, bad_rows: Literal["strict", "quarantine"]
+) -> PreparedData:
+    """Return the prepared rows of raw text; prepare them when the cache lacks them.
+
+    Text from a pipe is always read, since only then is known what it is.
+
+    Args:
+        path: a file, a folder, or `-`.
+        cfg: where the cache is, and how the vocabulary is cut.
+        rows: use the first good rows only.
+        bad_rows: refuse the text for a bad line with a `DataError`, or put the line aside in rejects.tsv.
+
+    Returns:
+        The rows.
+    """
+    recipe = {"format": FORMAT, "min_count": cfg.min_count, "rows": rows, "bad_rows": bad_rows}
+    reading = _Reading(path, rows, cfg.min_count, quarantine=bad_rows == "quarantine")
+    if is_pipe(path):
+        return _from_pipe(reading, recipe, cfg.cache_dir)
+    identity = input_identity(path)
+
+    def fill(folder: Path) -> dict[str, Any]:
+        found = reading.fill(folder)
+        if input_identity(path) != identity:
+            raise DataError(f"{path} must not change while it is read, and did; prepare it again")
+        return found
+
+    return find_or_make(cfg.cache_dir, _DATASET, {**recipe, "input": identity}, fill)
+
+
+def _from_pipe(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path) -> PreparedData:
+    """Prepare under a name of its own, and then under that of the content."""
+
+    def fill(folder: Path) -> dict[str, Any]:
+        found = reading.fill(folder)
+        key = {**recipe, "input": reading.identity()}
+        return {**found, "key": key, "fingerprint": fingerprint(key)}
+
+    folder = cache_dir / f"{_DATASET}-pipe"
+    with turn_at(folder):
+        return adopt(make(folder, fill), cache_dir, _DATASET)
+
+
+class _Reading:
+    """One pass over raw text."""
+
+    def __init__(self, path: str, rows: int | None, min_count: int, *, quarantine: bool) -> None:
+        self._path = path
+        self._rows = rows
+        self._min_count = min_count
+        self._quarantine = quarantine
+        self._progress = Progress()
+        self._source: Source | None = None
+
+    def fill(self, folder: Path) -> dict[str, Any]:
+        """Write the rows into an empty folder; return what the manifest says of them."""
+        bad_lines = BadLines(folder / REJECTS if self._quarantine else None)
+        with closing(bad_lines), self._progress as progress:
+            blocks = self._blocks(bad_lines)
+            found = write_prepared(blocks, folder, min_count=self._min_count, advance=progress.advance)
+        if bad_lines.count:
+            lines = found["rows"] + bad_lines.count
+            logger.warning("%d of %d lines are bad, the first: %s", bad_lines.count, lines, bad_lines.first)
+        return {**found, "rejected": bad_lines.count}
+
+    def identity(self) -> dict[str, Any]:
+        """Identify what has come out of a pipe."""
+        source = self._source
+        return {"bytes": source.consumed(), "xxh3_128": source.digest()} if source else {}
+
+    def _blocks(self, bad_lines: BadLines) -> Iterator[RowBlock]:
+        left = self._rows
+        for source in open_sources(self._path):
+            self._source = source
+            self._progress.total_bytes = source.total
+            for block in read_rows(source, bad_lines, block_bytes=_BLOCK_BYTES, limit=left):
+                left = None if left is None else left - len(block)
+                self._progress.bytes_read = source.consumed()
+                yield block
+            if left == 0:
+                return

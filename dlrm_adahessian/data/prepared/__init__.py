@@ -1,0 +1,1 @@
+"""Prepared rows: memory maps and a vocabulary in sealed folders."""

@@ -1,0 +1,213 @@
+"""Prepared rows on disk, found again by what they were made from.
+
+A folder of the cache is sealed (runs/sealed.py): it is complete or absent, and a changed byte is noticed before
+training. One process makes it, others that want the same wait and use what it made.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_adahessian.data.prepared.arrays import read_array
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.data.prepared.writer import Split, split_rows
+from dlrm_adahessian.errors import LockedError
+from dlrm_adahessian.runs.sealed import (
+    MANIFEST,
+    DamagedFolderError,
+    exclusive_lock,
+    fingerprint,
+    read_json,
+    read_sealed,
+    sealed_folder,
+    storage_errors,
+)
+
+FORMAT = 2
+"""Version of the files; another one is made anew."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """Rows ready to train on, mapped read-only.
+
+    Attributes:
+        folder: where they lie.
+        fingerprint: of what they were made from.
+        labels: (N,) int8, 0 or 1.
+        dense: (N, 13) float32.
+        ids: (N, 26) int32, rows of the tables.
+        truth: (N,) float32 true click probability of generated rows, else None.
+        split: the parts.
+        vocabulary: tokens to table rows.
+        rejected: bad lines put aside.
+        manifest: all that the folder says of itself.
+    """
+
+    folder: Path
+    fingerprint: str
+    labels: npt.NDArray[np.int8]
+    dense: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int32]
+    truth: npt.NDArray[np.float32] | None
+    split: Split
+    vocabulary: Vocabulary
+    rejected: int
+    manifest: Mapping[str, Any]
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether a path names a folder of prepared rows, sealed by its manifest, rather than raw ones."""
+    try:
+        return (Path(path) / MANIFEST).exists()
+    except OSError:  # no permission, or no name that a file can have: who reads it as raw rows says so
+        return False
+
+
+def open_prepared(folder: Path) -> PreparedData:
+    """Verify every byte of prepared rows and map them.
+
+    Args:
+        folder: a folder of the cache.
+
+    Returns:
+        The rows; `DamagedFolderError` when the folder is not what was written, or of another format.
+    """
+    manifest = read_sealed(folder)
+    _check(folder, manifest)
+    with storage_errors(folder):
+        return _map(folder, manifest)
+
+
+def map_prepared(folder: Path) -> PreparedData:
+    """Map prepared rows that another process has verified; raises as `open_prepared`."""
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict):
+        raise DamagedFolderError(f"{folder / MANIFEST} must hold a JSON object")
+    _check(folder, manifest)
+    with storage_errors(folder):
+        return _map(folder, manifest)
+
+
+def _check(folder: Path, manifest: Mapping[str, Any]) -> None:
+    if manifest.get("format") != FORMAT:
+        raise DamagedFolderError(f"{folder} must have format {FORMAT}, it says {manifest.get('format')!r}")
+    if manifest.get("digest") != _digest(manifest):
+        raise DamagedFolderError(f"{folder / MANIFEST} changed since it was written")
+
+
+def find_or_make(
+    cache_dir: Path, dataset: str, key: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any]]
+) -> PreparedData:
+    """Return the prepared rows of a key; make them when the cache lacks them or they are damaged.
+
+    Args:
+        cache_dir: holds a folder per key.
+        dataset: begins the folder's name.
+        key: all that determines the rows, as JSON values.
+        fill: writes the rows into an empty folder and returns what the manifest says of them, among it the
+            number of `rows` and of `rejected` lines.
+
+    Returns:
+        The rows.
+    """
+    name = fingerprint(key)
+    folder = cache_dir / f"{dataset}-{name}"
+
+    def fill_and_name(into: Path) -> dict[str, Any]:
+        return {**fill(into), "fingerprint": name, "key": key}
+
+    with turn_at(folder):
+        return _reusable(folder) or make(folder, fill_and_name)
+
+
+@contextmanager
+def turn_at(folder: Path) -> Generator[None]:
+    """Wait for the lock of a folder of the cache, and say so.
+
+    Args:
+        folder: need not exist.
+
+    Yields:
+        Nothing.
+    """
+    lock = folder.with_name(f"{folder.name}.lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(lock, wait=False))
+        except LockedError:
+            logger.info("waiting for another process that prepares %s", folder)
+            stack.enter_context(exclusive_lock(lock, wait=True))
+        yield
+
+
+def make(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> PreparedData:
+    """Fill and seal a folder whose lock is held; `fill` tells `fingerprint` and `key` too."""
+    with storage_errors(folder):
+        for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(leftover)
+    logger.info("preparing rows in %s", folder)
+    meta: dict[str, Any] = {"format": FORMAT}
+    with sealed_folder(folder, meta) as temporary:
+        meta.update(fill(temporary))
+        meta["digest"] = _digest(meta)
+    # Each byte was read and hashed when the folder was sealed: not again.
+    with storage_errors(folder):
+        return _map(folder, json.loads((folder / MANIFEST).read_bytes()))
+
+
+def adopt(made: PreparedData, cache_dir: Path, dataset: str) -> PreparedData:
+    """Move rows whose fingerprint became known with them to its folder, unless that has the same."""
+    folder = cache_dir / f"{dataset}-{made.fingerprint}"
+    with turn_at(folder), storage_errors(folder):
+        if found := _reusable(folder):
+            shutil.rmtree(made.folder)
+            return found
+        shutil.rmtree(folder, ignore_errors=True)
+        made.folder.rename(folder)
+        return _map(folder, made.manifest)
+
+
+def _reusable(folder: Path) -> PreparedData | None:
+    if not folder.exists():
+        return None
+    try:
+        found = open_prepared(folder)
+        if not folder.name.endswith(f"-{found.fingerprint}"):
+            raise DamagedFolderError(f"{folder} holds rows {found.fingerprint}, not those of its name")
+        return found
+    except DamagedFolderError as error:
+        logger.warning("prepared rows are damaged and made anew: %s", error)
+        return None
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Hash what no file hash covers."""
+    return fingerprint({name: value for name, value in manifest.items() if name not in ("files", "digest")})
+
+
+def _map(folder: Path, manifest: Any) -> PreparedData:  # a JSON document
+    mapped = partial(read_array, mapped=True)
+    return PreparedData(
+        folder=folder,
+        fingerprint=manifest["fingerprint"],
+        labels=mapped(folder / "labels.npy"),
+        dense=mapped(folder / "dense.npy"),
+        ids=mapped(folder / "ids.npy"),
+        truth=mapped(folder / "truth.npy") if "truth.npy" in manifest["files"] else None,
+        split=split_rows(manifest["rows"]),
+        vocabulary=Vocabulary.load(folder),
+        rejected=manifest["rejected"],
+        manifest=manifest,
+    )

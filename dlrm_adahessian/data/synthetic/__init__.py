@@ -1,0 +1,1 @@
+"""Generated rows with Criteo's published marginals and a planted click model."""

@@ -1,0 +1,1 @@
+"""Text inputs: files, compressed files, archives, folders, pipes."""

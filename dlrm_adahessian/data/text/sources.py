@@ -1,0 +1,273 @@
+"""Where rows come from: a file, a gzip of it, the published archive, a folder of files, or a pipe.
+
+An input is a sequence of named byte streams. What a file is follows from its first bytes, not its name.
+"""
+
+import gzip
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from dlrm_adahessian.data.text.archive import MEMBER, Readable, looks_like_tar, member_reader
+from dlrm_adahessian.errors import DataError, NoInputError, StorageError
+from dlrm_adahessian.runs.sealed import MANIFEST, file_digest
+
+STANDARD_INPUT = "-"
+RAW = Path("data/raw")
+"""Where rows are looked for when no path is given."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_TAR_HEADER = 512  # bytes
+_PATTERNS = ("*.txt", "*.tsv", "*.gz")
+_HASH_WHOLE = 64 << 20  # bytes; a larger file is known by its size, time, head and tail
+_HASH_PART = 1 << 20  # bytes
+_REMEDY = "name train.txt under any name, a .gz of it, dac.tar.gz, a folder of these, or - for standard input"
+_WAYS = """
+ways to rows:
+  name them       --data-path FILE      (train.txt, a .gz of it, dac.tar.gz, or a folder)
+  pipe them       zcat FILE.gz | python -m dlrm_adahessian {command} --data-path -
+  download them   python -m dlrm_adahessian download --config MIRROR.toml      (data/README.md)
+  generate them   --dataset synthetic"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of one file of the input, decompressed.
+
+    Attributes:
+        name: what messages call it.
+        read: gives up to so many bytes, none at the end; raises `DataError` when the file is damaged.
+        total: bytes of the whole input on disk, before decompression; None for a pipe.
+        consumed: bytes of the whole input taken so far, before decompression.
+        digest: xxh3_128 of those of this file.
+    """
+
+    name: str
+    read: Callable[[int], bytes]
+    total: int | None
+    consumed: Callable[[], int]
+    digest: Callable[[], str]
+
+
+class _Counted:
+    """A file whose position is known, a pipe's too; it hashes what it reads, and says which file failed."""
+
+    def __init__(self, file: BinaryIO, name: str, before: int) -> None:
+        self.position = before
+        self._file = file
+        self._name = name
+        self._hash = xxhash.xxh3_128()
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {self._name}: {error.strerror}; check the disk, or copy the file to another"
+            ) from error
+        self.position += len(data)
+        self._hash.update(data)
+        return data
+
+
+class _Peekable:
+    """Bytes of which the first can be looked at."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._head = b""
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes without taking them, fewer only at the end."""
+        while len(self._head) < size and (data := self._source.read(size - len(self._head))):
+            self._head += data
+        return self._head[:size]
+
+    def read(self, size: int, /) -> bytes:
+        if not self._head:
+            return self._source.read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        # Not short: the blocks of a file should not depend on what was looked at.
+        return data + self._source.read(size - len(data)) if len(data) < size else data
+
+
+class _Gunzip:
+    """Decompressed bytes of a gzip file."""
+
+    def __init__(self, source: Readable, name: str) -> None:
+        # Reading takes no more of the file than `read`.
+        self._file = gzip.GzipFile(fileobj=source, mode="rb")  # pyright: ignore[reportCallIssue, reportArgumentType]
+        self._name = name
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._file.read(size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"{self._name} must be a whole gzip file: {error}; fetch or compress it again"
+            ) from error
+
+
+def require_rows(path: str | None, command: str) -> None:
+    """See that rows for training are there, raw or prepared, before anything slow begins; what they hold is not looked at.
+
+    Args:
+        path: as `--data-path`; None is the default place.
+        command: which is to read them.
+
+    Raises:
+        NoInputError: they are not; it lists the ways to get rows.
+    """
+    try:
+        place = path or RAW
+        if not is_pipe(place) and not os.access(Path(place) / MANIFEST, os.F_OK):
+            input_files(place)
+    except NoInputError as error:
+        fact = str(error).removesuffix(f"; {_REMEDY}")  # the ways say it at length
+        raise NoInputError(f"{fact}{_WAYS.format(command=command)}") from error
+
+
+def is_pipe(path: str | Path) -> bool:
+    """Return whether the input can be read only once: standard input, a named pipe, a device."""
+    if str(path) == STANDARD_INPUT:
+        return True
+    mode = _status(Path(path)).st_mode
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def input_files(path: str | Path) -> list[Path]:
+    """List the files of an input that is no pipe.
+
+    Args:
+        path: a file or a folder.
+
+    Returns:
+        The file; or train.txt of the folder; or all its .txt, .tsv and .gz files by name.
+
+    Raises:
+        NoInputError: there is none.
+    """
+    path = Path(path)
+    if not stat.S_ISDIR(_status(path).st_mode):
+        return [path]
+    files = _files_of(path)
+    if not files:
+        raise NoInputError(f"{path} holds no {MEMBER} and no file {', '.join(_PATTERNS)}; {_REMEDY}")
+    return files
+
+
+def _files_of(folder: Path) -> list[Path]:
+    try:
+        if (folder / MEMBER).is_file():
+            return [folder / MEMBER]
+        return sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
+    except OSError as error:  # it may be listed and not looked into
+        raise _unreadable(folder, error) from error
+
+
+def input_identity(path: str | Path) -> list[dict[str, Any]]:
+    """Identify the content of an input that is no pipe, whatever its name.
+
+    Args:
+        path: a file or a folder; `NoInputError` when it can't be read.
+
+    Returns:
+        For each file its size and hash; for a large one the time of its last change and the hash of its ends.
+    """
+    return [_identity(file) for file in input_files(path)]
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    status = _status(path)
+    try:
+        if status.st_size <= _HASH_WHOLE:
+            return {"bytes": status.st_size, "xxh3_128": file_digest(path)}
+        ends = xxhash.xxh3_128()
+        with path.open("rb") as file:
+            ends.update(file.read(_HASH_PART))
+            file.seek(-_HASH_PART, 2)
+            ends.update(file.read(_HASH_PART))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ends_xxh3_128": ends.hexdigest()}
+
+
+def open_sources(path: str | Path) -> Generator[Source]:
+    """Open the files of an input one after the other.
+
+    Args:
+        path: a file, a folder, or `-`; `NoInputError` when it can't be opened, `DataError` when a file is
+            empty or damaged.
+
+    Yields:
+        Sources; each is closed when the next is asked for.
+    """
+    if str(path) == STANDARD_INPUT:
+        yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None)
+        return
+    files = input_files(path)
+    total = None if is_pipe(path) else sum(_status(file).st_size for file in files)
+    position = 0
+    for file in files:
+        with closing(_open(file)) as raw:
+            counted = _Counted(raw, str(file), position)
+            yield _decode(counted, file.name, total)
+            position = counted.position
+
+
+def live_source(file: BufferedReader) -> Source:
+    """Return text that is read as it comes, for rows that somebody waits for.
+
+    Args:
+        file: plain text, a pipe for instance.
+
+    Returns:
+        The source; its reads are short where no more has come.
+    """
+    return Source(name="stdin", read=file.read1, total=None, consumed=lambda: 0, digest=lambda: "")
+
+
+def _decode(raw: _Counted, name: str, total: int | None) -> Source:
+    """Look through gzip and tar."""
+    stream = _Peekable(raw)
+    if stream.peek(len(_GZIP_MAGIC)) == _GZIP_MAGIC:
+        stream = _Peekable(_Gunzip(stream, name))
+    head = stream.peek(_TAR_HEADER)
+    if not head:
+        raise DataError(f"{name} must hold rows but is empty; {_REMEDY}")
+    read = stream.read
+    if looks_like_tar(head):
+        read = member_reader(stream, name)
+        name = f"{name}/{MEMBER}"
+    return Source(name=name, read=read, total=total, consumed=lambda: raw.position, digest=raw.digest)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> NoInputError:
+    remedy = "let this user read it, or copy it" if isinstance(error, PermissionError) else _REMEDY
+    return NoInputError(f"the data must be readable, and {path} is not: {error.strerror}; {remedy}")

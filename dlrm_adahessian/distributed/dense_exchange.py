@@ -1,0 +1,115 @@
+"""From the derivatives of each rank's samples to those of the mean loss over the global batch.
+
+All that the ranks share goes through one sum over one flat bucket:
+
+    gradient | curvature, or the gradients that it is a mean square of | logits, each in its place of the global batch |
+    loss and sums of all derivatives, whose total is finite on all ranks or on none | samples with curvature on the rows
+
+A rank's derivatives are of the mean over its own samples, so they enter with its share of all samples as weight. The mean
+over ranks is taken here, before the optimizers square anything.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dlrm_adahessian.curvature.base import Derivatives, mean_square, sums_of
+from dlrm_adahessian.distributed.share import Share
+
+
+def over_ranks(found: Derivatives, share: Share, *, curvature_samples: int) -> Derivatives:
+    """Return derivatives of the mean loss over the global batch; needs a process group.
+
+    Args:
+        found: of the mean loss over this rank's samples.
+        share: which samples those are.
+        curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
+
+    Returns:
+        `loss`, `grad`, `curvature`, `sums` and the logits (B,) of the global batch, equal on all ranks. `pooled_grad` and
+        `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale that `ShardedLookup.push` wants.
+        `pooled_samples` is that of the global batch.
+    """
+    if share.world_size == 1:
+        return found
+    found = _filled(found, curvature_samples)
+    weight = share.count / share.samples
+    sums = sums_of(found) if found.sums is None else found.sums.clone()
+    sums[0] *= weight
+    logits = found.logits.new_zeros(share.samples)
+    logits[share.first : share.first + share.count] = found.logits[: share.count]
+    pooled_samples = min(found.pooled_samples, share.count)
+    parts = [found.grad * weight, logits, sums, sums.new_tensor([pooled_samples])]
+    curvature = found.curvature if found.squares_of is None else found.squares_of
+    if curvature is not None:
+        parts.append((curvature * (share.count_among(curvature_samples) / curvature_samples)).flatten())
+    bucket = torch.cat(parts)
+    dist.all_reduce(bucket)
+    grad, logits, sums, pooled_total, *rest = bucket.split([len(part) for part in parts])
+    total = int(pooled_total)
+    return replace(
+        found,
+        loss=sums[0],
+        logits=logits,
+        grad=grad,
+        curvature=_curvature(found, rest, curvature_samples),
+        squares_of=None,
+        sums=sums,
+        pooled_grad=_padded(found.pooled_grad, share, weight),
+        pooled_curvature=_pooled_curvature(found.pooled_curvature, share, pooled_samples, total),
+        pooled_samples=total,
+    )
+
+
+def gathered(values: Tensor, share: Share) -> Tensor:
+    """Return one value per sample of the global batch, in its order; needs a process group.
+
+    Args:
+        values: (count,), of this rank's samples, on the CPU.
+        share: which samples those are.
+
+    Returns:
+        (B,), on every rank.
+    """
+    if share.world_size == 1:
+        return values
+    padded = values.new_zeros(share.padded)
+    padded[: share.count] = values
+    parts = [torch.empty_like(padded) for _ in range(share.world_size)]
+    dist.all_gather(parts, padded)
+    return torch.cat(parts)[: share.samples]
+
+
+def total_over_ranks(number: int) -> int:
+    """Return the sum of one number per rank; needs a process group."""
+    total = torch.tensor(number)
+    dist.all_reduce(total)
+    return int(total)
+
+
+def _filled(found: Derivatives, curvature_samples: int) -> Derivatives:
+    """Give a rank of which no sample takes part in the dense curvature one of zeros: each takes part in what is sent."""
+    if curvature_samples == 0 or found.curvature is not None:
+        return found
+    return replace(found, curvature=torch.zeros_like(found.grad), sums=None)
+
+
+def _curvature(found: Derivatives, summed: list[Tensor], curvature_samples: int) -> Tensor | None:
+    if not summed:
+        return None
+    if found.squares_of is None:
+        return summed[0]
+    return mean_square(summed[0].view_as(found.squares_of), curvature_samples)
+
+
+def _pooled_curvature(local: Tensor | None, share: Share, samples: int, total: int) -> Tensor | None:
+    return None if local is None else _padded(local, share, samples / total if total else 0.0)
+
+
+def _padded(local: Tensor, share: Share, weight: float) -> Tensor:
+    """Scale so that the mean over ranks is the sum of the ranks' weighted means, and append the padding."""
+    out = local.new_zeros(share.padded, *local.shape[1:])
+    torch.mul(local[: share.count], weight * share.world_size, out=out[: share.count])
+    return out

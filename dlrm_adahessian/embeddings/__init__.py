@@ -1,0 +1,1 @@
+"""Embedding tables over all ranks: lookups, exchange of derivatives, row updates."""

@@ -1,0 +1,1 @@
+"""Which rank holds which part of the tables, and whether it fits."""

@@ -1,0 +1,258 @@
+# pyright: basic
+"""Ask TorchRec's planner who holds what, with the memory that our rows and rules need.
+
+The planner weighs time by its own model and refuses what does not fit. Its storage estimate knows the optimizers of
+FBGEMM; `RowStorage` puts ours in its place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.constants import DEFAULT_PERF_ESTIMATOR
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.estimator import EmbeddingPerfEstimatorFactory
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    KernelConfig,
+    PlannerError,
+    ShardEstimator,
+    ShardingOption,
+    Storage,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.types import ModuleSharder, ShardingPlan
+
+from dlrm_adahessian.embeddings.planning.dense_memory import NO_DENSE, DenseMemory
+from dlrm_adahessian.embeddings.planning.plan import RESERVED, Machines, Plan, PlannedShard
+from dlrm_adahessian.embeddings.planning.row_bytes import SLOT, mixes_columns, row_bytes
+from dlrm_adahessian.embeddings.table_spec import TableSpec
+from dlrm_adahessian.embeddings.torchrec_kernel import TYPES, RowSharder
+from dlrm_adahessian.optim.base import RowRule
+
+_KINDS = {name: kind for kind, name in TYPES.items()}
+_LINE = 16  # float32 numbers in a cache line; narrower column shards would read lines in part
+_ID = 8  # bytes of a row number
+
+
+class DoesNotFitError(Exception):
+    """No plan fits into the memory of the ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a plan is asked for.
+
+    Attributes:
+        tables: in the order of the features of a lookup.
+        rule: how touched rows are updated.
+        machines: the ranks.
+        batch_size: samples a step, over all ranks.
+        dense: what each rank needs beside its shards.
+        dtype: of rows, state and pooled embeddings.
+    """
+
+    tables: Sequence[TableSpec]
+    rule: RowRule
+    machines: Machines
+    batch_size: int
+    dense: DenseMemory = NO_DENSE
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def local_batch(self) -> int:
+        """Samples a step of one rank, at most."""
+        return -(-self.batch_size // self.machines.ranks)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of a rank's dense part."""
+        return self.dense.kept + self.dense.per_sample * self.local_batch
+
+
+def plan(request: Request) -> tuple[Plan, ShardingPlan]:
+    """Plan the shards, without a process group or a GPU; the same request gives the same plan.
+
+    Args:
+        request: tables, rule and machines.
+
+    Returns:
+        The plan, as ours and as TorchRec's.
+
+    Raises:
+        DoesNotFitError: no plan fits; it has no message, `remedies.plan_or_refuse` finds one.
+    """
+    machines = request.machines
+    bags = bag_collection(request.tables)
+    topology = _topology(machines)
+    constraints = {spec.name: _constraints(spec, request) for spec in request.tables}
+    enumerator = _StableEnumerator(
+        topology=topology,
+        batch_size=request.local_batch,
+        constraints=constraints,
+        estimator=[
+            EmbeddingPerfEstimatorFactory.create(
+                DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints
+            ),
+            RowStorage(request),
+        ],
+    )
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=request.local_batch,
+        enumerator=enumerator,
+        constraints=constraints,
+        storage_reservation=_Reservation(request.dense_bytes),
+        stats=[],
+        debug=False,
+    )
+    sharder = cast(ModuleSharder[nn.Module], RowSharder(request.rule, request.dtype))
+    try:
+        found = planner.plan(bags, [sharder])
+    except PlannerError as error:
+        raise DoesNotFitError from error
+    shards = [
+        planned_shard(
+            request, option.name, option.sharding_type, cast(int, shard.rank), shard.offset, shard.size
+        )
+        for option in cast(list[ShardingOption], planner._best_plan)
+        for shard in option.shards
+    ]
+    order = {spec.name: place for place, spec in enumerate(request.tables)}
+    shards.sort(key=lambda shard: (order[shard.table], shard.rank, shard.first_column))
+    return (
+        Plan(
+            machines=machines,
+            batch_size=request.batch_size,
+            dense_bytes=request.dense_bytes,
+            shards=tuple(shards),
+        ),
+        found,
+    )
+
+
+def bag_collection(tables: Sequence[TableSpec]) -> EmbeddingBagCollection:
+    """Return the tables as TorchRec has them, without memory for their rows."""
+    return EmbeddingBagCollection(
+        device=torch.device("meta"),
+        tables=[
+            EmbeddingBagConfig(
+                name=spec.name,
+                embedding_dim=spec.dim,
+                num_embeddings=spec.num_rows,
+                feature_names=[spec.name],
+            )
+            for spec in tables
+        ],
+    )
+
+
+def planned_shard(
+    request: Request, table: str, sharding_type: str, rank: int, offset: Sequence[int], size: Sequence[int]
+) -> PlannedShard:
+    """Return a shard with what it needs in memory.
+
+    Args:
+        request: rule, batch size and machines.
+        table: name of the table.
+        sharding_type: TorchRec's name of how it is spread.
+        rank: that holds the shard.
+        offset: first row and first column.
+        size: rows and columns.
+
+    Returns:
+        The shard. Its activations are an upper bound where every bag has one row, for a rank that owns the rows of all
+        ranks' lookups: the row number and what it becomes (rows, bags), the pooled embeddings, gradient and curvature at
+        them, and both once more summed over each row's hits.
+    """
+    rows, columns = size
+    each = row_bytes(request.rule, columns, request.dtype)
+    replicated = sharding_type == TYPES["replicate"]
+    bags = request.local_batch if replicated else request.batch_size
+    touched = min(bags, rows)
+    return PlannedShard(
+        table=table,
+        sharding=_KINDS[sharding_type],
+        rank=rank,
+        first_row=offset[0],
+        rows=rows,
+        first_column=offset[1],
+        columns=columns,
+        weights=rows * each.weight,
+        state=rows * each.state,
+        scratch=rows * SLOT if request.machines.device == "cpu" else 0,
+        activations=0 if rows == 0 else 4 * _ID * bags + each.weight * (3 * bags + 2 * touched),
+    )
+
+
+class RowStorage(ShardEstimator):
+    """What shards of our rows need, in the place of TorchRec's estimate for FBGEMM's optimizers."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: object) -> None:
+        """Fill in the storage of each shard."""
+        del sharder_data_map
+        for option in sharding_options:
+            for shard in option.shards:
+                need = planned_shard(
+                    self._request, option.name, option.sharding_type, 0, shard.offset, shard.size
+                ).total
+                on_gpu = self._request.machines.device == "cuda"
+                shard.storage = Storage(hbm=need if on_gpu else 0, ddr=0 if on_gpu else need)
+
+
+class _StableEnumerator(EmbeddingEnumerator):
+    """TorchRec's goes through a set of strings, so ties fall differently in every process; here to the simplest kind."""
+
+    def _filter_sharding_types(self, *args: object, **kwargs: object) -> list[str]:
+        allowed = super()._filter_sharding_types(*args, **kwargs)  # pyright: ignore
+        return [kind for kind in TYPES.values() if kind in allowed]
+
+
+class _Reservation(FixedPercentageStorageReservation):
+    """Keep a share of the memory free, and what a rank needs beside its shards."""
+
+    def __init__(self, dense_bytes: int) -> None:
+        super().__init__(RESERVED)
+        self._dense_bytes = dense_bytes
+
+    def reserve(self, topology: Topology, *args: object, **kwargs: object) -> Topology:
+        reserved = super().reserve(topology, *args, **kwargs)  # pyright: ignore
+        on_gpu = topology.compute_device == "cuda"
+        dense = Storage(hbm=self._dense_bytes if on_gpu else 0, ddr=0 if on_gpu else self._dense_bytes)
+        for device in reserved.devices:
+            device.storage -= dense
+        return reserved
+
+
+def _constraints(spec: TableSpec, request: Request) -> ParameterConstraints:
+    """Return what the planner may do with a table."""
+    ranks = request.machines.ranks
+    if ranks == 1:
+        kinds = ["table"]
+    elif spec.sharding != "auto":
+        kinds = [spec.sharding]
+    else:
+        kinds = [kind for kind in TYPES if kind != "column" or not mixes_columns(request.rule)]
+    widest = max(min(_LINE, spec.dim // 2), -(-spec.dim // ranks), 1)
+    return ParameterConstraints(sharding_types=[TYPES[kind] for kind in kinds], min_partition=widest)
+
+
+def _topology(machines: Machines) -> Topology:
+    on_gpu = machines.device == "cuda"
+    return TopologyFactory.create_topology(
+        TrainerConfig(
+            world_size=machines.ranks,
+            local_world_size=machines.ranks_per_host,
+            ddr_cap_bytes=0 if on_gpu else machines.memory_bytes,
+            hbm_cap_bytes=machines.memory_bytes if on_gpu else None,
+        ),
+        kernel_config=KernelConfig(compute_device=machines.device),
+    )

@@ -1,0 +1,169 @@
+# pyright: basic
+"""Plan, or say why not and what would do.
+
+Each remedy was planned before it is offered, so it is known to fit by the same estimate that refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from torchrec.distributed.types import ShardingPlan
+
+from dlrm_adahessian.embeddings.planning.plan import RESERVED, Plan, PlannedShard
+from dlrm_adahessian.embeddings.planning.planner import DoesNotFitError, Request, plan, planned_shard
+from dlrm_adahessian.embeddings.planning.row_bytes import mixes_columns
+from dlrm_adahessian.embeddings.torchrec_kernel import TYPES
+from dlrm_adahessian.errors import UsageError
+
+_GIB = 2**30
+_MOST_RANKS = 512
+_MOST_GIB = 4096
+
+
+def plan_or_refuse(request: Request) -> tuple[Plan, ShardingPlan]:
+    """Plan the shards; see `planner.plan`.
+
+    Args:
+        request: tables, rule and machines.
+
+    Returns:
+        The plan, as ours and as TorchRec's.
+
+    Raises:
+        UsageError: a table is to be cut in a way that its rule or the ranks do not allow, or no plan fits.
+    """
+    _require_columns(request)
+    try:
+        return plan(request)
+    except DoesNotFitError as error:
+        raise UsageError(_refusal(request)) from error
+
+
+def _require_columns(request: Request) -> None:
+    if request.machines.ranks == 1 or not mixes_columns(request.rule):
+        return
+    if names := [spec.name for spec in request.tables if spec.sharding == "column"]:
+        tables = "all tables" if len(names) == len(request.tables) else ", ".join(names)
+        raise UsageError(
+            f"column shards need a rule that updates each entry by itself, and {request.rule.cfg.name} keeps a mean over "
+            f"the entries of a row, with sharding column for {tables}; choose sharding row, or a rule with a state per entry"
+        )
+
+
+def _refusal(request: Request) -> str:
+    machines = request.machines
+    whole = _whole(request)
+    weights, state = sum(s.weights for s in whole), sum(s.state for s in whole)
+    remedies = [
+        found for remedy in (_ranks, _rowwise, _dim, _memory, _batch, _sharding) for found in remedy(request)
+    ]
+    return (
+        f"each rank's shards must fit into its memory, of which {max(_usable(request), 0) / _GIB:,.1f} of "
+        f"{machines.memory_bytes / _GIB:,.1f} GiB are for them, and no plan for {machines.ranks} ranks does: "
+        f"{len(whole)} tables of {weights / _GIB:,.1f} GiB, state of {request.rule.cfg.name} of {state / _GIB:,.1f} GiB, "
+        f"activations of a batch of {request.batch_size:,}; "
+        f"what would fit: {'; '.join(remedies) or 'nothing that was tried; use a smaller model'}"
+    )
+
+
+def _usable(request: Request) -> float:
+    """Bytes of a rank that shards may take; negative where the dense part alone does not fit."""
+    return request.machines.memory_bytes * (1 - RESERVED) - request.dense_bytes
+
+
+def _whole(request: Request) -> list[PlannedShard]:
+    """Return each table as if one rank held it."""
+    return [
+        planned_shard(request, spec.name, TYPES["table"], 0, (0, 0), (spec.num_rows, spec.dim))
+        for spec in request.tables
+    ]
+
+
+def _fits(request: Request) -> bool:
+    try:
+        plan(request)
+    except DoesNotFitError:
+        return False
+    return True
+
+
+def _ranks(request: Request) -> Iterator[str]:
+    step = request.machines.ranks_per_host
+
+    def with_hosts(hosts: int) -> Request:
+        return dataclasses.replace(
+            request, machines=dataclasses.replace(request.machines, ranks=hosts * step)
+        )
+
+    usable = request.machines.memory_bytes * (1 - RESERVED) - request.dense.kept
+    if usable <= 0:
+        return
+    at_least = sum(shard.weights + shard.state for shard in _whole(request)) // (usable * step)
+    low = max(request.machines.ranks // step, int(at_least)) + 1
+    if hosts := _least(low, _MOST_RANKS // step, lambda hosts: _fits(with_hosts(hosts))):
+        yield f"{hosts * step} ranks"
+
+
+def _rowwise(request: Request) -> Iterator[str]:
+    cfg = request.rule.cfg
+    if getattr(cfg, "rowwise", True):
+        return
+    rule = type(request.rule)(dataclasses.replace(cfg, rowwise=True))  # pyright: ignore[reportCallIssue]
+    auto = [
+        dataclasses.replace(t, sharding="auto" if t.sharding == "column" else t.sharding)
+        for t in request.tables
+    ]
+    if _fits(dataclasses.replace(request, rule=rule, tables=auto)):
+        yield "a state per row in place of one per entry (--optim.rows.rowwise)"
+
+
+def _dim(request: Request) -> Iterator[str]:
+    dim = request.tables[0].dim // 2
+    while dim >= 4:
+        if _fits(
+            dataclasses.replace(request, tables=[dataclasses.replace(t, dim=dim) for t in request.tables])
+        ):
+            yield f"embeddings of {dim} numbers in place of {request.tables[0].dim}"
+            return
+        dim //= 2
+
+
+def _memory(request: Request) -> Iterator[str]:
+    held = request.machines.memory_bytes // _GIB
+
+    def with_memory(gib: int) -> Request:
+        machines = dataclasses.replace(request.machines, memory_bytes=gib * _GIB)
+        return dataclasses.replace(request, machines=machines)
+
+    if gib := _least(held + 1, _MOST_GIB, lambda gib: _fits(with_memory(gib))):
+        yield f"{gib:,} GiB a rank"
+
+
+def _batch(request: Request) -> Iterator[str]:
+    batch = request.machines.ranks
+    if not _fits(dataclasses.replace(request, batch_size=batch)):
+        return
+    while _fits(dataclasses.replace(request, batch_size=2 * batch)):
+        batch *= 2
+    yield f"a batch of {batch:,}"
+
+
+def _sharding(request: Request) -> Iterator[str]:
+    auto = [dataclasses.replace(table, sharding="auto") for table in request.tables]
+    if auto != list(request.tables) and _fits(dataclasses.replace(request, tables=auto)):
+        yield "sharding auto for all tables"
+
+
+def _least(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
+    """Return the least number in low..high that fits, or None; what is larger than one that fits does too."""
+    # Up in doubling steps, since planning for many ranks takes long, then down by halves.
+    known, step = low, 1
+    while known <= high and not fits(known):
+        low, known, step = known + 1, known + step, 2 * step
+    if known > high:
+        return None
+    high = known
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,47 @@
+"""The sizes of published data sets, and of files that give others."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.config import read_toml, validated
+from dlrm_adahessian.data.synthetic.marginals import TOKENS
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.model.config import ModelConfig
+
+_FOLDER = Path(__file__).resolve().parents[3] / "configs" / "tables"
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class TableSizes:
+    """Tables, and the model that is usual with them."""
+
+    rows: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    """Of each table."""
+    model: ModelConfig = ModelConfig()
+
+
+def table_sizes(name: str) -> TableSizes:
+    """Return the sizes that a name or a file stands for.
+
+    Args:
+        name: `kaggle`, the stem of a file in configs/tables, or the path of such a file.
+
+    Returns:
+        The sizes; kaggle's are the distinct tokens of all rows, more than a vocabulary of the training rows has.
+
+    Raises:
+        UsageError: there is no such name, or the file breaks a rule.
+    """
+    if name == "kaggle":
+        return TableSizes(rows=tuple(token.distinct for token in TOKENS))
+    known = sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    if name in known:
+        return validated(TableSizes, read_toml(_FOLDER / f"{name}.toml"))
+    if not name.endswith(".toml"):
+        raise UsageError(
+            f"tables are kaggle, {', '.join(known)} or a TOML file, got {name!r}; name one of these"
+        )
+    return validated(TableSizes, read_toml(Path(name)))

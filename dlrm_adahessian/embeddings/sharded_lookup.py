@@ -1,0 +1,328 @@
+# pyright: basic
+"""The embedding tables over all ranks: look up pooled embeddings, push derivatives back, update the rows.
+
+TorchRec plans the shards and moves lookups and embeddings between the ranks; derivatives go to the owners of the rows by an
+exchange of our own (gradient_exchange.py).
+
+Alone, a process holds all tables and looks up in them directly: TorchRec's way to them and back would take a third of the
+time of a lookup and its update (docs/performance.md).
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import ModuleSharder, ShardingPlan
+
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.embeddings.config import ExchangePrecision
+from dlrm_adahessian.embeddings.gradient_exchange import RowExchange
+from dlrm_adahessian.embeddings.initial_rows import fill_uniform_
+from dlrm_adahessian.embeddings.local_tables import RowTables
+from dlrm_adahessian.embeddings.planning.dense_memory import NO_DENSE, DenseMemory
+from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
+from dlrm_adahessian.embeddings.planning.plan_text import plan_text
+from dlrm_adahessian.embeddings.planning.planner import Request, bag_collection
+from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
+from dlrm_adahessian.embeddings.prefetch import LookupsAhead
+from dlrm_adahessian.embeddings.table_shard import TableShard
+from dlrm_adahessian.embeddings.table_spec import TableSpec
+from dlrm_adahessian.embeddings.torchrec_kernel import RowKernel, RowSharder, ShardedRows
+from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.runs.sealed import fingerprint
+
+# TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
+logging.getLogger("torch.fx._symbolic_trace").addFilter(
+    lambda record: "is_fx_tracing" not in record.getMessage()
+)
+# TorchRec reports its planning at level INFO, and its calls' arguments to seven loggers outside its own name.
+logging.getLogger("torchrec").setLevel(logging.WARNING)
+# Of replicated tables it warns that they are not cached.
+logging.getLogger("torchrec.distributed.utils").setLevel(logging.ERROR)
+for _name in ("AllRankStatic", "Cap01", "Cap1", "Capped", "Method", "SingleRankStatic", "Unfiltered"):
+    logging.getLogger(f"{_name}Logger-NullHandler").setLevel(logging.WARNING)
+
+
+class ShardedLookup:
+    """Pooled lookups into tables that are spread over the ranks; needs a process group.
+
+    Not an `nn.Module`: the rows have their own rule, and must not turn up among a model's dense parameters.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[TableSpec],
+        *,
+        rule: RowRule,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        batch_size: int = 256,
+        dense: DenseMemory = NO_DENSE,
+        memory_bytes: int | None = None,
+        exchange: ExchangePrecision = "fp32",
+    ) -> None:
+        """Plan, allocate and initialise the tables; the initial rows are the same however they are sharded.
+
+        Args:
+            tables: in the order of the features of a lookup.
+            rule: how touched rows are updated.
+            device: where the rows of this rank live.
+            dtype: of rows, state and pooled embeddings.
+            seed: of the initial rows, not negative.
+            batch_size: samples a step over all ranks, for which memory is planned.
+            dense: what a rank needs beside its shards.
+            memory_bytes: of a rank; None finds it out.
+            exchange: bf16 rounds what travels between ranks, whose `dtype` is float32 then.
+
+        Tables that do not fit into the memory of the ranks, or cannot be cut as asked, are refused with a UsageError.
+
+        Raises:
+            ValueError: the tables differ in width, or two have the same name.
+        """
+        self._specs = list(tables)
+        self._names = [spec.name for spec in self._specs]
+        dims = {spec.dim for spec in self._specs}
+        if len(dims) != 1:
+            raise ValueError(f"all tables have the same width, got widths {sorted(dims)}; choose one")
+        if len(set(self._names)) < len(self._names):
+            raise ValueError(f"table names are distinct, got {self._names}; rename one")
+        self._dim = dims.pop()
+        request = Request(
+            tables=self._specs,
+            rule=rule,
+            machines=_machines(device, memory_bytes),
+            batch_size=batch_size,
+            dense=dense,
+            dtype=dtype,
+        )
+        self.plan, sharding_plan = _plan_together(request)
+        sharder = cast(ModuleSharder[nn.Module], RowSharder(rule, dtype, exchange, device.type))  # invariant
+        self._parallel = DistributedModelParallel(
+            bag_collection(self._specs),
+            device=device,
+            sharders=[sharder],
+            plan=sharding_plan,
+            init_data_parallel=False,
+        )
+        self._alone = self._only_tables()
+        self._exchange = (
+            None
+            if self._alone is not None
+            else self._make_exchange(device, torch.bfloat16 if exchange == "bf16" else dtype)
+        )
+        self._ahead = LookupsAhead(self._rows())
+        self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
+        self._shards = self._local_shards()
+        places = {spec.name: index for index, spec in enumerate(self._specs)}
+        for shard in self._shards.values():
+            fill_uniform_(
+                shard.tensors["weight"],
+                first_row=shard.first_row,
+                first_column=shard.first_column,
+                num_rows=shard.table_rows,
+                dim=self._dim,
+                seed=seed,
+                table=places[shard.table],
+            )
+
+    def send(self, kjt: KeyedJaggedTensor) -> None:
+        """Begin to send the next batch's lookups to the ranks that hold its rows, while this one is worked on.
+
+        Args:
+            kjt: as in the call that takes it up.
+        """
+        self._require_order(kjt)
+        if self._alone is None:
+            self._ahead.send(kjt)
+
+    def __call__(self, kjt: KeyedJaggedTensor) -> Tensor:
+        """Sum the rows of each bag.
+
+        Args:
+            kjt: one feature per table, in the order of the tables, int64 rows, no weights; B bags a feature,
+                B the same on all ranks.
+
+        Returns:
+            (B, F, D) pooled embeddings, features in the order of the tables. With gradients enabled `push`
+            takes their derivatives, until the next such lookup. Other features than the tables in their order are refused by
+            a ValueError.
+        """
+        self._require_order(kjt)
+        pooled = self._look_up(kjt)
+        if torch.is_grad_enabled():
+            self._pending = pooled
+        return pooled
+
+    def _require_order(self, kjt: KeyedJaggedTensor) -> None:
+        # TorchRec remembers the order of the first batch, and would silently mix up features of a later one.
+        if kjt.keys() != self._names:
+            raise ValueError(
+                f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
+            )
+
+    def _look_up(self, kjt: KeyedJaggedTensor) -> Tensor:
+        if self._alone is not None:
+            pooled = self._alone(kjt.values(), kjt.offsets().long(), kjt.weights_or_none())
+            return pooled.view(-1, len(self._names), self._dim)
+        keyed = self._ahead.look_up(kjt)
+        pooled = keyed.values().view(-1, len(self._names), self._dim)
+        emitted = keyed.keys()
+        if emitted == self._names:
+            return pooled
+        return torch.stack([pooled[:, emitted.index(name)] for name in self._names], dim=1)
+
+    def push(
+        self,
+        pooled: Tensor,
+        grad: Tensor,
+        curvature: Tensor | None,
+        *,
+        lr_scale: float,
+        samples: int,
+        curvature_samples: int | None = None,
+    ) -> None:
+        """Send derivatives to the ranks that own the rows, and update the rows.
+
+        The derivatives are those of the mean loss over this rank's batch; the owners receive those of the
+        mean over all ranks' batches, which must be of equal size, padding included.
+
+        Args:
+            pooled: (B, F, D), what the last lookup with gradients enabled returned.
+            grad: (B, F, D) gradient with respect to `pooled`.
+            curvature: (B, F, D) Hessian diagonal, or its mean over D (B, F, 1) for a rule that reads no more, or None on a
+                step without curvature.
+            lr_scale: in [0, 1], the schedule's factor on the learning rate.
+            samples: over how many samples of all ranks the loss is a mean.
+            curvature_samples: how many samples, the first ones of all ranks' batches one after another, took part in
+                the curvature; None for all.
+
+        Raises:
+            RuntimeError: `pooled` is not from the last lookup with gradients enabled; no row has changed.
+        """
+        if pooled is not self._pending:
+            raise RuntimeError(
+                "derivatives go to the last lookup made with gradients enabled, and these are of another; push each "
+                "lookup's derivatives before the next lookup"
+            )
+        self._pending = None
+        self._ahead.advance()
+        if self._exchange is None:
+            derivatives = [(grad.reshape(-1, self._dim), _flat(curvature))]
+        else:
+            derivatives = self._exchange(grad, curvature)
+        sampled = sampled_everywhere = None
+        if curvature is not None and curvature_samples is not None and curvature_samples < samples:
+            # The owner has the ranks' batches one after another.
+            held = len(pooled) * dist.get_world_size()
+            sampled_everywhere = torch.arange(held, device=pooled.device) < curvature_samples
+            sampled = sampled_everywhere[dist.get_rank() * len(pooled) :][: len(pooled)]
+        for tables, (row_grad, row_curvature) in zip(self._row_tables(), derivatives, strict=True):
+            tables.apply_(
+                row_grad,
+                row_curvature,
+                sampled=sampled_everywhere if tables.sees_all_ranks else sampled,
+                lr_scale=lr_scale,
+                samples=samples,
+            )
+
+    def shards(self) -> dict[str, TableShard]:
+        """Return what this rank holds; on one rank that is all of every table. Views: writing is loading.
+
+        Returns:
+            By table; a column shard that begins at column 8 of C3 is named "C3[:, 8:]", since a rank may have several.
+        """
+        return self._shards
+
+    def shards_to_save(self) -> list[TableShard]:
+        """Return this rank's part of a checkpoint of all ranks: its shards, and of replicated tables rank 0's copy."""
+        replicated = {shard.table for shard in self.plan.shards if shard.sharding == "replicate"}
+        return [s for s in self._shards.values() if dist.get_rank() == 0 or s.table not in replicated]
+
+    def describe_plan(self) -> str:
+        """Return who holds what, as text; the same on all ranks."""
+        return plan_text(self.plan)
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return the rows (rows, columns) that this rank holds, by shard; views."""
+        return {name: shard.tensors["weight"] for name, shard in self._shards.items()}
+
+    def row_states(self) -> dict[str, dict[str, Tensor]]:
+        """Return the rule's state of the rows that this rank holds, by shard and state name; views."""
+        return {
+            name: {key: tensor for key, tensor in shard.tensors.items() if key != "weight"}
+            for name, shard in self._shards.items()
+        }
+
+    def _make_exchange(self, device: torch.device, travel_as: torch.dtype) -> RowExchange:
+        places = {name: place for place, name in enumerate(self._names)}
+        groups = [kernel.group(places) for kernel in self._kernels()]
+        return RowExchange(groups, self._dim, device, travel_as)
+
+    def _only_tables(self) -> RowTables | None:
+        """Return the tables of a process that holds all of them, in order; None of one that shares them with others."""
+        kernels = self._kernels()
+        if dist.get_world_size() > 1 or [kernel.config.feature_names() for kernel in kernels] != [
+            self._names
+        ]:
+            return None
+        return kernels[0].emb_module
+
+    def _row_tables(self) -> list[RowTables]:
+        return [kernel.emb_module for kernel in self._kernels()]
+
+    def _kernels(self) -> list[RowKernel]:
+        return list(self._rows().kernels())
+
+    def _rows(self) -> ShardedRows:
+        return cast(ShardedRows, self._parallel.module)
+
+    def _local_shards(self) -> dict[str, TableShard]:
+        num_rows = {spec.name: spec.num_rows for spec in self._specs}
+        held = [shard for kernel in self._kernels() for shard in kernel.shards(num_rows)]
+        held.sort(key=lambda shard: (self._names.index(shard.table), shard.first_column))
+        return {self._name(shard): shard for shard in held}
+
+    def _name(self, shard: TableShard) -> str:
+        return shard.table if shard.is_whole else f"{shard.table}[:, {shard.first_column}:]"
+
+
+def _flat(derivative: Tensor | None) -> Tensor | None:
+    return None if derivative is None else derivative.reshape(-1, derivative.shape[2])
+
+
+def _plan_together(request: Request) -> tuple[Plan, ShardingPlan]:
+    """Plan on each rank for the machine of the first; plans that differ are a defect."""
+    machines = request.machines
+    memory, here = ranks.first_does(lambda: [machines.memory_bytes, machines.ranks_per_host])
+    machines = replace(machines, memory_bytes=memory, ranks_per_host=here)
+    plan, sharding_plan = plan_or_refuse(replace(request, machines=machines))
+    plans = ranks.agreed(lambda: fingerprint(plan.asdict()))
+    if len(set(plans)) > 1:
+        raise RuntimeError(f"all ranks must have the same plan of the tables, got {plans}")
+    return plan, sharding_plan
+
+
+def _machines(device: torch.device, memory_bytes: int | None) -> Machines:
+    world_size = dist.get_world_size()
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return Machines(
+        ranks=world_size,
+        ranks_per_host=ranks_here,
+        memory_bytes=memory_bytes or _memory(device, ranks_here),
+        device=device.type,
+    )
+
+
+def _memory(device: torch.device, ranks_here: int) -> int:
+    """Return the bytes of the GPU, or of the rank's share of the host."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks_here

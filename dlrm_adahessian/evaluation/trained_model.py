@@ -1,0 +1,133 @@
+# pyright: basic
+"""A run as a model: one of its checkpoints, with the vocabulary that it was trained on."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dlrm_adahessian.checkpoint import step_folders
+from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
+from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.data.loader import make_batch
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.errors import CheckpointError, NoInputError
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed
+from dlrm_adahessian.runtime.precision import Precision
+from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a run has learnt; needs a process group.
+
+    Attributes:
+        name: what reports call it: the run's, with the step where one checkpoint was named.
+        run: its run directory.
+        config: the run's own.
+        fingerprint: of what determines its results.
+        rows_fingerprint: of the prepared rows that it was trained on.
+        vocabulary: tokens to table rows.
+        state: the model, with the checkpoint's values.
+        checkpoint: where they are from.
+    """
+
+    name: str
+    run: Path
+    config: RunConfig
+    fingerprint: str
+    rows_fingerprint: str
+    vocabulary: Vocabulary
+    state: TrainState
+    checkpoint: Checkpoint
+
+    def score(self, dense: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return the probabilities of rows.
+
+        Args:
+            dense: (N, 13).
+            ids: (N, 26) of this vocabulary.
+
+        Returns:
+            (N,) float32.
+        """
+        parts = (slice(start, start + SCORING_BATCH) for start in range(0, len(ids), SCORING_BATCH))
+        unlabelled = np.zeros(SCORING_BATCH, np.int8)  # scoring reads no labels
+        return self.state.score(
+            make_batch(dense[part], ids[part], unlabelled[: len(ids[part])]) for part in parts
+        )
+
+
+def open_trained(
+    path: Path, device: torch.device, *, best: bool, precision: Precision | None = None
+) -> TrainedModel:
+    """Read a model, verifying every byte.
+
+    Args:
+        path: a run directory, of which the newest good checkpoint counts, or one checkpoint in it.
+        device: where the model lives.
+        best: of a run directory, the checkpoint of the best validation, which runs with patience take in any case.
+        precision: of matrix products; None is the run's own.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: vocabulary or checkpoints are damaged or belong to something else.
+    """
+    path = path.absolute()  # of "." too the name is the folder's
+    named = step_folders.step_of(path) is not None
+    run = RunDirectory(path.parent.parent if named else path)
+    config, rows = _configured(run)
+    try:
+        manifest = read_sealed(run.vocabulary)
+        vocabulary = Vocabulary.load(run.vocabulary)
+    except DamagedFolderError as error:
+        raise CheckpointError(f"{error}; restore {run.vocabulary} from a copy, or train again") from error
+    if manifest.get("fingerprint") != rows:
+        raise CheckpointError(
+            f"{run.vocabulary} belongs to other rows than this run was trained on; restore it from a copy"
+        )
+    fingerprint = config.fingerprint(rows)
+    found = load(path, fingerprint) if named else _newest(run, config, fingerprint, best=best)
+    computed = dataclasses.replace(config, precision=precision or config.precision)
+    state = TrainState(computed, vocabulary.num_rows, device)
+    state.restore_(found)
+    return TrainedModel(
+        name=f"{run.path.name}@{found.step}" if named else run.path.name,
+        run=run.path,
+        config=config,
+        fingerprint=fingerprint,
+        rows_fingerprint=rows,
+        vocabulary=vocabulary,
+        state=state,
+        checkpoint=found,
+    )
+
+
+def _configured(run: RunDirectory) -> tuple[RunConfig, str]:
+    """Return the configuration of a run, and the fingerprint of the rows that it was trained on."""
+    resolved = run.read_config()
+    prepared = resolved.pop("prepared", None)
+    rows = prepared.get("fingerprint") if isinstance(prepared, dict) else None
+    if not isinstance(rows, str):
+        raise CheckpointError(
+            f"the key prepared of {run.path / 'config.json'} must be an object that names the rows by a text fingerprint, "
+            f"found {prepared!r:.100}; restore the file from a copy, or train again"
+        )
+    return from_dict(resolved), rows
+
+
+def _newest(run: RunDirectory, config: RunConfig, fingerprint: str, *, best: bool) -> Checkpoint:
+    checkpoints = run.best if config.patience or best else run.checkpoints
+    found = load_newest_good(checkpoints, fingerprint)
+    if found is None:
+        raise NoInputError(
+            f"{checkpoints} holds no checkpoint; train with --out {run.path} first"
+            + (", and validate more than once, by --eval-every or --epochs" if best else "")
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Optimizers of the dense part, a rule per file."""

@@ -1,0 +1,92 @@
+# pyright: basic
+"""Hessian Adagrad on the dense part: Adagrad whose squared gradient is replaced by its expectation.
+
+Under the model the expected squared gradient of a sample is its curvature (Fisher), and that of a batch mean of B
+samples is h / B. So s += max(h / B, floor * g^2), w -= lr * g / (sqrt(s) + eps): where Adagrad's first step is the sign
+of a gradient, this one's size tells a likely outcome from a surprise. The floor bounds the step, since p (1 - p)
+vanishes on confident mistakes while the gradient does not. As on rows (rows/hessian_adagrad.py).
+
+With beta1 the step is along AdaHessian's bias-corrected mean of gradients, and the rule is like AdaHessian of power 0.5
+(adahessian.py) with a sum over steps where that has a moving average: steps shrink like 1 / sqrt(t).
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlrm_adahessian.optim.config import DenseHessianAdagradConfig
+
+
+class DenseHessianAdagrad:
+    """Accumulated curvature over a flat vector."""
+
+    def __init__(self, parameters: Tensor, cfg: DenseHessianAdagradConfig) -> None:
+        self.cfg = cfg
+        self.state = {"sum": torch.zeros_like(parameters)}
+        if cfg.beta1:
+            self.state["mean"] = torch.zeros_like(parameters)
+            self.state["steps"] = torch.zeros((), dtype=torch.int64)
+
+    def step(
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update `parameters`; see `DenseOptimizer`. A step without curvature accumulates the squared gradient."""
+        cfg, lr = self.cfg, self.cfg.lr * lr_scale
+        if cfg.beta1:
+            lr /= 1 - cfg.beta1 ** int(self.state["steps"].add_(1))
+        update = self.update_numba_ if parameters.device.type == "cpu" else self.update_torch_
+        update(parameters, grad, curvature, lr=lr, samples=samples)
+
+    def update_torch_(
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: int
+    ) -> None:
+        """Update in tensor operations: for any device, and the oracle of the kernel; `lr` has all factors in it."""
+        cfg, total = self.cfg, self.state["sum"]
+        expected = grad.square()
+        if curvature is not None:
+            expected = torch.maximum(curvature.abs() / samples, expected.mul_(cfg.curvature_floor))
+        total.add_(expected)
+        direction = self.state["mean"].lerp_(grad, 1 - cfg.beta1) if cfg.beta1 else grad
+        parameters.addcdiv_(direction, total.sqrt().add_(cfg.eps), value=-lr)
+
+    def update_numba_(
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: int
+    ) -> None:
+        """Update in one compiled pass, on the CPU: the vectors leave the cache between tensor operations."""
+        cfg, p, g = self.cfg, parameters.numpy(), grad.numpy()
+        real = p.dtype.type
+        _update(
+            p,
+            self.state["sum"].numpy(),
+            self.state["mean"].numpy() if cfg.beta1 else g,
+            g,
+            g if curvature is None else curvature.numpy(),
+            curvature is not None,
+            cfg.beta1 > 0,
+            real(lr),
+            real(1 - cfg.beta1),
+            real(cfg.eps),
+            real(cfg.curvature_floor),
+            real(1 / samples),
+        )
+
+
+@numba.njit(cache=True, parallel=True, error_model="numpy")
+def _update(
+    p: Any, s: Any, m: Any, g: Any, h: Any, has_h: bool, has_mean: bool, lr: Any, weight1: Any, eps: Any, floor: Any,
+    per_sample: Any,
+) -> None:  # fmt: skip
+    # m is written with momentum only; without, it is g.
+    for i in numba.prange(p.shape[0]):
+        expected = g[i] * g[i]
+        if has_h:
+            expected = max(abs(h[i]) * per_sample, floor * expected)
+        s[i] += expected
+        direction = g[i]
+        if has_mean:
+            m[i] += weight1 * (direction - m[i])
+            direction = m[i]
+        p[i] -= lr * direction / (np.sqrt(s[i]) + eps)

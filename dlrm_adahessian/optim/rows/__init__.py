@@ -1,0 +1,1 @@
+"""Rules for touched embedding rows, a rule per file."""

@@ -1,1 +1,0 @@
-"""Who would hold what on machines that are not here."""

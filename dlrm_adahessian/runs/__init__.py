@@ -1,0 +1,1 @@
+"""Run directories, and files that survive a crash."""

@@ -1,0 +1,63 @@
+# pyright: basic
+"""The vocabulary for other programs: as parquet for databases, as sorted tensors for the loader."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Vocabulary
+from dlrm_adahessian.data.schema import TOKEN_NAMES
+
+_SCHEMA = pa.schema([("feature", pa.string()), ("token", pa.string()), ("row", pa.int32())])
+_BLOCK = 1 << 20  # tokens written at once
+
+
+def sorted_tensors(vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """Return by feature `tokens` (K,) uint32 ascending, `rows` (K,) int32, and `missing` (1,) int32."""
+    found: dict[str, Tensor] = {}
+    for name, tokens, rows, missing in _features(vocabulary):
+        order = np.argsort(tokens)
+        found[f"{name}/tokens"] = torch.from_numpy(tokens[order])
+        found[f"{name}/rows"] = torch.from_numpy(rows[order])
+        found[f"{name}/missing"] = torch.tensor([missing], dtype=torch.int32)
+    return found
+
+
+def write_parquet(vocabulary: Vocabulary, path: Path) -> None:
+    """Write feature, token (8 hexadecimal digits; null is the missing token) and row; tokens not listed have row 0."""
+    with pq.ParquetWriter(path, _SCHEMA) as writer:
+        for name, tokens, rows, missing in _features(vocabulary):
+            for first in range(0, len(tokens), _BLOCK):
+                block = slice(first, first + _BLOCK)
+                writer.write_table(_table(name, _hexadecimal(tokens[block]), pa.array(rows[block])))
+            if missing != UNKNOWN:
+                writer.write_table(_table(name, pa.nulls(1, pa.string()), pa.array([missing], pa.int32())))
+
+
+def _features(
+    vocabulary: Vocabulary,
+) -> Iterator[tuple[str, npt.NDArray[np.uint32], npt.NDArray[np.int32], int]]:
+    """Yield name, tokens, their rows, and the row of the missing token, `UNKNOWN` when it has none."""
+    for feature, name in enumerate(TOKEN_NAMES):
+        first, stop = vocabulary.offsets[feature : feature + 2]
+        rows = np.arange(1, stop - first + 1, dtype=np.int32)
+        missing = int(vocabulary.missing[feature])
+        tokens = vocabulary.tokens[first:stop]
+        # In the place of a missing token stands a 0 without meaning.
+        yield name, tokens[rows != missing], rows[rows != missing], missing
+
+
+def _hexadecimal(tokens: npt.NDArray[np.uint32]) -> pa.Array:
+    digits = tokens.astype(">u4").tobytes().hex().encode()
+    offsets = np.arange(0, len(digits) + 1, 8, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(tokens), pa.py_buffer(offsets), pa.py_buffer(digits))
+
+
+def _table(name: str, tokens: pa.Array, rows: pa.Array) -> pa.Table:
+    return pa.table([pa.repeat(name, len(rows)), tokens, rows], schema=_SCHEMA)

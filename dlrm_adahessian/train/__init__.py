@@ -1,0 +1,1 @@
+"""Training: the loop, the step, what a run writes, and the run with its baseline."""

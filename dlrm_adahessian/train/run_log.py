@@ -1,0 +1,171 @@
+# pyright: basic
+"""What a run writes while it trains: metrics, predictions made before learning, progress bar, TensorBoard.
+
+Only the first rank of a run has a journal. Where no terminal shows a bar, it logs a line now and then.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, nullcontext
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from dlrm_adahessian.metrics.binary import BinaryMetrics, RecentWindow
+from dlrm_adahessian.runs.run_directory import MetricsLog, PredictionLog, RunDirectory
+
+PROGRESSIVE = "progressive.f32"  # predictions in the run directory
+_FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
+_WINDOW_ROWS = 20_000  # of the AUC on the progress bar
+_LINE_EVERY = 30  # seconds, where there is no bar
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The files of a run in training, and what it shows."""
+
+    def __init__(self, run: RunDirectory, *, log_every: int, total_steps: int) -> None:
+        """Open the files; those that exist are continued.
+
+        Args:
+            run: the run directory.
+            log_every: steps from one line of metrics.jsonl to the next, after the first ones.
+            total_steps: of the run, the last of which has a line too.
+        """
+        self._run, self._log_every, self._total_steps = run, log_every, total_steps
+        self._stack = ExitStack()
+        self._metrics = self._stack.enter_context(MetricsLog(run.metrics))
+        self.progressive = self._stack.enter_context(PredictionLog(run.path / PROGRESSIVE))
+        self._board = self._stack.enter_context(_tensorboard(run))
+        self._window = RecentWindow(_WINDOW_ROWS)
+        self._bar: Any = None
+        self._title: str | None = None
+        self._done = self._total = 0  # samples
+        self._told = 0.0  # when a line was last logged, s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def begin(self, title: str | None, *, done: int, total: int) -> None:
+        """Show a progress bar of samples, `done` of `total` at the start; no title shows none."""
+        self._title, self._done, self._total, self._told = title, done, total, time.monotonic()
+        self._bar = self._stack.enter_context(
+            tqdm(
+                desc=title,
+                total=total,
+                initial=done,
+                unit=" samples",
+                unit_scale=True,
+                disable=title is None or not sys.stderr.isatty(),
+                dynamic_ncols=True,
+            )
+        )
+
+    def learnt(
+        self,
+        step: int,
+        loss: float,
+        labels: npt.NDArray[np.int8],
+        probability: npt.NDArray[np.float32],
+        timing: Callable[[], Mapping[str, object]],
+        *,
+        progressive: bool,
+    ) -> None:
+        """Take in a step.
+
+        Args:
+            step: its number, from 1.
+            loss: mean over its samples.
+            labels: (B,) of all ranks.
+            probability: (B,) predictions before they were learnt.
+            timing: returns what a clock measured.
+            progressive: keep the predictions.
+        """
+        if progressive:
+            self.progressive.append(probability)
+        self._window.add(labels, probability)
+        self._bar.update(len(probability))
+        self._done += len(probability)
+        self._tell()
+        if step > _FIRST_LOGGED and step % self._log_every and step < self._total_steps:
+            return
+        recent = self._window.metrics()
+        record = {"step": step, "loss": loss, "window_auc": recent.auc, "window_logloss": recent.logloss}
+        self._metrics.log(record, timing())
+        auc = "-" if recent.auc is None else f"{recent.auc:.4f}"
+        self._bar.set_postfix(loss=f"{recent.logloss:.4f}", auc=auc)
+        if self._board is not None:
+            self._board.add_scalar("train/loss", loss, step)
+            if recent.auc is not None:
+                self._board.add_scalar("train/window_auc", recent.auc, step)
+
+    def _tell(self) -> None:
+        """Log how far training is where there is no bar, as when the output goes to a file."""
+        if self._title is None or not self._bar.disable or time.monotonic() < self._told + _LINE_EVERY:
+            return
+        self._told = time.monotonic()
+        recent = self._window.metrics().logloss
+        logger.info(
+            "%s: %s of %s samples, log loss %.4f", self._title, f"{self._done:,}", f"{self._total:,}", recent
+        )
+
+    def validated(self, step: int, found: BinaryMetrics, timing: Mapping[str, object]) -> None:
+        """Take in an evaluation on validation rows."""
+        self._metrics.log({"step": step, "val": found.asdict()}, timing)
+        if self._board is not None:
+            self._board.add_scalar("val/logloss", found.logloss, step)
+
+    def went_back(self, step: int, before: int, rollbacks: int, samples: int) -> None:
+        """Note that training goes on from a checkpoint, to which the files were rewound.
+
+        Args:
+            step: of the checkpoint.
+            before: the step that the run had come to.
+            rollbacks: how often that has happened.
+            samples: done at `step`.
+        """
+        self._metrics.log({"step": step, "rollbacks": rollbacks, "rolled_back_at": before})
+        self._bar.update(samples - self._bar.n)
+        self._done = samples
+
+    def position(self) -> dict[str, Any]:
+        """Flush to disk, and return what `rewind` needs to come back here."""
+        self.progressive.sync()
+        return {
+            "metrics_bytes": self._metrics.position(),
+            "progressive_rows": self.progressive.rows,
+            "window": self._window.state(),
+        }
+
+    def rewind(
+        self, *, step: int, metrics_bytes: int, progressive_rows: int, window: Mapping[str, Any] | None = None
+    ) -> None:
+        """Drop what was written after `step`; without a window, as in older checkpoints, its figures start anew."""
+        self._metrics.rewind(metrics_bytes)
+        self.progressive.rewind(progressive_rows)
+        if window is not None:
+            self._window.load(window)
+        if self._board is not None:
+            self._board.close()
+            # Event files only grow; this tells TensorBoard which of the events before it no longer count.
+            self._board = self._stack.enter_context(_tensorboard(self._run, purge_step=step + 1))
+
+
+def _tensorboard(run: RunDirectory, *, purge_step: int | None = None) -> Any:
+    """Return a context with a TensorBoard writer, or with None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return nullcontext()
+    return closing(SummaryWriter(str(run.path / "tensorboard"), purge_step=purge_step))
