@@ -19,12 +19,14 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.prepare import write_text
 from benchmarks.printing import print_rows
-from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import Request
 from dlrm_adahessian.metrics.binary import binary_metrics
+from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.train.with_baseline import run_job
 
 _BATCH = 2048
@@ -38,7 +40,7 @@ def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
         "out": str(folder / "run"),
         "data": {"cache_dir": str(folder / "cache")},
     }
-    config = from_dict(merged(merged(preset("hybrid"), values), settings))
+    config = from_dict(merged(merged(optimizer_preset("hybrid"), values), settings))
     path, summary = run_job(config)
     trained = 1e3 * _BATCH / summary["train"]["step_ms_median"]
     prepared = RunDirectory(path).read_config()["prepared"]["folder"]

@@ -15,8 +15,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.printing import print_rows
-from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.statistics.crossed import crossed_difference
 from dlrm_adahessian.train.run_cache import find_or_fit
 
@@ -36,7 +38,7 @@ def one_pair(number: int, seeds: int, folder: Path) -> list[dict[str, object]]:
     """Train both groups on rows of their own; return whether each interval leaves out zero."""
     data_config = {"synthetic": {"seed": number, "cardinality_scale": 0.001}, "cache_dir": str(folder)}
     configs = [
-        from_dict(merged(preset("adagrad"), {**_SETTINGS, "seed": seed, "data": data_config}))
+        from_dict(merged(optimizer_preset("adagrad"), {**_SETTINGS, "seed": seed, "data": data_config}))
         for seed in range(2 * seeds)
     ]
     data = open_dataset("synthetic", None, configs[0].data, rows=_ROWS, bad_rows="strict")

@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.printing import print_rows
-from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
+from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.statistics.crossed import crossed_difference
 from dlrm_adahessian.train.loop import Fitted
 from dlrm_adahessian.train.run_cache import find_or_fit
@@ -71,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     values = {"dataset": "criteo", "data_path": args.data_path, "batch_size": _BATCH, "baseline": "none"}
-    config = from_dict({**merged(preset(args.optimizer), values), "optimizer": args.optimizer})
+    config = from_dict({**merged(optimizer_preset(args.optimizer), values), "optimizer": args.optimizer})
     with ExitStack() as stack:
         stack.enter_context(init_process_group())
         root = Path(ranks.first_does(lambda: stack.enter_context(tempfile.TemporaryDirectory())))

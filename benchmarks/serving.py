@@ -20,12 +20,14 @@ from typing import Any
 import torch
 
 from benchmarks.printing import print_rows
-from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.synthetic.generator import row_blocks, write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
+from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import write_folder
 from dlrm_adahessian.serving.parity import as_tensors, checkpoint_probabilities
@@ -36,7 +38,7 @@ def measure(rows: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
     """Return the figures of each kind of rows."""
     values = {"dataset": "synthetic", "optimizer": "hybrid", "baseline": "none", "rows": rows}
     settings = {"batch_size": 2048, "out": str(folder / "run"), "data": {"cache_dir": str(folder / "cache")}}
-    run_job(from_dict(merged(merged(preset("hybrid"), values), settings)))
+    run_job(from_dict(merged(merged(optimizer_preset("hybrid"), values), settings)))
     write_tsv(SyntheticConfig(), rows, folder / "rows.txt")
     with init_process_group():
         trained = open_trained(folder / "run", torch.device("cpu"), best=False)

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from benchmarks.printing import print_rows
-from dlrm_adahessian.config import RunConfig, asdict, from_dict, preset
+from dlrm_adahessian.config import RunConfig, asdict, from_dict
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
+from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import sealed_folder
 from dlrm_adahessian.train.step import TrainState
@@ -34,7 +35,7 @@ _SPREAD = 0x9E3779B1  # odd, so that multiples of it are distinct modulo 2**32
 
 def write_run(path: Path, heights: list[int]) -> RunConfig:
     """Save a run directory with tables of these heights and one checkpoint; return its configuration."""
-    config = from_dict({**preset("hybrid"), "optimizer": "hybrid"})
+    config = from_dict({**optimizer_preset("hybrid"), "optimizer": "hybrid"})
     vocabulary = Vocabulary(
         tokens=np.concatenate(
             [np.arange(1, height, dtype=np.uint32) * np.uint32(_SPREAD) for height in heights]

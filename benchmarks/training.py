@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from dlrm_adahessian.config import RunConfig, from_dict, merged, preset
+from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch
+from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.train.step import TrainState
 
 
@@ -38,5 +40,7 @@ class Steps:
 
 def run_config(name: str, batch: int, **changes: object) -> RunConfig:
     """Return the configuration of a preset on generated rows, without a baseline."""
-    values = merged(preset(name), {"dataset": "synthetic", "optimizer": name, "batch_size": batch, **changes})
+    values = merged(
+        optimizer_preset(name), {"dataset": "synthetic", "optimizer": name, "batch_size": batch, **changes}
+    )
     return from_dict({**values, "baseline": "none"})

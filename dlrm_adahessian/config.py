@@ -1,34 +1,29 @@
 """The configuration of a run: composes the parts' own, from defaults, preset, file and flags. Imports no torch.
 
-Later wins: the defaults of the classes, the preset of the optimizer (configs/optimizers/NAME.toml), the file of
+Later wins: the defaults of the classes, the preset of the optimizer (presets/optimizers/NAME.toml), the file of
 `--config`, the flags. Files never inherit from each other.
 """
 
-import dataclasses
-import difflib
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-from pydantic import ConfigDict, Field, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, model_validator
 
 from dlrm_adahessian.curvature.config import CurvatureName
-from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.schema import TOKEN_NAMES
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
-from dlrm_adahessian.errors import NoInputError, UsageError
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
+from dlrm_adahessian.optim.config import OptimConfig
+from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.runs.sealed import fingerprint
+from dlrm_adahessian.runtime.settings import merged, read_toml, settings, validated
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs" / "optimizers"
-T = TypeVar("T")
 _ESTIMATORS = [name for name in get_args(CurvatureName) if name != "none"]
-_MAX_TOML = 1 << 20  # bytes
 OPTIMIZER_SETTINGS = ("curvature", "curvature_every", "curvature_fraction", "curvature_probes", "optim")
 """Settings of a run that are its optimizer's own."""
 _NOT_RESULTS = (
@@ -47,7 +42,7 @@ _NOT_RESULTS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class SharedConfig:
     """Rows, model and step: what optimizers that are compared have in common."""
 
@@ -74,12 +69,12 @@ class SharedConfig:
     model: ModelConfig = ModelConfig()
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class RunConfig(SharedConfig):
     """One training run."""
 
     optimizer: str = "hybrid"
-    """A (dense, rows, curvature) triple: the name of a file in configs/optimizers."""
+    """A (dense, rows, curvature) triple: the name of a file in presets/optimizers."""
     baseline: Literal["adagrad", "none"] = "adagrad"
     """Train this too, on the same rows, order and initial weights, and compare."""
     curvature: CurvatureName = "exact"
@@ -183,16 +178,6 @@ class RunConfig(SharedConfig):
         return fingerprint({"rows": rows, "settings": settings})
 
 
-_PARTS = (RunConfig, DataConfig, SyntheticConfig, ModelConfig, OptimConfig, ScheduleConfig, DistributedConfig)
-_SETTINGS = sorted(
-    {
-        field.name
-        for part in (*_PARTS, *get_args(DenseConfig), *get_args(RowConfig))
-        for field in dataclasses.fields(part)
-    }
-)
-
-
 def asdict(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as JSON values."""
     return pydantic.TypeAdapter(RunConfig).dump_python(config, mode="json")
@@ -201,25 +186,6 @@ def asdict(config: RunConfig) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """Validate the configuration of a run; see `validated`."""
     return validated(RunConfig, values)
-
-
-def validated(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Validate a configuration.
-
-    Args:
-        kind: its class.
-        values: nested tables; absent keys take their defaults.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        UsageError: a key is unknown, or a value is of the wrong type or out of range.
-    """
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(dict(values))
-    except pydantic.ValidationError as error:
-        raise UsageError("\n".join(_explain(problem) for problem in error.errors())) from error
 
 
 def load(path: Path | None, optimizer: str | None) -> RunConfig:
@@ -238,26 +204,9 @@ def load(path: Path | None, optimizer: str | None) -> RunConfig:
     values = read_toml(path) if path else {}
     name = optimizer or values.get("optimizer") or "hybrid"
     if not isinstance(name, str):
-        raise UsageError(f"optimizer must be a name in quotes, got {name!r}; see {PRESETS}")
-    return from_dict({**merged(preset(name), values), "optimizer": name})
-
-
-def preset(name: str) -> dict[str, Any]:
-    """Read the preset of an optimizer.
-
-    Args:
-        name: the stem of a file in configs/optimizers.
-
-    Returns:
-        Its tables.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    known = sorted(path.stem for path in PRESETS.glob("*.toml"))
-    if name not in known:
-        raise UsageError(f"optimizer must be one of {', '.join(known)}, got {name!r}{_nearest(name, known)}")
-    return read_toml(PRESETS / f"{name}.toml")
+        known = ", ".join(preset_names("optimizers"))
+        raise UsageError(f"optimizer must be a name in quotes, got {name!r}; one of {known}")
+    return from_dict({**merged(optimizer_preset(name), values), "optimizer": name})
 
 
 def baseline_of(config: RunConfig) -> RunConfig:
@@ -265,53 +214,5 @@ def baseline_of(config: RunConfig) -> RunConfig:
     values = asdict(config)
     for key in OPTIMIZER_SETTINGS:
         del values[key]
-    values = merged(values, preset(config.baseline))
+    values = merged(values, optimizer_preset(config.baseline))
     return from_dict({**values, "optimizer": config.baseline, "baseline": "none", "out": None})
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a configuration file; one that is absent, too large or no TOML is refused."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_TOML + 1)
-    except OSError as error:
-        raise NoInputError(f"cannot read {path}: {error.strerror}; name a readable TOML file") from error
-    if len(text) > _MAX_TOML:
-        raise UsageError(
-            f"a configuration file has at most {_MAX_TOML} bytes, {path} has more; remove what is not configuration"
-        )
-    try:
-        return tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} must be valid TOML: {error}") from error
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested tables, `above` winning; a table of another `name` replaces the one below whole."""
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        if (
-            isinstance(old, dict)
-            and isinstance(value, dict)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            result[key] = merged(old, value)
-        else:
-            result[key] = value
-    return result
-
-
-def _explain(problem: Any) -> str:
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
-    if problem["type"] == "unexpected_keyword_argument":
-        return f"{key} is no setting{_nearest(path[-1], _SETTINGS)}"
-    if problem["type"] == "value_error" or not key:
-        return problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {problem['msg']}, got {problem['input']!r}"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    found = difflib.get_close_matches(name, known, 1, 0.4)
-    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"

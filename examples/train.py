@@ -6,7 +6,9 @@ python examples/train.py FOLDER
 import sys
 
 from dlrm_adahessian.commands.text_tables import job_table
-from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.config import from_dict
+from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.train.with_baseline import run_job
 
 
@@ -22,7 +24,7 @@ def main(folder: str) -> None:
         "data": {"cache_dir": f"{folder}/cache"},
         "out": f"{folder}/run",
     }
-    path, summary = run_job(from_dict(merged(preset("hybrid"), settings)))
+    path, summary = run_job(from_dict(merged(optimizer_preset("hybrid"), settings)))
     print(job_table(summary))
     print(f"{path}: test log loss {summary['test']['logloss']:.4f} after {summary['train']['steps']} steps")
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from dlrm_adahessian import config
+from dlrm_adahessian import config, presets
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.results import runs_table, summarize, time_to
 from dlrm_adahessian.compare.search import Search
@@ -163,11 +164,11 @@ def test_a_wrong_name_is_refused_with_the_nearest(tmp_path):
 
 
 def test_divergence_is_a_result(tmp_path, monkeypatch):
-    presets = shutil.copytree(config.PRESETS, tmp_path / "presets")
-    (presets / "sgd.toml").write_text(
+    shutil.copytree(Path(presets.__file__).parent, tmp_path / "presets")
+    (tmp_path / "presets" / "optimizers" / "sgd.toml").write_text(
         'curvature = "none"\n[optim.dense]\nname = "sgd"\nlr = 1e9\n[optim.rows]\nname = "sgd"\nlr = 1e9\n'
     )
-    monkeypatch.setattr(config, "PRESETS", presets)
+    monkeypatch.setattr(presets, "files", lambda _: tmp_path / "presets")
     study = run_study(small(tmp_path, optimizers="adagrad,sgd", seeds=1))
     found = summarize(study)
     assert found["optimizers"]["sgd"]["final_runs_diverged"] == 1

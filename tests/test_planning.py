@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlrm_adahessian.config import RunConfig, asdict, from_dict, load, preset
+from dlrm_adahessian.config import RunConfig, asdict, from_dict, load
 from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
@@ -21,6 +21,7 @@ from dlrm_adahessian.embeddings.planning.config import PlanConfig
 from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
 from dlrm_adahessian.embeddings.planning.what_if import planned
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.train.step import TrainState
 
 CPU = torch.device("cpu")
@@ -203,4 +204,4 @@ def test_how_tables_are_spread_is_no_part_of_a_runs_identity():
     assert plain.fingerprint("rows") == spread.fingerprint("rows")
     assert [spread.distributed.sharding_of(name) for name in ("C1", "C3")] == ["row", "replicate"]
     with pytest.raises(UsageError, match="names tables, C1 to C26, got D1; name one of these"):
-        from_dict({**preset("hybrid"), "distributed": {"tables": {"D1": "row"}}})
+        from_dict({**optimizer_preset("hybrid"), "distributed": {"tables": {"D1": "row"}}})

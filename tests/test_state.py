@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from dlrm_adahessian.checkpoint.reader import load_newest_good
-from dlrm_adahessian.config import PRESETS, RunConfig, from_dict, preset
+from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.train.step import TrainState
 from tests.distributed.checkpoints import same_bits
 
-NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
+NAMES = preset_names("optimizers")
 ROWS, BATCH, STEPS, SAVED_AFTER = 12, 16, 14, 7
 
 
@@ -23,7 +24,7 @@ def alone():
 
 
 def small(name: str) -> RunConfig:
-    values = preset(name)
+    values = optimizer_preset(name)
     if values["optim"]["dense"]["name"] == "soap":
         pytest.importorskip("pytorch_optimizer", reason="needs the extra rivals")
         values["optim"]["dense"]["precondition_every"] = 3

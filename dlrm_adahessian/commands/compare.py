@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.data.text.sources import require_rows
+from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.sealed import require_writable
+from dlrm_adahessian.runtime.settings import read_toml, validated
 
 _HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
 
@@ -19,10 +20,10 @@ with more --seeds or --trials to extend it. --config FILE.toml reads settings fr
 def compare(arguments: Sequence[str]) -> int:
     """Tune and train several optimizers alike, and report which trains the better model."""
     named = config_file(arguments)
-    base = config.validated(CompareConfig, config.read_toml(named) if named else {})
+    base = validated(CompareConfig, read_toml(named) if named else {})
     args = parsed(base, arguments, prog="python -m dlrm_adahessian compare", description=_HELP)
     for name in args.names:
-        config.preset(name)  # a wrong name is refused before anything is read
+        optimizer_preset(name)  # a wrong name is refused before anything is read
     if args.dataset == "criteo":
         require_rows(args.data_path, "compare")
     require_writable(args.out, "--out")

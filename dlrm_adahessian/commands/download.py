@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
-from dlrm_adahessian import config
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.data.download.config import Archive
 from dlrm_adahessian.data.text.sources import RAW
+from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class DownloadConfig:
     """Fetch the archive of rows from a mirror that a file names; no mirror comes with the program."""
 
@@ -26,7 +24,7 @@ class DownloadConfig:
 def download(arguments: Sequence[str]) -> int:
     """Fetch the archive of rows from a mirror that you name."""
     args = tyro.cli(DownloadConfig, args=arguments, prog="python -m dlrm_adahessian download")
-    archive = config.validated(Archive, config.read_toml(args.config))
+    archive = validated(Archive, read_toml(args.config))
     from dlrm_adahessian.data.download.fetch import fetch
 
     say(f"{fetch(archive, args.out)}")

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.errors import DataError, UsageError
+from dlrm_adahessian.runtime.settings import settings
 
 if TYPE_CHECKING:
     from dlrm_adahessian.evaluation.job import Evaluation
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class EvaluateConfig:
     """Score rows with trained models, or take predictions of before; say how good they are, and where.
 

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say_figures
 from dlrm_adahessian.runs.sealed import require_writable
+from dlrm_adahessian.runtime.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class ExportConfig:
     """Write a trained model as a folder that predicts with torch and safetensors alone, and check its predictions."""
 

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import tyro
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.commands.output import say_figures
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.sealed import require_writable
+from dlrm_adahessian.runtime.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class PrepareConfig:
     """Turn raw rows into the cache that training reads."""
 

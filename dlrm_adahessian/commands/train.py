@@ -13,7 +13,7 @@ from dlrm_adahessian.runtime.launcher import alone, told_once
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
 --config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
-(configs/optimizers). The defaults shown below already include both."""
+(presets/optimizers). The defaults shown below already include both."""
 
 
 def train(arguments: Sequence[str]) -> int:

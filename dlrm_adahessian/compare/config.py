@@ -4,28 +4,21 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, TypeAdapter, model_validator
 
-from dlrm_adahessian.config import (
-    OPTIMIZER_SETTINGS,
-    RunConfig,
-    SharedConfig,
-    asdict,
-    from_dict,
-    merged,
-    preset,
-)
+from dlrm_adahessian.config import OPTIMIZER_SETTINGS, RunConfig, SharedConfig, asdict, from_dict
+from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.runtime.settings import merged, settings
 
 _SHARED = [field.name for field in fields(SharedConfig)]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class CompareConfig(SharedConfig):
     """Optimizers, and what all of them are given."""
 
     optimizers: str = "adagrad,adam,hybrid"
-    """Names of files in configs/optimizers, separated by commas; each is compared with those before it."""
+    """Names of files in presets/optimizers, separated by commas; each is compared with those before it."""
     seeds: int = Field(default=3, ge=1)
     """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
     trials: int = Field(default=0, ge=0)
@@ -84,7 +77,7 @@ def run_config(
         Its configuration; a name that is no preset's is refused.
     """
     everything = TypeAdapter(CompareConfig).dump_python(study, mode="json")
-    values = merged({key: everything[key] for key in _SHARED}, preset(name))
+    values = merged({key: everything[key] for key in _SHARED}, optimizer_preset(name))
     for path, value in (drawn or {}).items():
         part, setting = path.split(".")
         values = merged(values, {"optim": {part: {setting: value}}})

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
-_STRICT = ConfigDict(extra="forbid")
+from dlrm_adahessian.runtime.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class SyntheticConfig:
     """The planted click model and the marginals of generated rows."""
 
@@ -19,7 +18,7 @@ class SyntheticConfig:
     """Published number of distinct tokens of each feature times this, at least 3."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class DataConfig:
     """Preparation and reading of rows."""
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
+
+from dlrm_adahessian.runtime.settings import settings
 
 Sharding = Literal["auto", "table", "row", "column", "replicate"]
 """`table` keeps a table whole on one rank, `row` and `column` cut it, `replicate` keeps a copy on every rank."""
@@ -12,7 +13,7 @@ ExchangePrecision = Literal["fp32", "bf16"]
 """Of pooled embeddings and their derivatives on their way between ranks; over gloo embeddings travel as float16."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class DistributedConfig:
     """What the planner may do with the tables; results do not depend on it but for the order of sums."""
 

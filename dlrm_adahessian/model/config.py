@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
+
+from dlrm_adahessian.runtime.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class ModelConfig:
     """DLRM; the defaults are facebookresearch/dlrm's for Criteo Kaggle."""
 

@@ -2,8 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from dlrm_adahessian.optim.dense.config import (
     AdagradConfig,
@@ -25,8 +24,7 @@ from dlrm_adahessian.optim.rows.config import (
     RowwiseAdagradConfig,
 )
 from dlrm_adahessian.optim.search_space import Choice, Range, Tuned
-
-_STRICT = ConfigDict(extra="forbid")
+from dlrm_adahessian.runtime.settings import settings
 
 DenseConfig = (
     AdaHessianConfig
@@ -49,7 +47,7 @@ RowConfig = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class ScheduleConfig:
     """Factor on every learning rate; the same choices for every optimizer."""
 
@@ -60,7 +58,7 @@ class ScheduleConfig:
     """After warm-up: stay at 1, or fall linearly to 0 at the last step."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class OptimConfig:
     """One rule for the dense part, one for the rows, and their common schedule."""
 

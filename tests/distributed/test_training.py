@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint.reader import load_newest_good
-from dlrm_adahessian.config import PRESETS, RunConfig, from_dict, preset
+from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.curvature.base import all_finite, gradient
 from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
@@ -22,6 +22,7 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.dense_exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.config import DistributedConfig
+from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.train.step import TrainState
 from tests.distributed import worlds
 from tests.distributed.checkpoints import same_bits
@@ -44,7 +45,7 @@ DATA = SimpleNamespace(
     labels=(np.random.default_rng(1).random(len(ROWS)) < 0.4).astype(np.int8),
 )
 
-NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
+NAMES = preset_names("optimizers")
 if not importlib.util.find_spec("pytorch_optimizer"):  # of the extra rivals
     NAMES = [name for name in NAMES if "soap" not in name]
 MIXED = {table: ("row", "table", "replicate")[i % 3] for i, table in enumerate(TOKEN_NAMES)}
@@ -66,7 +67,7 @@ PASSED_ON, PASSED_AT = "adahessian", 12  # from 2 ranks to 1 to 4 to 2; it draws
 
 def config_of(case: str) -> RunConfig:
     name, spread, settings = CASES[case]
-    values = {**preset(name), **settings, "distributed": spread}
+    values = {**optimizer_preset(name), **settings, "distributed": spread}
     if values["optim"]["dense"]["name"] == "soap":
         # Its bases are of rank 13 at most and computed in float32: roundings turn them. Without bases it can be compared.
         values["optim"]["dense"]["max_dim"] = 1

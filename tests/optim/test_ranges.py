@@ -5,16 +5,17 @@ from typing import get_args
 
 import pytest
 
-from dlrm_adahessian.config import PRESETS, RunConfig, from_dict, preset
+from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.optim.config import DenseConfig, OptimConfig, RowConfig, ScheduleConfig
 from dlrm_adahessian.optim.search_space import Choice, Range, rate
+from dlrm_adahessian.presets import optimizer_preset, preset_names
 
 RULES = [*get_args(DenseConfig), *get_args(RowConfig)]
-NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
+NAMES = preset_names("optimizers")
 
 
 def of_preset(name: str) -> RunConfig:
-    return from_dict({**preset(name), "optimizer": name})
+    return from_dict({**optimizer_preset(name), "optimizer": name})
 
 
 def value_at(optim: OptimConfig, dotted: str) -> float | str:

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlrm_adahessian.config import from_dict, merged, preset
+from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
+from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving.export import write_folder
 from dlrm_adahessian.serving.head_program import head_program
@@ -28,7 +30,7 @@ def run(tmp_path_factory) -> Path:
         "data": {"cache_dir": str(folder / "cache"), "min_count": 2},
         "out": str(folder / "run"),
     }
-    run_job(from_dict(merged(preset("hybrid"), values)))
+    run_job(from_dict(merged(optimizer_preset("hybrid"), values)))
     return folder / "run"
 
 

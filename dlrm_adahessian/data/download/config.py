@@ -3,8 +3,9 @@
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, Field
+
+from dlrm_adahessian.runtime.settings import settings
 
 SCHEMES = ("https", "http", "file")
 
@@ -46,7 +47,7 @@ Url = Annotated[str, AfterValidator(_known_scheme)]
 Name = Annotated[str, Field(pattern=r"^[^./\x00][^/\x00]*$"), AfterValidator(_printable)]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class Archive:
     """One file, the same bytes on every mirror."""
 

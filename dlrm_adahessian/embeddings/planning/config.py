@@ -2,19 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from dlrm_adahessian.embeddings.config import Sharding
 from dlrm_adahessian.optim.config import OptimConfig
+from dlrm_adahessian.runtime.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class PlanConfig:
     """Tables, machines and an optimizer."""
 
     tables: str = "kaggle"
-    """kaggle, a name in configs/tables, or a TOML file like those: rows of each table, and the model's widths."""
+    """kaggle, a name in presets/tables, or a TOML file like those: rows of each table, and the model's widths."""
     hosts: int = Field(default=1, ge=1)
     gpus_per_host: int = Field(default=8, ge=1)
     """Ranks per host; on CPUs too."""
@@ -27,7 +27,7 @@ class PlanConfig:
     batch_size: int = Field(default=65_536, ge=1)
     """Samples a step, over all ranks."""
     optimizer: str = "hybrid"
-    """The name of a file in configs/optimizers."""
+    """The name of a file in presets/optimizers."""
     sharding: Sharding = "auto"
     """Of all tables; auto leaves each to TorchRec's planner."""
     json: bool = False

@@ -3,18 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
-from dlrm_adahessian.config import read_toml, validated
 from dlrm_adahessian.data.synthetic.marginals import TOKENS
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.presets import preset_names, read_preset
+from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 
-_FOLDER = Path(__file__).resolve().parents[3] / "configs" / "tables"
 
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class TableSizes:
     """Tables, and the model that is usual with them."""
 
@@ -27,7 +25,7 @@ def table_sizes(name: str) -> TableSizes:
     """Return the sizes that a name or a file stands for.
 
     Args:
-        name: `kaggle`, the stem of a file in configs/tables, or the path of such a file.
+        name: `kaggle`, the stem of a file in presets/tables, or the path of such a file.
 
     Returns:
         The sizes; kaggle's are the distinct tokens of all rows, more than a vocabulary of the training rows has.
@@ -37,9 +35,9 @@ def table_sizes(name: str) -> TableSizes:
     """
     if name == "kaggle":
         return TableSizes(rows=tuple(token.distinct for token in TOKENS))
-    known = sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    known = preset_names("tables")
     if name in known:
-        return validated(TableSizes, read_toml(_FOLDER / f"{name}.toml"))
+        return validated(TableSizes, read_preset("tables", name))
     if not name.endswith(".toml"):
         raise UsageError(
             f"tables are kaggle, {', '.join(known)} or a TOML file, got {name!r}; name one of these"

@@ -6,15 +6,13 @@ is what a search draws from.
 
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, model_validator
 
 from dlrm_adahessian.optim.search_space import Choice, Range, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
 
-_STRICT = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class AdaHessianConfig:
     """AdaHessian on the dense part (Yao et al. 2020)."""
 
@@ -39,7 +37,7 @@ class AdaHessianConfig:
     """Decoupled: parameters shrink by lr * weight_decay a step."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class AdagradConfig:
     """Adagrad on the dense part (Duchi et al. 2011)."""
 
@@ -51,7 +49,7 @@ class AdagradConfig:
     """Added to the denominator; gradient units."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class DenseHessianAdagradConfig:
     """Adagrad on the dense part whose squared gradient is replaced by its expectation, the curvature."""
 
@@ -67,7 +65,7 @@ class DenseHessianAdagradConfig:
     """What is accumulated is at least this times the squared gradient, which bounds a step by lr / sqrt(floor)."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class AdamConfig:
     """Adam on the dense part, with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
@@ -82,7 +80,7 @@ class AdamConfig:
     weight_decay: float = Field(default=0.0, ge=0)
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class SGDConfig:
     """Gradient descent on the dense part, with momentum (Sutskever et al. 2013)."""
 
@@ -107,7 +105,7 @@ class SGDConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class SophiaConfig:
     """Sophia on the dense part (Liu et al. 2023); defaults as there, but for the learning rate and weight decay."""
 
@@ -128,7 +126,7 @@ class SophiaConfig:
     """Decoupled: parameters shrink by lr * weight_decay a step."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class MuonConfig:
     """Muon on hidden weight matrices (Jordan 2024), Adam on the first and last layer and on biases."""
 
@@ -151,7 +149,7 @@ class MuonConfig:
     """Decoupled: parameters shrink by lr * weight_decay a step."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class SOAPConfig:
     """SOAP on the dense part (Vyas et al. 2024); needs the extra `rivals`."""
 

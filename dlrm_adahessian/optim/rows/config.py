@@ -6,16 +6,14 @@ is what a search draws from.
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, model_validator
 
 from dlrm_adahessian.curvature.config import PooledCurvature
 from dlrm_adahessian.optim.search_space import Range, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
 
-_STRICT = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class RowAdaHessianConfig:
     """AdaHessian on the touched rows, in units of the summed loss."""
 
@@ -43,7 +41,7 @@ class RowAdaHessianConfig:
         return "mean" if self.rowwise else "entries"
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class HessianAdagradConfig:
     """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
 
@@ -74,7 +72,7 @@ class HessianAdagradConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class RowAdagradConfig:
     """Adagrad on the touched rows, one accumulator per entry."""
 
@@ -86,7 +84,7 @@ class RowAdagradConfig:
     """Added to the denominator; gradient units."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class RowwiseAdagradConfig:
     """Adagrad on the touched rows, one accumulator per row: the mean of its squared gradients."""
 
@@ -98,7 +96,7 @@ class RowwiseAdagradConfig:
     """Added to the denominator; gradient units."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class RowAdamConfig:
     """Lazy Adam on the touched rows, with decoupled weight decay."""
 
@@ -116,7 +114,7 @@ class RowAdamConfig:
     """Decoupled: a row shrinks by lr * weight_decay a touch."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class RowSGDConfig:
     """Gradient descent on the touched rows."""
 
@@ -127,7 +125,7 @@ class RowSGDConfig:
     """Multiplies the gradient of the mean loss; the larger the batch, the larger it must be (see `rows/sgd.py`)."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@settings
 class RowSophiaConfig:
     """Sophia on the touched rows, in units of the summed loss."""
 

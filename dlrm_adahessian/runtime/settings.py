@@ -1,0 +1,103 @@
+"""Classes of settings: how they are declared, read from TOML, merged, and refused in words. Imports no torch."""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.resources.abc import Traversable
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+
+import pydantic
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from dlrm_adahessian.errors import NoInputError, UsageError
+
+T = TypeVar("T")
+_MAX_TOML = 1 << 20  # bytes
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
+def settings(kind: type[T]) -> type[T]:
+    """Declare a class of settings: frozen, keyword-only, values checked by pydantic, unknown keys refused."""
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(kind)
+
+
+def validated(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Validate settings.
+
+    Args:
+        kind: a class of `settings`.
+        values: nested tables; absent keys take their defaults.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UsageError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        known = sorted({*_names(kind)})
+        raise UsageError("\n".join(_explain(problem, known) for problem in error.errors())) from error
+
+
+def read_toml(path: Traversable) -> dict[str, Any]:
+    """Read a configuration file; one that is absent, too large or no TOML is refused."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_TOML + 1)
+    except OSError as error:
+        raise NoInputError(f"cannot read {path}: {error.strerror}; name a readable TOML file") from error
+    if len(text) > _MAX_TOML:
+        raise UsageError(
+            f"a configuration file has at most {_MAX_TOML} bytes, {path} has more; remove what is not configuration"
+        )
+    try:
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} must be valid TOML: {error}") from error
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested tables, `above` winning; a table of another `name` replaces the one below whole."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return the end of a message about an unknown name: the known one that is like it, or all of them."""
+    found = difflib.get_close_matches(name, known, 1, 0.4)
+    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"
+
+
+def _explain(problem: Any, known: list[str]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{key} is no setting{nearest(path[-1], known)}"
+    if problem["type"] == "value_error" or not key:
+        return problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _names(kind: Any) -> Iterator[str]:
+    """Yield the names of all settings of a class and of those that it is composed of."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            yield field.name
+            yield from _names(hints[field.name])
+    for part in get_args(kind):
+        yield from _names(part)
