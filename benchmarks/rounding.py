@@ -24,7 +24,7 @@ from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.allocator import keep_freed_memory
 from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.statistics.crossed import crossed_difference
-from dlrm_adahessian.train.loop import Fitted
+from dlrm_adahessian.train.results import RunResult
 from dlrm_adahessian.train.run_cache import find_or_fit
 
 _BATCH = 256
@@ -43,7 +43,7 @@ def measure(
         root: where the runs go.
     """
 
-    def runs(value: str) -> list[Fitted | None]:
+    def runs(value: str) -> list[RunResult | None]:
         changed = [replace(config, seed=seed, **{setting: value}) for seed in range(1, seeds + 1)]
         return [find_or_fit(one, data, root, title=None) for one in changed]
 
@@ -52,7 +52,7 @@ def measure(
     return [{**what, "part": part, **line} for part, line in _differences(rounded, plain)]
 
 
-def _differences(rounded: list[Fitted], plain: list[Fitted]) -> Iterator[tuple[str, dict[str, object]]]:
+def _differences(rounded: list[RunResult], plain: list[RunResult]) -> Iterator[tuple[str, dict[str, object]]]:
     if not plain:  # on other ranks than the first
         return
     for part in ("progressive", "test"):

@@ -212,7 +212,7 @@ def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
     assert config.optim.rows.lr == 0.5
     data = open_dataset("synthetic", None, study.data, rows=study.rows, bad_rows="strict")
     fitted = find_or_fit(config, data, tmp_path / "runs", title=None)
-    assert fitted.summary["rows"]["train"] == fitted.summary["train"]["samples"] == 1_000
+    assert fitted.summary.rows.train == fitted.summary.train.samples == 1_000
     later = data.labels[data.split.train][-1_000 + 166 :]  # predicted after a sixth of them, its first day
     np.testing.assert_array_equal(fitted.progressive[0], later)
 

@@ -21,7 +21,7 @@ from dlrm_adahessian.runs.sealed import read_json
 from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_difference
 from dlrm_adahessian.statistics.multiplicity import holm
 from dlrm_adahessian.statistics.power import minimum_detectable
-from dlrm_adahessian.train.loop import Fitted
+from dlrm_adahessian.train.results import RunResult
 
 METRICS = ("auc", "accuracy", "logloss")
 Part = Literal["progressive", "test"]
@@ -92,7 +92,7 @@ def _record(study: Study, run: Run, parts: Sequence[str]) -> dict[str, Any]:
     }
     if run.judged_logloss is None:
         return record
-    summary = _fitted(study, run).summary
+    summary = _fitted(study, run).summary.asdict()
     for part in parts:
         record.update({f"{part}_{metric}": summary[part][metric] for metric in METRICS})
     record["seconds"] = summary["train"]["seconds"]
@@ -100,21 +100,21 @@ def _record(study: Study, run: Run, parts: Sequence[str]) -> dict[str, Any]:
     return record
 
 
-def _finals(study: Study, contender: Contender) -> dict[int, Fitted]:
+def _finals(study: Study, contender: Contender) -> dict[int, RunResult]:
     """Return the final runs that did not diverge, by seed."""
     return {
         run.config.seed: _fitted(study, run) for run in contender.finals if run.judged_logloss is not None
     }
 
 
-def _fitted(study: Study, run: Run) -> Fitted:
+def _fitted(study: Study, run: Run) -> RunResult:
     """Return a finished run as far as the report may look at it."""
     fitted = fitted_run(run.config, study.data, RunDirectory(run.folder))
     return reported(fitted, study.config.select, study.config.batch_size)
 
 
-def _optimizer(contender: Contender, finals: Mapping[int, Fitted], best: float | None) -> dict[str, Any]:
-    summaries = [fitted.summary for fitted in finals.values()]
+def _optimizer(contender: Contender, finals: Mapping[int, RunResult], best: float | None) -> dict[str, Any]:
+    summaries = [fitted.summary.asdict() for fitted in finals.values()]
     return {
         "settings": settings_of(contender.finals[0].config),
         "chosen": contender.chosen,
@@ -210,7 +210,7 @@ def _median_time(
     return {"reached": len(times), "of": len(curves), **medians}
 
 
-def _differences(finals: Mapping[str, Mapping[int, Fitted]]) -> list[dict[str, Any]]:
+def _differences(finals: Mapping[str, Mapping[int, RunResult]]) -> list[dict[str, Any]]:
     """Compare each optimizer with those before it; Holm's adjustment is over the pairs, on the log loss."""
     found: list[dict[str, Any]] = []
     for part in PARTS:
@@ -236,7 +236,7 @@ def _differences(finals: Mapping[str, Mapping[int, Fitted]]) -> list[dict[str, A
 
 
 def _difference(
-    ours: Mapping[int, Fitted], theirs: Mapping[int, Fitted], part: Part
+    ours: Mapping[int, RunResult], theirs: Mapping[int, RunResult], part: Part
 ) -> CrossedDifference | None:
     """Return ours minus theirs over the seeds that both finished; None without any, or without the same rows."""
     seeds = sorted(ours.keys() & theirs.keys())
@@ -251,12 +251,12 @@ def _difference(
 
 
 def _predictions(
-    runs: Mapping[int, Fitted], seeds: Sequence[int], part: Part
+    runs: Mapping[int, RunResult], seeds: Sequence[int], part: Part
 ) -> Iterator[npt.NDArray[np.float32]]:
     return (getattr(runs[seed], part)[1] for seed in seeds)
 
 
-def _bands(study: Study, finals: Mapping[str, Mapping[int, Fitted]]) -> dict[str, Any] | None:
+def _bands(study: Study, finals: Mapping[str, Mapping[int, RunResult]]) -> dict[str, Any] | None:
     """Return differences of log loss to the first optimizer by band of token, and the curvature of each model."""
     names = list(finals)
     rows = np.arange(study.data.split.days[1], study.data.split.train.stop)
@@ -284,8 +284,8 @@ def _bands(study: Study, finals: Mapping[str, Mapping[int, Fitted]]) -> dict[str
     return found
 
 
-def _bayes(finals: Mapping[str, Mapping[int, Fitted]]) -> dict[str, Any] | None:
+def _bayes(finals: Mapping[str, Mapping[int, RunResult]]) -> dict[str, Any] | None:
     for runs in finals.values():
         for fitted in runs.values():
-            return fitted.summary.get("bayes")
+            return fitted.summary.asdict().get("bayes")
     return None

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.metrics.binary import binary_metrics, row_log_losses
-from dlrm_adahessian.train.loop import Fitted
+from dlrm_adahessian.train.results import Predicted, RunResult
 
 Select = Literal["val", "progressive"]
 
 
-def judged_logloss(fitted: Fitted, select: Select, block: int) -> float:
+def judged_logloss(fitted: RunResult, select: Select, block: int) -> float:
     """Return the log loss by which a run is compared with others of its optimizer.
 
     Args:
@@ -29,7 +29,10 @@ def judged_logloss(fitted: Fitted, select: Select, block: int) -> float:
         Mean log loss in nats.
     """
     if select == "val":
-        return fitted.summary["val"]["logloss"]
+        logloss = fitted.summary.val.logloss
+        if logloss is None:
+            raise ValueError("validation samples are needed to judge by, and there is none")
+        return logloss
     labels, probability = fitted.progressive
     judges = ~_reports(len(labels), block)
     return float(row_log_losses(labels[judges], probability[judges]).mean())
@@ -40,13 +43,13 @@ def reported_rows(rows: int, select: Select, block: int) -> npt.NDArray[np.bool_
     return np.ones(rows, np.bool_) if select == "val" else _reports(rows, block)
 
 
-def reported(fitted: Fitted, select: Select, block: int) -> Fitted:
+def reported(fitted: RunResult, select: Select, block: int) -> RunResult:
     """Return a run with the rows of its progressive validation that the report may use, and their figures."""
     labels, probability = fitted.progressive
     kept = reported_rows(len(labels), select, block)
     labels, probability = labels[kept], probability[kept]
-    summary = {**fitted.summary, "progressive": binary_metrics(labels, probability).asdict()}
-    return replace(fitted, progressive=(labels, probability), summary=summary)
+    summary = replace(fitted.summary, progressive=binary_metrics(labels, probability))
+    return replace(fitted, progressive=Predicted(labels, probability), summary=summary)
 
 
 def _reports(rows: int, block: int) -> npt.NDArray[np.bool_]:

@@ -31,7 +31,8 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import exclusive_lock
-from dlrm_adahessian.train.loop import Fitted, finished
+from dlrm_adahessian.train.loop import finished
+from dlrm_adahessian.train.results import RunResult
 from dlrm_adahessian.train.run_cache import run_path
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class _Runner:
         return judged_logloss(fitted_run(config, self._data, run), self._config.select, config.batch_size)
 
 
-def fitted_run(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted:
+def fitted_run(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunResult:
     """Return what a run of this comparison found; that it is gone meanwhile is a RuntimeError."""
     fitted = finished(config, data, run)
     if fitted is None:

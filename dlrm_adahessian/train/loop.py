@@ -14,9 +14,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +34,7 @@ from dlrm_adahessian.optim.schedule import lr_scale
 from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.train.progress import Progress, Saved, diverged
+from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost
 from dlrm_adahessian.train.run_log import PROGRESSIVE, Journal
 from dlrm_adahessian.train.signals import StopRequest
 from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
@@ -47,22 +46,7 @@ logger = logging.getLogger(__name__)
 _TEST = "test.f32"  # predictions in the run directory
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A finished run.
-
-    Attributes:
-        summary: its part of summary.json.
-        progressive: labels and predictions of the rows of the progressive validation, in the order of training.
-        test: labels and predictions of the test rows.
-    """
-
-    summary: dict[str, Any]
-    progressive: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
-    test: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
-
-
-def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> Fitted | None:
+def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> RunResult | None:
     """Train, validate and test one configuration; all ranks call it.
 
     Args:
@@ -113,7 +97,7 @@ class _Fit:
         self.saved_at = 0  # step of the newest of the checkpoints that come at intervals
         self.resumed_from = self._resume()
 
-    def run(self, title: str | None) -> Fitted | None:
+    def run(self, title: str | None) -> RunResult | None:
         size = self.config.batch_size
         if self.journal is not None:
             self.journal.begin(title, done=self.progress.step * size, total=self.total_steps * size)
@@ -268,7 +252,7 @@ class _Fit:
         probability = self.state.score(loader.batches(0))
         return probability, binary_metrics(labels_of(self.data, rows), probability)
 
-    def _finish(self) -> Fitted | None:
+    def _finish(self) -> RunResult | None:
         timing = self.clock.summary()
         self.saver.finish()
         if self.config.patience and (best := load_newest_good(self.directory.best, self.fingerprint)):
@@ -285,37 +269,38 @@ class _Fit:
         with PredictionLog(self.directory.path / _TEST) as log:
             log.rewind(0)
             log.append(test_probability)
-        summary = {
-            "dataset": self.config.dataset,
-            "optimizer": self.config.optimizer,
-            "curvature": self.config.curvature,
-            "seed": self.config.seed,
-            "world_size": ranks.world_size(),
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            "batch_size": self.config.batch_size,
-            "resumed_from_step": self.resumed_from,
-            "skipped_steps": self.progress.skipped,
-            "rollbacks": self.progress.rollbacks,
-            "rows": {
-                "train": len(training_rows(self.config, data)),
-                "val": len(split.val),
-                "test": len(split.test),
-                "rejected": data.rejected,
-            },
-            "progressive": binary_metrics(*predicted).asdict(),
-            "val": validation.asdict(),
-            "test": test.asdict(),
-            "train": {
-                "steps": self.progress.step,
-                "samples": self._samples_trained(),
-                "model_mib": num_bytes / 2**20,
+        truth = None if data.truth is None else np.asarray(data.truth[split.test.start : split.test.stop])
+        summary = RunSummary(
+            dataset=self.config.dataset,
+            optimizer=self.config.optimizer,
+            curvature=self.config.curvature,
+            seed=self.config.seed,
+            world_size=ranks.world_size(),
+            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            batch_size=self.config.batch_size,
+            resumed_from_step=self.resumed_from,
+            skipped_steps=self.progress.skipped,
+            rollbacks=self.progress.rollbacks,
+            rows=SampleCounts(
+                train=len(training_rows(self.config, data)),
+                val=len(split.val),
+                test=len(split.test),
+                rejected=data.rejected,
+            ),
+            progressive=binary_metrics(*predicted),
+            val=validation,
+            test=test,
+            train=TrainingCost(
+                steps=self.progress.step,
+                samples=self._samples_trained(),
+                model_mib=num_bytes / 2**20,
                 **timing,
-            },
-        }
-        if data.truth is not None:
-            truth = np.asarray(data.truth[split.test.start : split.test.stop])
-            summary["bayes"] = binary_metrics(test_labels, truth).asdict()
-        return Fitted(summary=summary, progressive=predicted, test=(test_labels, test_probability))
+            ),
+            bayes=None if truth is None else binary_metrics(test_labels, truth),
+        )
+        return RunResult(
+            summary=summary, progressive=predicted, test=Predicted(test_labels, test_probability)
+        )
 
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
@@ -332,7 +317,7 @@ def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | N
         batch = following
 
 
-def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted | None:
+def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunResult | None:
     """Return what `fit` returned in a run directory, or None when the run there has not finished.
 
     Args:
@@ -349,8 +334,8 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> Fitted
     with PredictionLog(run.path / _TEST) as test_log, PredictionLog(run.path / PROGRESSIVE) as log:
         if test_log.rows != len(test):
             return None
-        return Fitted(
-            summary=run.read_summary(),
+        return RunResult(
+            summary=RunSummary.from_json(run.read_summary(), run.path / "summary.json"),
             progressive=progressive(data, training_loader(config, data), log),
-            test=(labels_of(data, test), np.array(test_log.read())),
+            test=Predicted(labels_of(data, test), np.array(test_log.read())),
         )

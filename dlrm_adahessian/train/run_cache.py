@@ -14,7 +14,8 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.runs.run_directory import RunDirectory, packages
 from dlrm_adahessian.runs.sealed import exclusive_lock, fingerprint
 from dlrm_adahessian.runtime.device import find_device
-from dlrm_adahessian.train.loop import Fitted, finished, fit
+from dlrm_adahessian.train.loop import finished, fit
+from dlrm_adahessian.train.results import RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def run_path(config: RunConfig, data: PreparedData, root: Path) -> Path:
     return root / f"{config.optimizer}-{key}"
 
 
-def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str | None) -> Fitted | None:
+def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str | None) -> RunResult | None:
     """Return a finished run, continue one that was cut off, or train it from the beginning; all ranks call it.
 
     Args:
@@ -54,7 +55,7 @@ def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str
         Its metrics and predictions on the first rank, None on the others; `fit` raises what a run raises.
     """
     run = RunDirectory(run_path(config, data, root))
-    found: Fitted | None = None
+    found: RunResult | None = None
     with ExitStack() as stack:
 
         def look() -> str:
@@ -75,7 +76,7 @@ def find_or_fit(config: RunConfig, data: PreparedData, root: Path, *, title: str
             return found
         fitted = fit(replace(config, resume=todo == "resume"), data, run, title=title)
         if fitted is not None:
-            run.write_summary(fitted.summary)
+            run.write_summary(fitted.summary.asdict())
         return fitted
 
 

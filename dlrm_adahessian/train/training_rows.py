@@ -9,6 +9,7 @@ from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.runs.run_directory import PredictionLog
+from dlrm_adahessian.train.results import Predicted
 
 
 def labels_of(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
@@ -37,12 +38,10 @@ def training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = Fal
     )
 
 
-def progressive(
-    data: PreparedData, loader: Loader, log: PredictionLog
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def progressive(data: PreparedData, loader: Loader, log: PredictionLog) -> Predicted:
     """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
     order = loader.row_order(0)
     first_day = data.split.days[1] * len(order) // len(data.split.train)
     order = order[: log.rows]
     later = slice(min(first_day, len(order)), None)
-    return data.labels[order[later]], np.array(log.read()[later])
+    return Predicted(data.labels[order[later]], np.array(log.read()[later]))

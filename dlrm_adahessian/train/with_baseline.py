@@ -20,7 +20,8 @@ from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_p
 from dlrm_adahessian.runs.sealed import sealed_folder
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.statistics.comparison import compare_predictions
-from dlrm_adahessian.train.loop import Fitted, fit
+from dlrm_adahessian.train.loop import fit
+from dlrm_adahessian.train.results import RunResult
 from dlrm_adahessian.train.run_cache import find_or_fit
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
         data.vocabulary.save(folder)
 
 
-def _baseline(config: RunConfig, data: PreparedData) -> Fitted | None:
+def _baseline(config: RunConfig, data: PreparedData) -> RunResult | None:
     """Train the baseline, or take a finished one whose results would be the same."""
     plain = baseline_of(config)
     if plain.fingerprint(data.fingerprint) == config.fingerprint(data.fingerprint):
@@ -105,12 +106,13 @@ def _baseline(config: RunConfig, data: PreparedData) -> Fitted | None:
     return find_or_fit(plain, data, config.data.cache_dir / "baselines", title=f"baseline {plain.optimizer}")
 
 
-def _summary(ours: Fitted, baseline: Fitted | None) -> dict[str, Any]:
-    summary = {**ours.summary, "baseline": None, "difference": None, "progressive_difference": None}
+def _summary(ours: RunResult, baseline: RunResult | None) -> dict[str, Any]:
+    summary = {**ours.summary.asdict(), "baseline": None, "difference": None, "progressive_difference": None}
     if baseline is None:
         return summary
     parts = ("optimizer", "curvature", "progressive", "val", "test", "train")
-    summary["baseline"] = {part: baseline.summary[part] for part in parts}
+    theirs = baseline.summary.asdict()
+    summary["baseline"] = {part: theirs[part] for part in parts}
     labels, probability = ours.test
     summary["difference"] = compare_predictions(labels, probability, baseline.test[1]).asdict()
     labels, probability = ours.progressive
