@@ -41,8 +41,11 @@ def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
         "data": {"cache_dir": str(folder / "cache")},
     }
     config = from_dict(merged(merged(optimizer_preset("hybrid"), values), settings))
-    path, summary = run_job(config)
-    trained = 1e3 * _BATCH / summary["train"]["step_ms_median"]
+    done = run_job(config)
+    if done is None:
+        raise RuntimeError("this benchmark runs in one process; start it without torchrun")
+    path = done.folder
+    trained = 1e3 * _BATCH / done.run.train.step_ms_median
     prepared = RunDirectory(path).read_config()["prepared"]["folder"]
     with (folder / "rows.txt").open("wb") as file:
         write_text(file, rows, config.data.synthetic)

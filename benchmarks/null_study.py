@@ -17,6 +17,7 @@ from tqdm import tqdm
 from benchmarks.printing import print_rows
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.statistics.crossed import crossed_difference
@@ -42,7 +43,9 @@ def one_pair(number: int, seeds: int, folder: Path) -> list[dict[str, object]]:
         for seed in range(2 * seeds)
     ]
     data = open_dataset("synthetic", None, configs[0].data, rows=_ROWS, bad_rows="strict")
-    runs = [find_or_fit(config, data, folder / "runs", title=None) for config in configs]
+    device = torch.device("cpu")
+    with init_process_group(device):
+        runs = [find_or_fit(config, data, folder / "runs", device, title=None) for config in configs]
     found: list[dict[str, object]] = []
     for part in ("progressive", "test"):
         labels = getattr(runs[0], part)[0]

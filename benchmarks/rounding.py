@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from benchmarks.printing import print_rows
 from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.data.datasets import open_dataset
@@ -45,7 +47,7 @@ def measure(
 
     def runs(value: str) -> list[RunResult | None]:
         changed = [replace(config, seed=seed, **{setting: value}) for seed in range(1, seeds + 1)]
-        return [find_or_fit(one, data, root, title=None) for one in changed]
+        return [find_or_fit(one, data, root, torch.device("cpu"), title=None) for one in changed]
 
     rounded, plain = [run for run in runs("bf16") if run], [run for run in runs("fp32") if run]
     what = {"setting": setting, "optimizer": config.optimizer, "ranks": ranks.world_size()}

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from dlrm_adahessian.config import RunConfig, from_dict
-from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
-from dlrm_adahessian.train.step import TrainState
+from dlrm_adahessian.train.step import TrainState, train_step
 
 
 class Steps:
@@ -31,10 +30,9 @@ class Steps:
         A derivative that is not finite raises a RuntimeError, as no benchmark of it means anything.
         """
         samples = self.config.curvature_samples(self._step, batch.share.samples)
-        pooled, found = self.state.derivatives(batch, curvature_samples=samples, following=following)
-        if not all_finite(found):
+        found = train_step(self.state, batch, curvature_samples=samples, lr_scale=1.0, following=following)
+        if not found.finite:
             raise RuntimeError(f"step {self._step} of {self.config.optimizer} is not finite")
-        self.state.update_(pooled, found, lr_scale=1.0)
         self._step += 1
 
 

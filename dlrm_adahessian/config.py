@@ -201,7 +201,22 @@ def load(path: Path | None, optimizer: str | None) -> RunConfig:
     Raises:
         UsageError: the file or a value in it breaks a rule.
     """
-    values = read_toml(path) if path else {}
+    return composed(read_toml(path) if path else {}, optimizer)
+
+
+def composed(values: Mapping[str, Any], optimizer: str | None = None) -> RunConfig:
+    """Compose defaults, the preset of the optimizer, and settings.
+
+    Args:
+        values: nested tables as in a TOML file; they win over the preset.
+        optimizer: name of the preset; None is the one that `values` name, or hybrid.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UsageError: a setting breaks a rule.
+    """
     name = optimizer or values.get("optimizer") or "hybrid"
     if not isinstance(name, str):
         known = ", ".join(preset_names("optimizers"))

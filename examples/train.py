@@ -24,9 +24,9 @@ def main(folder: str) -> None:
         "data": {"cache_dir": f"{folder}/cache"},
         "out": f"{folder}/run",
     }
-    path, summary = run_job(from_dict(merged(optimizer_preset("hybrid"), settings)))
-    print(job_table(summary))
-    print(f"{path}: test log loss {summary['test']['logloss']:.4f} after {summary['train']['steps']} steps")
+    done = run_job(from_dict(merged(optimizer_preset("hybrid"), settings)))
+    print(job_table(done.asdict()))
+    print(f"{done.folder}: test log loss {done.run.test.logloss:.4f} after {done.run.train.steps} steps")
 
 
 if __name__ == "__main__":

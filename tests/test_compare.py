@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian import config, presets
@@ -23,6 +24,7 @@ from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.study import fitted_run, run_study
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.report.comparison import write_report
 from dlrm_adahessian.report.comparison_plots import sensitivity
@@ -211,7 +213,8 @@ def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
     config = trial_config(study, "adagrad", {"rows.lr": 0.5})
     assert config.optim.rows.lr == 0.5
     data = open_dataset("synthetic", None, study.data, rows=study.rows, bad_rows="strict")
-    fitted = find_or_fit(config, data, tmp_path / "runs", title=None)
+    with init_process_group():
+        fitted = find_or_fit(config, data, tmp_path / "runs", torch.device("cpu"), title=None)
     assert fitted.summary.rows.train == fitted.summary.train.samples == 1_000
     later = data.labels[data.split.train][-1_000 + 166 :]  # predicted after a sixth of them, its first day
     np.testing.assert_array_equal(fitted.progressive[0], later)

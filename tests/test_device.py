@@ -17,9 +17,9 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.M
         find_device("cuda")
 
 
-def test_a_run_on_another_kind_of_device_is_not_reused(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_on_another_kind_of_device_is_not_reused():
     data, root = SimpleNamespace(fingerprint="rows"), Path("runs")
-    monkeypatch.setattr(run_cache, "find_device", torch.device)
-    on_cpu = run_cache.run_path(RunConfig(device="cpu"), data, root)
-    assert on_cpu == run_cache.run_path(RunConfig(device="cpu"), data, root)
-    assert on_cpu != run_cache.run_path(RunConfig(device="cuda"), data, root)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    on_cpu = run_cache.run_path(RunConfig(), data, root, cpu)
+    assert on_cpu == run_cache.run_path(RunConfig(), data, root, cpu)
+    assert on_cpu != run_cache.run_path(RunConfig(), data, root, cuda)

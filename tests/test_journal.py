@@ -5,7 +5,7 @@ import pytest
 
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train import run_log
-from dlrm_adahessian.train.run_log import Journal
+from dlrm_adahessian.train.run_log import RunLog
 
 
 def test_without_a_terminal_a_line_says_how_far_training_is(tmp_path, monkeypatch, caplog):
@@ -18,10 +18,10 @@ def test_without_a_terminal_a_line_says_how_far_training_is(tmp_path, monkeypatc
     ):
         monkeypatch.setattr(run_log, "_LINE_EVERY", seconds)
         caplog.clear()
-        with Journal(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
+        with RunLog(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
             told.begin("hybrid", done=4, total=8)
             for step in (3, 4):
-                told.learnt(step, 0.7, labels, probability, dict, progressive=True)
+                told.learned(step, 0.7, labels, probability, dict, progressive=True)
         assert [record.getMessage() for record in caplog.records] == expected
 
 
@@ -32,26 +32,26 @@ def test_after_going_back_the_samples_that_are_repeated_count_once(tmp_path, mon
     monkeypatch.setattr(run_log, "_tensorboard", lambda run, **purge: run_log.nullcontext())
     monkeypatch.setattr(run_log, "_LINE_EVERY", 0)
     caplog.set_level("INFO")
-    with Journal(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
+    with RunLog(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
         told.begin("hybrid", done=0, total=8)
         for step in (1, 2, 3):
-            told.learnt(step, 0.7, LABELS, PROBABILITY, dict, progressive=True)
+            told.learned(step, 0.7, LABELS, PROBABILITY, dict, progressive=True)
         told.went_back(1, 3, 1, 2)
-        told.learnt(2, 0.7, LABELS, PROBABILITY, dict, progressive=True)
+        told.learned(2, 0.7, LABELS, PROBABILITY, dict, progressive=True)
     assert caplog.messages[-1] == "hybrid: 4 of 8 samples, log loss 0.6931"
 
 
 def test_the_curves_of_tensorboard_have_each_step_once_after_going_back(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with Journal(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
+    with RunLog(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
         told.begin(None, done=0, total=8)
-        told.learnt(1, 0.5, LABELS, PROBABILITY, dict, progressive=True)
+        told.learned(1, 0.5, LABELS, PROBABILITY, dict, progressive=True)
         kept = told.position()
         for step in (2, 3):
-            told.learnt(step, 9.0, LABELS, PROBABILITY, dict, progressive=True)
+            told.learned(step, 9.0, LABELS, PROBABILITY, dict, progressive=True)
         told.rewind(step=1, **kept)
         for step in (2, 3, 4):
-            told.learnt(step, 0.25, LABELS, PROBABILITY, dict, progressive=True)
+            told.learned(step, 0.25, LABELS, PROBABILITY, dict, progressive=True)
     shown = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = [(event.step, event.value) for event in shown.Scalars("train/loss")]
     assert losses == [(1, 0.5), (2, 0.25), (3, 0.25), (4, 0.25)]

@@ -22,7 +22,7 @@ from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
 from dlrm_adahessian.embeddings.planning.what_if import planned
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import optimizer_preset
-from dlrm_adahessian.train.step import TrainState
+from dlrm_adahessian.train.step import TrainState, train_step
 
 CPU = torch.device("cpu")
 
@@ -154,8 +154,7 @@ def peak() -> int:
 
 def step(state: TrainState, samples: int) -> None:
     batch = batch_of(samples)
-    pooled, found = state.derivatives(batch, curvature_samples=samples)
-    state.update_(pooled, found, lr_scale=0.0)
+    train_step(state, batch, curvature_samples=samples, lr_scale=0.0)
 
 
 PEAK = """

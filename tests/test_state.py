@@ -10,7 +10,7 @@ from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.presets import optimizer_preset, preset_names
-from dlrm_adahessian.train.step import TrainState
+from dlrm_adahessian.train.step import TrainState, train_step
 from tests.distributed.checkpoints import same_bits
 
 NAMES = preset_names("optimizers")
@@ -50,8 +50,7 @@ def train(state: TrainState, config: RunConfig, steps: range) -> None:
         batch = batch_of(step)
         due = config.curvature != "none" and step % config.curvature_every == 0
         samples = BATCH // 2 if due else 0
-        pooled, found = state.derivatives(batch, curvature_samples=samples)
-        state.update_(pooled, found, lr_scale=0.5)
+        train_step(state, batch, curvature_samples=samples, lr_scale=0.5)
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:

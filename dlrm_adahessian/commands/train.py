@@ -34,6 +34,5 @@ def train(arguments: Sequence[str]) -> int:
     done = run_job(settings)
     if done is None:  # another rank reports
         return 0
-    path, summary = done
-    say(f"{job_table(summary)}\n\nwritten to {path}/summary.json")
+    say(f"{job_table(done.asdict())}\n\nwritten to {done.folder}/summary.json")
     return 0

@@ -6,7 +6,7 @@ report then holds the other blocks alone, so that no row both chooses and report
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,7 @@ def judged_logloss(fitted: RunResult, select: Select, block: int) -> float:
         Mean log loss in nats.
     """
     if select == "val":
-        logloss = fitted.summary.val.logloss
-        if logloss is None:
-            raise ValueError("validation samples are needed to judge by, and there is none")
-        return logloss
+        return cast(float, fitted.summary.val.logloss)  # there are validation samples
     labels, probability = fitted.progressive
     judges = ~_reports(len(labels), block)
     return float(row_log_losses(labels[judges], probability[judges]).mean())

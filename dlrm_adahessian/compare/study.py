@@ -31,9 +31,9 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import exclusive_lock
-from dlrm_adahessian.train.loop import finished
+from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.train.results import RunResult
-from dlrm_adahessian.train.run_cache import run_path
+from dlrm_adahessian.train.run_cache import finished, run_path
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,8 @@ class _Runner:
         )
 
     def _train(self, configs: Sequence[RunConfig], drawn: dict[str, Any], *, final: bool) -> list[Run]:
-        folders = [run_path(config, self._data, self._root) for config in configs]
+        device = find_device(self._config.device)
+        folders = [run_path(config, self._data, self._root, device) for config in configs]
         self._progress.started(folders)
         # The first of the final runs shows where the curvature lies.
         waiting = [

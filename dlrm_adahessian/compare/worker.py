@@ -12,10 +12,12 @@ import torch
 from dlrm_adahessian.compare.curvature import curvature_by_band
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
+from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import write_json
 from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.train.run_cache import find_or_fit, run_path
 
 CURVATURE = "curvature.json"
@@ -53,15 +55,17 @@ def train(values: dict[str, Any], root: Path, *, diagnose: bool) -> None:
     if _data is None:
         raise RuntimeError("a worker must be begun before its first run; call begin")
     config = from_dict(values)
-    run = RunDirectory(run_path(config, _data, root))
-    if run.diverged:
-        return
-    try:
-        find_or_fit(config, _data, root, title=None)
-        if diagnose and not (run.path / CURVATURE).exists():
-            write_json(run.path / CURVATURE, curvature_by_band(config, _data, run))
-    except DivergedError as error:
-        run.write_divergence(str(error))
+    device = find_device(config.device)
+    with init_process_group(device, config.timeout):
+        run = RunDirectory(run_path(config, _data, root, device))
+        if run.diverged:
+            return
+        try:
+            find_or_fit(config, _data, root, device, title=None)
+            if diagnose and not (run.path / CURVATURE).exists():
+                write_json(run.path / CURVATURE, curvature_by_band(config, _data, run, device))
+        except DivergedError as error:
+            run.write_divergence(str(error))
     # Predictions and metrics are all that a comparison reads; the tables of every run would fill the disk.
     run.drop_checkpoints()
 

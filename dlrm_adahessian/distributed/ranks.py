@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from dlrm_adahessian.errors import LostRankError, ProgramError, ToldElsewhereError
 
 T = TypeVar("T")
+L = TypeVar("L")
 _POLL = 0.02  # seconds between two looks at the store
 _FAREWELL = 5.0  # seconds that a rank which failed, or is done, waits for the others: it may hold the store
 _VOICE = "voice"  # the key under which the rank that tells of a failure stands
@@ -89,6 +90,26 @@ def first_does(work: Callable[[], T], *, patient: bool = False) -> T:
     """Do work on the first rank, and return its result, a JSON value, on all; raises as `agreed`."""
     results: list[Any] = agreed(lambda: work() if is_first() else None, patient=patient)
     return results[0]
+
+
+def first_opens(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tuple[T, L | None]:
+    """Do work on the first rank that also opens something there.
+
+    Args:
+        work: returns a JSON value for all ranks, and what the first one keeps.
+        patient: as in `agreed`, which says what is raised.
+
+    Returns:
+        The JSON value on all ranks, and with it on the first one what it keeps, on the others None.
+    """
+    kept: list[L] = []
+
+    def told() -> T:
+        value, mine = work()
+        kept.append(mine)
+        return value
+
+    return first_does(told, patient=patient), kept[0] if kept else None
 
 
 def leave_together() -> None:

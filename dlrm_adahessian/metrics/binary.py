@@ -9,9 +9,8 @@ Lessons from Predicting Clicks on Ads at Facebook" (2014): log loss over the ent
 
 import dataclasses
 import math
-from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -213,49 +212,6 @@ def expected_calibration_error(bins: Iterable[CalibrationBin]) -> float | None:
     rows = sum(entry.rows for entry in table)
     gap = math.fsum(entry.rows * abs(entry.mean_probability - entry.click_rate) for entry in table)
     return gap / rows if rows else None
-
-
-class RecentWindow:
-    """Figures of the last `capacity` rows, for the progress bar and metrics.jsonl."""
-
-    def __init__(self, capacity: int) -> None:
-        """Start empty; `capacity` in rows, at least 1."""
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1 row, got {capacity}; 100,000 steadies the AUC")
-        self._labels = np.zeros(capacity, np.int8)
-        self._probability = np.zeros(capacity, np.float32)
-        self._next = 0  # where the next row goes: the oldest one, once the window is full
-        self._rows = 0
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def add(self, labels: Labels, probability: Probabilities) -> None:
-        """Take in one batch (B,), the newest row last; raises ValueError as `check_predictions`."""
-        check_predictions(labels, probability)
-        capacity = len(self._labels)
-        count = min(len(labels), capacity)
-        slots = (self._next + np.arange(count)) % capacity
-        self._labels[slots] = labels[len(labels) - count :]
-        self._probability[slots] = probability[len(labels) - count :]
-        self._next = (self._next + count) % capacity
-        self._rows = min(self._rows + count, capacity)
-
-    def metrics(self) -> BinaryMetrics:
-        """Return the figures of the rows now in the window."""
-        return binary_metrics(self._labels[: self._rows], self._probability[: self._rows])
-
-    def state(self) -> dict[str, Any]:
-        """Return the window as JSON values, 5.4 characters a row: probabilities, those of label 1 with a minus sign."""
-        signed = np.where(self._labels == 1, -self._probability, self._probability)[: self._rows]
-        return {"next": self._next, "rows": b64encode(signed.astype("<f4").tobytes()).decode()}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned of a window of the same capacity."""
-        signed = np.frombuffer(b64decode(state["rows"]), "<f4")
-        self._next, self._rows = state["next"], len(signed)
-        self._labels[: self._rows] = np.signbit(signed)  # of label 1 and probability 0 it is -0.0
-        self._probability[: self._rows] = np.abs(signed)
 
 
 def _auc(labels: Labels, probability: Probabilities) -> float:

@@ -1,7 +1,7 @@
 # pyright: basic
 """The training loop, read top to bottom.
 
-Each batch is predicted before it is learnt. In the first epoch these predictions are the progressive validation: from
+Each batch is predicted before it is learned. In the first epoch these predictions are the progressive validation: from
 the second day on nearly every training row serves as a test row (Blum, Kalai, Langford, "Beating the hold-out",
 1999). They are a little optimistic by themselves, since the vocabulary comes from all training rows, and fair in
 differences, since it is the same for every optimizer.
@@ -23,45 +23,41 @@ import torch
 from dlrm_adahessian.checkpoint.background import BackgroundSaver
 from dlrm_adahessian.checkpoint.reader import Checkpoint, load_newest_good
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.curvature.base import all_finite
 from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.planning.plan import write_plan
-from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics, probability_from_logit
+from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics
 from dlrm_adahessian.optim.schedule import lr_scale
 from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
-from dlrm_adahessian.runtime.device import find_device
-from dlrm_adahessian.train.progress import Progress, Saved, diverged
+from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost
-from dlrm_adahessian.train.run_log import PROGRESSIVE, Journal
-from dlrm_adahessian.train.signals import StopRequest
-from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
-from dlrm_adahessian.train.timing import StepClock
-from dlrm_adahessian.train.training_rows import labels_of, progressive, training_loader, training_rows
+from dlrm_adahessian.train.run_log import NoLog, RunLog
+from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, train_step
 
 logger = logging.getLogger(__name__)
 
-_TEST = "test.f32"  # predictions in the run directory
+TEST = "test.f32"
+"""Predictions of the test samples in the run directory."""
 
 
-def fit(config: RunConfig, data: PreparedData, run: RunDirectory, *, title: str | None) -> RunResult | None:
-    """Train, validate and test one configuration; all ranks call it.
+def fit(
+    config: RunConfig, data: PreparedData, run: RunDirectory, device: torch.device, *, title: str | None
+) -> RunResult | None:
+    """Train, validate and test one configuration; needs a process group, and all ranks call it.
 
     Args:
         config: of the run; `resume` continues from the newest good checkpoint.
-        data: the rows.
+        data: the samples.
         run: where logs, checkpoints and predictions go; locked by the caller on the first rank.
+        device: that this rank computes on.
         title: of the progress bar; None shows none.
 
     Returns:
         Metrics and predictions on the first rank, None on the others.
     """
     with ExitStack() as stack:
-        device = find_device(config.device)
-        stack.enter_context(init_process_group(device, config.timeout))
-        return _Fit(config, data, run, stack, device).run(title)
+        return _Fit(config, data, run, device, stack).run(title)
 
 
 class _Fit:
@@ -72,8 +68,8 @@ class _Fit:
         config: RunConfig,
         data: PreparedData,
         run: RunDirectory,
-        stack: ExitStack,
         device: torch.device,
+        stack: ExitStack,
     ) -> None:
         self.config, self.data, self.directory = config, data, run
         self.fingerprint = config.fingerprint(data.fingerprint)
@@ -82,13 +78,15 @@ class _Fit:
         self.loader = training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.eval_every = config.eval_every or self.loader.batches_per_epoch
-        self.journal: Journal | None = None
         if ranks.is_first():
             write_plan(run.plan, self.state.lookup.plan)
             if ranks.world_size() > 1:
                 logger.info("%s", self.state.lookup.describe_plan())
-            journal = Journal(run, log_every=config.log_every, total_steps=self.total_steps)
-            self.journal = stack.enter_context(journal)
+        self.log = stack.enter_context(
+            RunLog(run, log_every=config.log_every, total_steps=self.total_steps)
+            if ranks.is_first()
+            else NoLog()
+        )
         self.stop = stack.enter_context(StopRequest())
         self.saver = stack.enter_context(BackgroundSaver())
         self.progress = Progress()
@@ -99,25 +97,23 @@ class _Fit:
 
     def run(self, title: str | None) -> RunResult | None:
         size = self.config.batch_size
-        if self.journal is not None:
-            self.journal.begin(title, done=self.progress.step * size, total=self.total_steps * size)
+        self.log.begin(title, done=self.progress.step * size, total=self.total_steps * size)
         while self.progress.step < self.total_steps and not self.progress.stopped_early:
             epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
             coming = on_device(self.loader.batches(epoch, first), self.device)
             for batch, following in _with_following(coming):
                 vote = ranks.Vote(self.stop.received, self.saver.status())
                 began = time.perf_counter()
-                loss, probability = self._step(batch, following)
-                self.clock.add(time.perf_counter() - began, len(probability))
-                if self.journal is not None:
-                    self.journal.learnt(
-                        self.progress.step,
-                        loss,
-                        batch.all_labels,
-                        probability,
-                        self.clock.summary,
-                        progressive=epoch == 0,
-                    )
+                found = self._step(batch, following)
+                self.clock.add(time.perf_counter() - began, len(found.probability))
+                self.log.learned(
+                    self.progress.step,
+                    found.loss,
+                    batch.all_labels,
+                    found.probability,
+                    self.clock.summary,
+                    progressive=epoch == 0,
+                )
                 signal, saving = vote.largest()
                 self.saver.proceed(saving)
                 if self.progress.skipped_in_a_row >= self.config.max_skipped:
@@ -128,26 +124,23 @@ class _Fit:
                     break
         return self._finish()
 
-    def _step(self, batch: Batch, following: Batch | None) -> tuple[float, npt.NDArray[np.float32]]:
-        """Predict and learn one batch; return its mean loss and its predictions, those of all ranks."""
+    def _step(self, batch: Batch, following: Batch | None) -> StepResult:
+        """Predict and learn one batch."""
         config, progress = self.config, self.progress
-        curvature_samples = config.curvature_samples(progress.step, batch.share.samples)
-        pooled, found = self.state.derivatives(
-            batch, curvature_samples=curvature_samples, following=following
+        found = train_step(
+            self.state,
+            batch,
+            curvature_samples=config.curvature_samples(progress.step, batch.share.samples),
+            lr_scale=lr_scale(progress.step + 1, self.total_steps, config.optim.schedule),
+            following=following,
         )
         progress.step += 1
-        finite = all_finite(found)
-        # Read before the update is launched, a GPU updates while the host goes on to the next batch.
-        loss = float(found.loss)
-        probability = probability_from_logit(torch.nan_to_num(found.logits).cpu().numpy())
-        if finite:
-            scale = lr_scale(progress.step, self.total_steps, config.optim.schedule)
-            self.state.update_(pooled, found, lr_scale=scale)
-            progress.learnt()
+        if found.finite:
+            progress.learned()
         else:
             progress.skip()
             logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
-        return loss, probability
+        return found
 
     def _go_back(self) -> None:
         """Go on from the newest checkpoint after too many skipped steps, or give up; all ranks call it."""
@@ -161,9 +154,8 @@ class _Fit:
             raise diverged(stuck, f"the run went back to the checkpoint of step {found.step} before", **rates)
         self._restore(found)
         self.progress.went_back_from(stuck)
-        if self.journal is not None:
-            samples = self.progress.step * self.config.batch_size
-            self.journal.went_back(self.progress.step, stuck.step, self.progress.rollbacks, samples)
+        samples = self.progress.step * self.config.batch_size
+        self.log.went_back(self.progress.step, stuck.step, self.progress.rollbacks, samples)
         logger.warning(
             "went back to the checkpoint of step %d: the last %d steps, up to step %d, were skipped; if that is again so "
             "before the next checkpoint, the run ends",
@@ -194,8 +186,7 @@ class _Fit:
     def _validate(self) -> None:
         progress = self.progress
         found = self.validation = self._measure(self.data.split.val)[1]
-        if self.journal is not None:
-            self.journal.validated(progress.step, found, self.clock.summary())
+        self.log.validated(progress.step, found, self.clock.summary())
         if progress.best_logloss is None or found.logloss < progress.best_logloss:  # pyright: ignore[reportOptionalOperand], val rows exist
             progress.best_logloss, progress.evaluations_since_best = found.logloss, 0
             if self.config.patience or self.eval_every < self.total_steps:
@@ -205,9 +196,11 @@ class _Fit:
         progress.stopped_early = 0 < self.config.patience <= progress.evaluations_since_best
 
     def _save(self, folder: Path, keep: int, *, background: bool = True) -> None:
-        state = {"progress": vars(self.progress), "timing": self.clock.state()}
-        if self.journal is not None:
-            state |= self.journal.position()
+        state = {
+            "progress": vars(self.progress),
+            "timing": self.clock.state(),
+            **self.log.position(),
+        }
         saver = self.saver if background and self.config.checkpoint_in_background else None
         self.state.save(folder, self.progress.step, state, self.fingerprint, keep=keep, background=saver)
 
@@ -217,8 +210,7 @@ class _Fit:
         found = load_newest_good(self.directory.checkpoints, self.fingerprint)
         if found is None:
             logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
-            if self.journal is not None:
-                self.journal.rewind(step=0, metrics_bytes=0, progressive_rows=0)
+            self.log.rewind(step=0, metrics_bytes=0, progressive_rows=0)
             return 0
         self._restore(found)
         logger.info("resumed from step %d", found.step)
@@ -229,13 +221,12 @@ class _Fit:
         saved = Saved.of(found.state, found.path)
         self.state.restore_(found)
         self.progress = saved.progress
-        if self.journal is not None:
-            self.journal.rewind(
-                step=found.step,
-                metrics_bytes=saved.metrics_bytes,
-                progressive_rows=saved.progressive_rows,
-                window=saved.window,
-            )
+        self.log.rewind(
+            step=found.step,
+            metrics_bytes=saved.metrics_bytes,
+            progressive_rows=saved.progressive_rows,
+            window=saved.window,
+        )
         self.clock.load(saved.timing)
         self.saved_at = found.step
 
@@ -263,10 +254,10 @@ class _Fit:
         test_labels = labels_of(data, split.test)
         validation = self.validation or self._measure(split.val)[1]
         num_bytes = self.state.num_bytes()
-        if self.journal is None:
+        if isinstance(self.log, NoLog):  # the first rank reports
             return None
-        predicted = progressive(data, self.loader, self.journal.progressive)
-        with PredictionLog(self.directory.path / _TEST) as log:
+        predicted = progressive(data, self.loader, self.log.progressive)
+        with PredictionLog(self.directory.path / TEST) as log:
             log.rewind(0)
             log.append(test_probability)
         truth = None if data.truth is None else np.asarray(data.truth[split.test.start : split.test.stop])
@@ -317,25 +308,36 @@ def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | N
         batch = following
 
 
-def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunResult | None:
-    """Return what `fit` returned in a run directory, or None when the run there has not finished.
+def labels_of(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
+    """Return the labels of rows, (rows,) int8."""
+    return np.asarray(data.labels[rows.start : rows.stop])
 
-    Args:
-        config: of the run.
-        data: its rows.
-        run: the directory.
 
-    Returns:
-        The same metrics and predictions.
-    """
-    if not (run.path / "summary.json").exists():
-        return None
-    test = data.split.test
-    with PredictionLog(run.path / _TEST) as test_log, PredictionLog(run.path / PROGRESSIVE) as log:
-        if test_log.rows != len(test):
-            return None
-        return RunResult(
-            summary=RunSummary.from_json(run.read_summary(), run.path / "summary.json"),
-            progressive=progressive(data, training_loader(config, data), log),
-            test=Predicted(labels_of(data, test), np.array(test_log.read())),
-        )
+def training_rows(config: RunConfig, data: PreparedData) -> range:
+    """Return the rows of one epoch."""
+    rows, wanted = data.split.train, config.data.train_rows
+    return rows if wanted is None else rows[-wanted:]
+
+
+def training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = False) -> Loader:
+    """Return this rank's share of the batches of a run."""
+    return Loader(
+        data,
+        training_rows(config, data),
+        config.batch_size,
+        order=config.data.order,
+        seed=config.seed,
+        prefetch=config.data.prefetch,
+        pinned=pinned,
+        rank=ranks.rank(),
+        world_size=ranks.world_size(),
+    )
+
+
+def progressive(data: PreparedData, loader: Loader, log: PredictionLog) -> Predicted:
+    """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
+    order = loader.row_order(0)
+    first_day = data.split.days[1] * len(order) // len(data.split.train)
+    order = order[: log.rows]
+    later = slice(min(first_day, len(order)), None)
+    return Predicted(data.labels[order[later]], np.array(log.read()[later]))

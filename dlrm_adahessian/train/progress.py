@@ -1,18 +1,26 @@
-"""How far a run is, and what becomes of it when it cannot learn.
+"""How far a run is, what it took, and what ends it early: a request to stop, or that it cannot learn.
 
 A step whose loss or a derivative is not finite is skipped. After some in a row the run goes back to its newest checkpoint,
-since what spoilt it may have passed: a fault of the memory, say. It goes back to a checkpoint once. When it would have to a
+since what spoiled it may have passed: a fault of the memory, say. It goes back to a checkpoint once. When it would have to a
 second time, going back does not help, and it has diverged: even if it failed at another step, as it may where sums are not
 the same twice. So each time that it goes back it has got as far as another checkpoint, and going back ends.
 """
 
+import signal
+import statistics
+import sys
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 import pydantic
 
 from dlrm_adahessian.errors import CheckpointError, DivergedError
+
+_MAX_TIMES = 100_000  # step times kept for the median
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -21,11 +29,11 @@ class Progress:
 
     Attributes:
         step: steps done, skipped ones too.
-        skipped: steps that were not learnt, of those that count: what was undone does not.
+        skipped: steps that were not learned, of those that count: what was undone does not.
         skipped_in_a_row: the last ones of them.
         rollbacks: how often the run went back to a checkpoint.
         rolled_back_to: the step of the newest checkpoint that it went back to, 0 for none.
-        best_logloss: of all evaluations on validation rows.
+        best_logloss: of all evaluations on validation samples.
         evaluations_since_best: after that one.
         stopped_early: for want of a better evaluation.
     """
@@ -40,12 +48,12 @@ class Progress:
     stopped_early: bool = False
 
     def skip(self) -> None:
-        """Count the step just done as not learnt."""
+        """Count the step just done as not learned."""
         self.skipped += 1
         self.skipped_in_a_row += 1
 
-    def learnt(self) -> None:
-        """Count the step just done as learnt."""
+    def learned(self) -> None:
+        """Count the step just done as learned."""
         self.skipped_in_a_row = 0
 
     def may_go_back_to(self, step: int) -> bool:
@@ -58,6 +66,40 @@ class Progress:
         # A checkpoint that a signal asked for may lie amid skipped steps. Those stay skipped, they changed no tensor; were
         # they counted again, fewer new ones would end the run.
         self.skipped_in_a_row = 0
+
+
+class StepClock:
+    """Time spent in steps, over all sittings of a run; a checkpoint has its state."""
+
+    def __init__(self) -> None:
+        self.seconds, self.samples, self.median = 0.0, 0, 0.0
+        self._recent: deque[float] = deque(maxlen=_MAX_TIMES)
+
+    def add(self, seconds: float, samples: int) -> None:
+        """Count a step."""
+        self.seconds += seconds
+        self.samples += samples
+        self._recent.append(seconds)
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures of summary.json; the median is that of the steps of this sitting, if there are any."""
+        if self._recent:
+            self.median = statistics.median(self._recent)
+        return {
+            "seconds": self.seconds,
+            "samples_per_second": self.samples / self.seconds if self.seconds else 0.0,
+            "step_ms_median": 1e3 * self.median,
+        }
+
+    def state(self) -> dict[str, float | int]:
+        """Return what `load` takes."""
+        self.summary()
+        return {"seconds": self.seconds, "samples": self.samples, "median": self.median}
+
+    def load(self, state: Mapping[str, float | int]) -> None:
+        """Go on from what `state` returned."""
+        self.seconds, self.samples = state["seconds"], int(state["samples"])
+        self.median = state["median"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +121,7 @@ class Saved:
     window: dict[str, int | str] | None = None
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], origin: object) -> "Saved":
+    def of(cls, state: Mapping[str, Any], origin: object) -> Self:
         """Check what `origin`, a checkpoint that somebody may have made up, says; keys of other versions are passed over.
 
         Args:
@@ -116,3 +158,33 @@ def diverged(progress: Progress, why: str, *, dense_lr: float, rows_lr: float) -
         f"{progress.step}, are not, and {why}; the likely cause is a learning rate that is too high (dense {dense_lr:g}, "
         f"rows {rows_lr:g}): lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
     )
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM as a request: the step under way ends, a checkpoint is written, then the process leaves.
+
+    Within the context, the first signal is a request; a second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0  # the number of the signal, once one has come
+        self._before: dict[signal.Signals, object] = {}
+
+    def leave(self, number: int) -> NoReturn:
+        """Exit as a shell expects after a signal, which may have come to another rank: 128 and its number."""
+        sys.exit(128 + number)
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number

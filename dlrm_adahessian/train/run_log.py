@@ -1,12 +1,14 @@
 # pyright: basic
 """What a run writes while it trains: metrics, predictions made before learning, progress bar, TensorBoard.
 
-Only the first rank of a run has a journal. Where no terminal shows a bar, it logs a line now and then.
+The first rank writes; the others have a log of the same interface that does nothing. Where no terminal shows a bar, a line
+is logged now and then.
 """
 
 import logging
 import sys
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, nullcontext
 from types import TracebackType
@@ -16,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from dlrm_adahessian.metrics.binary import BinaryMetrics, RecentWindow
+from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics, check_predictions
+from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.runs.run_directory import MetricsLog, PredictionLog, RunDirectory
 
 PROGRESSIVE = "progressive.f32"  # predictions in the run directory
@@ -27,7 +30,7 @@ _LINE_EVERY = 30  # seconds, where there is no bar
 logger = logging.getLogger(__name__)
 
 
-class Journal:
+class RunLog:
     """The files of a run in training, and what it shows."""
 
     def __init__(self, run: RunDirectory, *, log_every: int, total_steps: int) -> None:
@@ -72,7 +75,7 @@ class Journal:
             )
         )
 
-    def learnt(
+    def learned(
         self,
         step: int,
         loss: float,
@@ -88,7 +91,7 @@ class Journal:
             step: its number, from 1.
             loss: mean over its samples.
             labels: (B,) of all ranks.
-            probability: (B,) predictions before they were learnt.
+            probability: (B,) predictions before they were learned.
             timing: returns what a clock measured.
             progressive: keep the predictions.
         """
@@ -160,6 +163,78 @@ class Journal:
             self._board.close()
             # Event files only grow; this tells TensorBoard which of the events before it no longer count.
             self._board = self._stack.enter_context(_tensorboard(self._run, purge_step=step + 1))
+
+
+class NoLog:
+    """The log of a rank that writes nothing, with the methods of `RunLog`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to close."""
+
+    def begin(self, *_: object, **__: object) -> None:
+        """Show nothing."""
+
+    def learned(self, *_: object, **__: object) -> None:
+        """Write nothing."""
+
+    def validated(self, *_: object) -> None:
+        """Write nothing."""
+
+    def went_back(self, *_: object) -> None:
+        """Write nothing."""
+
+    def rewind(self, **_: object) -> None:
+        """Drop nothing."""
+
+    def position(self) -> dict[str, Any]:
+        """Return nothing: a checkpoint has the position of the first rank's log."""
+        return {}
+
+
+class RecentWindow:
+    """Figures of the last `capacity` rows, for the progress bar and metrics.jsonl."""
+
+    def __init__(self, capacity: int) -> None:
+        """Start empty; `capacity` in rows, at least 1."""
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1 row, got {capacity}; 100,000 steadies the AUC")
+        self._labels = np.zeros(capacity, np.int8)
+        self._probability = np.zeros(capacity, np.float32)
+        self._next = 0  # where the next row goes: the oldest one, once the window is full
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, labels: Labels, probability: Probabilities) -> None:
+        """Take in one batch (B,), the newest row last; raises ValueError as `check_predictions`."""
+        check_predictions(labels, probability)
+        capacity = len(self._labels)
+        count = min(len(labels), capacity)
+        slots = (self._next + np.arange(count)) % capacity
+        self._labels[slots] = labels[len(labels) - count :]
+        self._probability[slots] = probability[len(labels) - count :]
+        self._next = (self._next + count) % capacity
+        self._rows = min(self._rows + count, capacity)
+
+    def metrics(self) -> BinaryMetrics:
+        """Return the figures of the rows now in the window."""
+        return binary_metrics(self._labels[: self._rows], self._probability[: self._rows])
+
+    def state(self) -> dict[str, Any]:
+        """Return the window as JSON values, 5.4 characters a row: probabilities, those of label 1 with a minus sign."""
+        signed = np.where(self._labels == 1, -self._probability, self._probability)[: self._rows]
+        return {"next": self._next, "rows": b64encode(signed.astype("<f4").tobytes()).decode()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned of a window of the same capacity."""
+        signed = np.frombuffer(b64decode(state["rows"]), "<f4")
+        self._next, self._rows = state["next"], len(signed)
+        self._labels[: self._rows] = np.signbit(signed)  # of label 1 and probability 0 it is -0.0
+        self._probability[: self._rows] = np.abs(signed)
 
 
 def _tensorboard(run: RunDirectory, *, purge_step: int | None = None) -> Any:

@@ -1,7 +1,12 @@
 # pyright: basic
-"""All that training changes: the two halves of the model, their optimizers, the estimator; and its checkpoints."""
+"""One training step, and all that it changes.
+
+train_step   a batch: look up, differentiate, mean over ranks, update the dense part, send derivatives to the rows' owners
+TrainState   the two halves of the model, their optimizers and the estimator, with their checkpoints
+"""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ from dlrm_adahessian.checkpoint.background import BackgroundSaver
 from dlrm_adahessian.checkpoint.reader import Checkpoint
 from dlrm_adahessian.checkpoint.writer import save
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.curvature.base import Derivatives, Place
+from dlrm_adahessian.curvature.base import Derivatives, Place, all_finite
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
@@ -29,7 +34,78 @@ from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
 from dlrm_adahessian.runtime.precision import Precision, matrix_products
 
 SCORING_BATCH = 8192
-"""Rows per batch and rank where nothing is learnt."""
+"""Samples per batch and rank where nothing is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step found before it updated anything, over all ranks.
+
+    Attributes:
+        loss: mean over the global batch.
+        probability: (B,) float32 predictions of the global batch, 0.5 where a logit is not a number.
+        finite: whether loss and derivatives were; otherwise nothing was updated.
+        derivatives: of the mean loss over the global batch, at the pooled embeddings of this rank's samples.
+    """
+
+    loss: float
+    probability: npt.NDArray[np.float32]
+    finite: bool
+    derivatives: Derivatives
+
+
+def train_step(
+    state: "TrainState",
+    batch: Batch,
+    *,
+    curvature_samples: int,
+    lr_scale: float,
+    following: Batch | None = None,
+) -> StepResult:
+    """Predict a batch, differentiate its mean loss over all ranks, and update all parameters; all ranks call it.
+
+    Args:
+        state: what is trained.
+        batch: this rank's share.
+        curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
+        lr_scale: in [0, 1], the schedule's factor on the learning rates.
+        following: the next batch, whose lookups travel to the rows' owners meanwhile.
+
+    Returns:
+        Loss and predictions from before the update.
+    """
+    share = batch.share
+    pooled = state.lookup(batch.kjt)
+    if following is not None:
+        state.lookup.send(following.kjt)
+    with matrix_products(state.precision):
+        found = state.estimator(
+            state.head,
+            batch.dense.to(state.dtype),
+            pooled[: len(batch.dense)],
+            batch.labels.to(state.dtype),
+            curvature_samples=share.count_among(curvature_samples),
+            place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
+        )
+    found = over_ranks(found, share, curvature_samples=curvature_samples)
+    finite = all_finite(found)
+    # Read before the update is launched: a GPU updates while the host goes on to the next batch.
+    loss = float(found.loss)
+    probability = probability_from_logit(torch.nan_to_num(found.logits).cpu().numpy())
+    if finite:
+        samples = len(found.logits)
+        state.dense_optimizer.step(
+            state.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
+        )
+        state.lookup.push(
+            pooled,
+            found.pooled_grad,
+            found.pooled_curvature,
+            lr_scale=lr_scale,
+            samples=samples,
+            curvature_samples=found.pooled_samples,
+        )
+    return StepResult(loss=loss, probability=probability, finite=finite, derivatives=found)
 
 
 class TrainState:
@@ -54,8 +130,9 @@ class TrainState:
         Raises:
             UsageError: the estimator is not right for this model.
         """
-        self._device, self._dtype = device, dtype
-        self._precision: Precision = config.precision
+        self.dtype = dtype
+        self.precision: Precision = config.precision
+        self._device = device
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
             config.model,
@@ -107,48 +184,6 @@ class TrainState:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
-    def derivatives(
-        self, batch: Batch, *, curvature_samples: int, following: Batch | None = None
-    ) -> tuple[Tensor, Derivatives]:
-        """Predict a batch, and differentiate its mean loss over all ranks.
-
-        Args:
-            batch: this rank's share.
-            curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
-            following: the next batch, whose lookups set out meanwhile.
-
-        Returns:
-            The pooled embeddings of this rank's samples, and the derivatives as `dense_exchange.over_ranks` returns them.
-        """
-        pooled, share = self.lookup(batch.kjt), batch.share
-        if following is not None:
-            self.lookup.send(following.kjt)
-        with matrix_products(self._precision):
-            found = self.estimator(
-                self.head,
-                batch.dense.to(self._dtype),
-                pooled[: len(batch.dense)],
-                batch.labels.to(self._dtype),
-                curvature_samples=share.count_among(curvature_samples),
-                place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
-            )
-        return pooled, over_ranks(found, share, curvature_samples=curvature_samples)
-
-    def update_(self, pooled: Tensor, found: Derivatives, *, lr_scale: float) -> None:
-        """Step both optimizers; the arguments belong to one call of `derivatives`."""
-        samples = len(found.logits)
-        self.dense_optimizer.step(
-            self.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
-        )
-        self.lookup.push(
-            pooled,
-            found.pooled_grad,
-            found.pooled_curvature,
-            lr_scale=lr_scale,
-            samples=samples,
-            curvature_samples=found.pooled_samples,
-        )
-
     @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
         """Return the probabilities of all rows, on every rank.
@@ -162,7 +197,7 @@ class TrainState:
         Raises:
             DivergedError: a prediction is not finite.
         """
-        with matrix_products(self._precision):
+        with matrix_products(self.precision):
             logits = [
                 gathered(self._logits(batch), batch.share) for batch in on_device(batches, self._device)
             ]
@@ -209,7 +244,7 @@ class TrainState:
     def _logits(self, batch: Batch) -> Tensor:
         """Return the logits of this rank's samples, (count,) on the CPU."""
         pooled = self.lookup(batch.kjt)[: len(batch.dense)]
-        return self.head(batch.dense.to(self._dtype), pooled)[: batch.share.count].cpu()
+        return self.head(batch.dense.to(self.dtype), pooled)[: batch.share.count].cpu()
 
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}

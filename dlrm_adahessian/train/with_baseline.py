@@ -1,4 +1,4 @@
-"""The main job: train an optimizer and its baseline on the same rows, and compare them.
+"""The main job: train an optimizer and its baseline on the same samples, and compare them.
 
 Under torchrun all ranks run it. The first one prepares, holds the run directory and reports; a failure on any ends all,
 and one of them tells of it.
@@ -6,8 +6,12 @@ and one of them tells of it.
 
 import logging
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
@@ -19,64 +23,92 @@ from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import sealed_folder
 from dlrm_adahessian.runtime.device import find_device
-from dlrm_adahessian.statistics.comparison import compare_predictions
+from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
 from dlrm_adahessian.train.loop import fit
-from dlrm_adahessian.train.results import RunResult
+from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
 from dlrm_adahessian.train.run_cache import find_or_fit
 
 logger = logging.getLogger(__name__)
 
+_OF_BASELINE = (
+    "optimizer",
+    "curvature",
+    "progressive",
+    "val",
+    "test",
+    "train",
+)  # what summary.json says of it
 
-def run_job(config: RunConfig) -> tuple[Path, dict[str, Any]] | None:
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """A run and its baseline.
+
+    Attributes:
+        folder: the run directory.
+        run: the run's results.
+        baseline: those of the baseline, None without one.
+        difference: the run minus its baseline, on the test samples.
+        progressive_difference: the same on the samples of the progressive validation; None where they differ, as after an
+            early stop within the first epoch.
+    """
+
+    folder: Path
+    run: RunSummary
+    baseline: RunSummary | None
+    difference: Difference | None
+    progressive_difference: Difference | None
+
+    def asdict(self) -> dict[str, Any]:
+        """Return what summary.json holds."""
+        theirs = None
+        if self.baseline is not None:
+            values = self.baseline.asdict()
+            theirs = {part: values[part] for part in _OF_BASELINE}
+        return {
+            **self.run.asdict(),
+            "baseline": theirs,
+            "difference": self.difference and self.difference.asdict(),
+            "progressive_difference": self.progressive_difference and self.progressive_difference.asdict(),
+        }
+
+
+def run_job(config: RunConfig) -> JobResult | None:
     """Train what `config` says, then its baseline; all ranks call it.
 
     Args:
         config: of the run.
 
     Returns:
-        On the first rank the run directory and what was written to its summary.json, None on the others.
+        On the first rank what was written to summary.json, None on the others.
     """
+    device = find_device(config.device)
     with ExitStack() as stack:
-        stack.enter_context(init_process_group(find_device(config.device), config.timeout))
+        stack.enter_context(init_process_group(device, config.timeout))
         stack.enter_context(ranks.one_voice())
-        run, data = _open(config, stack)
-        ours = fit(config, data, run, title=config.optimizer)
-        baseline = None if config.baseline == "none" else _baseline(config, data)
+        # Preparing may take hours.
+        (path, folder), prepared = ranks.first_opens(partial(_open, config, stack), patient=True)
+        run, data = RunDirectory(Path(path)), prepared or _follow(Path(folder))
+        ours = fit(config, data, run, device, title=config.optimizer)
+        baseline = None if config.baseline == "none" else _baseline(config, data, device)
         if ours is None:
             return None
-        summary = _summary(ours, baseline)
-        run.write_summary(summary)
-        return run.path, summary
+        result = _compared(run.path, ours, baseline)
+        run.write_summary(result.asdict())
+        return result
 
 
-def _open(config: RunConfig, stack: ExitStack) -> tuple[RunDirectory, PreparedData]:
-    """Lock the run directory and prepare the rows on the first rank; then the others open what it made.
-
-    Args:
-        config: of the run.
-        stack: holds the lock.
-
-    Returns:
-        The run directory and the rows.
-    """
-    opened: PreparedData | None = None
-
-    def lead() -> tuple[str, str]:
-        nonlocal opened
-        path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
-        run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
-        opened = open_dataset(
-            config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
-        )
-        # With a checkpoint the folder describes itself already, and a resume with other settings is refused.
-        if latest(run.checkpoints) is None:
-            _describe(run, config, opened)
-        return str(path), str(opened.folder)
-
-    # Preparing may take hours.
-    path, folder = ranks.first_does(lead, patient=True)
-
-    return RunDirectory(Path(path)), opened or _follow(Path(folder))
+def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], PreparedData]:
+    """Lock the run directory until the stack ends, and prepare the samples; return where both are, and the samples."""
+    path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
+    run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
+    data = open_dataset(
+        config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
+    )
+    # With a checkpoint the folder describes itself already, and a resume with other settings is refused.
+    if latest(run.checkpoints) is None:
+        _describe(run, config, data)
+    return (str(path), str(data.folder)), data
 
 
 def _follow(folder: Path) -> PreparedData:
@@ -97,26 +129,27 @@ def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
         data.vocabulary.save(folder)
 
 
-def _baseline(config: RunConfig, data: PreparedData) -> RunResult | None:
+def _baseline(config: RunConfig, data: PreparedData, device: torch.device) -> RunResult | None:
     """Train the baseline, or take a finished one whose results would be the same."""
     plain = baseline_of(config)
     if plain.fingerprint(data.fingerprint) == config.fingerprint(data.fingerprint):
         logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
         return None
-    return find_or_fit(plain, data, config.data.cache_dir / "baselines", title=f"baseline {plain.optimizer}")
+    root = config.data.cache_dir / "baselines"
+    return find_or_fit(plain, data, root, device, title=f"baseline {plain.optimizer}")
 
 
-def _summary(ours: RunResult, baseline: RunResult | None) -> dict[str, Any]:
-    summary = {**ours.summary.asdict(), "baseline": None, "difference": None, "progressive_difference": None}
-    if baseline is None:
-        return summary
-    parts = ("optimizer", "curvature", "progressive", "val", "test", "train")
-    theirs = baseline.summary.asdict()
-    summary["baseline"] = {part: theirs[part] for part in parts}
-    labels, probability = ours.test
-    summary["difference"] = compare_predictions(labels, probability, baseline.test[1]).asdict()
-    labels, probability = ours.progressive
-    if len(probability) == len(baseline.progressive[1]):  # not after an early stop within the first epoch
-        difference = compare_predictions(labels, probability, baseline.progressive[1])
-        summary["progressive_difference"] = difference.asdict()
-    return summary
+def _compared(folder: Path, ours: RunResult, baseline: RunResult | None) -> JobResult:
+    return JobResult(
+        folder=folder,
+        run=ours.summary,
+        baseline=baseline and baseline.summary,
+        difference=baseline and _difference(ours.test, baseline.test),
+        progressive_difference=baseline and _difference(ours.progressive, baseline.progressive),
+    )
+
+
+def _difference(ours: Predicted, theirs: Predicted) -> Difference | None:
+    if len(ours.labels) != len(theirs.labels):
+        return None
+    return compare_predictions(ours.labels, ours.probability, theirs.probability)

@@ -1,6 +1,7 @@
 """Several ranks against one process: same global batches, same weights, states, losses and predictions."""
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -23,7 +24,7 @@ from dlrm_adahessian.distributed.dense_exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.config import DistributedConfig
 from dlrm_adahessian.presets import optimizer_preset, preset_names
-from dlrm_adahessian.train.step import TrainState
+from dlrm_adahessian.train.step import TrainState, train_step
 from tests.distributed import worlds
 from tests.distributed.checkpoints import same_bits
 
@@ -95,10 +96,9 @@ def train(state: TrainState, config: RunConfig, steps: range) -> list[float]:
     coming = pairwise(batches(steps.start))
     for step, (batch, following) in zip(steps, coming, strict=False):
         samples = config.curvature_samples(step, batch.share.samples)
-        pooled, found = state.derivatives(batch, curvature_samples=samples, following=following)
-        assert all_finite(found)
-        losses.append(float(found.loss))
-        state.update_(pooled, found, lr_scale=0.1)
+        found = train_step(state, batch, curvature_samples=samples, lr_scale=0.1, following=following)
+        assert found.finite
+        losses.append(found.loss)
     return losses
 
 
@@ -194,13 +194,16 @@ def meet_nan() -> None:
     batch = next(batches(0))
     if last:
         batch.dense[0, 0] = torch.nan
-    pooled, found = state.derivatives(batch, curvature_samples=BATCH)
-    assert not all_finite(found)
-    assert found.loss.isnan()
-    assert int(found.logits.isnan().sum()) == 1
+    found = train_step(state, batch, curvature_samples=BATCH, lr_scale=0.1)
+    assert not found.finite
+    assert math.isnan(found.loss)
+    assert int(found.derivatives.logits.isnan().sum()) == 1
     # At the pooled embeddings alone, whose derivatives no sum over ranks carries.
     derivatives = gradient(
-        state.head, batch.dense.double().nan_to_num(), pooled[: len(batch.dense)], batch.labels.double()
+        state.head,
+        batch.dense.double().nan_to_num(),
+        state.lookup(batch.kjt)[: len(batch.dense)],
+        batch.labels.double(),
     )
     if last:
         derivatives.pooled_grad[0, 0, 0] = torch.inf
