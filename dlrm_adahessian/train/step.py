@@ -5,6 +5,7 @@ train_step   a batch: look up, differentiate, mean over ranks, update the dense 
 TrainState   the two halves of the model, their optimizers and the estimator, with their checkpoints
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,21 @@ from dlrm_adahessian.runtime.precision import Precision, matrix_products
 
 SCORING_BATCH = 8192
 """Samples per batch and rank where nothing is learned."""
+
+
+def curvature_samples(config: RunConfig, step: int, samples: int) -> int:
+    """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
+
+    The exact diagonal on rows costs nothing and is not meant: without a reader on the dense part it is never due.
+
+    Args:
+        config: of the run.
+        step: number of the step, from 0.
+        samples: of the batch.
+    """
+    read = config.curvature != "none" and (config.curvature != "exact" or config.optim.dense.uses_curvature)
+    due = read and step % config.curvature_every == 0
+    return math.ceil(config.curvature_fraction * samples) if due else 0
 
 
 @dataclass(frozen=True, kw_only=True)

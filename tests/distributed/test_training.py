@@ -24,7 +24,7 @@ from dlrm_adahessian.distributed.dense_exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.config import DistributedConfig
 from dlrm_adahessian.presets import optimizer_preset, preset_names
-from dlrm_adahessian.train.step import TrainState, train_step
+from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 from tests.distributed import worlds
 from tests.distributed.checkpoints import same_bits
 
@@ -95,7 +95,7 @@ def train(state: TrainState, config: RunConfig, steps: range) -> list[float]:
     losses = []
     coming = pairwise(batches(steps.start))
     for step, (batch, following) in zip(steps, coming, strict=False):
-        samples = config.curvature_samples(step, batch.share.samples)
+        samples = curvature_samples(config, step, batch.share.samples)
         found = train_step(state, batch, curvature_samples=samples, lr_scale=0.1, following=following)
         assert found.finite
         losses.append(found.loss)
