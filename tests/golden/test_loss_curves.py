@@ -1,6 +1,6 @@
 """The loss of each of 50 steps, in float64: what a change that means to move no number may not move.
 
-`python -m tests.golden.test_loss_curves` writes curves.json anew; do that in a commit of its own, which CHANGELOG.md explains.
+`python -m tests.golden.test_loss_curves` writes curves.json anew: in a commit of its own, which CHANGELOG.md explains.
 """
 
 import json
