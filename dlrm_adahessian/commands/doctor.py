@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.runtime.terminal import say
 
 
 def doctor(arguments: Sequence[str]) -> int:

@@ -5,7 +5,6 @@ Only the first rank of a run has a journal. Where no terminal shows a bar, it lo
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, nullcontext
@@ -14,10 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from dlrm_adahessian.metrics.binary import BinaryMetrics, RecentWindow
 from dlrm_adahessian.runs.run_directory import MetricsLog, PredictionLog, RunDirectory
+from dlrm_adahessian.runtime.terminal import progress_bar
 
 PROGRESSIVE = "progressive.f32"  # predictions in the run directory
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
@@ -60,17 +59,7 @@ class Journal:
     def begin(self, title: str | None, *, done: int, total: int) -> None:
         """Show a progress bar of samples, `done` of `total` at the start; no title shows none."""
         self._title, self._done, self._total, self._told = title, done, total, time.monotonic()
-        self._bar = self._stack.enter_context(
-            tqdm(
-                desc=title,
-                total=total,
-                initial=done,
-                unit=" samples",
-                unit_scale=True,
-                disable=title is None or not sys.stderr.isatty(),
-                dynamic_ncols=True,
-            )
-        )
+        self._bar = self._stack.enter_context(progress_bar(title, unit=" samples", total=total, done=done))
 
     def learnt(
         self,

@@ -4,6 +4,7 @@ import io
 import random
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,12 @@ def source_of(data: bytes, name: str = "rows.tsv") -> Source:
     """Return a source that reads `data`."""
     file = io.BytesIO(data)
     return Source(name=name, read=file.read, total=len(data), consumed=file.tell, digest=lambda: "")
+
+
+def source_in(pieces: Iterable[bytes]) -> Source:
+    """Return a source that gives these pieces whatever the size asked for."""
+    left = iter(pieces)
+    return replace(source_of(b""), read=lambda size: next(left, b""))
 
 
 def random_line(rng: random.Random, columns: int = 40) -> bytes:
