@@ -44,9 +44,7 @@ def settle_numba(package: Path) -> None:
 def _settle_cache(package: Path) -> None:
     """Name a folder to numba where neither of its own two can be written."""
     places = [package / "__pycache__"]
-    with suppress(
-        RuntimeError
-    ):  # neither the environment nor the system knows a home, as of a container's user
+    with suppress(RuntimeError):  # neither environment nor system knows a home, as of a container's user
         places.append(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "numba")
     if not any(_can_hold(place) for place in places):
         os.environ[_CACHE] = str(_private_folder())

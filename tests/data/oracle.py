@@ -60,7 +60,8 @@ def rows_of(blocks: Iterable[RowBlock]) -> list[Row]:
     rows = []
     for block in blocks:
         for n in range(len(block)):
-            absent = [bool(int(block.missing[n]) >> bit & 1) for bit in range(64)]
+            missing = int(block.missing[n])
+            absent = [bool(missing >> bit & 1) for bit in range(64)]
             values = [*block.integers[n].tolist(), *block.tokens[n].tolist()]
             assert not any(absent[39:])
             assert all(value == 0 for value, gone in zip(values, absent, strict=False) if gone)

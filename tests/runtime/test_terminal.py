@@ -91,5 +91,6 @@ def test_a_bar_is_shown_on_a_terminal_where_it_has_a_title(terminal, title, monk
     monkeypatch.setattr(sys, "stderr", shown)
     with progress_bar(title, unit=" rows", total=4000, done=1000) as bar:
         bar.update(1000)
-    assert bar.disable == (not terminal or title is None)
-    assert ("rows:  50%" in shown.getvalue() and "2.00k/4.00k" in shown.getvalue()) != bar.disable
+        hidden = bar.disable
+    assert hidden == (not terminal or title is None)
+    assert ("rows:  50%" in shown.getvalue() and "2.00k/4.00k" in shown.getvalue()) != hidden

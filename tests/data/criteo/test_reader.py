@@ -95,12 +95,14 @@ def check_random_file(seed: int, folder: Path) -> None:
     rng = random.Random(seed)
     data = random_file(rng)
     labels, block_bytes = rng.choice(["required", "optional"]), rng.choice(BLOCKS)
-    aside = BadLines(folder / "rejects.tsv")
+    rejects = folder / f"rejects-{seed}.tsv"  # to write over a file, as with one name for all, is slow
+    aside = BadLines(rejects)
     rows = rows_of(read_rows(source_of(data), aside, labels=labels, block_bytes=block_bytes))
     aside.close()
     expected, bad = parse(data, labels)
     assert rows == expected, f"seed {seed}"
-    assert (folder / "rejects.tsv").read_bytes() == b"".join(bad), f"seed {seed}"
+    assert rejects.read_bytes() == b"".join(bad), f"seed {seed}"
+    rejects.unlink()
     assert aside.count == len(bad)
 
 
@@ -114,8 +116,9 @@ def test_random_files_match_the_oracle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_random_files_match_the_oracle(tmp_path: Path) -> None:
-    check_random_files(10_000, tmp_path)
+def test_eight_thousand_more_random_files_match_the_oracle(tmp_path: Path) -> None:
+    for seed in range(2000, 10_000):
+        check_random_file(seed, tmp_path)
 
 
 @pytest.mark.slow
@@ -152,22 +155,24 @@ def test_longest_line_is_kept_and_a_longer_one_is_not(
 
 def test_endless_line_takes_no_memory(aside: BadLines) -> None:
     text = bytes(1 << 20)
+    list(read_rows(source_of(b"\n"), aside))  # compiles
     source = source_in([GOOD + b"\n", *[text] * 64, b"\n" + GOOD])
     tracemalloc.start()
     rows = rows_of(read_rows(source, aside))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (len(rows), aside.count) == (2, 1)
+    assert (len(rows), aside.count) == (2, 1 + 1)
     assert peak < 8 << 20
 
 
 def test_bad_lines_only_take_little_memory(aside: BadLines) -> None:
+    list(read_rows(source_of(b"\n"), aside))  # compiles
     tracemalloc.start()
-    assert not list(read_rows(source_of(b"\n" * 200_000), aside))
+    assert not list(read_rows(source_of(b"\n" * 50_000), aside))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert aside.count == 200_000
-    assert peak < 4 << 20
+    assert aside.count == 50_001
+    assert peak < 2 << 20
 
 
 class Places(BadLines):
