@@ -45,7 +45,7 @@ from dlrm_adahessian.optim.config import (
     RowConfig,
 )
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
-from dlrm_adahessian.runtime.precision import Precision, matrix_products
+from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 BATCHES = (2048, 16_384, 65_536)
 FEATURES, WIDTH, DENSE = 26, 16, 13

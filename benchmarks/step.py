@@ -34,7 +34,7 @@ from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.config import AdaHessianConfig
 from dlrm_adahessian.optim.registry import dense_optimizer
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCHES = (128, 2048, 16384)
 _ROWS = 400_000

@@ -12,7 +12,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from dlrm_adahessian.curvature.config import CurvatureName
-from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.schema import TOKEN_NAMES
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import UsageError
@@ -45,14 +45,14 @@ _NOT_RESULTS = (
 class SharedConfig:
     """Rows, model and step: what optimizers that are compared have in common."""
 
-    dataset: Literal["criteo", "synthetic"] = "criteo"
+    dataset: DatasetName = "criteo"
     """Real rows from --data-path, or generated ones."""
     data_path: str | None = None
     """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder of such files, - for standard
     input, or a folder of prepared rows, as `prepare` prints it; of those, minimum count and bad rows are settled."""
     rows: Annotated[int, Field(ge=70)] | None = None
     """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
-    bad_rows: Literal["strict", "quarantine"] = "strict"
+    bad_rows: BadRows = "strict"
     """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
     batch_size: int = Field(default=256, ge=1)
     """Samples a step, over all ranks."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.criteo.formatter import format_rows
+from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 
 CLONE = Path(__file__).parents[1]

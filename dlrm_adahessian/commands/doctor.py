@@ -12,10 +12,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from dlrm_adahessian import __version__
-from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.config import composed
 from dlrm_adahessian.errors import ProgramError
 from dlrm_adahessian.presets import preset_names
+from dlrm_adahessian.runtime.terminal import say
 
 _DISTRIBUTION = "dlrm-adahessian"
 _PYTHON = ">=3.11"

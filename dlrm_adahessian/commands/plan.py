@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import parsed, value_of
-from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.embeddings.planning.config import PlanConfig
+from dlrm_adahessian.runtime.terminal import say
 
 _HELP = """Plan who holds which tables on given machines, and what each rank needs in memory; needs neither.
 

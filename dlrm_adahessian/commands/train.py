@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
-from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.runs.run_directory import RUNS
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, told_once
+from dlrm_adahessian.runtime.terminal import say
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
@@ -24,7 +25,7 @@ def train(arguments: Sequence[str]) -> int:
     if (
         alone()
     ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
-        if settings.dataset == "criteo":
+        if settings.dataset not in GENERATED:
             require_rows(settings.data_path, "train")
         require_writable(settings.out or RUNS, "--out")
         require_writable(settings.data.cache_dir, "--data.cache-dir")

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from dlrm_adahessian.curvature.base import Derivatives, Place, flat
 from dlrm_adahessian.curvature.config import PooledCurvature
 from dlrm_adahessian.curvature.fused import fuses, layer_curvature_, multiplies_bf16
-from dlrm_adahessian.runtime.precision import Precision, cpu_gains_from_bf16, matrix_products
+from dlrm_adahessian.runtime.device import Precision, cpu_gains_from_bf16, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 _REMEDY = "use --curvature hutchinson for this model"

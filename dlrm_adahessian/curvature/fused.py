@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrm_adahessian.kernels import optional_triton
-from dlrm_adahessian.runtime.precision import matrix_products
+from dlrm_adahessian.runtime.device import matrix_products
 
 
 def fuses(tensor: Tensor) -> bool:

@@ -12,7 +12,7 @@ from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.graphed import Graphed
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.curvature.none import NoCurvature
-from dlrm_adahessian.runtime.precision import Precision
+from dlrm_adahessian.runtime.device import Precision
 
 
 def make_estimator(

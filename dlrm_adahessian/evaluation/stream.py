@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.criteo.reader import BadLines, read_rows
-from dlrm_adahessian.data.prepared.writer import dense_features
+from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.data.schema import dense_features
 from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.evaluation.trained_model import open_trained

@@ -32,7 +32,7 @@ from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
-from dlrm_adahessian.runtime.precision import Precision, matrix_products
+from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 SCORING_BATCH = 8192
 """Samples per batch and rank where nothing is learned."""

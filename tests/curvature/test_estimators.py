@@ -8,7 +8,7 @@ from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head
-from dlrm_adahessian.runtime.precision import cpu_gains_from_bf16
+from dlrm_adahessian.runtime.device import cpu_gains_from_bf16
 from tests.oracles import (
     BATCH,
     FEATURES,

@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.criteo.reader import format_rows
+from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 
 SMALL = ["--model.bottom", "32", "--model.top", "32", "--batch-size", "128", "--data.min-count", "2"]
