@@ -14,7 +14,7 @@ from dlrm_adahessian.data.prepared import folder as prepared_rows
 from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
 from reliability import damage, io_faults, lines, moves, prepared, runs
 from reliability.outcome import Outcome, counting
-from tests.distributed import worlds
+from tests import worlds
 
 
 @pytest.fixture(scope="module")

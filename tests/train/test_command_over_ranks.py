@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dlrm_adahessian import cli
-from tests.distributed import worlds
+from tests import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 

@@ -18,8 +18,8 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import DivergedError, ProgramError, StorageError
-from tests.distributed import worlds
-from tests.distributed.checkpoints import (
+from tests import worlds
+from tests.checkpoints import (
     RUN,
     STATE,
     assert_all_whole,

@@ -160,7 +160,7 @@ def step(state: TrainState, samples: int) -> None:
 
 PEAK = """
 import sys
-from tests.test_planning import measured_and_planned
+from tests.embeddings.planning.test_what_if import measured_and_planned
 print(*measured_and_planned(sys.argv[1]))
 """
 

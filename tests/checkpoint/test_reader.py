@@ -19,7 +19,7 @@ from dlrm_adahessian.checkpoint.writer import save
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, DivergedError
 from dlrm_adahessian.runs.sealed import fingerprint
-from tests.distributed.checkpoints import (
+from tests.checkpoints import (
     RUN,
     blank,
     blank_shard,

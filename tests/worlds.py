@@ -19,7 +19,7 @@ os.environ.setdefault(
 )  # as the command line sets it, which here comes after torch
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(
-    ["tests.distributed.one_thread", "torchrec.distributed.planner", "numba", "pyarrow", "scipy.stats"]
+    ["tests.one_thread", "torchrec.distributed.planner", "numba", "pyarrow", "scipy.stats"]
 )
 
 

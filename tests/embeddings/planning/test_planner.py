@@ -168,7 +168,7 @@ def test_no_rank_is_filled_beyond_its_memory():
 SAME_PLAN = """
 import json, logging
 logging.disable()
-from tests.distributed.test_planner import planned, request
+from tests.embeddings.planning.test_planner import planned, request
 # Four columns are one shard, as good as a whole table.
 print(json.dumps(planned(request(*[1_000_000] * 8, dim=4, ranks=16)).asdict()))
 """
