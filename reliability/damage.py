@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlrm_adahessian.checkpoint.reader import load_newest_good
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
@@ -109,8 +109,8 @@ def _shards(seed: int) -> list[TableShard]:
 def _save(folder: Path) -> None:
     with init_process_group():
         for seed in (_OLD, _NEW):
-            tensors = {"dense": dense_of(seed), "shards": _shards(seed)}
-            save(folder, step=100 * seed, fingerprint=RUN, state={"seed": seed}, **tensors)
+            contents = Contents(dense=dense_of(seed), shards=_shards(seed), state={"seed": seed})
+            save(folder, contents, step=100 * seed, fingerprint=RUN)
 
 
 def _attack(folder: Path, counts: dict[str, int], report: Path) -> None:

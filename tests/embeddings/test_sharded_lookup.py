@@ -15,8 +15,8 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
-from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels.hits import Hits
 from dlrm_adahessian.optim.config import RowAdagradConfig
