@@ -18,18 +18,18 @@ from torch import Tensor
 
 from dlrm_adahessian.checkpoint.background import BackgroundSaver
 from dlrm_adahessian.checkpoint.reader import Checkpoint
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import Derivatives, Place, all_finite
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
-from dlrm_adahessian.embeddings.planning.dense_memory import dense_memory
+from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
-from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
+from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
 from dlrm_adahessian.runtime.device import Precision, matrix_products
@@ -178,8 +178,8 @@ class TrainState:
             batch_size=config.batch_size,
             dense=dense_memory(
                 config.model,
-                parameters=self.parameters,
-                state=self.dense_optimizer.state.values(),
+                parameter_bytes=self.parameters.nbytes,
+                state_bytes=sum(tensor.nbytes for tensor in self.dense_optimizer.state.values()),
                 num_dense=NUM_INTEGERS,
                 num_features=len(num_rows),
             ),
@@ -238,10 +238,8 @@ class TrainState:
         begin = save if background is None else background.begin
         begin(
             folder,
+            Contents(dense=self._dense_tensors(), shards=self.lookup.shards_to_save(), state=state),
             step=step,
-            dense=self._dense_tensors(),
-            shards=self.lookup.shards_to_save(),
-            state=state,
             fingerprint=fingerprint,
             keep=keep,
         )

@@ -11,7 +11,7 @@ from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.train.step import TrainState, train_step
-from tests.distributed.checkpoints import same_bits
+from tests.checkpoints import same_bits
 
 NAMES = preset_names("optimizers")
 ROWS, BATCH, STEPS, SAVED_AFTER = 12, 16, 14, 7

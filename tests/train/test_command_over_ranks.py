@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dlrm_adahessian import cli
-from tests.distributed import worlds
+from tests import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -33,6 +33,17 @@ SMALL = [
 SLOW = ["--optim.dense.lr", "0.002", "--optim.rows.lr", "0.02"]  # more steps amplify roundings less
 
 
+LONG = ["--epochs", 3, "--baseline", "none", *SLOW]
+MISTAKES = {
+    "no such optimizer": (["train", "--optimizer", "adagard"], 64, "did you mean adagrad"),
+    "no number": (["train", "--epochs", "none"], 64, "invalid literal"),
+    "no file": (
+        ["train", "--dataset", "criteo", "--data-path", "nowhere.txt", "--out", "OUT"], 66, "nowhere.txt"),
+    "no command of several ranks": (
+        ["evaluate", "--run", "x", "--data-path", "y", "--out", "z"], 64, "without torchrun"),
+}  # fmt: skip
+
+
 def train(out: Path, *more: object) -> list[str]:
     arguments = [
         "train", "--dataset", "synthetic", "--rows", ROWS, "--batch-size", BATCH, "--out", out,
@@ -43,12 +54,6 @@ def train(out: Path, *more: object) -> list[str]:
 
 def start(ranks: int, arguments: list[str], log: Path) -> list[BaseProcess]:
     return worlds.start(ranks, cli.main, arguments, log=log)
-
-
-def call(ranks: int, arguments: list[str], log: Path) -> tuple[list[int | None], str]:
-    """Return the exit codes, and what all ranks printed."""
-    codes = worlds.wait(start(ranks, arguments, log))
-    return codes, "".join(worlds.printed(log, rank) for rank in range(ranks))
 
 
 def summary_of(run: Path) -> dict[str, dict[str, float]]:
@@ -99,18 +104,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Path:
-    """A run of one process, and its baseline."""
-    codes, output = call(1, train(folder / "alone"), folder / "log-alone")
-    assert codes == [0], output
+    """A run of one process and its baseline; then a longer run."""
+    calls = {"alone": train(folder / "alone"), "whole": train(folder / "whole", *LONG)}
+    codes, printed = worlds.in_turn(1, cli.main, calls, folder)
+    assert codes == {"alone": [0], "whole": [0]}, printed
     return folder / "alone"
 
 
 @pytest.fixture(scope="module")
-def together(folder: Path, alone: Path) -> Path:
+def on_two(folder: Path, alone: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """What two ranks return and print: of the same run, of one after it, and of mistakes."""
+    (folder / "two").mkdir()
+    mistakes = {
+        name: [str(folder / "out") if argument == "OUT" else argument for argument in arguments]
+        for name, (arguments, _, _) in MISTAKES.items()
+    }
+    runs = {"together": train(folder / "together"), "again": train(folder / "again")}
+    return worlds.in_turn(2, cli.main, runs | mistakes, folder / "two")
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path, on_two: tuple[dict[str, list[int]], dict[str, str]]) -> Path:
     """The same run of two ranks."""
-    codes, output = call(2, train(folder / "together"), folder / "log-together")
-    assert codes == [0, 0], output
-    assert output.count("hybrid minus adagrad") == 1
+    codes, printed = on_two
+    assert codes["together"] == [0, 0], printed["together"]
+    assert printed["together"].count("hybrid minus adagrad") == 1
     return folder / "together"
 
 
@@ -128,47 +146,38 @@ def test_two_ranks_write_the_results_of_one_process(alone: Path, together: Path)
     assert_same_results(together, alone)
 
 
-def test_a_finished_baseline_is_reused(together: Path, folder: Path):
-    codes, output = call(2, train(folder / "again"), folder / "log-again")
-    assert codes == [0, 0], output
-    assert output.count("reused the finished run") == 1
+def test_a_finished_baseline_is_reused(
+    together: Path, folder: Path, on_two: tuple[dict[str, list[int]], dict[str, str]]
+):
+    codes, printed = on_two
+    assert codes["again"] == [0, 0], printed["again"]
+    assert printed["again"].count("reused the finished run") == 1
     assert summary_of(folder / "again")["baseline"] == summary_of(together)["baseline"]
 
 
 def test_a_signal_to_one_rank_stops_all_and_another_number_of_ranks_resumes(folder: Path, alone: Path):
     run, log = folder / "stopped", folder / "log-stopped"
-    arguments = train(run, "--epochs", 3, "--baseline", "none", *SLOW)
-    whole = train(folder / "whole", "--epochs", 3, "--baseline", "none", *SLOW)
+    arguments = train(run, *LONG)
     processes = start(2, arguments, log)
     wait_for_steps(run, processes)
     os.kill(processes[1].pid, signal.SIGTERM)
     assert worlds.wait(processes) == [143, 143], worlds.printed(log, 0)
     assert worlds.printed(log, 0).count("continue with --resume") == 1
-    codes, output = call(1, [*arguments, "--resume"], folder / "log-resumed")
-    assert codes == [0], output
-    codes, output = call(1, whole, folder / "log-whole")
-    assert codes == [0], output
+    codes = worlds.wait(start(1, [*arguments, "--resume"], folder / "log-resumed"))
+    assert codes == [0], worlds.printed(folder / "log-resumed", 0)
     assert summary_of(run)["resumed_from_step"] > 0
     assert_same_results(run, folder / "whole")
 
 
-@pytest.mark.parametrize(
-    ("mistake", "code", "message"),
-    [
-        (["train", "--optimizer", "adagard"], 64, "did you mean adagrad"),
-        (["train", "--epochs", "none"], 64, "invalid literal"),
-        (["train", "--dataset", "criteo", "--data-path", "nowhere.txt", "--out", "OUT"], 66, "nowhere.txt"),
-        (["evaluate", "--run", "x", "--data-path", "y", "--out", "z"], 64, "without torchrun"),
-    ],
-)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_message_and_its_code_on_all_ranks(
-    mistake: list[str], code: int, message: str, tmp_path: Path
+    mistake: str, on_two: tuple[dict[str, list[int]], dict[str, str]]
 ):
-    arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in mistake]
-    codes, output = call(2, arguments, tmp_path / "log")
-    assert codes == [code, code], output
-    assert output.count(message) == 1
-    assert "Traceback" not in output
+    codes, printed = (of_calls[mistake] for of_calls in on_two)
+    _, code, message = MISTAKES[mistake]
+    assert codes == [code, code], printed
+    assert printed.count(message) == 1
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.checkpoints import save_seed
+from tests.checkpoints import save_seed
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dlrm_adahessian.checkpoint.reader import latest, load, load_newest_good
 from dlrm_adahessian.checkpoint.tensor_file import DTYPES, write_tensors
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, DivergedError
 from dlrm_adahessian.runs.sealed import fingerprint
-from tests.distributed.checkpoints import (
+from tests.checkpoints import (
     RUN,
     blank,
     blank_shard,
@@ -142,7 +142,7 @@ def test_columns_that_no_file_holds_or_of_another_width_are_refused(tmp_path: Pa
 SAVE_LARGE = """
 import resource, sys, torch
 from pathlib import Path
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.embeddings.table_shard import TableShard
 
 def peak():
@@ -151,7 +151,7 @@ def peak():
 weight = torch.full((50 * 1024, 1024), 1.0)
 table = TableShard(table="large", first_row=0, table_rows=len(weight), tensors={"weight": weight})
 before = peak()
-save(Path(sys.argv[1]), step=1, fingerprint="", dense={}, shards=[table], state={})
+save(Path(sys.argv[1]), Contents(dense={}, shards=[table], state={}), step=1, fingerprint="")
 print((peak() - before) / weight.nbytes)
 """
 
@@ -281,5 +281,5 @@ def test_another_configuration_is_refused_with_the_remedy(two: Path) -> None:
         load(two / "step-00000200", other)
     with pytest.raises(CheckpointError, match="none of 2 checkpoints"):
         load_newest_good(two, other)
-    save(two, step=300, fingerprint=other, dense={}, shards=[], state={})
+    save(two, Contents(dense={}, shards=[], state={}), step=300, fingerprint=other)
     assert seed_of(load_newest_good(two, RUN)) == 2, "one of another run does not hide those of this one"

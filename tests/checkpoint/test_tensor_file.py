@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import pytest
 
-from dlrm_adahessian.checkpoint.direct_io import BLOCK, write_past_cache
+from dlrm_adahessian.checkpoint.tensor_file import BLOCK, write_past_cache
 
 
 class ShortFile:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.runs.sealed import fingerprint
 from tests.faults import Outcome, disk_full, each_operation
@@ -77,18 +77,22 @@ def blank_shard(shard: TableShard) -> TableShard:
     )
 
 
+def contents_of(seed: int, **changes: object) -> Contents:
+    """Return what `seed` generates, with other parts where told."""
+    parts = {"dense": dense_of(seed), "shards": tables_of(seed), "state": {**STATE, "seed": seed}}
+    return Contents(**{**parts, **changes})
+
+
 def save_seed(folder: Path, seed: int, **options: int) -> Path:
     """Save what `seed` generates, as step 100 * seed unless told otherwise."""
     settings = {"step": 100 * seed, **options}
-    state = {**STATE, "seed": seed}
-    return save(
-        folder, fingerprint=RUN, dense=dense_of(seed), shards=tables_of(seed), state=state, **settings
-    )
+    return save(folder, contents_of(seed), fingerprint=RUN, **settings)
 
 
 def save_only(folder: Path, step: int = 1, **parts: object) -> Path:
     """Save the given parts and nothing else."""
-    return save(folder, step=step, fingerprint=RUN, **{"dense": {}, "shards": [], "state": {}, **parts})
+    contents = Contents(**{"dense": {}, "shards": [], "state": {}, **parts})
+    return save(folder, contents, step=step, fingerprint=RUN)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -1,7 +1,6 @@
 """The sharded lookup against dense tables: exact gradient and Hessian diagonal by autograd in float64."""
 
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist  # noqa: TID251 - mirrors distributed/
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
-from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels.hits import Hits
 from dlrm_adahessian.optim.config import RowAdagradConfig
 from dlrm_adahessian.optim.registry import row_rule
+from tests import worlds
 
 DIM = 2
 LR = 0.25
@@ -199,21 +198,6 @@ def test_two_steps_equal_dense_tables(name: str):
     assert_same(held(two_steps(case, slice(None))), reference(case, initial))
 
 
-def _rank(rank: int, case: Case, port: int, folder: Path) -> None:
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        TORCHELASTIC_RESTART_COUNT="1",
-    )  # fmt: skip
-    torch.set_num_threads(1)
-    with init_process_group():
-        assert dist.get_world_size() == 2
-        lookup = two_steps(case, slice(2 * rank, 2 * rank + 2))
-        tensors = {name: tensor.clone() for name, tensor in held(lookup).items()}
-        for name, shard in lookup.shards().items():
-            tensors[f"{name}.corner"] = torch.tensor([shard.first_row, shard.first_column])
-        save_file(tensors, folder / f"{rank}.safetensors")
-
-
 TWO_RANK_CASES = {
     # Uneven shards, and shards of one row.
     "rows_spread": Case(specs=specs(3, 2, 5, sharding="row"), batch=BAGS),
@@ -250,21 +234,49 @@ TWO_RANK_CASES = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def two_ranks(folder: Path) -> None:
+    """Take two steps of each case on this rank, keep what it holds, and plan."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"  # a store that has the keys of ranks that died
+    with init_process_group():
+        assert dist.get_world_size() == 2
+        rank = dist.get_rank()
+        for name, case in TWO_RANK_CASES.items():
+            lookup = two_steps(case, slice(2 * rank, 2 * rank + 2))
+            tensors = {name: tensor.clone() for name, tensor in held(lookup).items()}
+            for shard_name, shard in lookup.shards().items():
+                tensors[f"{shard_name}.corner"] = torch.tensor([shard.first_row, shard.first_column])
+            save_file(tensors, folder / f"{name}.{rank}")
+        plan(folder, rank)
+
+
+def plan(folder: Path, rank: int) -> None:
+    """Be refused a plan, make one that fits, and keep both, and what would be saved."""
+    tables = [*specs(3, 2, sharding="row"), TableSpec(name="a", num_rows=4, dim=DIM, sharding="replicate")]
+    rule = row_rule(RowAdagradConfig())
+    try:
+        ShardedLookup(tables, rule=rule, device=CPU, memory_bytes=100)
+    except UsageError as error:
+        (folder / f"refusal.{rank}").write_text(str(error))
+    lookup = ShardedLookup(tables, rule=rule, device=CPU)
+    (folder / f"plan.{rank}").write_text(lookup.describe_plan())
+    (folder / f"saved.{rank}").write_text(",".join(shard.table for shard in lookup.shards_to_save()))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    worlds.run(2, two_ranks, folder, log=folder / "log")
+    return folder
 
 
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("name", TWO_RANK_CASES)
-def test_two_ranks_equal_dense_tables(name: str, tmp_path: Path):
+def test_two_ranks_equal_dense_tables(name: str, two: Path):
     case = TWO_RANK_CASES[name]
     initial = initial_rows(case)  # on one rank: so the initial rows do not depend on the sharding either
-    mp.spawn(_rank, (case, free_port(), tmp_path), nprocs=2)
-    ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    ranks = [load_file(two / f"{name}.{rank}") for rank in range(2)]
     expected = reference(case, initial)
     copies = {spec.name: torch.zeros(spec.num_rows, case.dim) for spec in case.specs}
     for shard in ranks:
@@ -288,34 +300,15 @@ def test_two_ranks_equal_dense_tables(name: str, tmp_path: Path):
             assert all(spread), spec.name
 
 
-def _plans(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    tables = [*specs(3, 2, sharding="row"), TableSpec(name="a", num_rows=4, dim=DIM, sharding="replicate")]
-    rule = row_rule(RowAdagradConfig())
-    with init_process_group():
-        try:
-            ShardedLookup(tables, rule=rule, device=CPU, memory_bytes=100)
-        except UsageError as error:
-            (folder / f"{rank}.refusal").write_text(str(error))
-        lookup = ShardedLookup(tables, rule=rule, device=CPU)
-        (folder / f"{rank}.plan").write_text(lookup.describe_plan())
-        saved = ",".join(shard.table for shard in lookup.shards_to_save())
-        (folder / f"{rank}.saved").write_text(saved)
-
-
 @pytest.mark.dist
 @pytest.mark.slow
-def test_ranks_share_a_plan_a_refusal_and_what_is_saved(tmp_path: Path):
-    mp.spawn(_plans, (free_port(), tmp_path), nprocs=2)
-
+def test_ranks_share_a_plan_a_refusal_and_what_is_saved(two: Path):
     def texts(kind: str) -> list[str]:
-        return [(tmp_path / f"{rank}.{kind}").read_text() for rank in range(2)]
+        return [(two / f"{kind}.{rank}").read_text() for rank in range(2)]
 
-    plan, same = texts("plan")
-    assert plan == same
-    assert plan.startswith("3 tables on 2 cpu ranks of ")
+    told, same = texts("plan")
+    assert told == same
+    assert told.startswith("3 tables on 2 cpu ranks of ")
     refusal, same = texts("refusal")
     assert refusal == same
     assert "would fit: " in refusal

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dlrm_adahessian.checkpoint.reader import load, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, StorageError
 from dlrm_adahessian.runs.sealed import MANIFEST
-from tests.distributed.checkpoints import (
+from tests.checkpoints import (
     RUN,
     assert_all_whole,
     blank,

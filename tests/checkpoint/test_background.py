@@ -18,11 +18,12 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import DivergedError, ProgramError, StorageError
-from tests.distributed import worlds
-from tests.distributed.checkpoints import (
+from tests import worlds
+from tests.checkpoints import (
     RUN,
     STATE,
     assert_all_whole,
+    contents_of,
     copies_of,
     dense_of,
     full_disks_survived,
@@ -36,8 +37,7 @@ write_tensors = writer.write_tensors
 
 
 def begin(saver: BackgroundSaver, folder: Path, seed: int, **changes: object) -> None:
-    parts = {"dense": dense_of(seed), "shards": tables_of(seed), "state": {**STATE, "seed": seed}, **changes}
-    saver.begin(folder, step=100 * seed, fingerprint=RUN, **{"keep": 2, **parts})
+    saver.begin(folder, contents_of(seed, **changes), step=100 * seed, fingerprint=RUN, keep=2)
 
 
 def save_in_background(folder: Path, seed: int) -> None:

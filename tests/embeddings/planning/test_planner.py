@@ -14,16 +14,14 @@ import pytest
 import torch
 
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.embeddings.planning.dense_memory import DenseMemory
-from dlrm_adahessian.embeddings.planning.plan import RESERVED, Machines, Plan, write_plan
-from dlrm_adahessian.embeddings.planning.plan_text import plan_text
-from dlrm_adahessian.embeddings.planning.planner import Request
+from dlrm_adahessian.embeddings.config import TableSpec
+from dlrm_adahessian.embeddings.planning.plan import RESERVED, Machines, Plan, plan_text, write_plan
+from dlrm_adahessian.embeddings.planning.planner import PlanRequest, mixes_columns
 from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
-from dlrm_adahessian.embeddings.planning.row_bytes import mixes_columns
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
-from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.model.config import DenseMemory
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.config import (
     HessianAdagradConfig,
@@ -52,8 +50,8 @@ def request(
     batch: int = 64,
     device: str = "cuda",
     dense: int = 0,
-) -> Request:
-    return Request(
+) -> PlanRequest:
+    return PlanRequest(
         tables=[
             TableSpec(name=f"C{place}", num_rows=n, dim=dim, sharding=sharding)  # pyright: ignore
             for place, n in enumerate(rows, 1)
@@ -65,7 +63,7 @@ def request(
     )
 
 
-def planned(asked: Request) -> Plan:
+def planned(asked: PlanRequest) -> Plan:
     return plan_or_refuse(asked)[0]
 
 
@@ -168,7 +166,7 @@ def test_no_rank_is_filled_beyond_its_memory():
 SAME_PLAN = """
 import json, logging
 logging.disable()
-from tests.distributed.test_planner import planned, request
+from tests.embeddings.planning.test_planner import planned, request
 # Four columns are one shard, as good as a whole table.
 print(json.dumps(planned(request(*[1_000_000] * 8, dim=4, ranks=16)).asdict()))
 """
@@ -189,7 +187,7 @@ def test_processes_that_order_their_sets_differently_plan_alike():
     assert {shard["sharding"] for shard in json.loads(plans.pop())["shards"]} == {"table"}
 
 
-def other(asked: Request, **changes: object) -> Request:
+def other(asked: PlanRequest, **changes: object) -> PlanRequest:
     machines = {k: v for k, v in changes.items() if k in ("ranks", "memory_bytes")}
     rest = {k: v for k, v in changes.items() if k in ("batch_size", "rule")}
     tables = {k: v for k, v in changes.items() if k in ("dim", "sharding")}
@@ -201,7 +199,7 @@ def other(asked: Request, **changes: object) -> Request:
     )
 
 
-def refusal(asked: Request) -> str:
+def refusal(asked: PlanRequest) -> str:
     with pytest.raises(UsageError, match="must fit into its memory") as refused:
         plan_or_refuse(asked)
     return str(refused.value)

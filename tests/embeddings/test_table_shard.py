@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.embeddings import initial_rows
-from dlrm_adahessian.embeddings.initial_rows import fill_uniform_
+from dlrm_adahessian.embeddings import table_shard
+from dlrm_adahessian.embeddings.table_shard import fill_uniform_
 
 
 def table(num_rows: int, *, seed: int = 1, index: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -18,7 +18,7 @@ def table(num_rows: int, *, seed: int = 1, index: int = 0, dtype: torch.dtype = 
 def test_shard_equals_the_same_rows_of_the_whole_table(
     first: int, last: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(initial_rows, "_BLOCK_ROWS", 8)
+    monkeypatch.setattr(table_shard, "_BLOCK_ROWS", 8)
     shard = torch.empty(last - first, 4)
     fill_uniform_(shard, first_row=first, num_rows=20, seed=1, table=0)
     assert torch.equal(shard, table(20)[first:last])
@@ -26,7 +26,7 @@ def test_shard_equals_the_same_rows_of_the_whole_table(
 
 @pytest.mark.parametrize(("first", "last"), [(0, 4), (0, 1), (1, 3), (3, 4)])
 def test_columns_equal_those_of_the_whole_table(first: int, last: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(initial_rows, "_BLOCK_ROWS", 8)
+    monkeypatch.setattr(table_shard, "_BLOCK_ROWS", 8)
     shard = torch.empty(14, last - first)
     fill_uniform_(shard, first_row=5, num_rows=20, seed=1, table=0, first_column=first, dim=4)
     assert torch.equal(shard, table(20)[5:19, first:last])
@@ -44,7 +44,7 @@ def test_values_do_not_depend_on_threads_or_dtype():
 
 
 def test_seeds_tables_and_blocks_differ(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(initial_rows, "_BLOCK_ROWS", 8)
+    monkeypatch.setattr(table_shard, "_BLOCK_ROWS", 8)
     whole = table(16)
     assert not torch.equal(whole[:8], whole[8:])
     assert not torch.equal(whole, table(16, seed=2))

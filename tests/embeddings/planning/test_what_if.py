@@ -17,9 +17,7 @@ from dlrm_adahessian.config import RunConfig, asdict, from_dict, load
 from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.embeddings.planning.config import PlanConfig
-from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
-from dlrm_adahessian.embeddings.planning.what_if import planned
+from dlrm_adahessian.embeddings.planning.what_if import PlanConfig, planned, table_sizes
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.train.step import TrainState, train_step
@@ -159,7 +157,7 @@ def step(state: TrainState, samples: int) -> None:
 
 PEAK = """
 import sys
-from tests.test_planning import measured_and_planned
+from tests.embeddings.planning.test_what_if import measured_and_planned
 print(*measured_and_planned(sys.argv[1]))
 """
 
