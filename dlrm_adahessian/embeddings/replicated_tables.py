@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dlrm_adahessian.embeddings.local_tables import RowTables
-from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.row_sums import Hits
 
 
 class ReplicatedRows(RowTables):

@@ -32,7 +32,7 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.planning.plan import write_plan
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics, probability_from_logit
-from dlrm_adahessian.optim.schedule import lr_scale
+from dlrm_adahessian.optim.config import lr_scale
 from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.train.progress import Progress, Saved, diverged

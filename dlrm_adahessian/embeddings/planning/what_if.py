@@ -15,8 +15,7 @@ from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
 from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
-from dlrm_adahessian.optim.config import DenseConfig
-from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+from dlrm_adahessian.optim.dense import DenseConfig
 
 
 def planned(config: PlanConfig) -> Plan:
@@ -37,7 +36,7 @@ def planned(config: PlanConfig) -> Plan:
             TableSpec(name=f"C{place}", num_rows=rows, dim=model.embedding_dim, sharding=config.sharding)
             for place, rows in enumerate(sizes.rows, 1)
         ],
-        rule=row_rule(config.optim.rows),
+        rule=config.optim.rows.build(),
         machines=Machines(
             ranks=config.ranks,
             ranks_per_host=config.gpus_per_host,
@@ -60,7 +59,7 @@ def _dense(model: ModelConfig, optim: DenseConfig, num_features: int) -> DenseMe
     """Build the dense part, which is small, and ask it."""
     head = Head(model, num_dense=NUM_INTEGERS, num_features=num_features, generator=torch.Generator())
     parameters = flatten_parameters_(head)
-    optimizer = dense_optimizer(optim, parameters, [p.shape for p in head.parameters()])
+    optimizer = optim.build(parameters, [p.shape for p in head.parameters()])
     return dense_memory(
         model,
         parameters=parameters,
