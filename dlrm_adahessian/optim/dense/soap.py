@@ -94,7 +94,7 @@ class SOAP:
                 f"{i}/{name}/{side}": matrix
                 for name in _SIDES
                 for side, matrix in enumerate(lent[name])
-                if isinstance(matrix, Tensor)
+                if not isinstance(matrix, list)
             }
             self._lent.append(
                 {**lent, "precondition_frequency": cfg.precondition_every, "shampoo_beta": cfg.beta2}
@@ -133,5 +133,5 @@ def _take_back_(lent: dict[str, Any], returned: dict[str, Any]) -> None:
     pairs = [(lent[name], returned[name]) for name in _MOMENTS]
     pairs += [pair for name in _SIDES for pair in zip(lent[name], returned[name], strict=True)]
     for ours, theirs in pairs:
-        if isinstance(ours, Tensor) and ours is not theirs:
+        if not isinstance(ours, list) and ours is not theirs:
             ours.copy_(theirs)

@@ -1,7 +1,7 @@
 # pyright: basic
-"""Sophia on touched rows (Liu et al. 2023, algorithm 3; see `sophia`).
+"""Sophia on touched rows (Liu et al. 2023, algorithm 3; see dense/sophia.py).
 
-In units of the summed loss, as `row_adahessian`:
+In units of the summed loss, as adahessian.py:
 
     m = beta1 m + (1 - beta1) g at a touch,   h = beta2 h + (1 - beta2) D at a touch with curvature,
     w -= lr * clip(m / max(gamma h, eps), 1).
