@@ -4,17 +4,15 @@ from torch import nn
 
 from dlrm_adahessian.curvature.base import flat, gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
-from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
-from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head
 from dlrm_adahessian.runtime.precision import cpu_gains_from_bf16
+from tests.curvature.draws import table_diagonal
 from tests.oracles import (
     BATCH,
     FEATURES,
     WIDTH,
     brute_force_diagonals,
-    plain_logits,
     pooled_of,
     small_batch,
     small_config,
@@ -23,25 +21,6 @@ from tests.oracles import (
 
 pytestmark = pytest.mark.oracle
 TABLES = [f"C{i}" for i in range(FEATURES)]
-
-
-def table_diagonal(pooled_curvature, hits):
-    return torch.einsum("fbr,bfd->frd", hits.square(), pooled_curvature)
-
-
-def draws_of(estimator, head, curvature_samples):
-    """Curvature at the head's parameters and the tables, 1,500 times."""
-    dense, tables, hits, labels = small_batch()
-    draws = []
-    for _ in range(1_500):
-        found = estimator(head, dense, pooled_of(tables, hits), labels, curvature_samples=curvature_samples)
-        rows = table_diagonal(found.pooled_curvature, hits)
-        draws.append(torch.cat([found.curvature, rows.reshape(-1)]))
-    return torch.stack(draws)
-
-
-def within_five_standard_errors(draws, expected):
-    return ((draws.mean(0) - expected).abs() <= 5 * draws.std(0) / len(draws) ** 0.5 + 1e-12).all()
 
 
 def test_exact_diagonal_equals_the_brute_force_hessian():
@@ -53,21 +32,6 @@ def test_exact_diagonal_equals_the_brute_force_hessian():
     torch.testing.assert_close(
         table_diagonal(found.pooled_curvature, hits), expected_tables, rtol=1e-10, atol=1e-17
     )
-
-
-@pytest.mark.parametrize("changes", [{}, {"activation": "gelu"}, {"self_interaction": True}])
-def test_head_and_its_gradient_equal_dlrm_written_out(changes):
-    head = small_head(**changes)
-    dense, tables, hits, labels = small_batch()
-    pooled = pooled_of(tables, hits).requires_grad_()
-    values = dict(head.named_parameters())
-    plain = plain_logits(values, small_config(**changes), dense, pooled)
-    torch.testing.assert_close(head(dense, pooled), plain, rtol=1e-12, atol=1e-13)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(plain, labels)
-    expected = torch.autograd.grad(loss, [*values.values(), pooled])
-    found = gradient(head, dense, pooled, labels)
-    torch.testing.assert_close(found.grad, flat(expected[:-1]), rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(found.pooled_grad, expected[-1], rtol=1e-12, atol=1e-15)
 
 
 def test_exact_gradient_equals_autograd():
@@ -98,50 +62,6 @@ def test_rounded_products_change_no_entry_of_the_diagonal_by_more_than_their_rou
         assert torch.equal(getattr(rounded, name), getattr(plain, name)), name
     is_rounded = not torch.allclose(rounded.curvature, plain.curvature, rtol=2**-12, atol=0)
     assert is_rounded == cpu_gains_from_bf16()
-
-
-SAMPLING = [
-    lambda pooled="entries": Hutchinson(3, 0, torch.device("cpu"), pooled),
-    lambda pooled="entries": GaussNewtonBartlett(3, 0, torch.device("cpu"), pooled),
-]
-
-
-@pytest.mark.parametrize("make", [ExactDiagonal, *SAMPLING])
-def test_a_part_of_the_batch_gives_that_parts_curvature_and_the_whole_gradient(make):
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
-    pooled, part = pooled_of(tables, hits), 3
-    found = make()(head, dense, pooled, labels, curvature_samples=part)
-    alone = make()(head, dense[:part], pooled[:part], labels[:part], curvature_samples=part)
-    torch.testing.assert_close(found.grad, gradient(head, dense, pooled, labels).grad, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(found.curvature, alone.curvature, rtol=1e-12, atol=1e-15)
-    if make is ExactDiagonal:  # which has the rows' at no cost
-        whole = make()(head, dense, pooled, labels, curvature_samples=BATCH)
-        assert torch.equal(found.pooled_curvature, whole.pooled_curvature)
-        assert found.pooled_samples == BATCH
-    else:
-        torch.testing.assert_close(
-            found.pooled_curvature[:part], alone.pooled_curvature, rtol=1e-12, atol=1e-15
-        )
-        assert not found.pooled_curvature[part:].any()
-        assert found.pooled_samples == part
-
-
-@pytest.mark.parametrize("make", [lambda pooled: ExactDiagonal("fp32", pooled), *SAMPLING])
-def test_rows_get_the_mean_of_their_curvature_or_none_when_that_is_what_they_read(make):
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
-    entries, mean, none = (
-        make(pooled)(head, dense, pooled_of(tables, hits), labels, curvature_samples=4)
-        for pooled in ("entries", "mean", "none")
-    )
-    expected = entries.pooled_curvature.mean(2, keepdim=True)
-    torch.testing.assert_close(mean.pooled_curvature, expected, rtol=1e-12, atol=1e-18)
-    assert none.pooled_curvature is None
-    assert none.pooled_samples == 0
-    for found in (mean, none):
-        assert torch.equal(found.curvature, entries.curvature)
-        assert torch.equal(found.pooled_grad, entries.pooled_grad)
 
 
 def test_rows_have_the_exact_curvature_on_a_step_on_which_the_dense_part_has_none():
@@ -178,89 +98,6 @@ def test_exact_curvature_of_utterly_confident_samples_is_finite_and_next_to_noth
     for derivative in (found.curvature, found.pooled_curvature):
         assert derivative.isfinite().all()
         assert derivative.max() <= 1e6 * largest
-
-
-@pytest.mark.parametrize("changes", [{}, {"activation": "gelu"}, {"self_interaction": True}])
-def test_mean_of_hutchinson_draws_is_within_five_standard_errors_of_the_hessian(changes):
-    head = small_head(**changes)
-    dense, tables, hits, labels = small_batch()
-    *expected, expected_tables = brute_force_diagonals(
-        head, small_config(**changes), dense, tables, hits, labels
-    )
-    draws = draws_of(Hutchinson(1, 0, torch.device("cpu")), head, BATCH)
-    assert within_five_standard_errors(draws, torch.cat([flat(expected), expected_tables.reshape(-1)]))
-
-
-@pytest.mark.parametrize("samples", [BATCH, 4])
-def test_mean_of_gauss_newton_bartlett_draws_is_within_five_standard_errors_of_the_hessian(samples):
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
-    *expected, expected_tables = brute_force_diagonals(
-        head, small_config(), dense[:samples], tables, hits[:, :samples], labels[:samples]
-    )
-    draws = draws_of(GaussNewtonBartlett(1, 0, torch.device("cpu")), head, samples)
-    assert (draws >= 0).all()
-    assert within_five_standard_errors(draws, torch.cat([flat(expected), expected_tables.reshape(-1)]))
-
-
-def test_gauss_newton_bartlett_of_a_curved_model_estimates_gauss_newton():
-    """(1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2, which is not the Hessian's diagonal for gelu."""
-    head, cfg = small_head(activation="gelu"), small_config(activation="gelu")
-    dense, tables, hits, labels = small_batch()
-    values = {name: p.detach() for name, p in head.named_parameters()}
-    slopes, table_slopes = torch.func.jacrev(
-        lambda v, t: plain_logits(v, cfg, dense, pooled_of(t, hits)), argnums=(0, 1)
-    )(values, tables)
-    p = plain_logits(values, cfg, dense, pooled_of(tables, hits)).sigmoid()
-    slopes = torch.cat([s.reshape(BATCH, -1) for s in (*slopes.values(), table_slopes)], 1)
-    expected = (slopes.square() * (p * (1 - p) / BATCH).unsqueeze(1)).sum(0)
-    draws = draws_of(GaussNewtonBartlett(1, 0, torch.device("cpu")), head, BATCH)
-    assert within_five_standard_errors(draws, expected)
-    *hessian, _ = brute_force_diagonals(head, cfg, dense, tables, hits, labels)
-    assert not within_five_standard_errors(draws[:, : len(flat(hessian))], flat(hessian))
-
-
-def test_gauss_newton_bartlett_at_the_pooled_embeddings_is_each_samples_own():
-    """With one sample's gradient g, the estimate is g^2 for B = 1, and the mean loss over B scales it by 1/B."""
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
-    pooled = pooled_of(tables, hits)
-    logits = head(dense, leaf := pooled.requires_grad_())
-    (slopes,) = torch.autograd.grad(logits.sum(), leaf)
-    found = GaussNewtonBartlett(1, 0, torch.device("cpu"))(
-        head, dense, pooled, labels, curvature_samples=BATCH
-    )
-    residual = (found.pooled_curvature * BATCH / slopes.square()).sqrt()[
-        :, 0, 0
-    ]  # |p - y|, y the label drawn
-    p = logits.detach().sigmoid()
-    assert torch.minimum((residual - p).abs(), (residual - (1 - p)).abs()).max() < 1e-12
-
-
-def test_more_draws_of_labels_are_averaged():
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
-    pooled = pooled_of(tables, hits)
-    one, three = (GaussNewtonBartlett(draws, 5, torch.device("cpu")) for draws in (1, 3))
-    each = [one(head, dense, pooled, labels, curvature_samples=BATCH) for _ in range(3)]
-    found = three(head, dense, pooled, labels, curvature_samples=BATCH)
-    torch.testing.assert_close(found.curvature, sum(d.curvature for d in each) / 3, rtol=1e-12, atol=1e-18)
-    expected = gradient(head, dense, pooled, labels)
-    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(found.pooled_grad, expected.pooled_grad, rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("kind", [Hutchinson, GaussNewtonBartlett])
-def test_estimator_resumes_with_the_same_draws(kind):
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
-    pooled = pooled_of(tables, hits)
-    first, second = (kind(1, seed, torch.device("cpu")) for seed in (0, 1))
-    first(head, dense, pooled, labels, curvature_samples=BATCH)
-    second.state["generator"].copy_(first.state["generator"])
-    second.load_state()
-    a, b = (e(head, dense, pooled, labels, curvature_samples=BATCH).curvature for e in (first, second))
-    assert torch.equal(a, b)
 
 
 class CrossLayer(nn.Module):

@@ -18,9 +18,8 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
 from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.optim.config import RowAdagradConfig
-from dlrm_adahessian.optim.registry import row_rule
+from dlrm_adahessian.kernels.row_sums import Hits
+from dlrm_adahessian.optim.rows import RowAdagradConfig
 
 DIM = 2
 LR = 0.25
@@ -293,7 +292,7 @@ def _plans(rank: int, port: int, folder: Path) -> None:
         RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     tables = [*specs(3, 2, sharding="row"), TableSpec(name="a", num_rows=4, dim=DIM, sharding="replicate")]
-    rule = row_rule(RowAdagradConfig())
+    rule = RowAdagradConfig().build()
     with init_process_group():
         try:
             ShardedLookup(tables, rule=rule, device=CPU, memory_bytes=100)

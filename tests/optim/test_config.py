@@ -67,7 +67,7 @@ from dlrm_adahessian.optim.rows import RowConfig
 from dlrm_adahessian.presets import preset_names
 settings = [kind() for table in (DenseConfig, RowConfig) for kind in get_args(table)]
 settings += [load(None, name) for name in preset_names("optimizers")]
-print(len(settings), *{"torch", "numba", "triton"} & sys.modules.keys())
+print(*{"torch", "numba", "triton"} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(15 + len(NAMES))]
+    assert done.stdout.split() == []
