@@ -23,28 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.kaggle import draw_ids, table_sizes, token_distributions
-from dlrm_adahessian.curvature.base import Derivatives, Estimator, all_finite, gradient
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, NoCurvature, all_finite, gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.curvature.graphed import Graphed
+from dlrm_adahessian.curvature.gpu import Graphed
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
-from dlrm_adahessian.curvature.none import NoCurvature
 from dlrm_adahessian.embeddings.local_tables import RowTables
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.kernels import optional_triton
-from dlrm_adahessian.kernels.sum_hits import sum_hits_torch
+from dlrm_adahessian.kernels.compiled import triton_available
+from dlrm_adahessian.kernels.row_sums import sum_hits_torch
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import (
-    AdagradConfig,
-    DenseConfig,
-    DenseHessianAdagradConfig,
-    HessianAdagradConfig,
-    RowAdagradConfig,
-    RowAdaHessianConfig,
-    RowConfig,
-)
-from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+from dlrm_adahessian.optim.dense import AdagradConfig, DenseConfig, DenseHessianAdagradConfig
+from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowAdagradConfig, RowAdaHessianConfig, RowConfig
 from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 BATCHES = (2048, 16_384, 65_536)
@@ -130,7 +121,7 @@ class Tables:
                 self._sizes,
                 WIDTH,
                 list(range(FEATURES)),
-                rule=row_rule(cfg),
+                rule=cfg.build(),
                 device=torch.device("cuda"),
                 dtype=torch.float32,
             )
@@ -156,7 +147,7 @@ class Trainer:
         self.head = new_head()
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
-        self.optimizer = dense_optimizer(dense, self.parameters, shapes)
+        self.optimizer = dense.build(self.parameters, shapes)
         self._every, self._checked, self._steps = every, checked, 0
 
     def step(self) -> None:
@@ -278,7 +269,7 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     found["bf16"] = {"gradient_graph_ms": ms, "gradient_matrix_share": share}
     grad = torch.randn_like(parameters).mul_(1e-3)
     for cfg in (AdagradConfig(), DenseHessianAdagradConfig(beta1=0.9)):
-        optimizer = dense_optimizer(cfg, parameters.clone(), shapes)
+        optimizer = cfg.build(parameters.clone(), shapes)
         found[f"{cfg.name}_update_ms"] = milliseconds(
             lambda o=optimizer: o.step(parameters, grad, grad, lr_scale=1e-6, samples=batch)
         )
@@ -320,7 +311,7 @@ def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str,
         torch.arange(batch, device="cuda") * FEATURES + torch.arange(FEATURES, device="cuda").unsqueeze(1)
     ).view(-1)
     for cfg in (RowAdagradConfig(lr=1e-4), HessianAdagradConfig(lr=1e-4), RowAdaHessianConfig(lr=1e-4)):
-        table, rule = tables.of(cfg), row_rule(cfg)
+        table, rule = tables.of(cfg), cfg.build()
         reads_curvature = cfg.pooled_curvature != "none"
         second = curvature if reads_curvature else None
         where = (table.weight, table.state, keys, bags, grad, second)
@@ -365,7 +356,7 @@ def correctness() -> dict[str, float]:
             HessianAdagradConfig(lr=0.125),
             RowAdaHessianConfig(lr=0.125),
         ):
-            rule = row_rule(cfg)
+            rule = cfg.build()
             weights = [torch.ones(sum(sizes), WIDTH, dtype=dtype, device="cuda") for _ in range(2)]
             states = [rule.new_state(weight) for weight in weights]
             for _ in range(3):
@@ -415,12 +406,14 @@ def device_limits() -> dict[str, float]:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Return everything."""
+    import triton  # not installed everywhere
+
     limits = device_limits()
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "versions": {
             "torch": torch.__version__,
-            "triton": optional_triton.triton.__version__,
+            "triton": triton.__version__,
             "cuda": torch.version.cuda,
             "python": platform.python_version(),
         },
@@ -452,7 +445,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return UsageError.exit_code
-    if not optional_triton.available:
+    if not triton_available():
         print(
             "error: benchmarks.gpu needs Triton, which is not installed; pip install triton", file=sys.stderr
         )

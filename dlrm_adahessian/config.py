@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 from pydantic import Field, model_validator
 
-from dlrm_adahessian.curvature.config import CurvatureName
+from dlrm_adahessian.curvature.registry import CurvatureName
 from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.schema import TOKEN_NAMES
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision

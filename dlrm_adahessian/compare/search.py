@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.optim.search_space import Choice, Range
+from dlrm_adahessian.optim.base import Choice, Range
 from dlrm_adahessian.runs.sealed import fingerprint
 
 _WORST = 1e6

@@ -18,9 +18,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.kernels import optional_triton
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.sum_hits import sum_hits
+from dlrm_adahessian.kernels.compiled import triton_available
+from dlrm_adahessian.kernels.row_sums import Hits, sum_hits
 from dlrm_adahessian.optim.base import RowRule
 
 
@@ -76,7 +75,7 @@ class RowTables(nn.Module):
         features_below = [sum(t < k for t in table_of_feature) for k in range(len(num_rows) + 1)]
         self._first_features = torch.tensor(features_below)
         on_cpu = device.type == "cpu"
-        self._fused = device.type == "cuda" and optional_triton.available
+        self._fused = device.type == "cuda" and triton_available()
         self._slots = torch.full((self._starts[-1],), -1, dtype=torch.int32) if on_cpu else None
         self._looked_up: LookedUp | None = None
 
@@ -123,7 +122,7 @@ class RowTables(nn.Module):
         """Return the row (L,) and the bag (L,) of each lookup, and the pooled embeddings (B * T, D)."""
         num_features, dim = self._num_features, self.weight.shape[1]
         if self._fused:
-            from dlrm_adahessian.kernels.triton_lookup import look_up_triton
+            from dlrm_adahessian.kernels.triton_rows import look_up_triton
 
             return look_up_triton(self.weight, indices, offsets, self._feature_starts)
         batch = (offsets.numel() - 1) // num_features

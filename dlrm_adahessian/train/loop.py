@@ -28,7 +28,7 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.planning.plan import write_plan
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics
-from dlrm_adahessian.optim.schedule import lr_scale
+from dlrm_adahessian.optim.config import lr_scale
 from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
 from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost

@@ -31,7 +31,6 @@ from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
-from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
 from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 SCORING_BATCH = 8192
@@ -159,7 +158,7 @@ class TrainState:
         ).to(device)
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
-        self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, shapes)
+        self.dense_optimizer = config.optim.dense.build(self.parameters, shapes)
         tables = [
             TableSpec(
                 name=name,
@@ -171,7 +170,7 @@ class TrainState:
         ]
         self.lookup = ShardedLookup(
             tables,
-            rule=row_rule(config.optim.rows),
+            rule=config.optim.rows.build(),
             device=device,
             dtype=dtype,
             seed=config.seed,

@@ -16,9 +16,8 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.optim.config import RowAdagradConfig
-from dlrm_adahessian.optim.registry import row_rule
+from dlrm_adahessian.kernels.row_sums import Hits
+from dlrm_adahessian.optim.rows import RowAdagradConfig
 from tests import worlds
 
 DIM = 2
@@ -252,7 +251,7 @@ def two_ranks(folder: Path) -> None:
 def plan(folder: Path, rank: int) -> None:
     """Be refused a plan, make one that fits, and keep both, and what would be saved."""
     tables = [*specs(3, 2, sharding="row"), TableSpec(name="a", num_rows=4, dim=DIM, sharding="replicate")]
-    rule = row_rule(RowAdagradConfig())
+    rule = RowAdagradConfig().build()
     try:
         ShardedLookup(tables, rule=rule, device=CPU, memory_bytes=100)
     except UsageError as error:
@@ -298,6 +297,23 @@ def test_two_ranks_equal_dense_tables(name: str, two: Path):
         elif spec.sharding != "table":
             spread = [any(key.partition("[")[0].partition(".")[0] == spec.name for key in s) for s in ranks]
             assert all(spread), spec.name
+
+
+def _plans(rank: int, port: int, folder: Path) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    tables = [*specs(3, 2, sharding="row"), TableSpec(name="a", num_rows=4, dim=DIM, sharding="replicate")]
+    rule = RowAdagradConfig().build()
+    with init_process_group():
+        try:
+            ShardedLookup(tables, rule=rule, device=CPU, memory_bytes=100)
+        except UsageError as error:
+            (folder / f"{rank}.refusal").write_text(str(error))
+        lookup = ShardedLookup(tables, rule=rule, device=CPU)
+        (folder / f"{rank}.plan").write_text(lookup.describe_plan())
+        saved = ",".join(shard.table for shard in lookup.shards_to_save())
+        (folder / f"{rank}.saved").write_text(saved)
 
 
 @pytest.mark.dist

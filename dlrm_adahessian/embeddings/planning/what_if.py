@@ -13,7 +13,8 @@ from dlrm_adahessian.embeddings.config import Sharding, TableSpec
 from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.model.config import DenseMemory, ModelConfig, dense_memory
-from dlrm_adahessian.optim.config import DenseConfig, OptimConfig
+from dlrm_adahessian.optim.config import OptimConfig
+from dlrm_adahessian.optim.dense import DenseConfig
 from dlrm_adahessian.presets import preset_names, read_preset
 from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 
@@ -95,7 +96,6 @@ def planned(config: PlanConfig) -> Plan:
     """
     from dlrm_adahessian.embeddings.planning.planner import PlanRequest
     from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
-    from dlrm_adahessian.optim.registry import row_rule
 
     sizes = table_sizes(config.tables)
     model = sizes.model
@@ -106,7 +106,7 @@ def planned(config: PlanConfig) -> Plan:
             TableSpec(name=f"C{place}", num_rows=rows, dim=model.embedding_dim, sharding=config.sharding)
             for place, rows in enumerate(sizes.rows, 1)
         ],
-        rule=row_rule(config.optim.rows),
+        rule=config.optim.rows.build(),
         machines=Machines(
             ranks=config.ranks,
             ranks_per_host=config.gpus_per_host,
@@ -131,11 +131,10 @@ def _dense(model: ModelConfig, optim: DenseConfig, num_features: int) -> DenseMe
 
     from dlrm_adahessian.data.schema import NUM_INTEGERS
     from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
-    from dlrm_adahessian.optim.registry import dense_optimizer
 
     head = Head(model, num_dense=NUM_INTEGERS, num_features=num_features, generator=torch.Generator())
     parameters = flatten_parameters_(head)
-    optimizer = dense_optimizer(optim, parameters, [p.shape for p in head.parameters()])
+    optimizer = optim.build(parameters, [p.shape for p in head.parameters()])
     return dense_memory(
         model,
         parameter_bytes=parameters.nbytes,

@@ -20,23 +20,22 @@ from dlrm_adahessian.embeddings.planning.planner import PlanRequest, mixes_colum
 from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.kernels.hits import Hits
+from dlrm_adahessian.kernels.row_sums import Hits
 from dlrm_adahessian.model.config import DenseMemory
 from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import (
+from dlrm_adahessian.optim.rows import (
     HessianAdagradConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
     RowConfig,
 )
-from dlrm_adahessian.optim.registry import row_rule
 
 RULES: dict[str, RowConfig] = {cfg.name: cfg() for cfg in get_args(RowConfig)}
 RULES["hessian_adagrad rowwise"] = HessianAdagradConfig(rowwise=True)
 RULES["adahessian rowwise"] = RowAdaHessianConfig(rowwise=True)
 RULES["adahessian momentum"] = RowAdaHessianConfig(beta1=0.9)
-ENTRYWISE = row_rule(RowAdagradConfig())
-ROWWISE = row_rule(HessianAdagradConfig(rowwise=True))
+ENTRYWISE = RowAdagradConfig().build()
+ROWWISE = HessianAdagradConfig(rowwise=True).build()
 MIB = 2**20
 
 
@@ -77,7 +76,7 @@ def alone():
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("name", RULES)
 def test_weights_and_state_are_counted_as_they_are_allocated(name: str):
-    rule, rows = row_rule(RULES[name]), (7, 1, 300)
+    rule, rows = RULES[name].build(), (7, 1, 300)
     asked = request(*rows, rule=rule, ranks=1, device="cpu")
     lookup = ShardedLookup(asked.tables, rule=rule, device=torch.device("cpu"))
     held = lookup.shards()
@@ -92,7 +91,7 @@ def test_weights_and_state_are_counted_as_they_are_allocated(name: str):
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", RULES)
 def test_rules_said_to_part_by_columns_are_those_whose_halves_update_alone(name: str):
-    rule = row_rule(RULES[name])
+    rule = RULES[name].build()
     generator = torch.Generator().manual_seed(1)
     weight, grad = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
     curvature = torch.rand(5, 4, generator=generator, dtype=torch.float64)
@@ -212,7 +211,7 @@ def number(pattern: str, text: str) -> int:
 
 
 def test_what_would_fit_fits_and_no_less_does():
-    rule = row_rule(RowAdaHessianConfig())
+    rule = RowAdaHessianConfig().build()
     asked = request(*[20_000_000] * 3, rule=rule, memory=2**31, ranks=2, batch=20_000)
     message = refusal(asked)
     assert "2 ranks" in message
@@ -230,9 +229,9 @@ def test_what_would_fit_fits_and_no_less_does():
 
 def test_a_state_per_row_is_offered_where_it_helps():
     cfg = RowAdaHessianConfig(lr=0.5)
-    asked = request(*[4_000_000] * 3, rule=row_rule(cfg), memory=700 * MIB, ranks=2, sharding="column")
+    asked = request(*[4_000_000] * 3, rule=cfg.build(), memory=700 * MIB, ranks=2, sharding="column")
     assert "(--optim.rows.rowwise)" in refusal(asked)
-    planned(other(asked, rule=row_rule(RowAdaHessianConfig(lr=0.5, rowwise=True)), sharding="auto"))
+    planned(other(asked, rule=RowAdaHessianConfig(lr=0.5, rowwise=True).build(), sharding="auto"))
 
 
 def test_a_smaller_batch_and_auto_are_offered_where_they_help():

@@ -1,23 +1,22 @@
-"""The fused GPU kernels against the torch reference: on CUDA, and interpreted on the CPU."""
+"""The GPU kernels against the torch reference and the lookup on the CPU: on CUDA, and interpreted on the CPU."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.kernels.sum_hits import sum_hits_torch
-from dlrm_adahessian.optim.config import (
+from dlrm_adahessian.embeddings.local_tables import RowTables
+from dlrm_adahessian.kernels.row_sums import sum_hits_torch
+from dlrm_adahessian.optim.rows import (
     HessianAdagradConfig,
     RowAdagradConfig,
     RowAdaHessianConfig,
     RowAdamConfig,
-    RowSGDConfig,
-    RowSophiaConfig,
-    RowwiseAdagradConfig,
+    RowConfig,
 )
-from dlrm_adahessian.optim.registry import row_rule
 from tests.devices import DEVICES, needs_triton
 
 pytestmark = [
@@ -29,19 +28,13 @@ pytestmark = [
 ]
 WIDTH, TILE, STEPS, LR_SCALE = 3, 4, 3, 0.5  # a width that is no power of two; few lookups a tile
 # Powers of two and their like: scalars reach the kernels in float32, and these lose nothing there.
-RULES = {
-    "adagrad": RowAdagradConfig(lr=0.125),
-    "rowwise_adagrad": RowwiseAdagradConfig(lr=0.125),
-    "hessian_adagrad": HessianAdagradConfig(lr=0.125),
+RULES = {kind().name: kind(lr=0.125) for kind in get_args(RowConfig)} | {
     "hessian_adagrad_clipped": HessianAdagradConfig(lr=0.125, curvature_floor=0.0, clip=0.5),
     "hessian_adagrad_rowwise": HessianAdagradConfig(lr=0.125, curvature_floor=0.25, rowwise=True),
-    "adahessian": RowAdaHessianConfig(lr=0.125),
     "adahessian_rowwise_momentum": RowAdaHessianConfig(lr=0.125, rowwise=True, beta1=0.9, power=0.5),
     "adahessian_clipped_momentum": RowAdaHessianConfig(lr=0.125, beta1=0.9, clip=0.25, curvature_floor=0.0),
-    "adam": RowAdamConfig(lr=0.125, weight_decay=0.5),
-    "sgd": RowSGDConfig(lr=0.125),
-    "sophia": RowSophiaConfig(lr=0.125),
     "adahessian_power_0": RowAdaHessianConfig(lr=0.125, beta2=0.0, power=0.0),
+    "adam_decayed": RowAdamConfig(lr=0.125, weight_decay=0.5),
 }
 
 
@@ -105,7 +98,7 @@ CASES = {
 def run(cfg, case: Lookups, device: str, dtype: torch.dtype, *, fused: bool, sampled: Tensor | None = None):
     """Take three steps, the first without curvature; return weight and state."""
     on_device = case.to(device, dtype)
-    rule = row_rule(cfg)
+    rule = cfg.build()
     weight = (
         torch.linspace(-1, 1, case.num_rows * WIDTH, dtype=torch.float64).view(-1, WIDTH).to(device, dtype)
     )
@@ -118,7 +111,7 @@ def run(cfg, case: Lookups, device: str, dtype: torch.dtype, *, fused: bool, sam
             curvature = curvature.mean(1, keepdim=True)
         where = (on_device.rows, on_device.bags, grad, curvature)
         if fused:
-            from dlrm_adahessian.kernels.triton_hits import update_rows_triton_
+            from dlrm_adahessian.kernels.triton_rows import update_rows_triton_
 
             update_rows_triton_(
                 weight, state, *where, sampled=mask, rule=rule.direction_triton, cfg=cfg, lr=cfg.lr * LR_SCALE,
@@ -186,7 +179,7 @@ def test_rules_equal_the_torch_reference_on_many_rows(name: str, device: str):
     starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
     rows = torch.cat([first + part for first, part in zip(starts, picked, strict=True)]).to(device)
     bags = (torch.arange(batch) * len(sizes) + torch.arange(len(sizes)).unsqueeze(1)).reshape(-1).to(device)
-    rule, found = row_rule(RULES[name]), []
+    rule, found = RULES[name].build(), []
     for fused in (True, False):
         weight = torch.ones(sum(sizes), width, dtype=torch.float64, device=device)
         state = rule.new_state(weight)
@@ -206,3 +199,36 @@ def test_rules_equal_the_torch_reference_on_many_rows(name: str, device: str):
         found.append({"weight": weight, **state})
     for key, tensor in found[1].items():
         torch.testing.assert_close(found[0][key], tensor, rtol=1e-11, atol=1e-12)
+
+
+TABLE_ROWS = [4, 1, 9]
+LENGTHS = {
+    "one_hot": [1] * 15,
+    "bags_of_several_and_empty_ones": [0, 3, 1, 0, 2, 5, 0, 0, 1, 1, 0, 0, 0, 2, 4],
+    "no_lookup_at_all": [0] * 6,
+    "more_bags_than_a_program_takes": [1] * 75,
+    "no_bag": [],
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lookup_equals_the_one_on_the_cpu(name: str, device: str):
+    from dlrm_adahessian.kernels.triton_rows import look_up_triton
+
+    lengths = torch.tensor(LENGTHS[name], dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    tables = RowTables(
+        TABLE_ROWS, WIDTH, [0, 1, 2], rule=RowAdagradConfig().build(), device=torch.device("cpu"), dtype=torch.float64
+    )  # fmt: skip
+    tables.weight.normal_(generator=generator)
+    heights = torch.tensor(TABLE_ROWS).repeat_interleave(len(lengths) // 3).repeat_interleave(lengths)
+    indices = (torch.rand(len(heights), generator=generator) * heights).long()
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    expected = tables(indices, offsets).detach().view(-1, WIDTH)
+    first_rows = torch.tensor([0, 4, 5])
+    on_device = (tensor.to(device) for tensor in (tables.weight, indices, offsets, first_rows))
+    rows, bags, pooled = look_up_triton(*on_device)
+    torch.testing.assert_close(pooled.cpu(), expected, rtol=1e-14, atol=1e-14)
+    again = torch.zeros_like(expected).index_add(0, bags.cpu(), tables.weight[rows.cpu()])
+    torch.testing.assert_close(again, expected, rtol=1e-14, atol=1e-14)

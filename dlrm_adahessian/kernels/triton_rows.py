@@ -1,26 +1,31 @@
 # pyright: basic
 # pyright: reportArgumentType=false, reportOperatorIssue=false
 # In kernels the types are Triton's, which its own annotations miss.
-"""Sum derivatives over each row's hits and update the rows, on the GPU: one sort, two kernels.
+"""Look up rows on the GPU, sum derivatives over each row's hits and update the rows.
 
-The lookups are sorted by row. A run, the hits of one row, then lies together, and may be one lookup or, in the small
-tables of Criteo, the whole batch. The first kernel cuts the sorted lookups into tiles of equal size, so that the work is
-even whatever the runs. It sums each run within its tile by a segmented scan, and updates the rows of runs that end
-where they began. A run that leaves its tile leaves a partial sum per tile; the second kernel adds these up and updates
-its row. All sums have a fixed order and there are no atomics: the same input gives the same bits.
+The lookup is one kernel: pooled embeddings, and what the update wants to know of each lookup. Whether all bags hold one row
+is not asked, since the host would have to wait for the answer: a block of bags adds one row a bag until none is left,
+which for one row each is a plain gather.
+
+The update is one sort and two kernels. The lookups are sorted by row. A run, the hits of one row, then lies together, and
+may be one lookup or, in the small tables of Criteo, the whole batch. The first kernel cuts the sorted lookups into tiles
+of equal size, so that the work is even whatever the runs. It sums each run within its tile by a segmented scan, and
+updates the rows of runs that end where they began. A run that leaves its tile leaves a partial sum per tile; the second
+kernel adds these up and updates its row. All sums have a fixed order and there are no atomics: the same input gives the
+same bits.
 
 Nothing waits for the device: launches are sized by the number of lookups, not by the number of touched rows. Sums live
 in registers until the row is written, so a touched row is read and written once.
 
-A row rule is one `@jit` function that both kernels inline:
+A row rule is one function, a `@triton_kernel`, that both kernels inline:
 
     direction = rule(states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width)
 
-with `weight` the rows (N, D), `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1) and `entry` (N, D) the
-positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad` and `curvature` the
-sums (N, D), `has_curvature` (N, 1), `samples` B, `cfg` the rule's configuration. It updates the states and returns what
-the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores: several threads
-may hold the same entry, and one of them must not load what another has stored already.
+with `weight` the rows (N, D), `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1)
+and `entry` (N, D) the positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad`
+and `curvature` the sums (N, D), `has_curvature` (N, 1), `samples` B, `cfg` the rule's configuration. It updates the states
+and returns what the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores:
+several threads may hold the same entry, and one of them must not load what another has stored already.
 """
 
 from typing import Any
@@ -30,8 +35,63 @@ import triton.language as tl
 from torch import Tensor
 from triton import jit
 
-_TILE = 64  # lookups a program; a power of two
+_BAGS = 64  # bags a program of the lookup; a power of two
+_TILE = 64  # lookups a program of the update; a power of two
 _SPAN = 128  # tiles whose partial sums are added at a time; a power of two
+
+
+def look_up_triton(
+    weight: Tensor, indices: Tensor, offsets: Tensor, first_rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the rows of each bag, in the order of its lookups.
+
+    Args:
+        weight: (R, D) contiguous.
+        indices: (L,) int64, rows within their table; feature by feature, within a feature bag by bag.
+        offsets: (T * B + 1,) integers, where each bag begins in `indices`.
+        first_rows: (T,) int64, the row of `weight` that is row 0 of each feature's table.
+
+    Returns:
+        (L,) int64 row of `weight` and (L,) int64 bag of each lookup; (B * T, D) pooled embeddings by bag, that is by
+        sample, then feature.
+    """
+    num_bags, width, features = offsets.shape[0] - 1, weight.shape[1], first_rows.shape[0]
+    pooled = weight.new_empty(num_bags, width)
+    rows, bags = torch.empty_like(indices), torch.empty_like(indices)
+    if num_bags:
+        _look_up[(-(-num_bags // _BAGS),)](
+            weight, indices, offsets, first_rows, pooled, rows, bags, num_bags, num_bags // features, features,
+            WIDTH=width, PADDED=1 << (width - 1).bit_length(), BAGS=_BAGS,
+        )  # fmt: skip
+    return rows, bags, pooled
+
+
+@jit
+def _look_up(
+    weight, indices, offsets, first_rows, pooled, rows, bags, num_bags, batch, features,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, BAGS: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0) * BAGS + tl.arange(0, BAGS)
+    exists = place < num_bags
+    feature = place // batch
+    bag = ((place % batch) * features + feature).to(tl.int64)
+    first_row = tl.load(first_rows + feature, mask=exists, other=0)
+    lookup = tl.load(offsets + place, mask=exists, other=0)
+    end = tl.load(offsets + place + 1, mask=exists, other=0)
+    column = tl.arange(0, PADDED)[None, :]
+    total = tl.zeros((BAGS, PADDED), weight.dtype.element_ty)
+    more = tl.max((lookup < end).to(tl.int32), 0)
+    while more > 0:
+        live = lookup < end
+        row = tl.load(indices + lookup, mask=live, other=0) + first_row
+        tl.store(rows + lookup, row, mask=live)
+        tl.store(bags + lookup, bag, mask=live)
+        total += tl.load(
+            weight + row[:, None] * WIDTH + column, mask=live[:, None] & (column < WIDTH), other=0
+        )
+        lookup += 1
+        more = tl.max((lookup < end).to(tl.int32), 0)
+    tl.store(pooled + bag[:, None] * WIDTH + column, total, mask=exists[:, None] & (column < WIDTH))
 
 
 def update_rows_triton_(
@@ -49,7 +109,7 @@ def update_rows_triton_(
     samples: int,
     tile: int = _TILE,
 ) -> None:
-    """Update the touched rows of `weight` and `state`; sums are those of `dlrm_adahessian.kernels.sum_hits`.
+    """Update the touched rows of `weight` and `state`; sums are those of `dlrm_adahessian.kernels.row_sums`.
 
     Args:
         weight: (R, D) contiguous, float32 or float64.
@@ -59,7 +119,7 @@ def update_rows_triton_(
         grad: (N, D) contiguous, of the mean loss.
         curvature: (N, D), or its mean over D (N, 1), contiguous, or None.
         sampled: (B,) bool, samples that took part in the curvature; None for all.
-        rule: the `@jit` function of the row rule.
+        rule: the function of the row rule, compiled.
         cfg: its configuration, hashable; the kernels are compiled for it.
         lr: learning rate, the schedule's factor included.
         samples: over how many samples the loss is a mean.

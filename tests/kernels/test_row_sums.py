@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.sum_hits import sum_hits, sum_hits_torch
+from dlrm_adahessian.kernels.row_sums import Hits, sum_hits, sum_hits_torch
 
 DIM = 3
 
