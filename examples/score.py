@@ -15,7 +15,7 @@ from dlrm_adahessian.evaluation.request import EvaluationRequest
 def main(run: str, rows: str, out: str) -> None:
     """Write the predictions, and print how good they are."""
     found = evaluate(EvaluationRequest(runs=[Path(run)], data=[rows], out=Path(out))).summary
-    metrics = found.first.figures.metrics
+    metrics = found.first.measured.metrics
     print(f"{found.samples:,} rows, AUC {metrics.auc:.4f}, log loss {metrics.logloss:.4f}")
     scored = pd.read_parquet(out)
     surest = scored.nlargest(len(scored) // 10, "probability")

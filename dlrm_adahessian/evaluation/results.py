@@ -60,6 +60,13 @@ class ModelFigures:
     calibration_bins: Sequence[CalibrationBin]
 
     @property
+    def measured(self) -> Figures:
+        """The figures of a model that has some; a ValueError without labeled samples."""
+        if self.figures is None:
+            raise ValueError(f"{self.name} has no figures, as no sample has a label; check `labelled` first")
+        return self.figures
+
+    @property
     def expected_calibration_error(self) -> float | None:
         """The mean gap between prediction and click rate over the bins."""
         return expected_calibration_error(self.calibration_bins)

@@ -54,7 +54,7 @@ def verdict(summary: EvaluationSummary) -> list[str]:
 
 def _rows(model: ModelFigures) -> list[tuple[str, str, float | None]]:
     """Return name and title of the metrics in the table of figures, and what predicting the base rate gets."""
-    of_base_rate = model.figures.metrics.of_base_rate
+    of_base_rate = model.measured.metrics.of_base_rate
     return [
         *((name, metric.title, of_base_rate(name)) for name, metric in METRICS.items()),
         ("normalized_entropy", "normalized entropy", 1.0),
@@ -63,12 +63,13 @@ def _rows(model: ModelFigures) -> list[tuple[str, str, float | None]]:
 
 
 def _of_one(model: ModelFigures, samples: int) -> str:
-    found = model.figures
+    found = model.measured
     entropy, calibration = found.metrics.normalized_entropy, found.metrics.calibration
-    if entropy is None or calibration is None:
+    ends = found.interval("calibration")
+    if entropy is None or calibration is None or ends is None:
         return f"{model.name}: log loss {found.metrics.logloss:.5f} on {samples:,} rows of one class only."
     known = f"{100 * abs(1 - entropy):.1f}% {'less' if entropy <= 1 else 'more'} log loss than the base rate"
-    low, high = found.interval("calibration")
+    low, high = ends
     if low <= 1 <= high:
         level = "the click rate as a whole is met within the chance of the rows"
     else:

@@ -10,6 +10,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dlrm_adahessian.statistics.components import Estimate
+from dlrm_adahessian.statistics.intervals import PairedDifference
+
 # Okabe and Ito's colours, told apart by readers with any colour vision (jfly.uni-koeln.de/color, 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 STYLE: dict[Any, Any] = {
@@ -47,8 +50,8 @@ def render(template: str, values: Mapping[str, Any], drawn: Mapping[str, str | N
     )
     environment.filters.update(
         figure=_figure,
-        signed=_signed,
-        interval=_interval,
+        difference=_difference,
+        difference_interval=_difference_interval,
         plain_interval=_plain_interval,
         p_value=_p_value,
         setting=_setting,
@@ -88,12 +91,12 @@ def _figure(value: float | None, digits: int = 5) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.5f}"
+def _difference(found: PairedDifference | Estimate | None) -> str:
+    return "-" if found is None else f"{found.estimate:+.5f}"
 
 
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"[{ends[0]:+.5f}, {ends[1]:+.5f}]"
+def _difference_interval(found: PairedDifference | Estimate | None) -> str:
+    return "" if found is None else f"[{found.ci95[0]:+.5f}, {found.ci95[1]:+.5f}]"
 
 
 def _plain_interval(ends: tuple[float, float], digits: int = 5) -> str:

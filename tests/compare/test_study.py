@@ -19,16 +19,16 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian import config, presets
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
-from dlrm_adahessian.compare.results import runs_table, summarize, time_to
+from dlrm_adahessian.compare.results import CurvePoint
 from dlrm_adahessian.compare.search import Search
-from dlrm_adahessian.compare.study import fitted_run, run_study
+from dlrm_adahessian.compare.study import run_study
+from dlrm_adahessian.compare.summary import runs_table, summarize, time_to
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.report.comparison import write_report
+from dlrm_adahessian.report.comparison import verdict, write_report
 from dlrm_adahessian.report.comparison_plots import sensitivity
-from dlrm_adahessian.report.comparison_words import verdict
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.run_cache import find_or_fit
 
