@@ -21,7 +21,7 @@ from benchmarks.prepare import write_text
 from benchmarks.printing import print_rows
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.evaluation.job import evaluate
-from dlrm_adahessian.evaluation.request import Request
+from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.run_directory import RunDirectory
@@ -53,7 +53,7 @@ def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
     for name, source in (("prepared", prepared), ("raw", str(folder / "rows.txt"))):
         seconds = _seconds(
             lambda source=source: evaluate(
-                Request(runs=[path], data=[source], out=folder / "scores.parquet")
+                EvaluationRequest(runs=[path], data=[source], out=folder / "scores.parquet")
             ),
             3,
         )

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from dlrm_adahessian.report.drawing import COLOURS, STYLE
+from dlrm_adahessian.report.page import COLOURS, STYLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS, _IMAGES = _ROOT / "benchmarks" / "results", _ROOT / "docs" / "img"

@@ -9,13 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from dlrm_adahessian.evaluation.job import evaluate
-from dlrm_adahessian.evaluation.request import Request
+from dlrm_adahessian.evaluation.request import EvaluationRequest
 
 
 def main(run: str, rows: str, out: str) -> None:
     """Write the predictions, and print how good they are."""
-    found = evaluate(Request(runs=[Path(run)], data=[rows], out=Path(out))).summary
-    print(f"{found['rows']:,} rows, AUC {found['auc']:.4f}, log loss {found['logloss']:.4f}")
+    found = evaluate(EvaluationRequest(runs=[Path(run)], data=[rows], out=Path(out))).summary
+    metrics = found.first.measured.metrics
+    print(f"{found.samples:,} rows, AUC {metrics.auc:.4f}, log loss {metrics.logloss:.4f}")
     scored = pd.read_parquet(out)
     surest = scored.nlargest(len(scored) // 10, "probability")
     print(

@@ -5,7 +5,7 @@ python examples/train.py FOLDER
 
 import sys
 
-from dlrm_adahessian.commands.text_tables import job_table
+from dlrm_adahessian.commands.train import job_table
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
@@ -25,7 +25,7 @@ def main(folder: str) -> None:
         "out": f"{folder}/run",
     }
     done = run_job(from_dict(merged(optimizer_preset("hybrid"), settings)))
-    print(job_table(done.asdict()))
+    print(job_table(done))
     print(f"{done.folder}: test log loss {done.run.test.logloss:.4f} after {done.run.train.steps} steps")
 
 

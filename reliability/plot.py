@@ -8,7 +8,7 @@ import json
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from dlrm_adahessian.report.drawing import COLOURS, STYLE
+from dlrm_adahessian.report.page import COLOURS, STYLE
 from reliability.runs import ROOT
 
 

@@ -28,13 +28,12 @@ def compare(arguments: Sequence[str]) -> int:
     if args.dataset not in GENERATED:
         require_rows(args.data_path, "compare")
     require_writable(args.out, "--out")
-    from dlrm_adahessian.compare.results import runs_table, summarize
     from dlrm_adahessian.compare.study import run_study
-    from dlrm_adahessian.report.comparison import write_report
-    from dlrm_adahessian.report.comparison_words import headline, verdict
+    from dlrm_adahessian.compare.summary import runs_table, summarize
+    from dlrm_adahessian.report.comparison import headline, verdict, write_report
 
     study = run_study(args)
-    summary = summarize(study)
-    write_report(args.out, summary, runs_table(study))
-    say("\n".join([*headline(summary), *verdict(summary), "", f"written to {args.out}/report.html"]))
+    found = summarize(study)
+    write_report(args.out, found, runs_table(study))
+    say("\n".join([*headline(found), *verdict(found), "", f"written to {args.out}/report.html"]))
     return 0

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,13 @@ from dlrm_adahessian.runtime.terminal import say
 
 if TYPE_CHECKING:
     from dlrm_adahessian.evaluation.job import Evaluation
+    from dlrm_adahessian.evaluation.results import (
+        EvaluationSummary,
+        Figures,
+        ModelDifference,
+        ModelFigures,
+        SlicingFigures,
+    )
 
 
 @settings
@@ -61,9 +68,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     if args.report is not None and args.report.suffix != ".html":
         raise UsageError(f"--report is an HTML file, got {args.report}; end its name with .html")
     from dlrm_adahessian.evaluation.job import evaluate as evaluated
-    from dlrm_adahessian.evaluation.request import Request
+    from dlrm_adahessian.evaluation.request import EvaluationRequest
 
-    request = Request(
+    request = EvaluationRequest(
         runs=args.run,
         data=args.data_path,
         out=args.out,
@@ -78,10 +85,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     if args.report is not None:
         _write_report(args.report, found)
     if args.json:
-        say(json.dumps(found.summary, allow_nan=False))
+        say(json.dumps(found.summary.asdict(), allow_nan=False))
         return 0
-    from dlrm_adahessian.commands.text_tables import evaluation_table
-
     say(evaluation_table(found.summary))
     if args.report is not None:
         say(f"report written to {args.report}")
@@ -89,9 +94,9 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def _write_report(path: Path, found: "Evaluation") -> None:
-    if not found.summary["labelled"]:
+    if not found.summary.labelled:
         raise DataError(
-            f"a report needs labels, and none of {found.summary['rows']:,} rows has one; leave out --report"
+            f"a report needs labels, and none of {found.summary.samples:,} rows has one; leave out --report"
         )
     from dlrm_adahessian.report.evaluation import write_evaluation
 
@@ -108,9 +113,107 @@ def _stream(args: EvaluateConfig) -> None:
             "--stdin goes with one --run alone, since its output is a probability for each line; "
             "for files, figures and bad lines give the rows as --data-path -"
         )
-    from dlrm_adahessian.evaluation.stream import score_lines
+    from dlrm_adahessian.evaluation.job import score_lines
 
     with open(sys.stdin.fileno(), "rb", closefd=False) as lines:
         for probabilities in score_lines(args.run[0], lines, best=args.best):
             say("\n".join(map(str, probabilities)))  # as few digits as tell float32 numbers apart
             sys.stdout.flush()
+
+
+def evaluation_table(summary: "EvaluationSummary") -> str:
+    """Return what `evaluate` prints: samples, a line for each figure with its interval, differences, slices.
+
+    Args:
+        summary: of `evaluation.job.evaluate`.
+
+    Returns:
+        Lines of at most 120 characters.
+    """
+    lines = [
+        f"{summary.samples:,} rows, {summary.labelled:,} with a label, {summary.rejected:,} rejected; "
+        f"{summary.seconds:.1f} s, {summary.samples_per_second:,.0f} rows/s"
+    ]
+    if len(summary.files) > 1:
+        lines += [f"  {f.name}: {f.samples:,} rows, {f.rejected:,} rejected" for f in summary.files]
+    for model in summary.models:
+        if model.figures is not None:
+            lines += ["", *_model_lines(model, model.figures)]
+    for difference in summary.differences:
+        lines += ["", *_difference_lines(difference)]
+    for slicing in summary.slicings:
+        lines += ["", *_slicing_lines(slicing)]
+    if summary.labelled:
+        lines += [
+            "",
+            "Intervals hold 95% over the chance of the rows, for these models; other seeds vary too.",
+        ]
+    if summary.predictions is not None:
+        lines += [f"predictions written to {summary.predictions}"]
+    return "\n".join(lines)
+
+
+def _model_lines(model: "ModelFigures", figures: "Figures") -> Iterator[str]:
+    from dlrm_adahessian.metrics.binary import METRICS
+
+    source = f", {model.source.checkpoint} of {model.source.run}" if model.source else ""
+    yield f"{model.name}{source}"
+    for name, metric in METRICS.items():
+        yield _with_interval(metric.title, figures.value(name), figures.interval(name))
+        if isinstance(metric.of_base_rate, str):
+            yield _with_interval(f"{metric.title} of the base rate", figures.metrics.of_base_rate(name), None)
+    for name, title in (("normalized_entropy", "normalized entropy"), ("calibration", "calibration")):
+        yield _with_interval(title, figures.value(name), figures.interval(name))
+    yield _with_interval("calibration error", model.expected_calibration_error, None)
+
+
+def _with_interval(title: str, value: float | None, ends: tuple[float, float] | None) -> str:
+    interval = f"  [{ends[0]:.5f}, {ends[1]:.5f}]" if ends else ""
+    return f"  {title:<28}{'-' if value is None else f'{value:.5f}':>10}{interval}"
+
+
+def _difference_lines(difference: "ModelDifference") -> Iterator[str]:
+    """Yield the differences; the log loss is the one that is judged, since its p value knows of all the models."""
+    from dlrm_adahessian.metrics.binary import METRICS
+    from dlrm_adahessian.statistics.comparison import judgement, p_words
+
+    yield f"{difference.model} minus {difference.against}, with 95% interval"
+    for name, metric in METRICS.items():
+        found = difference.difference[name]
+        if found is None:
+            yield f"  {metric.title:<28}{'-':>10}"
+            continue
+        low, high = found.ci95
+        judged = ""
+        if name == "logloss" and difference.p_adjusted is not None:
+            p = difference.p_adjusted
+            judged = f"  p {p_words(p)}: {judgement(found.estimate, p)}"
+        yield f"  {metric.title:<28}{found.estimate:>+10.5f}  [{low:+.5f}, {high:+.5f}]{judged}"
+
+
+def _slicing_lines(slicing: "SlicingFigures") -> Iterator[str]:
+    """Yield the figures of a slicing: of the first model, and the differences of the log loss to it."""
+    from dlrm_adahessian.statistics.comparison import p_words
+
+    yield slicing.title
+    yield f"{'':<44}{'rows':>12}{'click rate':>12}{'AUC':>10}{'NE':>10}  [95% interval]"
+    for entry in slicing.slices:
+        figures = next(iter(entry.models.values()))
+        ends = figures.interval("normalized_entropy")
+        shown = (figures.value(name) for name in ("base_rate", "auc", "normalized_entropy"))
+        base_rate, auc, entropy = ("-" if value is None else f"{value:.4f}" for value in shown)
+        yield (
+            f"  {entry.label:<42}{entry.samples:>12,}{base_rate:>12}{auc:>10}{entropy:>10}"
+            + (f"  [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else "")
+        )
+    others = [difference.model for difference in slicing.slices[0].differences] if slicing.slices else []
+    for place, other in enumerate(others):
+        yield f"{slicing.name}: log loss of {other} minus the first, p adjusted over these slices"
+        for entry in slicing.slices:
+            found = entry.differences[place]
+            if found.logloss is not None and found.p_adjusted is not None:
+                low, high = found.logloss.ci95
+                yield (
+                    f"  {entry.label:<42}{found.logloss.estimate:>+12.5f}  [{low:+.5f}, {high:+.5f}]"
+                    f"  p {p_words(found.p_adjusted)}"
+                )

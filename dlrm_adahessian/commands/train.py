@@ -1,6 +1,7 @@
 """`train`: an optimizer and its baseline on the same rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
@@ -10,6 +11,11 @@ from dlrm_adahessian.runs.run_directory import RUNS
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, told_once
 from dlrm_adahessian.runtime.terminal import say
+
+if TYPE_CHECKING:
+    from dlrm_adahessian.metrics.binary import BinaryMetrics
+    from dlrm_adahessian.statistics.comparison import Difference
+    from dlrm_adahessian.train.with_baseline import JobResult
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
@@ -29,11 +35,72 @@ def train(arguments: Sequence[str]) -> int:
             require_rows(settings.data_path, "train")
         require_writable(settings.out or RUNS, "--out")
         require_writable(settings.data.cache_dir, "--data.cache-dir")
-    from dlrm_adahessian.commands.text_tables import job_table
     from dlrm_adahessian.train.with_baseline import run_job
 
     done = run_job(settings)
     if done is None:  # another rank reports
         return 0
-    say(f"{job_table(done.asdict())}\n\nwritten to {done.folder}/summary.json")
+    say(f"{job_table(done)}\n\nwritten to {done.folder}/summary.json")
     return 0
+
+
+def job_table(job: "JobResult") -> str:
+    """Return the table that ends a training job.
+
+    Args:
+        job: what `run_job` returned.
+
+    Returns:
+        Lines, of at most 100 characters with three metrics.
+    """
+    from dlrm_adahessian.metrics.binary import METRICS
+
+    runs = {job.run.optimizer: job.run}
+    if job.baseline:
+        runs[f"{job.baseline.optimizer} (baseline)"] = job.baseline
+    lines = [_line("", [*(metric.title for metric in METRICS.values()), "NE", "samples/s"])]
+    for name, run in runs.items():
+        lines.append(_line(f"progressive {name}", [*_cells(run.progressive), ""]))
+    for name, run in runs.items():
+        lines.append(
+            _line(f"test        {name}", [*_cells(run.test), f"{run.train.samples_per_second:,.0f}"])
+        )
+    known = [job.run.test.of_base_rate(name) for name in METRICS]
+    of_base_rate = ["" if value is None else _cell(value) for value in known]
+    lines.append(_line("test        base rate", [*of_base_rate, _cell(1.0), ""]))
+    if job.run.bayes:
+        lines.append(_line("test        Bayes (planted truth)", [*_cells(job.run.bayes), ""]))
+    if job.baseline and job.difference:
+        lines += ["", f"{job.run.optimizer} minus {job.baseline.optimizer}, with 95% interval"]
+        for part, found in (("progressive", job.progressive_difference), ("test", job.difference)):
+            lines += _difference_lines(part, found) if found else ()
+        lines.append("The intervals cover the chance of the rows, for these two runs; other seeds vary too.")
+    return "\n".join(lines)
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    return f"{name:<34}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _cells(found: "BinaryMetrics") -> list[str]:
+    from dlrm_adahessian.metrics.binary import METRICS
+
+    return [_cell(getattr(found, name)) for name in (*METRICS, "normalized_entropy")]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _difference_lines(part: str, difference: "Difference") -> Iterator[str]:
+    from dlrm_adahessian.metrics.binary import METRICS
+
+    for name, metric in METRICS.items():
+        found = difference[name]
+        if found is None:
+            yield f"{part:<12}{name:<10} -"
+            continue
+        low, high = found.ci95
+        better = (found.estimate > 0) == metric.higher_is_better
+        verdict = "no difference shown" if low <= 0 <= high else "better" if better else "worse"
+        yield f"{part:<12}{name:<10} {found.estimate:+.5f}  [{low:+.5f}, {high:+.5f}]  {verdict}"

@@ -1,7 +1,7 @@
 """Tokens by how often training saw them: where an optimizer gains, and where the curvature lies.
 
-A band is a decade of the number of training rows that hold the token; rare and unseen tokens share one id per feature, whose
-count is theirs together.
+A band is a decade of the number of training samples that hold the token; rare and unseen tokens share one id per feature,
+whose count is theirs together.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.prepared.folder import PreparedData
-from dlrm_adahessian.metrics.binary import row_log_losses
+from dlrm_adahessian.metrics.binary import log_losses
 from dlrm_adahessian.statistics.components import Estimate
 from dlrm_adahessian.statistics.crossed import crossed_mean
 
@@ -32,9 +32,11 @@ def band_of_ids(data: PreparedData) -> list[Bands]:
     ]
 
 
-def bands_of_rows(data: PreparedData, band_of_id: Sequence[Bands], rows: npt.NDArray[np.int64]) -> Bands:
-    """Return the band of each token of some rows, (rows, 26) int8."""
-    ids = data.ids[rows]
+def bands_of_samples(
+    data: PreparedData, band_of_id: Sequence[Bands], samples: npt.NDArray[np.int64]
+) -> Bands:
+    """Return the band of each token of some samples, (samples, 26) int8."""
+    ids = data.ids[samples]
     return np.stack([band[ids[:, feature]] for feature, band in enumerate(band_of_id)], axis=1)
 
 
@@ -44,7 +46,7 @@ def logloss_by_band(
     ours: Iterable[npt.NDArray[np.float32]],
     theirs: Iterable[npt.NDArray[np.float32]],
 ) -> list[Estimate | None]:
-    """Return the difference of log loss in each band, a row counting once for each of its tokens there.
+    """Return the difference of log loss in each band, a sample counting once for each of its tokens there.
 
     Args:
         bands: (N, 26) of the tokens.
@@ -53,11 +55,9 @@ def logloss_by_band(
         theirs: like `ours`, of the same seeds.
 
     Returns:
-        An estimate over rows and seeds per band, None for a band without tokens.
+        An estimate over samples and seeds per band, None for a band without tokens.
     """
-    differences = [
-        row_log_losses(labels, a) - row_log_losses(labels, b) for a, b in zip(ours, theirs, strict=True)
-    ]
+    differences = [log_losses(labels, a) - log_losses(labels, b) for a, b in zip(ours, theirs, strict=True)]
     found: list[Estimate | None] = []
     for band in range(len(BANDS)):
         tokens = np.count_nonzero(bands == band, axis=1)
@@ -71,7 +71,7 @@ def mean_by_table_and_band(bands: Bands, values: npt.NDArray[np.floating]) -> np
 
     Args:
         bands: (N, 26) of the tokens.
-        values: (N,) per row, or (N, 26) per token.
+        values: (N,) per sample, or (N, 26) per token.
 
     Returns:
         (26, bands) float64; NaN where there is no token.

@@ -1,28 +1,38 @@
-"""Draws of hyper-parameters: as many for each optimizer, from ranges that are equally wide for all.
+"""Trials of hyper-parameters: as many for each optimizer, from ranges equally wide for all; and what chooses among them.
 
-A draw is determined by the seed, the optimizer's name and the results of earlier draws, so a search that was cut off
+A trial is determined by the seed, the optimizer's name and the results of earlier trials, so a search that was cut off
 is repeated by asking again, with finished runs at hand.
+
+With `val` trials are judged by the validation samples after training. Where these are few, chance chooses: `progressive`
+judges by every other block of the progressive samples, which are ten times as many and cover the whole of training. The
+report then holds the other blocks alone, so that no sample both chooses and reports.
 """
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.metrics.binary import binary_metrics, log_losses
 from dlrm_adahessian.optim.base import Choice, Range
 from dlrm_adahessian.runs.sealed import fingerprint
+from dlrm_adahessian.train.results import Predicted, RunResult
 
+Select = Literal["val", "progressive"]
 _WORST = 1e6
 """Log loss told to the sampler for a run that diverged; any finite run is better."""
 
 
 class Search:
-    """One optimizer's draws, in order."""
+    """One optimizer's trials, in order."""
 
     def __init__(self, config: RunConfig, sampler: str, seed: int) -> None:
-        """Start before the first draw.
+        """Start before the first trial.
 
         Args:
             config: of the optimizer with its preset; says what may be drawn.
@@ -45,7 +55,43 @@ class Search:
         self._study.tell(trial, _WORST if logloss is None or not math.isfinite(logloss) else logloss)
 
 
+def judged_logloss(fitted: RunResult, select: Select, block: int) -> float:
+    """Return the log loss by which a run is compared with others of its optimizer.
+
+    Args:
+        fitted: the run.
+        select: the samples that judge.
+        block: samples per block.
+
+    Returns:
+        Mean log loss in nats.
+    """
+    if select == "val":
+        return cast(float, fitted.summary.val.logloss)  # there are validation samples
+    labels, probability = fitted.progressive
+    judges = ~_reports(len(labels), block)
+    return float(log_losses(labels[judges], probability[judges]).mean())
+
+
+def reported_samples(samples: int, select: Select, block: int) -> npt.NDArray[np.bool_]:
+    """Return which of N samples of the progressive validation the report may use, (N,)."""
+    return np.ones(samples, np.bool_) if select == "val" else _reports(samples, block)
+
+
+def reported(fitted: RunResult, select: Select, block: int) -> RunResult:
+    """Return a run with those samples of its progressive validation that the report may use, and their metrics."""
+    labels, probability = fitted.progressive
+    kept = reported_samples(len(labels), select, block)
+    labels, probability = labels[kept], probability[kept]
+    summary = replace(fitted.summary, progressive=binary_metrics(labels, probability))
+    return replace(fitted, progressive=Predicted(labels, probability), summary=summary)
+
+
 def _distribution(allowed: Range | Choice) -> BaseDistribution:
     if isinstance(allowed, Range):
         return FloatDistribution(allowed.low, allowed.high, log=True)
     return CategoricalDistribution(allowed.values)
+
+
+def _reports(samples: int, block: int) -> npt.NDArray[np.bool_]:
+    return np.arange(samples) // block % 2 == 1

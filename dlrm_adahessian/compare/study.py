@@ -1,8 +1,8 @@
 # pyright: basic
-"""All runs of a comparison: draws, the choice among them, final runs.
+"""All runs of a comparison: trials, the choice among them, final runs.
 
-Every optimizer gets the same rows in the same order, the same initial weights, the same choice of schedules and the
-same number of draws. Draws are judged as `selection` says. Test rows are looked at in final runs only.
+Every optimizer gets the same samples in the same order, the same initial weights, the same choice of schedules and the
+same number of trials. Trials are judged as `search` says. Test samples are looked at in final runs only.
 A run that is finished or known to diverge is found again, so a comparison that was killed goes on where it stood.
 """
 
@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
-from dlrm_adahessian.compare.search import Search
-from dlrm_adahessian.compare.selection import judged_logloss
-from dlrm_adahessian.compare.worker import begin, train
+from dlrm_adahessian.compare.search import Search, reported
+from dlrm_adahessian.compare.worker import Judged, begin, train
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
@@ -30,7 +29,7 @@ from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import exclusive_lock
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import progress_bar
-from dlrm_adahessian.train.results import RunResult
+from dlrm_adahessian.train.results import RunResult, RunSummary
 from dlrm_adahessian.train.run_cache import finished, run_path
 
 logger = logging.getLogger(__name__)
@@ -44,15 +43,19 @@ class Run:
 
     Attributes:
         config: of the run.
-        folder: where it lies.
+        folder: where it is.
         drawn: hyper-parameters that differ from the preset, by path below `optim`.
-        judged_logloss: by which draws are chosen; None when it diverged.
+        judged_logloss: by which trials are chosen; None when it diverged.
+        summary: its results, of the progressive validation as far as they may be reported; None when it diverged.
+        result: of a final run, its predictions too.
     """
 
     config: RunConfig
     folder: Path
     drawn: dict[str, Any]
-    judged_logloss: float | None
+    judged_logloss: float | None = None
+    summary: RunSummary | None = None
+    result: RunResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,8 @@ class Contender:
 
     Attributes:
         name: of its preset.
-        trials: its draws, in order.
-        chosen: hyper-parameters of the best draw; empty without draws.
+        trials: in order.
+        chosen: hyper-parameters of the best trial; empty without trials.
         finals: its final runs, one per seed.
     """
 
@@ -78,7 +81,7 @@ class Study:
 
     Attributes:
         config: of the comparison.
-        data: its rows.
+        data: its samples.
         contenders: in the order of the configuration.
     """
 
@@ -113,7 +116,7 @@ def run_study(config: CompareConfig) -> Study:
         )
         total = len(presets) * (config.trials + config.seeds)
         try:
-            with pool, _Progress(total, len(data.split.train)) as progress:
+            with pool, _StudyBar(total, len(data.split.train)) as progress:
                 runner = _Runner(config, data, pool, progress)
                 contenders = _contend(runner, list(presets.values()))
         except BrokenProcessPool as error:
@@ -125,7 +128,7 @@ def run_study(config: CompareConfig) -> Study:
 
 
 def _contend(runner: "_Runner", presets: Sequence[RunConfig]) -> list[Contender]:
-    # A thread per optimizer: its draws may depend on each other, those of different ones do not.
+    # A thread per optimizer: its trials may depend on each other, those of different ones do not.
     with ThreadPoolExecutor(len(presets)) as threads:
         try:
             return list(threads.map(runner.contend, presets))
@@ -139,7 +142,7 @@ class _Runner:
     """Trains the runs of one comparison in a pool of processes."""
 
     def __init__(
-        self, config: CompareConfig, data: PreparedData, pool: ProcessPoolExecutor, progress: "_Progress"
+        self, config: CompareConfig, data: PreparedData, pool: ProcessPoolExecutor, progress: "_StudyBar"
     ) -> None:
         self._config, self._data, self._pool, self._progress = config, data, pool, progress
         self._root = config.out / "runs"
@@ -174,38 +177,45 @@ class _Runner:
         self._progress.started(folders)
         # The first of the final runs shows where the curvature lies.
         waiting = [
-            self._pool.submit(train, asdict(config), self._root, diagnose=final and config is configs[0])
+            self._pool.submit(
+                train,
+                asdict(config),
+                self._root,
+                select=self._config.select,
+                diagnose=final and config is configs[0],
+            )
             for config in configs
         ]
         runs: list[Run] = []
         for config, folder, future in zip(configs, folders, waiting, strict=True):
-            future.result()
+            judged = future.result()
             self._progress.finished(folder)
-            judged = self._judged(config, RunDirectory(folder))
-            runs.append(Run(config=config, folder=folder, drawn=drawn, judged_logloss=judged))
+            run = Run(config=config, folder=folder, drawn=drawn)
+            if judged is not None:
+                run = self._final(run, judged) if final else _trial(run, judged)
+            runs.append(run)
         return runs
 
-    def _judged(self, config: RunConfig, run: RunDirectory) -> float | None:
-        if run.diverged:
-            return None
-        return judged_logloss(fitted_run(config, self._data, run), self._config.select, config.batch_size)
+    def _final(self, run: Run, judged: Judged) -> Run:
+        """Add what the report may look at; that the run is gone meanwhile is a RuntimeError."""
+        found = finished(run.config, self._data, RunDirectory(run.folder))
+        if found is None:
+            raise RuntimeError(f"{run.folder} was finished and is not any more; start the comparison again")
+        result = reported(found, self._config.select, run.config.batch_size)
+        return replace(run, judged_logloss=judged.logloss, summary=result.summary, result=result)
 
 
-def fitted_run(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunResult:
-    """Return what a run of this comparison found; that it is gone meanwhile is a RuntimeError."""
-    fitted = finished(config, data, run)
-    if fitted is None:
-        raise RuntimeError(f"{run.path} was finished and is not any more; start the comparison again")
-    return fitted
+def _trial(run: Run, judged: Judged) -> Run:
+    return replace(run, judged_logloss=judged.logloss, summary=judged.summary)
 
 
 def best_of(trials: Sequence[Run]) -> Run:
-    """Return the draw with the lowest log loss of those rows that judge; when all diverged, the first."""
+    """Return the trial with the lowest log loss of those samples that judge; when all diverged, the first."""
     return min(trials, key=lambda run: math.inf if run.judged_logloss is None else run.judged_logloss)
 
 
-class _Progress:
-    """A bar over the rows of all runs; looks at what running processes have written so far."""
+class _StudyBar:
+    """A bar over the samples of all runs; looks at what running processes have written so far."""
 
     def __init__(self, runs: int, rows: int) -> None:
         self._runs, self._rows, self._done = runs, rows, 0
@@ -215,7 +225,7 @@ class _Progress:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._bar = progress_bar(f"{runs} runs", unit=" rows", total=runs * rows)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_StudyBar":
         self._thread.start()
         return self
 

@@ -1,35 +1,60 @@
-"""A process that trains one run after another."""
+# pyright: basic
+"""A process that trains one run after another, and measures where the curvature of a trained model lies."""
 
 import logging
 import os
 import threading
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from dlrm_adahessian.compare.curvature import curvature_by_band
-from dlrm_adahessian.config import from_dict
+from dlrm_adahessian.checkpoint.reader import load_newest_good
+from dlrm_adahessian.compare.bands import band_of_ids, bands_of_samples, mean_by_table_and_band
+from dlrm_adahessian.compare.results import CurvatureByBand
+from dlrm_adahessian.compare.search import Select, judged_logloss
+from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.data.loader import Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
+from dlrm_adahessian.data.schema import TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import write_json
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.process import keep_freed_memory
+from dlrm_adahessian.train.results import RunSummary
 from dlrm_adahessian.train.run_cache import find_or_fit, run_path
+from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
 
 CURVATURE = "curvature.json"
 """What `curvature_by_band` found, in the run directory."""
+_CURVATURE_SAMPLES = 64 * 1024
 _data: PreparedData | None = None  # of this process; set once, before its first run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A finished run without its predictions.
+
+    Attributes:
+        summary: its results.
+        logloss: by which trials are chosen.
+    """
+
+    summary: RunSummary
+    logloss: float
 
 
 def begin(folder: Path, threads: int, parent: int) -> None:
     """Prepare a process for its runs.
 
     Args:
-        folder: prepared rows, verified here.
+        folder: prepared samples, verified here.
         threads: of each run.
         parent: process that this one ends with; not asked for here, where it may be gone already.
     """
@@ -41,13 +66,17 @@ def begin(folder: Path, threads: int, parent: int) -> None:
     _data = open_prepared(folder)
 
 
-def train(values: dict[str, Any], root: Path, *, diagnose: bool) -> None:
+def train(values: dict[str, Any], root: Path, *, select: Select, diagnose: bool) -> Judged | None:
     """Train a run unless it is finished or known to diverge.
 
     Args:
         values: its configuration.
         root: holds a folder per run.
+        select: the samples that judge it.
         diagnose: measure the curvature of the trained model.
+
+    Returns:
+        What is known of it; None when it diverged.
 
     Raises:
         RuntimeError: the process was not begun.
@@ -56,18 +85,69 @@ def train(values: dict[str, Any], root: Path, *, diagnose: bool) -> None:
         raise RuntimeError("a worker must be begun before its first run; call begin")
     config = from_dict(values)
     device = find_device(config.device)
+    judged: Judged | None = None
     with init_process_group(device, config.timeout):
         run = RunDirectory(run_path(config, _data, root, device))
         if run.diverged:
-            return
+            return None
         try:
-            find_or_fit(config, _data, root, device, title=None)
+            if (found := find_or_fit(config, _data, root, device, title=None)) is not None:
+                judged = Judged(
+                    summary=found.summary, logloss=judged_logloss(found, select, config.batch_size)
+                )
             if diagnose and not (run.path / CURVATURE).exists():
-                write_json(run.path / CURVATURE, curvature_by_band(config, _data, run, device))
+                measured = curvature_by_band(config, _data, run, device)
+                write_json(run.path / CURVATURE, measured and asdict(measured))
         except DivergedError as error:
             run.write_divergence(str(error))
     # Predictions and metrics are all that a comparison reads; the tables of every run would fill the disk.
     run.drop_checkpoints()
+    return judged
+
+
+def curvature_by_band(
+    config: RunConfig, data: PreparedData, run: RunDirectory, device: torch.device
+) -> CurvatureByBand | None:
+    """Measure curvature and squared gradient at the embeddings of a finished run; needs a process group.
+
+    Args:
+        config: of the run.
+        data: its samples, of which those for validation are taken.
+        run: the run directory, with its checkpoint.
+        device: to compute on.
+
+    Returns:
+        Means by table and band; None for a model without an exact diagonal.
+    """
+    state = TrainState(config, data.vocabulary.num_rows, device)
+    try:
+        refuse_inexact(state.head, TOKEN_NAMES)
+    except ValueError:
+        return None
+    checkpoint = load_newest_good(run.checkpoints, config.fingerprint(data.fingerprint))
+    if checkpoint is None:
+        return None
+    state.restore_(checkpoint)
+    rows = data.split.val[:_CURVATURE_SAMPLES]
+    curvature, squared = [], []
+    for batch in on_device(Loader(data, rows, SCORING_BATCH).batches(0), device):
+        with torch.no_grad():
+            pooled = state.lookup(batch.kjt)
+        samples = len(batch.labels)
+        found = ExactDiagonal()(state.head, batch.dense, pooled, batch.labels, curvature_samples=samples)
+        if found.pooled_curvature is not None:
+            curvature.append((found.pooled_curvature.sum(2) * samples).cpu().numpy())
+        squared.append((found.pooled_grad * samples).square().sum(2).cpu().numpy())
+    bands = bands_of_samples(data, band_of_ids(data), np.arange(rows.start, rows.stop))
+    return CurvatureByBand(
+        tables=list(TOKEN_NAMES),
+        curvature=_nested(mean_by_table_and_band(bands, np.concatenate(curvature))),
+        squared_gradient=_nested(mean_by_table_and_band(bands, np.concatenate(squared))),
+    )
+
+
+def _nested(values: np.ndarray) -> list[list[float | None]]:
+    return [[None if np.isnan(value) else float(value) for value in row] for row in values]
 
 
 def _end_with(parent: int) -> None:

@@ -1,51 +1,57 @@
 """Figures of predictions, with intervals: of each model, of its differences to the first one, and of slices."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.schema import NO_LABEL
-from dlrm_adahessian.evaluation.slices import Slice
-from dlrm_adahessian.metrics.binary import (
-    Labels,
-    binary_metrics,
-    calibration_bins,
-    expected_calibration_error,
-    row_log_losses,
+from dlrm_adahessian.evaluation.results import (
+    Figures,
+    LoglossDifference,
+    ModelDifference,
+    ModelFigures,
+    SliceFigures,
+    Source,
 )
-from dlrm_adahessian.statistics.comparison import compare_predictions
-from dlrm_adahessian.statistics.multiplicity import holm
-from dlrm_adahessian.statistics.paired import paired_mean_difference
-from dlrm_adahessian.statistics.single import figure_intervals
+from dlrm_adahessian.evaluation.slices import Slice
+from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
+from dlrm_adahessian.metrics.curves import calibration_bins
+from dlrm_adahessian.metrics.ranking import Labels
+from dlrm_adahessian.statistics.comparison import compare_predictions, paired_difference
+from dlrm_adahessian.statistics.intervals import PairedDifference, holm
+from dlrm_adahessian.statistics.single import metric_intervals
 
 Scored = Mapping[str, npt.NDArray[np.float32]]
 
 
-def model_figures(labels: Labels, probability: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Return the figures of one model as JSON values.
+def model_figures(
+    name: str, source: Source | None, labels: Labels, probability: npt.NDArray[np.float32]
+) -> ModelFigures:
+    """Return the figures of one model.
 
     Args:
+        name: of the model.
+        source: where it is from.
         labels: (N,) 0 or 1.
         probability: (N,).
 
     Returns:
-        Those of `BinaryMetrics` without the number of rows, their intervals, calibration error and bins.
+        Its figures; of no samples there are none.
     """
-    bins = calibration_bins(labels, probability)
-    return {
-        **_with_intervals(labels, probability),
-        "expected_calibration_error": expected_calibration_error(bins),
-        "calibration_bins": [entry._asdict() for entry in bins],
-    }
+    return ModelFigures(
+        name=name,
+        source=source,
+        figures=_figures(labels, probability) if len(labels) else None,
+        calibration_bins=calibration_bins(labels, probability),
+    )
 
 
-def differences(labels: Labels, scored: Scored) -> list[dict[str, Any]]:
-    """Return each later model minus the first one, on the same rows, as JSON values.
+def differences(labels: Labels, scored: Scored) -> list[ModelDifference]:
+    """Return each later model minus the first one, on the same samples.
 
     Args:
-        labels: (N,) 0 or 1.
+        labels: (N,) 0 or 1, N at least 1.
         scored: predictions of each model, (N,).
 
     Returns:
@@ -53,68 +59,68 @@ def differences(labels: Labels, scored: Scored) -> list[dict[str, Any]]:
         over the models.
     """
     first, *others = scored
-    return _adjusted(
-        [
-            {
-                **_logloss_difference(labels, name, first, scored),
-                **compare_predictions(labels, scored[name], scored[first]).asdict(),
-            }
-            for name in others
-        ]
-    )
+    found = [compare_predictions(labels, scored[name], scored[first]) for name in others]
+    adjusted = _adjusted([difference["logloss"] for difference in found])
+    return [
+        ModelDifference(
+            model=name, against=first, logloss=difference["logloss"], p_adjusted=p, difference=difference
+        )
+        for name, difference, p in zip(others, found, adjusted, strict=True)
+    ]
 
 
-def slice_figures(labels: Labels, scored: Scored, slices: Sequence[Slice]) -> list[dict[str, Any]]:
-    """Return the figures of slices as JSON values.
+def slice_figures(labels: Labels, scored: Scored, slices: Sequence[Slice]) -> list[SliceFigures]:
+    """Return the figures of the slices that have labeled samples.
 
     Args:
         labels: (N,) 0, 1 or `NO_LABEL`.
         scored: predictions of each model, (N,).
-        slices: of these rows.
+        slices: of these samples.
 
     Returns:
-        For each slice with labelled rows its name, their number, clicks, the figures of each model with intervals, and
-        for each later model the difference of the log loss to the first, p values adjusted by Holm over the slices and
-        models.
+        For each slice the figures of each model with intervals, and for each later model the difference of the log loss
+        to the first, p values adjusted by Holm over the slices and models.
     """
-    found: list[dict[str, Any]] = []
-    for part in slices:
-        rows = part.rows[labels[part.rows] != NO_LABEL]
-        if not len(rows):
-            continue
-        y, here = labels[rows], {name: probability[rows] for name, probability in scored.items()}
-        first, *others = here
-        found.append(
-            {
-                "slice": part.label,
-                "rows": len(rows),
-                "clicks": int(np.count_nonzero(y)),
-                "models": {name: _with_intervals(y, probability) for name, probability in here.items()},
-                "differences": [_logloss_difference(y, name, first, here) for name in others],
-            }
+    labelled = [(part.label, part.rows[labels[part.rows] != NO_LABEL]) for part in slices]
+    labelled = [(label, samples) for label, samples in labelled if len(samples)]
+    first, *others = scored
+    found = [
+        _logloss_difference(labels[samples], scored[name][samples], scored[first][samples])
+        for _, samples in labelled
+        for name in others
+    ]
+    adjusted = iter(zip(found, _adjusted(found), strict=True))
+    return [
+        SliceFigures(
+            label=label,
+            samples=len(samples),
+            clicks=int(np.count_nonzero(labels[samples])),
+            models={
+                name: _figures(labels[samples], probability[samples]) for name, probability in scored.items()
+            },
+            differences=[
+                LoglossDifference(model=name, against=first, logloss=logloss, p_adjusted=p)
+                for name, (logloss, p) in zip(others, adjusted, strict=False)
+            ],
         )
-    _adjusted([difference for entry in found for difference in entry["differences"]])
-    return found
+        for label, samples in labelled
+    ]
 
 
-def _with_intervals(labels: Labels, probability: npt.NDArray[np.float32]) -> dict[str, Any]:
-    figures = {k: v for k, v in binary_metrics(labels, probability).asdict().items() if k != "rows"}
-    return {**figures, **figure_intervals(labels, probability).asdict()}
+def _figures(labels: Labels, probability: npt.NDArray[np.float32]) -> Figures:
+    return Figures(
+        metrics=binary_metrics(labels, probability), intervals=metric_intervals(labels, probability)
+    )
 
 
-def _logloss_difference(labels: Labels, name: str, first: str, scored: Scored) -> dict[str, Any]:
-    """Return the difference with its own p value as `p_adjusted`, for `_adjusted` to replace."""
-    named = {"model": name, "against": first}
-    if len(labels) < 2:
-        return {**named, "logloss": None, "logloss_ci95": None, "p_adjusted": None}
-    ours, theirs = (row_log_losses(labels, scored[key]) for key in (name, first))
-    found = paired_mean_difference(ours, theirs)
-    return {**named, "logloss": found.estimate, "logloss_ci95": found.ci95, "p_adjusted": found.p_value}
+def _logloss_difference(
+    labels: Labels, ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]
+) -> PairedDifference | None:
+    metric = METRICS["logloss"]
+    return None if metric.lacking(labels) else paired_difference(metric, labels, ours, theirs)
 
 
-def _adjusted(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adjust the p values of a family, in place."""
-    family = [entry for entry in found if entry["p_adjusted"] is not None]
-    for entry, p in zip(family, holm([entry["p_adjusted"] for entry in family]), strict=True):
-        entry["p_adjusted"] = p
-    return found
+def _adjusted(family: Sequence[PairedDifference | None]) -> list[float | None]:
+    """Return the p values of a family of differences, adjusted by Holm; None stays None."""
+    adjusted = iter(holm([found.p_value for found in family if found is not None]))
+    return [None if found is None else next(adjusted) for found in family]

@@ -1,13 +1,15 @@
 # pyright: basic
-"""Score rows with one model or several, or take predictions of before, and say how good they are.
+"""Score samples with one model or several, or take predictions of before, and say how good they are.
 
-Models are named after their runs; the first one is the reference that later ones are compared with, row by row.
+Models are named after their runs; the first one is the reference that later ones are compared with, sample by sample.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BufferedReader
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.data.schema import dense_features
+from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.evaluation.figures import differences, model_figures, slice_figures
@@ -26,7 +31,8 @@ from dlrm_adahessian.evaluation.predictions import (
     unique_names,
     writing,
 )
-from dlrm_adahessian.evaluation.request import Request
+from dlrm_adahessian.evaluation.request import EvaluationRequest
+from dlrm_adahessian.evaluation.results import EvaluationSummary, FileCounts, SlicingFigures, Source
 from dlrm_adahessian.evaluation.rows import PreparedRows, RawRows, open_rows, regrouped
 from dlrm_adahessian.evaluation.slices import Slicing, cut, of_predictions, of_rows
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
@@ -34,20 +40,15 @@ from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import printable_name, progress_bar
 from dlrm_adahessian.train.step import SCORING_BATCH
 
-_BLOCK = 16 * SCORING_BATCH  # rows scored and written at once
+_BLOCK = 16 * SCORING_BATCH  # samples scored and written at once
 _FIRST_IDS = 3  # arrays of a block before the ids of the first vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was found, and of which predictions.
+    """What was found, and of which predictions, those of all models."""
 
-    Attributes:
-        summary: JSON values: rows, figures of the first model, `models`, `differences`, `slices`, `files`, `timing`.
-        predictions: of all models.
-    """
-
-    summary: dict[str, Any]
+    summary: EvaluationSummary
     predictions: Predictions
 
 
@@ -58,12 +59,12 @@ class _Found:
     predictions: Predictions
     codes: Mapping[Slicing, npt.NDArray[np.int32]]
     rejected: Sequence[int]
-    models: Sequence[Mapping[str, Any]]
+    sources: Sequence[Source]  # of the first models; those after them are predictions of before
     seconds: float  # of reading, scoring and writing
 
 
-def evaluate(request: Request) -> Evaluation:
-    """Score rows, or take predictions of before, and find the figures over the rows with a label.
+def evaluate(request: EvaluationRequest) -> Evaluation:
+    """Score samples, or take predictions of before, and find the figures over the samples with a label.
 
     Args:
         request: what is asked for.
@@ -80,7 +81,27 @@ def evaluate(request: Request) -> Evaluation:
     return Evaluation(summary=_summary(predictions, found, request.out), predictions=predictions)
 
 
-def _stored(request: Request) -> _Found:
+def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.NDArray[np.float32]]:
+    """Score the lines of a pipe as they come, a probability a line.
+
+    Args:
+        run: a run directory, or a checkpoint in it.
+        file: samples as text, with labels or without, which the first line says.
+        best: use the checkpoint of the best validation even where the run did not stop early.
+
+    Yields:
+        The probabilities in the order of the lines, (n,) each; the first line that is no sample ends it with a `DataError`.
+    """
+    device = find_device("auto")
+    with init_process_group(device):
+        model = open_trained(run, device, best=best)
+        encoder = model.vocabulary.encoder()
+        for rows in read_rows(live_source(file), BadLines(), labels="optional"):
+            ids = encoder.encode(rows.tokens, rows.missing)
+            yield model.score(dense_features(rows.integers), ids)
+
+
+def _stored(request: EvaluationRequest) -> _Found:
     began = time.perf_counter()
     predictions = read_predictions(request.data)
     cuts = [of_predictions(name, predictions.files) for name in dict.fromkeys(request.slices)]
@@ -88,12 +109,12 @@ def _stored(request: Request) -> _Found:
         predictions=predictions,
         codes={slicing: slicing.of_all(predictions) for slicing in cuts if slicing.of_all},
         rejected=[0] * len(request.data),
-        models=[],
+        sources=[],
         seconds=time.perf_counter() - began,
     )
 
 
-def _scored(request: Request) -> _Found:
+def _scored(request: EvaluationRequest) -> _Found:
     out = request.out
     with ExitStack() as stack:
         device = find_device("auto")
@@ -131,12 +152,12 @@ def _scored(request: Request) -> _Found:
         predictions=predictions,
         codes={each: each.of_all(predictions) if each.of_all else of_blocks[each] for each in cuts},
         rejected=rows.rejected,
-        models=[
-            {
-                "run": printable_name(str(path)),
-                "checkpoint": model.checkpoint.path.name,
-                "column": column_of(place),
-            }
+        sources=[
+            Source(
+                run=printable_name(str(path)),
+                checkpoint=model.checkpoint.path.name,
+                column=column_of(place),
+            )
             for place, (path, model) in enumerate(zip(request.runs, models, strict=True))
         ],
         seconds=seconds,
@@ -150,12 +171,12 @@ def _columns(
     cuts: Sequence[Slicing],
     file: PredictionFile | None,
 ) -> list[npt.NDArray[Any]]:
-    """Read and score all rows.
+    """Read and score all samples.
 
     Args:
         rows: whose blocks hold ids of the vocabularies.
         models: score them.
-        vocabularies: fingerprints of the rows that they were made of.
+        vocabularies: fingerprints of the samples that they were made of.
         cuts: slicings.
         file: takes the predictions.
 
@@ -163,7 +184,7 @@ def _columns(
         Labels, file, the predictions of each model, and the codes of each slicing that reads columns, (N,) each.
 
     Raises:
-        DataError: there is no good row.
+        DataError: there is no good sample.
     """
     ids_of = [_FIRST_IDS + vocabularies.index(model.rows_fingerprint) for model in models]
     kept: list[list[npt.NDArray[Any]]] = []
@@ -182,43 +203,29 @@ def _columns(
     return [np.concatenate(column) for column in zip(*kept, strict=True)]
 
 
-def _summary(predictions: Predictions, found: _Found, out: Path | None) -> dict[str, Any]:
+def _summary(predictions: Predictions, found: _Found, out: Path | None) -> EvaluationSummary:
     labelled = predictions.labelled
-    figures = {
-        name: model_figures(labelled.labels, probability) if len(labelled.labels) else {}
-        for name, probability in labelled.scored.items()
-    }
-    first = next(iter(figures))
-    rows = np.bincount(predictions.file, minlength=len(predictions.files)).tolist()
-    known = [*found.models, *({} for _ in range(len(figures) - len(found.models)))]
-    summary: dict[str, Any] = {
-        "rows": len(predictions.labels),
-        "labelled": len(labelled.labels),
-        **figures[first],
-        "rejected": sum(found.rejected),
-        "models": [
-            {"name": name, **made, **found_}
-            for (name, found_), made in zip(figures.items(), known, strict=True)
+    counts = np.bincount(predictions.file, minlength=len(predictions.files)).tolist()
+    return EvaluationSummary(
+        samples=len(predictions.labels),
+        labelled=len(labelled.labels),
+        models=[
+            model_figures(name, source, labelled.labels, probability)
+            for (name, probability), source in zip_longest(labelled.scored.items(), found.sources)
         ],
-        "differences": differences(labelled.labels, labelled.scored) if len(labelled.labels) else [],
-        "slices": {
-            each.name: {
-                "about": each.about,
-                "slices": slice_figures(predictions.labels, predictions.scored, cut(each, codes)),
-            }
+        differences=differences(labelled.labels, labelled.scored) if len(labelled.labels) else [],
+        slicings=[
+            SlicingFigures(
+                name=each.name,
+                about=each.about,
+                slices=slice_figures(predictions.labels, predictions.scored, cut(each, codes)),
+            )
             for each, codes in found.codes.items()
-        },
-        "files": [
-            {"name": name, "rows": count, "rejected": rejected}
-            for name, count, rejected in zip(predictions.files, rows, found.rejected, strict=True)
         ],
-    }
-    summary["timing"] = {
-        "seconds": found.seconds,
-        "rows_per_second": len(predictions.labels) / found.seconds,
-    }
-    if found.models:
-        summary["checkpoint"] = found.models[0]["checkpoint"]
-    if out is not None:
-        summary["predictions"] = str(out)
-    return summary
+        files=[
+            FileCounts(name=name, samples=count, rejected=rejected)
+            for name, count, rejected in zip(predictions.files, counts, found.rejected, strict=True)
+        ],
+        seconds=found.seconds,
+        predictions=out,
+    )

@@ -13,19 +13,19 @@ from dlrm_adahessian.runs.sealed import require_writable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """Models on rows, or predictions that were made before.
+class EvaluationRequest:
+    """Models on samples, or predictions that were made before.
 
     Attributes:
         runs: run directories of training jobs, or checkpoints in them; none when `data` are predictions.
-        data: raw rows as `--data-path` of training, with labels or without; or a folder of prepared rows; or predictions.
+        data: raw samples as `--data-path` of training, with labels or without; or a folder of prepared ones; or predictions.
         out: the parquet file to write; bad lines go beside it, into OUT.rejects.tsv.
         report: the HTML file that will be written, which is none of the others.
-        against: predictions of the same rows by other models.
+        against: predictions of the same samples by other models.
         slices: words of `--slices`.
-        part: of prepared rows.
+        part: of prepared samples.
         best: use the checkpoint of the best validation even where the run did not stop early.
-        bad_rows: what happens to bad lines of raw rows.
+        bad_rows: what happens to bad lines of raw samples.
     """
 
     runs: Sequence[Path] = ()

@@ -1,7 +1,10 @@
-"""Figures of one set of click predictions: AUC, accuracy, log loss, normalized entropy, calibration.
+"""Metrics of one set of click predictions, and the table of those that models are compared by.
 
 All are exact and computed in float64, in blocks, so that the 40 M predictions of an epoch need little more
 memory than they take themselves. Predictions are kept as arrays, so merging two sets is concatenation.
+
+A metric that models are compared by is a function per sample and a field of `BinaryMetrics` with its `Metric`. From
+these follow its value, its standard error, its difference between models, and where it is printed and plotted.
 
 AUC is the Mann-Whitney statistic with ties counted half. Normalized entropy is that of He et al., "Practical
 Lessons from Predicting Clicks on Ads at Facebook" (2014): log loss over the entropy of the base rate.
@@ -9,52 +12,22 @@ Lessons from Predicting Clicks on Ads at Facebook" (2014): log loss over the ent
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.metrics.ranking import Labels, Probabilities, cut_between_ties, sorted_keys, tie_counts
+from dlrm_adahessian.metrics.ranking import (
+    Labels,
+    Probabilities,
+    area_under_curve,
+    mean_over_classes,
+    placements,
+    rarer_class,
+)
 
-_BLOCK = 1 << 20  # rows; a float64 temporary of a block is 8 MiB
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BinaryMetrics:
-    """Figures of N predictions; None where a figure is not defined (JSON null).
-
-    Attributes:
-        rows: N.
-        auc: chance that a click outranks a non-click, ties half; None unless both classes occur.
-        accuracy: share of rows where (probability >= 0.5) equals the label; None for no rows.
-        logloss: mean of -log(probability of the label), in nats; None for no rows.
-        normalized_entropy: `logloss` over that of always predicting `base_rate`; None as `auc`.
-        base_rate: share of clicks; None for no rows.
-        base_rate_accuracy: accuracy of always predicting the commoner class; None for no rows.
-        calibration: mean probability over `base_rate`, 1 is ideal; None without a click.
-    """
-
-    rows: int
-    auc: float | None = None
-    accuracy: float | None = None
-    logloss: float | None = None
-    normalized_entropy: float | None = None
-    base_rate: float | None = None
-    base_rate_accuracy: float | None = None
-    calibration: float | None = None
-
-    def asdict(self) -> dict[str, float | None]:
-        """Return the figures by name, ready for JSON."""
-        return dataclasses.asdict(self)
-
-
-class CalibrationBin(NamedTuple):
-    """Rows of similar probability: how many, what was predicted, what happened."""
-
-    rows: int
-    mean_probability: float
-    click_rate: float
+_BLOCK = 1 << 20  # samples; a float64 temporary of a block is 8 MiB
 
 
 def probability_from_logit(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -113,13 +86,73 @@ def check_predictions(labels: Labels, probability: Probabilities) -> None:
         )
 
 
-def row_correct(labels: Labels, probability: Probabilities) -> npt.NDArray[np.bool_]:
-    """Return per row, (N,), whether the decision (probability >= 0.5) equals the label."""
+def mean_with_error(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean of (N,) values and its standard error, N at least 2."""
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric that models are compared by: the mean over N samples of a value per sample.
+
+    Attributes:
+        title: for people; its key in JSON is the name of its field in `BinaryMetrics`.
+        higher_is_better: else lower is.
+        per_sample: labels and probabilities of N samples to (N,) values.
+        of_base_rate: what always predicting the base rate gets: a number, or the field of `BinaryMetrics` that has it;
+            None where no table shows it.
+    """
+
+    title: str
+    higher_is_better: bool
+    per_sample: Callable[[Labels, Probabilities], npt.NDArray[Any]]
+    of_base_rate: float | str | None = None
+
+    def value(self, labels: Labels, probability: Probabilities) -> float | None:
+        """Return the metric of N predictions, or None where it is not defined."""
+        if not len(labels):
+            return None
+        blocks = (slice(start, start + _BLOCK) for start in range(0, len(labels), _BLOCK))
+        sums = [float(self.per_sample(labels[b], probability[b]).sum(dtype=np.float64)) for b in blocks]
+        return math.fsum(sums) / len(labels)
+
+    def with_error(self, labels: Labels, values: npt.NDArray[np.float64]) -> tuple[float, float]:
+        """Return the metric and its standard error from values per sample (N,), or from differences of them."""
+        return mean_with_error(values)
+
+    def lacking(self, labels: Labels) -> str | None:
+        """Say what these labels lack for a standard error; None when they suffice."""
+        return None if len(labels) >= 2 else f"two rows, got {len(labels)}"
+
+
+class Share(Metric):
+    """The share of samples where a statement holds; `per_sample` returns (N,) bool."""
+
+
+class AreaUnderCurve(Metric):
+    """AUC: its values per sample are DeLong's placements, which average to it within each class."""
+
+    def value(self, labels: Labels, probability: Probabilities) -> float | None:
+        """Return the exact AUC, or None unless both classes occur."""
+        return area_under_curve(labels, probability) if rarer_class(labels) else None
+
+    def with_error(self, labels: Labels, values: npt.NDArray[np.float64]) -> tuple[float, float]:
+        """Return the mean of placements, or of their differences, and its standard error."""
+        return mean_over_classes(labels, values)
+
+    def lacking(self, labels: Labels) -> str | None:
+        """Say how many samples the rarer class has, if fewer than two."""
+        rarer = rarer_class(labels)
+        return None if rarer >= 2 else f"two rows of each class, got {rarer} of the rarer one"
+
+
+def correct_decisions(labels: Labels, probability: Probabilities) -> npt.NDArray[np.bool_]:
+    """Return per sample, (N,), whether the decision (probability >= 0.5) equals the label."""
     return (probability >= 0.5) == (labels != 0)
 
 
-def row_log_losses(labels: Labels, probability: Probabilities) -> npt.NDArray[np.float64]:
-    """Return -log(probability of the label) per row, finite even at probability 0 and 1.
+def log_losses(labels: Labels, probability: Probabilities) -> npt.NDArray[np.float64]:
+    """Return -log(probability of the label) per sample, finite even at probability 0 and 1.
 
     Probabilities are first held between the smallest normal number and the largest number below 1 of their
     own dtype; for float32 these are the bounds of `probability_from_logit`, which hence changes nothing.
@@ -135,96 +168,94 @@ def row_log_losses(labels: Labels, probability: Probabilities) -> npt.NDArray[np
     return -np.log(np.where(labels != 0, inside, 1.0 - inside))
 
 
+def _compared_by(metric: Metric) -> Any:
+    return dataclasses.field(default=None, metadata={"metric": metric})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BinaryMetrics:
+    """Metrics of N predictions; None where one is not defined (JSON null).
+
+    Attributes:
+        rows: N.
+        auc: chance that a click outranks a non-click, ties half; None unless both classes occur.
+        accuracy: share of samples where (probability >= 0.5) equals the label; None for no samples.
+        logloss: mean of -log(probability of the label), in nats; None for no samples.
+        normalized_entropy: `logloss` over that of always predicting `base_rate`; None as `auc`.
+        base_rate: share of clicks; None for no samples.
+        base_rate_accuracy: accuracy of always predicting the commoner class; None for no samples.
+        calibration: mean probability over `base_rate`, 1 is ideal; None without a click.
+    """
+
+    rows: int
+    auc: float | None = _compared_by(
+        AreaUnderCurve(title="AUC", higher_is_better=True, per_sample=placements, of_base_rate=0.5)
+    )
+    accuracy: float | None = _compared_by(
+        Share(
+            title="accuracy",
+            higher_is_better=True,
+            per_sample=correct_decisions,
+            of_base_rate="base_rate_accuracy",
+        )
+    )
+    logloss: float | None = _compared_by(
+        Metric(title="log loss", higher_is_better=False, per_sample=log_losses)
+    )
+    normalized_entropy: float | None = None
+    base_rate: float | None = None
+    base_rate_accuracy: float | None = None
+    calibration: float | None = None
+
+    def asdict(self) -> dict[str, float | None]:
+        """Return the metrics by name, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def of_base_rate(self, name: str) -> float | None:
+        """Return what always predicting the base rate gets in the metric of a name; None where no table shows it."""
+        known = METRICS[name].of_base_rate
+        return getattr(self, known) if isinstance(known, str) else known
+
+
+METRICS: Mapping[str, Metric] = {
+    field.name: field.metadata["metric"]
+    for field in dataclasses.fields(BinaryMetrics)
+    if "metric" in field.metadata
+}
+"""The metrics that models are compared by, by name, in the order in which they are shown."""
+
+
 def binary_metrics(labels: Labels, probability: Probabilities) -> BinaryMetrics:
-    """Return all figures of one set of predictions; refuses what `check_predictions` refuses.
+    """Return all metrics of one set of predictions; refuses what `check_predictions` refuses.
 
     Args:
         labels: (N,) int8, 0 or 1.
-        probability: (N,) float32 or float64 in [0, 1]; see `row_log_losses` for exactly 0 and 1.
+        probability: (N,) float32 or float64 in [0, 1]; see `log_losses` for exactly 0 and 1.
 
     Returns:
-        The figures; those that N = 0 or a single class leave undefined are None.
+        The metrics; those that N = 0 or a single class leave undefined are None.
     """
     check_predictions(labels, probability)
     rows = len(labels)
-    if rows == 0:
-        return BinaryMetrics(rows=0)
+    found = BinaryMetrics(
+        rows=rows, **{name: metric.value(labels, probability) for name, metric in METRICS.items()}
+    )
+    if found.logloss is None:
+        return found
     clicks = int(np.count_nonzero(labels))
-    correct = 0
-    losses: list[float] = []
-    predicted: list[float] = []
-    for start in range(0, rows, _BLOCK):
-        y, p = labels[start : start + _BLOCK], probability[start : start + _BLOCK]
-        correct += int(np.count_nonzero(row_correct(y, p)))
-        losses.append(float(row_log_losses(y, p).sum()))
-        predicted.append(float(p.sum(dtype=np.float64)))
+    predicted = [
+        float(probability[start : start + _BLOCK].sum(dtype=np.float64)) for start in range(0, rows, _BLOCK)
+    ]
     base_rate = clicks / rows
-    logloss = math.fsum(losses) / rows
     both = 0 < clicks < rows
     entropy = -base_rate * math.log(base_rate) - (1 - base_rate) * math.log1p(-base_rate) if both else 0.0
-    return BinaryMetrics(
-        rows=rows,
-        auc=_auc(labels, probability) if both else None,
-        accuracy=correct / rows,
-        logloss=logloss,
-        normalized_entropy=logloss / entropy if both else None,
+    return dataclasses.replace(
+        found,
+        normalized_entropy=found.logloss / entropy if both else None,
         base_rate=base_rate,
         base_rate_accuracy=max(base_rate, 1 - base_rate),
         calibration=math.fsum(predicted) / clicks if clicks else None,
     )
-
-
-def calibration_bins(labels: Labels, probability: Probabilities, bins: int = 10) -> list[CalibrationBin]:
-    """Group rows by rising probability into bins of equal count, as far as ties allow.
-
-    Rows of equal probability share a bin, so the order of the rows does not matter; a bin that ties empty
-    is left out, and a constant predictor gets one bin.
-
-    Args:
-        labels: (N,) int8, 0 or 1.
-        probability: (N,) float32 or float64 in [0, 1].
-        bins: most bins to return, at least 1.
-
-    Returns:
-        The bins by rising probability; their rows add up to N.
-
-    Raises:
-        ValueError: `bins` is below 1, or the predictions break the rule of `check_predictions`.
-    """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}; 10 is usual")
-    check_predictions(labels, probability)
-    keys = sorted_keys(labels, probability)
-    cuts = (len(keys) * (i + 1) // bins for i in range(bins))
-    return [
-        CalibrationBin(
-            len(part),
-            float((part >> 1).view(probability.dtype).mean(dtype=np.float64)),
-            float((part & 1).mean(dtype=np.float64)),
-        )
-        for part in cut_between_ties(keys, cuts)
-    ]
-
-
-def expected_calibration_error(bins: Iterable[CalibrationBin]) -> float | None:
-    """Return the mean gap between predicted and actual click rate, weighted by rows; None for no rows."""
-    table = list(bins)
-    rows = sum(entry.rows for entry in table)
-    gap = math.fsum(entry.rows * abs(entry.mean_probability - entry.click_rate) for entry in table)
-    return gap / rows if rows else None
-
-
-def _auc(labels: Labels, probability: Probabilities) -> float:
-    """Return P(click outranks non-click) + P(tie) / 2; exact counts, one rounding at the end."""
-    twice_wins = 0
-    negatives_below = 0
-    cuts = range(_BLOCK, len(labels) + _BLOCK, _BLOCK)
-    for block in cut_between_ties(sorted_keys(labels, probability), cuts):
-        negatives, positives = tie_counts(block >> 1, block & 1)
-        below = negatives_below + np.cumsum(negatives) - negatives
-        twice_wins += int(positives @ (2 * below + negatives))
-        negatives_below += int(negatives.sum())
-    return twice_wins / (2 * negatives_below * (len(labels) - negatives_below))
 
 
 def _open_interval(dtype: np.dtype[np.floating]) -> tuple[np.floating, np.floating]:

@@ -1,16 +1,25 @@
-"""What each threshold on the probability would do: the curves of ROC, precision and recall, and gain.
+"""Curves of one set of predictions: ROC, precision and recall, and gain by threshold; calibration by bin.
 
-A threshold calls the rows at or above it clicks. Every distinct probability is one, counted exactly from one sort; a
+A threshold calls the samples at or above it clicks. Every distinct probability is one, counted exactly from one sort; a
 curve keeps only as many points as a plot can show.
 """
 
 import dataclasses
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.metrics.binary import check_predictions
-from dlrm_adahessian.metrics.ranking import Labels, Probabilities, sorted_keys, tie_counts
+from dlrm_adahessian.metrics.ranking import (
+    Labels,
+    Probabilities,
+    cut_between_ties,
+    sorted_keys,
+    tie_counts,
+)
 
 _Counts = npt.NDArray[np.int64]
 _Shares = npt.NDArray[np.float64]
@@ -22,8 +31,8 @@ class Curve:
 
     Attributes:
         threshold: (T,) float64, falling, the first one infinite.
-        hits: (T,) int64, clicks among the rows called clicks.
-        called: (T,) int64, rows called clicks; the last is N.
+        hits: (T,) int64, clicks among the samples called clicks.
+        called: (T,) int64, samples called clicks; the last is N.
         average_precision: the mean over clicks of the precision at the click's own probability, over all thresholds
             and not only those that are kept.
     """
@@ -51,7 +60,7 @@ class Curve:
 
     @property
     def share_called(self) -> _Shares:
-        """Rows called clicks, over all rows."""
+        """Samples called clicks, over all samples."""
         return self.called / self.called[-1]
 
 
@@ -61,7 +70,7 @@ def curve(labels: Labels, probability: Probabilities, points: int = 512) -> Curv
     Args:
         labels: (N,) int8, 0 or 1, both among them.
         probability: (N,) float32 or float64 in [0, 1].
-        points: thresholds to keep at most, at least 2; evenly spaced in the rows called clicks, and both ends.
+        points: thresholds to keep at most, at least 2; evenly spaced in the samples called clicks, and both ends.
 
     Returns:
         The curve.
@@ -79,7 +88,7 @@ def curve(labels: Labels, probability: Probabilities, points: int = 512) -> Curv
     others, positives = (counts[::-1] for counts in tie_counts(keys >> 1, keys & 1))
     hits, called = np.cumsum(positives), np.cumsum(others + positives)
     average_precision = float((positives * (hits / called)).sum() / clicks)
-    # The last row of each group of ties, from the highest probability down.
+    # The last sample of each group of ties, from the highest probability down.
     values = (keys >> 1).view(probability.dtype)[len(keys) - called]
     kept = np.unique(np.searchsorted(called, len(keys) * np.arange(1, points) // (points - 1)))
     return Curve(
@@ -88,3 +97,51 @@ def curve(labels: Labels, probability: Probabilities, points: int = 512) -> Curv
         called=np.concatenate(([0], called[kept])),
         average_precision=average_precision,
     )
+
+
+class CalibrationBin(NamedTuple):
+    """Samples of similar probability: how many, what was predicted, what happened."""
+
+    rows: int
+    mean_probability: float
+    click_rate: float
+
+
+def calibration_bins(labels: Labels, probability: Probabilities, bins: int = 10) -> list[CalibrationBin]:
+    """Group samples by rising probability into bins of equal count, as far as ties allow.
+
+    Samples of equal probability share a bin, so the order of the samples does not matter; a bin that ties empty
+    is left out, and a constant predictor gets one bin.
+
+    Args:
+        labels: (N,) int8, 0 or 1.
+        probability: (N,) float32 or float64 in [0, 1].
+        bins: most bins to return, at least 1.
+
+    Returns:
+        The bins by rising probability; their rows add up to N.
+
+    Raises:
+        ValueError: `bins` is below 1, or the predictions break the rule of `check_predictions`.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}; 10 is usual")
+    check_predictions(labels, probability)
+    keys = sorted_keys(labels, probability)
+    cuts = (len(keys) * (i + 1) // bins for i in range(bins))
+    return [
+        CalibrationBin(
+            len(part),
+            float((part >> 1).view(probability.dtype).mean(dtype=np.float64)),
+            float((part & 1).mean(dtype=np.float64)),
+        )
+        for part in cut_between_ties(keys, cuts)
+    ]
+
+
+def expected_calibration_error(bins: Iterable[CalibrationBin]) -> float | None:
+    """Return the mean gap between predicted and actual click rate, weighted by samples; None for no samples."""
+    table = list(bins)
+    rows = sum(entry.rows for entry in table)
+    gap = math.fsum(entry.rows * abs(entry.mean_probability - entry.click_rate) for entry in table)
+    return gap / rows if rows else None

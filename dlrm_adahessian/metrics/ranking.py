@@ -1,9 +1,16 @@
-"""Rows in the order of their predictions, with their labels: one plain sort, no permutation.
+"""Samples in the order of their predictions: the AUC, exactly, and its error over the draw of samples.
 
 The bits of a probability in [0, 1] order like an unsigned integer and leave the top bit free, so probability and
-label pack into one integer of the same width. Labels and probabilities here are those that `check_predictions` passes.
+label pack into one integer of the same width: one plain sort, no permutation. Labels and probabilities here are those
+that `check_predictions` passes.
+
+The error is that of DeLong, DeLong, Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating
+Characteristic Curves" (1988), in the O(N log N) form of Sun and Xu (2014), except that the placement of every sample is
+counted in one sort per model, where they rank three times. Of two models take the differences of their placements: that
+avoids the cancellation of var(a) + var(b) - 2 cov(a, b).
 """
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -13,9 +20,11 @@ Labels = npt.NDArray[np.int8]
 Probabilities = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint32 | np.uint64]
 
+_BLOCK = 1 << 20  # samples that are counted at a time
+
 
 def sorted_keys(labels: Labels, probability: Probabilities) -> Keys:
-    """Return the rows as sorted integers: bits of the probability shifted left by one, label in bit 0."""
+    """Return the samples as sorted integers: bits of the probability shifted left by one, label in bit 0."""
     bits = np.uint32 if probability.dtype == np.float32 else np.uint64
     keys: Keys = probability.copy().view(bits)
     keys <<= 1  # drops the sign, so that -0.0 ties with 0.0
@@ -39,7 +48,7 @@ def cut_between_ties(keys: Keys, cuts: Iterable[int]) -> Iterator[Keys]:
 def tie_counts(
     scores: npt.NDArray[np.generic], labels: npt.NDArray[np.generic]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Count the rows of each distinct score.
+    """Count the samples of each distinct score.
 
     Args:
         scores: (N,) sorted, N at least 1.
@@ -51,3 +60,71 @@ def tie_counts(
     starts = np.concatenate(([0], np.flatnonzero(scores[1:] != scores[:-1]) + 1))
     positives = np.add.reduceat(labels, starts, dtype=np.int64)
     return np.diff(starts, append=len(scores)) - positives, positives
+
+
+def rarer_class(labels: Labels) -> int:
+    """Return how many samples the smaller class has."""
+    clicks = int(np.count_nonzero(labels))
+    return min(clicks, len(labels) - clicks)
+
+
+def area_under_curve(labels: Labels, probability: Probabilities) -> float:
+    """Return P(click outranks non-click) + P(tie) / 2; exact counts, one rounding at the end."""
+    twice_wins = 0
+    negatives_below = 0
+    cuts = range(_BLOCK, len(labels) + _BLOCK, _BLOCK)
+    for block in cut_between_ties(sorted_keys(labels, probability), cuts):
+        negatives, positives = tie_counts(block >> 1, block & 1)
+        below = negatives_below + np.cumsum(negatives) - negatives
+        twice_wins += int(positives @ (2 * below + negatives))
+        negatives_below += int(negatives.sum())
+    return twice_wins / (2 * negatives_below * (len(labels) - negatives_below))
+
+
+def auc_with_error(labels: Labels, probability: Probabilities) -> tuple[float, float]:
+    """Return what `mean_over_classes` says of `placements`, from counts of ties, without a permutation of the samples."""
+    clicks = int(np.count_nonzero(labels))
+    others = len(labels) - clicks
+    keys = sorted_keys(labels, probability)
+    auc = 0.0
+    squares = np.zeros(2)
+    for exact in (False, True):  # the second time around the mean, so that small variances do not cancel
+        clicks_below = others_below = 0
+        total = 0.0
+        for block in cut_between_ties(keys, range(_BLOCK, len(keys) + _BLOCK, _BLOCK)):
+            negatives, positives = tie_counts(block >> 1, block & 1)
+            beaten = (others_below + np.cumsum(negatives) - 0.5 * negatives) / others
+            beaten_by = 1.0 - (clicks_below + np.cumsum(positives) - 0.5 * positives) / clicks
+            total += float(positives @ beaten)
+            if exact:
+                squares += positives @ (beaten - auc) ** 2, negatives @ (beaten_by - auc) ** 2
+            clicks_below += int(positives.sum())
+            others_below += int(negatives.sum())
+        auc = total / clicks
+    variance = squares / (clicks - 1, others - 1) / (clicks, others)
+    return auc, math.sqrt(variance.sum())
+
+
+def placements(labels: Labels, probability: Probabilities) -> npt.NDArray[np.float64]:
+    """Return each sample's share of the other class that it ranks correctly against, ties half.
+
+    Returns:
+        (N,) float64 in [0, 1]: for a click the share of non-clicks below it, for a non-click the share of
+        clicks above it. Either class averages to the AUC.
+    """
+    order = np.argsort(probability)
+    clicked = labels[order] != 0
+    negatives, positives = tie_counts(probability[order], clicked)
+    sizes = negatives + positives
+    beaten = (np.cumsum(negatives) - 0.5 * negatives) / negatives.sum()
+    beaten_by = 1.0 - (np.cumsum(positives) - 0.5 * positives) / positives.sum()
+    placed = np.empty(len(labels))
+    placed[order] = np.where(clicked, np.repeat(beaten, sizes), np.repeat(beaten_by, sizes))
+    return placed
+
+
+def mean_over_classes(labels: Labels, values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean of placements and its standard error: the classes' variances over counts, added."""
+    of_clicks, of_others = values[labels != 0], values[labels == 0]
+    variance = of_clicks.var(ddof=1) / len(of_clicks) + of_others.var(ddof=1) / len(of_others)
+    return float(of_clicks.mean()), math.sqrt(variance)

@@ -1,56 +1,110 @@
 # pyright: basic
-"""A comparison as files: report.html, report.md, results.csv, summary.json."""
+"""A comparison as files (report.html, report.md, results.csv, summary.json), and what it says in sentences."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from dlrm_adahessian.compare.results import NEAR_BEST
+from dlrm_adahessian.compare.results import NEAR_BEST, PARTS, Comparison, PairDifference, TokenBands
+from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.report import comparison_plots as plots
-from dlrm_adahessian.report.comparison_words import headline, to_first, verdict
-from dlrm_adahessian.report.rendering import render
+from dlrm_adahessian.report.page import render
 from dlrm_adahessian.runs.sealed import write_json, write_text
+from dlrm_adahessian.statistics.comparison import judgement, p_words
 
 
-def write_report(folder: Path, summary: Mapping[str, Any], runs: pd.DataFrame) -> None:
+def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
     """Write all files of a comparison's report.
 
     Args:
         folder: where; files of an earlier report are replaced.
-        summary: what `results.summarize` returned.
-        runs: what `results.runs_table` returned.
+        found: what `summary.summarize` returned.
+        runs: what `summary.runs_table` returned.
     """
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", found.asdict())
     write_text(folder / "results.csv", runs.to_csv(index=False))
-    differences = to_first(summary)
     values = {
-        "s": summary,
-        "headline": headline(summary),
-        "verdict": verdict(summary),
+        "s": found,
+        "metrics": METRICS,
+        "headline": headline(found),
+        "verdict": verdict(found),
         "near_best": NEAR_BEST,
-        "to_first": differences,
     }
     write_text(folder / "report.md", render("comparison.md.j2", values, {}))
-    sensitivity = plots.sensitivity(runs, NEAR_BEST)
     drawn = {
-        "quality": plots.quality(summary["optimizers"], summary["target_val_logloss"]),
-        "forest": plots.forest(differences) if differences else None,
-        "sensitivity": sensitivity,
-        **_band_plots(summary),
-        "cost": plots.cost(summary["optimizers"]),
+        "quality": plots.quality(found.optimizers, found.target_val_logloss),
+        "forest": plots.forest(found.to_first) if found.to_first else None,
+        "sensitivity": plots.sensitivity(runs, NEAR_BEST),
+        **_band_plots(found.bands, list(found.optimizers)),
+        "cost": plots.cost(found.optimizers),
     }
     write_text(folder / "report.html", render("comparison.html.j2", values, drawn))
 
 
-def _band_plots(summary: Mapping[str, Any]) -> dict[str, str | None]:
-    found, names = summary["bands"], list(summary["optimizers"])
-    if found is None:
+def _band_plots(bands: TokenBands | None, names: list[str]) -> dict[str, str | None]:
+    if bands is None:
         return {"bands": None, "curvature": None}
-    measured = {name: values for name, values in found["curvature"].items() if values}
-    last = next((name for name in reversed(names) if name in measured), None)
+    measured = [(name, found) for name in names if (found := bands.curvature.get(name))]
     return {
-        "bands": plots.bands(found, [name for name in names[1:] if name in found]),
-        "curvature": plots.curvature(measured[last], found["names"], last) if last else None,
+        "bands": plots.bands(bands),
+        "curvature": plots.curvature(measured[-1][1], bands.names, measured[-1][0]) if measured else None,
     }
+
+
+def headline(found: Comparison) -> list[str]:
+    """Return a sentence for each kind of samples: who is better than the first optimizer, who is worse.
+
+    Args:
+        found: the comparison.
+
+    Returns:
+        Plain sentences.
+    """
+    sentences: list[str] = []
+    for part in PARTS:
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
+        for pair in found.to_first:
+            if pair.part == part:
+                groups[_judged(pair)].append(pair.optimizer)
+        said = [f"{judged}: {', '.join(names)}" for judged, names in groups.items() if names]
+        if said:
+            sentences.append(f"Log loss of {part} rows against {found.first}: {'; '.join(said)}.")
+    return sentences
+
+
+def verdict(found: Comparison) -> list[str]:
+    """Return a sentence for each optimizer after the first, of its difference to the first.
+
+    Args:
+        found: the comparison.
+
+    Returns:
+        Plain sentences.
+    """
+    first, *others = found.optimizers
+    sentences: list[str] = []
+    for name in others:
+        pairs = [pair for pair in found.to_first if pair.optimizer == name]
+        if not pairs:
+            sentences.append(f"{name} cannot be compared with {first}: no seed finished with both.")
+        sentences.extend(map(_sentence, pairs))
+    return sentences
+
+
+def _judged(pair: PairDifference) -> str:
+    return judgement(pair.difference.logloss.estimate, pair.p_adjusted)
+
+
+def _sentence(pair: PairDifference) -> str:
+    found, logloss = pair.difference, pair.difference.logloss
+    low, high = logloss.ci95
+    seeds = f"{found.seeds} {'seed' if found.seeds == 1 else 'seeds'}"
+    where = f"{found.rows:,} {pair.part} rows, {seeds}"
+    what = f"log loss {logloss.estimate:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {p_words(pair.p_adjusted)}"
+    models, judged = f"{pair.optimizer} against {pair.against}", _judged(pair)
+    if judged != "no difference shown":
+        return f"{models}: {judged} ({what})."
+    return (
+        f"{models}: {judged} ({what}); one of {pair.minimum_detectable_logloss:.5f} would have been found "
+        "four times of five."
+    )

@@ -7,8 +7,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from dlrm_adahessian.metrics.curves import Curve
-from dlrm_adahessian.report.drawing import CYCLE, STYLE, legend, new_figure, svg_text
+from dlrm_adahessian.evaluation.results import SliceFigures
+from dlrm_adahessian.metrics.curves import CalibrationBin, Curve
+from dlrm_adahessian.report.page import CYCLE, STYLE, legend, new_figure, svg_text
 from dlrm_adahessian.statistics.single import proportion_interval
 
 
@@ -35,14 +36,14 @@ def curves(found: Mapping[str, Curve]) -> str:
         return svg_text(figure)
 
 
-def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def reliability(bins: Mapping[str, Sequence[CalibrationBin]]) -> str:
     """Plot what happened against what was predicted, bins of equally many rows, and the gap between both."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(1, 2, 9, 3.9)
         limit = 0.0
         for colour, entries in zip(CYCLE, bins.values(), strict=False):
-            predicted = np.array([entry["mean_probability"] for entry in entries])
-            happened = np.array([entry["click_rate"] for entry in entries])
+            predicted = np.array([entry.mean_probability for entry in entries])
+            happened = np.array([entry.click_rate for entry in entries])
             ends = np.array([_wilson(entry) for entry in entries])
             reach = np.abs(ends - happened[:, None]).T
             style: dict[str, Any] = {
@@ -63,32 +64,25 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         return svg_text(figure)
 
 
-def slices(entries: Sequence[Mapping[str, Any]]) -> str:
+def slices(entries: Sequence[SliceFigures]) -> str:
     """Plot normalized entropy of each slice with its interval, and of later models the difference of the log loss."""
-    compared = any(entry["differences"] for entry in entries)
+    compared = any(entry.differences for entry in entries)
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(1, 2 if compared else 1, 9 if compared else 7, 1.2 + 0.3 * len(entries))
-        models = list(entries[0]["models"])
+        models = list(entries[0].models)
         for number, (colour, name) in enumerate(zip(CYCLE, models, strict=False)):
             shift = 0.5 * (number - (len(models) - 1) / 2) / len(models)
             for place, entry in enumerate(reversed(entries)):
-                found = entry["models"][name]
-                _interval(
-                    axes[0],
-                    place - shift,
-                    colour,
-                    found["normalized_entropy"],
-                    found["normalized_entropy_ci95"],
-                )
-                for difference in entry["differences"]:
-                    if difference["model"] == name:
-                        _interval(
-                            axes[1], place - shift, colour, difference["logloss"], difference["logloss_ci95"]
-                        )
+                found, metric = entry.models[name], "normalized_entropy"
+                _interval(axes[0], place - shift, colour, found.value(metric), found.interval(metric))
+                for difference in entry.differences:
+                    if difference.model == name and difference.logloss is not None:
+                        logloss = difference.logloss
+                        _interval(axes[1], place - shift, colour, logloss.estimate, logloss.ci95)
         for axis in axes:
             axis.set_yticks(range(len(entries)), [])
             axis.set_ylim(-0.6, len(entries) - 0.4)
-        axes[0].set_yticklabels([entry["slice"] for entry in reversed(entries)])
+        axes[0].set_yticklabels([entry.label for entry in reversed(entries)])
         axes[0].set_xlabel("normalized entropy, lower is better")
         if compared:
             axes[1].axvline(0, color="#000000", linewidth=0.8)
@@ -106,6 +100,5 @@ def _interval(
         axis.plot([value], [place], "o", color=colour, markersize=4)
 
 
-def _wilson(entry: Mapping[str, float]) -> tuple[float, float]:
-    rows = int(entry["rows"])
-    return proportion_interval(round(entry["click_rate"] * rows), rows)
+def _wilson(entry: CalibrationBin) -> tuple[float, float]:
+    return proportion_interval(round(entry.click_rate * entry.rows), entry.rows)

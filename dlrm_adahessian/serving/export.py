@@ -10,11 +10,14 @@
       vocabulary.safetensors  tokens and their rows, sorted for the loader
       vocabulary.parquet      feature, token, row, for other systems
 
-It appears under its name only when it is complete and predicts as the checkpoint does.
+It appears under its name only when it is complete and predicts as the checkpoint does. The program of the head is checked
+as it would be read again. Nothing of ours reads that file: torch unpickles parts of it (ADR 9).
 """
 
+import copy
 import dataclasses
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -26,10 +29,12 @@ from torch import Tensor
 
 from dlrm_adahessian import __version__
 from dlrm_adahessian.checkpoint.tensor_file import write_tensors
-from dlrm_adahessian.data.schema import INTEGER_NAMES, TOKEN_NAMES
+from dlrm_adahessian.data.schema import INTEGER_NAMES, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
+from dlrm_adahessian.metrics.binary import probability_from_logit
+from dlrm_adahessian.model.dlrm import Head
 from dlrm_adahessian.runs.sealed import (
     flush_to_disk,
     put_in_place,
@@ -38,11 +43,12 @@ from dlrm_adahessian.runs.sealed import (
     write_json,
 )
 from dlrm_adahessian.serving import loader
-from dlrm_adahessian.serving.head_program import BOUND, head_program
 from dlrm_adahessian.serving.parity import Parity, compared
 from dlrm_adahessian.serving.rounding import RowType, largest_error, rounded
 from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
 
+BOUND = 1e-6
+"""How far two float32 computations of a probability may be apart."""
 _NEW = "an export needs a new folder, and {out} exists; remove it or name another one"
 
 
@@ -105,6 +111,47 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
     return _figures(
         trained, out, tables, size, parity, max(largest_error(rows[n], tables) for n in TOKEN_NAMES)
     )
+
+
+def head_program(head: Head, *, features: int, dim: int) -> bytes:
+    """Return the file: (B, 13) dense inputs and (B, F, D) pooled rows to (B,) logits, for any B.
+
+    Args:
+        head: float32, on the CPU.
+        features: F.
+        dim: D.
+
+    Returns:
+        What `torch.export.save` writes.
+
+    Raises:
+        CheckpointError: read again, it predicts something else than `head`.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        dense = torch.rand(rows, NUM_INTEGERS, generator=generator)
+        return 10 * dense, torch.randn(rows, features, dim, generator=generator)
+
+    alone = copy.deepcopy(head)
+    for parameter in alone.parameters():
+        # In training they are parts of one vector, which torch warns of.
+        parameter.data = parameter.data.clone()
+    batch = torch.export.Dim("batch")
+    with torch.no_grad():
+        program = torch.export.export(alone, inputs(3), dynamic_shapes=({0: batch}, {0: batch}))
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        buffer.seek(0)
+        again = torch.export.load(buffer).module()  # bytes that this process made: their pickles are ours
+        for given in (inputs(1), inputs(100)):
+            ours, theirs = (probability_from_logit(f(*given).numpy()) for f in (head, again))
+            if abs(ours - theirs).max() > BOUND:
+                raise CheckpointError(
+                    f"an exported head must predict as the checkpoint's to {BOUND}, and is off by "
+                    f"{abs(ours - theirs).max():.1e}; install the version of torch that the program asks for"
+                )
+    return buffer.getvalue()
 
 
 def _taken(out: Path) -> bool:

@@ -1,73 +1,132 @@
-"""Two runs on the same rows: differences in AUC, accuracy and log loss, with intervals over the rows."""
+"""Two models on the same samples: their difference in each metric, with intervals, and what is shown by it.
+
+The intervals cover the draw of samples for this one pair of runs, not that of seeds: training both again moves the
+metrics by an amount that only several seeds can show (`crossed`).
+"""
 
 import dataclasses
+from collections.abc import Mapping
 
-from dlrm_adahessian.metrics.binary import (
-    Labels,
-    Probabilities,
-    check_predictions,
-    row_correct,
-    row_log_losses,
-)
-from dlrm_adahessian.statistics.delong import delong, rarer_class
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_adahessian.metrics.binary import METRICS, Metric, Share, check_predictions
+from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.statistics.discordance import bootstrap_accuracy, discordance, mcnemar
-from dlrm_adahessian.statistics.intervals import Interval
-from dlrm_adahessian.statistics.paired import paired_mean_difference
+from dlrm_adahessian.statistics.intervals import Interval, PairedDifference
+
+_LEVEL = 0.05  # an adjusted p value below it shows a difference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShareDifference(PairedDifference):
+    """A difference of shares; two more figures check its normal interval where few samples divide the models.
+
+    Attributes:
+        bootstrap_ci95: percentile bootstrap interval.
+        mcnemar_p: McNemar's mid-p value.
+    """
+
+    bootstrap_ci95: Interval
+    mcnemar_p: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Ours minus the baseline on the same rows, with 95% intervals (low, high).
+    """Ours minus the baseline on the same samples.
 
-    The intervals cover the chance of the rows for this one pair of runs, not that of seeds: training both
-    again moves the figures by an amount that only several seeds can show. None where too few rows, or too
-    few of a class, leave a figure undefined. The bootstrap of the accuracy and McNemar's mid-p value check its normal
-    interval where few rows divide the two runs.
+    Attributes:
+        by_metric: the difference in each of `METRICS`; None where there are too few samples, or too few of a class.
     """
 
-    auc: float | None = None
-    auc_ci95: Interval | None = None
-    accuracy: float | None = None
-    accuracy_ci95: Interval | None = None
-    accuracy_bootstrap_ci95: Interval | None = None
-    accuracy_mcnemar_p: float | None = None
-    logloss: float | None = None
-    logloss_ci95: Interval | None = None
+    by_metric: Mapping[str, PairedDifference | None]
+
+    def __getitem__(self, metric: str) -> PairedDifference | None:
+        return self.by_metric[metric]
 
     def asdict(self) -> dict[str, float | Interval | None]:
-        """Return the figures by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the differences flat and ready for JSON: `auc`, `auc_ci95`, ..."""
+        flat: dict[str, float | Interval | None] = {}
+        for name, metric in METRICS.items():
+            found = self[name]
+            flat[name] = None if found is None else found.estimate
+            flat[f"{name}_ci95"] = None if found is None else found.ci95
+            if isinstance(metric, Share):
+                share = found if isinstance(found, ShareDifference) else None
+                flat[f"{name}_bootstrap_ci95"] = None if share is None else share.bootstrap_ci95
+                flat[f"{name}_mcnemar_p"] = None if share is None else share.mcnemar_p
+        return flat
 
 
 def compare_predictions(labels: Labels, ours: Probabilities, baseline: Probabilities) -> Difference:
-    """Return ours minus baseline in AUC, accuracy and log loss, with 95% intervals over the rows.
-
-    The intervals cover the chance of the rows for this one pair of runs, not that of seeds.
+    """Return ours minus the baseline in each of `METRICS`, with 95% intervals over the samples.
 
     Args:
         labels: (N,) 0 or 1.
         ours: (N,) float32 or float64 in [0, 1].
-        baseline: (N,) like `ours`, for the same rows.
+        baseline: (N,) like `ours`, for the same samples.
 
     Returns:
-        The differences; those of fewer than two rows (AUC: two of each class) are None.
+        The differences; those of fewer than two samples (AUC: two of each class) are None.
     """
     check_predictions(labels, ours)
     check_predictions(labels, baseline)
-    if len(labels) < 2:
-        return Difference()
-    ours_correct, baseline_correct = row_correct(labels, ours), row_correct(labels, baseline)
-    accuracy = paired_mean_difference(ours_correct, baseline_correct)
-    counts = discordance(ours_correct, baseline_correct)
-    logloss = paired_mean_difference(row_log_losses(labels, ours), row_log_losses(labels, baseline))
-    auc = delong(labels, ours, baseline) if rarer_class(labels) >= 2 else None
     return Difference(
-        auc=auc.estimate if auc else None,
-        auc_ci95=auc.ci95 if auc else None,
-        accuracy=accuracy.estimate,
-        accuracy_ci95=accuracy.ci95,
-        accuracy_bootstrap_ci95=bootstrap_accuracy(counts),
-        accuracy_mcnemar_p=mcnemar(counts),
-        logloss=logloss.estimate,
-        logloss_ci95=logloss.ci95,
+        by_metric={
+            name: None if metric.lacking(labels) else _paired(metric, labels, ours, baseline)
+            for name, metric in METRICS.items()
+        }
+    )
+
+
+def paired_difference(metric: Metric, labels: Labels, a: Probabilities, b: Probabilities) -> PairedDifference:
+    """Return the metric of a minus that of b with its normal interval over the samples; of AUC it is DeLong's.
+
+    Args:
+        metric: of `METRICS`.
+        labels: (N,) 0 or 1.
+        a: (N,) float32 or float64 in [0, 1].
+        b: (N,) like `a`, for the same samples.
+
+    Returns:
+        The difference. Its estimate is exact, interval and p value are asymptotic in the samples, of AUC in those of each
+        class. Where the values per sample differ by a constant, the standard error is 0.
+
+    Raises:
+        ValueError: the labels leave the metric without a standard error, or predictions break the rule of
+            `check_predictions`.
+    """
+    check_predictions(labels, a)
+    check_predictions(labels, b)
+    if lacking := metric.lacking(labels):
+        raise ValueError(f"the standard error of {metric.title} needs {lacking}; evaluate on more rows")
+    return _paired(metric, labels, a, b)
+
+
+def difference_per_sample(
+    metric: Metric, labels: Labels, a: Probabilities, b: Probabilities
+) -> npt.NDArray[np.float64]:
+    """Return the values per sample (N,) of a minus those of b, which average to the difference of the metric."""
+    return np.subtract(metric.per_sample(labels, a), metric.per_sample(labels, b), dtype=np.float64)
+
+
+def judgement(logloss: float, p_adjusted: float) -> str:
+    """Return in words what is shown of a difference in log loss by its adjusted p value."""
+    if p_adjusted >= _LEVEL:
+        return "no difference shown"
+    return "better" if logloss < 0 else "worse"
+
+
+def p_words(value: float) -> str:
+    """Return a p value, small ones by their bound."""
+    return "below 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _paired(metric: Metric, labels: Labels, a: Probabilities, b: Probabilities) -> PairedDifference:
+    found = PairedDifference.normal(*metric.with_error(labels, difference_per_sample(metric, labels, a, b)))
+    if not isinstance(metric, Share):
+        return found
+    counts = discordance(metric.per_sample(labels, a), metric.per_sample(labels, b))
+    return ShareDifference(
+        **dataclasses.asdict(found), bootstrap_ci95=bootstrap_accuracy(counts), mcnemar_p=mcnemar(counts)
     )

@@ -22,6 +22,10 @@ ROC analysis" (2007), which are Satterthwaite's with rows so many that their mom
 
 Where that interval is narrower than the one over rows alone of the mean over seeds, the latter is given:
 a spread of few figures can be small by luck, but the rows bound it from below.
+
+The smallest true difference that a comparison is likely to find: a t test with standard error e and nu degrees of
+freedom meets a true difference d with a noncentral t statistic of noncentrality d / e; e.g. Lehmann and Romano,
+"Testing Statistical Hypotheses" (2005), section 5.2. The normal case is (1.960 + 0.842) e for 80% power at two-sided 5%.
 """
 
 import dataclasses
@@ -29,9 +33,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scipy.special import nctdtrinc, ndtri
+
 from dlrm_adahessian.statistics.intervals import (
     TWO_SIDED_95,
     Interval,
+    PairedDifference,
     student_interval,
     student_quantile,
     two_sided_p,
@@ -106,6 +113,37 @@ def combine(figures: Sequence[float], row_variance: float, within: Sequence[floa
         rows_share=rows / total if total > 0 else None,
         seeds_share=only_seeds / total if total > 0 else None,
     )
+
+
+def minimum_detectable(
+    found: Estimate | PairedDifference, *, power: float = 0.8, level: float = 0.05
+) -> float:
+    """Return the true difference that such a comparison declares significant with probability `power`.
+
+    It depends on the size and noise of the comparison alone, never on the difference found, and is as
+    uncertain as the standard error: with few seeds, a figure for planning. Rejections on the wrong side
+    are left out. For m comparisons under Holm's adjustment, `level` / m gives an upper bound.
+
+    Args:
+        found: an estimate with its standard error; a paired difference counts as normal.
+        power: probability of a significant result, in [`level`, 1).
+        level: two-sided level of the test, in (0, 1).
+
+    Returns:
+        The difference, at least 0 and in the unit of the estimate; 0 for a standard error of 0.
+
+    Raises:
+        ValueError: `power` or `level` is out of range.
+    """
+    if not 0 < level < 1 or not level <= power < 1:
+        raise ValueError(
+            f"level must lie in (0, 1) and power in [level, 1), got {level} and {power}; 0.05 and 0.8 are usual"
+        )
+    freedom = found.degrees_of_freedom if isinstance(found, Estimate) else math.inf
+    critical = student_quantile(1 - level / 2, freedom)
+    if math.isinf(freedom):
+        return found.standard_error * (critical + float(ndtri(power)))
+    return found.standard_error * float(nctdtrinc(freedom, 1 - power, critical))
 
 
 def _error(rows: float, of_seeds: float, seeds: int) -> _Error:

@@ -31,26 +31,22 @@ Memory: seeds are streamed; three float64 sums per row are kept, whatever S.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.metrics.binary import (
-    Labels,
-    Probabilities,
-    check_predictions,
-    row_correct,
-    row_log_losses,
-)
+from dlrm_adahessian.metrics.binary import METRICS, check_predictions, mean_with_error
+from dlrm_adahessian.metrics.ranking import Labels, Probabilities
+from dlrm_adahessian.statistics.comparison import difference_per_sample
 from dlrm_adahessian.statistics.components import Estimate, combine
-from dlrm_adahessian.statistics.delong import mean_over_classes, placements, rarer_class
 from dlrm_adahessian.statistics.intervals import Interval
 
-_Rows = npt.NDArray[np.float64]
+_Values = npt.NDArray[np.float64]
+_NO_SEED = "a difference needs at least one seed, got none; train a pair of runs first"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,16 +56,20 @@ class CrossedDifference:
     Attributes:
         rows: N.
         seeds: S.
-        auc: difference of AUC; None with fewer than two rows of a class.
-        accuracy: difference of the share of correct decisions, 0 to 1.
-        logloss: difference of log loss in nats; negative where ours is better.
+        by_metric: the difference in each of `METRICS`; None where a class has too few samples for it.
     """
 
     rows: int
     seeds: int
-    auc: Estimate | None
-    accuracy: Estimate
-    logloss: Estimate
+    by_metric: Mapping[str, Estimate | None]
+
+    def __getitem__(self, metric: str) -> Estimate | None:
+        return self.by_metric[metric]
+
+    @property
+    def logloss(self) -> Estimate:
+        """The difference of log loss in nats, by which optimizers are judged; negative where ours is better."""
+        return cast(Estimate, self["logloss"])  # defined for any two samples
 
     @property
     def covers(self) -> Literal["rows", "rows and seeds"]:
@@ -77,13 +77,13 @@ class CrossedDifference:
         return "rows" if self.seeds == 1 else "rows and seeds"
 
     def asdict(self) -> dict[str, float | str | Interval | None]:
-        """Return the figures flat and ready for JSON: `auc`, `auc_ci95`, ...; None for infinity."""
+        """Return the estimates flat and ready for JSON: `auc`, `auc_ci95`, ...; None for infinity."""
         flat: dict[str, float | str | Interval | None] = {
             "rows": self.rows,
             "seeds": self.seeds,
             "covers": self.covers,
         }
-        for name, found in (("auc", self.auc), ("accuracy", self.accuracy), ("logloss", self.logloss)):
+        for name, found in self.by_metric.items():
             for field in dataclasses.fields(Estimate):
                 value = getattr(found, field.name) if found else None
                 flat[name if field.name == "estimate" else f"{name}_{field.name}"] = (
@@ -95,13 +95,10 @@ class CrossedDifference:
 def crossed_difference(
     labels: Labels, ours: Iterable[Probabilities], theirs: Iterable[Probabilities]
 ) -> CrossedDifference:
-    """Return ours minus theirs in AUC, accuracy and log loss, with 95% intervals over rows and seeds.
+    """Return ours minus theirs in each of `METRICS`, with 95% intervals over rows and seeds.
 
     With one seed the intervals cover the rows alone and equal those of `compare_predictions`; `covers`
     says so. Seeds are taken one at a time, so a generator that reads one file after another will do.
-
-    Refuses, by ValueError, no seed, a seed that only one side has, fewer than two rows, and predictions
-    that are not finite (a diverged run) or break the rule of `check_predictions`.
 
     Args:
         labels: (N,) 0 or 1, N at least 2.
@@ -110,20 +107,27 @@ def crossed_difference(
 
     Returns:
         The differences.
+
+    Raises:
+        ValueError: there is no seed, a seed is of one side only, there are fewer than two rows, or predictions are not
+            finite (a diverged run) or break the rule of `check_predictions`.
     """
-    auc = _Moments(partial(mean_over_classes, labels)) if rarer_class(labels) >= 2 else None
-    accuracy, logloss = _Moments(_mean_over_rows), _Moments(_mean_over_rows)
+    moments = {
+        name: _Moments(partial(metric.with_error, labels))
+        for name, metric in METRICS.items()
+        if not metric.lacking(labels)
+    }
+    seeds = 0
     for a, b in _checked_pairs(labels, ours, theirs):
-        if auc:
-            auc.add(placements(labels, a) - placements(labels, b))
-        accuracy.add(np.subtract(row_correct(labels, a), row_correct(labels, b), dtype=np.float64))
-        logloss.add(row_log_losses(labels, a) - row_log_losses(labels, b))
+        seeds += 1
+        for name, of_metric in moments.items():
+            of_metric.add(difference_per_sample(METRICS[name], labels, a, b))
+    if not seeds:
+        raise ValueError(_NO_SEED)
     return CrossedDifference(
         rows=len(labels),
-        seeds=accuracy.seeds,
-        auc=auc.estimate() if auc else None,
-        accuracy=accuracy.estimate(),
-        logloss=logloss.estimate(),
+        seeds=seeds,
+        by_metric={name: moments[name].estimate() if name in moments else None for name in METRICS},
     )
 
 
@@ -141,7 +145,7 @@ def crossed_mean(differences: Iterable[npt.NDArray[np.generic]]) -> Estimate:
     Raises:
         ValueError: no seed, fewer than two rows, seeds that differ in rows, or a value that is not finite.
     """
-    moments = _Moments(_mean_over_rows)
+    moments = _Moments(mean_with_error)
     shape: tuple[int, ...] | None = None
     for difference in differences:
         shape = shape or difference.shape
@@ -157,12 +161,12 @@ def crossed_mean(differences: Iterable[npt.NDArray[np.generic]]) -> Estimate:
 
 
 class _Moments:
-    """Sums over seeds of one per-row figure: what `combine` needs, in one (N,) float64 array."""
+    """Sums over seeds of one value per sample: what `combine` needs, in one (N,) float64 array."""
 
-    def __init__(self, spread: Callable[[_Rows], tuple[float, float]]) -> None:
-        """Start empty; `spread` maps per-row values (N,) to their figure and its error over the rows."""
+    def __init__(self, spread: Callable[[_Values], tuple[float, float]]) -> None:
+        """Start empty; `spread` maps values per sample (N,) to their figure and its error over the samples."""
         self._spread = spread
-        self._total: _Rows | None = None
+        self._total: _Values | None = None
         self._figures: list[float] = []
         self._within: list[float] = []
 
@@ -171,8 +175,8 @@ class _Moments:
         """How many seeds were added."""
         return len(self._figures)
 
-    def add(self, difference: _Rows) -> None:
-        """Take in one seed's per-row differences (N,), which the caller gives away."""
+    def add(self, difference: _Values) -> None:
+        """Take in one seed's differences per sample (N,), which the caller gives away."""
         figure, error = self._spread(difference)
         self._figures.append(figure)
         self._within.append(error**2)
@@ -184,14 +188,9 @@ class _Moments:
     def estimate(self) -> Estimate:
         """Return the mean over seeds; raises ValueError without any seed."""
         if self._total is None:
-            raise ValueError("a difference needs at least one seed, got none; train a pair of runs first")
+            raise ValueError(_NO_SEED)
         _, error = self._spread(self._total)
         return combine(self._figures, (error / self.seeds) ** 2, self._within)
-
-
-def _mean_over_rows(values: _Rows) -> tuple[float, float]:
-    """Return the mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _checked_pairs(

@@ -39,7 +39,7 @@ def discordance(a_correct: _Correct, b_correct: _Correct) -> Discordance:
     """Count the rows that one model gets right and the other wrong.
 
     Args:
-        a_correct: (N,) bool, N at least 1; see `metrics.row_correct`.
+        a_correct: (N,) bool, N at least 1; see `metrics.correct_decisions`.
         b_correct: (N,) bool, same rows.
 
     Returns:
@@ -55,7 +55,7 @@ def discordance(a_correct: _Correct, b_correct: _Correct) -> Discordance:
         )
     if a_correct.dtype != np.bool_ or b_correct.dtype != np.bool_:
         raise ValueError(
-            f"decisions must be bool, got {a_correct.dtype} and {b_correct.dtype}; take them of row_correct"
+            f"decisions must be bool, got {a_correct.dtype} and {b_correct.dtype}; take them of correct_decisions"
         )
     return Discordance(
         only_a=int(np.count_nonzero(a_correct & ~b_correct)),

@@ -1,47 +1,52 @@
-"""Intervals of one model's figures over the draw of rows.
+"""Intervals of one model's metrics over the draw of samples.
 
-AUC by DeLong, accuracy by Wilson's score interval, log loss as a mean. Normalized entropy and calibration are ratios of
-means over the same rows, of which numerator and denominator vary together: their errors are those of the linearized
-ratio (delta method), each row's share of the first-order change. All treat rows as independent draws and say nothing about
-how another seed would have trained.
+AUC by DeLong, shares by Wilson's score interval, log loss as a mean. Normalized entropy and calibration are ratios of
+means over the same samples, of which numerator and denominator vary together: their errors are those of the linearized
+ratio (delta method), each sample's share of the first-order change. All treat samples as independent draws and say nothing
+about how another seed would have trained.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
 from dlrm_adahessian.metrics.binary import (
-    Labels,
-    Probabilities,
+    METRICS,
+    AreaUnderCurve,
+    Metric,
+    Share,
     check_predictions,
-    row_correct,
-    row_log_losses,
 )
-from dlrm_adahessian.statistics.delong import delong_auc, rarer_class
+from dlrm_adahessian.metrics.ranking import Labels, Probabilities, auc_with_error, rarer_class
 from dlrm_adahessian.statistics.intervals import Interval, student_interval
 
-_BLOCK = 1 << 20  # rows; three float64 numbers of each are held at a time
+_BLOCK = 1 << 20  # samples; three float64 numbers of each are held at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FigureIntervals:
-    """95% intervals (low, high) of the figures of `BinaryMetrics`; None where rows or clicks are too few for one."""
+class MetricIntervals:
+    """95% intervals (low, high) of `METRICS`, normalized entropy and calibration, by name.
 
-    auc_ci95: Interval | None = None
-    accuracy_ci95: Interval | None = None
-    logloss_ci95: Interval | None = None
-    normalized_entropy_ci95: Interval | None = None
-    calibration_ci95: Interval | None = None
+    Attributes:
+        by_metric: None where samples or clicks are too few for one.
+    """
+
+    by_metric: Mapping[str, Interval | None]
+
+    def __getitem__(self, metric: str) -> Interval | None:
+        """Return one of them; None for a metric without intervals too."""
+        return self.by_metric.get(metric)
 
     def asdict(self) -> dict[str, Interval | None]:
-        """Return the intervals by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the intervals ready for JSON: `auc_ci95`, ..."""
+        return {f"{name}_ci95": ends for name, ends in self.by_metric.items()}
 
 
-def figure_intervals(labels: Labels, probability: Probabilities) -> FigureIntervals:
+def metric_intervals(labels: Labels, probability: Probabilities) -> MetricIntervals:
     """Return the intervals of one set of predictions; refuses what `check_predictions` refuses.
 
     Args:
@@ -49,22 +54,51 @@ def figure_intervals(labels: Labels, probability: Probabilities) -> FigureInterv
         probability: (N,) float32 or float64 in [0, 1].
 
     Returns:
-        The intervals; None for fewer than two rows, and where a figure needs both classes, for fewer than two rows of one.
+        The intervals; None for fewer than two samples, and where a metric needs both classes, for fewer than two of one.
     """
     check_predictions(labels, probability)
-    rows = len(labels)
-    if rows < 2:
-        return FigureIntervals()
-    correct = int(np.count_nonzero(row_correct(labels, probability)))
+    moments = _Moments.of(labels, probability) if len(labels) >= 2 else None
     both = rarer_class(labels) >= 2
-    moments = _Moments.of(labels, probability)
-    return FigureIntervals(
-        auc_ci95=delong_auc(labels, probability).ci95 if both else None,
-        accuracy_ci95=proportion_interval(correct, rows),
-        logloss_ci95=moments.interval(moments.means[0], (1.0, 0.0, 0.0)),
-        normalized_entropy_ci95=_normalized_entropy(moments) if both else None,
-        calibration_ci95=_calibration(moments) if labels.any() else None,
+    return MetricIntervals(
+        by_metric={
+            **{name: _interval(name, labels, probability, moments) for name in METRICS},
+            "normalized_entropy": _normalized_entropy(moments) if moments and both else None,
+            "calibration": _calibration(moments) if moments and labels.any() else None,
+        }
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AucEstimate:
+    """One AUC with its DeLong standard error and 95% interval, cut to [0, 1]."""
+
+    auc: float
+    standard_error: float
+    ci95: Interval
+
+
+def delong_auc(labels: Labels, probability: Probabilities) -> AucEstimate:
+    """Return one AUC with its interval over the samples; refuses fewer than two samples of a class.
+
+    Asymptotic in the count of each class: at an AUC of exactly 0 or 1 the interval is a point, which
+    understates the doubt.
+
+    Args:
+        labels: (N,) 0 or 1, at least two of each.
+        probability: (N,) float32 or float64 in [0, 1].
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: a class has fewer than two samples.
+    """
+    check_predictions(labels, probability)
+    if lacking := METRICS["auc"].lacking(labels):
+        raise ValueError(f"the standard error of an AUC needs {lacking}; evaluate on more rows")
+    auc, standard_error = auc_with_error(labels, probability)
+    low, high = student_interval(auc, standard_error)
+    return AucEstimate(auc=auc, standard_error=standard_error, ci95=(max(low, 0.0), min(high, 1.0)))
 
 
 def proportion_interval(count: int, rows: int) -> Interval:
@@ -73,43 +107,66 @@ def proportion_interval(count: int, rows: int) -> Interval:
     return float(found.low), float(found.high)
 
 
+def _interval(
+    name: str, labels: Labels, probability: Probabilities, moments: "_Moments | None"
+) -> Interval | None:
+    metric = METRICS[name]
+    if moments is None or metric.lacking(labels):
+        return None
+    if isinstance(metric, AreaUnderCurve):
+        return delong_auc(labels, probability).ci95
+    if isinstance(metric, Share):
+        return proportion_interval(int(metric.per_sample(labels, probability).sum()), len(labels))
+    return moments.interval({name: 1.0}, moments[name])
+
+
+_CLICK, _PROBABILITY = "click", "probability"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Moments:
-    """Means (3,) and covariances (3, 3) over N rows of log loss, click and probability."""
+    """Means (K,) and covariances (K, K) over N samples of each metric that is a mean, of click and of probability."""
 
     rows: int
+    names: tuple[str, ...]
     means: npt.NDArray[np.float64]
     covariances: npt.NDArray[np.float64]
 
     @classmethod
     def of(cls, labels: Labels, probability: Probabilities) -> "_Moments":
         """Take them in blocks, by the update of Chan, Golub, LeVeque (1979)."""
-        means, scatter = np.zeros(3), np.zeros((3, 3))
+        metrics = {name: metric for name, metric in METRICS.items() if type(metric) is Metric}
+        count = len(metrics) + 2
+        means, scatter = np.zeros(count), np.zeros((count, count))
         for start in range(0, len(labels), _BLOCK):
             y, p = labels[start : start + _BLOCK], probability[start : start + _BLOCK]
-            block = np.stack([row_log_losses(y, p), y, p])
+            block = np.stack([*(metric.per_sample(y, p) for metric in metrics.values()), y, p])
             share = len(y) / (start + len(y))
             step = block.mean(1) - means
             centred = block - block.mean(1, keepdims=True)
             scatter += centred @ centred.T + np.outer(step, step) * (start * share)
             means += share * step
-        return cls(len(labels), means, scatter / (len(labels) - 1))
+        return cls(len(labels), (*metrics, _CLICK, _PROBABILITY), means, scatter / (len(labels) - 1))
 
-    def interval(self, figure: float, slopes: tuple[float, float, float]) -> Interval:
+    def __getitem__(self, name: str) -> float:
+        return float(self.means[self.names.index(name)])
+
+    def interval(self, slopes: Mapping[str, float], figure: float) -> Interval:
         """Return the normal interval of a figure that changes by `slopes` times the changes of the means."""
-        variance = np.array(slopes) @ self.covariances @ np.array(slopes)
+        vector = np.array([slopes.get(name, 0.0) for name in self.names])
+        variance = vector @ self.covariances @ vector
         return student_interval(float(figure), math.sqrt(max(variance, 0.0) / self.rows))
 
 
 def _normalized_entropy(moments: _Moments) -> Interval:
     """L / H(c) of mean log loss L and click rate c, H the entropy: d(NE) = dL / H - L H'(c) dc / H**2."""
-    loss, rate, _ = moments.means.tolist()
+    loss, rate = moments["logloss"], moments[_CLICK]
     entropy = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate)
     slope = math.log1p(-rate) - math.log(rate)
-    return moments.interval(loss / entropy, (1 / entropy, -loss * slope / entropy**2, 0.0))
+    return moments.interval({"logloss": 1 / entropy, _CLICK: -loss * slope / entropy**2}, loss / entropy)
 
 
 def _calibration(moments: _Moments) -> Interval:
     """P / c of mean probability P and click rate c: d(P / c) = dP / c - P dc / c**2."""
-    _, rate, mean = moments.means.tolist()
-    return moments.interval(mean / rate, (0.0, -mean / rate**2, 1 / rate))
+    rate, mean = moments[_CLICK], moments[_PROBABILITY]
+    return moments.interval({_CLICK: -mean / rate**2, _PROBABILITY: 1 / rate}, mean / rate)

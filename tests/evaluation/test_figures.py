@@ -7,7 +7,7 @@ from scipy.stats import norm
 from dlrm_adahessian.data.schema import NO_LABEL
 from dlrm_adahessian.evaluation.figures import differences, slice_figures
 from dlrm_adahessian.evaluation.slices import Slice
-from dlrm_adahessian.statistics.multiplicity import holm
+from dlrm_adahessian.statistics.intervals import holm
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,13 @@ def test_models_are_compared_with_the_first_and_adjusted_together(scored):
     labels, models = scored
     expected = [paired(labels, models[name], models["a"]) for name in "bc"]
     found = differences(labels, models)
-    assert [(row["model"], row["against"]) for row in found] == [("b", "a"), ("c", "a")]
-    assert [row["logloss"] for row in found] == pytest.approx([mean for mean, _, _ in expected], rel=1e-6)
-    assert [row["p_adjusted"] for row in found] == pytest.approx(holm([p for _, _, p in expected]), rel=1e-6)
-    assert min(row["p_adjusted"] for row in found) > min(p for _, _, p in expected)
+    assert [(row.model, row.against) for row in found] == [("b", "a"), ("c", "a")]
+    assert [row.logloss.estimate for row in found] == pytest.approx(
+        [mean for mean, _, _ in expected], rel=1e-6
+    )
+    assert [row.difference["logloss"] for row in found] == [row.logloss for row in found]
+    assert [row.p_adjusted for row in found] == pytest.approx(holm([p for _, _, p in expected]), rel=1e-6)
+    assert min(row.p_adjusted for row in found) > min(p for _, _, p in expected)
 
 
 @pytest.mark.oracle
@@ -44,13 +47,11 @@ def test_slices_are_adjusted_over_slices_and_models(scored):
     cuts = np.split(np.arange(900), [200, 500])
     found = slice_figures(labels, models, [Slice(str(i), rows) for i, rows in enumerate(cuts)])
     expected = [paired(labels[rows], models[name][rows], models["a"][rows]) for rows in cuts for name in "bc"]
-    pairs = [pair for entry in found for pair in entry["differences"]]
-    assert [pair["model"] for pair in pairs] == ["b", "c"] * 3
-    assert [pair["p_adjusted"] for pair in pairs] == pytest.approx(
-        holm([p for _, _, p in expected]), rel=1e-6
-    )
+    pairs = [pair for entry in found for pair in entry.differences]
+    assert [pair.model for pair in pairs] == ["b", "c"] * 3
+    assert [pair.p_adjusted for pair in pairs] == pytest.approx(holm([p for _, _, p in expected]), rel=1e-6)
     for pair, (mean, error, _) in zip(pairs, expected, strict=True):
-        assert pair["logloss_ci95"] == pytest.approx(
+        assert pair.logloss.ci95 == pytest.approx(
             [mean - norm.ppf(0.975) * error, mean + norm.ppf(0.975) * error], rel=1e-6
         )
 
@@ -65,6 +66,6 @@ def test_rows_without_a_label_are_in_no_slice(scored):
         Slice("rest", np.arange(301, 900)),
     ]
     found = slice_figures(some, models, cuts)
-    assert [(entry["slice"], entry["rows"]) for entry in found] == [("one", 1), ("rest", 599)]
-    assert found[0]["differences"][0]["p_adjusted"] is None
-    assert found[1]["differences"][0]["p_adjusted"] is not None
+    assert [(entry.label, entry.samples) for entry in found] == [("one", 1), ("rest", 599)]
+    assert found[0].differences[0].p_adjusted is None
+    assert found[1].differences[0].p_adjusted is not None

@@ -1,6 +1,6 @@
 """A small run on generated rows, and its folders; exports take seconds, so all tests share them."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,8 @@ from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.serving import export as exporting
-from dlrm_adahessian.serving.export import write_folder
-from dlrm_adahessian.serving.head_program import head_program
+from dlrm_adahessian.serving.export import head_program, write_folder
+from dlrm_adahessian.serving.parity import compared
 from dlrm_adahessian.train.with_baseline import run_job
 
 
@@ -54,10 +54,13 @@ def exported(trained, tmp_path_factory):
     program = cache(lambda head, **sizes: head_program(head, **sizes))
     with init_process_group(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "head_program", program)
-        return {
-            kind: (folder / kind, write_folder(trained, folder / kind, kind))
-            for kind in ("fp32", "bf16", "int8")
-        }
+        found = {"fp32": (folder / "fp32", write_folder(trained, folder / "fp32", "fp32"))}
+        patch.setattr(
+            exporting, "compared", partial(compared, rows=20_000)
+        )  # all samples have been compared once
+        for kind in ("bf16", "int8"):
+            found[kind] = folder / kind, write_folder(trained, folder / kind, kind)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,12 +16,11 @@ from dlrm_adahessian.data.synthetic.generator import write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.job import evaluate
-from dlrm_adahessian.evaluation.request import Request
+from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving import loader
-from dlrm_adahessian.serving.export import export, write_folder
-from dlrm_adahessian.serving.head_program import BOUND, head_program
-from dlrm_adahessian.serving.parity import Parity, as_tensors, checkpoint_probabilities, drawn
+from dlrm_adahessian.serving.export import BOUND, export, head_program, write_folder
+from dlrm_adahessian.serving.parity import Parity, as_tensors, checkpoint_probabilities, compared, drawn
 from dlrm_adahessian.serving.rounding import largest_error, rounded
 from dlrm_adahessian.train.step import SCORING_BATCH
 
@@ -119,10 +119,11 @@ def test_the_manifest_tells_where_the_model_is_from(trained, exact):
 
 def test_evaluate_on_raw_rows_is_what_the_folder_predicts(run, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))  # with the lines, below
     text = tmp_path / "rows.txt"
     write_tsv(SyntheticConfig(seed=4), 2_000, text)
     export(run, tmp_path / "folder")
-    evaluate(Request(runs=[run], data=[str(text)], out=tmp_path / "scores.parquet"))
+    evaluate(EvaluationRequest(runs=[run], data=[str(text)], out=tmp_path / "scores.parquet"))
     scores = pq.read_table(tmp_path / "scores.parquet")["probability"].to_numpy()
     with text.open("rb") as lines:
         rows = list(loader._rows(lines))
@@ -163,6 +164,7 @@ def test_what_cannot_be_written_is_told_before_the_run_is_read(tmp_path, capsys)
 def test_rows_in_another_order_leave_no_folder(trained, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
     monkeypatch.setattr(exporting, "rounded", lambda rows, kind: rounded(rows.flip(0), kind))
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))  # fewer show it too
     with (
         init_process_group(),
         pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06"),

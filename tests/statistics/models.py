@@ -4,6 +4,9 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
+from dlrm_adahessian.metrics.binary import mean_with_error
+from dlrm_adahessian.statistics.intervals import PairedDifference
+
 
 def brute_force_delong(labels, *models):
     """Return the AUCs and their covariance by the m x n kernel of DeLong et al. (1988)."""
@@ -34,3 +37,8 @@ def covered(trials, draw_interval, truth):
         interval = draw_interval(np.random.default_rng(seed))
         hits += interval[0] <= truth <= interval[1]
     return low <= hits <= high
+
+
+def paired_mean(a, b):
+    """Return mean(a - b) over paired rows as the comparisons take it of values per sample."""
+    return PairedDifference.normal(*mean_with_error(np.subtract(a, b, dtype=np.float64)))

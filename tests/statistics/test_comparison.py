@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
-from dlrm_adahessian.statistics.delong import delong
+from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
+from dlrm_adahessian.statistics.comparison import Difference, compare_predictions, paired_difference
 from tests.statistics.models import two_models
 
 
@@ -20,15 +19,14 @@ def test_comparison_is_the_difference_of_both_metrics(dtype) -> None:
     found = compare_predictions(labels, a, b)
     for name in ("auc", "accuracy", "logloss"):
         difference = getattr(ours, name) - getattr(baseline, name)
-        low, high = getattr(found, f"{name}_ci95")
-        assert getattr(found, name) == pytest.approx(difference, abs=1e-12)
+        low, high = found[name].ci95
+        assert found[name].estimate == pytest.approx(difference, abs=1e-12)
         assert low < difference < high
-    assert found.auc_ci95 == delong(labels, a, b).ci95
-    assert found.accuracy_bootstrap_ci95 == pytest.approx(
-        found.accuracy_ci95, abs=0.15 * np.ptp(found.accuracy_ci95)
-    )
-    assert found.accuracy_mcnemar_p < 0.05
-    assert found.auc > 0 > found.logloss  # a has half of the noise of b
+        assert found[name] == paired_difference(METRICS[name], labels, a, b)
+    accuracy = found["accuracy"]
+    assert accuracy.bootstrap_ci95 == pytest.approx(accuracy.ci95, abs=0.15 * np.ptp(accuracy.ci95))
+    assert accuracy.mcnemar_p < 0.05
+    assert found["auc"].estimate > 0 > found["logloss"].estimate  # a has half of the noise of b
 
 
 def test_comparison_is_ours_minus_baseline_and_prints_as_json() -> None:
@@ -47,11 +45,13 @@ def test_comparison_leaves_undefined_figures_out() -> None:
     one_click = np.array([0, 0, 0, 1], np.int8)
     scores = np.array([0.1, 0.2, 0.3, 0.4])
     found = compare_predictions(one_click, scores, scores)
-    assert found.auc is None
-    assert found.auc_ci95 is None
-    assert found.accuracy_ci95 == (0.0, 0.0)
-    assert compare_predictions(one_click[:1], scores[:1], scores[:1]) == Difference()
-    assert compare_predictions(one_click[:0], scores[:0], scores[:0]) == Difference()
+    assert found["auc"] is None
+    assert found.asdict()["auc_ci95"] is None
+    assert found["accuracy"].ci95 == (0.0, 0.0)
+    for rows in (1, 0):
+        nothing = compare_predictions(one_click[:rows], scores[:rows], scores[:rows])
+        assert nothing == Difference(by_metric=dict.fromkeys(METRICS))
+        assert nothing.asdict() == dict.fromkeys(found.asdict())
 
 
 def test_comparison_refuses_unpaired_rows() -> None:

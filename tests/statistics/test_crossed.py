@@ -53,7 +53,7 @@ def test_auc_equals_obuchowski_and_rockette_on_the_full_covariance(seeds, levels
     of_seeds = differences.var(ddof=1) / seeds
     assert between > 0
 
-    found = crossed_difference(labels, ours, theirs).auc
+    found = crossed_difference(labels, ours, theirs)["auc"]
 
     variance = between + of_seeds
     freedom = (seeds - 1) * (variance / of_seeds) ** 2
@@ -74,7 +74,7 @@ def test_accuracy_and_logloss_are_crossed_means_of_their_rows() -> None:
     labels, ours, theirs = paired_runs(3, 200)
     found = crossed_difference(labels, ours, theirs)
     right = [(side >= 0.5) == labels for side in (ours, theirs)]
-    assert found.accuracy == crossed_mean(right[0].astype(float) - right[1])
+    assert found["accuracy"] == crossed_mean(right[0].astype(float) - right[1])
     losses = [-np.where(labels, np.log(side), np.log1p(-side)) for side in (ours, theirs)]
     expected = crossed_mean(losses[0] - losses[1])
     assert found.logloss.estimate == pytest.approx(expected.estimate, abs=1e-12)
@@ -89,9 +89,9 @@ def test_one_seed_is_the_comparison_of_two_runs_and_says_so() -> None:
     expected = compare_predictions(labels, ours[0], theirs[0])
     assert found.covers == "rows"
     for name in FIGURES:
-        estimate = getattr(found, name)
-        assert estimate.estimate == getattr(expected, name)
-        assert estimate.ci95 == pytest.approx(getattr(expected, f"{name}_ci95"), rel=1e-12)
+        estimate = found[name]
+        assert estimate.estimate == expected[name].estimate
+        assert estimate.ci95 == pytest.approx(expected[name].ci95, rel=1e-12)
         assert estimate.degrees_of_freedom == math.inf
 
 
@@ -141,7 +141,7 @@ def test_auc_agrees_with_resampling_rows_and_seeds() -> None:
     per_seed = np.einsum("bj,sij->bsi", of_others, kernel, optimize=True)
     resampled = np.einsum("bs,bsi,bi->b", of_seeds, per_seed, of_clicks)
 
-    found = crossed_difference(labels, ours, theirs).auc
+    found = crossed_difference(labels, ours, theirs)["auc"]
 
     assert found.estimate == pytest.approx(kernel.mean(), abs=1e-12)
     # Resampling is mildly conservative (Owen and Eckles): it adds interactions twice over and
@@ -168,8 +168,8 @@ def unpack(table):
 def close(a, b):
     """Say whether two differences agree; standard errors to the root of a rounding."""
     return all(
-        getattr(a, name).estimate == pytest.approx(getattr(b, name).estimate, abs=1e-12)
-        and getattr(a, name).ci95 == pytest.approx(getattr(b, name).ci95, abs=1e-6)
+        a[name].estimate == pytest.approx(b[name].estimate, abs=1e-12)
+        and a[name].ci95 == pytest.approx(b[name].ci95, abs=1e-6)
         for name in FIGURES
     )
 
@@ -180,7 +180,7 @@ def test_swapping_the_sides_negates(table) -> None:
     labels, ours, theirs = unpack(table)
     forth, back = crossed_difference(labels, ours, theirs), crossed_difference(labels, theirs, ours)
     for name in FIGURES:
-        a, b = getattr(forth, name), getattr(back, name)
+        a, b = forth[name], back[name]
         assert b.estimate == -a.estimate
         assert b.ci95 == (-a.ci95[1], -a.ci95[0])
         assert (b.standard_error, b.p_value) == (a.standard_error, a.p_value)
@@ -218,7 +218,7 @@ def test_identical_predictions_leave_no_doubt() -> None:
     labels, ours, _ = paired_runs(3, 50)
     found = crossed_difference(labels, ours, ours)
     for name in FIGURES:
-        estimate = getattr(found, name)
+        estimate = found[name]
         assert (estimate.estimate, estimate.standard_error, estimate.p_value) == (0.0, 0.0, 1.0)
         assert estimate.ci95 == (0.0, 0.0)
         assert estimate.rows_share is None
@@ -243,7 +243,7 @@ def test_too_few_clicks_leave_auc_out() -> None:
     labels = np.array([0, 0, 0, 1], np.int8)
     scores = np.array([[0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.5]])
     found = crossed_difference(labels, scores, scores[::-1])
-    assert found.auc is None
+    assert found["auc"] is None
     assert found.asdict()["auc_ci95"] is None
 
 

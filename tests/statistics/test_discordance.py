@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from dlrm_adahessian.statistics.discordance import Discordance, bootstrap_accuracy, discordance, mcnemar
-from dlrm_adahessian.statistics.paired import paired_mean_difference
+from tests.statistics.models import paired_mean
 
 
 def test_counts_by_hand() -> None:
@@ -69,7 +69,7 @@ def test_bootstrap_of_many_rows_is_the_normal_interval() -> None:
     a = rng.random(200_000) < 0.79
     b = np.where(rng.random(len(a)) < 0.05, ~a, a)
     counts = discordance(a, b)
-    expected = paired_mean_difference(a, b)
+    expected = paired_mean(a, b)
     draws = 20_000
     error = 5 * expected.standard_error * (0.025 * 0.975 / draws) ** 0.5 / stats.norm.pdf(1.96)
     assert bootstrap_accuracy(counts, draws=draws) == pytest.approx(expected.ci95, abs=error)
@@ -86,7 +86,9 @@ def test_bad_decisions_are_refused() -> None:
         discordance(right, right[:1])
     with pytest.raises(ValueError, match="at least 1"):
         discordance(right[:0], right[:0])
-    with pytest.raises(ValueError, match=r"must be bool, got bool and float64; take them of row_correct"):
+    with pytest.raises(
+        ValueError, match=r"must be bool, got bool and float64; take them of correct_decisions"
+    ):
         discordance(right, np.array([1.0, 0.0]))
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from dlrm_adahessian.metrics import ranking
 from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.statistics import delong, single
-from dlrm_adahessian.statistics.delong import delong_auc
-from dlrm_adahessian.statistics.single import figure_intervals, proportion_interval
+from dlrm_adahessian.statistics import single
+from dlrm_adahessian.statistics.single import delong_auc, metric_intervals, proportion_interval
 
 
 def drawn(rows, seed=0):
@@ -30,7 +30,7 @@ def test_half_widths_equal_the_jackknife(name):
     left = np.array([getattr(binary_metrics(labels[k], probability[k]), name) for k in keep])
     n = len(left)
     error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
-    low, high = getattr(figure_intervals(labels, probability), f"{name}_ci95")
+    low, high = metric_intervals(labels, probability)[name]
     assert (high - low) / 2 == pytest.approx(norm.ppf(0.975) * error, rel=0.02)
     assert (low + high) / 2 == pytest.approx(getattr(binary_metrics(labels, probability), name), rel=1e-12)
 
@@ -42,7 +42,7 @@ def test_intervals_hold_the_limit_95_times_of_100(name):
     tries = 1000
     held = 0
     for seed in range(tries):
-        low, high = getattr(figure_intervals(*drawn(400, seed)), f"{name}_ci95")
+        low, high = metric_intervals(*drawn(400, seed))[name]
         held += low <= truth <= high
     # Four binomial standard errors, and 1.5 points for 400 rows not being infinitely many.
     assert abs(held / tries - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / tries) + 0.015
@@ -61,7 +61,7 @@ def test_wilson_is_its_formula():
 
 def test_auc_is_delongs():
     labels, probability = drawn(300)
-    assert figure_intervals(labels, probability).auc_ci95 == delong_auc(labels, probability).ci95
+    assert metric_intervals(labels, probability)["auc"] == delong_auc(labels, probability).ci95
 
 
 @pytest.mark.parametrize(
@@ -77,16 +77,16 @@ def test_auc_is_delongs():
 def test_too_few_rows_have_no_interval(labels, present):
     labels = np.array(labels, np.int8)
     probability = np.linspace(0.2, 0.6, len(labels))
-    found = figure_intervals(labels, probability).asdict()
+    found = metric_intervals(labels, probability).asdict()
     assert {name.removesuffix("_ci95") for name, ends in found.items() if ends is not None} == present
 
 
 def test_blocks_change_nothing(monkeypatch):
     labels, probability = drawn(300)
     probability = probability.round(2)  # with ties, which no block may cut
-    whole = figure_intervals(labels, probability)
-    for module in (delong, single):
+    whole = metric_intervals(labels, probability)
+    for module in (ranking, single):
         monkeypatch.setattr(module, "_BLOCK", 7)
-    cut = figure_intervals(labels, probability)
-    for name, ends in whole.asdict().items():
-        assert getattr(cut, name) == pytest.approx(ends, rel=1e-12)
+    cut = metric_intervals(labels, probability)
+    for name, ends in whole.by_metric.items():
+        assert cut[name] == pytest.approx(ends, rel=1e-12)

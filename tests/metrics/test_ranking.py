@@ -1,5 +1,7 @@
 """DeLong's intervals against the m x n kernel, closed forms, and their own promise of 95% coverage."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,11 +9,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
-from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.statistics.delong import delong, delong_auc
-from dlrm_adahessian.statistics.paired import PairedDifference
+from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
+from dlrm_adahessian.statistics.comparison import paired_difference
+from dlrm_adahessian.statistics.intervals import PairedDifference
+from dlrm_adahessian.statistics.single import delong_auc
 from tests.statistics.models import brute_force_delong, covered, two_models
 
+delong = partial(paired_difference, METRICS["auc"])
 paired_rows = st.lists(
     st.tuples(st.integers(0, 1), st.integers(1, 63), st.integers(1, 63)), min_size=4, max_size=60
 ).filter(lambda rows: 2 <= sum(row[0] for row in rows) <= len(rows) - 2)

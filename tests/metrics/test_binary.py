@@ -2,7 +2,6 @@
 
 import json
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,48 +10,19 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from dlrm_adahessian.metrics import binary
+from dlrm_adahessian.metrics import binary, ranking
 from dlrm_adahessian.metrics.binary import (
     BinaryMetrics,
-    CalibrationBin,
-    RecentWindow,
     binary_metrics,
-    calibration_bins,
-    expected_calibration_error,
+    log_losses,
     probability_from_logit,
-    row_log_losses,
 )
-
-GRID = 1024  # probabilities k / GRID are exact in float32, and so is 1 minus them
-
-label_and_tick = st.tuples(st.integers(0, 1), st.integers(1, GRID - 1))
-clicks_on_grid = st.lists(label_and_tick, min_size=2, max_size=60).filter(
-    lambda rows: 0 < sum(label for label, _ in rows) < len(rows)
-)
-
-
-def split(rows):
-    labels, ticks = zip(*rows, strict=True)
-    return np.array(labels, np.int8), np.array(ticks) / GRID
+from tests.metrics.predictions import clicks_on_grid, predictions, split
 
 
 def brute_force_auc(labels, probability):
     wins = probability[labels == 1][:, None] - probability[labels == 0][None, :]
     return ((wins > 0).sum() + 0.5 * (wins == 0).sum()) / wins.size
-
-
-def predictions(kind, rows=20_000):
-    rng = np.random.default_rng(7)
-    logits = rng.normal(-1.3, 1.2, rows)
-    probability = {
-        "random": expit(logits),
-        "tied": np.round(expit(logits), 2).clip(0.01, 0.99),
-        "constant": np.full(rows, 0.25),
-        # scikit-learn clips float64 at 2.2e-16, so that is as far out as the two can agree
-        "extreme": expit(20 * logits).clip(1e-15, 1 - 1e-15),
-        "at the threshold": np.where(rng.random(rows) < 0.5, 0.5, np.nextafter(0.5, 0)),
-    }[kind]
-    return (rng.random(rows) < expit(logits)).astype(np.int8), probability
 
 
 @pytest.mark.oracle
@@ -87,10 +57,11 @@ def test_auc_and_sums_are_exact_across_blocks_and_ties(monkeypatch, block, level
     rng = np.random.default_rng(levels)
     probability = (rng.integers(0, levels, 1_000) / levels).astype(np.float32)
     labels = rng.integers(0, 2, 1_000, dtype=np.int8)
-    monkeypatch.setattr(binary, "_BLOCK", block)
+    for module in (binary, ranking):
+        monkeypatch.setattr(module, "_BLOCK", block)
     found = binary_metrics(labels, probability)
     assert found.auc == pytest.approx(brute_force_auc(labels, probability), abs=1e-15)
-    assert found.logloss == pytest.approx(row_log_losses(labels, probability).mean(), rel=1e-13)
+    assert found.logloss == pytest.approx(log_losses(labels, probability).mean(), rel=1e-13)
     assert found.accuracy == np.mean((probability >= 0.5) == (labels == 1))
 
 
@@ -142,7 +113,7 @@ def test_no_rows_leave_everything_undefined_and_print_as_json() -> None:
     ("dtype", "zero_bits", "one_bits"), [(np.float32, 126, 24), (np.float64, 1022, 53)], ids=["f32", "f64"]
 )
 def test_certain_mistakes_cost_the_last_distance_of_the_dtype(dtype, zero_bits, one_bits) -> None:
-    losses = row_log_losses(np.array([1, 0, 1, 0], np.int8), np.array([0, 1, 1, 0], dtype))
+    losses = log_losses(np.array([1, 0, 1, 0], np.int8), np.array([0, 1, 1, 0], dtype))
     assert losses[:2] == pytest.approx([zero_bits * math.log(2), one_bits * math.log(2)], rel=1e-14)
     assert (np.abs(losses[2:]) <= 1.01 * np.finfo(dtype).epsneg).all()
 
@@ -185,8 +156,8 @@ def test_probability_stays_inside_and_keeps_the_order(values) -> None:
     assert found.min() >= 2.0**-126
     assert found.max() <= 1 - 2.0**-24
     assert (np.diff(found) >= 0).all()
-    assert np.isfinite(row_log_losses(np.ones(len(found), np.int8), found)).all()
-    assert np.isfinite(row_log_losses(np.zeros(len(found), np.int8), found)).all()
+    assert np.isfinite(log_losses(np.ones(len(found), np.int8), found)).all()
+    assert np.isfinite(log_losses(np.zeros(len(found), np.int8), found)).all()
 
 
 @pytest.mark.oracle
@@ -199,98 +170,10 @@ def test_log_loss_of_logits_is_softplus() -> None:
         probability = probability_from_logit(logits)
         exact = np.logaddexp(0, sign * logits.astype(np.float64))
         allowed = 1.01 * 2.0**-24 * np.maximum(probability, 2.0**-24) / np.exp(-exact)
-        assert (np.abs(row_log_losses(labels, probability) - exact) <= allowed).all()
+        assert (np.abs(log_losses(labels, probability) - exact) <= allowed).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_non_finite_logits_are_refused(value) -> None:
     with pytest.raises(ValueError, match="logits must be finite"):
         probability_from_logit(np.array([0, value], np.float32))
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_calibration_bins_cut_the_sorted_rows_equally(dtype) -> None:
-    labels, probability = predictions("random", rows=1_003)
-    probability = np.unique(probability.astype(dtype))  # sorted and free of ties
-    labels = labels[: len(probability)]
-    shuffle = np.random.default_rng(0).permutation(len(labels))
-
-    found = calibration_bins(labels[shuffle], probability[shuffle])
-
-    assert [entry.rows for entry in found] == [100, 100, 100, 101, 100, 100, 101, 100, 100, 101]
-    start = 0
-    for entry in found:
-        part = slice(start, start + entry.rows)
-        assert entry.mean_probability == pytest.approx(probability[part].mean(dtype=np.float64), abs=1e-12)
-        assert entry.click_rate == pytest.approx(labels[part].mean(), abs=1e-12)
-        start += entry.rows
-
-
-@given(clicks_on_grid, st.integers(1, 12), st.randoms(use_true_random=False))
-def test_calibration_bins_ignore_the_order_of_rows(rows, bins, random) -> None:
-    coarse = [(label, 1 + tick // 128) for label, tick in rows]  # 8 levels: many ties
-    shuffled = random.sample(coarse, len(coarse))
-    found = calibration_bins(*split(coarse), bins)
-    assert found == calibration_bins(*split(shuffled), bins)
-    assert sum(entry.rows for entry in found) == len(rows)
-    assert len(found) <= bins
-    assert all(a.mean_probability < b.mean_probability for a, b in pairwise(found))
-
-
-def test_constant_prediction_is_one_bin_and_its_error_is_the_bias() -> None:
-    found = calibration_bins(np.array([1, 0, 0, 0], np.int8), np.full(4, 0.5))
-    assert found == [CalibrationBin(4, 0.5, 0.25)]
-    assert expected_calibration_error(found) == 0.25
-
-
-def test_calibration_error_weighs_bins_by_rows() -> None:
-    table = [CalibrationBin(10, 0.5, 0.3), CalibrationBin(30, 0.1, 0.2)]
-    assert expected_calibration_error(table) == pytest.approx((10 * 0.2 + 30 * 0.1) / 40)
-
-
-def test_calibration_of_nothing() -> None:
-    assert calibration_bins(np.zeros(0, np.int8), np.zeros(0)) == []
-    assert expected_calibration_error([]) is None
-    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
-        calibration_bins(np.zeros(1, np.int8), np.zeros(1), bins=0)
-
-
-@given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 20))
-def test_window_equals_the_last_rows(sizes, capacity) -> None:
-    rng = np.random.default_rng(len(sizes))
-    window = RecentWindow(capacity)
-    all_labels, all_probabilities = np.zeros(0, np.int8), np.zeros(0, np.float32)
-    for size in sizes:
-        labels = rng.integers(0, 2, size, dtype=np.int8)
-        probability = rng.random(size, dtype=np.float32)
-        window.add(labels, probability)
-        all_labels = np.concatenate([all_labels, labels])
-        all_probabilities = np.concatenate([all_probabilities, probability])
-    expected = binary_metrics(all_labels[-capacity:], all_probabilities[-capacity:])
-    found = window.metrics()
-    assert len(window) == expected.rows
-    assert found.auc == expected.auc
-    assert (found.logloss or 0) == pytest.approx(expected.logloss or 0, rel=1e-13)
-
-
-@given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 20))
-def test_a_window_taken_up_goes_on_bit_for_bit(sizes, capacity) -> None:
-    rng = np.random.default_rng(len(sizes))
-    window, resumed = RecentWindow(capacity), RecentWindow(capacity)
-    for size in sizes:
-        labels = rng.integers(0, 2, size, dtype=np.int8)
-        probability = rng.choice(np.array([0, 1e-45, 0.1, 0.7, 1], np.float32), size)
-        for each in (window, resumed):
-            each.add(labels, probability)
-        state = json.loads(json.dumps(resumed.state()))
-        resumed = RecentWindow(capacity)
-        resumed.load(state)
-        assert resumed.metrics() == window.metrics()
-
-
-def test_window_refuses_what_metrics_refuse() -> None:
-    with pytest.raises(ValueError, match="capacity must be at least 1 row, got 0"):
-        RecentWindow(0)
-    with pytest.raises(ValueError, match="probability must lie"):
-        RecentWindow(4).add(np.array([1], np.int8), np.array([np.nan], np.float32))

@@ -1,4 +1,6 @@
-"""Curves against scikit-learn's, and against the metrics that they integrate to."""
+"""Curves against scikit-learn's, and against the metrics that they integrate to; calibration bins by hand."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -7,7 +9,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
 from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.metrics.curves import curve
+from dlrm_adahessian.metrics.curves import (
+    CalibrationBin,
+    calibration_bins,
+    curve,
+    expected_calibration_error,
+)
+from tests.metrics.predictions import clicks_on_grid, predictions, split
 
 
 def drawn(rows, levels, seed=0):
@@ -60,3 +68,51 @@ def test_the_area_below_the_curve_is_the_auc():
 def test_what_has_no_curve_is_refused(labels, points, told):
     with pytest.raises(ValueError, match=told):
         curve(np.array(labels, np.int8), np.array([0.1, 0.2]), points=points)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_calibration_bins_cut_the_sorted_rows_equally(dtype) -> None:
+    labels, probability = predictions("random", rows=1_003)
+    probability = np.unique(probability.astype(dtype))  # sorted and free of ties
+    labels = labels[: len(probability)]
+    shuffle = np.random.default_rng(0).permutation(len(labels))
+
+    found = calibration_bins(labels[shuffle], probability[shuffle])
+
+    assert [entry.rows for entry in found] == [100, 100, 100, 101, 100, 100, 101, 100, 100, 101]
+    start = 0
+    for entry in found:
+        part = slice(start, start + entry.rows)
+        assert entry.mean_probability == pytest.approx(probability[part].mean(dtype=np.float64), abs=1e-12)
+        assert entry.click_rate == pytest.approx(labels[part].mean(), abs=1e-12)
+        start += entry.rows
+
+
+@given(clicks_on_grid, st.integers(1, 12), st.randoms(use_true_random=False))
+def test_calibration_bins_ignore_the_order_of_rows(rows, bins, random) -> None:
+    coarse = [(label, 1 + tick // 128) for label, tick in rows]  # 8 levels: many ties
+    shuffled = random.sample(coarse, len(coarse))
+    found = calibration_bins(*split(coarse), bins)
+    assert found == calibration_bins(*split(shuffled), bins)
+    assert sum(entry.rows for entry in found) == len(rows)
+    assert len(found) <= bins
+    assert all(a.mean_probability < b.mean_probability for a, b in pairwise(found))
+
+
+def test_constant_prediction_is_one_bin_and_its_error_is_the_bias() -> None:
+    found = calibration_bins(np.array([1, 0, 0, 0], np.int8), np.full(4, 0.5))
+    assert found == [CalibrationBin(4, 0.5, 0.25)]
+    assert expected_calibration_error(found) == 0.25
+
+
+def test_calibration_error_weighs_bins_by_rows() -> None:
+    table = [CalibrationBin(10, 0.5, 0.3), CalibrationBin(30, 0.1, 0.2)]
+    assert expected_calibration_error(table) == pytest.approx((10 * 0.2 + 30 * 0.1) / 40)
+
+
+def test_calibration_of_nothing() -> None:
+    assert calibration_bins(np.zeros(0, np.int8), np.zeros(0)) == []
+    assert expected_calibration_error([]) is None
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+        calibration_bins(np.zeros(1, np.int8), np.zeros(1), bins=0)

@@ -1,0 +1,290 @@
+# pyright: basic
+"""From finished runs to a comparison: means, differences with intervals, robustness, time to a given quality."""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dlrm_adahessian.compare.bands import BANDS, band_of_ids, bands_of_samples, logloss_by_band
+from dlrm_adahessian.compare.config import settings_of
+from dlrm_adahessian.compare.results import (
+    NEAR_BEST,
+    PARTS,
+    Comparison,
+    CurvatureByBand,
+    CurvePoint,
+    Means,
+    OptimizerResult,
+    PairDifference,
+    Part,
+    TimeToTarget,
+    TokenBands,
+    Trials,
+)
+from dlrm_adahessian.compare.search import reported_samples
+from dlrm_adahessian.compare.study import Contender, Run, Study, best_of
+from dlrm_adahessian.compare.worker import CURVATURE
+from dlrm_adahessian.metrics.binary import METRICS, BinaryMetrics
+from dlrm_adahessian.runs.run_directory import RunDirectory, environment
+from dlrm_adahessian.runs.sealed import read_json
+from dlrm_adahessian.statistics.components import minimum_detectable
+from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_difference
+from dlrm_adahessian.statistics.intervals import holm
+from dlrm_adahessian.train.results import RunResult
+
+_Finals = Mapping[str, Mapping[int, RunResult]]  # final runs that did not diverge, by optimizer and seed
+
+
+class Reached(NamedTuple):
+    """Where a curve reaches a log loss."""
+
+    samples: float
+    seconds: float
+
+
+def summarize(study: Study) -> Comparison:
+    """Return what a study found.
+
+    Args:
+        study: all its runs.
+
+    Returns:
+        Means of each optimizer, differences of each pair, settings, versions.
+    """
+    finals: _Finals = {
+        contender.name: {run.config.seed: run.result for run in contender.finals if run.result is not None}
+        for contender in study.contenders
+    }
+    judged = [run.judged_logloss for contender in study.contenders for run in contender.trials]
+    best = min((logloss for logloss in judged if logloss is not None), default=None)
+    target = _mean_by_name(run.summary.val for run in finals[study.config.names[0]].values()).get("logloss")
+    split = study.data.split
+    return Comparison(
+        config=study.config,
+        samples={"train": len(split.train), "val": len(split.val), "test": len(split.test)},
+        optimizers={
+            contender.name: _optimizer(contender, finals[contender.name], best, target)
+            for contender in study.contenders
+        },
+        target_val_logloss=target,
+        differences=_differences(finals),
+        bands=_bands(study, finals),
+        best_trial_logloss=best,
+        bayes=_bayes(finals),
+        environment=environment(),
+    )
+
+
+def runs_table(study: Study) -> pd.DataFrame:
+    """Return a line per run; trials have no test metrics, since those are looked at in final runs only."""
+    records: list[dict[str, Any]] = []
+    for contender in study.contenders:
+        for kind, runs in (("trial", contender.trials), ("final", contender.finals)):
+            parts = ("val",) if kind == "trial" else ("val", *PARTS)
+            for number, run in enumerate(runs):
+                named = {"optimizer": contender.name, "kind": kind, "number": number}
+                records.append({**named, **_record(run, parts)})
+    return pd.DataFrame.from_records(records)
+
+
+def _record(run: Run, parts: Sequence[str]) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "seed": run.config.seed,
+        "diverged": run.summary is None,
+        "judged_logloss": run.judged_logloss,
+        "folder": run.folder.name,
+        **run.drawn,
+    }
+    if run.summary is None:
+        return record
+    for part in parts:
+        found = getattr(run.summary, part)
+        record.update({f"{part}_{metric}": getattr(found, metric) for metric in METRICS})
+    record["seconds"] = run.summary.train.seconds
+    record["step_ms_median"] = run.summary.train.step_ms_median
+    return record
+
+
+def _optimizer(
+    contender: Contender, finals: Mapping[int, RunResult], best: float | None, target: float | None
+) -> OptimizerResult:
+    summaries = [run.summary for run in finals.values()]
+    curves = [_curve(run) for run in contender.finals if run.summary is not None]
+    return OptimizerResult(
+        settings=settings_of(contender.finals[0].config),
+        chosen=contender.chosen,
+        final_runs=len(contender.finals),
+        final_runs_diverged=len(contender.finals) - len(finals),
+        val=_mean_by_name(summary.val for summary in summaries),
+        progressive=_mean_by_name(summary.progressive for summary in summaries),
+        test=_mean_by_name(summary.test for summary in summaries),
+        train=_mean_by_name(summary.train for summary in summaries),
+        trials=_trials(contender.trials, best),
+        curves=curves,
+        time_to_target=None if target is None else _median_time(curves, target),
+    )
+
+
+def _mean_by_name(found: Iterable[Any]) -> Means:
+    """Return the mean over seeds of each field of a dataclass; without those that a seed leaves undefined."""
+    seeds = [asdict(each) for each in found]
+    values = {name: [seed[name] for seed in seeds] for name in (seeds[0] if seeds else ())}
+    return {name: statistics.fmean(each) for name, each in values.items() if None not in each}
+
+
+def _trials(trials: Sequence[Run], best: float | None) -> Trials | None:
+    """Return how good the trials were, or None without any."""
+    if not trials:
+        return None
+    finite = [run.judged_logloss for run in trials if run.judged_logloss is not None]
+    return Trials(
+        count=len(trials),
+        diverged=len(trials) - len(finite),
+        near_best=sum(value <= best + NEAR_BEST for value in finite) if best is not None else 0,
+        best_logloss=best_of(trials).judged_logloss,
+        median_logloss=statistics.median(finite) if finite else None,
+    )
+
+
+def _curve(run: Run) -> list[CurvePoint]:
+    """Return log loss on validation samples by samples and by seconds of training."""
+    points: list[CurvePoint] = []
+    for line in RunDirectory(run.folder).metrics.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if "val" in record:
+            points.append(
+                CurvePoint(
+                    samples=record["step"] * run.config.batch_size,
+                    seconds=record["timing"]["seconds"],
+                    logloss=record["val"]["logloss"],
+                )
+            )
+    return points
+
+
+def time_to(curve: Sequence[CurvePoint], target: float) -> Reached | None:
+    """Return the samples and seconds at which a curve first reaches a log loss.
+
+    Args:
+        curve: points in order.
+        target: the log loss.
+
+    Returns:
+        Samples and seconds, linear between the points around; None when it is never reached.
+    """
+    before: CurvePoint | None = None
+    for point in curve:
+        if point.logloss <= target:
+            if before is None:
+                return Reached(point.samples, point.seconds)
+            share = (before.logloss - target) / (before.logloss - point.logloss)
+            return Reached(
+                before.samples + share * (point.samples - before.samples),
+                before.seconds + share * (point.seconds - before.seconds),
+            )
+        before = point
+    return None
+
+
+def _median_time(curves: Sequence[Sequence[CurvePoint]], target: float) -> TimeToTarget:
+    """Return the medians over the seeds that reach the target, and how many do."""
+    times = [time for curve in curves if (time := time_to(curve, target)) is not None]
+    if not times:
+        return TimeToTarget(reached=0, of=len(curves))
+    samples, seconds = (statistics.median(values) for values in zip(*times, strict=True))
+    return TimeToTarget(reached=len(times), of=len(curves), samples=samples, seconds=seconds)
+
+
+def _differences(finals: _Finals) -> list[PairDifference]:
+    """Compare each optimizer with those before it; Holm's adjustment is over the pairs, on the log loss."""
+    found: list[PairDifference] = []
+    for part in PARTS:
+        pairs = [
+            (ours, against, difference)
+            for against, ours in combinations(finals, 2)
+            if (difference := _difference(finals[ours], finals[against], part)) is not None
+        ]
+        adjusted = holm([difference.logloss.p_value for *_, difference in pairs])
+        found += [
+            PairDifference(
+                optimizer=ours,
+                against=against,
+                part=part,
+                difference=difference,
+                p_adjusted=p_adjusted,
+                minimum_detectable_logloss=minimum_detectable(difference.logloss),
+            )
+            for (ours, against, difference), p_adjusted in zip(pairs, adjusted, strict=True)
+        ]
+    return found
+
+
+def _difference(
+    ours: Mapping[int, RunResult], theirs: Mapping[int, RunResult], part: Part
+) -> CrossedDifference | None:
+    """Return ours minus theirs over the seeds that both finished; None without any, or without the same samples."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    labels = getattr(ours[seeds[0]], part).labels
+    if any(
+        not np.array_equal(getattr(run[seed], part).labels, labels)
+        for run in (ours, theirs)
+        for seed in seeds
+    ):
+        return None  # samples in shuffled order: each seed predicts others first
+    return crossed_difference(labels, _predictions(ours, seeds, part), _predictions(theirs, seeds, part))
+
+
+def _predictions(
+    runs: Mapping[int, RunResult], seeds: Sequence[int], part: Part
+) -> Iterator[npt.NDArray[np.float32]]:
+    return (getattr(runs[seed], part).probability for seed in seeds)
+
+
+def _bands(study: Study, finals: _Finals) -> TokenBands | None:
+    """Return differences of log loss to the first optimizer by band of token, and the curvature of each model."""
+    first, *others = finals
+    common = {name: sorted(finals[name].keys() & finals[first].keys()) for name in others}
+    pairs = {name: seeds for name, seeds in common.items() if seeds}
+    if study.config.data.order != "time" or not pairs:
+        return None
+    samples = np.arange(study.data.split.days[1], study.data.split.train.stop)
+    samples = samples[reported_samples(len(samples), study.config.select, study.config.batch_size)]
+    bands = bands_of_samples(study.data, band_of_ids(study.data), samples)
+    labels = np.asarray(study.data.labels[samples])
+    return TokenBands(
+        names=BANDS,
+        tokens=np.bincount(bands.reshape(-1), minlength=len(BANDS)).tolist(),
+        logloss={
+            name: logloss_by_band(
+                bands,
+                labels,
+                _predictions(finals[name], seeds, "progressive"),
+                _predictions(finals[first], seeds, "progressive"),
+            )
+            for name, seeds in pairs.items()
+        },
+        curvature={
+            contender.name: _read_curvature(path)
+            for contender in study.contenders
+            if (path := contender.finals[0].folder / CURVATURE).exists()
+        },
+    )
+
+
+def _read_curvature(path: Path) -> CurvatureByBand | None:
+    values = cast(dict[str, Any] | None, read_json(path))
+    return None if values is None else CurvatureByBand(**values)
+
+
+def _bayes(finals: _Finals) -> BinaryMetrics | None:
+    return next((run.summary.bayes for runs in finals.values() for run in runs.values()), None)

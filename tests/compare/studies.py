@@ -1,0 +1,59 @@
+"""Comparisons on few generated samples and a small model, each run once for all tests that look at it."""
+
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.compare.study import Study, run_study
+from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
+from dlrm_adahessian.model.config import ModelConfig
+
+SMALL = {
+    "dataset": "synthetic",
+    "rows": 7_000,
+    "batch_size": 128,
+    "model": ModelConfig(bottom=(16,), top=(16,), embedding_dim=8),
+}
+
+
+def small(folder, **changes):
+    data = DataConfig(cache_dir=folder / "cache", synthetic=SyntheticConfig(cardinality_scale=0.0001))
+    return CompareConfig(**{**SMALL, "data": data, "out": folder / "study", **changes})
+
+
+def arguments(folder):
+    flags = ["--rows", "7000", "--batch-size", "128", "--model.bottom", "16", "--model.top", "16"]
+    flags += ["--model.embedding-dim", "8", "--data.synthetic.cardinality-scale", "0.0001"]
+    flags += ["--data.cache-dir", folder / "cache", "--out", folder / "study", "--dataset", "synthetic"]
+    flags += ["--optimizers", "adagrad,hybrid", "--trials", "2", "--seeds", "2", "--parallel", "2"]
+    return [sys.executable, "-m", "dlrm_adahessian", "compare", *map(str, flags)]
+
+
+@cache
+def _finished(base):
+    folder = base / "compare"
+    done = subprocess.run(arguments(folder), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "hybrid against adagrad" in done.stdout
+    return folder
+
+
+@cache
+def _chosen_progressively(base):
+    changes = {"optimizers": "adagrad,rowwise_adagrad", "seeds": 1, "trials": 2, "select": "progressive"}
+    return run_study(small(base / "progressive", **changes))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Return the folder of a comparison that the command ran."""
+    return _finished(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Study:
+    """Return a study whose trials were judged by every other block of the progressive samples."""
+    return _chosen_progressively(tmp_path_factory.getbasetemp())

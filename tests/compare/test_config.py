@@ -1,0 +1,31 @@
+"""What the runs of a comparison share, and what differs."""
+
+import numpy as np
+import torch
+
+from dlrm_adahessian import config
+from dlrm_adahessian.compare.config import run_config, trial_config
+from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.train.run_cache import find_or_fit
+from tests.compare.studies import small
+
+
+def test_runs_share_all_but_the_optimizer(tmp_path):
+    study = small(tmp_path)
+    ours, theirs = (config.asdict(run_config(study, name, seed=3)) for name in ("hybrid", "adagrad"))
+    differing = {key for key in ours if ours[key] != theirs[key]}
+    assert differing == {"optimizer", "curvature", "curvature_every", "optim"}
+    assert ours["optim"]["schedule"] == theirs["optim"]["schedule"]
+
+
+def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
+    study = small(tmp_path, trial_rows=1_000)
+    config = trial_config(study, "adagrad", {"rows.lr": 0.5})
+    assert config.optim.rows.lr == 0.5
+    data = open_dataset("synthetic", None, study.data, rows=study.rows, bad_rows="strict")
+    with init_process_group():
+        fitted = find_or_fit(config, data, tmp_path / "runs", torch.device("cpu"), title=None)
+    assert fitted.summary.rows.train == fitted.summary.train.samples == 1_000
+    later = data.labels[data.split.train][-1_000 + 166 :]  # predicted after a sixth of them, its first day
+    np.testing.assert_array_equal(fitted.progressive[0], later)

@@ -1,0 +1,138 @@
+"""A comparison end to end."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from dlrm_adahessian import presets
+from dlrm_adahessian.compare.study import run_study
+from dlrm_adahessian.compare.summary import runs_table, summarize
+from dlrm_adahessian.report.comparison import verdict, write_report
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.train.run_cache import finished as read_finished
+from tests.compare.studies import arguments, small
+
+
+def without_clock(value):
+    clock = {"seconds", "samples_per_second", "step_ms_median", "time_to_target"}
+    if isinstance(value, dict):
+        return {k: without_clock(v) for k, v in value.items() if k not in clock}
+    return [without_clock(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def summary(finished):
+    return json.loads((finished / "study" / "summary.json").read_text())
+
+
+def test_differences_are_those_of_the_written_predictions(finished, summary):
+    runs = pd.read_csv(finished / "study" / "results.csv")
+    finals = runs[runs["kind"] == "final"].set_index(["optimizer", "seed"])
+    (prepared,) = (finished / "cache").glob("synthetic-*[0-9a-f]")
+    labels = np.load(prepared / "labels.npy")
+    days = np.array_split(np.arange(7_000), 7)
+    rows = {"test": days[6][:500], "progressive": np.arange(days[1][0], days[6][0])}
+    assert [row["rows"] for row in summary["differences"]] == ["progressive", "test"]
+    for row in summary["differences"]:
+        differences = {"logloss": [], "auc": []}
+        for seed in (1, 2):
+            found = {}
+            for name in ("adagrad", "hybrid"):
+                path = finished / "study" / "runs" / finals.loc[(name, seed), "folder"] / f"{row['rows']}.f32"
+                probability = np.fromfile(path, "<f4").astype(np.float64)[-len(rows[row["rows"]]) :]
+                truth = labels[rows[row["rows"]]]
+                found[name] = log_loss(truth, probability), roc_auc_score(truth, probability)
+            for metric, ours, theirs in zip(
+                ("logloss", "auc"), found["hybrid"], found["adagrad"], strict=True
+            ):
+                differences[metric].append(ours - theirs)
+        for metric, values in differences.items():
+            assert row[metric] == pytest.approx(np.mean(values), abs=1e-9)
+            low, high = row[f"{metric}_ci95"]
+            assert low < row[metric] < high
+        assert (row["optimizer"], row["against"], row["seeds"]) == ("hybrid", "adagrad", 2)
+
+
+def test_draws_have_no_test_figures_and_final_runs_have_other_seeds(finished):
+    runs = pd.read_csv(finished / "study" / "results.csv")
+    draws, finals = runs[runs["kind"] == "trial"], runs[runs["kind"] == "final"]
+    assert draws["test_logloss"].isna().all()
+    assert finals["test_logloss"].notna().all()
+    assert not set(draws["seed"]) & set(finals["seed"])
+    for name in ("adagrad", "hybrid"):
+        best = draws[draws["optimizer"] == name].sort_values("judged_logloss").iloc[0]
+        assert set(finals[finals["optimizer"] == name]["dense.lr"]) == {best["dense.lr"]}
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_and_says_the_same(finished, summary, tmp_path):
+    shutil.copytree(finished / "cache", tmp_path / "cache")
+    process = subprocess.Popen(arguments(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (before := list(tmp_path.glob("study/runs/*/summary.json"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    written = {path: path.stat().st_mtime_ns for path in before}
+    done = subprocess.run(arguments(tmp_path), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == written
+    again = json.loads((tmp_path / "study" / "summary.json").read_text())
+    assert without_clock(again) == without_clock(summary)
+
+
+def test_progressive_rows_that_choose_are_not_reported(study):
+    found = summarize(study)
+    for contender in study.contenders:
+        for run in contender.trials:
+            labels, probability = read_finished(run.config, study.data, RunDirectory(run.folder)).progressive
+            chooses = np.arange(len(labels)) // 128 % 2 == 0
+            assert run.judged_logloss == pytest.approx(
+                log_loss(labels[chooses], probability[chooses].astype(float)), rel=1e-9
+            )
+        (run,) = contender.finals
+        final = read_finished(run.config, study.data, RunDirectory(run.folder)).progressive
+        reported = found.optimizers[contender.name].progressive
+        assert reported["rows"] == (~chooses).sum()
+        assert reported["logloss"] == pytest.approx(
+            log_loss(final[0][~chooses], final[1][~chooses].astype(float)), rel=1e-9
+        )
+        best = min(contender.trials, key=lambda run: run.judged_logloss)
+        assert contender.chosen == best.drawn
+    assert found.differences[0].difference.rows == (~chooses).sum()
+
+
+def test_a_wrong_name_is_refused_with_the_nearest(tmp_path):
+    command = [sys.executable, "-m", "dlrm_adahessian", "compare", "--optimizers", "adagrad,hybird"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 64
+    assert "did you mean hybrid?" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_divergence_is_a_result(tmp_path, monkeypatch):
+    shutil.copytree(Path(presets.__file__).parent, tmp_path / "presets")
+    (tmp_path / "presets" / "optimizers" / "sgd.toml").write_text(
+        'curvature = "none"\n[optim.dense]\nname = "sgd"\nlr = 1e9\n[optim.rows]\nname = "sgd"\nlr = 1e9\n'
+    )
+    monkeypatch.setattr(presets, "files", lambda _: tmp_path / "presets")
+    study = run_study(small(tmp_path, optimizers="adagrad,sgd", seeds=1))
+    found = summarize(study)
+    assert found.optimizers["sgd"].final_runs_diverged == 1
+    assert found.differences == []
+    assert verdict(found) == ["sgd cannot be compared with adagrad: no seed finished with both."]
+    write_report(tmp_path, found, runs_table(study))
+    assert "no seed finished with both" in (tmp_path / "report.html").read_text()
