@@ -1,9 +1,62 @@
-"""Train DLRM with second-order optimizers on dense and sparse parameters."""
+"""Train DLRM with second-order optimizers on dense and sparse parameters.
 
+The names below are the library's; each is loaded when it is first used, so that importing the package takes no time.
+"""
+
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dlrm_adahessian.runtime.process import settle_numba
 
+if TYPE_CHECKING:
+    from dlrm_adahessian.compare.config import CompareConfig as CompareConfig
+    from dlrm_adahessian.compare.study import run_study as run_study
+    from dlrm_adahessian.compare.summary import summarize as summarize
+    from dlrm_adahessian.config import RunConfig as RunConfig
+    from dlrm_adahessian.config import composed as composed
+    from dlrm_adahessian.curvature.base import Derivatives as Derivatives
+    from dlrm_adahessian.curvature.exact import ExactDiagonal as ExactDiagonal
+    from dlrm_adahessian.curvature.exact import refuse_inexact as refuse_inexact
+    from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett as GaussNewtonBartlett
+    from dlrm_adahessian.curvature.hutchinson import Hutchinson as Hutchinson
+    from dlrm_adahessian.errors import ProgramError as ProgramError
+    from dlrm_adahessian.evaluation.job import evaluate as evaluate
+    from dlrm_adahessian.evaluation.request import EvaluationRequest as EvaluationRequest
+    from dlrm_adahessian.metrics.binary import binary_metrics as binary_metrics
+    from dlrm_adahessian.serving.export import export as export
+    from dlrm_adahessian.statistics.comparison import compare_predictions as compare_predictions
+    from dlrm_adahessian.statistics.crossed import crossed_difference as crossed_difference
+    from dlrm_adahessian.train.with_baseline import run_job as run_job
+
 __version__ = "0.1.0"
 
+_MODULES = {
+    "compare.config": ("CompareConfig",),
+    "compare.summary": ("summarize",),
+    "compare.study": ("run_study",),
+    "config": ("RunConfig", "composed"),
+    "curvature.base": ("Derivatives",),
+    "curvature.exact": ("ExactDiagonal", "refuse_inexact"),
+    "curvature.gauss_newton_bartlett": ("GaussNewtonBartlett",),
+    "curvature.hutchinson": ("Hutchinson",),
+    "errors": ("ProgramError",),
+    "evaluation.job": ("evaluate",),
+    "evaluation.request": ("EvaluationRequest",),
+    "metrics.binary": ("binary_metrics",),
+    "serving.export": ("export",),
+    "statistics.comparison": ("compare_predictions",),
+    "statistics.crossed": ("crossed_difference",),
+    "train.with_baseline": ("run_job",),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_PLACES)]  # pyright: ignore[reportUnsupportedDunderAll]
+
 settle_numba(Path(__file__).parent)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -25,19 +25,18 @@ logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parents[1]
 _TRAINING = (
-    "curvature",
-    "data",
-    "distributed",
-    "embeddings",
-    "kernels",
-    "metrics",
-    "model",
-    "optim",
-    "optim/dense",
-    "optim/rows",
-    "train",
+    "curvature/*.py",
+    "data/*.py",
+    "distributed/*.py",
+    "embeddings/*.py",
+    "kernels/*.py",
+    "metrics/*.py",
+    "model/*.py",
+    "optim/**/*.py",
+    "runtime/device.py",  # how exactly products are computed
+    "train/*.py",
 )
-"""The folders whose modules determine what a run learns and measures. Prepared samples have a fingerprint of their own."""
+"""The modules that determine what a run learns and measures. Prepared samples have a fingerprint of their own."""
 
 _Todo = Literal["take", "resume", "begin"]
 
@@ -131,5 +130,5 @@ def _claim(
 @cache
 def program(package: Path = _PACKAGE) -> str:
     """Identify the code that trains: the sources in its folders and the versions below, as this process found them first."""
-    sources = [path for folder in _TRAINING for path in sorted((package / folder).glob("*.py"))]
+    sources = [path for place in _TRAINING for path in sorted(package.glob(place))]
     return fingerprint([packages(), [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in sources]])

@@ -40,6 +40,7 @@ def changed(tmp_path: Path) -> Callable[[str, str], bool]:
         "distributed/dense_exchange.py",
         "data/loader.py",
         "model/dlrm.py",
+        "runtime/device.py",
         "metrics/binary.py",
         "train/step.py",
     ],
