@@ -134,16 +134,17 @@ def names(folder: Path) -> list[str]:
 def assert_all_whole(folder: Path) -> None:
     """What stands under a checkpoint's name is whole, at every moment."""
     for path in folder.glob("step-*"):
-        assert seed_of(load(path, RUN)) == load(path, RUN).step // 100
+        found = load(path, RUN)
+        assert seed_of(found) == found.step // 100
 
 
-def full_disks_survived(save_third: Callable[[Path], object], two: Path, root: Path) -> int:
+def full_disks_survived(save_of: Callable[[Path, int], object], two: Path, root: Path) -> int:
     """Save seed 3 beside seeds 1 and 2, with a full disk at each operation; return how often it was reported.
 
     No checkpoint may be harmed, and what was said to be saved must be there.
     """
     outcomes = []
-    for folder, outcome in each_operation(save_third, disk_full, copies_of(two, root)):
+    for folder, outcome in each_operation(lambda path: save_of(path, 3), disk_full, copies_of(two, root)):
         outcomes.append(outcome)
         assert seed_of(load_newest_good(folder, RUN)) in ({3} if outcome is Outcome.SURVIVED else {2, 3})
         assert_all_whole(folder)

@@ -4,6 +4,7 @@ The kernels ask numba for its threads when they are imported. That starts them, 
 not use them; so here numba is not asked.
 """
 
+import logging
 import os
 from unittest import mock
 
@@ -14,3 +15,5 @@ with mock.patch("numba.get_num_threads", return_value=1):
     from safetensors import torch  # noqa: F401
 
     import dlrm_adahessian.train.with_baseline  # noqa: F401
+
+logging.getLogger().handlers.clear()  # the libraries', which come before the program's own only here

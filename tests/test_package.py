@@ -7,7 +7,18 @@ import pytest
 
 import dlrm_adahessian
 
-HEAVY = ("torch", "torchrec", "fbgemm_gpu", "numba", "triton", "pandas", "pyarrow", "matplotlib", "optuna", "scipy")
+HEAVY = (
+    "torch",
+    "torchrec",
+    "fbgemm_gpu",
+    "numba",
+    "triton",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "optuna",
+    "scipy",
+)
 
 
 @pytest.mark.parametrize("name", dlrm_adahessian.__all__)

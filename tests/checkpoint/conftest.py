@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,3 +15,10 @@ def two(tmp_path: Path) -> Path:
     save_seed(folder, 1)
     save_seed(folder, 2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def light() -> Iterator[ProcessPoolExecutor]:
+    """A process that has imported what the functions in attacked.py need."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield pool

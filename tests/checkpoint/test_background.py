@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,31 +20,24 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import DivergedError, ProgramError, StorageError
 from tests import worlds
+from tests.checkpoint import attacked
 from tests.checkpoints import (
     RUN,
     STATE,
-    assert_all_whole,
     contents_of,
-    copies_of,
     dense_of,
     full_disks_survived,
     names,
     seed_of,
     tables_of,
 )
-from tests.faults import Outcome, disk_full, each_operation, kill
+from tests.faults import disk_full
 
 write_tensors = writer.write_tensors
 
 
 def begin(saver: BackgroundSaver, folder: Path, seed: int, **changes: object) -> None:
     saver.begin(folder, contents_of(seed, **changes), step=100 * seed, fingerprint=RUN, keep=2)
-
-
-def save_in_background(folder: Path, seed: int) -> None:
-    with BackgroundSaver() as saver:
-        begin(saver, folder, seed)
-        saver.finish()
 
 
 def wait_for(saver: BackgroundSaver) -> int:
@@ -190,25 +184,20 @@ def test_a_failing_removal_is_reported(two: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_operation_leaves_the_old_or_the_new_one(two: Path, tmp_path: Path) -> None:
-    seeds = []
-    for folder, outcome in each_operation(
-        lambda folder: save_in_background(folder, 3), kill, copies_of(two, tmp_path)
-    ):
-        assert outcome is Outcome.KILLED
-        seeds.append(seed_of(load_newest_good(folder, RUN)))
-        assert_all_whole(folder)
-        save_in_background(folder, 4)
-        assert len(names(folder)) == 3, "the next save cleans up"
-        shutil.rmtree(folder)
+def test_a_kill_at_any_operation_leaves_the_old_or_the_new_one(
+    light: ProcessPoolExecutor, two: Path, tmp_path: Path
+) -> None:
+    seeds = light.submit(attacked.killed, attacked.save_in_background, two, tmp_path, 2).result()
     assert seeds == sorted(seeds)
     assert set(seeds) == {2, 3}
     assert len(seeds) > 50
 
 
 @pytest.mark.slow
-def test_a_full_disk_at_any_operation_is_reported_and_harms_no_checkpoint(two: Path, tmp_path: Path) -> None:
-    assert full_disks_survived(lambda folder: save_in_background(folder, 3), two, tmp_path) > 40
+def test_a_full_disk_at_any_operation_is_reported_and_harms_no_checkpoint(
+    light: ProcessPoolExecutor, two: Path, tmp_path: Path
+) -> None:
+    assert light.submit(full_disks_survived, attacked.save_in_background, two, tmp_path).result() > 40
 
 
 @pytest.mark.parametrize(("already", "asked"), [(0, 10), (15, 15)])
