@@ -27,7 +27,7 @@ from benchmarks.training import Steps, run_config
 from dlrm_adahessian.checkpoint.background import IDLE, BackgroundSaver
 from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCH = 2048
 _SCALES = (0.3,)  # of the published cardinalities

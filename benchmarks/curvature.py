@@ -21,7 +21,7 @@ from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCHES = (128, 2048)
 _WARM_UP = 5

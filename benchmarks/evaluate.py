@@ -25,7 +25,7 @@ from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.run_directory import RunDirectory
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory
 from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.train.with_baseline import run_job
 

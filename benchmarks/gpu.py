@@ -1,4 +1,7 @@
-"""Speed and correctness on one GPU, at the sizes of Criteo Kaggle: 33.76 M rows of 16, its MLPs, its frequencies of ids.
+"""Speed and correctness on one GPU, at two shapes of DLRM.
+
+Criteo Kaggle: 33.76 M rows of 16, its MLPs, its frequencies of ids. Steps also at MLPerf's: rows of 128, its MLPs, tables
+cut to a million rows so that several rules fit, ids of a power law.
 
     python -m benchmarks.gpu [--json] [--out FILE] [--rounds N]
 
@@ -14,41 +17,36 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from benchmarks.kaggle import draw_ids, table_sizes, token_distributions
-from dlrm_adahessian.curvature.base import Derivatives, Estimator, all_finite, gradient
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, NoCurvature, all_finite, gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.curvature.graphed import Graphed
+from dlrm_adahessian.curvature.gpu import Graphed
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
-from dlrm_adahessian.curvature.none import NoCurvature
 from dlrm_adahessian.embeddings.local_tables import RowTables
+from dlrm_adahessian.embeddings.planning.what_if import table_sizes as published_sizes
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.kernels import optional_triton
-from dlrm_adahessian.kernels.sum_hits import sum_hits_torch
+from dlrm_adahessian.kernels.compiled import triton_available
+from dlrm_adahessian.kernels.row_sums import sum_hits_torch
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import (
-    AdagradConfig,
-    DenseConfig,
-    DenseHessianAdagradConfig,
-    HessianAdagradConfig,
-    RowAdagradConfig,
-    RowAdaHessianConfig,
-    RowConfig,
-)
-from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
-from dlrm_adahessian.runtime.precision import Precision, matrix_products
+from dlrm_adahessian.optim.dense import AdagradConfig, DenseConfig, DenseHessianAdagradConfig
+from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowAdagradConfig, RowAdaHessianConfig, RowConfig
+from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 BATCHES = (2048, 16_384, 65_536)
 FEATURES, WIDTH, DENSE = 26, 16, 13
+_MOST_ROWS = 1_000_000  # of a table at MLPerf's shape
 _BLOCK = 12  # steps timed together: a multiple of 4, so that every 4th has its share of curvature
 _POOL = 4  # different batches that take turns
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32")
@@ -82,15 +80,47 @@ def captured(run: Callable[[], object]) -> Callable[[], None]:
     return graph.replay
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A model, its tables, and what draws ids for a number of samples, (26, B) int64."""
+
+    model: ModelConfig
+    sizes: Sequence[int]
+    draw: Callable[[int, np.random.Generator], npt.NDArray[np.int64]]
+
+
+def kaggle() -> Shape:
+    """Return the shape of Criteo Kaggle."""
+    distributions = token_distributions()
+    return Shape(
+        model=ModelConfig(),
+        sizes=table_sizes(),
+        draw=lambda batch, rng: draw_ids(distributions, batch, rng),
+    )
+
+
+def mlperf() -> Shape:
+    """Return that of MLPerf's DLRM on Criteo 1TB, in smaller tables."""
+    published = published_sizes("criteo_1tb")
+    sizes = [min(rows, _MOST_ROWS) for rows in published.rows]
+    return Shape(
+        model=published.model,
+        sizes=sizes,
+        draw=lambda batch, rng: (rng.random((FEATURES, batch)) ** 4 * np.array(sizes)[:, None]).astype(
+            np.int64
+        ),
+    )
+
+
 class Feed:
     """Batches in pinned memory, moved to the device one step ahead by a second stream."""
 
-    def __init__(self, batch: int) -> None:
-        distributions, rng = token_distributions(), np.random.default_rng(batch)
+    def __init__(self, batch: int, shape: Shape) -> None:
+        rng = np.random.default_rng(batch)
         generator = torch.Generator().manual_seed(batch)
         self.host = [
             [
-                torch.from_numpy(draw_ids(distributions, batch, rng).reshape(-1)).pin_memory(),
+                torch.from_numpy(shape.draw(batch, rng).reshape(-1)).pin_memory(),
                 torch.rand(batch, DENSE, generator=generator).pin_memory(),
                 torch.rand(batch, generator=generator).lt(0.25).float().pin_memory(),
             ]
@@ -119,18 +149,18 @@ class Feed:
 class Tables:
     """The embedding tables of each rule; made once, since filling 2 GB takes its time."""
 
-    def __init__(self) -> None:
-        self._sizes = table_sizes()
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
         self._made: dict[str, RowTables] = {}
 
     def of(self, cfg: RowConfig) -> RowTables:
         """Return the tables of a rule."""
         if cfg.name not in self._made:
             tables = RowTables(
-                self._sizes,
-                WIDTH,
+                self.shape.sizes,
+                self.shape.model.embedding_dim,
                 list(range(FEATURES)),
-                rule=row_rule(cfg),
+                rule=cfg.build(),
                 device=torch.device("cuda"),
                 dtype=torch.float32,
             )
@@ -148,15 +178,16 @@ class Trainer:
         tables: RowTables,
         estimator: Estimator,
         dense: DenseConfig,
+        model: ModelConfig,
         *,
         every: int | None,
         checked: bool = False,
     ) -> None:
         self.feed, self.tables, self.estimator = feed, tables, estimator
-        self.head = new_head()
+        self.head = new_head(model)
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
-        self.optimizer = dense_optimizer(dense, self.parameters, shapes)
+        self.optimizer = dense.build(self.parameters, shapes)
         self._every, self._checked, self._steps = every, checked, 0
 
     def step(self) -> None:
@@ -165,7 +196,8 @@ class Trainer:
         samples = len(labels)
         due = self._every is not None and self._steps % self._every == 0
         self._steps += 1
-        pooled = self.tables(ids, self.feed.offsets).view(samples, FEATURES, WIDTH)
+        width = self.tables.weight.shape[1]
+        pooled = self.tables(ids, self.feed.offsets).view(samples, FEATURES, width)
         found = self.estimator(self.head, dense, pooled, labels, curvature_samples=samples if due else 0)
         if self._checked:
             if not all_finite(found):
@@ -174,7 +206,7 @@ class Trainer:
         self.optimizer.step(self.parameters, found.grad, found.curvature, lr_scale=1.0, samples=samples)
         curvature = found.pooled_curvature
         self.tables.apply_(
-            found.pooled_grad.reshape(-1, WIDTH),
+            found.pooled_grad.reshape(-1, width),
             None if curvature is None else curvature.view(-1, curvature.shape[2]),
             sampled=None,
             lr_scale=1.0,
@@ -182,16 +214,17 @@ class Trainer:
         )
 
 
-def new_head(dtype: torch.dtype = torch.float32) -> Head:
-    """Return the dense half of the Kaggle model on the device."""
+def new_head(model: ModelConfig, dtype: torch.dtype = torch.float32) -> Head:
+    """Return the dense half of a model on the device."""
     generator = torch.Generator().manual_seed(0)
-    head = Head(ModelConfig(), num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=dtype)
+    head = Head(model, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=dtype)
     return head.cuda()
 
 
 def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
     """Time full steps of all optimizers."""
-    feed = Feed(batch)
+    feed = Feed(batch, tables.shape)
+    model = tables.shape.model
     adagrad, hessian = (
         tables.of(RowAdagradConfig(lr=1e-4)),
         tables.of(HessianAdagradConfig(lr=1e-4, rowwise=True)),
@@ -201,18 +234,22 @@ def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
 
     def trainers() -> dict[str, Trainer]:
         return {
-            "adagrad": Trainer(feed, adagrad, Graphed(NoCurvature()), plain, every=None),
-            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, every=1),
-            "hybrid_every_4": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, every=4),
-            "hutchinson": Trainer(feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, every=1),
-            "hutchinson_every_4": Trainer(feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, every=4),
-            "adagrad_eager": Trainer(feed, adagrad, NoCurvature(), plain, every=None),
-            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal("bf16", "mean"), second, every=1),
+            "adagrad": Trainer(feed, adagrad, Graphed(NoCurvature()), plain, model, every=None),
+            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, model, every=1),
+            "hybrid_every_4": Trainer(
+                feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, model, every=4
+            ),
+            "hutchinson": Trainer(feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, model, every=1),
+            "hutchinson_every_4": Trainer(
+                feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, model, every=4
+            ),
+            "adagrad_eager": Trainer(feed, adagrad, NoCurvature(), plain, model, every=None),
+            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal("bf16", "mean"), second, model, every=1),
             "adagrad_checked": Trainer(
-                feed, adagrad, Graphed(NoCurvature()), plain, every=None, checked=True
+                feed, adagrad, Graphed(NoCurvature()), plain, model, every=None, checked=True
             ),
             "hybrid_checked": Trainer(
-                feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, every=1, checked=True
+                feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, model, every=1, checked=True
             ),
         }
 
@@ -249,7 +286,7 @@ def _take_turns(variants: dict[str, Callable[[], None]], rounds: int) -> dict[st
 
 def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     """Time derivatives and dense optimizers by themselves."""
-    head = new_head()
+    head = new_head(ModelConfig())
     parameters = flatten_parameters_(head)
     shapes = [p.shape for p in head.parameters()]
     dense, labels = torch.rand(batch, DENSE, device="cuda"), torch.rand(batch, device="cuda").lt(0.25).float()
@@ -278,7 +315,7 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     found["bf16"] = {"gradient_graph_ms": ms, "gradient_matrix_share": share}
     grad = torch.randn_like(parameters).mul_(1e-3)
     for cfg in (AdagradConfig(), DenseHessianAdagradConfig(beta1=0.9)):
-        optimizer = dense_optimizer(cfg, parameters.clone(), shapes)
+        optimizer = cfg.build(parameters.clone(), shapes)
         found[f"{cfg.name}_update_ms"] = milliseconds(
             lambda o=optimizer: o.step(parameters, grad, grad, lr_scale=1e-6, samples=batch)
         )
@@ -297,7 +334,7 @@ def flops(head: nn.Module, batch: int, name: str) -> float:
 
 def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str, Any]:
     """Time the lookup and the row update, fused and in torch operations."""
-    feed = Feed(batch)
+    feed = Feed(batch, tables.shape)
     ids, *_ = feed.next()
     lookups = len(ids)
     grad = torch.randn(lookups, WIDTH, device="cuda").div_(batch)
@@ -320,7 +357,7 @@ def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str,
         torch.arange(batch, device="cuda") * FEATURES + torch.arange(FEATURES, device="cuda").unsqueeze(1)
     ).view(-1)
     for cfg in (RowAdagradConfig(lr=1e-4), HessianAdagradConfig(lr=1e-4), RowAdaHessianConfig(lr=1e-4)):
-        table, rule = tables.of(cfg), row_rule(cfg)
+        table, rule = tables.of(cfg), cfg.build()
         reads_curvature = cfg.pooled_curvature != "none"
         second = curvature if reads_curvature else None
         where = (table.weight, table.state, keys, bags, grad, second)
@@ -365,7 +402,7 @@ def correctness() -> dict[str, float]:
             HessianAdagradConfig(lr=0.125),
             RowAdaHessianConfig(lr=0.125),
         ):
-            rule = row_rule(cfg)
+            rule = cfg.build()
             weights = [torch.ones(sum(sizes), WIDTH, dtype=dtype, device="cuda") for _ in range(2)]
             states = [rule.new_state(weight) for weight in weights]
             for _ in range(3):
@@ -387,7 +424,7 @@ def correctness() -> dict[str, float]:
     dense = torch.rand(512, DENSE, generator=generator, dtype=torch.float64)
     pooled = torch.randn(512, FEATURES, WIDTH, generator=generator, dtype=torch.float64)
     labels = torch.rand(512, generator=generator, dtype=torch.float64).lt(0.25).double()
-    head = new_head(torch.float64).cpu()
+    head = new_head(ModelConfig(), torch.float64).cpu()
     expected = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=512)
     for precision in PRECISIONS:
         with matrix_products(precision):
@@ -415,12 +452,14 @@ def device_limits() -> dict[str, float]:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Return everything."""
+    import triton  # not installed everywhere
+
     limits = device_limits()
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "versions": {
             "torch": torch.__version__,
-            "triton": optional_triton.triton.__version__,
+            "triton": triton.__version__,
             "cuda": torch.version.cuda,
             "python": platform.python_version(),
         },
@@ -429,11 +468,15 @@ def measure(rounds: int) -> dict[str, Any]:
         "dense": {str(batch): dense_parts(batch, limits) for batch in BATCHES},
     }
     torch.cuda.empty_cache()
-    tables = Tables()
+    tables = Tables(kaggle())
     found["rows"] = {str(batch): row_parts(batch, tables, limits) for batch in BATCHES}
     torch.cuda.reset_peak_memory_stats()
     found["steps"] = {str(batch): full_steps(batch, tables, rounds) for batch in BATCHES}
     found["peak_bytes"] = torch.cuda.max_memory_allocated()
+    del tables
+    torch.cuda.empty_cache()
+    tables = Tables(mlperf())
+    found["mlperf_steps"] = {str(batch): full_steps(batch, tables, rounds) for batch in BATCHES}
     return found
 
 
@@ -452,7 +495,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return UsageError.exit_code
-    if not optional_triton.available:
+    if not triton_available():
         print(
             "error: benchmarks.gpu needs Triton, which is not installed; pip install triton", file=sys.stderr
         )
@@ -468,10 +511,13 @@ def main() -> int:
 def table(found: dict[str, Any]) -> str:
     """Return the full steps as text."""
     lines = [f"{found['device']}, ms a step (over adagrad)"]
-    for batch, precisions in found["steps"].items():
-        for precision, variants in precisions.items():
-            cells = [f"{name} {v['step_ms']:.3f} ({v['over_adagrad']:.2f})" for name, v in variants.items()]
-            lines.append(f"batch {batch} {precision}: " + ", ".join(cells))
+    for shape, steps in (("Kaggle", found["steps"]), ("MLPerf", found["mlperf_steps"])):
+        for batch, precisions in steps.items():
+            for precision, variants in precisions.items():
+                cells = [
+                    f"{name} {v['step_ms']:.3f} ({v['over_adagrad']:.2f})" for name, v in variants.items()
+                ]
+                lines.append(f"{shape}, batch {batch} {precision}: " + ", ".join(cells))
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from typing import IO
 
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.criteo.dataset import prepare_criteo
-from dlrm_adahessian.data.criteo.reader import format_rows
+from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 
 _WARM_UP_ROWS = 1000

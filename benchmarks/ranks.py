@@ -29,8 +29,8 @@ from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.synthetic.marginals import CLICKS, ROWS, TOKENS
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.distributed.share import Share
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.distributed.ranks import Share
+from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _SCALE = 0.01  # of published cardinalities
 _WORLDS = (1, 2, 4)

@@ -28,8 +28,8 @@ import psutil
 
 from benchmarks.printing import print_rows
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.criteo.reader import format_rows
-from dlrm_adahessian.data.prepared.writer import split_rows
+from dlrm_adahessian.data.criteo.text import format_rows
+from dlrm_adahessian.data.split import split_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 from dlrm_adahessian.data.synthetic.marginals import ROWS
 from dlrm_adahessian.metrics.binary import binary_metrics

@@ -23,7 +23,7 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.presets import optimizer_preset
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory
 from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.statistics.crossed import crossed_difference
 from dlrm_adahessian.train.results import RunResult

@@ -21,7 +21,7 @@ from benchmarks.kaggle import batches, table_sizes
 from benchmarks.printing import print_rows
 from benchmarks.training import Steps, run_config
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCH, _SCALE, _DIM = 2048, 0.03, 16  # the scale gives 1.0 million rows
 _AXES = {

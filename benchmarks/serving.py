@@ -26,7 +26,7 @@ from dlrm_adahessian.data.synthetic.generator import row_blocks, write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.presets import optimizer_preset
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory
 from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import write_folder

@@ -23,7 +23,7 @@ from benchmarks.printing import print_rows
 from dlrm_adahessian.config import RunConfig, asdict, from_dict
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
+from dlrm_adahessian.embeddings.planning.what_if import table_sizes
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import sealed_folder

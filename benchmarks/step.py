@@ -32,9 +32,8 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
-from dlrm_adahessian.optim.config import AdaHessianConfig
-from dlrm_adahessian.optim.registry import dense_optimizer
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.optim.dense import AdaHessianConfig
+from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCHES = (128, 2048, 16384)
 _ROWS = 400_000
@@ -74,7 +73,7 @@ def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
     adagrad = torch.optim.Adagrad(heads[0].parameters(), lr=0.01)
     package = AdaHessian(heads[1].parameters(), lr=0.01)
     parameters = flatten_parameters_(heads[2])
-    ours = dense_optimizer(AdaHessianConfig(), parameters, [p.shape for p in heads[2].parameters()])
+    ours = AdaHessianConfig().build(parameters, [p.shape for p in heads[2].parameters()])
     exact = ExactDiagonal("bf16")
 
     def loss_of(head: Head, leaf: Tensor) -> Tensor:

@@ -23,8 +23,10 @@ from benchmarks.printing import print_rows
 from benchmarks.training import Steps
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.optim.config import AdagradConfig, OptimConfig, RowConfig
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
+from dlrm_adahessian.optim.config import OptimConfig
+from dlrm_adahessian.optim.dense import AdagradConfig
+from dlrm_adahessian.optim.rows import RowConfig
+from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCH = 2048
 

@@ -8,7 +8,7 @@ from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
-from dlrm_adahessian.train.step import TrainState, train_step
+from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 
 
 class Steps:
@@ -29,7 +29,7 @@ class Steps:
 
         A derivative that is not finite raises a RuntimeError, as no benchmark of it means anything.
         """
-        samples = self.config.curvature_samples(self._step, batch.share.samples)
+        samples = curvature_samples(self.config, self._step, batch.share.samples)
         found = train_step(self.state, batch, curvature_samples=samples, lr_scale=1.0, following=following)
         if not found.finite:
             raise RuntimeError(f"step {self._step} of {self.config.optimizer} is not finite")

@@ -1,20 +1,17 @@
 """The command line: what all commands share: the name of the command, exit codes, complaints."""
 
-import logging
 import os
 import select
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from dlrm_adahessian import __version__
 from dlrm_adahessian.commands import COMMANDS
-from dlrm_adahessian.commands.output import PrintableFormatter, say
 from dlrm_adahessian.errors import ProgramError, UsageError
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
-from dlrm_adahessian.runtime.launcher import alone, is_first, told_once
-from dlrm_adahessian.runtime.printable import printable
+from dlrm_adahessian.runtime.launcher import alone, told_once
+from dlrm_adahessian.runtime.process import keep_freed_memory, quiet_libraries
+from dlrm_adahessian.runtime.terminal import printable, say
 
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
@@ -59,7 +56,7 @@ def _run(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         say(_usage())
         return 0 if given else UsageError.exit_code
-    _quiet_libraries()
+    quiet_libraries()
     keep_freed_memory()
     try:
         with told_once():
@@ -82,16 +79,6 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
             f"{name} runs in one process, and a launcher started several; start it without torchrun"
         )
     return COMMANDS[name]
-
-
-def _quiet_libraries() -> None:
-    """Show what this program logs, and of the libraries below it errors only."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter("%(message)s"))
-    logging.basicConfig(level=logging.ERROR, handlers=[handler])
-    logging.getLogger("dlrm_adahessian").setLevel(logging.INFO if is_first() else logging.ERROR)
-    warnings.filterwarnings("ignore", module="torch.*")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
 
 
 def _usage() -> str:

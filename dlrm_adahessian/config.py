@@ -4,7 +4,6 @@ Later wins: the defaults of the classes, the preset of the optimizer (presets/op
 `--config`, the flags. Files never inherit from each other.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -12,8 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 from pydantic import Field, model_validator
 
-from dlrm_adahessian.curvature.config import CurvatureName
-from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.curvature.registry import CurvatureName
+from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.schema import TOKEN_NAMES
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import UsageError
@@ -46,14 +45,14 @@ _NOT_RESULTS = (
 class SharedConfig:
     """Rows, model and step: what optimizers that are compared have in common."""
 
-    dataset: Literal["criteo", "synthetic"] = "criteo"
+    dataset: DatasetName = "criteo"
     """Real rows from --data-path, or generated ones."""
     data_path: str | None = None
     """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder of such files, - for standard
     input, or a folder of prepared rows, as `prepare` prints it; of those, minimum count and bad rows are settled."""
     rows: Annotated[int, Field(ge=70)] | None = None
     """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
-    bad_rows: Literal["strict", "quarantine"] = "strict"
+    bad_rows: BadRows = "strict"
     """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
     batch_size: int = Field(default=256, ge=1)
     """Samples a step, over all ranks."""
@@ -142,19 +141,6 @@ class RunConfig(SharedConfig):
             )
         return self
 
-    def curvature_samples(self, step: int, samples: int) -> int:
-        """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
-
-        The exact diagonal on rows costs nothing and is not meant: without a reader on the dense part it is never due.
-
-        Args:
-            step: number of the step, from 0.
-            samples: of the batch.
-        """
-        read = self.curvature != "none" and (self.curvature != "exact" or self.optim.dense.uses_curvature)
-        due = read and step % self.curvature_every == 0
-        return math.ceil(self.curvature_fraction * samples) if due else 0
-
     @property
     def default_stem(self) -> str:
         """Name of the run directory when none is given."""
@@ -189,18 +175,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 
 def load(path: Path | None, optimizer: str | None) -> RunConfig:
-    """Compose defaults, preset and file.
-
-    Args:
-        path: the file of `--config`, or None.
-        optimizer: the name given by `--optimizer`; None leaves it to the file.
-
-    Returns:
-        The configuration before the flags.
-
-    Raises:
-        UsageError: the file or a value in it breaks a rule.
-    """
+    """Compose the configuration before the flags, of the file of `--config` and the name of `--optimizer`, if any."""
     return composed(read_toml(path) if path else {}, optimizer)
 
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlrm_adahessian.checkpoint.reader import load_newest_good
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, ProgramError
 from reliability.outcome import Outcome, counting
 from reliability.runs import Command, differences, job, uninterrupted
-from tests.distributed import worlds
-from tests.distributed.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
+from tests import worlds
+from tests.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
 
 _TABLES = {"C3": (3000, 16), "C7": (500, 16), "C9": (37, 8), "C1": (2, 4)}  # rows and width
 _PAGE = 4096
@@ -109,8 +109,8 @@ def _shards(seed: int) -> list[TableShard]:
 def _save(folder: Path) -> None:
     with init_process_group():
         for seed in (_OLD, _NEW):
-            tensors = {"dense": dense_of(seed), "shards": _shards(seed)}
-            save(folder, step=100 * seed, fingerprint=RUN, state={"seed": seed}, **tensors)
+            contents = Contents(dense=dense_of(seed), shards=_shards(seed), state={"seed": seed})
+            save(folder, contents, step=100 * seed, fingerprint=RUN)
 
 
 def _attack(folder: Path, counts: dict[str, int], report: Path) -> None:

@@ -72,7 +72,7 @@ def fuzz(corpus: str, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["dlrm_adahessian.data"]):
-        from dlrm_adahessian.data.criteo import bad_lines, parser, reader  # noqa: F401 -- instrumented as they are imported
+        from dlrm_adahessian.data.criteo import bad_lines, reader, text  # noqa: F401 -- instrumented as they are imported
     flags = [
         f"-max_total_time={seconds}",
         f"-max_len={_LONGEST}",

@@ -18,7 +18,7 @@ from dlrm_adahessian.runs.sealed import MANIFEST
 from reliability.lines import Case, prepared
 from reliability.outcome import Outcome, counting
 from reliability.runs import ROOT, Command, job, uninterrupted
-from tests.data.test_sources import ARCHIVE, HOSTILE, bomb, member, sparse, tar
+from tests.data.text.test_archive import ARCHIVE, HOSTILE, bomb, member, sparse, tar
 from tests.hostile import Bomb, reseal
 
 _REFUSALS = {3, 64, 65, 66}

@@ -12,7 +12,7 @@ from dlrm_adahessian.checkpoint.reader import load, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, ProgramError, StorageError
 from reliability.outcome import Outcome, counting
 from reliability.runs import Single, committed, job
-from tests.distributed.checkpoints import RUN, copies_of, save_seed, seed_of
+from tests.checkpoints import RUN, copies_of, save_seed, seed_of
 from tests.faults import Outcome as Fate
 from tests.faults import disk_full, each_operation, each_write_cut_short, io_error, kill
 

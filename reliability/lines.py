@@ -22,8 +22,8 @@ from dlrm_adahessian.data.criteo import dataset
 from dlrm_adahessian.data.prepared.folder import open_prepared
 from reliability.outcome import Outcome, counting
 from reliability.runs import ROOT
+from tests.data.criteo.test_reader import BAD_LINES, FIELDS, PLACES, check_random_file
 from tests.data.oracle import parse, random_line
-from tests.data.test_tsv import BAD_LINES, FIELDS, PLACES, check_random_file
 
 _LINES = [random_line(random.Random(seed)) for seed in range(60)]
 _AT = {"first": 0, "middle": 29, "block boundary": 41, "last": 59}
@@ -122,7 +122,7 @@ _CHECKED = """
 import sys
 from pathlib import Path
 import numba, numpy as np
-from tests.data.test_tsv import check_random_files
+from tests.data.criteo.test_reader import check_random_files
 try:
     numba.njit(lambda array, index: array[index])(np.zeros(3), 7)
 except IndexError:

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlrm_adahessian.checkpoint.reader import load
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError
 from reliability.outcome import Outcome, counting
-from tests.distributed import worlds
-from tests.distributed.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
+from tests import worlds
+from tests.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
 
 _ROUTE = (2, 1, 2, 4, 2)
 """Ranks that save; each but the first loads what the one before it saved."""
@@ -56,7 +56,7 @@ def _pass_on(folder: Path, leg: int, times: int, report: Path) -> None:
                 verdicts.append((seed, [name for of_rank in of_ranks for name in of_rank]))
                 dense, shards = restored, blanks
             target = folder / f"{leg}" / f"{seed}"
-            save(target, step=1, fingerprint=RUN, dense=dense, shards=shards, state={"seed": seed})
+            save(target, Contents(dense=dense, shards=shards, state={"seed": seed}), step=1, fingerprint=RUN)
         ranks.Vote(0).largest()  # the first rank, which holds the store, leaves after the others
         if ranks.is_first():
             report.write_text(json.dumps(verdicts))

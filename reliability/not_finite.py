@@ -22,7 +22,7 @@ from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.train import loop
 from reliability.outcome import Outcome, counting
 from reliability.runs import committed, differences, job, last_step
-from tests.distributed import worlds
+from tests import worlds
 
 _PLACES = ("input", "row", "loss", "grad", "curvature", "pooled_grad", "pooled_curvature")
 _VALUES = (float("nan"), float("inf"), -float("inf"))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from dlrm_adahessian.runtime.printable import printable_name
+from dlrm_adahessian.runtime.terminal import printable_name
 
 _SHOWN = 20  # failures that are kept word for word
 

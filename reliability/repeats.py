@@ -7,7 +7,7 @@ from pathlib import Path
 from dlrm_adahessian import cli
 from reliability.outcome import Outcome, counting
 from reliability.runs import Single, differences, job, uninterrupted
-from tests.distributed import worlds
+from tests import worlds
 
 _PREFETCH = (4, 1, 2, 64)  # batches read ahead; the first is the default
 _ORDERS = ("time", "shuffled")

@@ -16,7 +16,7 @@ import psutil
 from dlrm_adahessian import cli
 from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.runs.sealed import read_json
-from tests.distributed import worlds
+from tests import worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 _MARK = "RELIABILITY_RUN"  # in the environment of all that a launcher starts, to find what outlives it

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reliability.outcome import Outcome, counting
 from reliability.runs import Single, committed, differences, job, last_step, uninterrupted, wait_until
-from tests.data.test_criteo import LINES, TEXT, start
+from tests.data.criteo.test_dataset import LINES, TEXT, start
 
 _PROCESSES = 8
 _LOCKED = 5  # exit code

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dlrm_adahessian.kernels import optional_triton
+from dlrm_adahessian.kernels.compiled import triton_available
 
-needs_triton = pytest.mark.skipif(not optional_triton.available, reason="Triton is not installed")
+needs_triton = pytest.mark.skipif(not triton_available(), reason="Triton is not installed")
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 _interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU kernels are compiled for it")
 DEVICES = [pytest.param("cpu", marks=_interpreted), pytest.param("cuda", marks=needs_gpu)]

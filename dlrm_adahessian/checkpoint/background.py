@@ -1,6 +1,6 @@
 """Checkpoints that a thread writes while training goes on.
 
-    begin      all ranks, between two steps: copy what is to be saved (snapshot.py), make the folder
+    begin      all ranks, between two steps: copy what is to be saved, make the folder
     a thread   each rank: write, hash and flush its copies
     proceed    all ranks, between later steps: once all have written, the first one commits, as writer.py does
     a thread   the first rank: remove the checkpoints that were replaced
@@ -10,38 +10,45 @@ of the first rank: the order of what is on disk - files, manifest, name, `latest
 what a kill leaves.
 
 One checkpoint is written at a time: there is one copy, and a disk slower than the checkpoints come would only fall
-behind further. So the next one waits for it.
+behind further. So the next one waits for it. Its copies take the memory of the last ones: new memory costs its page
+faults, three to twenty times the time of the copy itself (docs/checkpoints.md).
 """
 
+import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
-from dlrm_adahessian.checkpoint.snapshot import SnapshotMemory
 from dlrm_adahessian.checkpoint.tensor_file import Entry
-from dlrm_adahessian.checkpoint.writer import Contents, Draft, remove_leftovers
+from dlrm_adahessian.checkpoint.writer import (
+    Contents,
+    Draft,
+    encode_state,
+    is_finite,
+    refusal,
+    remove_leftovers,
+)
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.embeddings.table_shard import TableShard
+from dlrm_adahessian.errors import DivergedError
 
 IDLE, BUSY, FAILED = 0, 1, 2
 """What a rank's thread does; the largest of all ranks' is what to act on."""
 # Of 19. The thread takes what the steps leave. Further down it would starve where more processes than cores compute, and
 # for that long a thread that was put aside while it held the interpreter's lock would hold up the steps too.
 _NICE = 10
-
-
 # Seconds that the thread pauses for each second of processor time: what it takes from the steps is spread over more of them.
 _PAUSE = 40.0
+_BLOCK = 1 << 20  # entries copied and then looked through while they are in the cache
 
 
 class _AbandonedError(Exception):
@@ -86,23 +93,12 @@ class BackgroundSaver:
             return FAILED
         return IDLE if all(future.done() for future in futures) else BUSY
 
-    def begin(
-        self,
-        folder: Path,
-        *,
-        step: int,
-        fingerprint: str,
-        dense: Mapping[str, Tensor],
-        shards: Sequence[TableShard],
-        state: Mapping[str, object],
-        keep: int,
-    ) -> None:
+    def begin(self, folder: Path, contents: Contents, *, step: int, fingerprint: str, keep: int) -> None:
         """Copy what is to be saved and begin to write it, after what is still being written; see `writer.save`."""
         self.finish()
-        contents = Contents(dense=dense, shards=shards, state=state)
         copies: list[Contents] = []
         ranks.agreed(lambda: copies.append(self.memory.take(step, contents)))
-        draft = Draft(folder, step, fingerprint, shards)
+        draft = Draft(folder, step, fingerprint, contents.shards)
         self._awaited.clear()
         written = self._thread.submit(lambda: draft.write(copies[0], self._pause))
         self._saving = _Saving(draft=draft, keep=keep, written=written)
@@ -169,3 +165,61 @@ def _give_way() -> None:
         thread = threading.get_native_id()
         # Of a process that has given way itself, further: to take back needs a right.
         os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
+class SnapshotMemory:
+    """Host memory for copies of what one rank saves, taken between two steps so that training can go on."""
+
+    def __init__(self) -> None:
+        self._copies: dict[tuple[int, str], Tensor] = {}
+
+    def take(self, step: int, contents: Contents) -> Contents:
+        """Copy everything; what is not finite is refused with a `DivergedError`.
+
+        Args:
+            step: steps done.
+            contents: tensors on any device, with the names, shapes and dtypes of the last call, which are otherwise new
+                memory.
+
+        Returns:
+            The copies, valid until the next call.
+        """
+        state = json.loads(encode_state(step, contents.state))
+        return Contents(
+            dense={
+                name: self._copy(step, (-1, name), name, tensor) for name, tensor in contents.dense.items()
+            },
+            shards=[
+                replace(
+                    shard,
+                    tensors={
+                        name: self._copy(step, (index, name), f"{shard.table}/{name}", tensor)
+                        for name, tensor in shard.tensors.items()
+                    },
+                )
+                for index, shard in enumerate(contents.shards)
+            ],
+            state=state,
+        )
+
+    def num_bytes(self) -> int:
+        """Return what is held."""
+        return sum(copy.nbytes for copy in self._copies.values())
+
+    def _copy(self, step: int, key: tuple[int, str], name: str, tensor: Tensor) -> Tensor:
+        copy = self._copies.get(key)
+        if copy is None or (copy.shape, copy.dtype) != (tensor.shape, tensor.dtype):
+            copy = self._copies[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        with torch.no_grad():
+            for source, target in zip(_blocks(tensor), _blocks(copy), strict=True):
+                target.copy_(source)
+                if not is_finite(target):
+                    raise DivergedError(refusal(step, name))
+        return copy
+
+
+def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return views of consecutive rows, which together are the tensor."""
+    if tensor.dim() == 0:
+        return (tensor,)
+    return tensor.split(max(1, _BLOCK // max(1, tensor[:1].numel())))

@@ -1,6 +1,11 @@
-"""Write a checkpoint, as reader.py describes it, and put it in the place of old ones."""
+"""Write a checkpoint, as reader.py describes it, and put it in the place of old ones.
+
+Nothing that is not finite is ever saved: a checkpoint is what a run falls back to.
+"""
 
 import dataclasses
+import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +14,11 @@ from pathlib import Path
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint import step_folders
-from dlrm_adahessian.checkpoint.finite import require_finite
 from dlrm_adahessian.checkpoint.reader import DENSE, FORMAT, STATE, StoredRows
 from dlrm_adahessian.checkpoint.tensor_file import Entry, write_tensors
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.table_shard import TableShard
+from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.runs.sealed import seal, storage_errors, temporary_folder, write_json
 
 
@@ -39,34 +44,22 @@ class Contents:
                 yield f"{shard.table}/{name}", tensor
 
 
-def save(
-    folder: Path,
-    *,
-    step: int,
-    fingerprint: str,
-    dense: Mapping[str, Tensor],
-    shards: Sequence[TableShard],
-    state: Mapping[str, object],
-    keep: int = 2,
-) -> Path:
+def save(folder: Path, contents: Contents, *, step: int, fingerprint: str, keep: int = 2) -> Path:
     """Commit a checkpoint, then remove old ones. Killed anywhere, it leaves the old or the new one whole.
 
     All ranks call it; it fails on all of them when it fails on one.
 
     Args:
         folder: the folder of all checkpoints of the run, to which no other run writes.
+        contents: what this rank has to save.
         step: steps done.
         fingerprint: identifies the configuration that the tensors belong to (`sealed.fingerprint`).
-        dense: tensors of any shape, by name; the first rank's are saved.
-        shards: the table rows of this rank.
-        state: JSON values, by name; the first rank's are saved.
         keep: checkpoints to keep, this one included; at least 1.
 
     Returns:
         The new checkpoint's folder.
     """
-    contents = Contents(dense=dense, shards=shards, state=state)
-    ranks.agreed(lambda: require_finite(step, contents.tensors(), state))
+    ranks.agreed(lambda: _require_finite(step, contents))
     draft = Draft(folder, step, fingerprint, contents.shards)
     try:
         draft.commit(lambda: draft.write(contents), keep)
@@ -150,6 +143,39 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what was replaced, and what a killed process was writing."""
     with storage_errors(folder):
         step_folders.remove_leftovers(folder)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all entries are; integers always are."""
+    # The extremes are NaN or infinite when any entry is; they cost no temporary of the tensor's size.
+    return (
+        not tensor.is_floating_point()
+        or not tensor.numel()
+        or all(map(math.isfinite, tensor.detach().aminmax()))
+    )
+
+
+def encode_state(step: int, state: Mapping[str, object]) -> str:
+    """Return the state as JSON text; `DivergedError` where a number in it is not finite."""
+    try:
+        return json.dumps(state, allow_nan=False)
+    except ValueError as error:
+        raise DivergedError(refusal(step, "the state")) from error
+
+
+def refusal(step: int, what: str) -> str:
+    """Return why a checkpoint is not taken."""
+    return (
+        f"a checkpoint holds finite values only, and {what} of step {step} does not; "
+        "lower the learning rate, and resume from the checkpoint before"
+    )
+
+
+def _require_finite(step: int, contents: Contents) -> None:
+    for name, tensor in contents.tensors():
+        if not is_finite(tensor):
+            raise DivergedError(refusal(step, name))
+    encode_state(step, contents.state)
 
 
 def _stored_rows(index: int, shard: TableShard) -> StoredRows:

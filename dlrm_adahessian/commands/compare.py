@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from dlrm_adahessian.commands.arguments import config_file, parsed
-from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import read_toml, validated
+from dlrm_adahessian.runtime.terminal import say
 
 _HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
 
@@ -24,7 +25,7 @@ def compare(arguments: Sequence[str]) -> int:
     args = parsed(base, arguments, prog="python -m dlrm_adahessian compare", description=_HELP)
     for name in args.names:
         optimizer_preset(name)  # a wrong name is refused before anything is read
-    if args.dataset == "criteo":
+    if args.dataset not in GENERATED:
         require_rows(args.data_path, "compare")
     require_writable(args.out, "--out")
     from dlrm_adahessian.compare.study import run_study

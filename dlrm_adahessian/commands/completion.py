@@ -18,7 +18,7 @@ from dlrm_adahessian.commands.evaluate import EvaluateConfig
 from dlrm_adahessian.commands.export import ExportConfig
 from dlrm_adahessian.commands.prepare import PrepareConfig
 from dlrm_adahessian.compare.config import CompareConfig
-from dlrm_adahessian.embeddings.planning.config import PlanConfig
+from dlrm_adahessian.embeddings.planning.what_if import PlanConfig
 
 T = TypeVar("T")
 PROGRAM = "dlrm-adahessian"

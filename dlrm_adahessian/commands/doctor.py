@@ -1,23 +1,124 @@
-"""`doctor`: whether torch, torchrec and fbgemm fit together."""
+"""`doctor`: whether this installation can train: its packages, what they load, and the files that came with it."""
 
-from collections.abc import Sequence
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from typing import NamedTuple
 
 import tyro
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
-from dlrm_adahessian.commands.output import say
+from dlrm_adahessian import __version__
+from dlrm_adahessian.config import composed
+from dlrm_adahessian.errors import ProgramError
+from dlrm_adahessian.presets import preset_names
+from dlrm_adahessian.runtime.terminal import say
+
+_DISTRIBUTION = "dlrm-adahessian"
+_PYTHON = ">=3.11"
+_FBGEMM = Requirement("fbgemm-gpu==1.8.0")  # FBGEMM's minor version must match torch's; torchrec asks for any
+_LOADED = ("torch", "fbgemm_gpu", "torchrec", "numba")
+_REINSTALL = "install the program again: make setup, or pip install ./packaging/fbgemm-gpu . on a machine without a GPU"
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, what was found, and what to do where that is not right."""
+
+    what: str
+    found: str
+    remedy: str | None = None
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """Check that torch, torchrec and fbgemm fit together, and say what to do."""
+    """Check that this installation can train, and say what to do where it cannot."""
     tyro.cli(
         _no_arguments, args=arguments, prog="python -m dlrm_adahessian doctor", description=doctor.__doc__
     )
-    from dlrm_adahessian.runtime.doctor import diagnose
-
-    healthy, text = diagnose()
-    say(text)
-    return 0 if healthy else 1
+    findings = list(diagnose())
+    for what, found, remedy in findings:
+        say(f"{what:<20}{found:<28}{f'PROBLEM: {remedy}' if remedy else 'ok'}")
+    problems = sum(finding.remedy is not None for finding in findings)
+    say(f"{problems} problems found; see above." if problems else "No problems found.")
+    return 1 if problems else 0
 
 
 def _no_arguments() -> None:
     """Take no flags but --help."""
+
+
+def diagnose() -> Iterator[Finding]:
+    """Yield what was found, in the order of what depends on what."""
+    yield Finding("version", __version__)
+    python = platform.python_version()
+    fits = python in SpecifierSet(_PYTHON)
+    yield Finding("python", python, None if fits else f"Python {_PYTHON} is required")
+    yield from map(_package, [*_requirements(), _FBGEMM])
+    yield from (_tried(f"import {name}", lambda name=name: _loaded(name)) for name in _LOADED)
+    yield _tried("device", _device)
+    yield _tried("optimizer presets", _presets)
+    yield _tried("table sizes", lambda: _counted(preset_names("tables")))
+    templates = files("dlrm_adahessian.report") / "templates"
+    yield _tried(
+        "report templates",
+        lambda: _counted([file.name for file in templates.iterdir() if ".j2" in file.name]),
+    )
+
+
+def _requirements() -> list[Requirement]:
+    """Return what the program itself requires, extras aside; nothing where it runs without being installed."""
+    try:
+        asked = importlib.metadata.requires(_DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        asked = []
+    found = map(Requirement, asked)
+    return [asked for asked in found if asked.marker is None or asked.marker.evaluate({"extra": ""})]
+
+
+def _package(asked: Requirement) -> Finding:
+    wanted = f"{asked.name} {asked.specifier} is required; {_REINSTALL}"
+    try:
+        found = importlib.metadata.version(asked.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(asked.name, "not installed", wanted)
+    return Finding(asked.name, found, None if asked.specifier.contains(found, prereleases=True) else wanted)
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, look())
+    except ProgramError as error:
+        return Finding(what, "not usable", str(error))
+    except (
+        ImportError,
+        OSError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # FBGEMM raises any of them when it cannot load
+        return Finding(what, "failed", f"{error}; {_REINSTALL}")
+
+
+def _loaded(name: str) -> str:
+    importlib.import_module(name)
+    return "loads"
+
+
+def _device() -> str:
+    from dlrm_adahessian.runtime.device import find_device
+
+    return str(find_device("auto"))
+
+
+def _presets() -> str:
+    names = preset_names("optimizers")
+    for name in names:
+        composed({}, name)
+    return _counted(names)
+
+
+def _counted(names: Sequence[str]) -> str:
+    if not names:
+        raise FileNotFoundError("the files are missing from this installation")
+    return f"{len(names)} found"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import tyro
 
-from dlrm_adahessian.commands.output import say
 from dlrm_adahessian.data.download.config import Archive
 from dlrm_adahessian.data.text.sources import RAW
 from dlrm_adahessian.runtime.settings import read_toml, settings, validated
+from dlrm_adahessian.runtime.terminal import say
 
 
 @settings

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.data.config import BadRows
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import settings
+from dlrm_adahessian.runtime.terminal import say
 
 if TYPE_CHECKING:
     from dlrm_adahessian.evaluation.job import Evaluation
@@ -50,7 +51,7 @@ class EvaluateConfig:
     """Part of prepared rows."""
     best: bool = False
     """Score with the checkpoint of the lowest validation log loss, not the last; runs with patience always do."""
-    bad_rows: Literal["strict", "quarantine"] = "strict"
+    bad_rows: BadRows = "strict"
     """Stop at the first bad line, or set bad lines aside in OUT.rejects.tsv and count them."""
     json: bool = False
     """Print one JSON document instead of text."""

@@ -6,9 +6,9 @@ from typing import Literal
 
 import tyro
 
-from dlrm_adahessian.commands.output import say_figures
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import settings
+from dlrm_adahessian.runtime.terminal import say_figures
 
 
 @settings

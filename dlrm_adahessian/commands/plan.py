@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import parsed, value_of
-from dlrm_adahessian.commands.output import say
-from dlrm_adahessian.embeddings.planning.config import PlanConfig
+from dlrm_adahessian.embeddings.planning.plan import plan_text
+from dlrm_adahessian.embeddings.planning.what_if import PlanConfig, plan_json, planned
+from dlrm_adahessian.runtime.terminal import say
 
 _HELP = """Plan who holds which tables on given machines, and what each rank needs in memory; needs neither.
 
@@ -19,9 +20,6 @@ def plan(arguments: Sequence[str]) -> int:
     preset = config.load(None, name)
     base = PlanConfig(optimizer=preset.optimizer, optim=preset.optim)
     args = parsed(base, arguments, prog="python -m dlrm_adahessian plan", description=_HELP)
-    from dlrm_adahessian.embeddings.planning.plan_text import plan_text
-    from dlrm_adahessian.embeddings.planning.what_if import plan_json, planned
-
     found = planned(args)
     say(json.dumps(plan_json(args, found)) if args.json else plan_text(found))
     return 0

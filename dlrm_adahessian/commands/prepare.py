@@ -1,29 +1,28 @@
 """`prepare`: raw rows to the cache."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import tyro
 
-from dlrm_adahessian.commands.output import say_figures
-from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import settings
+from dlrm_adahessian.runtime.terminal import say_figures
 
 
 @settings
 class PrepareConfig:
     """Turn raw rows into the cache that training reads."""
 
-    dataset: Literal["criteo", "synthetic"] = "criteo"
+    dataset: DatasetName = "criteo"
     """Real rows from --data-path, or generated ones."""
     data_path: str | None = None
     """Raw rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
     rows: int | None = None
     """Use the first N rows only; for synthetic data, generate N."""
-    bad_rows: Literal["strict", "quarantine"] = "strict"
+    bad_rows: BadRows = "strict"
     """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
     json: bool = False
     """Print one JSON document instead of text."""
@@ -33,7 +32,7 @@ class PrepareConfig:
 def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
     args = tyro.cli(PrepareConfig, args=arguments, prog="python -m dlrm_adahessian prepare")
-    if args.dataset == "criteo":
+    if args.dataset not in GENERATED:
         require_rows(args.data_path, "prepare")
     require_writable(args.data.cache_dir, "--data.cache-dir")
     from dlrm_adahessian.data.datasets import open_dataset

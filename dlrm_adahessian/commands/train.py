@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
-from dlrm_adahessian.commands.output import say
+from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.runs.run_directory import RUNS
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, told_once
+from dlrm_adahessian.runtime.terminal import say
 
 if TYPE_CHECKING:
     from dlrm_adahessian.metrics.binary import BinaryMetrics
@@ -30,7 +31,7 @@ def train(arguments: Sequence[str]) -> int:
     if (
         alone()
     ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
-        if settings.dataset == "criteo":
+        if settings.dataset not in GENERATED:
             require_rows(settings.data_path, "train")
         require_writable(settings.out or RUNS, "--out")
         require_writable(settings.data.cache_dir, "--data.cache-dir")

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.metrics.binary import binary_metrics, log_losses
-from dlrm_adahessian.optim.search_space import Choice, Range
+from dlrm_adahessian.optim.base import Choice, Range
 from dlrm_adahessian.runs.sealed import fingerprint
 from dlrm_adahessian.train.results import Predicted, RunResult
 

@@ -10,7 +10,6 @@ import logging
 import math
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,8 +17,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
 from dlrm_adahessian.compare.search import Search, reported
@@ -31,6 +28,7 @@ from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import exclusive_lock
 from dlrm_adahessian.runtime.device import find_device
+from dlrm_adahessian.runtime.terminal import progress_bar
 from dlrm_adahessian.train.results import RunResult, RunSummary
 from dlrm_adahessian.train.run_cache import finished, run_path
 
@@ -225,14 +223,7 @@ class _StudyBar:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._bar = tqdm(
-            desc=f"{runs} runs",
-            total=runs * rows,
-            unit=" rows",
-            unit_scale=True,
-            disable=not sys.stderr.isatty(),
-            dynamic_ncols=True,
-        )
+        self._bar = progress_bar(f"{runs} runs", unit=" rows", total=runs * rows)
 
     def __enter__(self) -> "_StudyBar":
         self._thread.start()

@@ -25,8 +25,8 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import write_json
-from dlrm_adahessian.runtime.allocator import keep_freed_memory
 from dlrm_adahessian.runtime.device import find_device
+from dlrm_adahessian.runtime.process import keep_freed_memory
 from dlrm_adahessian.train.results import RunSummary
 from dlrm_adahessian.train.run_cache import find_or_fit, run_path
 from dlrm_adahessian.train.step import SCORING_BATCH, TrainState

@@ -1,15 +1,15 @@
-"""What an estimator returns, and the gradient that all of them share."""
+"""What an estimator is asked and returns, and the gradient that all of them share."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.config import PooledCurvature
+from dlrm_adahessian.curvature.registry import PooledCurvature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,27 @@ class Place:
     samples: int
 
 
-class Estimator(Protocol):
-    """Computes the derivatives of one batch."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What derivatives are wanted of; `Estimator.__call__` explains each."""
 
-    state: dict[str, Tensor]
-    """What makes the next estimate reproducible: generator states, (n,) uint8. Empty for deterministic ones."""
+    head: nn.Module
+    dense: Tensor
+    pooled: Tensor
+    labels: Tensor
+    curvature_samples: int
+    place: Place
+
+
+class Estimator(ABC):
+    """Computes the derivatives of one batch.
+
+    Attributes:
+        state: what makes the next estimate reproducible: generator states, (n,) uint8. Empty for deterministic ones.
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
 
     def __call__(
         self,
@@ -81,14 +97,34 @@ class Estimator(Protocol):
             place: of these samples among all ranks', so that what is drawn at random for a sample does not depend on
                 the ranks; None where there is one rank.
         """
-        ...
+        return self.derivatives(
+            Request(
+                head=head,
+                dense=dense,
+                pooled=pooled,
+                labels=labels,
+                curvature_samples=curvature_samples,
+                place=place or Place(first=0, samples=curvature_samples),
+            )
+        )
 
-    def load_state(self) -> None:
+    @abstractmethod
+    def derivatives(self, request: Request) -> Derivatives:
+        """Return the derivatives; what an estimator is about."""
+
+    def load_state(self) -> None:  # noqa: B027 -- most have none
         """Take up what was copied into `state`."""
-        ...
 
 
-class Seeded:
+class NoCurvature(Estimator):
+    """The gradient by autograd alone, for first-order optimizers."""
+
+    def derivatives(self, request: Request) -> Derivatives:
+        """Return the gradient."""
+        return gradient(request.head, request.dense, request.pooled, request.labels)
+
+
+class Seeded(Estimator):
     """An estimator that draws at random; the state of its generator belongs to a checkpoint.
 
     Each rank draws for the samples of all ranks and takes those of its own: so N ranks draw what one process draws, and
@@ -106,10 +142,11 @@ class Seeded:
             device: of the derivatives.
             pooled: what is wanted of the curvature at the pooled embeddings.
         """
+        super().__init__()
         self.draws = draws
         self._pooled: PooledCurvature = pooled
         self._generator = torch.Generator(device=device).manual_seed(seed)
-        self.state = {"generator": self._generator.get_state()}
+        self.state["generator"] = self._generator.get_state()
 
     def load_state(self) -> None:
         """Take up what was copied into `state`."""
@@ -169,7 +206,7 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def gradient(head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor) -> Derivatives:
-    """Return the derivatives of a batch without curvature; shapes as in `Estimator`."""
+    """Return the derivatives of a batch without curvature; shapes as in `Estimator.__call__`."""
     leaf = pooled.detach().requires_grad_()
     logits = head(dense, leaf)
     loss = F.binary_cross_entropy_with_logits(logits, labels)

@@ -35,16 +35,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, Place, flat
-from dlrm_adahessian.curvature.config import PooledCurvature
-from dlrm_adahessian.curvature.fused import fuses, layer_curvature_, multiplies_bf16
-from dlrm_adahessian.runtime.precision import Precision, cpu_gains_from_bf16, matrix_products
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, Request, flat
+from dlrm_adahessian.curvature.gpu import fuses, layer_curvature_, multiplies_bf16
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.runtime.device import Precision, cpu_gains_from_bf16, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 _REMEDY = "use --curvature hutchinson for this model"
 
 
-class ExactDiagonal:
+class ExactDiagonal(Estimator):
     """Gradient and exact Hessian diagonal of a head of linear layers, ReLUs and dot interactions."""
 
     def __init__(self, precision: Precision = "fp32", pooled: PooledCurvature = "entries") -> None:
@@ -54,31 +54,19 @@ class ExactDiagonal:
             precision: of the operands of the diagonal's own products; bf16 is for CPUs with AMX and GPUs, others take fp32.
             pooled: what is wanted of the diagonal at the pooled embeddings.
         """
-        self.state: dict[str, Tensor] = {}
+        super().__init__()
         self._precision: Precision = precision
         self._pooled: PooledCurvature = pooled
 
-    def load_state(self) -> None:
-        """There is none."""
-
-    def __call__(
-        self,
-        head: nn.Module,
-        dense: Tensor,
-        pooled: Tensor,
-        labels: Tensor,
-        *,
-        curvature_samples: int,
-        place: Place | None = None,
-    ) -> Derivatives:
-        """Return the derivatives; see `Estimator`. `refuse_inexact` says for which heads they are right.
+    def derivatives(self, request: Request) -> Derivatives:
+        """Return the derivatives; `refuse_inexact` says for which heads they are right.
 
         The curvature at the pooled embeddings is of all samples at every call.
         """
-        del place  # nothing is drawn at random
-        leaf, parameters = pooled.detach().requires_grad_(), list(head.parameters())
+        head, labels, curvature_samples = request.head, request.labels, request.curvature_samples
+        leaf, parameters = request.pooled.detach().requires_grad_(), list(head.parameters())
         with _linear_layers(head, curvature_samples) as layers:
-            logits = head(dense, leaf)
+            logits = head(request.dense, leaf)
         residual, exponent = _residual_and_exponent(logits.detach(), labels)
         residual /= len(labels)
         variables = [*parameters, leaf, *(output for _, _, output in layers)]

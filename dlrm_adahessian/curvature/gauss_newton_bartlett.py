@@ -22,11 +22,12 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlrm_adahessian.curvature.base import (
     Derivatives,
     Place,
+    Request,
     Seeded,
     flat,
     gradient,
@@ -38,18 +39,10 @@ from dlrm_adahessian.curvature.base import (
 class GaussNewtonBartlett(Seeded):
     """Mean over a number of draws of B times the squared gradient with sampled labels."""
 
-    def __call__(
-        self,
-        head: nn.Module,
-        dense: Tensor,
-        pooled: Tensor,
-        labels: Tensor,
-        *,
-        curvature_samples: int,
-        place: Place | None = None,
-    ) -> Derivatives:
+    def derivatives(self, request: Request) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
-        place = place or Place(first=0, samples=curvature_samples)
+        head, dense, pooled, labels = request.head, request.dense, request.pooled, request.labels
+        curvature_samples, place = request.curvature_samples, request.place
         if place.samples == 0:
             return gradient(head, dense, pooled, labels)
         part = slice(curvature_samples)

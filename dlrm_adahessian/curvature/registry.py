@@ -1,18 +1,21 @@
-"""From the name of an estimator to the estimator: a line each."""
+"""Names of the estimators, and from a name to its estimator: a case each. Imports no torch."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-from dlrm_adahessian.curvature.base import Estimator
-from dlrm_adahessian.curvature.config import CurvatureName, PooledCurvature
-from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
-from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
-from dlrm_adahessian.curvature.graphed import Graphed
-from dlrm_adahessian.curvature.hutchinson import Hutchinson
-from dlrm_adahessian.curvature.none import NoCurvature
-from dlrm_adahessian.runtime.precision import Precision
+    from dlrm_adahessian.curvature.base import Estimator
+    from dlrm_adahessian.runtime.device import Precision
+
+CurvatureName = Literal["exact", "hutchinson", "gauss_newton_bartlett", "none"]
+
+PooledCurvature = Literal["none", "entries", "mean"]
+"""What rows want of the curvature at the pooled embeddings: nothing, (B, F, D), or its mean over D, (B, F, 1)."""
 
 
 def make_estimator(
@@ -43,15 +46,25 @@ def make_estimator(
     """
     match name:
         case "exact":
+            from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+
             refuse_inexact(head, table_of_feature)
             return _replayed(ExactDiagonal(precision, pooled), device)
         case "hutchinson":
+            from dlrm_adahessian.curvature.hutchinson import Hutchinson
+
             return Hutchinson(probes, seed, device, pooled)
         case "gauss_newton_bartlett":
+            from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
+
             return GaussNewtonBartlett(probes, seed, device, pooled)
         case "none":
+            from dlrm_adahessian.curvature.base import NoCurvature
+
             return _replayed(NoCurvature(), device)
 
 
 def _replayed(estimator: Estimator, device: torch.device) -> Estimator:
+    from dlrm_adahessian.curvature.gpu import Graphed
+
     return Graphed(estimator) if device.type == "cuda" else estimator

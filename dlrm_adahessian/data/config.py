@@ -1,4 +1,4 @@
-"""Settings of the data: where it lies, how its vocabulary is cut, how it is read. Imports no torch."""
+"""Settings of the data: which it is, where it lies, how its vocabulary is cut, how it is read. Imports no torch."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,6 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dlrm_adahessian.runtime.settings import settings
+
+DatasetName = Literal["criteo", "synthetic"]
+"""Each is a folder of data/ and a line in the tables of data/datasets.py."""
+GENERATED: tuple[DatasetName, ...] = ("synthetic",)
+"""Those that are made up: they read no `--data-path`."""
+BadRows = Literal["strict", "quarantine"]
+"""What becomes of a bad line: it stops the reading, or it is put aside and counted."""
 
 
 @settings

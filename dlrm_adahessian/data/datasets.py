@@ -1,37 +1,50 @@
-"""Datasets by name: rows from the cache, or made and put there."""
+"""Datasets by name: rows from the cache, or made and put there.
 
-from dataclasses import asdict
+A dataset is a folder with a dataset.py, a name in config.py, and a line in one of the two tables here.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol
 
 import numpy as np
 
-from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.criteo.dataset import prepare_criteo
-from dlrm_adahessian.data.prepared.folder import (
-    FORMAT,
-    PreparedData,
-    find_or_make,
-    is_prepared,
-    open_prepared,
-)
-from dlrm_adahessian.data.prepared.progress import Progress
-from dlrm_adahessian.data.prepared.writer import write_prepared
-from dlrm_adahessian.data.synthetic.generator import GENERATOR, row_blocks
+from dlrm_adahessian.data.prepared.folder import PreparedData, is_prepared, open_prepared
+from dlrm_adahessian.data.synthetic.dataset import prepare_synthetic
 from dlrm_adahessian.data.text.sources import RAW
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 
-DEFAULT_SYNTHETIC_ROWS = 1_000_000
+
+class Read(Protocol):
+    """Prepares the raw rows of a path; of bad ones, does what it is told."""
+
+    def __call__(self, path: str, cfg: DataConfig, *, rows: int | None, bad_rows: BadRows) -> PreparedData:
+        """Return the rows; prepare them when the cache lacks them."""
+        ...
+
+
+class Generate(Protocol):
+    """Makes rows up."""
+
+    def __call__(self, cfg: DataConfig, *, rows: int | None) -> PreparedData:
+        """Return the rows; generate them when the cache lacks them."""
+        ...
+
+
+READ: Mapping[DatasetName, Read] = {"criteo": prepare_criteo}
+GENERATE: Mapping[DatasetName, Generate] = {"synthetic": prepare_synthetic}
 
 
 def open_dataset(
-    dataset: Literal["criteo", "synthetic"],
+    dataset: DatasetName,
     path: str | None,
     cfg: DataConfig,
     *,
     rows: int | None,
-    bad_rows: Literal["strict", "quarantine"],
+    bad_rows: BadRows,
 ) -> PreparedData:
     """Return the prepared rows of a dataset.
 
@@ -49,12 +62,12 @@ def open_dataset(
     Raises:
         DataError: the training part holds one class only.
     """
-    if dataset == "synthetic":
-        return prepare_synthetic(cfg, rows=rows)
+    if dataset in GENERATE:
+        return GENERATE[dataset](cfg, rows=rows)
     if path is not None and is_prepared(path):
         data = _open_folder(Path(path), rows)
     else:
-        data = prepare_criteo(path or str(RAW), cfg, rows=rows, bad_rows=bad_rows)
+        data = READ[dataset](path or str(RAW), cfg, rows=rows, bad_rows=bad_rows)
     train = data.split.train
     clicks = int(np.count_nonzero(data.labels[: train.stop]))
     if clicks in (0, len(train)):
@@ -76,23 +89,3 @@ def _open_folder(folder: Path, rows: int | None) -> PreparedData:
             "prepare the raw rows with it"
         )
     return data
-
-
-def prepare_synthetic(cfg: DataConfig, *, rows: int | None) -> PreparedData:
-    """Return generated rows; generate them when the cache lacks them."""
-    count = rows or DEFAULT_SYNTHETIC_ROWS
-    key = {
-        "format": FORMAT,
-        "min_count": cfg.min_count,
-        "rows": count,
-        "synthetic": asdict(cfg.synthetic),
-        "generator": GENERATOR,
-    }
-
-    def fill(folder: Path) -> dict[str, Any]:
-        with Progress(count) as progress:
-            blocks = row_blocks(cfg.synthetic, count)
-            found = write_prepared(blocks, folder, min_count=cfg.min_count, advance=progress.advance)
-        return {**found, "rejected": 0}
-
-    return find_or_make(cfg.cache_dir, "synthetic", key, fill)

@@ -22,7 +22,7 @@ from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.schema import TOKEN_NAMES
-from dlrm_adahessian.distributed.share import Share, whole
+from dlrm_adahessian.distributed.ranks import Share
 
 _POOL_BATCHES = 64  # batches whose rows are shuffled together; reads stay runs of one batch
 
@@ -180,7 +180,7 @@ def make_batch(
     Returns:
         The batch.
     """
-    share = share or whole(len(labels))
+    share = share or Share.whole(len(labels))
     count, bags = share.count, share.padded
     lengths = torch.zeros(len(TOKEN_NAMES), bags, dtype=torch.int32)
     lengths[:, :count] = 1

@@ -33,3 +33,8 @@ class RowBlock:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def dense_features(integers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return log(1 + max(x, 0)) of (N, 13) integers as float32; missing ones are 0 and stay 0."""
+    return np.log1p(np.maximum(integers, 0).astype(np.float64)).astype(np.float32)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dlrm_adahessian.curvature.base import Derivatives, mean_square, sums_of
-from dlrm_adahessian.distributed.share import Share
+from dlrm_adahessian.distributed.ranks import Share
 
 
 def over_ranks(found: Derivatives, share: Share, *, curvature_samples: int) -> Derivatives:

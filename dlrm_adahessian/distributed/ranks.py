@@ -1,8 +1,9 @@
 # pyright: basic
-"""What ranks tell each other beside tensors: results of work that one of them does, failures, and who reports them.
+"""Who the ranks are, which part of a batch is whose, and what they tell each other beside tensors.
 
-It goes through the store at which the ranks met, as JSON. Unlike a collective, waiting there may take as long as the work
-does, and a rank can say something that nobody waits for.
+They tell results of work that one of them does, failures, and who reports them. It goes through the store at which the
+ranks met, as JSON. Unlike a collective, waiting there may take as long as the work does, and a rank can say something that
+nobody waits for.
 """
 
 import json
@@ -10,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
 
@@ -48,6 +50,50 @@ def world_size() -> int:
 def is_first() -> bool:
     """Whether this is the rank that prepares, writes and reports."""
     return rank() == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Samples `first` up to `first + count` of a batch of B samples over all ranks: those that one rank works on.
+
+    Ranks have consecutive samples in their order, `size` each: so what they hold one after another is the global batch, and
+    padding, if any, comes after all samples. The last ranks have fewer where the batch is smaller, or none at all.
+
+    Attributes:
+        samples: B, at least 1.
+        rank: of whom.
+        world_size: number of ranks.
+        size: samples of a rank that has its full part; `world_size * size` is at least B.
+    """
+
+    samples: int
+    rank: int = 0
+    world_size: int = 1
+    size: int
+
+    @property
+    def first(self) -> int:
+        """The first sample of this rank, counted in the global batch; B for a rank without samples."""
+        return min(self.rank * self.size, self.samples)
+
+    @property
+    def count(self) -> int:
+        """Samples of this rank."""
+        return min(self.size, self.samples - self.first)
+
+    @property
+    def padded(self) -> int:
+        """Samples of this rank and padding: the same on all ranks, and at least 1."""
+        return min(self.size, self.samples)
+
+    def count_among(self, first_samples: int) -> int:
+        """Return how many of the first samples of the global batch this rank has."""
+        return min(max(first_samples - self.first, 0), self.count)
+
+    @classmethod
+    def whole(cls, samples: int) -> "Share":
+        """Return the share of a rank that is alone."""
+        return cls(samples=samples, size=samples)
 
 
 def agreed(work: Callable[[], T], *, patient: bool = False) -> list[T]:

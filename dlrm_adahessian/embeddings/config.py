@@ -1,5 +1,6 @@
 """How the tables are spread over the ranks. Imports no torch."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -32,3 +33,20 @@ class DistributedConfig:
     def memory_bytes(self) -> int | None:
         """Memory of a rank in bytes; None where it is to be found out."""
         return None if self.memory_gib is None else int(self.memory_gib * 2**30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSpec:
+    """One embedding table, read by the feature of the same name.
+
+    Attributes:
+        name: of the table and the feature.
+        num_rows: R, at least 1.
+        dim: D, the same for all tables.
+        sharding: how it is spread over the ranks; "auto" lets the planner choose.
+    """
+
+    name: str
+    num_rows: int
+    dim: int
+    sharding: Sharding = "auto"

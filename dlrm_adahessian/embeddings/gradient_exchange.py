@@ -19,7 +19,7 @@ from dlrm_adahessian.distributed import ranks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class TableGroup:
     """Tables of a rank that are looked up in together.
 
     Attributes:
@@ -46,7 +46,7 @@ class RowExchange:
     """Sends both derivatives of a batch to the owners of the rows; needs a process group, all ranks take part."""
 
     def __init__(
-        self, groups: Sequence[Group], dim: int, device: torch.device, travel_as: torch.dtype
+        self, groups: Sequence[TableGroup], dim: int, device: torch.device, travel_as: torch.dtype
     ) -> None:
         """Tell all ranks what this one holds.
 
@@ -59,7 +59,7 @@ class RowExchange:
         self._travel_as = travel_as
         self._groups = list(groups)
         told = ranks.agreed(lambda: [asdict(group) for group in groups if not group.is_replicated])
-        sent = [[Group(**group) for group in of_rank] for of_rank in told]
+        sent = [[TableGroup(**group) for group in of_rank] for of_rank in told]
         self._sent, self._kept = {}, {}
         for width in (1, dim):
             of_ranks = [[place for group in of_rank for place in group.places(width)] for of_rank in sent]

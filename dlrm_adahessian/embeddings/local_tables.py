@@ -1,7 +1,12 @@
 """Rows of one rank: lookup by plain gathers, update by a row rule.
 
-It stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward,
+`RowTables` stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward,
 from the gradient alone; here the update waits for the curvature.
+
+`ReplicatedRows` are rows that every rank has a copy of: derivatives are summed over the ranks, and all copies updated alike.
+TorchRec's own data-parallel tables are autograd parameters under DistributedDataParallel, one gradient each. Here
+gradient and curvature of all rows go through one all-reduce of a dense buffer, which pays for tables with fewer rows
+than a rank's batch. All ranks receive the same sums bit for bit, so the copies stay equal.
 """
 
 from collections.abc import Sequence
@@ -9,12 +14,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.kernels import optional_triton
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.sum_hits import sum_hits
+from dlrm_adahessian.kernels.compiled import triton_available
+from dlrm_adahessian.kernels.row_sums import Hits, sum_hits
 from dlrm_adahessian.optim.base import RowRule
 
 
@@ -70,7 +75,7 @@ class RowTables(nn.Module):
         features_below = [sum(t < k for t in table_of_feature) for k in range(len(num_rows) + 1)]
         self._first_features = torch.tensor(features_below)
         on_cpu = device.type == "cpu"
-        self._fused = device.type == "cuda" and optional_triton.available
+        self._fused = device.type == "cuda" and triton_available()
         self._slots = torch.full((self._starts[-1],), -1, dtype=torch.int32) if on_cpu else None
         self._looked_up: LookedUp | None = None
 
@@ -117,7 +122,7 @@ class RowTables(nn.Module):
         """Return the row (L,) and the bag (L,) of each lookup, and the pooled embeddings (B * T, D)."""
         num_features, dim = self._num_features, self.weight.shape[1]
         if self._fused:
-            from dlrm_adahessian.kernels.triton_lookup import look_up_triton
+            from dlrm_adahessian.kernels.triton_rows import look_up_triton
 
             return look_up_triton(self.weight, indices, offsets, self._feature_starts)
         batch = (offsets.numel() - 1) // num_features
@@ -186,6 +191,52 @@ class RowTables(nn.Module):
         )
 
 
+class ReplicatedRows(RowTables):
+    """Tables of which all ranks hold all rows; each looks up its own batch."""
+
+    sees_all_ranks = False
+
+    def apply_(
+        self, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None, lr_scale: float, samples: int
+    ) -> None:
+        """Update the rows that any rank looked up; as `RowTables.apply_`, with this rank's batch and its mean loss.
+
+        All ranks call it, and all with a curvature or none with one.
+        """
+        local = self._hits(self._take_lookup(), grad, curvature, sampled)
+        hits = _sum_over_ranks(local, len(self.weight))
+        self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
+
+
 def _is_one_hot(indices: Tensor, lengths: Tensor) -> bool:
     # On a GPU the answer would make the host wait for the device, which costs more than the general way.
     return indices.device.type == "cpu" and len(indices) == len(lengths) and bool((lengths == 1).all())
+
+
+def _sum_over_ranks(local: Hits, num_rows: int) -> Hits:
+    """Return the hits of all ranks, with derivatives of the mean of their losses.
+
+    Args:
+        local: of this rank's mean loss.
+        num_rows: R.
+    """
+    dim = local.grad.shape[1]
+    marks = local.grad.new_ones(len(local.rows), 1)
+    parts = [local.grad, marks]
+    if local.curvature is not None and local.has_curvature is not None:
+        parts += [local.curvature, local.has_curvature.to(marks.dtype).unsqueeze(1)]
+    summed = local.grad.new_zeros(num_rows, sum(part.shape[1] for part in parts))
+    summed[local.rows] = torch.cat(parts, 1)
+    dist.all_reduce(summed)
+    rows = summed[:, dim].nonzero().squeeze(1)
+    summed = summed[rows]
+    ranks = dist.get_world_size()
+    grad = summed[:, :dim] / ranks
+    if local.curvature is None:
+        return Hits(rows=rows, grad=grad)
+    return Hits(
+        rows=rows,
+        grad=grad,
+        curvature=summed[:, dim + 1 : -1] / ranks,
+        has_curvature=summed[:, -1] > 0,
+    )

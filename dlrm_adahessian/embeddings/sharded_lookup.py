@@ -22,19 +22,15 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.embeddings.config import ExchangePrecision
+from dlrm_adahessian.embeddings.config import ExchangePrecision, TableSpec
 from dlrm_adahessian.embeddings.gradient_exchange import RowExchange
-from dlrm_adahessian.embeddings.initial_rows import fill_uniform_
 from dlrm_adahessian.embeddings.local_tables import RowTables
-from dlrm_adahessian.embeddings.planning.dense_memory import NO_DENSE, DenseMemory
-from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
-from dlrm_adahessian.embeddings.planning.plan_text import plan_text
-from dlrm_adahessian.embeddings.planning.planner import Request, bag_collection
+from dlrm_adahessian.embeddings.planning.plan import Machines, Plan, plan_text
+from dlrm_adahessian.embeddings.planning.planner import PlanRequest, bag_collection
 from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
-from dlrm_adahessian.embeddings.prefetch import LookupsAhead
-from dlrm_adahessian.embeddings.table_shard import TableShard
-from dlrm_adahessian.embeddings.table_spec import TableSpec
-from dlrm_adahessian.embeddings.torchrec_kernel import RowKernel, RowSharder, ShardedRows
+from dlrm_adahessian.embeddings.table_shard import TableShard, fill_uniform_
+from dlrm_adahessian.embeddings.torchrec_kernel import LookupsAhead, RowKernel, RowSharder, ShardedRows
+from dlrm_adahessian.model.config import NO_DENSE, DenseMemory
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.runs.sealed import fingerprint
 
@@ -95,7 +91,7 @@ class ShardedLookup:
         if len(set(self._names)) < len(self._names):
             raise ValueError(f"table names are distinct, got {self._names}; rename one")
         self._dim = dims.pop()
-        request = Request(
+        request = PlanRequest(
             tables=self._specs,
             rule=rule,
             machines=_machines(device, memory_bytes),
@@ -298,7 +294,7 @@ def _flat(derivative: Tensor | None) -> Tensor | None:
     return None if derivative is None else derivative.reshape(-1, derivative.shape[2])
 
 
-def _plan_together(request: Request) -> tuple[Plan, ShardingPlan]:
+def _plan_together(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     """Plan on each rank for the machine of the first; plans that differ are a defect."""
     machines = request.machines
     memory, here = ranks.first_does(lambda: [machines.memory_bytes, machines.ranks_per_host])

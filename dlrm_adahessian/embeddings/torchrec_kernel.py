@@ -7,27 +7,41 @@ overrides the one method that creates the next. The plan calls the kernel `fused
 
 TorchRec's state dicts are left out: rows and their state are reached through `RowTables` and saved by row
 range. The facade over the rows knows no float64, and the optimizer's breaks on row-wise shards of one row.
+
+`LookupsAhead` sends the next batch's lookups to the ranks that hold its rows while this one is worked on. It is what
+TorchRec's TrainPipelineSparseDist does, which takes forward and backward as one call of a model: which rows a batch looks up
+depends on nothing that training changes, so it can travel early. First how many each rank gets, then the rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.distributed as dist
-from torchrec import EmbeddingBagCollection
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
 from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBag
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel, GroupedEmbeddingConfig
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel, GroupedEmbeddingConfig, KJTList
+from torchrec.distributed.embeddingbag import (
+    EmbeddingBagCollectionContext,
+    EmbeddingBagCollectionSharder,
+    ShardedEmbeddingBagCollection,
+)
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.sharding.dp_sharding import DpPooledEmbeddingSharding
 from torchrec.distributed.sharding.tw_sharding import TwPooledEmbeddingSharding
-from torchrec.distributed.types import ParameterSharding, QuantizedCommCodecs, ShardingEnv, ShardingType
+from torchrec.distributed.types import (
+    Awaitable,
+    ParameterSharding,
+    QuantizedCommCodecs,
+    ShardingEnv,
+    ShardingType,
+)
 
 from dlrm_adahessian.embeddings.config import ExchangePrecision
-from dlrm_adahessian.embeddings.gradient_exchange import Group
-from dlrm_adahessian.embeddings.local_tables import RowTables
-from dlrm_adahessian.embeddings.replicated_tables import ReplicatedRows
+from dlrm_adahessian.embeddings.gradient_exchange import TableGroup
+from dlrm_adahessian.embeddings.local_tables import ReplicatedRows, RowTables
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.optim.base import RowRule
 
@@ -68,9 +82,9 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
         """The local tables, under TorchRec's name for them."""
         return self._tables
 
-    def group(self, places: Mapping[str, int]) -> Group:
+    def group(self, places: Mapping[str, int]) -> TableGroup:
         """Return what the tables need of a batch's derivatives; `places` are those of the features in a lookup."""
-        return Group(
+        return TableGroup(
             features=[places[name] for name in self.config.feature_names()],
             first_columns=[self._col_offset[table] or 0 for table in self._feature_table_map],
             columns=self._local_cols[0],
@@ -159,6 +173,52 @@ class ShardedRows(ShardedEmbeddingBagCollection):
         """Yield the local kernels, one per group of tables."""
         for lookup in self._lookups:
             yield from cast(Iterable[RowKernel], lookup._emb_modules)
+
+
+@dataclass
+class _Sent:
+    """Lookups on their way."""
+
+    kjt: KeyedJaggedTensor
+    context: EmbeddingBagCollectionContext
+    counts: Awaitable[Awaitable[KJTList]]
+    rows: Awaitable[KJTList] | None = None
+
+    def advance(self) -> Awaitable[KJTList]:
+        """Wait for the counts, and send the rows; once."""
+        if self.rows is None:
+            self.rows = self.counts.wait()
+        return self.rows
+
+
+class LookupsAhead:
+    """Sends the lookups of one batch ahead; all ranks call it in the same order."""
+
+    def __init__(self, rows: ShardedRows) -> None:
+        self._rows = rows
+        self._next: _Sent | None = None
+
+    def send(self, kjt: KeyedJaggedTensor) -> None:
+        """Begin to send the lookups of the next batch; those of one that was not looked up are forgotten."""
+        self._next = self._begun(kjt)
+
+    def advance(self) -> None:
+        """Send the rows after the counts, which have had the time since `send`."""
+        if self._next is not None:
+            self._next.advance()
+
+    def look_up(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
+        """Return the pooled embeddings of a batch, sent ahead or not."""
+        sent = self._next
+        if sent is None or sent.kjt is not kjt:
+            sent = self._begun(kjt)
+        else:
+            self._next = None
+        return self._rows.compute_and_output_dist(sent.context, sent.advance().wait()).wait()
+
+    def _begun(self, kjt: KeyedJaggedTensor) -> _Sent:
+        context = self._rows.create_context()
+        return _Sent(kjt, context, self._rows.input_dist(context, kjt))
 
 
 class RowSharder(EmbeddingBagCollectionSharder):

@@ -4,7 +4,6 @@
 Models are named after their runs; the first one is the reference that later ones are compared with, sample by sample.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from dlrm_adahessian.data.criteo.reader import BadLines, read_rows
-from dlrm_adahessian.data.prepared.writer import dense_features
+from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.data.schema import dense_features
 from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DataError
@@ -38,7 +37,7 @@ from dlrm_adahessian.evaluation.rows import PreparedRows, RawRows, open_rows, re
 from dlrm_adahessian.evaluation.slices import Slicing, cut, of_predictions, of_rows
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.runtime.device import find_device
-from dlrm_adahessian.runtime.printable import printable_name
+from dlrm_adahessian.runtime.terminal import printable_name, progress_bar
 from dlrm_adahessian.train.step import SCORING_BATCH
 
 _BLOCK = 16 * SCORING_BATCH  # samples scored and written at once
@@ -189,7 +188,7 @@ def _columns(
     """
     ids_of = [_FIRST_IDS + vocabularies.index(model.rows_fingerprint) for model in models]
     kept: list[list[npt.NDArray[Any]]] = []
-    with tqdm(desc="evaluate", unit=" rows", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+    with progress_bar("evaluate", unit=" rows") as bar:
         for block in regrouped(rows.blocks(_BLOCK), _BLOCK):
             labels, origin, dense = block[:_FIRST_IDS]
             scored = [model.score(dense, block[ids]) for model, ids in zip(models, ids_of, strict=True)]

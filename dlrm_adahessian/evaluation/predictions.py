@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from dlrm_adahessian.data.schema import NO_LABEL
 from dlrm_adahessian.errors import DataError, NoInputError
 from dlrm_adahessian.runs.sealed import storage_errors
-from dlrm_adahessian.runtime.printable import printable_name
+from dlrm_adahessian.runtime.terminal import printable_name
 
 _MAGIC = b"PAR1"
 _PROBABILITY = "probability"

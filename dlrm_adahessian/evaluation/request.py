@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from dlrm_adahessian.data.config import BadRows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import is_predictions
 from dlrm_adahessian.evaluation.rows import Part
@@ -36,7 +36,7 @@ class EvaluationRequest:
     slices: Sequence[str] = ()
     part: Part = "all"
     best: bool = False
-    bad_rows: Literal["strict", "quarantine"] = "strict"
+    bad_rows: BadRows = "strict"
 
     def check(self) -> bool:
         """Refuse what does not go together, and files that cannot be written, before anything slow begins.

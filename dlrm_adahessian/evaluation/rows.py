@@ -12,14 +12,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.criteo.reader import BadLines, read_rows
+from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import is_prepared, open_prepared
 from dlrm_adahessian.data.prepared.vocabulary import Encoder
-from dlrm_adahessian.data.prepared.writer import dense_features
+from dlrm_adahessian.data.schema import dense_features
 from dlrm_adahessian.data.text.sources import Source, open_sources
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.runs.sealed import DamagedFolderError
-from dlrm_adahessian.runtime.printable import printable_name
+from dlrm_adahessian.runtime.terminal import printable_name
 
 Part = Literal["all", "train", "val", "test"]
 Block = tuple[npt.NDArray[Any], ...]

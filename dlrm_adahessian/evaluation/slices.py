@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Vocabulary
-from dlrm_adahessian.data.prepared.writer import DAYS, split_rows
 from dlrm_adahessian.data.schema import INTEGER_NAMES, TOKEN_NAMES
+from dlrm_adahessian.data.split import DAYS, split_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.rows import Block

@@ -17,7 +17,7 @@ from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.errors import CheckpointError, NoInputError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed
-from dlrm_adahessian.runtime.precision import Precision
+from dlrm_adahessian.runtime.device import Precision
 from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
 
 

@@ -1,10 +1,14 @@
-"""Sizes of the model. Imports no torch."""
+"""Sizes of the model, and what its dense part needs in memory. Imports no torch."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from dlrm_adahessian.runtime.settings import settings
+
+_FLOAT = 4  # bytes
+_COPIES = 4  # of each layer's values: value, delta, and both squared for the exact diagonal, or Hutchinson's second pass
 
 
 @settings
@@ -21,3 +25,41 @@ class ModelConfig:
     """Of all hidden layers; the exact Hessian diagonal needs relu."""
     self_interaction: bool = False
     """Whether a feature's dot product with itself is an input of the top MLP."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseMemory:
+    """Bytes of what every rank needs beside its shards: the MLPs, their optimizer, and a batch on its way through them.
+
+    Attributes:
+        kept: parameters, derivatives, optimizer state; exact.
+        per_sample: activations for each sample of the rank's batch; at most.
+    """
+
+    kept: int = 0
+    per_sample: int = 0
+
+
+NO_DENSE = DenseMemory()
+
+
+def dense_memory(
+    cfg: ModelConfig, *, parameter_bytes: int, state_bytes: int, num_dense: int, num_features: int
+) -> DenseMemory:
+    """Return what the dense part takes in float32.
+
+    Args:
+        cfg: widths.
+        parameter_bytes: of all MLPs.
+        state_bytes: of what the dense optimizer keeps.
+        num_dense: K.
+        num_features: F.
+    """
+    vectors = num_features + 1
+    pairs = vectors * (vectors - 1 + 2 * cfg.self_interaction) // 2
+    layers = num_dense + sum(cfg.bottom) + sum(cfg.top) + 2 * cfg.embedding_dim + pairs
+    interaction = vectors * (cfg.embedding_dim + vectors)
+    return DenseMemory(
+        kept=3 * parameter_bytes + state_bytes,  # with gradient and curvature
+        per_sample=_FLOAT * _COPIES * (layers + interaction),
+    )

@@ -1,16 +1,25 @@
-"""What the trainer expects of a dense optimizer and of a row rule.
+"""What the file of an optimizer builds on: what the trainer expects of it, and what a search may draw. Imports no torch.
 
-Both are plain tensor code: no autograd, no collectives, no logging. Derivatives are those of the mean
-loss over `samples` samples. A step without curvature passes None. Corrections of second moments count curvature
+Dense optimizers and row rules are plain tensor code: no autograd, no collectives, no logging. Derivatives are those of the
+mean loss over `samples` samples. A step without curvature passes None. Corrections of second moments count curvature
 updates, those of means steps.
+
+Their settings are in the same files, which `--help` reads. So these files import torch only inside functions, and rarely:
+methods of tensors do almost everything.
 """
 
+from __future__ import annotations
+
+import math
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from dlrm_adahessian.kernels.hits import Hits
+    from dlrm_adahessian.kernels.row_sums import Hits
 
 
 class DenseOptimizer(Protocol):
@@ -58,7 +67,7 @@ class RowRule(ABC):
     ) -> None:
         """Find the touched rows, sum over their hits and update them, on the GPU; arguments as `sum_hits` has them."""
         # Triton is not installed everywhere.
-        from dlrm_adahessian.kernels.triton_hits import update_rows_triton_
+        from dlrm_adahessian.kernels.triton_rows import update_rows_triton_
 
         update_rows_triton_(
             weight,
@@ -77,7 +86,7 @@ class RowRule(ABC):
     @property
     @abstractmethod
     def direction_triton(self) -> Any:
-        """The rule as a function that the kernels of `triton_hits` inline; that module says what it gets and returns."""
+        """The rule as a function that the kernels of `triton_rows` inline; that module says what it gets and returns."""
 
     @abstractmethod
     def update_torch_(
@@ -90,3 +99,80 @@ class RowRule(ABC):
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
     ) -> None:
         """`update_` as one compiled pass over the touched rows, on the CPU."""
+
+
+def new_counter() -> Tensor:
+    """Return a counter at zero for the state of a dense optimizer, 0-dim int64 on the CPU."""
+    import torch
+
+    return torch.zeros((), dtype=torch.int64)
+
+
+def new_counters(weight: Tensor) -> Tensor:
+    """Return a counter at zero for each row of `weight` (R, D): (R,) int32."""
+    import torch
+
+    return weight.new_zeros(len(weight), dtype=torch.int32)
+
+
+class ParameterViews:
+    """Parameters for a `torch.optim` optimizer: some of those that lie one after another in a vector, each in its shape."""
+
+    def __init__(self, vector: Tensor, shapes: Sequence[Sequence[int]], picked: Sequence[int]) -> None:
+        """View into `vector`.
+
+        Args:
+            vector: (P,).
+            shapes: of all parameters in order, P entries in all.
+            picked: positions in `shapes`.
+        """
+        from torch.nn import Parameter
+
+        self._sizes = [math.prod(shape) for shape in shapes]
+        self._shapes, self._picked = shapes, picked
+        self.parameters = [Parameter(view) for view in self.of(vector)]
+
+    def of(self, vector: Tensor) -> list[Tensor]:
+        """Return the views into a vector (P,)."""
+        parts = vector.split(self._sizes)
+        return [parts[i].view(*self._shapes[i]) for i in self._picked]
+
+    def point_(self, vector: Tensor, grad: Tensor) -> None:
+        """Let the parameters be views into `vector`, and their gradients into `grad`, both (P,)."""
+        for parameter, view, slope in zip(self.parameters, self.of(vector), self.of(grad), strict=True):
+            parameter.data, parameter.grad = view, slope
+
+
+@dataclass(frozen=True)
+class Range:
+    """Real numbers from `low` to `high`, drawn evenly on a logarithmic scale."""
+
+    low: float
+    high: float
+
+    @property
+    def decades(self) -> float:
+        """Width on the logarithmic scale."""
+        return math.log10(self.high / self.low)
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values, each as likely."""
+
+    values: tuple[float | str, ...]
+
+    def __contains__(self, value: float | str) -> bool:
+        return value in self.values
+
+
+Tuned = Mapping[str, Range | Choice]
+"""By the name of a hyper-parameter. One that a configuration has at 0, which turns it off, is not drawn."""
+
+
+def rate(centre: float) -> Range:
+    """Return the range of a learning rate: three decades for every optimizer, so that none is searched more narrowly."""
+    return Range(centre / 10**1.5, centre * 10**1.5)

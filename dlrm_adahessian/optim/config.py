@@ -4,47 +4,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from dlrm_adahessian.optim.dense.config import (
-    AdagradConfig,
-    AdaHessianConfig,
-    AdamConfig,
-    DenseHessianAdagradConfig,
-    MuonConfig,
-    SGDConfig,
-    SOAPConfig,
-    SophiaConfig,
-)
-from dlrm_adahessian.optim.rows.config import (
-    HessianAdagradConfig,
-    RowAdagradConfig,
-    RowAdaHessianConfig,
-    RowAdamConfig,
-    RowSGDConfig,
-    RowSophiaConfig,
-    RowwiseAdagradConfig,
-)
-from dlrm_adahessian.optim.search_space import Choice, Range, Tuned
+from dlrm_adahessian.optim.base import Choice, Range, Tuned
+from dlrm_adahessian.optim.dense import AdaHessianConfig, DenseConfig
+from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowConfig
 from dlrm_adahessian.runtime.settings import settings
-
-DenseConfig = (
-    AdaHessianConfig
-    | AdagradConfig
-    | AdamConfig
-    | DenseHessianAdagradConfig
-    | MuonConfig
-    | SGDConfig
-    | SOAPConfig
-    | SophiaConfig
-)
-RowConfig = (
-    HessianAdagradConfig
-    | RowAdaHessianConfig
-    | RowAdagradConfig
-    | RowAdamConfig
-    | RowSGDConfig
-    | RowSophiaConfig
-    | RowwiseAdagradConfig
-)
 
 
 @settings
@@ -78,3 +41,23 @@ class OptimConfig:
         for part, rule in (("dense", self.dense), ("rows", self.rows)):
             space |= {f"{part}.{n}": found for n, found in rule.tuned.items() if getattr(rule, n) != 0}
         return space
+
+
+def lr_scale(step: int, total_steps: int, cfg: ScheduleConfig) -> float:
+    """Return the factor in (0, 1] for a step.
+
+    Args:
+        step: counts from 1 to `total_steps`.
+        total_steps: of the whole run.
+        cfg: shape of the schedule.
+
+    Returns:
+        The factor; linear decay ends at 1 / (decaying steps), not at 0, so that the last step still counts.
+    """
+    warmup = round(cfg.warmup * total_steps)
+    if step <= warmup:
+        return step / warmup
+    if cfg.decay == "none":
+        return 1.0
+    decaying = total_steps - warmup
+    return (total_steps - step + 1) / decaying

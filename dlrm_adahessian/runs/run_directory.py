@@ -3,8 +3,11 @@
     config.json       the resolved configuration
     environment.json  versions, commit, machine: with the configuration, enough to repeat the run
     plan.json         which rank holds which part of the tables, and what it needs in memory
+    vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py)
     metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
-    checkpoints/      dlrm_adahessian.checkpoint.reader
+    progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
+    checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
+    diverged.json     why the run diverged, where that is its result
     summary.json      the results; written last
 
 Both logs are append-only and know their position. A checkpoint keeps the positions, and a resumed run rewinds

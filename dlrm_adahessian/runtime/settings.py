@@ -20,7 +20,7 @@ _MAX_TOML = 1 << 20  # bytes
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
 def settings(kind: type[T]) -> type[T]:
     """Declare a class of settings: frozen, keyword-only, values checked by pydantic, unknown keys refused."""
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(kind)
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(kind)  # pyright: ignore[reportReturnType] -- pydantic returns the class
 
 
 def validated(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -9,8 +9,14 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Encoder, Vocabulary
-from dlrm_adahessian.data.prepared.writer import dense_features
-from dlrm_adahessian.data.schema import NO_LABEL, NUM_INTEGERS, NUM_TOKENS, TOKEN_NAMES, RowBlock
+from dlrm_adahessian.data.schema import (
+    NO_LABEL,
+    NUM_INTEGERS,
+    NUM_TOKENS,
+    TOKEN_NAMES,
+    RowBlock,
+    dense_features,
+)
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.serving import loader

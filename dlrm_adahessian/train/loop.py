@@ -28,12 +28,12 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.planning.plan import write_plan
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics
-from dlrm_adahessian.optim.schedule import lr_scale
+from dlrm_adahessian.optim.config import lr_scale
 from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
 from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost
 from dlrm_adahessian.train.run_log import NoLog, RunLog
-from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, train_step
+from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, curvature_samples, train_step
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class _Fit:
         found = train_step(
             self.state,
             batch,
-            curvature_samples=config.curvature_samples(progress.step, batch.share.samples),
+            curvature_samples=curvature_samples(config, progress.step, batch.share.samples),
             lr_scale=lr_scale(progress.step + 1, self.total_steps, config.optim.schedule),
             following=following,
         )

@@ -6,7 +6,6 @@ is logged now and then.
 """
 
 import logging
-import sys
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
@@ -16,11 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics, check_predictions
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.runs.run_directory import MetricsLog, PredictionLog, RunDirectory
+from dlrm_adahessian.runtime.terminal import progress_bar
 
 PROGRESSIVE = "progressive.f32"  # predictions in the run directory
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
@@ -63,17 +62,7 @@ class RunLog:
     def begin(self, title: str | None, *, done: int, total: int) -> None:
         """Show a progress bar of samples, `done` of `total` at the start; no title shows none."""
         self._title, self._done, self._total, self._told = title, done, total, time.monotonic()
-        self._bar = self._stack.enter_context(
-            tqdm(
-                desc=title,
-                total=total,
-                initial=done,
-                unit=" samples",
-                unit_scale=True,
-                disable=title is None or not sys.stderr.isatty(),
-                dynamic_ncols=True,
-            )
-        )
+        self._bar = self._stack.enter_context(progress_bar(title, unit=" samples", total=total, done=done))
 
     def learned(
         self,

@@ -5,6 +5,7 @@ train_step   a batch: look up, differentiate, mean over ranks, update the dense 
 TrainState   the two halves of the model, their optimizers and the estimator, with their checkpoints
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +18,38 @@ from torch import Tensor
 
 from dlrm_adahessian.checkpoint.background import BackgroundSaver
 from dlrm_adahessian.checkpoint.reader import Checkpoint
-from dlrm_adahessian.checkpoint.writer import save
+from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import Derivatives, Place, all_finite
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
-from dlrm_adahessian.embeddings.planning.dense_memory import dense_memory
+from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
-from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
+from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
-from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
-from dlrm_adahessian.runtime.precision import Precision, matrix_products
+from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 SCORING_BATCH = 8192
 """Samples per batch and rank where nothing is learned."""
+
+
+def curvature_samples(config: RunConfig, step: int, samples: int) -> int:
+    """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
+
+    The exact diagonal on rows costs nothing and is not meant: without a reader on the dense part it is never due.
+
+    Args:
+        config: of the run.
+        step: number of the step, from 0.
+        samples: of the batch.
+    """
+    read = config.curvature != "none" and (config.curvature != "exact" or config.optim.dense.uses_curvature)
+    due = read and step % config.curvature_every == 0
+    return math.ceil(config.curvature_fraction * samples) if due else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +158,7 @@ class TrainState:
         ).to(device)
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
-        self.dense_optimizer = dense_optimizer(config.optim.dense, self.parameters, shapes)
+        self.dense_optimizer = config.optim.dense.build(self.parameters, shapes)
         tables = [
             TableSpec(
                 name=name,
@@ -155,15 +170,15 @@ class TrainState:
         ]
         self.lookup = ShardedLookup(
             tables,
-            rule=row_rule(config.optim.rows),
+            rule=config.optim.rows.build(),
             device=device,
             dtype=dtype,
             seed=config.seed,
             batch_size=config.batch_size,
             dense=dense_memory(
                 config.model,
-                parameters=self.parameters,
-                state=self.dense_optimizer.state.values(),
+                parameter_bytes=self.parameters.nbytes,
+                state_bytes=sum(tensor.nbytes for tensor in self.dense_optimizer.state.values()),
                 num_dense=NUM_INTEGERS,
                 num_features=len(num_rows),
             ),
@@ -222,10 +237,8 @@ class TrainState:
         begin = save if background is None else background.begin
         begin(
             folder,
+            Contents(dense=self._dense_tensors(), shards=self.lookup.shards_to_save(), state=state),
             step=step,
-            dense=self._dense_tensors(),
-            shards=self.lookup.shards_to_save(),
-            state=state,
             fingerprint=fingerprint,
             keep=keep,
         )

@@ -1,16 +1,16 @@
-"""Derivatives on a GPU: against float64 on the CPU, and replayed as a CUDA graph."""
+"""Derivatives on a GPU: against float64 on the CPU, and replayed as a CUDA graph. Their kernel, interpreted too."""
 
 import pytest
 import torch
 
 from dlrm_adahessian.curvature.base import Derivatives
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.curvature.graphed import Graphed
+from dlrm_adahessian.curvature.gpu import Graphed, weigh_and_square_triton
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head
-from tests.devices import needs_gpu
+from tests.devices import DEVICES, needs_gpu, needs_triton
 
-pytestmark = [pytest.mark.oracle, *needs_gpu]
+pytestmark = pytest.mark.oracle
 NAMES = ("loss", "logits", "grad", "pooled_grad", "curvature", "pooled_curvature")
 # Relative to the norm. A rounding of u flips about a share u of the ReLUs, and with them as much of the derivatives' squared
 # norm: so sqrt(u), u being 2**-11 for tf32.
@@ -20,6 +20,12 @@ LIMITS = {
     ("highest", torch.float32, "bf16"): 8e-3,  # the squares' own rounding, 2**-7 at most
     ("high", torch.float32, "bf16"): 6e-2,
 }
+
+
+def on_a_gpu(test):
+    for mark in needs_gpu:
+        test = mark(test)
+    return test
 
 
 def head(dtype=torch.float64):
@@ -50,6 +56,7 @@ def precision(request):
     torch.set_float32_matmul_precision(before)
 
 
+@on_a_gpu
 @pytest.mark.parametrize("part", [300, 100])
 def test_exact_diagonal_equals_float64_on_the_cpu(part: int, precision):
     expected = ExactDiagonal()(head(), *batch(300), curvature_samples=part)
@@ -59,6 +66,7 @@ def test_exact_diagonal_equals_float64_on_the_cpu(part: int, precision):
     assert distance(found, expected) < LIMITS[precision]
 
 
+@on_a_gpu
 def test_a_replayed_graph_equals_the_call_bit_for_bit():
     plain, graphed, model = ExactDiagonal(), Graphed(ExactDiagonal()), head(torch.float32).cuda()
     for call in range(6):
@@ -74,3 +82,18 @@ def test_a_replayed_graph_equals_the_call_bit_for_bit():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.01)  # in place, as the optimizers do
+
+
+@needs_triton
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", [700, 0])
+def test_operands_are_weighted_and_squared(width: int, device: str):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((5, 600), (5, width), (5,))
+    narrow, wide, weight = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    on_device = (tensor.to(device) for tensor in (wide, weight))
+    part_of_more = torch.cat([narrow, narrow], 1).to(device)[:, 600:]  # as the pooled embeddings are
+    found = weigh_and_square_triton(part_of_more, *on_device, dtype=torch.float64)
+    expected = (weight.unsqueeze(1) * narrow.square(), wide.square())
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got.cpu(), want, rtol=1e-15, atol=0)

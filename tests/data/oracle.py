@@ -4,6 +4,7 @@ import io
 import random
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,8 @@ def rows_of(blocks: Iterable[RowBlock]) -> list[Row]:
     rows = []
     for block in blocks:
         for n in range(len(block)):
-            absent = [bool(int(block.missing[n]) >> bit & 1) for bit in range(64)]
+            missing = int(block.missing[n])
+            absent = [bool(missing >> bit & 1) for bit in range(64)]
             values = [*block.integers[n].tolist(), *block.tokens[n].tolist()]
             assert not any(absent[39:])
             assert all(value == 0 for value, gone in zip(values, absent, strict=False) if gone)
@@ -72,6 +74,12 @@ def source_of(data: bytes, name: str = "rows.tsv") -> Source:
     """Return a source that reads `data`."""
     file = io.BytesIO(data)
     return Source(name=name, read=file.read, total=len(data), consumed=file.tell, digest=lambda: "")
+
+
+def source_in(pieces: Iterable[bytes]) -> Source:
+    """Return a source that gives these pieces whatever the size asked for."""
+    left = iter(pieces)
+    return replace(source_of(b""), read=lambda size: next(left, b""))
 
 
 def random_line(rng: random.Random, columns: int = 40) -> bytes:

@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian.cli import main
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.criteo.reader import format_rows
+from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.schema import COLUMN_NAMES
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 from dlrm_adahessian.evaluation.predictions import writing

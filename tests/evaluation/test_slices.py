@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
-from dlrm_adahessian.data.prepared.writer import dense_features, split_rows
+from dlrm_adahessian.data.schema import dense_features
+from dlrm_adahessian.data.split import split_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.slices import MOST_VALUES, check_slices, cut, of_predictions, of_rows

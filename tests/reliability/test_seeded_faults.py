@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from dlrm_adahessian.checkpoint import direct_io, reader, step_folders
+from dlrm_adahessian.checkpoint import reader, step_folders, tensor_file
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.prepared import folder as prepared_rows
 from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
 from reliability import damage, io_faults, lines, moves, prepared, runs
 from reliability.outcome import Outcome, counting
-from tests.distributed import worlds
+from tests import worlds
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_writer_that_believes_all_was_taken_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert io_faults.cut_short(tmp_path / "whole").good
-    monkeypatch.setattr(direct_io, "_write_all", lambda file, block: file.write(block))
+    monkeypatch.setattr(tensor_file, "_write_all", lambda file, block: file.write(block))
     outcome = io_faults.cut_short(tmp_path / "seeded")
     assert outcome.times > outcome.silent == 4, "the files of tensors; text goes through Python's buffer"
 

@@ -1,6 +1,6 @@
 """What happens to a line that breaks the format: it stops the reading, or it is put aside unchanged.
 
-The parser only tells good lines from bad ones. Why a line is bad is found here, in plain Python, once for
+The parser (text.py) only tells good lines from bad ones. Why a line is bad is found here, in plain Python, once for
 the one line that a message names.
 """
 

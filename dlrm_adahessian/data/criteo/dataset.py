@@ -4,14 +4,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.config import BadRows, DataConfig
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, adopt, find_or_make, make, turn_at
-from dlrm_adahessian.data.prepared.progress import Progress
-from dlrm_adahessian.data.prepared.writer import write_prepared
+from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
 from dlrm_adahessian.data.schema import RowBlock
 from dlrm_adahessian.data.text.sources import Source, input_identity, is_pipe, open_sources
 from dlrm_adahessian.errors import DataError
@@ -25,9 +24,7 @@ _BLOCK_BYTES = 1 << 20  # more is no faster, and the process would keep 40 MiB m
 logger = logging.getLogger(__name__)
 
 
-def prepare_criteo(
-    path: str, cfg: DataConfig, *, rows: int | None, bad_rows: Literal["strict", "quarantine"]
-) -> PreparedData:
+def prepare_criteo(path: str, cfg: DataConfig, *, rows: int | None, bad_rows: BadRows) -> PreparedData:
     """Return the prepared rows of raw text; prepare them when the cache lacks them.
 
     Text from a pipe is always read, since only then is known what it is.
@@ -77,15 +74,15 @@ class _Reading:
         self._rows = rows
         self._min_count = min_count
         self._quarantine = quarantine
-        self._progress = Progress()
+        self._stages = StageBar()
         self._source: Source | None = None
 
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write the rows into an empty folder; return what the manifest says of them."""
         bad_lines = BadLines(folder / REJECTS if self._quarantine else None)
-        with closing(bad_lines), self._progress as progress:
+        with closing(bad_lines), self._stages as stages:
             blocks = self._blocks(bad_lines)
-            found = write_prepared(blocks, folder, min_count=self._min_count, advance=progress.advance)
+            found = write_prepared(blocks, folder, min_count=self._min_count, advance=stages.advance)
         if bad_lines.count:
             lines = found["rows"] + bad_lines.count
             logger.warning("%d of %d lines are bad, the first: %s", bad_lines.count, lines, bad_lines.first)
@@ -100,10 +97,10 @@ class _Reading:
         left = self._rows
         for source in open_sources(self._path):
             self._source = source
-            self._progress.total_bytes = source.total
+            self._stages.total_bytes = source.total
             for block in read_rows(source, bad_lines, block_bytes=_BLOCK_BYTES, limit=left):
                 left = None if left is None else left - len(block)
-                self._progress.bytes_read = source.consumed()
+                self._stages.bytes_read = source.consumed()
                 yield block
             if left == 0:
                 return

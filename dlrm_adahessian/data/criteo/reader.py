@@ -13,12 +13,9 @@ from typing import Literal
 import numpy as np
 
 from dlrm_adahessian.data.criteo.bad_lines import MAX_LINE, BadLines, find_fault
-from dlrm_adahessian.data.criteo.formatter import format_rows
-from dlrm_adahessian.data.criteo.parser import PADDING, Columns, parse_lines
+from dlrm_adahessian.data.criteo.text import PADDING, Columns, parse_lines
 from dlrm_adahessian.data.schema import COLUMN_NAMES, RowBlock
 from dlrm_adahessian.data.text.sources import Source
-
-__all__ = ["BadLines", "format_rows", "read_rows"]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHORTEST_ROW = len(COLUMN_NAMES) - 1  # bytes: 38 tabs and a newline, all empty, no label column

@@ -4,13 +4,10 @@ import hashlib
 import logging
 import random
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from dlrm_adahessian.data.download.config import Archive
 from dlrm_adahessian.data.download.urls import (
@@ -22,6 +19,7 @@ from dlrm_adahessian.data.download.urls import (
 )
 from dlrm_adahessian.errors import DataError, NoInputError, StorageError
 from dlrm_adahessian.runs.sealed import exclusive_lock, flush_to_disk, storage_errors
+from dlrm_adahessian.runtime.terminal import progress_bar
 
 _BLOCK = 1 << 20  # bytes
 
@@ -124,14 +122,7 @@ def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> Non
     if _size(part) > archive.bytes:
         part.unlink()
     in_vain, most = 0, _size(part)
-    with tqdm(
-        desc=archive.name,
-        total=archive.bytes,
-        initial=_size(part),
-        unit="B",
-        unit_scale=True,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
+    with progress_bar(archive.name, unit="B", total=archive.bytes, done=_size(part)) as bar:
         while (had := _size(part)) < archive.bytes:
             try:
                 with opened(url, had, patience.timeout) as transfer:

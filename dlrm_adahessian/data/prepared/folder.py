@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dlrm_adahessian.data.prepared.arrays import read_array
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
-from dlrm_adahessian.data.prepared.writer import Split, split_rows
+from dlrm_adahessian.data.split import Split, split_rows
 from dlrm_adahessian.errors import LockedError
 from dlrm_adahessian.runs.sealed import (
     MANIFEST,

@@ -5,64 +5,25 @@ tokens as binary, since the vocabulary belongs to the training part, which is kn
 ends. Then the tokens of the training part are counted, and all are encoded.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from dlrm_adahessian.data.prepared.spill import NpyWriter, TokenSpill
+from dlrm_adahessian.data.prepared.arrays import NpyWriter, TokenSpill
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary, build_vocabulary
-from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS, RowBlock
+from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS, RowBlock, dense_features
+from dlrm_adahessian.data.split import MIN_ROWS, split_rows
 from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.runtime.terminal import progress_bar
 
-DAYS = 7
-MIN_ROWS = 2 * DAYS
-"""Fewest rows of which each part gets one."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Where the parts begin, as facebookresearch/dlrm cuts: 7 equal days, 6 train, half test, half val.
-
-    Attributes:
-        days: (8,) first row of each day, and the number of rows.
-        validation: first row of the validation part; the test part begins with the last day.
-    """
-
-    days: tuple[int, ...]
-    validation: int
-
-    @property
-    def train(self) -> range:
-        """Rows of the first six days."""
-        return range(self.days[DAYS - 1])
-
-    @property
-    def test(self) -> range:
-        """First half of the last day."""
-        return range(self.days[DAYS - 1], self.validation)
-
-    @property
-    def val(self) -> range:
-        """Second half of the last day."""
-        return range(self.validation, self.days[DAYS])
-
-
-def split_rows(rows: int) -> Split:
-    """Cut `rows` rows in time order; where they don't divide evenly, earlier parts are longer by one."""
-    each, more = divmod(rows, DAYS)
-    days = [day * each + min(day, more) for day in range(DAYS + 1)]
-    return Split(tuple(days), days[DAYS] - (days[DAYS] - days[DAYS - 1]) // 2)
-
-
-def dense_features(integers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Return log(1 + max(x, 0)) of (N, 13) integers as float32; missing ones are 0 and stay 0."""
-    return np.log1p(np.maximum(integers, 0).astype(np.float64)).astype(np.float32)
+logger = logging.getLogger(__name__)
 
 
 def write_prepared(
@@ -141,3 +102,67 @@ def _write_ids(
         for tokens, missing in spill.blocks(rows):
             ids.append(encoder.encode(tokens, missing))
             advance("encode", len(missing))
+
+
+class StageBar:
+    """How far a long preparation has come, stage by stage: a bar on a terminal, a log line per stage elsewhere.
+
+    Attributes:
+        bytes_read: of the input; set by whoever reads it.
+        total_bytes: of the input, None when unknown.
+    """
+
+    def __init__(self, total_rows: int | None = None) -> None:
+        self.bytes_read = 0
+        self.total_bytes: int | None = None
+        self._total_rows = total_rows
+        self._stage = ""
+        self._rows = 0
+        self._in_bytes = False
+        self._started = 0.0
+        self._bar: Any = None
+
+    def advance(self, stage: str, rows: int) -> None:
+        """Count `rows` more rows of a stage; another stage ends the one before."""
+        if stage != self._stage:
+            self._end()
+            self._begin(stage)
+        self._rows += rows
+        if self._in_bytes:
+            self._bar.set_postfix_str(
+                f"{self._rows / (time.monotonic() - self._started):,.0f} rows/s", refresh=False
+            )
+            self._bar.update(self.bytes_read - self._bar.n)
+        else:
+            self._bar.update(rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the last stage."""
+        self._end()
+
+    def _begin(self, stage: str) -> None:
+        self._in_bytes = bool(self.bytes_read)
+        self._total_rows = self._rows or self._total_rows  # a later stage has the rows of the first
+        self._stage, self._rows, self._started = stage, 0, time.monotonic()
+        self._bar = progress_bar(
+            stage,
+            total=self.total_bytes if self._in_bytes else self._total_rows,
+            unit="B" if self._in_bytes else " rows",
+        )
+
+    def _end(self) -> None:
+        if self._bar is None:
+            return
+        self._bar.close()
+        if self._bar.disable:
+            seconds = time.monotonic() - self._started
+            logger.info(
+                "%s: %d rows in %.1f s, %.0f rows/s", self._stage, self._rows, seconds, self._rows / seconds
+            )
+        self._bar = None
+        self.bytes_read = 0

@@ -29,7 +29,7 @@ from numba import njit
 from scipy import optimize, special
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.criteo.reader import format_rows
+from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS, RowBlock
 from dlrm_adahessian.data.synthetic import marginals
 from dlrm_adahessian.runs.sealed import storage_errors

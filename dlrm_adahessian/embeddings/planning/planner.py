@@ -2,7 +2,8 @@
 """Ask TorchRec's planner who holds what, with the memory that our rows and rules need.
 
 The planner weighs time by its own model and refuses what does not fit. Its storage estimate knows the optimizers of
-FBGEMM; `RowStorage` puts ours in its place.
+FBGEMM; `RowStorage` puts ours in its place. What a row costs, and whether its columns can be parted, is asked of the row
+rule itself: there is no table by hand.
 """
 
 from collections.abc import Sequence
@@ -28,16 +29,16 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
-from dlrm_adahessian.embeddings.planning.dense_memory import NO_DENSE, DenseMemory
+from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.planning.plan import RESERVED, Machines, Plan, PlannedShard
-from dlrm_adahessian.embeddings.planning.row_bytes import SLOT, mixes_columns, row_bytes
-from dlrm_adahessian.embeddings.table_spec import TableSpec
 from dlrm_adahessian.embeddings.torchrec_kernel import TYPES, RowSharder
+from dlrm_adahessian.model.config import NO_DENSE, DenseMemory
 from dlrm_adahessian.optim.base import RowRule
 
 _KINDS = {name: kind for kind, name in TYPES.items()}
 _LINE = 16  # float32 numbers in a cache line; narrower column shards would read lines in part
 _ID = 8  # bytes of a row number
+_SLOT = 4  # bytes a row of the int32 scratch with which the CPU finds the touched rows
 
 
 class DoesNotFitError(Exception):
@@ -45,7 +46,7 @@ class DoesNotFitError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PlanRequest:
     """What a plan is asked for.
 
     Attributes:
@@ -75,7 +76,7 @@ class Request:
         return self.dense.kept + self.dense.per_sample * self.local_batch
 
 
-def plan(request: Request) -> tuple[Plan, ShardingPlan]:
+def plan(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     """Plan the shards, without a process group or a GPU; the same request gives the same plan.
 
     Args:
@@ -153,7 +154,12 @@ def bag_collection(tables: Sequence[TableSpec]) -> EmbeddingBagCollection:
 
 
 def planned_shard(
-    request: Request, table: str, sharding_type: str, rank: int, offset: Sequence[int], size: Sequence[int]
+    request: PlanRequest,
+    table: str,
+    sharding_type: str,
+    rank: int,
+    offset: Sequence[int],
+    size: Sequence[int],
 ) -> PlannedShard:
     """Return a shard with what it needs in memory.
 
@@ -171,7 +177,7 @@ def planned_shard(
         them, and both once more summed over each row's hits.
     """
     rows, columns = size
-    each = row_bytes(request.rule, columns, request.dtype)
+    each = _row_bytes(request.rule, columns, request.dtype)
     replicated = sharding_type == TYPES["replicate"]
     bags = request.local_batch if replicated else request.batch_size
     touched = min(bags, rows)
@@ -185,15 +191,41 @@ def planned_shard(
         columns=columns,
         weights=rows * each.weight,
         state=rows * each.state,
-        scratch=rows * SLOT if request.machines.device == "cpu" else 0,
+        scratch=rows * _SLOT if request.machines.device == "cpu" else 0,
         activations=0 if rows == 0 else 4 * _ID * bags + each.weight * (3 * bags + 2 * touched),
     )
+
+
+def mixes_columns(rule: RowRule) -> bool:
+    """Whether a rule takes a mean over the entries of a row, so that a part of the columns cannot be updated alone."""
+    # It keeps such a mean as a real number a row. Counters are integers, the same in every part.
+    state = rule.new_state(torch.empty(1, 2, device="meta"))
+    return any(tensor.dim() == 1 and tensor.is_floating_point() for tensor in state.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RowBytes:
+    """Bytes that one row takes; exact.
+
+    Attributes:
+        weight: of the embedding itself.
+        state: of what the rule keeps.
+    """
+
+    weight: int
+    state: int
+
+
+def _row_bytes(rule: RowRule, columns: int, dtype: torch.dtype) -> _RowBytes:
+    """Return what a row of some columns takes under a rule."""
+    row = torch.empty(1, columns, dtype=dtype, device="meta")
+    return _RowBytes(weight=row.nbytes, state=sum(tensor.nbytes for tensor in rule.new_state(row).values()))
 
 
 class RowStorage(ShardEstimator):
     """What shards of our rows need, in the place of TorchRec's estimate for FBGEMM's optimizers."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: PlanRequest) -> None:
         self._request = request
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: object) -> None:
@@ -232,7 +264,7 @@ class _Reservation(FixedPercentageStorageReservation):
         return reserved
 
 
-def _constraints(spec: TableSpec, request: Request) -> ParameterConstraints:
+def _constraints(spec: TableSpec, request: PlanRequest) -> ParameterConstraints:
     """Return what the planner may do with a table."""
     ranks = request.machines.ranks
     if ranks == 1:

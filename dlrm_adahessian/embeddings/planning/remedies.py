@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator
 from torchrec.distributed.types import ShardingPlan
 
 from dlrm_adahessian.embeddings.planning.plan import RESERVED, Plan, PlannedShard
-from dlrm_adahessian.embeddings.planning.planner import DoesNotFitError, Request, plan, planned_shard
-from dlrm_adahessian.embeddings.planning.row_bytes import mixes_columns
+from dlrm_adahessian.embeddings.planning.planner import (
+    DoesNotFitError,
+    PlanRequest,
+    mixes_columns,
+    plan,
+    planned_shard,
+)
 from dlrm_adahessian.embeddings.torchrec_kernel import TYPES
 from dlrm_adahessian.errors import UsageError
 
@@ -20,7 +25,7 @@ _MOST_RANKS = 512
 _MOST_GIB = 4096
 
 
-def plan_or_refuse(request: Request) -> tuple[Plan, ShardingPlan]:
+def plan_or_refuse(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     """Plan the shards; see `planner.plan`.
 
     Args:
@@ -39,7 +44,7 @@ def plan_or_refuse(request: Request) -> tuple[Plan, ShardingPlan]:
         raise UsageError(_refusal(request)) from error
 
 
-def _require_columns(request: Request) -> None:
+def _require_columns(request: PlanRequest) -> None:
     if request.machines.ranks == 1 or not mixes_columns(request.rule):
         return
     if names := [spec.name for spec in request.tables if spec.sharding == "column"]:
@@ -50,7 +55,7 @@ def _require_columns(request: Request) -> None:
         )
 
 
-def _refusal(request: Request) -> str:
+def _refusal(request: PlanRequest) -> str:
     machines = request.machines
     whole = _whole(request)
     weights, state = sum(s.weights for s in whole), sum(s.state for s in whole)
@@ -66,12 +71,12 @@ def _refusal(request: Request) -> str:
     )
 
 
-def _usable(request: Request) -> float:
+def _usable(request: PlanRequest) -> float:
     """Bytes of a rank that shards may take; negative where the dense part alone does not fit."""
     return request.machines.memory_bytes * (1 - RESERVED) - request.dense_bytes
 
 
-def _whole(request: Request) -> list[PlannedShard]:
+def _whole(request: PlanRequest) -> list[PlannedShard]:
     """Return each table as if one rank held it."""
     return [
         planned_shard(request, spec.name, TYPES["table"], 0, (0, 0), (spec.num_rows, spec.dim))
@@ -79,7 +84,7 @@ def _whole(request: Request) -> list[PlannedShard]:
     ]
 
 
-def _fits(request: Request) -> bool:
+def _fits(request: PlanRequest) -> bool:
     try:
         plan(request)
     except DoesNotFitError:
@@ -87,10 +92,10 @@ def _fits(request: Request) -> bool:
     return True
 
 
-def _ranks(request: Request) -> Iterator[str]:
+def _ranks(request: PlanRequest) -> Iterator[str]:
     step = request.machines.ranks_per_host
 
-    def with_hosts(hosts: int) -> Request:
+    def with_hosts(hosts: int) -> PlanRequest:
         return dataclasses.replace(
             request, machines=dataclasses.replace(request.machines, ranks=hosts * step)
         )
@@ -104,7 +109,7 @@ def _ranks(request: Request) -> Iterator[str]:
         yield f"{hosts * step} ranks"
 
 
-def _rowwise(request: Request) -> Iterator[str]:
+def _rowwise(request: PlanRequest) -> Iterator[str]:
     cfg = request.rule.cfg
     if getattr(cfg, "rowwise", True):
         return
@@ -117,7 +122,7 @@ def _rowwise(request: Request) -> Iterator[str]:
         yield "a state per row in place of one per entry (--optim.rows.rowwise)"
 
 
-def _dim(request: Request) -> Iterator[str]:
+def _dim(request: PlanRequest) -> Iterator[str]:
     dim = request.tables[0].dim // 2
     while dim >= 4:
         if _fits(
@@ -128,10 +133,10 @@ def _dim(request: Request) -> Iterator[str]:
         dim //= 2
 
 
-def _memory(request: Request) -> Iterator[str]:
+def _memory(request: PlanRequest) -> Iterator[str]:
     held = request.machines.memory_bytes // _GIB
 
-    def with_memory(gib: int) -> Request:
+    def with_memory(gib: int) -> PlanRequest:
         machines = dataclasses.replace(request.machines, memory_bytes=gib * _GIB)
         return dataclasses.replace(request, machines=machines)
 
@@ -139,7 +144,7 @@ def _memory(request: Request) -> Iterator[str]:
         yield f"{gib:,} GiB a rank"
 
 
-def _batch(request: Request) -> Iterator[str]:
+def _batch(request: PlanRequest) -> Iterator[str]:
     batch = request.machines.ranks
     if not _fits(dataclasses.replace(request, batch_size=batch)):
         return
@@ -148,7 +153,7 @@ def _batch(request: Request) -> Iterator[str]:
     yield f"a batch of {batch:,}"
 
 
-def _sharding(request: Request) -> Iterator[str]:
+def _sharding(request: PlanRequest) -> Iterator[str]:
     auto = [dataclasses.replace(table, sharding="auto") for table in request.tables]
     if auto != list(request.tables) and _fits(dataclasses.replace(request, tables=auto)):
         yield "sharding auto for all tables"

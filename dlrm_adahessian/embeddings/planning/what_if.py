@@ -1,22 +1,88 @@
-"""Plan tables for given machines: what each rank would hold and need, or why it cannot be."""
+"""What if the tables lay on other machines: what each rank would hold and need, or why it cannot be.
+
+The module imports no torch, since the command line reads its settings for `--help`; `planned` does.
+"""
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import torch
+from pydantic import Field
 
-from dlrm_adahessian.data.schema import NUM_INTEGERS
-from dlrm_adahessian.embeddings.planning.config import PlanConfig
-from dlrm_adahessian.embeddings.planning.dense_memory import DenseMemory, dense_memory
+from dlrm_adahessian.embeddings.config import Sharding, TableSpec
 from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
-from dlrm_adahessian.embeddings.planning.planner import Request
-from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
-from dlrm_adahessian.embeddings.planning.table_sizes import table_sizes
-from dlrm_adahessian.embeddings.table_spec import TableSpec
-from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
-from dlrm_adahessian.optim.config import DenseConfig
-from dlrm_adahessian.optim.registry import dense_optimizer, row_rule
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.model.config import DenseMemory, ModelConfig, dense_memory
+from dlrm_adahessian.optim.config import OptimConfig
+from dlrm_adahessian.optim.dense import DenseConfig
+from dlrm_adahessian.presets import preset_names, read_preset
+from dlrm_adahessian.runtime.settings import read_toml, settings, validated
+
+
+@settings
+class PlanConfig:
+    """Tables, machines and an optimizer."""
+
+    tables: str = "kaggle"
+    """kaggle, a name in presets/tables, or a TOML file like those: rows of each table, and the model's widths."""
+    hosts: int = Field(default=1, ge=1)
+    gpus_per_host: int = Field(default=8, ge=1)
+    """Ranks per host; on CPUs too."""
+    memory_gib: float = Field(default=80, gt=0)
+    """Memory of a rank: of a GPU, or of its share of a host's."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """What the ranks compute on."""
+    embedding_dim: Annotated[int, Field(ge=1)] | None = None
+    """D, width of the tables; default: that of the tables' model."""
+    batch_size: int = Field(default=65_536, ge=1)
+    """Samples a step, over all ranks."""
+    optimizer: str = "hybrid"
+    """The name of a file in presets/optimizers."""
+    sharding: Sharding = "auto"
+    """Of all tables; auto leaves each to TorchRec's planner."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+    optim: OptimConfig = OptimConfig()
+
+    @property
+    def ranks(self) -> int:
+        """In all."""
+        return self.hosts * self.gpus_per_host
+
+
+@settings
+class TableSizes:
+    """Tables, and the model that is usual with them."""
+
+    rows: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    """Of each table."""
+    model: ModelConfig = ModelConfig()
+
+
+def table_sizes(name: str) -> TableSizes:
+    """Return the sizes that a name or a file stands for.
+
+    Args:
+        name: `kaggle`, the stem of a file in presets/tables, or the path of such a file.
+
+    Returns:
+        The sizes; kaggle's are the distinct tokens of all rows, more than a vocabulary of the training rows has.
+
+    Raises:
+        UsageError: there is no such name, or the file breaks a rule.
+    """
+    if name == "kaggle":
+        from dlrm_adahessian.data.synthetic.marginals import TOKENS
+
+        return TableSizes(rows=tuple(token.distinct for token in TOKENS))
+    known = preset_names("tables")
+    if name in known:
+        return validated(TableSizes, read_preset("tables", name))
+    if not name.endswith(".toml"):
+        raise UsageError(
+            f"tables are kaggle, {', '.join(known)} or a TOML file, got {name!r}; name one of these"
+        )
+    return validated(TableSizes, read_toml(Path(name)))
 
 
 def planned(config: PlanConfig) -> Plan:
@@ -28,16 +94,19 @@ def planned(config: PlanConfig) -> Plan:
     Returns:
         A plan that fits; one that cannot be is refused with a UsageError that says what would fit.
     """
+    from dlrm_adahessian.embeddings.planning.planner import PlanRequest
+    from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
+
     sizes = table_sizes(config.tables)
     model = sizes.model
     if config.embedding_dim is not None:
         model = dataclasses.replace(model, embedding_dim=config.embedding_dim)
-    request = Request(
+    request = PlanRequest(
         tables=[
             TableSpec(name=f"C{place}", num_rows=rows, dim=model.embedding_dim, sharding=config.sharding)
             for place, rows in enumerate(sizes.rows, 1)
         ],
-        rule=row_rule(config.optim.rows),
+        rule=config.optim.rows.build(),
         machines=Machines(
             ranks=config.ranks,
             ranks_per_host=config.gpus_per_host,
@@ -58,13 +127,18 @@ def plan_json(config: PlanConfig, plan: Plan) -> dict[str, Any]:
 
 def _dense(model: ModelConfig, optim: DenseConfig, num_features: int) -> DenseMemory:
     """Build the dense part, which is small, and ask it."""
+    import torch
+
+    from dlrm_adahessian.data.schema import NUM_INTEGERS
+    from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
+
     head = Head(model, num_dense=NUM_INTEGERS, num_features=num_features, generator=torch.Generator())
     parameters = flatten_parameters_(head)
-    optimizer = dense_optimizer(optim, parameters, [p.shape for p in head.parameters()])
+    optimizer = optim.build(parameters, [p.shape for p in head.parameters()])
     return dense_memory(
         model,
-        parameters=parameters,
-        state=optimizer.state.values(),
+        parameter_bytes=parameters.nbytes,
+        state_bytes=sum(tensor.nbytes for tensor in optimizer.state.values()),
         num_dense=NUM_INTEGERS,
         num_features=num_features,
     )

@@ -7,10 +7,48 @@ updates, since curvature may come every few steps only; and the curvature has a 
 under the model (Fisher), since p (1 - p) vanishes on confident mistakes while the gradient does not.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from dlrm_adahessian.optim.config import AdaHessianConfig
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from dlrm_adahessian.optim.base import DenseOptimizer, Tuned, new_counter, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class AdaHessianConfig:
+    """AdaHessian on the dense part (Yao et al. 2020)."""
+
+    uses_curvature: ClassVar[bool] = True
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
+    name: Literal["adahessian"] = "adahessian"
+    lr: float = Field(default=0.05, gt=0)
+    """eta; the fraction of a diagonal Newton step when `power` is 1."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients, a step."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the mean of squared curvature, a curvature update."""
+    eps: float = Field(default=1e-5, ge=0)
+    """Added to the denominator after the power; curvature units."""
+    power: float = Field(default=0.5, ge=0, le=1)
+    """k, the Hessian power: 1 divides by the curvature, 0.5 by its root, as Adam does by that of the squared gradient."""
+    block_size: int = Field(default=1, ge=1)
+    """b, consecutive entries of a parameter whose curvature is averaged (spatial averaging); 1 is none."""
+    curvature_floor: float = Field(default=1.0, ge=0)
+    """Curvature is at least this times batch size times squared gradient, its expectation under the model; 0 is off."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return AdaHessian(parameters, self, [math.prod(shape) for shape in shapes])
 
 
 class AdaHessian:
@@ -27,10 +65,10 @@ class AdaHessian:
         self.cfg = cfg
         self.sizes = sizes
         self.state = {
-            "mean": torch.zeros_like(parameters),
-            "mean_square": torch.zeros_like(parameters),
-            "steps": torch.zeros((), dtype=torch.int64),
-            "curvature_updates": torch.zeros((), dtype=torch.int64),
+            "mean": parameters.new_zeros(parameters.shape),
+            "mean_square": parameters.new_zeros(parameters.shape),
+            "steps": new_counter(),
+            "curvature_updates": new_counter(),
         }
 
     def step(
@@ -46,7 +84,7 @@ class AdaHessian:
             if cfg.block_size > 1:
                 curvature = block_mean(curvature, self.sizes, cfg.block_size)
             if cfg.curvature_floor:
-                curvature = torch.maximum(curvature, grad.square().mul_(cfg.curvature_floor * samples))
+                curvature = curvature.maximum(grad.square().mul_(cfg.curvature_floor * samples))
             mean_square.mul_(cfg.beta2).addcmul_(curvature, curvature, value=1 - cfg.beta2)
         updates = int(self.state["curvature_updates"])
         if updates == 0:
@@ -71,6 +109,8 @@ def block_mean(curvature: Tensor, sizes: list[int], block_size: int) -> Tensor:
     Returns:
         (P,), not negative.
     """
+    import torch
+
     means: list[Tensor] = []
     for part in curvature.split(sizes):
         whole = len(part) - len(part) % block_size

@@ -4,10 +4,37 @@ Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; 
 Weight Decay Regularization", 2019, algorithm 2.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from dlrm_adahessian.optim.config import AdamConfig
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from dlrm_adahessian.optim.base import DenseOptimizer, Range, Tuned, new_counter, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class AdamConfig:
+    """Adam on the dense part, with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "weight_decay": Range(1e-3, 1.0)}
+    name: Literal["adam"] = "adam"
+    lr: float = Field(default=0.001, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units."""
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return Adam(parameters, self)
 
 
 class Adam:
@@ -16,9 +43,9 @@ class Adam:
     def __init__(self, parameters: Tensor, cfg: AdamConfig) -> None:
         self.cfg = cfg
         self.state = {
-            "mean": torch.zeros_like(parameters),
-            "mean_square": torch.zeros_like(parameters),
-            "steps": torch.zeros((), dtype=torch.int64),
+            "mean": parameters.new_zeros(parameters.shape),
+            "mean_square": parameters.new_zeros(parameters.shape),
+            "steps": new_counter(),
         }
 
     def step(

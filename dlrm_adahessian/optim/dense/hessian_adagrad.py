@@ -10,14 +10,42 @@ With beta1 the step is along AdaHessian's bias-corrected mean of gradients, and 
 (adahessian.py) with a sum over steps where that has a moving average: steps shrink like 1 / sqrt(t).
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numba
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from dlrm_adahessian.optim.config import DenseHessianAdagradConfig
+from dlrm_adahessian.kernels.compiled import numba_kernel
+from dlrm_adahessian.optim.base import DenseOptimizer, Tuned, new_counter, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    from torch import Tensor
+
+
+@settings
+class DenseHessianAdagradConfig:
+    """Adagrad on the dense part whose squared gradient is replaced by its expectation, the curvature."""
+
+    uses_curvature: ClassVar[bool] = True
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
+    name: Literal["hessian_adagrad"] = "hessian_adagrad"
+    lr: float = Field(default=0.01, gt=0)
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the mean of gradients, a step; 0 keeps none."""
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
+    curvature_floor: float = Field(default=1.0, gt=0)
+    """What is accumulated is at least this times the squared gradient, which bounds a step by lr / sqrt(floor)."""
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return DenseHessianAdagrad(parameters, self)
 
 
 class DenseHessianAdagrad:
@@ -25,10 +53,10 @@ class DenseHessianAdagrad:
 
     def __init__(self, parameters: Tensor, cfg: DenseHessianAdagradConfig) -> None:
         self.cfg = cfg
-        self.state = {"sum": torch.zeros_like(parameters)}
+        self.state = {"sum": parameters.new_zeros(parameters.shape)}
         if cfg.beta1:
-            self.state["mean"] = torch.zeros_like(parameters)
-            self.state["steps"] = torch.zeros((), dtype=torch.int64)
+            self.state["mean"] = parameters.new_zeros(parameters.shape)
+            self.state["steps"] = new_counter()
 
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
@@ -47,7 +75,7 @@ class DenseHessianAdagrad:
         cfg, total = self.cfg, self.state["sum"]
         expected = grad.square()
         if curvature is not None:
-            expected = torch.maximum(curvature.abs() / samples, expected.mul_(cfg.curvature_floor))
+            expected = (curvature.abs() / samples).maximum(expected.mul_(cfg.curvature_floor))
         total.add_(expected)
         direction = self.state["mean"].lerp_(grad, 1 - cfg.beta1) if cfg.beta1 else grad
         parameters.addcdiv_(direction, total.sqrt().add_(cfg.eps), value=-lr)
@@ -74,7 +102,7 @@ class DenseHessianAdagrad:
         )
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
+@partial(numba_kernel, error_model="numpy")
 def _update(
     p: Any, s: Any, m: Any, g: Any, h: Any, has_h: bool, has_mean: bool, lr: Any, weight1: Any, eps: Any, floor: Any,
     per_sample: Any,

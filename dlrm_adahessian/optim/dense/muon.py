@@ -7,15 +7,47 @@ dense inputs) and the last (to the logit) are left to another optimizer, here Ad
 is Scalable for LLM Training", 2025).
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.optim.config import AdamConfig, MuonConfig
-from dlrm_adahessian.optim.dense.adam import Adam
-from dlrm_adahessian.optim.dense.views import ParameterViews
+from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, rate
+from dlrm_adahessian.optim.dense.adam import Adam, AdamConfig
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class MuonConfig:
+    """Muon on hidden weight matrices (Jordan 2024), Adam on the first and last layer and on biases."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.002), "momentum": Choice((0.9, 0.95))}
+    name: Literal["muon"] = "muon"
+    lr: float = Field(default=0.002, gt=0)
+    """Of both; Muon's updates are scaled to the size of Adam's."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Muon's decay of the mean of gradients, a step."""
+    nesterov: bool = True
+    """Muon looks ahead by a step of the momentum."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam's."""
+    eps: float = Field(default=1e-8, ge=0)
+    """Adam's, added to the denominator; gradient units."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return Muon(parameters, self, shapes)
 
 
 class Muon:
@@ -32,6 +64,8 @@ class Muon:
         Raises:
             UsageError: there is no hidden matrix.
         """
+        import torch
+
         self.cfg = cfg
         matrices = [i for i, shape in enumerate(shapes) if len(shape) == 2]
         hidden = matrices[1:-1]

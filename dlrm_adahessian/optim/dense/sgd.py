@@ -9,10 +9,47 @@ So with momentum the step is up to 1 / (1 - beta) times lr * g. Weight decay is 
 algorithm 1), where torch adds it to the gradient.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from dlrm_adahessian.optim.config import SGDConfig
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dlrm_adahessian.optim.base import Choice, DenseOptimizer, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class SGDConfig:
+    """Gradient descent on the dense part, with momentum (Sutskever et al. 2013)."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.1), "momentum": Choice((0.8, 0.9, 0.95))}
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    """Multiplies the momentum, which sums gradients of the mean loss."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """beta; 0 keeps none."""
+    nesterov: bool = False
+    """Look ahead by a step of the momentum."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
+
+    @model_validator(mode="after")
+    def _has_what_nesterov_needs(self) -> SGDConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "nesterov needs a momentum above 0, got 0; set momentum, e.g. 0.9, or nesterov false"
+            )
+        return self
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return SGD(parameters, self)
 
 
 class SGD:
@@ -20,7 +57,7 @@ class SGD:
 
     def __init__(self, parameters: Tensor, cfg: SGDConfig) -> None:
         self.cfg = cfg
-        self.state = {"momentum": torch.zeros_like(parameters)} if cfg.momentum else {}
+        self.state = {"momentum": parameters.new_zeros(parameters.shape)} if cfg.momentum else {}
 
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int

@@ -9,18 +9,47 @@ The package keeps lists, numbers and tensors that it replaces. So the state live
 checkpoint holds, and is lent to the package for each step.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.optim.config import SOAPConfig
-from dlrm_adahessian.optim.dense.views import ParameterViews
+from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, new_counter, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # like the parameter
 _SIDES = ("GG", "Q")  # a matrix, or an empty list, for each dimension of the parameter
+
+
+@settings
+class SOAPConfig:
+    """SOAP on the dense part (Vyas et al. 2024); needs the extra `rivals`."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "beta2": Choice((0.95, 0.99, 0.999))}
+    name: Literal["soap"] = "soap"
+    lr: float = Field(default=0.003, gt=0)
+    beta1: float = Field(default=0.95, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of Adam's second moment and of the preconditioner, a step."""
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units."""
+    precondition_every: int = Field(default=10, ge=1)
+    """Steps from one update of the eigenbasis to the next."""
+    max_dim: int = Field(default=10_000, ge=1)
+    """Longer sides of a weight matrix are not preconditioned."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return SOAP(parameters, self, shapes)
 
 
 class SOAP:
@@ -55,17 +84,17 @@ class SOAP:
             max_precondition_dim=cfg.max_dim,
             eps=cfg.eps,
         )
-        self.state = {"steps": torch.zeros((), dtype=torch.int64)}
+        self.state = {"steps": new_counter()}
         self._lent: list[dict[str, Any]] = []  # what the package calls its state of each parameter
         for i, parameter in enumerate(self._views.parameters):
-            lent: dict[str, Any] = {name: torch.zeros_like(parameter.data) for name in _MOMENTS}
+            lent: dict[str, Any] = {name: parameter.data.new_zeros(parameter.shape) for name in _MOMENTS}
             lent |= {name: [self._side(parameter, size) for size in parameter.shape] for name in _SIDES}
             self.state |= {f"{i}/{name}": lent[name] for name in _MOMENTS}
             self.state |= {
                 f"{i}/{name}/{side}": matrix
                 for name in _SIDES
                 for side, matrix in enumerate(lent[name])
-                if isinstance(matrix, Tensor)
+                if not isinstance(matrix, list)
             }
             self._lent.append(
                 {**lent, "precondition_frequency": cfg.precondition_every, "shampoo_beta": cfg.beta2}
@@ -104,5 +133,5 @@ def _take_back_(lent: dict[str, Any], returned: dict[str, Any]) -> None:
     pairs = [(lent[name], returned[name]) for name in _MOMENTS]
     pairs += [pair for name in _SIDES for pair in zip(lent[name], returned[name], strict=True)]
     for ours, theirs in pairs:
-        if isinstance(ours, Tensor) and ours is not theirs:
+        if not isinstance(ours, list) and ours is not theirs:
             ours.copy_(theirs)

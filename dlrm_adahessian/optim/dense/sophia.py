@@ -8,10 +8,43 @@ algorithm 3: with an estimate D of the Hessian diagonal every few steps,
 No bias correction, as there. Where curvature is small, negative, or not there yet, the clip makes it the sign of m.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from dlrm_adahessian.optim.config import SophiaConfig
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from dlrm_adahessian.optim.base import DenseOptimizer, Range, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class SophiaConfig:
+    """Sophia on the dense part (Liu et al. 2023); defaults as there, but for the learning rate and weight decay."""
+
+    uses_curvature: ClassVar[bool] = True
+    tuned: ClassVar[Tuned] = {"lr": rate(0.001), "gamma": Range(0.005, 0.5)}
+    name: Literal["sophia"] = "sophia"
+    lr: float = Field(default=0.001, gt=0)
+    """eta; the largest step of a parameter."""
+    beta1: float = Field(default=0.96, ge=0, lt=1)
+    """Decay of the mean of gradients, a step."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the mean of curvature, a curvature update."""
+    gamma: float = Field(default=0.05, gt=0)
+    """Scale of the curvature; the smaller, the more entries are clipped."""
+    eps: float = Field(default=1e-12, gt=0)
+    """Least scaled curvature, of the mean loss."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return Sophia(parameters, self)
 
 
 class Sophia:
@@ -19,7 +52,10 @@ class Sophia:
 
     def __init__(self, parameters: Tensor, cfg: SophiaConfig) -> None:
         self.cfg = cfg
-        self.state = {"mean": torch.zeros_like(parameters), "curvature": torch.zeros_like(parameters)}
+        self.state = {
+            "mean": parameters.new_zeros(parameters.shape),
+            "curvature": parameters.new_zeros(parameters.shape),
+        }
 
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int

@@ -1,16 +1,40 @@
 # pyright: basic
 """Adagrad on touched rows: s += g^2, w -= lr * g / (sqrt(s) + eps), as on the dense part."""
 
-from typing import Any
+from __future__ import annotations
 
-import numba
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
 import numpy as np
-from torch import Tensor
+from pydantic import Field
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import jit, tl
-from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import RowAdagradConfig
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
+from dlrm_adahessian.optim.base import RowRule, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    import triton.language as tl
+    from torch import Tensor
+
+    from dlrm_adahessian.kernels.row_sums import Hits
+
+
+@settings
+class RowAdagradConfig:
+    """Adagrad on the touched rows, one accumulator per entry."""
+
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
+    name: Literal["adagrad"] = "adagrad"
+    lr: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units."""
+
+    def build(self) -> RowRule:
+        """Return the rule."""
+        return RowAdagrad(self)
 
 
 class RowAdagrad(RowRule):
@@ -26,7 +50,7 @@ class RowAdagrad(RowRule):
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction
+        return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -48,7 +72,7 @@ class RowAdagrad(RowRule):
         _update(w, s, hits.rows.numpy(), g, real(self.cfg.lr * lr_scale), real(self.cfg.eps))
 
 
-@numba.njit(cache=True, parallel=True)
+@numba_kernel
 def _update(w, s, rows, g, lr, eps):
     for i in numba.prange(len(rows)):
         r = rows[i]
@@ -57,7 +81,7 @@ def _update(w, s, rows, g, lr, eps):
             w[r, d] -= lr * g[i, d] / (np.sqrt(s[r, d]) + eps)
 
 
-@jit
+@triton_kernel
 def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):

@@ -1,4 +1,6 @@
 # pyright: basic
+# pyright: reportArgumentType=false
+# In kernels the types are Triton's, which its own annotations miss.
 """AdaHessian on touched rows, with counters per row.
 
 The dense rule (Yao et al. 2020, algorithm 1) for a row, in units of the summed loss (the mean's derivatives times
@@ -12,19 +14,59 @@ over the row before it is squared (the paper's spatial average), g^2 likewise. A
 gradient step, w -= lr * clip(m_hat): there is no scale to divide by, and waiting would lose what rare rows are told.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numba
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import bias_correction, jit, tl
-from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import RowAdaHessianConfig
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
+from dlrm_adahessian.optim.base import RowRule, Tuned, new_counters, rate
+from dlrm_adahessian.optim.rows.adam import bias_correction
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    import triton.language as tl
+    from torch import Tensor
+
+    from dlrm_adahessian.kernels.row_sums import Hits
 
 _NO_CLIP = float("inf")
+
+
+@settings
+class RowAdaHessianConfig:
+    """AdaHessian on the touched rows, in units of the summed loss."""
+
+    tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
+    name: Literal["adahessian"] = "adahessian"
+    lr: float = Field(default=0.02, gt=0)
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the mean of gradients, a touch of the row; 0 keeps no momentum and no state for it."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the mean of squared curvature, a curvature update of the row."""
+    eps: float = Field(default=1e-3, ge=0)
+    """Added to the denominator after the power; curvature units of one sample."""
+    power: float = Field(default=0.5, ge=0, le=1)
+    """k, the Hessian power; see the dense rule."""
+    rowwise: bool = False
+    """One curvature per row, the mean over its entries: the paper's spatial average with the row as block."""
+    curvature_floor: float = Field(default=1.0, ge=0)
+    """Curvature is at least this times the squared gradient, its expectation under the model; 0 is off."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest size of an entry of the direction, before the learning rate."""
+
+    @property
+    def pooled_curvature(self) -> PooledCurvature:
+        """What the rule reads: one value per accumulator."""
+        return "mean" if self.rowwise else "entries"
+
+    def build(self) -> RowRule:
+        """Return the rule."""
+        return RowAdaHessian(self)
 
 
 class RowAdaHessian(RowRule):
@@ -38,17 +80,17 @@ class RowAdaHessian(RowRule):
         shape = weight.shape[:1] if self.cfg.rowwise else weight.shape
         state = {
             "mean_square": weight.new_zeros(shape),
-            "curvature_updates": weight.new_zeros(len(weight), dtype=torch.int32),
+            "curvature_updates": new_counters(weight),
         }
         if self.cfg.beta1:
             state["mean"] = weight.new_zeros(weight.shape)
-            state["touches"] = weight.new_zeros(len(weight), dtype=torch.int32)
+            state["touches"] = new_counters(weight)
         return state
 
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction
+        return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -66,7 +108,7 @@ class RowAdaHessian(RowRule):
             curvature, square = hits.curvature * samples, grad.square()
             if cfg.rowwise:
                 square = square.mean(1, keepdim=True)
-            curvature = torch.maximum(curvature.abs(), cfg.curvature_floor * square)
+            curvature = curvature.abs().maximum(cfg.curvature_floor * square)
             has = hits.has_curvature
             mean_squares = self._mean_squares(state)
             old = mean_squares[rows[has]]
@@ -75,7 +117,7 @@ class RowAdaHessian(RowRule):
         updates = state["curvature_updates"][rows].to(grad.dtype).unsqueeze(1)
         mean_square = self._mean_squares(state)[rows]
         corrected = mean_square / (1 - cfg.beta2**updates)  # 0 / 0 where there is no curvature yet
-        denominator = torch.where(updates > 0, corrected.pow(cfg.power / 2) + cfg.eps, 1.0)
+        denominator = corrected.pow(cfg.power / 2).add(cfg.eps).where(updates > 0, 1.0)
         direction = mean / denominator
         if cfg.clip is not None:
             direction.clamp_(-cfg.clip, cfg.clip)
@@ -114,7 +156,7 @@ class RowAdaHessian(RowRule):
         return state["mean_square"].unsqueeze(1) if self.cfg.rowwise else state["mean_square"]
 
 
-@numba.njit(cache=True, parallel=True)
+@numba_kernel
 def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps, power, floor, clip, samples):
     # v and h are (., D), or (., 1) when rowwise; m and touches are read and written with momentum only.
     width, columns = w.shape[1], v.shape[1]
@@ -146,7 +188,7 @@ def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps,
             w[r, d] -= lr * min(max(direction, -clip), clip)
 
 
-@jit
+@triton_kernel
 def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):

@@ -9,17 +9,46 @@ step are SparseAdam's but for eps, which is added after the correction, as on th
 shrinks by lr * weight_decay a touch (Loshchilov and Hutter 2019).
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numba
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import bias_correction, jit, tl
-from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import RowAdamConfig
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
+from dlrm_adahessian.optim.base import Range, RowRule, Tuned, new_counters, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    import triton.language as tl
+    from torch import Tensor
+
+    from dlrm_adahessian.kernels.row_sums import Hits
+
+
+@settings
+class RowAdamConfig:
+    """Lazy Adam on the touched rows, with decoupled weight decay."""
+
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
+    tuned: ClassVar[Tuned] = {"lr": rate(0.005), "weight_decay": Range(1e-3, 1.0)}
+    name: Literal["adam"] = "adam"
+    lr: float = Field(default=0.005, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients, a touch of the row."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the mean of squared gradients, a touch of the row."""
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: a row shrinks by lr * weight_decay a touch."""
+
+    def build(self) -> RowRule:
+        """Return the rule."""
+        return RowAdam(self)
 
 
 class RowAdam(RowRule):
@@ -33,13 +62,13 @@ class RowAdam(RowRule):
         return {
             "mean": weight.new_zeros(weight.shape),
             "mean_square": weight.new_zeros(weight.shape),
-            "touches": weight.new_zeros(len(weight), dtype=torch.int32),
+            "touches": new_counters(weight),
         }
 
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction
+        return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -80,7 +109,7 @@ class RowAdam(RowRule):
         )
 
 
-@numba.njit(cache=True, parallel=True)
+@numba_kernel
 def _update(w, m, v, touches, rows, g, lr, beta1, beta2, weight1, weight2, eps, shrink):
     # beta1 and beta2 are float64 for the corrections; weight1 and weight2 are one minus them, of the type of w.
     one = shrink * 0 + 1
@@ -96,7 +125,13 @@ def _update(w, m, v, touches, rows, g, lr, beta1, beta2, weight1, weight2, eps, 
             w[r, d] = w[r, d] * shrink - lr * direction
 
 
-@jit
+@triton_kernel
+def bias_correction(count, beta):  # noqa: ANN201 -- a kernel's function
+    """Return 1 - beta**count in float64, (N, 1) as `count`: in float32 few digits of it would be right."""
+    return 1 - tl.exp(count.to(tl.float64) * tl.log(tl.full((1, 1), beta, tl.float64)))
+
+
+@triton_kernel
 def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):

@@ -1,4 +1,6 @@
 # pyright: basic
+# pyright: reportArgumentType=false
+# In kernels the types are Triton's, which its own annotations miss.
 """Hessian Adagrad on touched rows: Adagrad with the squared gradient replaced by its expectation.
 
 For one sample E[g^2] = h under the model, h the Hessian diagonal (Fisher; h = p (1 - p) (dz/dw)^2 where the logit is
@@ -13,19 +15,61 @@ Rowwise, h and g^2 are means over the entries of the row. Elementwise, the first
 size |p - y| / sqrt(p (1 - p)), at most 1 / sqrt(floor), in every entry; rowwise it keeps the direction of the gradient.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numba
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
 import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field, model_validator
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import jit, tl
-from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import HessianAdagradConfig
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
+from dlrm_adahessian.optim.base import RowRule, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    import triton.language as tl
+    from torch import Tensor
+
+    from dlrm_adahessian.kernels.row_sums import Hits
 
 _NO_CLIP = float("inf")
+
+
+@settings
+class HessianAdagradConfig:
+    """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
+
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
+    name: Literal["hessian_adagrad"] = "hessian_adagrad"
+    lr: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
+    rowwise: bool = False
+    """One accumulator per row, of the mean over its entries: a state of R numbers instead of R * D."""
+    curvature_floor: float = Field(default=1.0, ge=0)
+    """What is accumulated is at least this times the squared gradient; 0 is off, and then `clip` is needed."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest size of an entry of the direction, before the learning rate."""
+
+    @property
+    def pooled_curvature(self) -> PooledCurvature:
+        """What the rule reads: one value per accumulator."""
+        return "mean" if self.rowwise else "entries"
+
+    @model_validator(mode="after")
+    def _guarded(self) -> HessianAdagradConfig:
+        # p(1-p) vanishes on confident mistakes while the gradient does not.
+        if self.curvature_floor == 0 and self.clip is None:
+            raise ValueError(
+                "hessian_adagrad with curvature_floor 0 needs a clip: an unguarded step has no bound; set clip, e.g. 1.0"
+            )
+        return self
+
+    def build(self) -> RowRule:
+        """Return the rule."""
+        return HessianAdagrad(self)
 
 
 class HessianAdagrad(RowRule):
@@ -41,7 +85,7 @@ class HessianAdagrad(RowRule):
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction
+        return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -53,8 +97,8 @@ class HessianAdagrad(RowRule):
             expected = expected.mean(1, keepdim=True)
         if hits.curvature is not None and hits.has_curvature is not None:
             curvature = hits.curvature.abs() / samples
-            guarded = torch.maximum(curvature, cfg.curvature_floor * expected)
-            expected = torch.where(hits.has_curvature.unsqueeze(1), guarded, expected)
+            guarded = curvature.maximum(cfg.curvature_floor * expected)
+            expected = guarded.where(hits.has_curvature.unsqueeze(1), expected)
         sums = self._sums(state)
         total = sums[hits.rows] + expected
         sums[hits.rows] = total
@@ -90,7 +134,7 @@ class HessianAdagrad(RowRule):
         return state["sum"].unsqueeze(1) if self.cfg.rowwise else state["sum"]
 
 
-@numba.njit(cache=True, parallel=True)
+@numba_kernel
 def _update(w, s, rowwise, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
     # s and h are (., D), or (., 1) when rowwise. Two plain loops, since one over both shapes is not vectorized.
     zero, width = lr - lr, w.shape[1]
@@ -117,7 +161,7 @@ def _update(w, s, rowwise, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
                 w[r, d] -= lr * min(max(direction, -clip), clip)
 
 
-@jit
+@triton_kernel
 def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):

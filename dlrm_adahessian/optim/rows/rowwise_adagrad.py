@@ -1,19 +1,45 @@
 # pyright: basic
+# pyright: reportArgumentType=false
+# In kernels the types are Triton's, which its own annotations miss.
 """Rowwise Adagrad on touched rows: s += mean over the row of g^2, w -= lr * g / (sqrt(s) + eps).
 
 The optimizer that FBGEMM calls EXACT_ROWWISE_ADAGRAD and that large DLRMs are trained with: 1/D of Adagrad's memory.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numba
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
 import numpy as np
-from torch import Tensor
+from pydantic import Field
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import jit, tl
-from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import RowwiseAdagradConfig
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
+from dlrm_adahessian.optim.base import RowRule, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    import triton.language as tl
+    from torch import Tensor
+
+    from dlrm_adahessian.kernels.row_sums import Hits
+
+
+@settings
+class RowwiseAdagradConfig:
+    """Adagrad on the touched rows, one accumulator per row: the mean of its squared gradients."""
+
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
+    tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
+    name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
+    lr: float = Field(default=0.02, gt=0)
+    eps: float = Field(default=1e-8, ge=0)
+    """Added to the denominator; gradient units."""
+
+    def build(self) -> RowRule:
+        """Return the rule."""
+        return RowwiseAdagrad(self)
 
 
 class RowwiseAdagrad(RowRule):
@@ -29,7 +55,7 @@ class RowwiseAdagrad(RowRule):
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction
+        return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -51,7 +77,7 @@ class RowwiseAdagrad(RowRule):
         _update(w, s, hits.rows.numpy(), g, real(self.cfg.lr * lr_scale), real(self.cfg.eps))
 
 
-@numba.njit(cache=True, parallel=True)
+@numba_kernel
 def _update(w, s, rows, g, lr, eps):
     width = w.shape[1]
     for i in numba.prange(len(rows)):
@@ -65,7 +91,7 @@ def _update(w, s, rows, g, lr, eps):
             w[r, d] -= scale * g[i, d]
 
 
-@jit
+@triton_kernel
 def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):

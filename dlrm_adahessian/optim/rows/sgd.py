@@ -5,15 +5,37 @@ A row hit by one sample of B gets 1/B of that sample's gradient, so rows want a 
 and one that grows with the batch size.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numba
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import jit, tl  # noqa: F401 -- the interpreter looks for `tl` here
-from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import RowSGDConfig
+from pydantic import Field
+
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
+from dlrm_adahessian.optim.base import RowRule, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    from torch import Tensor
+
+    from dlrm_adahessian.kernels.row_sums import Hits
+
+
+@settings
+class RowSGDConfig:
+    """Gradient descent on the touched rows."""
+
+    pooled_curvature: ClassVar[PooledCurvature] = "none"
+    tuned: ClassVar[Tuned] = {"lr": rate(30.0)}
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(default=30.0, gt=0)
+    """Multiplies the gradient of the mean loss; the larger the batch, the larger it must be (see `rows/sgd.py`)."""
+
+    def build(self) -> RowRule:
+        """Return the rule."""
+        return RowSGD(self)
 
 
 class RowSGD(RowRule):
@@ -30,7 +52,7 @@ class RowSGD(RowRule):
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction
+        return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -48,7 +70,7 @@ class RowSGD(RowRule):
         _update(w, hits.rows.numpy(), hits.grad.numpy(), w.dtype.type(self.cfg.lr * lr_scale))
 
 
-@numba.njit(cache=True, parallel=True)
+@numba_kernel
 def _update(w, rows, g, lr):
     for i in numba.prange(len(rows)):
         r = rows[i]
@@ -56,7 +78,7 @@ def _update(w, rows, g, lr):
             w[r, d] -= lr * g[i, d]
 
 
-@jit
+@triton_kernel
 def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):

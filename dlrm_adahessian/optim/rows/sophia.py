@@ -1,7 +1,7 @@
 # pyright: basic
-"""Sophia on touched rows (Liu et al. 2023, algorithm 3; see `sophia`).
+"""Sophia on touched rows (Liu et al. 2023, algorithm 3; see dense/sophia.py).
 
-In units of the summed loss, as `row_adahessian`:
+In units of the summed loss, as adahessian.py:
 
     m = beta1 m + (1 - beta1) g at a touch,   h = beta2 h + (1 - beta2) D at a touch with curvature,
     w -= lr * clip(m / max(gamma h, eps), 1).
@@ -9,15 +9,46 @@ In units of the summed loss, as `row_adahessian`:
 No bias correction, as there. A row without curvature yet moves by lr times the sign of m: the clip is its fallback.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import numba
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dlrm_adahessian.kernels.hits import Hits
-from dlrm_adahessian.kernels.optional_triton import jit, tl
-from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.config import RowSophiaConfig
+from pydantic import Field
+
+from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
+from dlrm_adahessian.optim.base import Range, RowRule, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    import numba
+    import triton.language as tl
+    from torch import Tensor
+
+    from dlrm_adahessian.kernels.row_sums import Hits
+
+
+@settings
+class RowSophiaConfig:
+    """Sophia on the touched rows, in units of the summed loss."""
+
+    pooled_curvature: ClassVar[PooledCurvature] = "entries"
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "gamma": Range(0.005, 0.5)}
+    name: Literal["sophia"] = "sophia"
+    lr: float = Field(default=0.003, gt=0)
+    """eta; the largest step of an entry."""
+    beta1: float = Field(default=0.96, ge=0, lt=1)
+    """Decay of the mean of gradients, a touch of the row."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the mean of curvature, a curvature update of the row."""
+    gamma: float = Field(default=0.05, gt=0)
+    """Scale of the curvature; the smaller, the more entries are clipped."""
+    eps: float = Field(default=1e-12, gt=0)
+    """Least scaled curvature, of one sample."""
+
+    def build(self) -> RowRule:
+        """Return the rule."""
+        return RowSophia(self)
 
 
 class RowSophia(RowRule):
@@ -33,7 +64,7 @@ class RowSophia(RowRule):
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction
+        return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -73,7 +104,7 @@ class RowSophia(RowRule):
         )
 
 
-@numba.njit(cache=True, parallel=True)
+@numba_kernel
 def _update(w, m, c, rows, g, h, has_h, lr, weight1, weight2, gamma, eps, samples):
     one = samples / samples  # 1 in the type of the weights
     for i in numba.prange(len(rows)):
@@ -86,7 +117,7 @@ def _update(w, m, c, rows, g, h, has_h, lr, weight1, weight2, gamma, eps, sample
             w[r, d] -= lr * min(max(direction, -one), one)
 
 
-@jit
+@triton_kernel
 def _direction(
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
 ):

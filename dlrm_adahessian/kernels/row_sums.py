@@ -1,0 +1,261 @@
+"""The rows that a batch touched, and the batch's derivatives summed over each row's hits.
+
+A bag's pooled embedding is the sum of its rows, so with m the number of times that bag n holds row r,
+
+    gradient of row r  = sum over n of m    * gradient at the pooled embedding of bag n
+    curvature of row r = sum over n of m**2 * curvature at the pooled embedding of bag n
+
+The second is exact for a loss that is a mean over samples, when one feature reads each table: no two bags
+that hold the row belong to one sample, so no cross term is left out.
+
+`sum_hits_torch` is the oracle. On the CPU numba sums with one thread per table and a slot map instead of a sort. A slot
+map has one int32 per row, -1 at rest. The first lookup of a row writes the row's position among the table's touched rows
+there, later lookups read it. So the cost is one pass over the lookups, and nothing is sorted. Each table is summed in
+lookup order by one thread, so the bits do not depend on the thread count. The GPU sums in the kernels that update the
+rows (`triton_rows`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[Any]  # float32 or float64
+
+_MAX_THREADS = numba.get_num_threads()  # at import: what NUMBA_NUM_THREADS or the machine allows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hits:
+    """Touched rows, each once.
+
+    Attributes:
+        rows: (U,) int64, distinct, index into the (R, D) weights.
+        grad: (U, D) gradient of the mean loss.
+        curvature: (U, D) Hessian diagonal of the mean loss, or its mean over D (U, 1) for a rule with one accumulator
+            per row; None on a step without curvature.
+        has_curvature: (U,) bool, whether a sample that took part in the curvature hit the row (with
+            `curvature_fraction` below 1 not every sample does); None exactly when `curvature` is.
+    """
+
+    rows: Tensor
+    grad: Tensor
+    curvature: Tensor | None = None
+    has_curvature: Tensor | None = None
+
+    def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        """Return `curvature` and `has_curvature` for a kernel; without curvature no row has any, and none is read."""
+        if self.curvature is None or self.has_curvature is None:
+            return self.grad.numpy(), np.zeros(len(self.rows), np.bool_)
+        return self.curvature.numpy(), self.has_curvature.numpy()
+
+
+def sum_hits(
+    rows: Tensor,
+    bags: Tensor,
+    grad: Tensor,
+    curvature: Tensor | None,
+    *,
+    table_starts: Tensor | None = None,
+    slots: Tensor | None = None,
+    sampled: Tensor | None = None,
+) -> Hits:
+    """Find the rows that a batch touched, and sum their derivatives; the same input gives the same bits.
+
+    Args:
+        rows: (L,) int64 rows looked up, in [0, R); on the CPU table by table, within a table bag by bag.
+        bags: (L,) int64 bag of each lookup, index into the first dimension of `grad`.
+        grad: (N, D) contiguous, gradient of the mean loss at each bag's pooled embedding; sample b owns bags
+            `b * N / B` up to `(b + 1) * N / B`.
+        curvature: (N, C) contiguous, the Hessian diagonal of the mean loss, C being D, or 1 for its mean over D; None on a
+            step without curvature.
+        table_starts: (K + 1,) int64, the first lookup of each table and L. Only the CPU needs it and `slots`.
+        slots: (R,) int32 scratch of the caller, -1 throughout before and after the call.
+        sampled: (B,) bool, the samples that took part in the curvature; None for all.
+
+    Returns:
+        The touched rows, in no particular order.
+
+    Raises:
+        ValueError: `table_starts` or `slots` is missing on the CPU.
+    """
+    if rows.device.type != "cpu":
+        return sum_hits_torch(rows, bags, grad, curvature, sampled=sampled)
+    if table_starts is None or slots is None:
+        raise ValueError("the CPU kernel needs table_starts and slots, got None; pass both")
+    return sum_hits_numba(
+        rows, bags, grad, curvature, table_starts=table_starts, slots=slots, sampled=sampled
+    )
+
+
+def sum_hits_torch(
+    rows: Tensor, bags: Tensor, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None = None
+) -> Hits:
+    """Sum over hits with torch operations on any device; rows come in ascending order, lookups in any.
+
+    Args:
+        rows: (L,) int64.
+        bags: (L,) int64.
+        grad: (N, D).
+        curvature: (N, C) or None.
+        sampled: (B,) bool or None.
+
+    Returns:
+        The touched rows.
+    """
+    num_bags = grad.shape[0]
+    # One entry per distinct (row, bag); the key stays below 2**63 for 2**40 rows and 2**23 bags.
+    pairs, m = torch.unique_consecutive((rows * num_bags + bags).sort().values, return_counts=True)
+    pair_bags = pairs % num_bags
+    touched, segment = torch.unique_consecutive(pairs // num_bags, return_inverse=True)
+    m = m.to(grad.dtype).unsqueeze(1)
+    grad_sum = _segment_sum(grad[pair_bags] * m, segment, len(touched))
+    if curvature is None:
+        return Hits(rows=touched, grad=grad_sum)
+    weight = m.square()
+    took_part = torch.ones_like(pair_bags)
+    if sampled is not None:
+        took_part = sampled[pair_bags // (num_bags // len(sampled))].long()
+        weight = weight * took_part.unsqueeze(1)
+    return Hits(
+        rows=touched,
+        grad=grad_sum,
+        curvature=_segment_sum(curvature[pair_bags] * weight, segment, len(touched)),
+        # Integer sums are the same in every order, so the atomics of index_add_ do no harm here.
+        has_curvature=torch.zeros_like(touched).index_add_(0, segment, took_part) > 0,
+    )
+
+
+def _segment_sum(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    # (L, D), (L,) -> (num_segments, D). This is what the backward of nn.Embedding computes. Unlike index_add_
+    # it adds in a fixed order on the GPU too, and it splits the long runs of small tables.
+    return torch.ops.aten.embedding_dense_backward(values, segment, num_segments, -1, False)
+
+
+def sum_hits_numba(
+    rows: Tensor,
+    bags: Tensor,
+    grad: Tensor,
+    curvature: Tensor | None,
+    *,
+    table_starts: Tensor,
+    slots: Tensor,
+    sampled: Tensor | None = None,
+) -> Hits:
+    """Sum over hits as `sum_hits` says; all tensors are on the CPU.
+
+    Rows come table by table, within a table in the order of their first lookup.
+
+    Args:
+        rows: (L,) int64, table by table and within a table bag by bag.
+        bags: (L,) int64, index into the first dimension of `grad`.
+        grad: (N, D) float32 or float64.
+        curvature: (N, C) of the type of `grad`, or None.
+        table_starts: (K + 1,) int64; table k owns lookups `table_starts[k]` up to `table_starts[k + 1]`.
+        slots: (R,) int32, all -1; all -1 again on return.
+        sampled: (B,) bool, samples that took part in the curvature; bag n is of sample `n // (N / B)`.
+
+    Returns:
+        The touched rows.
+    """
+    # Ranks that share a machine split its cores through torch's thread count; numba would take all of them.
+    numba.set_num_threads(min(torch.get_num_threads(), _MAX_THREADS))
+    slot_of, first_seen, counts = _number_rows(rows.numpy(), table_starts.numpy(), slots.numpy())
+    with_curvature = curvature is not None
+    samples = torch.ones(1, dtype=torch.bool) if sampled is None else sampled
+    touched, grad_sum, curvature_sum, has_curvature = _sum(
+        bags.numpy(),
+        grad.numpy(),
+        (grad[:0] if curvature is None else curvature).numpy(),
+        with_curvature,
+        samples.numpy(),
+        grad.shape[0] // samples.shape[0],
+        table_starts.numpy(),
+        slot_of,
+        first_seen,
+        counts,
+    )
+    return Hits(
+        rows=torch.from_numpy(touched),
+        grad=torch.from_numpy(grad_sum),
+        curvature=torch.from_numpy(curvature_sum) if with_curvature else None,
+        has_curvature=torch.from_numpy(has_curvature) if with_curvature else None,
+    )
+
+
+@numba.njit(cache=True, parallel=True)
+def _number_rows(
+    rows: IntArray, table_starts: IntArray, slots: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], IntArray, IntArray]:
+    """Number the touched rows of each table from 0.
+
+    Returns:
+        (L,) int32 number of each lookup's row; (L,) int64 whose first `counts[k]` entries from
+        `table_starts[k]` on are the rows by number; (K,) int64 counts.
+    """
+    num_tables = table_starts.shape[0] - 1
+    slot_of = np.empty(rows.shape[0], np.int32)
+    first_seen = np.empty(rows.shape[0], np.int64)
+    counts = np.zeros(num_tables, np.int64)
+    for k in numba.prange(num_tables):
+        start = table_starts[k]
+        count = 0
+        for i in range(start, table_starts[k + 1]):
+            row = rows[i]
+            if slots[row] < 0:
+                slots[row] = count
+                first_seen[start + count] = row
+                count += 1
+            slot_of[i] = slots[row]
+        for j in range(start, start + count):
+            slots[first_seen[j]] = -1
+        counts[k] = count
+    return slot_of, first_seen, counts
+
+
+@numba.njit(cache=True, parallel=True)
+def _sum(
+    bags: IntArray,
+    grad: FloatArray,
+    curvature: FloatArray,
+    with_curvature: bool,
+    sampled: npt.NDArray[np.bool_],
+    bags_per_sample: int,
+    table_starts: IntArray,
+    slot_of: npt.NDArray[np.int32],
+    first_seen: IntArray,
+    counts: IntArray,
+) -> tuple[IntArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    num_tables, dim, columns = counts.shape[0], grad.shape[1], curvature.shape[1]
+    firsts = np.zeros(num_tables + 1, np.int64)
+    firsts[1:] = np.cumsum(counts)
+    num_touched = firsts[num_tables]
+    touched = np.empty(num_touched, np.int64)
+    grad_sum = np.zeros((num_touched, dim), grad.dtype)
+    curvature_sum = np.zeros((num_touched if with_curvature else 0, columns), grad.dtype)
+    has_curvature = np.zeros(num_touched, np.bool_)
+    last_bag = np.full(num_touched, -1, np.int64)
+    repeats = np.zeros(num_touched, np.int64)
+    for k in numba.prange(num_tables):
+        start, first = table_starts[k], firsts[k]
+        touched[first : first + counts[k]] = first_seen[start : start + counts[k]]
+        for i in range(start, table_starts[k + 1]):
+            u = first + slot_of[i]
+            bag = bags[i]
+            for d in range(dim):
+                grad_sum[u, d] += grad[bag, d]
+            if with_curvature and sampled[bag // bags_per_sample]:
+                # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the
+                # first m odd numbers sum to m**2.
+                repeats[u] = repeats[u] + 1 if last_bag[u] == bag else 1
+                last_bag[u] = bag
+                has_curvature[u] = True
+                weight = 2 * repeats[u] - 1
+                for d in range(columns):
+                    curvature_sum[u, d] += weight * curvature[bag, d]
+    return touched, grad_sum, curvature_sum, has_curvature

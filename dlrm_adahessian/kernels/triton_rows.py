@@ -1,0 +1,298 @@
+# pyright: basic
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+# In kernels the types are Triton's, which its own annotations miss.
+"""Look up rows on the GPU, sum derivatives over each row's hits and update the rows.
+
+The lookup is one kernel: pooled embeddings, and what the update wants to know of each lookup. Whether all bags hold one row
+is not asked, since the host would have to wait for the answer: a block of bags adds one row a bag until none is left,
+which for one row each is a plain gather.
+
+The update is one sort and two kernels. The lookups are sorted by row. A run, the hits of one row, then lies together, and
+may be one lookup or, in the small tables of Criteo, the whole batch. The first kernel cuts the sorted lookups into tiles
+of equal size, so that the work is even whatever the runs. It sums each run within its tile by a segmented scan, and
+updates the rows of runs that end where they began. A run that leaves its tile leaves a partial sum per tile; the second
+kernel adds these up and updates its row. All sums have a fixed order and there are no atomics: the same input gives the
+same bits.
+
+Nothing waits for the device: launches are sized by the number of lookups, not by the number of touched rows. Sums live
+in registers until the row is written, so a touched row is read and written once.
+
+A row rule is one function, a `@triton_kernel`, that both kernels inline:
+
+    direction = rule(states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width)
+
+with `weight` the rows (N, D), `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1)
+and `entry` (N, D) the positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad`
+and `curvature` the sums (N, D), `has_curvature` (N, 1), `samples` B, `cfg` the rule's configuration. It updates the states
+and returns what the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores:
+several threads may hold the same entry, and one of them must not load what another has stored already.
+"""
+
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+from triton import jit
+
+_BAGS = 64  # bags a program of the lookup; a power of two
+_TILE = 64  # lookups a program of the update; a power of two
+_SPAN = 128  # tiles whose partial sums are added at a time; a power of two
+
+
+def look_up_triton(
+    weight: Tensor, indices: Tensor, offsets: Tensor, first_rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the rows of each bag, in the order of its lookups.
+
+    Args:
+        weight: (R, D) contiguous.
+        indices: (L,) int64, rows within their table; feature by feature, within a feature bag by bag.
+        offsets: (T * B + 1,) integers, where each bag begins in `indices`.
+        first_rows: (T,) int64, the row of `weight` that is row 0 of each feature's table.
+
+    Returns:
+        (L,) int64 row of `weight` and (L,) int64 bag of each lookup; (B * T, D) pooled embeddings by bag, that is by
+        sample, then feature.
+    """
+    num_bags, width, features = offsets.shape[0] - 1, weight.shape[1], first_rows.shape[0]
+    pooled = weight.new_empty(num_bags, width)
+    rows, bags = torch.empty_like(indices), torch.empty_like(indices)
+    if num_bags:
+        _look_up[(-(-num_bags // _BAGS),)](
+            weight, indices, offsets, first_rows, pooled, rows, bags, num_bags, num_bags // features, features,
+            WIDTH=width, PADDED=1 << (width - 1).bit_length(), BAGS=_BAGS,
+        )  # fmt: skip
+    return rows, bags, pooled
+
+
+@jit
+def _look_up(
+    weight, indices, offsets, first_rows, pooled, rows, bags, num_bags, batch, features,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, BAGS: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0) * BAGS + tl.arange(0, BAGS)
+    exists = place < num_bags
+    feature = place // batch
+    bag = ((place % batch) * features + feature).to(tl.int64)
+    first_row = tl.load(first_rows + feature, mask=exists, other=0)
+    lookup = tl.load(offsets + place, mask=exists, other=0)
+    end = tl.load(offsets + place + 1, mask=exists, other=0)
+    column = tl.arange(0, PADDED)[None, :]
+    total = tl.zeros((BAGS, PADDED), weight.dtype.element_ty)
+    more = tl.max((lookup < end).to(tl.int32), 0)
+    while more > 0:
+        live = lookup < end
+        row = tl.load(indices + lookup, mask=live, other=0) + first_row
+        tl.store(rows + lookup, row, mask=live)
+        tl.store(bags + lookup, bag, mask=live)
+        total += tl.load(
+            weight + row[:, None] * WIDTH + column, mask=live[:, None] & (column < WIDTH), other=0
+        )
+        lookup += 1
+        more = tl.max((lookup < end).to(tl.int32), 0)
+    tl.store(pooled + bag[:, None] * WIDTH + column, total, mask=exists[:, None] & (column < WIDTH))
+
+
+def update_rows_triton_(
+    weight: Tensor,
+    state: dict[str, Tensor],
+    rows: Tensor,
+    bags: Tensor,
+    grad: Tensor,
+    curvature: Tensor | None,
+    *,
+    sampled: Tensor | None,
+    rule: Any,
+    cfg: object,
+    lr: float,
+    samples: int,
+    tile: int = _TILE,
+) -> None:
+    """Update the touched rows of `weight` and `state`; sums are those of `dlrm_adahessian.kernels.row_sums`.
+
+    Args:
+        weight: (R, D) contiguous, float32 or float64.
+        state: the rule's, tensors (R, D) or (R,), contiguous.
+        rows: (L,) int64, in [0, R); the lookups of one bag in one table lie together.
+        bags: (L,) int64, index into the first dimension of `grad`.
+        grad: (N, D) contiguous, of the mean loss.
+        curvature: (N, D), or its mean over D (N, 1), contiguous, or None.
+        sampled: (B,) bool, samples that took part in the curvature; None for all.
+        rule: the function of the row rule, compiled.
+        cfg: its configuration, hashable; the kernels are compiled for it.
+        lr: learning rate, the schedule's factor included.
+        samples: over how many samples the loss is a mean.
+        tile: lookups per tile, a power of two.
+    """
+    num_lookups, width = rows.shape[0], weight.shape[1]
+    if num_lookups == 0:
+        return
+    keys = rows.to(torch.int32) if weight.shape[0] < 2**31 else rows  # half as many digits to sort by
+    keys, order = keys.sort(stable=True)
+    num_tiles = -(-num_lookups // tile)
+    padded = 1 << (width - 1).bit_length()
+    # What runs that cross tiles leave in each tile: [0] by the run that entered it, [1] by the run that leaves it.
+    edge_grad = weight.new_empty(2, num_tiles, padded)
+    edge_curvature = edge_grad if curvature is None else torch.empty_like(edge_grad)
+    edge_has = keys.new_empty((2, num_tiles), dtype=torch.int32)
+    scratch = (edge_grad, edge_curvature, edge_has)
+    states = tuple(state.values())
+    constants = {
+        "RULE": rule,
+        "CFG": cfg,
+        "WIDTH": width,
+        "PADDED": padded,
+        "TILE": tile,
+        "WITH_CURVATURE": curvature is not None,
+    }
+    _update_within_tiles[(num_tiles,)](
+        weight, states, keys, order, bags, grad,
+        grad if curvature is None else curvature,
+        keys if sampled is None else sampled,
+        scratch, num_lookups, 1 if sampled is None else grad.shape[0] // sampled.shape[0], lr, samples,
+        **constants, ALL_SAMPLED=sampled is None, CURVATURE_WIDTH=width if curvature is None else curvature.shape[1],
+    )  # fmt: skip
+    _update_across_tiles[(num_tiles,)](
+        weight, states, keys, scratch, num_lookups, num_tiles, lr, samples, **constants, SPAN=_SPAN
+    )
+
+
+@jit
+def _add_within_run(starts, value, starts_right, value_right):
+    # Sums restart where a run starts.
+    return starts | starts_right, tl.where(starts_right != 0, value_right, value + value_right)
+
+
+@jit
+def _update(
+    weight, states, row, touched, grad, curvature, has_curvature, lr, samples, RULE, CFG, WIDTH, PADDED
+):
+    column = tl.arange(0, PADDED)[None, :]
+    entry = row.to(tl.int64) * WIDTH + column
+    here = touched & (column < WIDTH)
+    old = tl.load(weight + entry, mask=here, other=0)
+    direction = RULE(
+        states, old, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH
+    )
+    tl.store(weight + entry, old - lr * direction, mask=here)
+
+
+@jit
+def _repeats(keys, order, bags, lookup, row, bag, starts):
+    # How many hits up to this one the bag has of the row: the sort is stable, so they are neighbours.
+    repeats = starts * 0 + 1
+    same = starts == 0
+    back = 1
+    more = tl.max(same.to(tl.int32), 0)
+    while more > 0:
+        same = same & (lookup >= back)
+        same = same & (tl.load(keys + lookup - back, mask=same, other=-1) == row)
+        position = tl.load(order + lookup - back, mask=same, other=0)
+        same = same & (tl.load(bags + position, mask=same, other=-1) == bag)
+        repeats += same.to(tl.int32)
+        back += 1
+        more = tl.max(same.to(tl.int32), 0)
+    return repeats
+
+
+@jit
+def _update_within_tiles(
+    weight, states, keys, order, bags, grad, curvature, sampled, scratch, num_lookups, bags_per_sample, lr, samples,
+    RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
+    WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr, CURVATURE_WIDTH: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    num_tiles = tl.num_programs(0)
+    lane = tl.arange(0, TILE)
+    lookup = tile * TILE + lane
+    exists = lookup < num_lookups
+    row = tl.load(keys + lookup, mask=exists, other=-1)
+    before = tl.load(keys + lookup - 1, mask=exists & (lookup > 0), other=-1)
+    after = tl.load(keys + lookup + 1, mask=lookup + 1 < num_lookups, other=-1)
+    starts = (row != before).to(tl.int32)
+    ends = exists & (row != after)
+    bag = tl.load(bags + tl.load(order + lookup, mask=exists, other=0), mask=exists, other=0)
+
+    column = tl.arange(0, PADDED)[None, :]
+    entry = bag[:, None] * WIDTH + column
+    here = exists[:, None] & (column < WIDTH)
+    starts_wide = starts[:, None] + tl.zeros((TILE, PADDED), tl.int32)
+    grad_sum = tl.load(grad + entry, mask=here, other=0)
+    _, grad_sum = tl.associative_scan((starts_wide, grad_sum), 0, _add_within_run)
+    curvature_sum = grad_sum
+    has = tl.zeros((TILE,), tl.int32)
+    if WITH_CURVATURE:
+        # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the first m odd
+        # numbers sum to m**2.
+        repeats = _repeats(keys, order, bags, lookup, row, bag, starts)
+        took_part = exists
+        if not ALL_SAMPLED:
+            took_part = exists & (tl.load(sampled + bag // bags_per_sample, mask=exists, other=0) != 0)
+        if CURVATURE_WIDTH == 1:
+            entry = bag[:, None] + column * 0  # the mean stands for each entry
+        weighted = tl.load(curvature + entry, mask=here & took_part[:, None], other=0)
+        weighted *= (2 * repeats - 1)[:, None].to(weighted.dtype)
+        _, curvature_sum = tl.associative_scan((starts_wide, weighted), 0, _add_within_run)
+        has = took_part.to(tl.int32)
+        if not ALL_SAMPLED:
+            _, has = tl.associative_scan((starts, has), 0, _add_within_run)
+    began_here = tl.cumsum(starts, 0) > 0
+
+    complete = ends & began_here
+    _update(
+        weight, states, row[:, None], complete[:, None], grad_sum, curvature_sum, (has > 0)[:, None], lr, samples,
+        RULE, CFG, WIDTH, PADDED,
+    )  # fmt: skip
+    edge_grad, edge_curvature, edge_has = scratch
+    last = (lane == TILE - 1) & exists & (row == after)
+    entered = exists & (began_here == 0) & (ends | last)
+    leaves = began_here & last
+    slot = (tl.where(leaves, num_tiles, 0) + tile)[:, None]
+    edge = entered | leaves
+    tl.store(edge_has + slot, has[:, None], mask=edge[:, None])
+    tl.store(edge_grad + slot * PADDED + column, grad_sum, mask=edge[:, None])
+    if WITH_CURVATURE:
+        tl.store(edge_curvature + slot * PADDED + column, curvature_sum, mask=edge[:, None])
+
+
+@jit
+def _update_across_tiles(
+    weight, states, keys, scratch, num_lookups, num_tiles, lr, samples,
+    RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
+    WITH_CURVATURE: tl.constexpr, SPAN: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    end = (tile + 1) * TILE
+    if end < num_lookups:
+        row = tl.load(keys + end - 1)
+        before_tile = tl.load(keys + end - TILE - 1, mask=tile > 0, other=-1)
+        # This program is of the tile that the run began in.
+        if (tl.load(keys + end) == row) & (before_tile != row):
+            edge_grad, edge_curvature, edge_has = scratch
+            column = tl.arange(0, PADDED)[None, :]
+            leaving = (num_tiles + tile) * PADDED + column
+            grad_sum = tl.load(edge_grad + leaving)
+            curvature_sum = grad_sum
+            if WITH_CURVATURE:
+                curvature_sum = tl.load(edge_curvature + leaving)
+            has = tl.load(edge_has + num_tiles + tile)
+            first = tile + 1
+            more = 1
+            while more > 0:
+                entered = first + tl.arange(0, SPAN)
+                start = entered * TILE
+                mine = tl.load(keys + start, mask=start < num_lookups, other=-1) == row
+                at = entered[:, None] * PADDED + column
+                grad_sum += tl.sum(tl.load(edge_grad + at, mask=mine[:, None], other=0), 0)[None, :]
+                if WITH_CURVATURE:
+                    part = tl.load(edge_curvature + at, mask=mine[:, None], other=0)
+                    curvature_sum += tl.sum(part, 0)[None, :]
+                has += tl.sum(tl.load(edge_has + entered, mask=mine, other=0), 0)
+                first += SPAN
+                more = tl.min(mine.to(tl.int32), 0)
+            one = tl.full((1, 1), 1, tl.int32)
+            _update(
+                weight, states, row * one, one != 0, grad_sum, curvature_sum, has * one > 0, lr, samples,
+                RULE, CFG, WIDTH, PADDED,
+            )  # fmt: skip

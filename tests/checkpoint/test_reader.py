@@ -1,0 +1,285 @@
+"""Checkpoints in good order: bit-exact round trips, any partition of the rows, which one is used, what does not fit."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dlrm_adahessian.checkpoint.reader import latest, load, load_newest_good
+from dlrm_adahessian.checkpoint.tensor_file import DTYPES, write_tensors
+from dlrm_adahessian.checkpoint.writer import Contents, save
+from dlrm_adahessian.embeddings.table_shard import TableShard
+from dlrm_adahessian.errors import CheckpointError, DivergedError
+from dlrm_adahessian.runs.sealed import fingerprint
+from tests.checkpoints import (
+    RUN,
+    blank,
+    blank_shard,
+    dense_of,
+    names,
+    part,
+    same_bits,
+    save_only,
+    save_seed,
+    seed_of,
+    table_of,
+    tables_of,
+)
+
+
+def strip(table: TableShard, rows: tuple[int, int], columns: tuple[int, int]) -> TableShard:
+    """Return a rectangle of a table; what a row has one number of, each rectangle of it has."""
+    cut = part(table, *rows)
+    tensors = {n: t[:, slice(*columns)] if t.dim() == 2 else t for n, t in cut.tensors.items()}
+    return dataclasses.replace(cut, tensors=tensors, first_column=columns[0], table_columns=table.columns)
+
+
+# Round trips
+
+
+def test_every_bit_of_every_dtype_comes_back(tmp_path: Path) -> None:
+    path = save_seed(tmp_path / "checkpoints", 1)
+    assert path.name == "step-00000100"
+    checkpoint = load(path, RUN)
+    assert checkpoint.step == 100
+    assert seed_of(checkpoint) == 1
+    assert {tensor.dtype for tensor in dense_of(1).values()} == set(DTYPES)
+
+
+def test_the_safetensors_library_reads_what_is_written_aligned_to_the_element(tmp_path: Path) -> None:
+    dense = {f"{name}é": tensor for name, tensor in dense_of(1).items()}
+    write_tensors(tmp_path / "x", dense)
+    stored = load_file(tmp_path / "x")
+    assert stored.keys() == dense.keys()
+    assert all(same_bits(stored[name], tensor) for name, tensor in dense.items())
+    with (tmp_path / "x").open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    for name, tensor in dense.items():
+        assert (8 + length + header[name]["data_offsets"][0]) % tensor.element_size() == 0
+
+
+def test_restoring_writes_into_the_same_memory_and_into_leaves(tmp_path: Path) -> None:
+    path = save_only(tmp_path, dense={"w": torch.arange(3.0)})
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    address = parameter.data_ptr()
+    load(path, RUN).restore_({"w": parameter}, [])
+    assert parameter.data_ptr() == address
+    assert parameter.tolist() == [0, 1, 2]
+
+
+def test_a_parameter_that_requires_a_gradient_is_saved_without_a_warning(tmp_path: Path) -> None:
+    path = save_only(tmp_path, dense={"w": torch.nn.Parameter(torch.arange(3.0))})
+    target = torch.zeros(3)
+    load(path, RUN).restore_({"w": target}, [])
+    assert target.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stored_at", [[0, 11], [0, 5, 11], [0, 1, 2, 11], [0, 0, 4, 4, 11]])
+@pytest.mark.parametrize("wanted_at", [[0, 11], [0, 6, 11], [0, 1, 5, 10, 11], [3, 3, 9]])
+def test_rows_saved_in_one_partition_load_in_any_other(
+    tmp_path: Path, stored_at: list[int], wanted_at: list[int]
+) -> None:
+    table, other = table_of(1, "C3", 11), table_of(1, "C4", 3)
+    stored = [part(table, first, last) for first, last in itertools.pairwise(stored_at)]
+    path = save_only(tmp_path, shards=[*reversed(stored), other])
+    wanted = [part(table, first, last) for first, last in itertools.pairwise(wanted_at)]
+    filled = [blank_shard(shard) for shard in wanted]
+    load(path, RUN).restore_({}, filled)
+    for shard, truth in zip(filled, wanted, strict=True):
+        assert all(same_bits(shard.tensors[name], truth.tensors[name]) for name in truth.tensors)
+
+
+STRIPS = {
+    "whole": [((0, 11), (0, 8))],
+    "rows": [((0, 5), (0, 8)), ((5, 11), (0, 8))],
+    "halves": [((0, 11), (0, 4)), ((0, 11), (4, 8))],
+    "uneven": [((0, 11), (0, 1)), ((0, 11), (1, 6)), ((0, 11), (6, 8))],
+}
+
+
+@pytest.mark.parametrize("stored_as", STRIPS)
+@pytest.mark.parametrize("wanted_as", STRIPS)
+def test_columns_saved_in_one_partition_load_in_any_other(
+    tmp_path: Path, stored_as: str, wanted_as: str
+) -> None:
+    table, other = table_of(1, "C3", 11, dim=8), table_of(1, "C4", 3)
+    stored = [strip(table, *at) for at in STRIPS[stored_as]]
+    path = save_only(tmp_path, shards=[*reversed(stored), other])
+    wanted = [strip(table, *at) for at in STRIPS[wanted_as]]
+    filled = [dataclasses.replace(shard, tensors=blank(shard.tensors)) for shard in wanted]
+    load(path, RUN).restore_({}, filled)
+    for shard, truth in zip(filled, wanted, strict=True):
+        assert all(same_bits(shard.tensors[name], truth.tensors[name]) for name in truth.tensors)
+
+
+def test_copies_of_a_replicated_table_load_as_one(tmp_path: Path) -> None:
+    table = table_of(1, "C3", 11)
+    path = save_only(tmp_path, shards=[table, table])
+    filled = blank_shard(table)
+    load(path, RUN).restore_({}, [filled])
+    assert all(same_bits(filled.tensors[name], table.tensors[name]) for name in table.tensors)
+
+
+def test_columns_that_no_file_holds_or_of_another_width_are_refused(tmp_path: Path) -> None:
+    table = table_of(1, "C3", 11, dim=8)
+    path = save_only(tmp_path / "half", shards=[strip(table, (0, 11), (0, 4))])
+    with pytest.raises(CheckpointError, match="lacks rows 0 to 11"):
+        load(path, RUN).restore_({}, [blank_shard(table)])
+    path = save_only(tmp_path / "both", shards=[strip(table, *at) for at in STRIPS["halves"]])
+    with pytest.raises(CheckpointError, match="lacks rows 0 to 11"):
+        load(path, RUN).restore_({}, [blank_shard(table_of(1, "C3", 11, dim=4))])
+
+
+SAVE_LARGE = """
+import resource, sys, torch
+from pathlib import Path
+from dlrm_adahessian.checkpoint.writer import Contents, save
+from dlrm_adahessian.embeddings.table_shard import TableShard
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+weight = torch.full((50 * 1024, 1024), 1.0)
+table = TableShard(table="large", first_row=0, table_rows=len(weight), tensors={"weight": weight})
+before = peak()
+save(Path(sys.argv[1]), Contents(dense={}, shards=[table], state={}), step=1, fingerprint="")
+print((peak() - before) / weight.nbytes)
+"""
+
+
+def test_saving_copies_no_table(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SAVE_LARGE, str(tmp_path)]
+    grown = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 0.25, "of the 200 MiB of the table"
+
+
+# Which checkpoint is used, and which stay
+
+
+def test_old_checkpoints_go_only_beyond_keep(tmp_path: Path) -> None:
+    for seed in range(1, 6):
+        save_seed(tmp_path, seed, keep=3)
+    assert names(tmp_path) == ["latest", "step-00000300", "step-00000400", "step-00000500"]
+    assert (tmp_path / "latest").read_text() == "step-00000500\n"
+    assert latest(tmp_path) == tmp_path / "step-00000500"
+
+
+def test_no_checkpoint_at_all_is_none(tmp_path: Path) -> None:
+    assert load_newest_good(tmp_path / "absent", RUN) is None
+    assert latest(tmp_path / "absent") is None
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    assert load_newest_good(tmp_path, RUN) is None
+
+
+def test_a_step_saved_again_gets_a_folder_of_its_own(two: Path) -> None:
+    assert save_seed(two, 3, step=200).name == "step-00000200-2"
+    assert names(two) == ["latest", "step-00000100", "step-00000200-2"]
+    assert save_seed(two, 4, step=200).name == "step-00000200"
+    assert names(two) == ["latest", "step-00000100", "step-00000200"]
+    assert seed_of(load_newest_good(two, RUN)) == 4
+
+
+def test_going_back_to_an_older_step_drops_the_abandoned_ones(two: Path) -> None:
+    save_seed(two, 3, step=150)
+    assert names(two) == ["latest", "step-00000100", "step-00000150"]
+    assert seed_of(load_newest_good(two, RUN)) == 3
+
+
+def test_the_committed_one_is_preferred_and_a_bad_latest_file_is_ignored(two: Path) -> None:
+    (two / "latest").write_text("step-00000100\n")
+    assert latest(two) == two / "step-00000100"
+    for content in (b"", b"\xff" * 30, b"../../etc", b"step-99999999"):
+        (two / "latest").write_bytes(content)
+        assert latest(two) == two / "step-00000200"
+    (two / "latest").unlink()
+    assert latest(two) == two / "step-00000200"
+
+
+def test_leftovers_of_killed_processes_go_with_the_next_save(two: Path) -> None:
+    (two / ".step-00000300.4711.tmp").mkdir()
+    (two / ".step-00000300.4711.tmp" / "dense.safetensors").write_bytes(b"half")
+    (two / ".latest.4711.tmp").write_bytes(b"")
+    save_seed(two, 3)
+    assert names(two) == ["latest", "step-00000200", "step-00000300"]
+
+
+# What is never saved
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_not_finite_is_never_saved(two: Path, value: float, dtype: torch.dtype) -> None:
+    bad = torch.zeros(3, 40, dtype=dtype)
+    bad[1, 17] = value
+    shard = TableShard(table="C3", first_row=0, table_rows=3, tensors={"weight": bad})
+    before = sorted(two.rglob("*"))
+    with pytest.raises(DivergedError, match="moment of step 300"):
+        save_only(two, 300, dense={"moment": bad})
+    with pytest.raises(DivergedError, match="C3/weight of step 300"):
+        save_only(two, 300, shards=[shard])
+    with pytest.raises(DivergedError, match="state of step 300"):
+        save_only(two, 300, state={"losses": [value]})
+    assert sorted(two.rglob("*")) == before
+
+
+def test_what_the_format_cannot_hold_is_refused(two: Path) -> None:
+    with pytest.raises(ValueError, match="complex64"):
+        save_only(two, 300, dense={"c": torch.zeros(2, dtype=torch.complex64)})
+    with pytest.raises(ValueError, match="same rows"):
+        TableShard(
+            table="C3", first_row=0, table_rows=3, tensors={"w": torch.zeros(3, 2), "s": torch.zeros(2)}
+        )
+    assert names(two) == ["latest", "step-00000100", "step-00000200"]
+
+
+# What does not fit
+
+MISFITS = {
+    "dtype": (lambda d, _: d.update(parameters=d["parameters"].double()), "'parameters' was F32"),
+    "shape": (lambda d, _: d.update(parameters=torch.ones(49)), r"'parameters' was F32 \[50\], is torch.float32 \[49\]"),
+    "broadcast": (lambda d, _: d.update(scalar=torch.ones(3)), "'scalar' was"),
+    "new tensor": (lambda d, _: d.update(extra=torch.ones(1)), "'extra'"),
+    "tensor gone": (lambda d, _: d.pop("step"), "'step'"),
+    "table grew": (lambda _, t: t.append(blank_shard(table_of(1, "C3", 12))), "lacks rows 0 to 12 .*C3"),
+    "new table": (lambda _, t: t.append(blank_shard(table_of(1, "C9", 3))), "C9"),
+    "table width": (lambda _, t: t.append(blank_shard(table_of(1, "C3", 11, 5))), r"C3.*'weight' was F32 \[11, 4\]"),
+    "row state gone": (lambda _, t: t[0].tensors.pop("state/sum"), "'state/sum'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "reason"), MISFITS.values(), ids=MISFITS.keys())
+def test_what_does_not_fit_is_refused_and_nothing_is_copied(
+    two: Path, change: Callable[[dict[str, Tensor], list[TableShard]], object], reason: str
+) -> None:
+    dense, tables = blank(dense_of(1)), [blank_shard(table) for table in tables_of(1)]
+    change(dense, tables)
+    with pytest.raises(CheckpointError, match=reason):
+        load(two / "step-00000100", RUN).restore_(dense, tables)
+    assert all((tensor == 1).all() for tensor in dense.values())
+    assert all((tensor == 1).all() for table in tables for tensor in table.tensors.values())
+
+
+def test_rows_that_no_file_holds_are_refused(tmp_path: Path) -> None:
+    table = table_of(1, "C3", 11)
+    path = save_only(tmp_path, shards=[part(table, 0, 4), part(table, 6, 11)])
+    with pytest.raises(CheckpointError, match="lacks rows 4 to 11"):
+        load(path, RUN).restore_({}, [blank_shard(table)])
+
+
+def test_another_configuration_is_refused_with_the_remedy(two: Path) -> None:
+    other = fingerprint({"lr": 0.2})
+    with pytest.raises(CheckpointError, match=f"configuration '{RUN}', and this run has '{other}'; resume"):
+        load(two / "step-00000200", other)
+    with pytest.raises(CheckpointError, match="none of 2 checkpoints"):
+        load_newest_good(two, other)
+    save(two, Contents(dense={}, shards=[], state={}), step=300, fingerprint=other)
+    assert seed_of(load_newest_good(two, RUN)) == 2, "one of another run does not hide those of this one"

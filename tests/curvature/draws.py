@@ -1,0 +1,28 @@
+"""The mean over many draws of an estimator, against the truth and its standard error."""
+
+import torch
+
+from tests.oracles import pooled_of, small_batch
+
+CALLS, DRAWS = 300, 5
+"""1,500 draws; each call takes the mean of 5, which costs one forward pass."""
+
+
+def table_diagonal(pooled_curvature, hits):
+    return torch.einsum("fbr,bfd->frd", hits.square(), pooled_curvature)
+
+
+def draws_of(kind, head, curvature_samples):
+    """Curvature at the head's parameters and the tables, (CALLS, P); a call takes the mean of DRAWS draws."""
+    dense, tables, hits, labels = small_batch()
+    estimator = kind(DRAWS, 0, torch.device("cpu"))
+    draws = []
+    for _ in range(CALLS):
+        found = estimator(head, dense, pooled_of(tables, hits), labels, curvature_samples=curvature_samples)
+        rows = table_diagonal(found.pooled_curvature, hits)
+        draws.append(torch.cat([found.curvature, rows.reshape(-1)]))
+    return torch.stack(draws)
+
+
+def within_five_standard_errors(draws, expected):
+    return ((draws.mean(0) - expected).abs() <= 5 * draws.std(0) / len(draws) ** 0.5 + 1e-12).all()

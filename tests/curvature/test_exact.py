@@ -1,0 +1,152 @@
+import pytest
+import torch
+from torch import nn
+
+from dlrm_adahessian.curvature.base import flat, gradient
+from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.dlrm import Head
+from dlrm_adahessian.runtime.device import cpu_gains_from_bf16
+from tests.curvature.draws import table_diagonal
+from tests.oracles import (
+    BATCH,
+    FEATURES,
+    WIDTH,
+    brute_force_diagonals,
+    pooled_of,
+    small_batch,
+    small_config,
+    small_head,
+)
+
+pytestmark = pytest.mark.oracle
+TABLES = [f"C{i}" for i in range(FEATURES)]
+
+
+def test_exact_diagonal_equals_the_brute_force_hessian():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    *expected, expected_tables = brute_force_diagonals(head, small_config(), dense, tables, hits, labels)
+    found = ExactDiagonal()(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
+    torch.testing.assert_close(found.curvature, flat(expected), rtol=1e-10, atol=1e-17)
+    torch.testing.assert_close(
+        table_diagonal(found.pooled_curvature, hits), expected_tables, rtol=1e-10, atol=1e-17
+    )
+
+
+def test_exact_gradient_equals_autograd():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    pooled = pooled_of(tables, hits)
+    found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
+    expected = gradient(head, dense, pooled, labels)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.pooled_grad, expected.pooled_grad, rtol=1e-12, atol=1e-15)
+
+
+def test_rounded_products_change_no_entry_of_the_diagonal_by_more_than_their_rounding_and_no_gradient():
+    generator = torch.Generator().manual_seed(0)
+    head = Head(
+        ModelConfig(), num_dense=13, num_features=26, generator=generator
+    )  # small products are not rounded
+    dense, pooled = torch.rand(64, 13, generator=generator), torch.randn(64, 26, 16, generator=generator)
+    labels = torch.rand(64, generator=generator).lt(0.25).float()
+    plain, rounded = (
+        ExactDiagonal(precision)(head, dense, pooled, labels, curvature_samples=64)
+        for precision in ("fp32", "bf16")
+    )
+    # Two factors with 8 significant bits each, all terms of one sign.
+    torch.testing.assert_close(rounded.curvature, plain.curvature, rtol=2**-7, atol=0)
+    for name in ("loss", "logits", "grad", "pooled_grad", "pooled_curvature"):
+        assert torch.equal(getattr(rounded, name), getattr(plain, name)), name
+    is_rounded = not torch.allclose(rounded.curvature, plain.curvature, rtol=2**-12, atol=0)
+    assert is_rounded == cpu_gains_from_bf16()
+
+
+def test_rows_have_the_exact_curvature_on_a_step_on_which_the_dense_part_has_none():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    *_, expected = brute_force_diagonals(head, small_config(), dense, tables, hits, labels)
+    found = ExactDiagonal()(head, dense, pooled_of(tables, hits), labels, curvature_samples=0)
+    assert found.curvature is None
+    torch.testing.assert_close(table_diagonal(found.pooled_curvature, hits), expected, rtol=1e-10, atol=1e-17)
+
+
+def test_exact_curvature_of_confident_samples_survives_float32():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    with torch.no_grad():
+        head.top[-1].bias.fill_(30.0)  # p rounds to 1 in float32
+    pooled = pooled_of(tables, hits)
+    truth = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
+    single = ExactDiagonal()(
+        head.float(), dense.float(), pooled.float(), labels.float(), curvature_samples=BATCH
+    )
+    torch.testing.assert_close(single.curvature.double(), truth.curvature, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("bias", [50.0, 85.0, 200.0])
+def test_exact_curvature_of_utterly_confident_samples_is_finite_and_next_to_nothing(bias):
+    head = small_head().float()
+    dense, tables, hits, labels = (tensor.float() for tensor in small_batch())
+    with torch.no_grad():
+        head.top[-1].bias.fill_(bias)
+        head.bottom[0].weight.zero_()  # large inputs, and logits that do not follow them
+    found = ExactDiagonal()(head, dense + 100, pooled_of(tables, hits), labels, curvature_samples=BATCH)
+    largest = float(torch.exp(-found.logits.double()).max())  # p (1 - p)
+    for derivative in (found.curvature, found.pooled_curvature):
+        assert derivative.isfinite().all()
+        assert derivative.max() <= 1e6 * largest
+
+
+class CrossLayer(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+@pytest.mark.parametrize(
+    "module", [nn.GELU(), nn.SiLU(), nn.BatchNorm1d(5), nn.LayerNorm(5), CrossLayer(), nn.Sigmoid()]
+)
+def test_exact_refuses_modules_that_are_not_piecewise_linear(module):
+    head = small_head()
+    head.top.append(module)
+    with pytest.raises(ValueError, match=rf"{type(module).__name__} \(top.3\).*hutchinson"):
+        refuse_inexact(head, TABLES)
+
+
+def test_exact_refuses_self_interaction():
+    with pytest.raises(ValueError, match="DotInteraction.*self-interaction"):
+        refuse_inexact(small_head(self_interaction=True), TABLES)
+
+
+def test_exact_refuses_a_table_that_two_features_read():
+    with pytest.raises(ValueError, match="C0 is read by several"):
+        refuse_inexact(small_head(), ["C0", "C1", "C0"])
+
+
+def test_exact_refuses_a_shared_parameter():
+    head = small_head()
+    head.top.append(nn.Linear(WIDTH, WIDTH))
+    head.top[-1].weight = head.bottom[2].weight
+    with pytest.raises(ValueError, match="is shared"):
+        refuse_inexact(head, TABLES)
+
+
+class Scaled(nn.Module):
+    affine_in_each_input = True
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def test_exact_refuses_parameters_outside_linear_layers():
+    head = small_head()
+    head.top.append(Scaled())
+    with pytest.raises(ValueError, match=r"linear layers only, and Scaled \(top.3\)"):
+        refuse_inexact(head, TABLES)
+
+
+def test_exact_accepts_the_models_own_head():
+    refuse_inexact(small_head(), TABLES)

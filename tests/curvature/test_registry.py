@@ -1,0 +1,96 @@
+"""What holds for every estimator that is built by name: a new one is tested as soon as it has one."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from dlrm_adahessian.curvature.base import gradient
+from dlrm_adahessian.curvature.registry import CurvatureName, make_estimator
+from tests.oracles import BATCH, FEATURES, pooled_of, small_batch, small_head
+
+pytestmark = pytest.mark.oracle
+NAMES = [name for name in get_args(CurvatureName) if name != "none"]
+TABLES = [f"C{i}" for i in range(FEATURES)]
+
+
+def make(name, head, pooled="entries", *, probes=3, seed=0):
+    return make_estimator(
+        name,
+        head,
+        TABLES,
+        probes=probes,
+        precision="fp32",
+        pooled=pooled,
+        seed=seed,
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_part_of_the_batch_gives_that_parts_curvature_and_the_whole_gradient(name):
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    pooled, part = pooled_of(tables, hits), 3
+    found = make(name, head)(head, dense, pooled, labels, curvature_samples=part)
+    alone = make(name, head)(head, dense[:part], pooled[:part], labels[:part], curvature_samples=part)
+    torch.testing.assert_close(found.grad, gradient(head, dense, pooled, labels).grad, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.curvature, alone.curvature, rtol=1e-12, atol=1e-15)
+    if name == "exact":  # which has the rows' at no cost
+        whole = make(name, head)(head, dense, pooled, labels, curvature_samples=BATCH)
+        assert torch.equal(found.pooled_curvature, whole.pooled_curvature)
+        assert found.pooled_samples == BATCH
+    else:
+        torch.testing.assert_close(
+            found.pooled_curvature[:part], alone.pooled_curvature, rtol=1e-12, atol=1e-15
+        )
+        assert not found.pooled_curvature[part:].any()
+        assert found.pooled_samples == part
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_get_the_mean_of_their_curvature_or_none_when_that_is_what_they_read(name):
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    entries, mean, none = (
+        make(name, head, pooled)(head, dense, pooled_of(tables, hits), labels, curvature_samples=4)
+        for pooled in ("entries", "mean", "none")
+    )
+    expected = entries.pooled_curvature.mean(2, keepdim=True)
+    torch.testing.assert_close(mean.pooled_curvature, expected, rtol=1e-12, atol=1e-18)
+    assert none.pooled_curvature is None
+    assert none.pooled_samples == 0
+    for found in (mean, none):
+        assert torch.equal(found.curvature, entries.curvature)
+        assert torch.equal(found.pooled_grad, entries.pooled_grad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_estimator_resumes_with_the_same_draws(name):
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    pooled = pooled_of(tables, hits)
+    first, second = (make(name, head, probes=1, seed=seed) for seed in (0, 1))
+    first(head, dense, pooled, labels, curvature_samples=BATCH)
+    assert second.state.keys() == first.state.keys()
+    for part, tensor in second.state.items():
+        tensor.copy_(first.state[part])
+    second.load_state()
+    a, b = (e(head, dense, pooled, labels, curvature_samples=BATCH).curvature for e in (first, second))
+    assert torch.equal(a, b)
+
+
+def test_none_is_the_gradient_alone():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    pooled = pooled_of(tables, hits)
+    found = make("none", head)(head, dense, pooled, labels, curvature_samples=BATCH)
+    expected = gradient(head, dense, pooled, labels)
+    assert torch.equal(found.grad, expected.grad)
+    assert found.curvature is None
+    assert found.pooled_curvature is None
+
+
+def test_the_exact_diagonal_by_name_is_refused_where_it_is_not_exact():
+    with pytest.raises(ValueError, match="DotInteraction.*self-interaction"):
+        make("exact", small_head(self_interaction=True))

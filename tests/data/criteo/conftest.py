@@ -1,0 +1,14 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dlrm_adahessian.data.criteo.bad_lines import BadLines
+
+
+@pytest.fixture
+def aside(tmp_path: Path) -> Iterator[BadLines]:
+    """Bad lines that go to a file."""
+    lines = BadLines(tmp_path / "rejects.tsv")
+    yield lines
+    lines.close()

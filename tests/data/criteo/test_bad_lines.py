@@ -1,0 +1,41 @@
+"""The file of bad lines: each whole and apart from the next, and no room for what is no text."""
+
+from pathlib import Path
+
+import pytest
+
+from dlrm_adahessian.data.criteo.bad_lines import BadLines, Fault, find_fault
+from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.errors import DataError, StorageError
+from tests.data.oracle import source_in, source_of
+
+
+def test_line_longer_than_any_text_is_refused_in_quarantine_too(aside: BadLines) -> None:
+    with pytest.raises(DataError, match="no line may be longer"):
+        list(read_rows(source_in([bytes(1 << 24)] * 17), aside))
+
+
+def test_rejects_of_two_files_stay_apart(aside: BadLines, tmp_path: Path) -> None:
+    for data in (b"cut short", b"bad\n", b"again"):
+        list(read_rows(source_of(data), aside))
+    aside.close()
+    assert (tmp_path / "rejects.tsv").read_bytes() == b"cut short\nbad\nagain"
+    assert aside.count == 3
+
+
+def test_a_bad_line_is_refused_with_its_reason_where_none_are_put_aside() -> None:
+    fault = find_fault(b"\n", labelled=True, empty_label=False)
+    with pytest.raises(
+        DataError, match=r"^1: the line is blank, found ''; repair the line, or put bad lines aside"
+    ):
+        BadLines().reject(b"\n", lambda: f"{fault.column}: {fault}")
+
+
+def test_a_message_shows_the_beginning_of_a_long_value_only() -> None:
+    assert str(Fault(1, "a rule", b"x" * 40)) == f"a rule, found '{'x' * 40}'"
+    assert str(Fault(1, "a rule", b"x" * 41)) == f"a rule, found '{'x' * 40}'..."
+
+
+def test_a_file_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="absent"):
+        BadLines(tmp_path / "absent" / "rejects.tsv")

@@ -1,0 +1,73 @@
+"""Arrays on disk: what is no array of numbers is refused, what was written while rows streamed by is read back."""
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlrm_adahessian.data.prepared.arrays import NpyWriter, TokenSpill, read_array
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.runs.sealed import DamagedFolderError
+from tests.data.oracle import random_block
+from tests.data.prepared.test_vocabulary import vocabulary_of
+
+
+def test_vocabulary_that_is_no_array_of_numbers_is_refused(tmp_path: Path) -> None:
+    vocabulary_of(random_block(np.random.default_rng(4), 50, distinct=5), 2).save(tmp_path)
+    path = tmp_path / "vocabulary_tokens.npy"
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    archive, array = io.BytesIO(), io.BytesIO()
+    np.savez(archive, tokens=np.arange(3))
+    np.save(array, np.arange(3))
+    for content in (
+        path.read_bytes(),
+        b"",
+        b"PK",
+        b"x",
+        pickle.dumps([1]),
+        archive.getvalue(),
+        array.getvalue()[:-1],
+    ):
+        path.write_bytes(content)
+        for mapped in (False, True):
+            with pytest.raises(DamagedFolderError, match=r"vocabulary_tokens\.npy is no array of numbers"):
+                read_array(path, mapped=mapped)
+        with pytest.raises(DamagedFolderError):
+            Vocabulary.load(tmp_path)
+
+
+def test_file_that_was_not_finished_is_no_array(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), NpyWriter(tmp_path / "x.npy", np.int8) as writer:
+        writer.append(np.zeros(3, np.int8))
+        raise KeyError
+    with pytest.raises(ValueError, match="pickled"):  # numpy takes foreign bytes for a pickle
+        np.load(tmp_path / "x.npy", allow_pickle=False)
+
+
+def test_an_array_of_unknown_length_is_what_numpy_writes_at_once(tmp_path: Path) -> None:
+    rows = np.arange(60, dtype=np.float32).reshape(20, 3)
+    with NpyWriter(tmp_path / "x.npy", np.float32, (3,)) as writer:
+        for piece in (rows[:1], rows[1:13], rows[13:13], np.asfortranarray(rows[13:])):
+            writer.append(piece)
+    np.save(tmp_path / "whole.npy", rows)
+    assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_tokens_are_spilled_and_read_back(tmp_path: Path) -> None:
+    block = random_block(np.random.default_rng(0), 70_000, distinct=40)  # more than are read at a time
+    spill = TokenSpill(tmp_path / "spill")
+    for part in (slice(0, 5), slice(5, 69_999), slice(69_999, 70_000)):
+        spill.append(block.tokens[part], block.missing[part])
+    spill.close()
+    spill.close()
+    for rows in (1, 66_000, 70_000):
+        tokens, missing = map(np.concatenate, zip(*spill.blocks(rows), strict=True))
+        assert (tokens == block.tokens[:rows]).all()
+        assert (missing == block.missing[:rows]).all()
+        assert (np.concatenate(list(spill.column(25, rows))) == block.tokens[:rows, 25]).all()
+        absent = block.missing[:rows, None] >> np.arange(13, 39, dtype=np.uint64) & np.uint64(1)
+        assert (spill.missing_counts(rows) == absent.sum(axis=0)).all()
+    spill.remove()
+    assert not (tmp_path / "spill").exists()

@@ -1,0 +1,111 @@
+"""Folders of the cache: found again, opened only as they were written, remade when damaged."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlrm_adahessian.data.prepared.folder import (
+    PreparedData,
+    find_or_make,
+    is_prepared,
+    map_prepared,
+    open_prepared,
+)
+from dlrm_adahessian.data.prepared.writer import write_prepared
+from dlrm_adahessian.runs.sealed import DamagedFolderError
+from tests.data.oracle import random_block
+from tests.hostile import reseal
+
+
+def prepare(cache: Path, seed: int = 0) -> PreparedData:
+    """Return 140 random rows of a seed from the cache."""
+
+    def fill(folder: Path) -> dict[str, object]:
+        block = random_block(np.random.default_rng(seed), 140, distinct=9, probability=True)
+        return {**write_prepared(iter([block]), folder, min_count=2), "rejected": 0}
+
+    return find_or_make(cache, "random", {"seed": seed}, fill)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit_manifest(path: Path) -> None:
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**manifest, "rows": 70}))
+
+
+DAMAGE = {
+    **{f"{act.__name__} {name}": (act, name) for act in (flip, cut, Path.unlink) for name in (
+        "labels.npy", "dense.npy", "ids.npy", "vocabulary_tokens.npy", "vocabulary_offsets.npy",
+        "vocabulary_missing.npy", "manifest.json",
+    )},
+    "edit manifest": (edit_manifest, "manifest.json"),
+    "foreign file": (Path.touch, "more.npy"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_cache_is_remade(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = prepare(tmp_path)
+    ids = first.ids.tolist()
+    act, name = DAMAGE[kind]
+    act(first.folder / name)
+    with pytest.raises(DamagedFolderError):
+        open_prepared(first.folder)
+    second = prepare(tmp_path)
+    assert "damaged and made anew" in caplog.text
+    assert second.ids.tolist() == ids
+    assert open_prepared(second.folder).fingerprint == first.fingerprint
+
+
+def test_a_folder_of_other_rows_under_a_name_of_the_cache_is_remade(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = prepare(tmp_path / "cache")
+    ids = first.ids.tolist()
+    other = prepare(tmp_path / "other", seed=1)
+    shutil.rmtree(first.folder)
+    shutil.copytree(other.folder, first.folder)
+    second = prepare(tmp_path / "cache")
+    assert f"holds rows {other.fingerprint}, not those of its name" in caplog.text
+    assert second.ids.tolist() == ids
+
+
+def test_rows_of_another_format_are_refused_even_under_a_manifest_that_agrees(tmp_path: Path) -> None:
+    folder = prepare(tmp_path).folder
+    reseal(folder, format=1)
+    for opened in (open_prepared, map_prepared):
+        with pytest.raises(DamagedFolderError, match="must have format 2, it says 1"):
+            opened(folder)
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(DamagedFolderError, match="must hold a JSON object"):
+        map_prepared(folder)
+
+
+def test_rows_that_another_process_verified_are_mapped_alike(tmp_path: Path) -> None:
+    made = prepare(tmp_path)
+    for found in (map_prepared(made.folder), open_prepared(made.folder)):
+        assert (found.fingerprint, found.split, found.manifest) == (
+            made.fingerprint,
+            made.split,
+            made.manifest,
+        )
+        for name in ("labels", "dense", "ids", "truth"):
+            assert (getattr(found, name) == getattr(made, name)).all(), name
+
+
+def test_a_folder_is_prepared_when_it_has_a_manifest(tmp_path: Path) -> None:
+    assert is_prepared(prepare(tmp_path).folder)
+    assert not is_prepared(tmp_path)
+    assert not is_prepared("x" * 10_000), "no name that a file can have"

@@ -1,0 +1,49 @@
+"""Datasets by name, and folders of prepared rows in their place."""
+
+import random
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from dlrm_adahessian.data.config import GENERATED, DataConfig, DatasetName
+from dlrm_adahessian.data.datasets import GENERATE, READ, open_dataset
+from dlrm_adahessian.errors import DataError, UsageError
+from tests.data.oracle import random_line
+
+LINES = [random_line(random.Random(seed)) for seed in range(140)]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A file of 140 good lines."""
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"\n".join(LINES))
+    return path
+
+
+def test_each_name_is_read_or_generated() -> None:
+    assert (*READ, *GENERATE) == get_args(DatasetName)
+    assert tuple(GENERATE) == GENERATED
+
+
+@pytest.mark.parametrize("label", [b"0", b"1"])
+def test_rows_of_one_class_are_refused(label: bytes, text: Path, tmp_path: Path) -> None:
+    text.write_bytes(b"\n".join(label + line[1:] for line in LINES))
+    with pytest.raises(DataError, match="needs both labels"):
+        open_dataset("criteo", str(text), DataConfig(cache_dir=tmp_path / "c"), rows=None, bad_rows="strict")
+
+
+def test_prepared_rows_are_taken_as_they_are_or_refused(text: Path, tmp_path: Path) -> None:
+    cfg = DataConfig(cache_dir=tmp_path / "cache", min_count=2)
+    made = open_dataset("criteo", str(text), cfg, rows=None, bad_rows="strict")
+    elsewhere = DataConfig(cache_dir=tmp_path / "none", min_count=5)
+    for rows in (None, 140):
+        found = open_dataset("criteo", str(made.folder), elsewhere, rows=rows, bad_rows="strict")
+        assert (found.folder, found.fingerprint) == (made.folder, made.fingerprint)
+    with pytest.raises(UsageError, match="--rows cuts raw rows, and .* holds 140 prepared ones, got 70"):
+        open_dataset("criteo", str(made.folder), elsewhere, rows=70, bad_rows="strict")
+    (made.folder / "ids.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"ids\.npy changed since it was written; prepare the rows again"):
+        open_dataset("criteo", str(made.folder), elsewhere, rows=None, bad_rows="strict")
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,42 @@
+"""Batches of all ranks: together they are those of one process."""
+
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dlrm_adahessian.data.loader import Loader
+from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+
+
+@pytest.mark.parametrize(("order", "world_size"), list(product(["time", "shuffled"], [1, 2, 3, 5])))
+def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, world_size):
+    rows, batch_size = 41, 7
+    ids = np.arange(rows, dtype=np.int32)[:, None] + 100 * np.arange(len(TOKEN_NAMES), dtype=np.int32)
+    dense = np.arange(rows, dtype=np.float32)[:, None] + np.zeros(NUM_INTEGERS, np.float32)
+    data = SimpleNamespace(dense=dense, ids=ids, labels=(np.arange(rows) % 3 == 0).astype(np.int8))
+
+    def batches(rank: int, count: int):
+        loader = Loader(data, range(3, rows), batch_size, order=order, seed=1, rank=rank, world_size=count)  # pyright: ignore
+        return list(loader.batches(2, first=1))
+
+    (whole,) = [batches(0, 1)]
+    of_ranks = list(zip(*(batches(rank, world_size) for rank in range(world_size)), strict=True))
+    assert len(whole) == len(of_ranks) == 5
+    for batch, parts in zip(whole, of_ranks, strict=True):
+        counts = [part.share.count for part in parts]
+        for name in ("dense", "labels"):
+            found = [getattr(part, name)[:count] for part, count in zip(parts, counts, strict=True)]
+            assert torch.equal(torch.cat(found), getattr(batch, name))
+        for part in parts:
+            np.testing.assert_array_equal(part.all_labels, batch.labels.numpy().astype(np.int8))
+            assert len(part.dense) == len(part.labels) == max(part.share.count, 1)
+            # Real rows have one lookup per feature, padding has none.
+            lengths = part.kjt.lengths().view(len(TOKEN_NAMES), -1)
+            assert lengths.shape[1] == parts[0].share.padded
+            assert torch.equal(lengths.sum(1), torch.full((len(TOKEN_NAMES),), part.share.count))
+        for f, name in enumerate(TOKEN_NAMES):
+            looked_up = torch.cat([part.kjt[name].values() for part in parts])
+            assert torch.equal(looked_up, batch.dense[:, 0].long() + 100 * f)

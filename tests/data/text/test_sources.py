@@ -1,0 +1,174 @@
+"""Every way to bring rows."""
+
+import gzip
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe, require_rows
+from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.runs.sealed import fingerprint
+from tests import plain_user
+from tests.data.text.reading import TEXT, read_all
+from tests.data.text.test_archive import ARCHIVE, member, tar
+
+REMEDY = "name train.txt under any name"
+
+
+@pytest.mark.parametrize("name", ["train.txt", "odd name", "named.gz", "rows.csv"])
+def test_plain_text_under_any_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(TEXT)
+    assert read_all(tmp_path / name) == {name: TEXT}
+
+
+@pytest.mark.parametrize("name", ["train.txt.gz", "no_suffix"])
+def test_gzip_is_known_by_its_bytes(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(TEXT[:1000]) + gzip.compress(TEXT[1000:]))
+    assert read_all(str(tmp_path / name)) == {name: TEXT}
+
+
+def test_folder_gives_the_training_file_or_all_by_name(tmp_path: Path) -> None:
+    for name, data in {
+        "b.tsv": b"b\n",
+        "a.txt": b"a\n",
+        "c.gz": gzip.compress(b"c\n"),
+        "d.csv": b"d\n",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    assert list(read_all(tmp_path).items()) == [("a.txt", b"a\n"), ("b.tsv", b"b\n"), ("c.gz", b"c\n")]
+    (tmp_path / "train.txt").write_bytes(TEXT)
+    assert read_all(tmp_path) == {"train.txt": TEXT}
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, lambda data: tar(member("train.txt", data))])
+def test_standard_input(packed: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(packed(TEXT))))
+    assert is_pipe("-")
+    assert list(read_all("-").values()) == [TEXT]
+
+
+def test_named_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert is_pipe(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(TEXT,))
+    writer.start()
+    assert read_all(pipe) == {"pipe": TEXT}
+    writer.join()
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir], ids=["absent", "empty folder"])
+def test_no_input(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(NoInputError, match=REMEDY) as caught:
+        read_all(tmp_path / "data")
+    assert caught.value.exit_code == 66
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir], ids=["absent", "empty folder"])
+def test_missing_rows_name_the_ways_to_get_some(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    make(Path("data/raw"))
+    for path in (None, "data/raw"):
+        with pytest.raises(NoInputError) as caught:
+            require_rows(path, "compare")
+        told = str(caught.value).splitlines()
+        assert "data/raw" in told[0]
+        for line, way in zip(
+            told[2:], ("FILE", "compare --data-path -", "download", "synthetic"), strict=True
+        ):
+            assert way in line
+            assert len(line) <= 100
+
+
+def test_rows_that_are_there_are_required_in_vain(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(b"")
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "manifest.json").write_text("{}")
+    for path in ("-", tmp_path / "rows", tmp_path / "prepared"):
+        require_rows(str(path), "train")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_file_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(TEXT)
+    (tmp_path / "data").chmod(0)
+    with pytest.raises(NoInputError, match="Permission denied"):
+        read_all(tmp_path / "data")
+
+
+@pytest.mark.parametrize("data", [b"", gzip.compress(b""), tar(member("other.txt", b"x"))])
+def test_nothing_to_read(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(data)
+    with pytest.raises(DataError, match="must hold") as caught:
+        read_all(tmp_path / "data")
+    assert caught.value.exit_code == 65
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(TEXT), tar(*ARCHIVE)], ids=["gzip", "archive"])
+def test_gzip_cut_short_anywhere_is_refused(packed: bytes, tmp_path: Path) -> None:
+    for length in (3, 9, 12, len(packed) // 2, len(packed) - 9, len(packed) - 1):
+        (tmp_path / "data").write_bytes(packed[:length])
+        with pytest.raises(DataError, match="must be a whole"):
+            read_all(tmp_path / "data")
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(TEXT), tar(*ARCHIVE)], ids=["gzip", "archive"])
+def test_flipped_bit_in_a_gzip_is_refused(packed: bytes, tmp_path: Path) -> None:
+    for at in range(20, len(packed), len(packed) // 20):
+        (tmp_path / "data").write_bytes(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :])
+        with pytest.raises(DataError, match="must "):
+            read_all(tmp_path / "data")
+
+
+def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(TEXT)
+    (tmp_path / "b").write_bytes(TEXT)
+    (tmp_path / "c").write_bytes(TEXT[:-1] + b"\t")
+    os.utime(tmp_path / "b", (0, 0))
+    a, b, c = (fingerprint(input_identity(tmp_path / name)) for name in "abc")
+    assert a == b != c
+
+
+def test_identity_of_a_large_file_changes_with_its_ends_and_time(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(65 << 20)
+    os.utime(large, (1, 1))
+    seen = {fingerprint(input_identity(large))}
+    for at in (0, (65 << 20) - 1):
+        with large.open("r+b") as file:
+            file.seek(at)
+            file.write(b"x")
+        os.utime(large, (1, 1))
+        seen.add(fingerprint(input_identity(large)))
+    os.utime(large, (2, 2))
+    seen.add(fingerprint(input_identity(large)))
+    assert len(seen) == 4
+    assert input_files(large) == [large]
+
+
+@pytest.mark.parametrize("mode", [0, 0o400])
+@plain_user.needed
+def test_a_folder_that_may_not_be_looked_into_is_told_by_its_name(mode: int, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"")
+    folder.chmod(mode)
+    program = (
+        "import sys; from dlrm_adahessian.data.text.sources import require_rows as f; f(sys.argv[1], 'train')"
+    )
+    told = plain_user.python(program, folder, environment={}).stderr
+    assert (
+        f"NoInputError: the data must be readable, and {folder} is not: Permission denied; let this user"
+        in told
+    )

@@ -1,0 +1,172 @@
+"""Sums over hits against a loop over lookups in float64, and against the exact Hessian."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dlrm_adahessian.kernels.row_sums import Hits, sum_hits, sum_hits_torch
+
+DIM = 3
+
+Case = tuple[list[list[list[int]]], list[int]]
+"""Per table and sample the rows of the bag; per table its number of rows."""
+
+
+def one_hot(rows_per_table: list[list[int]]) -> list[list[list[int]]]:
+    return [[[row] for row in table] for table in rows_per_table]
+
+
+CASES: dict[str, Case] = {
+    "one_hot": (one_hot([[0, 1, 2, 1], [3, 3, 0, 5]]), [3, 6]),
+    "repeated_ids_in_a_bag": ([[[0, 1, 0], [1, 1, 1], [2, 0], [0]], [[4, 4], [4, 2, 4], [0], [4]]], [3, 5]),
+    "one_row_hit_by_the_whole_batch": (one_hot([[2] * 4, [0] * 4]), [4, 1]),
+    "empty_bags": ([[[], [1], [], [1, 0]], [[], [], [], []]], [2, 3]),
+    "no_lookup_at_all": ([[[], [], [], []]], [2]),
+}
+
+
+def random_case() -> Case:
+    rng = np.random.default_rng(7)
+    sizes = [2, 50, 1]
+    bags = [[rng.integers(n, size=rng.integers(5)).tolist() for _ in range(40)] for n in sizes]
+    return bags, sizes
+
+
+CASES["random_bags"] = random_case()
+
+
+class Problem:
+    """The tensors of one case; derivatives are drawn, signed."""
+
+    def __init__(self, case: Case, dtype: torch.dtype) -> None:
+        tables, sizes = case
+        self.num_samples, self.num_rows = len(tables[0]), sum(sizes)
+        num_tables = len(tables)
+        first_rows = np.cumsum([0, *sizes])
+        rows, bags, starts = [], [], [0]
+        for t, samples in enumerate(tables):
+            for b, bag in enumerate(samples):
+                rows += [int(first_rows[t]) + row for row in bag]
+                bags += [b * num_tables + t] * len(bag)
+            starts.append(len(rows))
+        self.rows = torch.tensor(rows, dtype=torch.int64)
+        self.bags = torch.tensor(bags, dtype=torch.int64)
+        self.table_starts = torch.tensor(starts, dtype=torch.int64)
+        self.slots = torch.full((self.num_rows,), -1, dtype=torch.int32)
+        generator = torch.Generator().manual_seed(3)
+        shape = (self.num_samples * num_tables, DIM)
+        self.grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        self.curvature = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def brute_force(self, sampled: list[bool]) -> tuple[Tensor, Tensor, list[bool], set[int]]:
+        """Return (R, D) gradient and curvature, (R,) has_curvature, and the touched rows."""
+        grad = torch.zeros(self.num_rows, DIM, dtype=torch.float64)
+        curvature = torch.zeros_like(grad)
+        has_curvature = [False] * self.num_rows
+        lookups = list(zip(self.rows.tolist(), self.bags.tolist(), strict=True))
+        bags_per_sample = len(self.grad) // self.num_samples
+        for row, bag in set(lookups):
+            m = lookups.count((row, bag))
+            grad[row] += m * self.grad[bag].double()
+            if sampled[bag // bags_per_sample]:
+                curvature[row] += m**2 * self.curvature[bag].double()
+                has_curvature[row] = True
+        return grad, curvature, has_curvature, {row for row, _ in lookups}
+
+    def hits(self, device_kernel: str, *, curvature: bool = True, sampled: Tensor | None = None) -> Hits:
+        """Return what the kernel makes of the case."""
+        curv = self.curvature if curvature else None
+        if device_kernel == "torch":
+            return sum_hits_torch(self.rows, self.bags, self.grad, curv, sampled=sampled)
+        return sum_hits(
+            self.rows, self.bags, self.grad, curv,
+            table_starts=self.table_starts, slots=self.slots, sampled=sampled,
+        )  # fmt: skip
+
+
+def bound(dtype: torch.dtype) -> float:
+    # Sums of at most 40 bags x 16 (m**2) values of size below 5, each rounded once per addition.
+    return 40 * 16 * 5 * torch.finfo(dtype).eps
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+@pytest.mark.parametrize("num_sampled", [None, 0, 1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_sums_equal_a_loop_over_bags(name: str, num_sampled: int | None, kernel: str, dtype: torch.dtype):
+    problem = Problem(CASES[name], dtype)
+    sampled = None if num_sampled is None else torch.arange(problem.num_samples) < num_sampled
+    hits = problem.hits(kernel, sampled=sampled)
+    grad, curvature, has_curvature, touched = problem.brute_force(
+        [True] * problem.num_samples if sampled is None else sampled.tolist()
+    )
+    assert sorted(hits.rows.tolist()) == sorted(touched)
+    assert hits.grad.dtype == dtype
+    assert hits.curvature is not None
+    assert hits.has_curvature is not None
+    torch.testing.assert_close(hits.grad.double(), grad[hits.rows], rtol=0, atol=bound(dtype))
+    torch.testing.assert_close(hits.curvature.double(), curvature[hits.rows], rtol=0, atol=bound(dtype))
+    assert hits.has_curvature.tolist() == [has_curvature[row] for row in hits.rows.tolist()]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+def test_row_curvature_is_the_hessian_diagonal_of_a_mean_loss(kernel: str):
+    # The loss is any mean over samples of a smooth function of the sample's pooled embedding. Its Hessian
+    # diagonal at the pooled embedding goes in, its Hessian diagonal at the table must come out.
+    problem = Problem((CASES["repeated_ids_in_a_bag"][0][:1], [3]), torch.float64)
+    table = torch.linspace(-1, 1, 3 * DIM, dtype=torch.float64).view(3, DIM)
+
+    def pool(weights: Tensor) -> Tensor:
+        return weights.new_zeros(4, DIM).index_add(0, problem.bags, weights[problem.rows])
+
+    def loss(pooled: Tensor) -> Tensor:
+        return (pooled.sum(1).sin() + pooled.square().prod(1)).mean()
+
+    def hess_diag(function, at: Tensor) -> Tensor:
+        hessian = torch.func.hessian(lambda flat: function(flat.view_as(at)))(at.flatten())
+        return hessian.diagonal().view_as(at)
+
+    problem.grad = torch.func.grad(loss)(pool(table))
+    problem.curvature = hess_diag(loss, pool(table))
+    hits = problem.hits(kernel)
+    exact = hess_diag(lambda weights: loss(pool(weights)), table)
+    assert hits.curvature is not None
+    torch.testing.assert_close(hits.curvature, exact[hits.rows], rtol=0, atol=1e-12)
+    exact_grad = torch.func.grad(lambda weights: loss(pool(weights)))(table)
+    torch.testing.assert_close(hits.grad, exact_grad[hits.rows], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+def test_step_without_curvature_has_none(kernel: str):
+    hits = Problem(CASES["random_bags"], torch.float32).hits(kernel, curvature=False)
+    assert hits.curvature is None
+    assert hits.has_curvature is None
+
+
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+def test_same_input_gives_same_bits_whatever_the_thread_count(kernel: str):
+    problem = Problem(CASES["random_bags"], torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = problem.hits(kernel)
+    finally:
+        torch.set_num_threads(threads)
+    again = problem.hits(kernel)
+    for name in ("rows", "grad", "curvature", "has_curvature"):
+        assert torch.equal(getattr(alone, name), getattr(again, name))
+
+
+def test_slot_map_is_left_clean():
+    problem = Problem(CASES["random_bags"], torch.float32)
+    problem.hits("numba")
+    assert (problem.slots == -1).all()
+
+
+def test_cpu_kernel_refuses_without_its_scratch():
+    problem = Problem(CASES["one_hot"], torch.float32)
+    with pytest.raises(ValueError, match="needs table_starts and slots"):
+        sum_hits(problem.rows, problem.bags, problem.grad, None)

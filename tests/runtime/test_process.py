@@ -1,0 +1,154 @@
+"""What libraries are told: numba of a user who may write neither beside the sources nor at home, malloc, the logs."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dlrm_adahessian
+from dlrm_adahessian.runtime import process
+from tests import plain_user
+
+
+@plain_user.needed
+def test_kernels_are_compiled_where_nothing_but_temporary_files_can_be_written(tmp_path):
+    sources = tmp_path / "sources"
+    shutil.copytree(
+        Path(dlrm_adahessian.__file__).parent,
+        sources / "dlrm_adahessian",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    for folder in [home, *(path for path in sources.rglob("*") if path.is_dir())]:
+        folder.chmod(0o555)
+    program = "import os, dlrm_adahessian.data.prepared.vocabulary; print(os.environ['NUMBA_CACHE_DIR'])"
+    environment = {"HOME": str(home), "TMPDIR": str(temporary)}
+    done = plain_user.python(program, environment=environment, sources=sources)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == temporary
+
+
+@plain_user.needed
+def test_a_home_that_may_not_be_looked_into_holds_nothing(tmp_path):
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir(mode=0)
+    temporary.mkdir()
+    program = (
+        "import os, pathlib, sys; from dlrm_adahessian.runtime import process; "
+        "process.settle_numba(pathlib.Path(sys.argv[1])); print(os.environ['NUMBA_CACHE_DIR'])"
+    )
+    environment = {"HOME": str(home), "TMPDIR": str(temporary)}
+    done = plain_user.python(program, home / "package", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == temporary
+
+
+@pytest.mark.parametrize("chosen", ["/chosen", None])
+def test_a_user_of_whom_the_system_knows_no_home_needs_none(chosen, tmp_path, monkeypatch):
+    def unknown(user):
+        raise KeyError(user)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(process, "_can_hold", lambda folder: False)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", chosen or "")
+    if not chosen:
+        monkeypatch.delenv("NUMBA_CACHE_DIR")  # set before, so that what `settle_numba` sets is taken back
+    process.settle_numba(tmp_path)
+    assert os.environ["NUMBA_CACHE_DIR"] == chosen or Path(os.environ["NUMBA_CACHE_DIR"]).parent == tmp_path
+
+
+def test_numba_keeps_its_own_place_and_the_users_choice(tmp_path, monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    process.settle_numba(tmp_path)
+    assert "NUMBA_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/chosen")
+    process.settle_numba(Path("/proc"))
+    assert os.environ["NUMBA_CACHE_DIR"] == "/chosen"
+
+
+@pytest.mark.parametrize("kind", ["open to all", "link", "dangling link", "foreign", "file"])
+def test_a_folder_that_others_may_have_filled_is_not_taken(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    user = os.geteuid() + (kind == "foreign")
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    guessed = tmp_path / f"dlrm_adahessian-{user}"
+    if kind == "file":
+        guessed.write_text("")
+    elif kind.endswith("link"):
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        guessed.symlink_to("theirs" if kind == "link" else "absent")
+    else:
+        guessed.mkdir()
+        guessed.chmod(0o777 if kind == "open to all" else 0o700)
+    found = process._private_folder()
+    assert found != guessed
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700
+
+
+def test_the_folder_of_an_earlier_process_is_taken_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert process._private_folder() == process._private_folder()
+
+
+PROGRAM = """
+import ctypes, os
+import torch
+from dlrm_adahessian.runtime.process import keep_freed_memory
+
+
+class Mallinfo2(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Mallinfo2
+for keep in (True, False):
+    if os.fork() == 0:  # what malloc is told, and what it learns from what is freed, is not to reach the other
+        if keep:
+            keep_freed_memory()
+        before = mallinfo2().hblks
+        tensor = torch.ones(2_000_000)
+        print(mallinfo2().hblks - before, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_tensor_of_megabytes_is_mapped_anew_unless_freed_memory_is_kept():
+    mapped = subprocess.check_output([sys.executable, "-c", PROGRAM], text=True)
+    assert mapped.split() == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("openmp", "numba", "threads"), [("1", None, "1"), ("2,1", None, "2"), ("", None, None), ("1", "3", "3")]
+)
+def test_numba_takes_as_many_threads_as_openmp_unless_it_is_told_its_own(openmp, numba, threads):
+    program = "import os, dlrm_adahessian; print(os.environ.get('NUMBA_NUM_THREADS'))"
+    environment = {"OMP_NUM_THREADS": openmp, **({"NUMBA_NUM_THREADS": numba} if numba else {})}
+    assert plain_user.python(program, environment=environment).stdout.strip() == str(threads)
+
+
+def test_of_the_libraries_errors_only_are_shown_and_the_first_rank_says_what_it_does():
+    program = (
+        "import logging; from dlrm_adahessian.runtime.process import quiet_libraries; quiet_libraries()\n"
+        "for name in ('dlrm_adahessian.x', 'torch'):\n"
+        "    for level in ('info', 'warning', 'error'): getattr(logging.getLogger(name), level)(f'{name} {level} \\x1b')"
+    )
+    first, second = (plain_user.python(program, environment={"RANK": rank}).stderr for rank in "01")
+    ours, theirs = "dlrm_adahessian.x", "torch error \\x1b"
+    assert first.splitlines() == [
+        *(rf"{ours} {level} \x1b" for level in ("info", "warning", "error")),
+        theirs,
+    ]
+    assert second.splitlines() == [rf"{ours} error \x1b", theirs]

@@ -1,0 +1,71 @@
+"""Settings are merged by their names, read from small files of TOML, and refused in words."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from dlrm_adahessian.errors import NoInputError, UsageError
+from dlrm_adahessian.runtime.settings import merged, nearest, read_toml, settings, validated
+
+
+@settings
+class Rule:
+    name: str = "adam"
+    lr: float = Field(default=0.1, gt=0)
+
+
+@settings
+class Job:
+    rule: Rule = Rule()
+    steps: int = 1
+
+
+def test_a_table_of_another_name_replaces_the_one_below_whole():
+    below = {"rule": {"name": "adam", "lr": 1, "beta": 2}, "steps": 1}
+    assert merged(below, {"rule": {"lr": 3}}) == {"rule": {"name": "adam", "lr": 3, "beta": 2}, "steps": 1}
+    assert merged(below, {"rule": {"name": "sgd", "lr": 3}}) == {"rule": {"name": "sgd", "lr": 3}, "steps": 1}
+    assert below["rule"]["lr"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"stepz": 1}, "stepz is no setting; did you mean steps?"),
+        ({"rule": {"qqq": 1}}, "rule.qqq is no setting; known: lr, name, rule, steps"),
+        ({"rule": {"lr": 0}}, "rule.lr: Input should be greater than 0, got 0"),
+        ({"steps": "x", "zzz": 1}, "steps: Input should be a valid integer"),
+    ],
+)
+def test_what_breaks_a_rule_is_named_with_its_value(values, told):
+    with pytest.raises(UsageError, match=re.escape(told)):
+        validated(Job, values)
+
+
+def test_absent_keys_take_their_defaults():
+    assert validated(Job, {"rule": {"lr": 2}}) == Job(rule=Rule(lr=2))
+
+
+def test_the_nearest_name_is_offered_or_all():
+    assert nearest("adan", ["adam", "sgd"]) == "; did you mean adam?"
+    assert nearest("xyz", ["adam", "sgd"]) == "; known: adam, sgd"
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "told"),
+    [
+        (None, NoInputError, "No such file"),
+        (b"a = ", UsageError, "must be valid TOML"),
+        (b"\xff", UsageError, "must be valid TOML"),
+        (b"[" * 100_000, UsageError, "must be valid TOML"),
+        (b"#" * (1 << 20 | 1), UsageError, "at most 1048576 bytes"),
+    ],
+    ids=["absent", "cut", "not UTF-8", "deep", "large"],
+)
+def test_what_is_no_configuration_file_is_refused(content, error, told, tmp_path: Path):
+    path = tmp_path / "x.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=told):
+        read_toml(path)

@@ -1,0 +1,88 @@
+"""The built wheel holds all that a run needs: it trains, evaluates, exports and compares outside the clone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.criteo.text import format_rows
+from dlrm_adahessian.data.synthetic.generator import row_blocks
+
+CLONE = Path(__file__).parents[1]
+SMALL = ["--batch-size", "64", "--model.bottom", "8", "--model.top", "8", "--model.embedding-dim", "4"]
+ROWS = ["--data-path", "rows.txt", "--data.cache-dir", "cache", "--data.min-count", "1"]
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build from a copy: setuptools would also pack what an earlier build left beside the sources."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CLONE / name, source)
+    shutil.copytree(
+        CLONE / "dlrm_adahessian", source / "dlrm_adahessian", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
+    subprocess.run([sys.executable, "-m", "pip", *build], cwd=source, check=True)
+    [built] = (source / "dist").iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Install the wheel into an environment of its own, and return what calls its command there.
+
+    The environment sees the packages of this one, and not its editable install of the clone: .pth files of a folder that a
+    .pth file names are not read.
+    """
+    folder = tmp_path_factory.mktemp("outside")
+    venv.create(folder / "venv", symlinks=True, with_pip=False)
+    [site] = (folder / "venv" / "lib").glob("python*/site-packages")
+    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    install = ["install", "--quiet", "--no-deps", "--no-compile", "--target", site, wheel]
+    subprocess.run([sys.executable, "-m", "pip", *map(str, install)], check=True)
+    # Compiling all kernels anew, since they lie elsewhere, would take longer than running them uncompiled.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"NUMBA_DISABLE_JIT": "1"}
+    work = folder / "work"
+    work.mkdir()
+    (work / "rows.txt").write_bytes(b"".join(map(format_rows, row_blocks(SyntheticConfig(), 350))))
+
+    def call(*arguments: str, program: tuple[str, ...] = ("-m", "dlrm_adahessian")) -> str:
+        command = [str(folder / "venv" / "bin" / "python"), *program, *arguments]
+        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+def test_it_is_the_wheel_that_runs_and_nothing_is_missing(run: Run) -> None:
+    where = run("-c", "import dlrm_adahessian; print(dlrm_adahessian.__file__)", program=())
+    assert not Path(where.strip()).is_relative_to(CLONE)
+    said = run("doctor")
+    assert "14 found" in said
+    assert "No problems found." in said
+    assert "26 tables" in run("plan", "--tables", "criteo_1tb", "--sharding", "row")
+
+
+def test_it_trains_evaluates_exports_and_compares(run: Run) -> None:
+    said = run("train", *ROWS, *SMALL, "--out", "run")
+    assert "hybrid minus adagrad" in said
+    [prepared] = [line for line in run("prepare", *ROWS).splitlines() if line.startswith("folder")]
+    rows = prepared.split()[1]
+    report = ["--report", "report.html", "--json"]
+    found = json.loads(run("evaluate", "--run", "run", "--data-path", rows, "--part", "test", *report))
+    assert found["rows"] == 25
+    assert json.loads(run("export", "--run", "run", "--out", "model", "--json"))["identical"] > 0
+    said = run("compare", *ROWS, *SMALL, "--optimizers", "adagrad,hybrid", "--seeds", "2", "--out", "study")
+    assert "written to study/report.html" in said

@@ -1,0 +1,197 @@
+"""The command line on several ranks: one result, one message, and they stop together."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlrm_adahessian import cli
+from tests import worlds
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+ROWS, BATCH = (
+    7000,
+    129,
+)  # an odd batch: the ranks have 65 and 64 samples, and at the end of an epoch one has none
+SMALL = [
+    "--model.bottom",
+    "16",
+    "--model.top",
+    "16",
+    "--model.embedding-dim",
+    "4",
+    "--data.train-rows",
+    "2500",
+]
+SLOW = ["--optim.dense.lr", "0.002", "--optim.rows.lr", "0.02"]  # more steps amplify roundings less
+
+
+LONG = ["--epochs", 3, "--baseline", "none", *SLOW]
+MISTAKES = {
+    "no such optimizer": (["train", "--optimizer", "adagard"], 64, "did you mean adagrad"),
+    "no number": (["train", "--epochs", "none"], 64, "invalid literal"),
+    "no file": (
+        ["train", "--dataset", "criteo", "--data-path", "nowhere.txt", "--out", "OUT"], 66, "nowhere.txt"),
+    "no command of several ranks": (
+        ["evaluate", "--run", "x", "--data-path", "y", "--out", "z"], 64, "without torchrun"),
+}  # fmt: skip
+
+
+def train(out: Path, *more: object) -> list[str]:
+    arguments = [
+        "train", "--dataset", "synthetic", "--rows", ROWS, "--batch-size", BATCH, "--out", out,
+        "--data.cache-dir", out.parent / "cache", *SMALL, *more,
+    ]  # fmt: skip
+    return [str(argument) for argument in arguments]
+
+
+def start(ranks: int, arguments: list[str], log: Path) -> list[BaseProcess]:
+    return worlds.start(ranks, cli.main, arguments, log=log)
+
+
+def summary_of(run: Path) -> dict[str, dict[str, float]]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def figures(summary: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield what does not depend on the clock or on the number of ranks."""
+    if isinstance(summary, dict):
+        for name, value in summary.items():
+            if name not in {
+                "seconds",
+                "samples_per_second",
+                "step_ms_median",
+                "world_size",
+                "resumed_from_step",
+            }:
+                yield from figures(value, f"{path}/{name}")
+    else:
+        yield path, summary
+
+
+def assert_same_results(run: Path, other: Path) -> None:
+    """Float32 sums of another order differ by about 1e-7, as small after 20 steps; later they grow (docs/scaling.md)."""
+    found, expected = dict(figures(summary_of(run))), dict(figures(summary_of(other)))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        close = pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float | list) else value
+        assert found[name] == close, name
+    for name in ("progressive.f32", "test.f32"):
+        ours, others = (np.fromfile(folder / name, "<f4") for folder in (run, other))
+        assert ours.shape == others.shape
+        np.testing.assert_allclose(ours, others, rtol=0, atol=1e-4)
+    ours, others = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (run, other)
+    )
+    assert [line["step"] for line in ours] == [line["step"] for line in others]
+    for line, same in zip(ours, others, strict=True):
+        assert line.get("loss", 0) == pytest.approx(same.get("loss", 0), abs=1e-5)
+        assert line.get("window_auc", 0) == pytest.approx(same.get("window_auc", 0), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """A run of one process and its baseline; then a longer run."""
+    calls = {"alone": train(folder / "alone"), "whole": train(folder / "whole", *LONG)}
+    codes, printed = worlds.in_turn(1, cli.main, calls, folder)
+    assert codes == {"alone": [0], "whole": [0]}, printed
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def on_two(folder: Path, alone: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """What two ranks return and print: of the same run, of one after it, and of mistakes."""
+    (folder / "two").mkdir()
+    mistakes = {
+        name: [str(folder / "out") if argument == "OUT" else argument for argument in arguments]
+        for name, (arguments, _, _) in MISTAKES.items()
+    }
+    runs = {"together": train(folder / "together"), "again": train(folder / "again")}
+    return worlds.in_turn(2, cli.main, runs | mistakes, folder / "two")
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path, on_two: tuple[dict[str, list[int]], dict[str, str]]) -> Path:
+    """The same run of two ranks."""
+    codes, printed = on_two
+    assert codes["together"] == [0, 0], printed["together"]
+    assert printed["together"].count("hybrid minus adagrad") == 1
+    return folder / "together"
+
+
+def wait_for_steps(run: Path, processes: list[BaseProcess]) -> None:
+    deadline = time.monotonic() + 60
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.02)
+
+
+def test_two_ranks_write_the_results_of_one_process(alone: Path, together: Path):
+    assert (summary_of(alone)["world_size"], summary_of(together)["world_size"]) == (1, 2)
+    assert_same_results(together, alone)
+
+
+def test_a_finished_baseline_is_reused(
+    together: Path, folder: Path, on_two: tuple[dict[str, list[int]], dict[str, str]]
+):
+    codes, printed = on_two
+    assert codes["again"] == [0, 0], printed["again"]
+    assert printed["again"].count("reused the finished run") == 1
+    assert summary_of(folder / "again")["baseline"] == summary_of(together)["baseline"]
+
+
+def test_a_signal_to_one_rank_stops_all_and_another_number_of_ranks_resumes(folder: Path, alone: Path):
+    run, log = folder / "stopped", folder / "log-stopped"
+    arguments = train(run, *LONG)
+    processes = start(2, arguments, log)
+    wait_for_steps(run, processes)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert worlds.wait(processes) == [143, 143], worlds.printed(log, 0)
+    assert worlds.printed(log, 0).count("continue with --resume") == 1
+    codes = worlds.wait(start(1, [*arguments, "--resume"], folder / "log-resumed"))
+    assert codes == [0], worlds.printed(folder / "log-resumed", 0)
+    assert summary_of(run)["resumed_from_step"] > 0
+    assert_same_results(run, folder / "whole")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_and_its_code_on_all_ranks(
+    mistake: str, on_two: tuple[dict[str, list[int]], dict[str, str]]
+):
+    codes, printed = (of_calls[mistake] for of_calls in on_two)
+    _, code, message = MISTAKES[mistake]
+    assert codes == [code, code], printed
+    assert printed.count(message) == 1
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_rank_that_hangs_or_dies_ends_the_others_with_one_message(
+    blow: signal.Signals, folder: Path, alone: Path
+):
+    run, log = folder / f"lost-{blow.name}", folder / f"log-{blow.name}"
+    processes = start(3, train(run, "--epochs", 50, "--baseline", "none", "--timeout", 3), log)
+    wait_for_steps(run, processes)
+    os.kill(processes[1].pid, blow)
+    try:
+        assert worlds.wait([processes[0], processes[2]], 30) == [75, 75]
+    finally:
+        processes[1].kill()
+    output = worlds.printed(log, 0) + worlds.printed(log, 2)
+    assert output.count("every rank must answer") == 1, output
+    assert "Traceback" not in output

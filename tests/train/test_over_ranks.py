@@ -1,0 +1,339 @@
+"""Several ranks against one process: same global batches, same weights, states, losses and predictions."""
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dlrm_adahessian.checkpoint.reader import load_newest_good
+from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.curvature.base import all_finite, gradient
+from dlrm_adahessian.data.loader import Batch, Loader
+from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.dense_exchange import over_ranks
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.embeddings.config import DistributedConfig
+from dlrm_adahessian.presets import optimizer_preset, preset_names
+from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
+from tests import worlds
+from tests.checkpoints import same_bits
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+CPU = torch.device("cpu")
+STEPS = 50
+DIM = 8
+BATCH = 13  # 7 and 6 samples on two ranks; 4, 4, 4 and 1 on four
+ROWS = range(3 * BATCH + 3)  # the last batch of an epoch has 3 samples: all on the first rank
+NUM_ROWS = [
+    2 + 13 * (i % 4) for i in range(len(TOKEN_NAMES))
+]  # row-wise on two ranks, 2 rows are shards of one row
+DATA = SimpleNamespace(
+    dense=np.random.default_rng(0).random((len(ROWS), NUM_INTEGERS), np.float32),
+    ids=np.stack(
+        [np.random.default_rng(i).integers(0, n, len(ROWS), np.int32) for i, n in enumerate(NUM_ROWS)], 1
+    ),
+    labels=(np.random.default_rng(1).random(len(ROWS)) < 0.4).astype(np.int8),
+)
+
+NAMES = preset_names("optimizers")
+if not importlib.util.find_spec("pytorch_optimizer"):  # of the extra rivals
+    NAMES = [name for name in NAMES if "soap" not in name]
+MIXED = {table: ("row", "table", "replicate")[i % 3] for i, table in enumerate(TOKEN_NAMES)}
+# Preset, how tables are spread, and settings; of all, spread in every way that a rule of any state knows.
+CASES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    name: (name, {"tables": MIXED}, {}) for name in NAMES
+} | {
+    "exact, every third step, on some": (
+        "hybrid", {"sharding": "row"}, {"curvature_every": 3, "curvature_fraction": 0.4}),
+    "hutchinson, two probes, on some": (
+        "adahessian", {"sharding": "column"}, {"curvature_probes": 2, "curvature_fraction": 0.4}),
+    "sampled labels, two draws, on some": (
+        "sophia", {"sharding": "table"}, {"curvature_every": 2, "curvature_probes": 2, "curvature_fraction": 0.4}),
+}  # fmt: skip
+ON_FOUR = [name for name in CASES if name not in NAMES]
+IN_FLOAT32 = ["hybrid", "adahessian", "sophia"]
+PASSED_ON, PASSED_AT = "adahessian", 12  # from 2 ranks to 1 to 4 to 2; it draws at random
+
+
+def config_of(case: str) -> RunConfig:
+    name, spread, settings = CASES[case]
+    values = {**optimizer_preset(name), **settings, "distributed": spread}
+    if values["optim"]["dense"]["name"] == "soap":
+        # Its bases are of rank 13 at most and computed in float32: roundings turn them. Without bases it can be compared.
+        values["optim"]["dense"]["max_dim"] = 1
+    model = {"embedding_dim": DIM, "bottom": [6], "top": [8]}
+    return from_dict({**values, "optimizer": name, "model": model, "batch_size": BATCH})
+
+
+def new_state(case: str, dtype: torch.dtype = torch.float64) -> TrainState:
+    return TrainState(config_of(case), NUM_ROWS, CPU, dtype=dtype)
+
+
+def batches(first_step: int, batch_size: int = BATCH) -> Iterator[Batch]:
+    """Yield this rank's batches from a step on, for ever."""
+    loader = Loader(
+        DATA, ROWS, batch_size, order="shuffled", seed=5, rank=ranks.rank(), world_size=ranks.world_size()
+    )  # pyright: ignore
+    epoch, first = divmod(first_step, loader.batches_per_epoch)
+    while True:
+        yield from loader.batches(epoch, first)
+        epoch, first = epoch + 1, 0
+
+
+def train(state: TrainState, config: RunConfig, steps: range) -> list[float]:
+    losses = []
+    coming = pairwise(batches(steps.start))
+    for step, (batch, following) in zip(steps, coming, strict=False):
+        samples = curvature_samples(config, step, batch.share.samples)
+        found = train_step(state, batch, curvature_samples=samples, lr_scale=0.1, following=following)
+        assert found.finite
+        losses.append(found.loss)
+    return losses
+
+
+def held(state: TrainState) -> dict[str, Tensor]:
+    """Return what this rank holds; shards under names that say their first row and column."""
+    named = {f"dense {name}": tensor.clone() for name, tensor in state._dense_tensors().items()}
+    for shard in state.lookup.shards().values():
+        for name, tensor in shard.tensors.items():
+            named[f"rows {shard.table} {name} {shard.first_row} {shard.first_column}"] = tensor.clone()
+    return named
+
+
+def joined(of_ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what the ranks hold together, and require that what several of them hold is equal to the bit."""
+    pieces: dict[str, Tensor] = {}
+    for rank in of_ranks:
+        for name, tensor in rank.items():
+            if len(tensor.reshape(-1)):
+                assert same_bits(pieces.setdefault(name, tensor), tensor), name
+    found = {name: tensor for name, tensor in pieces.items() if name.startswith("dense")}
+    tables: dict[str, dict[int, dict[int, Tensor]]] = {}
+    for name, tensor in pieces.items():
+        if name.startswith("rows"):
+            of_table, row, column = name.rsplit(" ", 2)
+            tables.setdefault(of_table, {}).setdefault(int(row), {})[int(column)] = tensor
+    for name, rows in tables.items():
+        stripes = [[columns[c] for c in sorted(columns)] for _, columns in sorted(rows.items())]
+        # Of column shards each has a copy of what there is one of for a row.
+        found[name] = torch.cat(
+            [torch.cat(parts, 1) if parts[0].ndim == 2 else parts[0] for parts in stripes]
+        )
+    return found
+
+
+def of_world(folder: Path, name: str, count: int) -> dict[str, Tensor]:
+    return joined([load_file(folder / f"{name}.{rank}") for rank in range(count)])
+
+
+def keep(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, folder / f"{name}.{ranks.rank()}")
+
+
+def train_cases(folder: Path, cases: list[str]) -> None:
+    """Train each case on this rank, and keep what it ends with."""
+    for case in cases:
+        state = new_state(case)
+        train(state, config_of(case), range(STEPS))
+        keep(folder, case, held(state))
+
+
+def train_in_float32(folder: Path) -> None:
+    """Train a few steps of some cases in float32, and keep the losses."""
+    for case in IN_FLOAT32:
+        losses = train(new_state(case, torch.float32), config_of(case), range(20))
+        keep(folder, f"{case} in float32", {"dense losses": torch.tensor(losses)})
+
+
+def begin_chain(folder: Path) -> None:
+    """Train, and save the first checkpoint of the chain."""
+    state = new_state(PASSED_ON, torch.float32)
+    train(state, config_of(PASSED_ON), range(PASSED_AT))
+    keep(folder, "passed on", {**held(state), "dense predictions": predictions(state)})
+    state.save(folder / "saved", PASSED_AT, {}, "run")
+
+
+def pass_on(folder: Path, source: Path) -> TrainState:
+    """Load a checkpoint, whoever saved it; save it again, and return what was loaded."""
+    state = new_state(PASSED_ON, torch.float32)
+    found = load_newest_good(source / "saved", "run")
+    assert found is not None
+    state.restore_(found)
+    keep(folder, "passed on", {**held(state), "dense predictions": predictions(state)})
+    state.save(folder / "saved", PASSED_AT, {}, "run")
+    return state
+
+
+def end_chain(folder: Path, source: Path) -> None:
+    """Load a checkpoint and train on."""
+    losses = train(pass_on(folder, source), config_of(PASSED_ON), range(PASSED_AT, PASSED_AT + 10))
+    keep(folder, "after", {"dense losses": torch.tensor(losses)})
+
+
+def predictions(state: TrainState) -> Tensor:
+    """Return the predictions of all rows, of which each rank scores 16 at once, however many ranks there are."""
+    count = ranks.world_size()
+    loader = Loader(DATA, ROWS, 16 * count, rank=ranks.rank(), world_size=count)  # pyright: ignore
+    return torch.from_numpy(state.score(loader.batches(0)))
+
+
+def meet_nan() -> None:
+    """Require that all ranks find out when one of them meets a number that is not finite, wherever it does."""
+    state, last = new_state("hybrid"), ranks.rank() == ranks.world_size() - 1
+    batch = next(batches(0))
+    if last:
+        batch.dense[0, 0] = torch.nan
+    found = train_step(state, batch, curvature_samples=BATCH, lr_scale=0.1)
+    assert not found.finite
+    assert math.isnan(found.loss)
+    assert int(found.derivatives.logits.isnan().sum()) == 1
+    # At the pooled embeddings alone, whose derivatives no sum over ranks carries.
+    derivatives = gradient(
+        state.head,
+        batch.dense.double().nan_to_num(),
+        state.lookup(batch.kjt)[: len(batch.dense)],
+        batch.labels.double(),
+    )
+    if last:
+        derivatives.pooled_grad[0, 0, 0] = torch.inf
+    assert not all_finite(over_ranks(derivatives, batch.share, curvature_samples=0))
+
+
+def round_on_the_way() -> None:
+    """Require that bf16 rounds each number that travels once, and nothing else."""
+    generator = torch.Generator().manual_seed(ranks.rank())
+    batch = next(batches(0))
+    for sharding, case, columns in (
+        ("table", "hybrid", 1),
+        ("row", "hybrid", 1),
+        ("column", "adahessian", DIM),
+    ):
+        plain, rounding = (
+            TrainState(
+                replace(config_of(case), exchange_precision=precision, distributed=DistributedConfig(sharding=sharding)),
+                NUM_ROWS, CPU,
+            ).lookup
+            for precision in ("fp32", "bf16")
+        )  # fmt: skip
+        pooled, rounded = plain(batch.kjt), rounding(batch.kjt)
+        assert torch.equal(rounded, pooled.half().float())
+        assert not torch.equal(rounded, pooled)
+        grad = torch.randn(pooled.shape, generator=generator)
+        curvature = torch.rand(*pooled.shape[:2], columns, generator=generator)
+        scale = {"lr_scale": 1.0, "samples": BATCH}
+        rounding.push(rounded, grad, curvature, **scale)
+        plain.push(pooled, grad.bfloat16().float(), curvature.bfloat16().float(), **scale)
+        for name, shard in plain.shards().items():
+            assert all(torch.equal(t, rounding.shards()[name].tensors[n]) for n, t in shard.tensors.items())
+
+
+def two_ranks(folder: Path) -> None:
+    with init_process_group():
+        round_on_the_way()
+        train_cases(folder, list(CASES))
+        train_in_float32(folder)
+        begin_chain(folder)
+        meet_nan()
+
+
+def four_ranks(folder: Path, source: Path) -> None:
+    with init_process_group():
+        train_cases(folder, ON_FOUR)
+        pass_on(folder, source)
+
+
+def two_again(folder: Path, source: Path) -> None:
+    with init_process_group():
+        end_chain(folder, source)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the ranks have
+    with init_process_group():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    worlds.run(2, two_ranks, folder, log=folder / "log")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(two: Path, alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    pass_on(folder, two)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    worlds.run(4, four_ranks, folder, one, log=folder / "log")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def last(four: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("last")
+    worlds.run(2, two_again, folder, four, log=folder / "log")
+    return folder
+
+
+@pytest.mark.oracle
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_end_with_the_weights_and_states_of_one_process(case: str, two: Path, four: Path):
+    state = new_state(case)
+    train(state, config_of(case), range(STEPS))
+    expected = joined([held(state)])
+    worlds_of_case = [(two, 2), *([(four, 4)] if case in ON_FOUR else [])]
+    for folder, count in worlds_of_case:
+        found = of_world(folder, case, count)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            # 50 steps amplify roundings of 1e-16; entries that cancel to near 0 keep the absolute error of what cancelled.
+            scale = float(tensor.abs().max()) if tensor.is_floating_point() else 0.0
+            torch.testing.assert_close(
+                found[name], tensor, rtol=1e-10, atol=1e-12 * scale, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("case", IN_FLOAT32)
+def test_losses_of_the_first_steps_are_those_of_one_process_in_float32(case: str, two: Path):
+    expected = train(new_state(case, torch.float32), config_of(case), range(20))
+    found = of_world(two, f"{case} in float32", 2)["dense losses"]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-5)
+
+
+def test_checkpoint_of_any_number_of_ranks_is_loaded_by_any_other_bit_for_bit(
+    two: Path, one: Path, four: Path, last: Path
+):
+    saved = of_world(two, "passed on", 2)
+    for folder, count in ((one, 1), (four, 4), (last, 2)):
+        found = of_world(folder, "passed on", count)
+        assert found.keys() == saved.keys()
+        assert [name for name in saved if not same_bits(saved[name], found[name])] == []
+
+
+@pytest.mark.usefixtures("alone")
+def test_training_goes_on_where_another_number_of_ranks_left_it(last: Path):
+    whole = train(new_state(PASSED_ON, torch.float32), config_of(PASSED_ON), range(PASSED_AT + 10))
+    found = of_world(last, "after", 2)["dense losses"]
+    torch.testing.assert_close(found, torch.tensor(whole[PASSED_AT:]), rtol=0, atol=1e-5)

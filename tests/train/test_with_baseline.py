@@ -1,0 +1,248 @@
+"""The command line end to end, on few generated rows and a small model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.criteo.text import format_rows
+from dlrm_adahessian.data.synthetic.generator import row_blocks
+
+SMALL = ["--model.bottom", "32", "--model.top", "32", "--batch-size", "128", "--data.min-count", "2"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "train.txt"
+    path.write_bytes(b"".join(map(format_rows, row_blocks(SyntheticConfig(), 14_000))))
+    return path
+
+
+def start(*arguments, cwd=None):
+    command = [sys.executable, "-m", "dlrm_adahessian", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def call(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def train(rows, out, cache, *more):
+    return ["train", "--data-path", rows, "--out", out, "--data.cache-dir", cache, *SMALL, *more]
+
+
+def without_clock(summary):
+    if isinstance(summary, dict):
+        clock = {"seconds", "samples_per_second", "step_ms_median", "resumed_from_step"}
+        return {k: without_clock(v) for k, v in summary.items() if k not in clock}
+    return summary
+
+
+@pytest.fixture(scope="module")
+def finished(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    code, out, err = call(*train(rows, folder / "run", folder / "cache"))
+    assert code == 0, err
+    assert "hybrid minus adagrad" in out
+    return folder
+
+
+def test_summary_equals_scikit_learn_on_the_written_predictions(finished, rows):
+    summary = json.loads((finished / "run" / "summary.json").read_text())
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    out = finished / "predictions.parquet"
+    code, text, err = call(
+        "evaluate",
+        "--run",
+        finished / "run",
+        "--data-path",
+        prepared,
+        "--part",
+        "test",
+        "--out",
+        out,
+        "--json",
+    )
+    assert code == 0, err
+    found, scored = json.loads(text), pd.read_parquet(out)
+    probability = scored["probability"].to_numpy().astype(np.float64)
+    for metrics in (found, summary["test"]):
+        assert metrics["rows"] == len(scored) == summary["rows"]["test"] == 1000
+        assert metrics["auc"] == pytest.approx(roc_auc_score(scored["label"], probability), abs=1e-9)
+        assert metrics["logloss"] == pytest.approx(log_loss(scored["label"], probability), abs=1e-9)
+        assert metrics["accuracy"] == pytest.approx(
+            accuracy_score(scored["label"], probability >= 0.5), abs=1e-9
+        )
+
+
+def test_raw_rows_are_scored_as_prepared_ones_and_labels_may_be_absent(finished, rows):
+    unlabelled = finished / "unlabelled.txt"
+    unlabelled.write_bytes(b"".join(line[2:] for line in rows.read_bytes().splitlines(keepends=True)))
+    for name, path in (("raw", rows), ("unlabelled", unlabelled)):
+        out = finished / f"{name}.parquet"
+        code, _, err = call("evaluate", "--run", finished / "run", "--data-path", path, "--out", out)
+        assert code == 0, err
+    raw, bare = (pd.read_parquet(finished / f"{name}.parquet") for name in ("raw", "unlabelled"))
+    assert raw["row"].tolist() == list(range(14_000))
+    assert bare["label"].isna().all()
+    np.testing.assert_array_equal(raw["probability"], bare["probability"])
+    test = np.fromfile(finished / "run" / "test.f32", "<f4")
+    np.testing.assert_allclose(raw["probability"][12_000:13_000], test, rtol=1e-5)
+
+
+def test_a_finished_baseline_is_reused(finished, rows):
+    code, _, err = call(*train(rows, finished / "again", finished / "cache"))
+    assert code == 0, err
+    assert "reused the finished run" in err
+    first, second = (json.loads((finished / n / "summary.json").read_text()) for n in ("run", "again"))
+    assert without_clock(first) == without_clock(second)
+
+
+def test_a_folder_of_prepared_rows_trains_as_the_rows_it_was_made_from(finished, tmp_path):
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    code, _, err = call(*train(prepared, tmp_path / "run", finished / "cache"))
+    assert code == 0, err
+    first, second = (
+        json.loads((path / "summary.json").read_text()) for path in (finished / "run", tmp_path / "run")
+    )
+    assert without_clock(first) == without_clock(second)
+
+
+def test_prepared_rows_are_neither_cut_nor_prepared_again_nor_taken_when_damaged(finished, tmp_path):
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(prepared, damaged)
+    labels = bytearray((damaged / "labels.npy").read_bytes())
+    labels[-1] ^= 1
+    (damaged / "labels.npy").write_bytes(labels)
+    for arguments, expected, message in (
+        (train(prepared, tmp_path / "run", tmp_path, "--rows", "7000"), 64, "leave --rows out"),
+        (train(damaged, tmp_path / "run", tmp_path), 65, "prepare the rows again"),
+        (["prepare", "--data-path", prepared], 64, "prepare takes raw rows"),
+    ):
+        code, _, err = call(*arguments)
+        assert code == expected, err
+        assert message in err
+
+
+def test_a_damaged_checkpoint_is_refused(finished, rows):
+    code, _, err = call(*train(rows, finished / "broken", finished / "cache", "--baseline", "none"))
+    assert code == 0, err
+    (tensors,) = finished.glob("broken/checkpoints/step-*/dense.safetensors")
+    data = bytearray(tensors.read_bytes())
+    data[len(data) // 2] ^= 1
+    tensors.write_bytes(data)
+    out = finished / "x.parquet"
+    code, _, err = call("evaluate", "--run", finished / "broken", "--data-path", rows, "--out", out)
+    assert code == 3
+    assert not out.exists()
+
+
+def half_written(checkpoints):
+    """Whether a checkpoint is under way, and holds files already."""
+    with suppress(FileNotFoundError):  # it was committed meanwhile
+        return any(checkpoints.glob(".step-*[0-9].tmp/*.safetensors"))
+    return False
+
+
+@pytest.mark.slow
+def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished, rows, tmp_path):
+    arguments = train(rows, tmp_path / "killed", finished / "cache", "--checkpoint-every", "3")
+    arguments += ["--checkpoint-keep", "3", "--eval-every", "20"]
+    checkpoints, cut_off = tmp_path / "killed" / "checkpoints", 0
+    for _ in range(12):
+        process = start(*arguments, "--resume")
+        committed = set(checkpoints.glob("step-*"))
+        deadline = time.monotonic() + 60
+        while (
+            process.poll() is None and time.monotonic() < deadline
+        ):  # a checkpoint of this sitting, and the next one under way
+            if half_written(checkpoints) and set(checkpoints.glob("step-*")) - committed:
+                process.kill()
+            time.sleep(0.001)
+        process.communicate()
+        if process.returncode == 0:
+            pytest.fail("the run ended before a checkpoint was cut off")
+        cut_off += half_written(checkpoints)
+        if cut_off == 2:
+            break
+    assert cut_off == 2
+    code, _, err = call(*arguments, "--resume")
+    assert code == 0, err
+    assert len(list(checkpoints.glob("step-*"))) == 3
+    (best,) = (tmp_path / "killed" / "best").glob("step-*")
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    validated = {line["step"]: line["val"]["logloss"] for line in lines if "val" in line}
+    assert len(validated) > 2
+    assert int(best.name.removeprefix("step-")) == min(validated, key=validated.get)
+    (prepared,) = finished.glob("cache/criteo-*[0-9a-f]")
+    scored = ["--run", tmp_path / "killed", "--data-path", prepared, "--out", tmp_path / "x.parquet"]
+    code, out, err = call("evaluate", *scored, "--part", "val", "--best", "--json")
+    assert code == 0, err
+    assert json.loads(out)["logloss"] == pytest.approx(min(validated.values()), rel=1e-6)
+    killed = json.loads((tmp_path / "killed" / "summary.json").read_text())
+    whole = json.loads((finished / "run" / "summary.json").read_text())
+    assert killed["resumed_from_step"] > 0
+    assert without_clock(killed) == without_clock(whole)
+
+
+def test_ctrl_c_checkpoints_and_exits_130(finished, rows, tmp_path):
+    arguments = train(rows, tmp_path / "run", finished / "cache", "--epochs", "50", "--baseline", "none")
+    arguments += ["--checkpoint-every", "7", "--no-checkpoint-in-background"]
+    process = start(*arguments)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "--optimzer", "adam"], 64, "optim"),
+        (["train", "--optimizer", "adagard"], 64, "did you mean adagrad"),
+        (["train", "--curvature", "none", "--data-path", "x"], 64, "reads the curvature"),
+        (["train", "--data-path", "nowhere.txt", "--out", "OUT"], 66, "--dataset synthetic"),
+        (["train", "--data-path", 300 * "x", "--out", "OUT"], 66, "too long"),
+        (["fly"], 64, "a command is one of"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_its_code(arguments, code, message, tmp_path):
+    arguments = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
+    found, _, err = call(*arguments)
+    assert found == code
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_resume_with_other_settings_is_refused_and_changes_nothing(finished, rows):
+    run = finished / "run"
+    before = {p: p.read_bytes() for p in (run / "config.json", *(run / "vocabulary").iterdir())}
+    code, _, err = call(
+        *train(rows, run, finished / "cache", "--resume", "--seed", "1", "--data.min-count", "9")
+    )
+    assert code == 3, err
+    assert before == {p: p.read_bytes() for p in (run / "config.json", *(run / "vocabulary").iterdir())}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_a_reader_that_leaves_early_ends_the_program_quietly(arguments):
+    with start(*arguments) as process:
+        process.stdout.close()  # what head does once it has enough
+        err = process.stderr.read()
+    assert (process.returncode, err) == (141, "")
