@@ -59,8 +59,8 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, a
 
 .PHONY: reliability
 reliability: $(STAMP) ## kills, damage, bad and hostile input, as often as docs/reliability.md says; an hour, leave the machine idle
-	$(BIN)/python -m reliability
-	$(BIN)/python -m reliability.plot
+	$(BIN)/python -m tests.reliability
+	$(BIN)/python -m tests.reliability.plot
 
 .PHONY: audit
 audit: $(STAMP) ## compare the installed packages with published advisories; asks a service on the network

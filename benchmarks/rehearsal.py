@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -129,10 +129,8 @@ class Rehearsal:
         return found
 
 
-def write_rows(
-    pipe: IO[bytes], rows: int, advance: Callable[[int], object] = lambda rows: None
-) -> dict[str, float | None]:
-    """Write generated rows as text, and tell how many are; return the metrics of the true probabilities of test rows."""
+def write_rows(pipe: IO[bytes], rows: int) -> dict[str, float | None]:
+    """Write generated rows as text; return the metrics of the true probabilities of test rows."""
     test, first = split_rows(rows).test, 0
     labels, truth = [], []
     for block in row_blocks(_GENERATOR, rows):
@@ -141,7 +139,6 @@ def write_rows(
         labels.append(block.labels[part])
         truth.append(block.probability[part])
         first += len(block)
-        advance(first)
     return binary_metrics(np.concatenate(labels), np.concatenate(truth)).asdict()
 
 

@@ -1,1 +1,1 @@
-"""Tests of the package of the same name."""
+"""The long run behind docs/reliability.md, `make reliability`: faults, bad and hostile input, counted; and its tests."""

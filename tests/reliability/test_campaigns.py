@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from reliability import damage, hostile, kills, lines, not_finite, pipe, ranks
-from reliability.__main__ import run, table
-from reliability.outcome import Campaign, Outcome
+from tests.reliability.__main__ import run, table
+from tests.reliability.campaigns import damage, hostile, kills, lines, not_finite, pipe, ranks
+from tests.reliability.outcome import Campaign, Outcome
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
-from reliability import fuzz
+from tests.reliability import fuzz
 
 
 def test_the_first_inputs_pass_in_all_blocks_and_with_and_without_labels(tmp_path: Path) -> None:

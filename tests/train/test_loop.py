@@ -16,7 +16,7 @@ from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.train import loop
 from dlrm_adahessian.train.progress import Progress, diverged
-from reliability.runs import JOB, differences
+from tests.reliability.runs import JOB, differences
 
 COUNTERS = ("rollbacks", "rolled_back_to")
 

@@ -13,10 +13,10 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, ProgramError
-from reliability.outcome import Outcome, counting
-from reliability.runs import Command, differences, job, uninterrupted
 from tests import worlds
 from tests.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import Command, differences, job, uninterrupted
 
 _TABLES = {"C3": (3000, 16), "C7": (500, 16), "C9": (37, 8), "C1": (2, 4)}  # rows and width
 _PAGE = 4096

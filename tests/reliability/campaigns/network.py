@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from reliability.outcome import Outcome, counting
-from reliability.runs import ROOT, Launched, job, last_step, wait_until
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import ROOT, Launched, job, last_step, wait_until
 
 _LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 

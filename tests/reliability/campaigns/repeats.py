@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlrm_adahessian import cli
-from reliability.outcome import Outcome, counting
-from reliability.runs import Single, differences, job, uninterrupted
 from tests import worlds
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import Single, differences, job, uninterrupted
 
 _PREFETCH = (4, 1, 2, 64)  # batches read ahead; the first is the default
 _ORDERS = ("time", "shuffled")

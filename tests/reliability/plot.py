@@ -1,6 +1,6 @@
 """Draw docs/img/prepare-memory.svg from the results of the campaign `pipe`.
 
-python -m reliability.plot
+python -m tests.reliability.plot
 """
 
 import json
@@ -9,12 +9,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from dlrm_adahessian.report.page import COLOURS, STYLE
-from reliability.runs import ROOT
+from tests.reliability.runs import ROOT
 
 
 def main() -> None:
     """Plot resident memory and lines read against time."""
-    path = ROOT / "reliability" / "results" / "pipe.json"
+    path = ROOT / "tests" / "reliability" / "results" / "pipe.json"
     (outcome,) = json.loads(path.read_text(encoding="utf-8"))["outcomes"]
     seconds, rows, memory = zip(*outcome["figures"]["samples"], strict=True)
     with mpl.rc_context(STYLE):

@@ -20,10 +20,10 @@ import numpy as np
 from dlrm_adahessian import cli
 from dlrm_adahessian.data.criteo import dataset
 from dlrm_adahessian.data.prepared.folder import open_prepared
-from reliability.outcome import Outcome, counting
-from reliability.runs import ROOT
 from tests.data.criteo.test_reader import BAD_LINES, FIELDS, PLACES, check_random_file
 from tests.data.oracle import parse, random_line
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import ROOT
 
 _LINES = [random_line(random.Random(seed)) for seed in range(60)]
 _AT = {"first": 0, "middle": 29, "block boundary": 41, "last": 59}

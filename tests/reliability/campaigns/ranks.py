@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from reliability.outcome import Outcome, counting
-from reliability.runs import (
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import (
     Launched,
     beginnings,
     committed,

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.rehearsal import write_rows
-from reliability.outcome import Outcome, counting
-from reliability.runs import ROOT
+from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.criteo.text import format_rows
+from dlrm_adahessian.data.synthetic.generator import row_blocks
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import ROOT
 
 _LIMIT = 1 << 30  # bytes
 _NOISE = 16 << 20  # bytes
@@ -55,7 +57,9 @@ def _prepare(rows: int, folder: Path, samples: list[tuple[float, int, int]]) -> 
 
     def feed() -> None:
         with suppress(BrokenPipeError), process.stdin:
-            write_rows(process.stdin, rows, lambda count: written.__setitem__(0, count))
+            for block in row_blocks(SyntheticConfig(cardinality_scale=1.0), rows):
+                process.stdin.write(format_rows(block))
+                written[0] += len(block)
 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         threading.Thread(target=feed, daemon=True).start()

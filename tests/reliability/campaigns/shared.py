@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from reliability.outcome import Outcome, counting
-from reliability.runs import Single, committed, differences, job, last_step, uninterrupted, wait_until
 from tests.data.criteo.test_dataset import LINES, TEXT, start
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import Single, committed, differences, job, last_step, uninterrupted, wait_until
 
 _PROCESSES = 8
 _LOCKED = 5  # exit code

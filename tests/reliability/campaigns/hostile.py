@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import torch
 
 from dlrm_adahessian.runs.sealed import MANIFEST
-from reliability.lines import Case, prepared
-from reliability.outcome import Outcome, counting
-from reliability.runs import ROOT, Command, job, uninterrupted
 from tests.data.text.test_archive import ARCHIVE, HOSTILE, bomb, member, sparse, tar
 from tests.hostile import Bomb, reseal
+from tests.reliability.campaigns.lines import Case, prepared
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import ROOT, Command, job, uninterrupted
 
 _REFUSALS = {3, 64, 65, 66}
 _CHECKPOINT = ("dense.safetensors", "tables-00000.safetensors", "state.json", MANIFEST, "../latest")

@@ -1,6 +1,6 @@
-"""Run the campaigns, print a table, write reliability/results (of full runs), and leave with 1 when anything was lost.
+"""Run the campaigns, print a table, write tests/reliability/results (of full runs), and leave with 1 when anything was lost.
 
-    python -m reliability [CAMPAIGN ...] [--times N] [--share F] [--json] [--folder F]
+    python -m tests.reliability [CAMPAIGN ...] [--times N] [--share F] [--json] [--folder F]
 
 Each campaign tries something as often as docs/reliability.md says; `--share 0.1` a tenth of that, `--times` so often.
 What it leaves in the folder is removed when nothing was lost.
@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from reliability import (
+from tests.reliability.campaigns import (
     damage,
     hostile,
     io_faults,
@@ -34,8 +34,7 @@ from reliability import (
     repeats,
     shared,
 )
-from reliability.outcome import Campaign, Outcome
-from reliability.runs import ROOT
+from tests.reliability.outcome import Campaign, Outcome
 
 CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "ranks": (ranks.run, 20),
@@ -55,7 +54,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "pipe": (pipe.run, 45_840_617),
 }
 """Campaigns, and how often each tries in the published run."""
-_RESULTS = ROOT / "reliability" / "results"
+_RESULTS = Path(__file__).with_name("results")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -123,7 +122,7 @@ def run(campaign: Campaign, times: int, root: Path | None = None) -> list[Outcom
     try:
         for outcome in campaign(times, folder):
             outcomes.append(outcome)  # noqa: PERF402 -- those before it broke off stay
-    except Exception as error:  # noqa: BLE001 -- the others are still to be tried
+    except Exception as error:
         broken = Outcome(line=0, tried=f"a campaign that broke off in {folder}")
         broken.lose("".join(traceback.format_exception(error))[-2000:])
         outcomes.append(broken)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from reliability.outcome import Outcome, counting
-from reliability.runs import (
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import (
     Single,
     beginnings,
     committed,

@@ -20,9 +20,9 @@ from torch import Tensor
 from dlrm_adahessian import cli
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.train import loop
-from reliability.outcome import Outcome, counting
-from reliability.runs import committed, differences, job, last_step
 from tests import worlds
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import committed, differences, job, last_step
 
 _PLACES = ("input", "row", "loss", "grad", "curvature", "pooled_grad", "pooled_curvature")
 _VALUES = (float("nan"), float("inf"), -float("inf"))

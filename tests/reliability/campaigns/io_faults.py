@@ -10,11 +10,11 @@ from pathlib import Path
 
 from dlrm_adahessian.checkpoint.reader import load, load_newest_good
 from dlrm_adahessian.errors import CheckpointError, ProgramError, StorageError
-from reliability.outcome import Outcome, counting
-from reliability.runs import Single, committed, job
 from tests.checkpoints import RUN, copies_of, save_seed, seed_of
 from tests.faults import Outcome as Fate
 from tests.faults import disk_full, each_operation, each_write_cut_short, io_error, kill
+from tests.reliability.outcome import Outcome, counting
+from tests.reliability.runs import Single, committed, job
 
 _FILE_SYSTEM = 16 << 20  # bytes
 _LEFT = 1 << 12  # bytes by which each try has more room than the one before

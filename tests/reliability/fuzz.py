@@ -1,6 +1,6 @@
 """Fuzz the parser of raw rows, guided by coverage, against the pure-Python oracle of the random files.
 
-    python -m reliability.fuzz [--seconds N] [--corpus DIR]
+    python -m tests.reliability.fuzz [--seconds N] [--corpus DIR]
 
 Needs the extra `fuzz`. The kernels run as Python, where coverage can be seen, so it is a hundred files a second only; what
 reached something new is kept in the corpus. At the end all of the corpus goes through the compiled kernels too. An input
@@ -20,8 +20,8 @@ _CORPUS = Path("runs/fuzz")
 _SEEDS = 200
 _BLOCKS = (64, 97, 1024, 1 << 20)
 _LONGEST = 4096  # bytes of an input
-_FUZZ = "import sys; from reliability.fuzz import fuzz; fuzz(sys.argv[1], int(sys.argv[2]))"
-_REPLAY = "import sys; from reliability.fuzz import replay; replay(sys.argv[1])"
+_FUZZ = "import sys; from tests.reliability.fuzz import fuzz; fuzz(sys.argv[1], int(sys.argv[2]))"
+_REPLAY = "import sys; from tests.reliability.fuzz import replay; replay(sys.argv[1])"
 
 
 def check(data: bytes) -> None:

@@ -18,7 +18,7 @@ from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.runs.sealed import read_json
 from tests import worlds
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _MARK = "RELIABILITY_RUN"  # in the environment of all that a launcher starts, to find what outlives it
 _CLOCK = {"seconds", "samples_per_second", "step_ms_median", "resumed_from_step"}
 # A byte count of lines with times in them.
