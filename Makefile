@@ -33,9 +33,18 @@ check: $(STAMP) ## format, lint, types, import layers, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# Two tests at a time: each process with one thread of its own, so that they do not get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup
+
 .PHONY: test
 test: check ## everything in `check`, then all tests
-	$(BIN)/pytest
+	$(PYTEST)
+
+.PHONY: test-fast
+test-fast: $(STAMP) ## lint, import layers, and the tests that a change needs most, in about a minute
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(PYTEST) -m "not slow and not dist" tests/golden tests/curvature tests/optim tests/kernels tests/metrics tests/statistics
 
 .PHONY: docs
 docs: $(STAMP) ## build the documentation into site/, pages that need no network

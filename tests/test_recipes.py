@@ -1,0 +1,191 @@
+"""CONTRIBUTING.md's recipes, followed in a copy of the package: a toy optimizer, row rule and estimator train."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dlrm_adahessian
+
+DENSE = '''"""Sign descent on the dense part: w -= lr * sign(g)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from dlrm_adahessian.optim.base import DenseOptimizer, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class ToyConfig:
+    """Sign descent."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.001)}
+    name: Literal["toy"] = "toy"
+    lr: float = Field(default=0.001, gt=0)
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        return Toy(self)
+
+
+class Toy:
+    def __init__(self, cfg: ToyConfig) -> None:
+        self.cfg = cfg
+        self.state: dict[str, Tensor] = {}
+
+    def step(self, parameters, grad, curvature, *, lr_scale, samples):
+        parameters.sub_(grad.sign(), alpha=self.cfg.lr * lr_scale)
+'''
+ROWS = '''"""Newton steps on touched rows, without state: w -= lr * g / (h + 1)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from dlrm_adahessian.kernels.compiled import triton_kernel
+from dlrm_adahessian.optim.base import RowRule, Tuned, rate
+from dlrm_adahessian.runtime.settings import settings
+
+
+@settings
+class ToyRowConfig:
+    """Newton steps."""
+
+    pooled_curvature: ClassVar[str] = "entries"
+    tuned: ClassVar[Tuned] = {"lr": rate(1.0)}
+    name: Literal["toy"] = "toy"
+    lr: float = Field(default=1.0, gt=0)
+
+    def build(self) -> RowRule:
+        return ToyRows(self)
+
+
+class ToyRows(RowRule):
+    def __init__(self, cfg: ToyRowConfig) -> None:
+        self.cfg = cfg
+
+    def new_state(self, weight):
+        return {}
+
+    @property
+    def direction_triton(self) -> Any:
+        return _direction.compiled
+
+    def update_torch_(self, weight, state, hits, *, lr_scale, samples):
+        curvature = 0 if hits.curvature is None else hits.curvature
+        weight[hits.rows] -= self.cfg.lr * lr_scale * hits.grad / (curvature + 1)
+
+    update_numba_ = update_torch_
+
+
+@triton_kernel
+def _direction(states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
+    return grad / (curvature + 1)
+'''
+ESTIMATOR = '''"""The squared gradient, which is no estimate of anything here."""
+
+from dataclasses import replace
+
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, Request, gradient
+
+
+class Toy(Estimator):
+    def derivatives(self, request: Request) -> Derivatives:
+        found = gradient(request.head, request.dense, request.pooled, request.labels)
+        squares = found.grad.square(), found.pooled_grad.square()
+        return replace(
+            found, curvature=squares[0], pooled_curvature=squares[1], pooled_samples=len(request.labels)
+        )
+'''
+PRESET = 'curvature = "toy"\n[optim.dense]\nname = "toy"\n[optim.rows]\nname = "toy"\n'
+ADDED = {
+    "optim/dense/toy.py": DENSE,
+    "optim/rows/toy.py": ROWS,
+    "curvature/toy.py": ESTIMATOR,
+    "presets/optimizers/toy.toml": PRESET,
+}
+CASE = """        case "toy":
+            from dlrm_adahessian.curvature.toy import Toy
+
+            return Toy()
+"""
+CHANGED = {
+    "optim/dense/__init__.py": [
+        ("\nDenseConfig = (\n", "from dlrm_adahessian.optim.dense.toy import ToyConfig\n\nDenseConfig = (\n"),
+        ("DenseConfig = (\n", "DenseConfig = (\n    ToyConfig\n    | "),
+    ],
+    "optim/rows/__init__.py": [
+        ("\nRowConfig = (\n", "from dlrm_adahessian.optim.rows.toy import ToyRowConfig\n\nRowConfig = (\n"),
+        ("RowConfig = (\n", "RowConfig = (\n    ToyRowConfig\n    | "),
+    ],
+    "curvature/registry.py": [
+        ('CurvatureName = Literal["exact", ', 'CurvatureName = Literal["toy", "exact", '),
+        ('        case "none":\n', f'{CASE}        case "none":\n'),
+    ],
+}
+
+
+def linked(package: Path, copy: Path) -> None:
+    """Copy a package as links to its files, which keep their compiled kernels; folders are folders."""
+    copy.mkdir(parents=True)
+    for path in package.iterdir():
+        if path.name == "__pycache__":
+            continue
+        if path.is_dir():
+            linked(path, copy / path.name)
+        else:
+            (copy / path.name).symlink_to(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where a copy of the program that followed the recipes trained."""
+    folder = tmp_path_factory.mktemp("recipes")
+    copy = folder / "changed" / "dlrm_adahessian"
+    linked(Path(dlrm_adahessian.__file__).parent, copy)
+    for name, text in ADDED.items():
+        (copy / name).write_text(text)
+    for name, changes in CHANGED.items():
+        text = (copy / name).read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, f"{name} has no {old!r}, as CONTRIBUTING.md's recipe wants it"
+            text = text.replace(old, new)
+        (copy / name).unlink()
+        (copy / name).write_text(text)
+    flags = ["--dataset", "synthetic", "--rows", "2000", "--batch-size", "64", "--model.bottom", "8"]
+    flags += ["--model.top", "8", "--baseline", "none", "--out", "run", "--data.cache-dir", "cache"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dlrm_adahessian", "train", "--optimizer", "toy", *flags],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(copy.parent), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_what_the_recipes_add_trains(folder: Path) -> None:
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert (summary["optimizer"], summary["curvature"]) == ("toy", "toy")
+    assert summary["train"]["steps"] == 27
+    assert summary["skipped_steps"] == 0
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert {part: config["optim"][part]["name"] for part in ("dense", "rows")} == {
+        "dense": "toy",
+        "rows": "toy",
+    }
