@@ -1,12 +1,8 @@
 """Evaluation end to end: two small models on generated rows, against pandas and scikit-learn on what was written."""
 
 import gzip
-import html
 import json
 import os
-import pathlib
-import re
-import shutil
 import subprocess
 import sys
 
@@ -15,47 +11,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from dlrm_adahessian.cli import main
-from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.schema import COLUMN_NAMES
-from dlrm_adahessian.data.synthetic.generator import row_blocks
 from dlrm_adahessian.evaluation.predictions import writing
-
-SMALL = ["--model.bottom", "16", "--model.top", "16", "--batch-size", "128", "--baseline", "none"]
-ROWS = 6000
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Rows as text, and two runs that were trained with different vocabularies."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    text = b"".join(map(format_rows, row_blocks(SyntheticConfig(), ROWS)))
-    (folder / "rows.txt").write_bytes(text)
-    for name, min_count in (("hybrid", "2"), ("adagrad", "5")):
-        settings = ["--optimizer", name, "--data.min-count", min_count, "--checkpoint-every", "15"]
-        where = [
-            "--data-path",
-            folder / "rows.txt",
-            "--data.cache-dir",
-            folder / "cache",
-            "--out",
-            folder / name,
-        ]
-        assert main(list(map(str, ["train", *where, *SMALL, *settings]))) == 0
-    return folder
-
-
-@pytest.fixture
-def evaluate(place, capsys):
-    def call(*arguments, code=0):
-        capsys.readouterr()
-        found = main(["evaluate", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert found == code, err
-        return out if code == 0 else err
-
-    return call
+from tests.evaluation.jobs import ROWS
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +21,6 @@ def frame(place):
     return pd.read_csv(
         place / "rows.txt", sep="\t", names=COLUMN_NAMES, dtype={f"C{i}": str for i in range(1, 27)}
     )
-
-
-@pytest.fixture
-def both(place, evaluate):
-    def call(*more):
-        runs = ["--run", place / "hybrid", place / "adagrad"]
-        return json.loads(
-            evaluate(
-                *runs, "--data-path", place / "rows.txt", "--out", place / "both.parquet", "--json", *more
-            )
-        )
-
-    return call
 
 
 @pytest.mark.oracle
@@ -234,34 +179,6 @@ def test_a_pipe_gets_each_answer_before_the_next_question(place, evaluate):
     assert process.returncode == 0
 
 
-def test_the_report_shows_everything_and_needs_no_network(place, both):
-    names = ("day", "C9", "C3.band", "I7", "calibration", "file")
-    found = both("--slices", *names, "--report", place / "report.html")
-    text = (place / "report.html").read_text()
-    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", text)
-    for name in ("hybrid", "adagrad", *names):
-        assert name in text
-    for model in found["models"]:
-        assert f"{model['auc']:.5f}" in text
-    for part in found["slices"]["C9"]["slices"]:
-        assert html.escape(part["slice"]) in text
-    for identifier in ("plot-reliability", "plot-curves", "figures", "calibration", "curves", "origin"):
-        assert f'id="{identifier}"' in text
-    # The last row of each table of slices is the whole.
-    assert text.count(
-        f"<td>all</td><td></td><td>{ROWS:,}</td><td>{round(found['base_rate'] * ROWS):,}</td>"
-    ) == len(names)
-
-
-def test_names_of_files_are_escaped_in_the_report(place, evaluate, tmp_path):
-    odd = tmp_path / "<script>alert(1)<.txt"
-    odd.write_bytes(b"".join((place / "rows.txt").read_bytes().splitlines(keepends=True)[:200]))
-    evaluate(
-        "--run", place / "hybrid", "--data-path", odd, "--slices", "file", "--report", tmp_path / "r.html"
-    )
-    assert "<script" not in (tmp_path / "r.html").read_text()
-
-
 def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp_path):
     lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
     (tmp_path / "zeros").write_bytes(b"".join([line for line in lines if line[:1] == b"0"][:40]))
@@ -284,45 +201,6 @@ def test_rows_of_a_named_pipe_are_all_read(place, evaluate, tmp_path):
     assert (writer.returncode, found["rows"]) == (0, ROWS)
 
 
-def test_results_never_replace_what_is_read(place, evaluate, both, tmp_path):
-    both()
-    rows = tmp_path / "rows.txt"
-    shutil.copyfile(place / "rows.txt", rows)
-    run = ["--run", place / "hybrid", "--data-path", rows]
-    for wrong in (
-        ["--out", rows],
-        ["--report", tmp_path / "." / "rows.html", "--out", tmp_path / "rows.html"],
-    ):
-        assert "is read, or written for another flag" in evaluate(*run, *wrong, code=64)
-    old = place / "both.parquet"
-    assert "is read" in evaluate(*run, "--against", old, "--out", old, code=64)
-    assert "is a folder" in evaluate(*run, "--out", tmp_path, code=64)
-    assert "--report" in evaluate(*run, "--report", rows / "r.html", code=74)
-    assert rows.read_bytes() == (place / "rows.txt").read_bytes()
-
-
-def test_no_name_harms_the_report(place, evaluate, tmp_path):
-    lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
-    run = tmp_path / "_under$x_{$"
-    shutil.copytree(place / "hybrid", run)
-    odd = [
-        os.fsdecode(tmp_path.as_posix().encode() + b"/" + name)
-        for name in (b"a$x_{$", b"\xff", b"a\nerror: fake")
-    ]
-    for name in odd:
-        with pathlib.Path(name).open("wb") as file:
-            file.write(b"".join(lines[:100]))
-    out = evaluate("--run", run, "--data-path", *odd, "--slices", "file", "--report", tmp_path / "r.html")
-    assert "a\\nerror: fake" in out
-    assert "\nerror" not in out
-    text = (tmp_path / "r.html").read_text()
-    assert (
-        len(re.findall(r">\s*_under\$x_\{\$\s*</text>", text)) == 2
-    )  # of curves and of the reliability diagram
-    for shown in ("a$x_{$", "\\udcff", "a\\nerror: fake"):
-        assert len(re.findall(rf">\s*{re.escape(shown)}\s*</text>", text)) == 1
-
-
 def test_no_row_has_no_figures(evaluate, tmp_path):
     with writing(tmp_path / "empty.parquet", 1):
         pass
@@ -343,55 +221,3 @@ def test_a_run_has_its_name_wherever_it_is_named_from(place, evaluate, monkeypat
     (step,) = {path.name for path in place.glob("hybrid/checkpoints/step-*")} - {found["checkpoint"]}
     found = json.loads(evaluate("--run", step, "--data-path", place / "rows.txt", "--json"))
     assert found["models"][0]["name"] == f"hybrid@{int(step.removeprefix('step-'))}"
-
-
-def test_text_and_report_judge_alike(place, evaluate, both):
-    found = both("--report", place / "report.html")
-    text = evaluate("--data-path", place / "both.parquet")
-    (difference,) = found["differences"]
-    judged = (
-        "no difference shown"
-        if difference["p_adjusted"] >= 0.05
-        else "worse"
-        if difference["logloss"] > 0
-        else "better"
-    )
-    assert f": {judged}" in text
-    assert f"adagrad against hybrid: {judged}" in (place / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--data-path", "ROWS"], "name the model"),
-        (["--run", "RUN"], "name them with --data-path"),
-        (["--run", "RUN", "--data-path", "BOTH"], "leave out --run"),
-        (["--data-path", "BOTH", "--out", "x"], "leave out --run, --out"),
-        (["--data-path", "BOTH", "ROWS"], "rows or predictions"),
-        (["--data-path", "BOTH", "--part", "test"], "leave out --run"),
-        (["--data-path", "BOTH", "--best"], "leave out --run"),
-        (["--data-path", "BOTH", "--bad-rows", "quarantine"], "leave out --run"),
-        (["--run", "RUN", "--stdin", "--part", "test"], "--stdin goes with one --run alone"),
-        (["--data-path", "BOTH", "--slices", "C1"], "hold no columns"),
-        (["--run", "RUN", "--data-path", "ROWS", "--slices", "C99"], "C1 to C26"),
-        (["--run", "RUN", "--data-path", "ROWS", "--against", "ROWS"], "ROWS is none"),
-        (["--run", "RUN", "--data-path", "ROWS", "--bad-rows", "quarantine"], "with --out"),
-        (["--run", "RUN", "--data-path", "ROWS", "--part", "test"], "raw ones"),
-        (["--run", "RUN", "--data-path", "CACHE", "ROWS"], "evaluated alone"),
-        (["--run", "RUN", "--data-path", "ROWS", "--report", "x.pdf"], r".html"),
-        (["--run", "RUN", "--stdin", "--out", "x"], "--stdin goes with one --run alone"),
-        (["--run", "RUN", "RUN", "--stdin"], "--stdin goes with one --run alone"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(place, both, evaluate, arguments, told):
-    if not (place / "both.parquet").exists():
-        both()
-    cache = min((place / "cache").glob("criteo-*[0-9a-f]"))
-    names = {
-        "ROWS": place / "rows.txt",
-        "RUN": place / "hybrid",
-        "BOTH": place / "both.parquet",
-        "CACHE": cache,
-    }
-    err = evaluate(*(names.get(a, a) for a in arguments), code=64)
-    assert told.replace("ROWS", str(place / "rows.txt")) in err

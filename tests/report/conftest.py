@@ -1,5 +1,6 @@
-"""The comparisons of `tests.compare.studies`, which run once for both folders."""
+"""The comparisons of `tests.compare.studies` and the models of `tests.evaluation.jobs`, made once for these folders too."""
 
 from tests.compare.studies import finished, study
+from tests.evaluation.jobs import both, evaluate, place
 
-__all__ = ["finished", "study"]
+__all__ = ["both", "evaluate", "finished", "place", "study"]

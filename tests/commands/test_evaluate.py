@@ -1,0 +1,67 @@
+"""What `evaluate` prints, word for word."""
+
+import subprocess
+import sys
+
+from dlrm_adahessian.commands.evaluate import evaluation_table
+from dlrm_adahessian.commands.train import job_table
+from tests.commands.found import job, summary
+
+TABLE = """\
+6 rows, 6 with a label, 0 rejected; 2.0 s, 3 rows/s
+  a: 3 rows, 0 rejected
+  b: 3 rows, 0 rejected
+
+hybrid, step-3 of runs/hybrid
+  AUC                            0.94444  [0.79046, 1.00000]
+  accuracy                       0.83333  [0.43650, 0.96995]
+  accuracy of the base rate      0.50000
+  log loss                       0.36961  [0.12167, 0.61755]
+  normalized entropy             0.53323  [0.17553, 0.89093]
+  calibration                    0.90000  [0.39394, 1.40606]
+  calibration error              0.15000
+
+adagrad
+  AUC                            0.77778  [0.32883, 1.00000]
+  accuracy                       0.83333  [0.43650, 0.96995]
+  accuracy of the base rate      0.50000
+  log loss                       0.58310  [0.42709, 0.73910]
+  normalized entropy             0.84123  [0.61617, 1.06630]
+  calibration                    1.00000  [0.22258, 1.77742]
+  calibration error              0.23333
+
+adagrad minus hybrid, with 95% interval
+  AUC                           -0.16667  [-0.70010, +0.36677]
+  accuracy                      +0.00000  [-0.50606, +0.50606]
+  log loss                      +0.21349  [-0.08849, +0.51547]  p 0.1659: no difference shown
+
+day: seventh
+                                                    rows  click rate       AUC        NE  [95% interval]
+  day 1                                                5      0.6000    0.9167    0.6277  [0.1534, 1.1020]
+  day 2                                                1      0.0000         -         -
+day: log loss of adagrad minus the first, p adjusted over these slices
+  day 1                                         +0.20592  [-0.16348, +0.57533]  p 0.2746
+
+Intervals hold 95% over the chance of the rows, for these models; other seeds vary too.
+predictions written to p.parquet
+"""
+
+
+def test_the_table_says_how_good_the_models_are_by_how_much_and_where() -> None:
+    assert [line.rstrip() for line in evaluation_table(summary()).splitlines()] == TABLE.splitlines()
+
+
+TABLES = """
+import sys
+sys.modules.update(matplotlib=None, jinja2=None)
+from dlrm_adahessian.commands.evaluate import evaluation_table
+from dlrm_adahessian.commands.train import job_table
+from tests.commands.found import job, summary
+print(evaluation_table(summary()), job_table(job()), sep="\\n")
+"""
+
+
+def test_no_table_needs_plots_or_templates() -> None:
+    """Importing them takes longer than all else that `evaluate` does with a few samples."""
+    done = subprocess.run([sys.executable, "-c", TABLES], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{evaluation_table(summary())}\n{job_table(job())}\n"

@@ -1,0 +1,59 @@
+"""What an evaluation is asked for."""
+
+import shutil
+
+import pytest
+
+
+def test_results_never_replace_what_is_read(place, evaluate, both, tmp_path):
+    both()
+    rows = tmp_path / "rows.txt"
+    shutil.copyfile(place / "rows.txt", rows)
+    run = ["--run", place / "hybrid", "--data-path", rows]
+    for wrong in (
+        ["--out", rows],
+        ["--report", tmp_path / "." / "rows.html", "--out", tmp_path / "rows.html"],
+    ):
+        assert "is read, or written for another flag" in evaluate(*run, *wrong, code=64)
+    old = place / "both.parquet"
+    assert "is read" in evaluate(*run, "--against", old, "--out", old, code=64)
+    assert "is a folder" in evaluate(*run, "--out", tmp_path, code=64)
+    assert "--report" in evaluate(*run, "--report", rows / "r.html", code=74)
+    assert rows.read_bytes() == (place / "rows.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data-path", "ROWS"], "name the model"),
+        (["--run", "RUN"], "name them with --data-path"),
+        (["--run", "RUN", "--data-path", "BOTH"], "leave out --run"),
+        (["--data-path", "BOTH", "--out", "x"], "leave out --run, --out"),
+        (["--data-path", "BOTH", "ROWS"], "rows or predictions"),
+        (["--data-path", "BOTH", "--part", "test"], "leave out --run"),
+        (["--data-path", "BOTH", "--best"], "leave out --run"),
+        (["--data-path", "BOTH", "--bad-rows", "quarantine"], "leave out --run"),
+        (["--run", "RUN", "--stdin", "--part", "test"], "--stdin goes with one --run alone"),
+        (["--data-path", "BOTH", "--slices", "C1"], "hold no columns"),
+        (["--run", "RUN", "--data-path", "ROWS", "--slices", "C99"], "C1 to C26"),
+        (["--run", "RUN", "--data-path", "ROWS", "--against", "ROWS"], "ROWS is none"),
+        (["--run", "RUN", "--data-path", "ROWS", "--bad-rows", "quarantine"], "with --out"),
+        (["--run", "RUN", "--data-path", "ROWS", "--part", "test"], "raw ones"),
+        (["--run", "RUN", "--data-path", "CACHE", "ROWS"], "evaluated alone"),
+        (["--run", "RUN", "--data-path", "ROWS", "--report", "x.pdf"], r".html"),
+        (["--run", "RUN", "--stdin", "--out", "x"], "--stdin goes with one --run alone"),
+        (["--run", "RUN", "RUN", "--stdin"], "--stdin goes with one --run alone"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(place, both, evaluate, arguments, told):
+    if not (place / "both.parquet").exists():
+        both()
+    cache = min((place / "cache").glob("criteo-*[0-9a-f]"))
+    names = {
+        "ROWS": place / "rows.txt",
+        "RUN": place / "hybrid",
+        "BOTH": place / "both.parquet",
+        "CACHE": cache,
+    }
+    err = evaluate(*(names.get(a, a) for a in arguments), code=64)
+    assert told.replace("ROWS", str(place / "rows.txt")) in err
