@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.kaggle import batches, table_sizes
-from benchmarks.printing import print_rows
-from benchmarks.training import Steps, run_config
+from benchmarks.support.kaggle import batches, table_sizes
+from benchmarks.support.printing import print_rows
+from benchmarks.support.training import Steps, run_config
 from dlrm_adahessian.checkpoint.background import IDLE, BackgroundSaver
 from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.distributed.process_group import init_process_group

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.curvature.base import gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.hutchinson import Hutchinson

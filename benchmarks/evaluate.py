@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.prepare import write_text
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import EvaluationRequest

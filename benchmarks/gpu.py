@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.kaggle import draw_ids, table_sizes, token_distributions
+from benchmarks.support.kaggle import draw_ids, table_sizes, token_distributions
 from dlrm_adahessian.curvature.base import Derivatives, Estimator, NoCurvature, all_finite, gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.gpu import Graphed

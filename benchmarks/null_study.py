@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.distributed.process_group import init_process_group

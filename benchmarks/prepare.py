@@ -86,7 +86,7 @@ def measure_apart(rows: int, config: SyntheticConfig, folder: Path, *, pipe: boo
 
 def _turn(text: Path, folder: Path) -> list[dict[str, float]]:
     """Prepare the same file with ours and with polars."""
-    polars = [sys.executable, "-m", "benchmarks.polars_prepare", str(text), str(folder / "polars")]
+    polars = [sys.executable, "-m", "benchmarks.support.polars_prepare", str(text), str(folder / "polars")]
     commands = (_ours(str(text), folder), polars)
     outputs = [subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout for command in commands]
     shutil.rmtree(folder)

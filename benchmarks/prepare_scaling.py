@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.prepare import measure, write_text
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.data.config import SyntheticConfig
 
 _MILLIONS = (1, 2, 5, 10, 20)

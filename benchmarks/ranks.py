@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kaggle import batches, table_sizes
-from benchmarks.printing import print_rows
 from benchmarks.step_model import Point, Traffic, fitted
-from benchmarks.training import Steps, run_config
+from benchmarks.support.kaggle import batches, table_sizes
+from benchmarks.support.printing import print_rows
+from benchmarks.support.training import Steps, run_config
 from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.synthetic.marginals import CLICKS, ROWS, TOKENS
 from dlrm_adahessian.distributed import ranks

@@ -26,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 import psutil
 
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.split import split_rows

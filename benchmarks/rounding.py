@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData

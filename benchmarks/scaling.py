@@ -17,9 +17,9 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.kaggle import batches, table_sizes
-from benchmarks.printing import print_rows
-from benchmarks.training import Steps, run_config
+from benchmarks.support.kaggle import batches, table_sizes
+from benchmarks.support.printing import print_rows
+from benchmarks.support.training import Steps, run_config
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.runtime.process import keep_freed_memory
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.synthetic.generator import row_blocks, write_tsv

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import RunConfig, asdict, from_dict
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.process_group import init_process_group

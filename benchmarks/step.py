@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.printing import print_rows
-from benchmarks.training import Steps, run_config
+from benchmarks.support.printing import print_rows
+from benchmarks.support.training import Steps, run_config
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.loader import Batch, Loader

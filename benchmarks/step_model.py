@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from benchmarks.printing import print_rows
+from benchmarks.support.printing import print_rows
 
 _FLAGS = 7  # numbers beside gradient, curvature and logits in the one sum over all ranks
 

@@ -17,10 +17,10 @@ from typing import get_args
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.kaggle import batches, table_sizes
 from benchmarks.prepare import peak_rss_mib
-from benchmarks.printing import print_rows
-from benchmarks.training import Steps
+from benchmarks.support.kaggle import batches, table_sizes
+from benchmarks.support.printing import print_rows
+from benchmarks.support.training import Steps
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.optim.config import OptimConfig

@@ -4,7 +4,7 @@ Streaming parse, logarithm of the integers, hex tokens to 32-bit numbers, a voca
 frequency with a minimum count, encode, write planar .npy files. Unlike ours it holds all rows in memory, checks no line and
 hashes nothing.
 
-    python -m benchmarks.polars_prepare TEXT FOLDER
+    python -m benchmarks.support.polars_prepare TEXT FOLDER
 """
 
 import json

@@ -1,0 +1,1 @@
+"""What several benchmarks use: the Kaggle model, steps to time, printed rows."""
