@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlrm_adahessian.distributed.share import Share
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from dlrm_adahessian.curvature.base import Derivatives, all_finite, mean_square
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.distributed.ranks import Share
 from tests import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.oracle]

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from dlrm_adahessian.optim.registry import row_rule
 from torch import Tensor
 
 from dlrm_adahessian.embeddings import local_tables
 from dlrm_adahessian.embeddings.local_tables import RowTables
-from dlrm_adahessian.optim.config import RowAdagradConfig
+from dlrm_adahessian.optim.rows.adagrad import RowAdagradConfig
 
 BATCH, FEATURES, DIM = 3, 2, 4
 
@@ -18,7 +17,7 @@ def new_tables() -> RowTables:
         [5, 3],
         DIM,
         [0, 1],
-        rule=row_rule(RowAdagradConfig()),
+        rule=RowAdagradConfig().build(),
         device=torch.device("cpu"),
         dtype=torch.float32,
     )

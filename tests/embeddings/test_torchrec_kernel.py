@@ -1,14 +1,13 @@
 """TorchRec's way to the rows, which a process alone does not take: the same embeddings, sent ahead or not."""
 
 import torch
-from dlrm_adahessian.optim.registry import row_rule
 from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
 from dlrm_adahessian.embeddings.torchrec_kernel import LookupsAhead
-from dlrm_adahessian.optim.config import RowAdagradConfig
+from dlrm_adahessian.optim.rows.adagrad import RowAdagradConfig
 
 TABLES = [TableSpec(name=name, num_rows=rows, dim=4) for name, rows in (("z", 5), ("a", 3))]
 
@@ -24,7 +23,7 @@ def batch_of(seed: int) -> KeyedJaggedTensor:
 def test_lookups_sent_ahead_are_those_of_their_batch():
     first, second, third = map(batch_of, range(3))
     with init_process_group(), torch.no_grad():
-        lookup = ShardedLookup(TABLES, rule=row_rule(RowAdagradConfig()), device=torch.device("cpu"))
+        lookup = ShardedLookup(TABLES, rule=RowAdagradConfig().build(), device=torch.device("cpu"))
         ahead = LookupsAhead(lookup._rows())
 
         def assert_found(batch: KeyedJaggedTensor) -> None:
