@@ -2,7 +2,7 @@
 
 import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -10,21 +10,25 @@ import pytest
 
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.synthetic.generator import write_tsv
+from tests import worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 
 
 def run(name, *arguments, folder):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    (code,) = worlds.wait(worlds.start(1, run_here, name, arguments, folder, log=folder / name))
+    said = worlds.printed(folder / name, 0)
+    assert code == 0, said
+    return said
+
+
+def run_here(name, arguments, folder):
+    worlds.leave_launcher()
+    os.chdir(folder)
+    sys.argv = [name, *arguments]
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    sys.stdout.flush()
 
 
 @pytest.mark.slow

@@ -67,6 +67,12 @@ def printed(log: Path, rank: int) -> str:
     return log.with_suffix(f".{rank}").read_text()
 
 
+def leave_launcher() -> None:
+    """Make a rank a process that no launcher started."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

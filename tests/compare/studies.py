@@ -1,7 +1,5 @@
 """Comparisons on few generated samples and a small model, each run once for all tests that look at it."""
 
-import subprocess
-import sys
 from functools import cache
 
 import pytest
@@ -10,6 +8,7 @@ from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.compare.study import Study, run_study
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.model.config import ModelConfig
+from tests.program import call
 
 SMALL = {
     "dataset": "synthetic",
@@ -29,15 +28,15 @@ def arguments(folder):
     flags += ["--model.embedding-dim", "8", "--data.synthetic.cardinality-scale", "0.0001"]
     flags += ["--data.cache-dir", folder / "cache", "--out", folder / "study", "--dataset", "synthetic"]
     flags += ["--optimizers", "adagrad,hybrid", "--trials", "2", "--seeds", "2", "--parallel", "2"]
-    return [sys.executable, "-m", "dlrm_adahessian", "compare", *map(str, flags)]
+    return ["compare", *flags]
 
 
 @cache
 def _finished(base):
     folder = base / "compare"
-    done = subprocess.run(arguments(folder), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "hybrid against adagrad" in done.stdout
+    code, out, err = call(*arguments(folder))
+    assert code == 0, err
+    assert "hybrid against adagrad" in out
     return folder
 
 

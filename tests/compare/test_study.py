@@ -1,10 +1,9 @@
 """A comparison end to end."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from dlrm_adahessian.report.comparison import verdict, write_report
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.run_cache import finished as read_finished
 from tests.compare.studies import arguments, small
+from tests.program import Command, call
 
 
 def without_clock(value):
@@ -77,18 +77,18 @@ def test_draws_have_no_test_figures_and_final_runs_have_other_seeds(finished):
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_says_the_same(finished, summary, tmp_path):
     shutil.copytree(finished / "cache", tmp_path / "cache")
-    process = subprocess.Popen(arguments(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Command(*arguments(tmp_path), log=tmp_path / "killed")
     deadline = time.monotonic() + 120
     while not (before := list(tmp_path.glob("study/runs/*/summary.json"))):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not psutil.wait_procs(workers, timeout=30)[1]
     written = {path: path.stat().st_mtime_ns for path in before}
-    done = subprocess.run(arguments(tmp_path), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    code, _, err = call(*arguments(tmp_path))
+    assert code == 0, err
     assert {path: path.stat().st_mtime_ns for path in before} == written
     again = json.loads((tmp_path / "study" / "summary.json").read_text())
     assert without_clock(again) == without_clock(summary)
@@ -116,10 +116,9 @@ def test_progressive_rows_that_choose_are_not_reported(study):
 
 
 def test_a_wrong_name_is_refused_with_the_nearest(tmp_path):
-    command = [sys.executable, "-m", "dlrm_adahessian", "compare", "--optimizers", "adagrad,hybird"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 64
-    assert "did you mean hybrid?" in done.stderr
+    code, _, err = call("compare", "--optimizers", "adagrad,hybird", "--out", tmp_path / "study")
+    assert code == 64
+    assert "did you mean hybrid?" in err
     assert not list(tmp_path.iterdir())
 
 

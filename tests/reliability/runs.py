@@ -13,10 +13,9 @@ from typing import Any
 
 import psutil
 
-from dlrm_adahessian import cli
 from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.runs.sealed import read_json
-from tests import worlds
+from tests.program import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = "RELIABILITY_RUN"  # in the environment of all that a launcher starts, to find what outlives it
@@ -38,46 +37,12 @@ def job(out: Path, *more: object) -> list[str]:
     return [*JOB, "--out", str(out), "--data.cache-dir", str(out.parent / "cache"), *map(str, more)]
 
 
-def _alone(arguments: list[str]) -> int:
-    # As a process that no launcher started.
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
-    return cli.main(arguments)
-
-
-class Command:
-    """A command of the program, forked from a server that has imported the packages: it starts in 2 s instead of 6."""
-
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        """Start it; what it prints goes to `log`."""
-        self._log = log.with_suffix(".0")
-        self._log.unlink(missing_ok=True)
-        (self.process,) = worlds.start(1, _alone, arguments, log=log)
-
-    @property
-    def pid(self) -> int:
-        """Of the process; it has one as long as it was not waited for."""
-        return self.process.pid or 0
-
-    def alive(self) -> bool:
-        """Whether it has not ended."""
-        return self.process.is_alive()
-
-    def wait(self, seconds: float = 120) -> int | None:
-        """Return its exit code; one that does not end in time is killed."""
-        return worlds.wait([self.process], seconds)[0]
-
-    def printed(self) -> str:
-        """Return what it printed so far."""
-        return self._log.read_text() if self._log.exists() else ""
-
-
 class Single(Command):
     """The job as one process."""
 
     def __init__(self, flags: list[str], log: Path) -> None:
         """Start it; what it prints goes to `log`."""
-        super().__init__(["train", *flags], log)
+        super().__init__("train", *flags, log=log)
 
 
 class Launched:

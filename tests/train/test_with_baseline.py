@@ -17,6 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
+from tests.program import Command, call
 
 SMALL = ["--model.bottom", "32", "--model.top", "32", "--batch-size", "128", "--data.min-count", "2"]
 
@@ -33,12 +34,6 @@ def start(*arguments, cwd=None):
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def call(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
 def train(rows, out, cache, *more):
     return ["train", "--data-path", rows, "--out", out, "--data.cache-dir", cache, *SMALL, *more]
 
@@ -53,8 +48,9 @@ def without_clock(summary):
 @pytest.fixture(scope="module")
 def finished(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    code, out, err = call(*train(rows, folder / "run", folder / "cache"))
-    assert code == 0, err
+    process = start(*train(rows, folder / "run", folder / "cache"))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     assert "hybrid minus adagrad" in out
     return folder
 
@@ -163,17 +159,16 @@ def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished,
     arguments += ["--checkpoint-keep", "3", "--eval-every", "20"]
     checkpoints, cut_off = tmp_path / "killed" / "checkpoints", 0
     for _ in range(12):
-        process = start(*arguments, "--resume")
+        process = Command(*arguments, "--resume", log=tmp_path / "killed")
         committed = set(checkpoints.glob("step-*"))
         deadline = time.monotonic() + 60
         while (
-            process.poll() is None and time.monotonic() < deadline
+            process.alive() and time.monotonic() < deadline
         ):  # a checkpoint of this sitting, and the next one under way
             if half_written(checkpoints) and set(checkpoints.glob("step-*")) - committed:
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)
             time.sleep(0.001)
-        process.communicate()
-        if process.returncode == 0:
+        if process.wait() == 0:
             pytest.fail("the run ended before a checkpoint was cut off")
         cut_off += half_written(checkpoints)
         if cut_off == 2:

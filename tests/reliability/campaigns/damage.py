@@ -15,8 +15,9 @@ from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, ProgramError
 from tests import worlds
 from tests.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
+from tests.program import Command
 from tests.reliability.outcome import Outcome, counting
-from tests.reliability.runs import Command, differences, job, uninterrupted
+from tests.reliability.runs import differences, job, uninterrupted
 
 _TABLES = {"C3": (3000, 16), "C7": (500, 16), "C9": (37, 8), "C1": (2, 4)}  # rows and width
 _PAGE = 4096
@@ -71,7 +72,7 @@ def _commands(times: int, folder: Path) -> Outcome:
             if alone:
                 shutil.rmtree(older)
             for command in (score, ["train", *job(out, "--resume")]):
-                process = Command(command, folder / "log")
+                process = Command(*command, log=folder / "log")
                 code, printed = process.wait(), process.printed()
                 told = "none of 1 checkpoints" if alone else "skipped a checkpoint"
                 right = code == (CheckpointError.exit_code if alone else 0) and told in printed

@@ -17,9 +17,10 @@ import torch
 from dlrm_adahessian.runs.sealed import MANIFEST
 from tests.data.text.test_archive import ARCHIVE, HOSTILE, bomb, member, sparse, tar
 from tests.hostile import Bomb, reseal
+from tests.program import Command
 from tests.reliability.campaigns.lines import Case, prepared
 from tests.reliability.outcome import Outcome, counting
-from tests.reliability.runs import ROOT, Command, job, uninterrupted
+from tests.reliability.runs import ROOT, job, uninterrupted
 
 _REFUSALS = {3, 64, 65, 66}
 _CHECKPOINT = ("dense.safetensors", "tables-00000.safetensors", "state.json", MANIFEST, "../latest")
@@ -94,7 +95,7 @@ def _library(bomb: Bomb, place: Path) -> None:
 
 
 def _use(command: list[str], place: Path, canary: Path, outcome: Outcome, folder: Path) -> None:
-    process = Command(command, folder / "log")
+    process = Command(*command, log=folder / "log")
     code, printed = process.wait(), process.printed()
     # Another checkpoint may be used in place of the damaged one, with a warning, and `latest` is only a hint.
     passed = code == 0 and ("skipped a checkpoint" in printed or place.name == "latest")
@@ -244,7 +245,7 @@ def _run_folders(folder: Path) -> Outcome:
         for text in _OF_OTHERS:
             (folder / "config.json").write_bytes(text)
             flags = ["--run", str(folder), "--data-path", str(ROOT / "README.md")]
-            process = Command(["evaluate", *flags], folder / "log")
+            process = Command("evaluate", *flags, log=folder / "log")
             code, printed = process.wait(), process.printed()
             right = code in _REFUSALS and "config.json" in printed and "Traceback" not in printed
             outcome.expect(right, f"{text!r}: exit {code}: {printed[-300:]}")
@@ -272,7 +273,7 @@ def _parquet(folder: Path) -> Outcome:
     with counting(15, "hostile predictions: refused or harmless, none ran", len(cases)) as (outcome, show):
         for kind, data in cases.items():
             path.write_bytes(data)
-            process = Command(["evaluate", "--data-path", str(path)], folder / "log")
+            process = Command("evaluate", "--data-path", str(path), log=folder / "log")
             code, printed = process.wait(), process.printed()
             right = code in _REFUSALS or (code == 0 and kind != "cut")
             outcome.expect(right and "Traceback" not in printed, f"{kind}: exit {code}: {printed[-300:]}")
@@ -325,7 +326,7 @@ def _names(folder: Path) -> Outcome:
     with counting(18, "odd names of runs, and paths for names", len(_NAMES) + len(wrong)) as (outcome, show):
         for name in _NAMES:
             out = folder / "runs" / name
-            process = Command(["train", *job(out, "--epochs", 1)], folder / "log")
+            process = Command("train", *job(out, "--epochs", 1), log=folder / "log")
             code = process.wait()
             strange = [path.name for path in (folder / "runs").iterdir() if path.name not in (name, "cache")]
             outcome.expect(
@@ -335,7 +336,9 @@ def _names(folder: Path) -> Outcome:
             shutil.rmtree(out, ignore_errors=True)
             show()
         for name in wrong:
-            process = Command(["train", "--optimizer", name, "--out", str(folder / "wrong")], folder / "log")
+            process = Command(
+                "train", "--optimizer", name, "--out", str(folder / "wrong"), log=folder / "log"
+            )
             code = process.wait()
             right = code == 64 and "Traceback" not in process.printed() and not (folder / "wrong").exists()
             outcome.expect(right, f"{name!r}: exit {code}: {process.printed()[-300:]}")
