@@ -25,14 +25,13 @@ class Command:
         """Of the process; it has one as long as it was not waited for."""
         return self.process.pid or 0
 
-    @property
-    def code(self) -> int | None:
-        """The exit code, None of a process that has not ended."""
-        return self.process.exitcode
-
     def alive(self) -> bool:
         """Whether it has not ended."""
         return self.process.is_alive()
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
+        self.process.kill()
 
     def wait(self, seconds: float = 120) -> int | None:
         """Return its exit code; one that does not end in time is killed."""

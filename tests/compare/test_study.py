@@ -1,9 +1,7 @@
 """A comparison end to end."""
 
 import json
-import os
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -83,7 +81,7 @@ def test_a_killed_comparison_goes_on_and_says_the_same(finished, summary, tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not psutil.wait_procs(workers, timeout=30)[1]
     written = {path: path.stat().st_mtime_ns for path in before}

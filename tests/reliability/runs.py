@@ -13,8 +13,10 @@ from typing import Any
 
 import psutil
 
+from dlrm_adahessian import cli
 from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.runs.sealed import read_json
+from tests import worlds
 from tests.program import Command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,9 +142,11 @@ def uninterrupted(folder: Path, ranks: int) -> Path:
     """Run the job to its end, undisturbed."""
     out = folder / f"whole-{ranks}"
     log = folder / f"whole-{ranks}.log"
-    run = Single(job(out), log) if ranks == 1 else Launched(ranks, 0, job(out), log)
-    if run.wait() != 0:
-        raise RuntimeError(f"the job must end well undisturbed, and did not: {run.printed()[-2000:]}")
+    codes = worlds.wait(worlds.start(ranks, cli.main, ["train", *job(out)], log=log))
+    if any(codes):
+        raise RuntimeError(
+            f"the job must end well undisturbed, and did not: {worlds.printed(log, 0)[-2000:]}"
+        )
     return out
 
 

@@ -166,7 +166,7 @@ def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished,
             process.alive() and time.monotonic() < deadline
         ):  # a checkpoint of this sitting, and the next one under way
             if half_written(checkpoints) and set(checkpoints.glob("step-*")) - committed:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
             time.sleep(0.001)
         if process.wait() == 0:
             pytest.fail("the run ended before a checkpoint was cut off")

@@ -130,7 +130,7 @@ import json, logging
 logging.disable()
 from tests.embeddings.planning.requests import planned, request
 # Four columns are one shard, as good as a whole table.
-print(json.dumps(planned(request(*[1_000_000] * 8, dim=4, ranks=16)).asdict()))
+print(json.dumps(planned(request(*[1_000_000] * 2, dim=4, ranks=16)).asdict()))
 """
 
 
@@ -147,6 +147,6 @@ def test_processes_that_order_their_sets_differently_plan_alike():
     ]
     plans = {process.communicate()[0] for process in started}
     assert [process.returncode for process in started] == [0, 0]
-    plans.add(json.dumps(planned(request(*[1_000_000] * 8, dim=4, ranks=16)).asdict()) + "\n")
+    plans.add(json.dumps(planned(request(*[1_000_000] * 2, dim=4, ranks=16)).asdict()) + "\n")
     assert len(plans) == 1
     assert {shard["sharding"] for shard in json.loads(plans.pop())["shards"]} == {"table"}

@@ -57,7 +57,7 @@ def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> b
             wait_until(lambda: last_step(out) > first, sitting.alive)
         time.sleep(rng.uniform(0, _SPAN))
         if sitting.alive():
-            sitting.process.kill()
+            sitting.kill()
             sitting.wait()
             outcome.times += 1
             outcome.figures["in_checkpointing"] += bool(half_written(out) - leftovers)
