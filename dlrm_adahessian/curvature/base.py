@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.optim.base import PooledCurvature
 
 
 @dataclass(frozen=True, kw_only=True)

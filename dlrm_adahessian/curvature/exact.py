@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from dlrm_adahessian.curvature.base import Derivatives, Estimator, Request, flat
 from dlrm_adahessian.curvature.gpu import fuses, layer_curvature_, multiplies_bf16
-from dlrm_adahessian.curvature.registry import PooledCurvature
+from dlrm_adahessian.optim.base import PooledCurvature
 from dlrm_adahessian.runtime.device import Precision, cpu_gains_from_bf16, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)

@@ -10,12 +10,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dlrm_adahessian.curvature.base import Estimator
+    from dlrm_adahessian.optim.base import PooledCurvature
     from dlrm_adahessian.runtime.device import Precision
 
 CurvatureName = Literal["exact", "hutchinson", "gauss_newton_bartlett", "none"]
-
-PooledCurvature = Literal["none", "entries", "mean"]
-"""What rows want of the curvature at the pooled embeddings: nothing, (B, F, D), or its mean over D, (B, F, 1)."""
 
 
 def make_estimator(

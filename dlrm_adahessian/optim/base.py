@@ -14,12 +14,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dlrm_adahessian.kernels.row_sums import Hits
+
+PooledCurvature = Literal["none", "entries", "mean"]
+"""What rows want of the curvature at the pooled embeddings: nothing, (B, F, D), or its mean over D, (B, F, 1)."""
 
 
 class DenseOptimizer(Protocol):

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from dlrm_adahessian.curvature.registry import PooledCurvature
 from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
-from dlrm_adahessian.optim.base import RowRule, Tuned, new_counters, rate
+from dlrm_adahessian.optim.base import PooledCurvature, RowRule, Tuned, new_counters, rate
 from dlrm_adahessian.optim.rows.adam import bias_correction
 from dlrm_adahessian.runtime.settings import settings
 

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from dlrm_adahessian.curvature.registry import PooledCurvature
 from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
-from dlrm_adahessian.optim.base import Range, RowRule, Tuned, new_counters, rate
+from dlrm_adahessian.optim.base import PooledCurvature, Range, RowRule, Tuned, new_counters, rate
 from dlrm_adahessian.runtime.settings import settings
 
 if TYPE_CHECKING:

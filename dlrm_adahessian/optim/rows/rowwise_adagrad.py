@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from dlrm_adahessian.curvature.registry import PooledCurvature
 from dlrm_adahessian.kernels.compiled import numba_kernel, triton_kernel
-from dlrm_adahessian.optim.base import RowRule, Tuned, rate
+from dlrm_adahessian.optim.base import PooledCurvature, RowRule, Tuned, rate
 from dlrm_adahessian.runtime.settings import settings
 
 if TYPE_CHECKING:
