@@ -106,7 +106,9 @@ def test_file_without_permission(tmp_path: Path) -> None:
         read_all(tmp_path / "data")
 
 
-@pytest.mark.parametrize("data", [b"", gzip.compress(b""), tar(member("other.txt", b"x"))])
+@pytest.mark.parametrize(
+    "data", [b"", gzip.compress(b""), tar(member("other.txt", b"x"))], ids=["empty", "gzip", "archive"]
+)
 def test_nothing_to_read(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(data)
     with pytest.raises(DataError, match="must hold") as caught:
