@@ -10,7 +10,7 @@ import pytest
 
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.synthetic.generator import write_tsv
-from tests import worlds
+from tests.processes import worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

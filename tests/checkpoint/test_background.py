@@ -19,7 +19,6 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import DivergedError, ProgramError, StorageError
-from tests import worlds
 from tests.checkpoint import attacked
 from tests.checkpoints import (
     RUN,
@@ -32,6 +31,7 @@ from tests.checkpoints import (
     tables_of,
 )
 from tests.faults import disk_full
+from tests.processes import worlds
 
 write_tensors = writer.write_tensors
 

@@ -8,7 +8,7 @@ from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.compare.study import Study, run_study
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.model.config import ModelConfig
-from tests.program import call
+from tests.processes.program import call
 
 SMALL = {
     "dataset": "synthetic",

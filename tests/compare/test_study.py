@@ -18,7 +18,7 @@ from dlrm_adahessian.report.comparison import verdict, write_report
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.run_cache import finished as read_finished
 from tests.compare.studies import arguments, small
-from tests.program import Command, call
+from tests.processes.program import Command, call
 
 
 def without_clock(value):

@@ -12,7 +12,7 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.distributed.ranks import Share
-from tests import worlds
+from tests.processes import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.oracle]
 

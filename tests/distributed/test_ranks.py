@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import StorageError, ToldElsewhereError
-from tests import worlds
+from tests.processes import worlds
 
 
 def test_alone_work_is_done_and_what_it_raises_is_raised():

@@ -18,7 +18,7 @@ from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels.row_sums import Hits
 from dlrm_adahessian.optim.rows import RowAdagradConfig
-from tests import worlds
+from tests.processes import worlds
 
 DIM = 2
 LR = 0.25

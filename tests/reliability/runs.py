@@ -16,8 +16,8 @@ import psutil
 from dlrm_adahessian import cli
 from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.runs.sealed import read_json
-from tests import worlds
-from tests.program import Command
+from tests.processes import worlds
+from tests.processes.program import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = "RELIABILITY_RUN"  # in the environment of all that a launcher starts, to find what outlives it

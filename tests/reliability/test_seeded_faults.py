@@ -12,7 +12,7 @@ from dlrm_adahessian.checkpoint import reader, step_folders, tensor_file
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.prepared import folder as prepared_rows
 from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
-from tests import worlds
+from tests.processes import worlds
 from tests.reliability import runs
 from tests.reliability.campaigns import damage, io_faults, lines, moves, prepared
 from tests.reliability.outcome import Outcome, counting

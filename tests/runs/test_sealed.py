@@ -32,8 +32,8 @@ from dlrm_adahessian.runs.sealed import (
     write_json,
     write_text,
 )
-from tests import plain_user
 from tests.faults import Outcome, disk_full, each_operation, kill
+from tests.processes import plain_user
 
 FILES = {"a.bin": bytes(range(256)) * 20, "b.bin": b"second"}
 

@@ -11,7 +11,7 @@ import pytest
 
 import dlrm_adahessian
 from dlrm_adahessian.runtime import process
-from tests import plain_user
+from tests.processes import plain_user
 
 
 @plain_user.needed

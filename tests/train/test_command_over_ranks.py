@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dlrm_adahessian import cli
-from tests import worlds
+from tests.processes import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 

@@ -25,8 +25,8 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.config import DistributedConfig
 from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
-from tests import worlds
 from tests.checkpoints import same_bits
+from tests.processes import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 

@@ -16,7 +16,7 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.train.step import TrainState, train_step
-from tests import worlds
+from tests.processes import worlds
 
 CPU = torch.device("cpu")
 

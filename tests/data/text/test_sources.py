@@ -14,9 +14,9 @@ import pytest
 from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe, require_rows
 from dlrm_adahessian.errors import DataError, NoInputError
 from dlrm_adahessian.runs.sealed import fingerprint
-from tests import plain_user
 from tests.data.text.reading import TEXT, read_all
 from tests.data.text.test_archive import ARCHIVE, member, tar
+from tests.processes import plain_user
 
 REMEDY = "name train.txt under any name"
 

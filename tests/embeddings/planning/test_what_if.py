@@ -12,7 +12,7 @@ from dlrm_adahessian import cli
 from dlrm_adahessian.config import load
 from dlrm_adahessian.embeddings.planning.what_if import PlanConfig, planned, table_sizes
 from dlrm_adahessian.errors import UsageError
-from tests import worlds
+from tests.processes import worlds
 
 
 def config(optimizer: str = "hybrid", **changes: object) -> PlanConfig:

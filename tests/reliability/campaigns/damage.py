@@ -13,9 +13,9 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, ProgramError
-from tests import worlds
 from tests.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
-from tests.program import Command
+from tests.processes import worlds
+from tests.processes.program import Command
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import differences, job, uninterrupted
 

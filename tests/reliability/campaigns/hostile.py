@@ -17,7 +17,7 @@ import torch
 from dlrm_adahessian.runs.sealed import MANIFEST
 from tests.data.text.test_archive import ARCHIVE, HOSTILE, bomb, member, sparse, tar
 from tests.hostile import Bomb, reseal
-from tests.program import Command
+from tests.processes.program import Command
 from tests.reliability.campaigns.lines import Case, prepared
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import ROOT, job, uninterrupted

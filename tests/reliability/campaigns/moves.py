@@ -10,8 +10,8 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError
-from tests import worlds
 from tests.checkpoints import RUN, blank, blank_shard, dense_of, part, same_bits, table_of
+from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
 
 _ROUTE = (2, 1, 2, 4, 2)

@@ -20,7 +20,7 @@ from torch import Tensor
 from dlrm_adahessian import cli
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.train import loop
-from tests import worlds
+from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import committed, differences, job, last_step
 

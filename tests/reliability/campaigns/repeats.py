@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlrm_adahessian import cli
-from tests import worlds
+from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import Single, differences, job, uninterrupted
 

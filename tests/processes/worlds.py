@@ -17,7 +17,7 @@ os.environ.setdefault(
     "TORCH_CPP_LOG_LEVEL", "ERROR"
 )  # as the command line sets it, which here comes after torch
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["tests.preloaded"])
+_FORKSERVER.set_forkserver_preload(["tests.processes.preloaded"])
 
 
 def start(ranks: int, work: Callable[..., int | None], *arguments: object, log: Path) -> list[BaseProcess]:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from dlrm_adahessian import cli
-from tests import worlds
+from tests.processes import worlds
 
 
 class Command:

@@ -1,0 +1,1 @@
+"""How tests start processes: ranks, commands of the program, users without rights."""
