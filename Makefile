@@ -34,7 +34,7 @@ check: $(STAMP) ## format, lint, types, import layers, spelling
 	$(BIN)/codespell
 
 # Two tests at a time: each process with one thread of its own, so that they do not get in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: check ## everything in `check`, then all tests
