@@ -39,7 +39,7 @@ class ToyConfig:
         return Toy(self)
 
 
-class Toy:
+class Toy(DenseOptimizer):
     def __init__(self, cfg: ToyConfig) -> None:
         self.cfg = cfg
         self.state: dict[str, Tensor] = {}

@@ -25,6 +25,7 @@ class Derivatives:
         pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator was asked; zero for samples that took
             no part; None on a step without curvature of the rows.
         pooled_samples: how many samples, the first ones, took part in `pooled_curvature`.
+        factors: (K,) Kronecker factors of the weight matrices, for an optimizer with a basis, which `curvature` is then in.
         squares_of: (n, P) where `curvature` is `mean_square` of them; a mean over ranks must be taken of these.
         sums: what `sums_of` says of the rest, where it came with it; None otherwise.
     """
@@ -36,6 +37,7 @@ class Derivatives:
     curvature: Tensor | None = None
     pooled_curvature: Tensor | None = None
     pooled_samples: int = 0
+    factors: Tensor | None = None
     squares_of: Tensor | None = None
     sums: Tensor | None = None
 
@@ -190,7 +192,7 @@ def mean_square(gradients: Tensor, samples: int) -> Tensor:
 def sums_of(found: Derivatives) -> Tensor:
     """Return the loss and the sum of each derivative there is, (n,); one is not finite unless all entries are."""
     # The sum of finite entries may overflow too, which is as bad.
-    derivatives = (found.grad, found.pooled_grad, found.curvature, found.pooled_curvature)
+    derivatives = (found.grad, found.pooled_grad, found.curvature, found.pooled_curvature, found.factors)
     return torch.stack([found.loss, *(part.sum() for part in derivatives if part is not None)])
 
 

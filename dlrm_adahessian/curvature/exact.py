@@ -38,25 +38,35 @@ from torch import Tensor, nn
 from dlrm_adahessian.curvature.base import Derivatives, Estimator, Request, flat
 from dlrm_adahessian.curvature.gpu import fuses, layer_curvature_, multiplies_bf16
 from dlrm_adahessian.optim.base import PooledCurvature
+from dlrm_adahessian.optim.basis import KroneckerBasis, Matrix
 from dlrm_adahessian.runtime.device import Precision, cpu_gains_from_bf16, matrix_products
 
 _PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
+Passed = tuple[nn.Linear, Tensor, Tensor]
+"""A layer, its inputs (C, in) and the slopes of the loss at its outputs (C, out)."""
 _REMEDY = "use --curvature hutchinson for this model"
 
 
 class ExactDiagonal(Estimator):
     """Gradient and exact Hessian diagonal of a head of linear layers, ReLUs and dot interactions."""
 
-    def __init__(self, precision: Precision = "fp32", pooled: PooledCurvature = "entries") -> None:
+    def __init__(
+        self,
+        precision: Precision = "fp32",
+        pooled: PooledCurvature = "entries",
+        basis: KroneckerBasis | None = None,
+    ) -> None:
         """Choose what is computed how.
 
         Args:
             precision: of the operands of the diagonal's own products; bf16 is for CPUs with AMX and GPUs, others take fp32.
             pooled: what is wanted of the diagonal at the pooled embeddings.
+            basis: of the weight matrices, in the order of `head.parameters()`; None for coordinates.
         """
         super().__init__()
         self._precision: Precision = precision
         self._pooled: PooledCurvature = pooled
+        self._basis = basis
 
     def derivatives(self, request: Request) -> Derivatives:
         """Return the derivatives; `refuse_inexact` says for which heads they are right.
@@ -72,14 +82,22 @@ class ExactDiagonal(Estimator):
         variables = [*parameters, leaf, *(output for _, _, output in layers)]
         slopes = torch.autograd.grad(logits, variables, residual)
         pooled_grad, deltas = slopes[len(parameters)], slopes[len(parameters) + 1 :]
-        curvature = None
+        curvature = factors = None
         if curvature_samples:
             weight = exponent[:curvature_samples].exp().mul_(len(labels) ** 2 / curvature_samples)
-            curvature, curvature_of = _empty_like_parameters(parameters)
+            passed = [
+                (layer, inputs[:curvature_samples], delta[:curvature_samples])
+                for (layer, inputs, _), delta in zip(layers, deltas, strict=True)
+            ]
             rounds = self._precision != "bf16" or logits.is_cuda or cpu_gains_from_bf16()
             with matrix_products(self._precision if rounds else "fp32"):
-                for (layer, inputs, _), delta in zip(layers, deltas, strict=True):
-                    self._layer_curvature_(layer, inputs, delta, weight, curvature_of)
+                if self._basis is not None:
+                    factors = _factors(self._basis, parameters, passed, weight)
+                if self._basis is None or self._basis.diagonal:
+                    curvature, curvature_of = _empty_like_parameters(parameters)
+                    bases = _bases_of(self._basis, parameters)
+                    for layer, inputs, delta in passed:
+                        self._layer_curvature_(layer, inputs, delta, weight, curvature_of, bases.get(layer.weight))
         return Derivatives(
             loss=F.binary_cross_entropy_with_logits(logits.detach(), labels),
             logits=logits.detach(),
@@ -88,6 +106,7 @@ class ExactDiagonal(Estimator):
             curvature=curvature,
             pooled_curvature=self._pooled_curvature(pooled_grad, exponent),
             pooled_samples=0 if self._pooled == "none" else len(labels),
+            factors=factors,
         )
 
     def _pooled_curvature(self, grad: Tensor, exponent: Tensor) -> Tensor | None:
@@ -103,18 +122,29 @@ class ExactDiagonal(Estimator):
         return (grad * scale).square_()
 
     def _layer_curvature_(
-        self, layer: nn.Linear, inputs: Tensor, delta: Tensor, weight: Tensor, out: dict[Tensor, Tensor]
+        self,
+        layer: nn.Linear,
+        inputs: Tensor,
+        delta: Tensor,
+        weight: Tensor,
+        out: dict[Tensor, Tensor],
+        basis: Matrix | None = None,
     ) -> None:
         """Write sum_b weight_b * outer(delta_b^2, inputs_b^2) and sum_b weight_b * delta_b^2 of one layer.
 
         Args:
             layer: whose weight and bias name the places in `out`.
-            inputs: (B, in).
-            delta: (B, out).
-            weight: (C,), of the first C samples; the others take no part.
+            inputs: (C, in).
+            delta: (C, out).
+            weight: (C,).
             out: where the sums go.
+            basis: of the weight; the bias stays in coordinates.
         """
-        inputs, delta = inputs[: len(weight)], delta[: len(weight)]
+        if basis is not None:
+            self._layer_curvature_(layer, basis.turn_inputs(inputs), basis.turn_outputs(delta), weight, out)
+            if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
+                torch.mv(delta.square().T, weight, out=out[layer.bias])
+            return
         if fuses(delta):
             rounded = self._precision == "bf16" and delta.dtype == torch.float32 and multiplies_bf16(delta)
             layer_curvature_(layer, inputs, delta, weight, out, rounded=rounded)
@@ -137,6 +167,25 @@ def _empty_like_parameters(parameters: Sequence[Tensor]) -> tuple[Tensor, dict[T
     vector = parameters[0].new_empty(sum(sizes))
     views = zip(parameters, vector.split(sizes), strict=True)
     return vector, {p: view.view_as(p) for p, view in views}
+
+
+def _factors(
+    basis: KroneckerBasis, parameters: Sequence[Tensor], passed: Sequence[Passed], weight: Tensor
+) -> Tensor:
+    """Return the Kronecker factors (K,): sum_c weight_c delta_c delta_c^T, and the mean of inputs_c inputs_c^T."""
+    vector = torch.empty_like(basis.state["factors"])
+    views, position = basis.views(vector), {p: i for i, p in enumerate(parameters)}
+    for layer, inputs, delta in passed:
+        output_factor, input_factor = views[position[layer.weight]]
+        if output_factor is not None:
+            torch.mm((delta * weight.unsqueeze(1)).T, delta, out=output_factor)
+        if input_factor is not None:
+            torch.mm(inputs.T, inputs / len(inputs), out=input_factor)
+    return vector
+
+
+def _bases_of(basis: KroneckerBasis | None, parameters: Sequence[Tensor]) -> dict[Tensor, Matrix]:
+    return {} if basis is None else {parameters[i]: matrix for i, matrix in basis.matrices.items()}
 
 
 def refuse_inexact(head: nn.Module, table_of_feature: Sequence[str]) -> None:

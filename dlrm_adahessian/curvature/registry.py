@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from dlrm_adahessian.curvature.base import Estimator
     from dlrm_adahessian.optim.base import PooledCurvature
+    from dlrm_adahessian.optim.basis import KroneckerBasis
     from dlrm_adahessian.runtime.device import Precision
 
 CurvatureName = Literal["exact", "hutchinson", "gauss_newton_bartlett", "none"]
@@ -26,6 +27,7 @@ def make_estimator(
     pooled: PooledCurvature,
     seed: int,
     device: torch.device,
+    basis: KroneckerBasis | None = None,
 ) -> Estimator:
     """Return the estimator for a model.
 
@@ -38,16 +40,25 @@ def make_estimator(
         pooled: what rows want of the curvature.
         seed: of the probes or the labels.
         device: of the derivatives.
+        basis: in which the dense optimizer wants the curvature; None for coordinates.
 
     Returns:
         The estimator.
+
+    Raises:
+        ValueError: the estimator is not right for this model, or does not know the basis.
     """
+    if basis is not None and name != "exact":
+        raise ValueError(
+            f"the curvature in an eigenbasis must be exact, and --curvature is {name}; use --curvature exact, or another "
+            "--optim.dense.name"
+        )
     match name:
         case "exact":
             from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
 
             refuse_inexact(head, table_of_feature)
-            return _replayed(ExactDiagonal(precision, pooled), device)
+            return _replayed(ExactDiagonal(precision, pooled, basis), device)
         case "hutchinson":
             from dlrm_adahessian.curvature.hutchinson import Hutchinson
 

@@ -2,7 +2,7 @@
 
 All that the ranks share goes through one sum over one flat bucket:
 
-    gradient | curvature, or the gradients that it is a mean square of | logits, each in its place of the global batch |
+    gradient | curvature, or the gradients that it is a mean square of | Kronecker factors | logits, each in its place of the global batch |
     loss and sums of all derivatives, whose total is finite on all ranks or on none | samples with curvature on the rows
 
 A rank's derivatives are of the mean over its own samples, so they enter with its share of all samples as weight. The mean
@@ -17,24 +17,28 @@ from torch import Tensor
 
 from dlrm_adahessian.curvature.base import Derivatives, mean_square, sums_of
 from dlrm_adahessian.distributed.ranks import Share
+from dlrm_adahessian.optim.basis import KroneckerBasis
 
 
-def over_ranks(found: Derivatives, share: Share, *, curvature_samples: int) -> Derivatives:
+def over_ranks(
+    found: Derivatives, share: Share, *, curvature_samples: int, basis: KroneckerBasis | None = None
+) -> Derivatives:
     """Return derivatives of the mean loss over the global batch; needs a process group.
 
     Args:
         found: of the mean loss over this rank's samples.
         share: which samples those are.
         curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
+        basis: that the curvature was wanted in.
 
     Returns:
-        `loss`, `grad`, `curvature`, `sums` and the logits (B,) of the global batch, equal on all ranks. `pooled_grad` and
+        `loss`, `grad`, `curvature`, `factors`, `sums` and the logits (B,) of the global batch, equal on all ranks. `pooled_grad` and
         `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale that `ShardedLookup.push` wants.
         `pooled_samples` is that of the global batch.
     """
     if share.world_size == 1:
         return found
-    found = _filled(found, curvature_samples)
+    found = _filled(found, curvature_samples, basis)
     weight = share.count / share.samples
     sums = sums_of(found) if found.sums is None else found.sums.clone()
     sums[0] *= weight
@@ -43,8 +47,11 @@ def over_ranks(found: Derivatives, share: Share, *, curvature_samples: int) -> D
     pooled_samples = min(found.pooled_samples, share.count)
     parts = [found.grad * weight, logits, sums, sums.new_tensor([pooled_samples])]
     curvature = found.curvature if found.squares_of is None else found.squares_of
-    if curvature is not None:
-        parts.append((curvature * (share.count_among(curvature_samples) / curvature_samples)).flatten())
+    parts += [
+        (part * (share.count_among(curvature_samples) / curvature_samples)).flatten()
+        for part in (curvature, found.factors)
+        if part is not None
+    ]
     bucket = torch.cat(parts)
     dist.all_reduce(bucket)
     grad, logits, sums, pooled_total, *rest = bucket.split([len(part) for part in parts])
@@ -54,7 +61,8 @@ def over_ranks(found: Derivatives, share: Share, *, curvature_samples: int) -> D
         loss=sums[0],
         logits=logits,
         grad=grad,
-        curvature=_curvature(found, rest, curvature_samples),
+        curvature=None if curvature is None else _curvature(found, rest[0], curvature_samples),
+        factors=None if found.factors is None else rest[-1],
         squares_of=None,
         sums=sums,
         pooled_grad=_padded(found.pooled_grad, share, weight),
@@ -89,19 +97,22 @@ def total_over_ranks(number: int) -> int:
     return int(total)
 
 
-def _filled(found: Derivatives, curvature_samples: int) -> Derivatives:
+def _filled(found: Derivatives, curvature_samples: int, basis: KroneckerBasis | None) -> Derivatives:
     """Give a rank of which no sample takes part in the dense curvature one of zeros: each takes part in what is sent."""
-    if curvature_samples == 0 or found.curvature is not None:
+    if curvature_samples == 0 or found.curvature is not None or found.factors is not None:
         return found
-    return replace(found, curvature=torch.zeros_like(found.grad), sums=None)
+    return replace(
+        found,
+        curvature=torch.zeros_like(found.grad) if basis is None or basis.diagonal else None,
+        factors=None if basis is None else torch.zeros_like(basis.state["factors"]),
+        sums=None,
+    )
 
 
-def _curvature(found: Derivatives, summed: list[Tensor], curvature_samples: int) -> Tensor | None:
-    if not summed:
-        return None
+def _curvature(found: Derivatives, summed: Tensor, curvature_samples: int) -> Tensor:
     if found.squares_of is None:
-        return summed[0]
-    return mean_square(summed[0].view_as(found.squares_of), curvature_samples)
+        return summed
+    return mean_square(summed.view_as(found.squares_of), curvature_samples)
 
 
 def _pooled_curvature(local: Tensor | None, share: Share, samples: int, total: int) -> Tensor | None:

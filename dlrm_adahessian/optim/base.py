@@ -14,28 +14,34 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dlrm_adahessian.kernels.row_sums import Hits
+    from dlrm_adahessian.optim.basis import KroneckerBasis
 
 PooledCurvature = Literal["none", "entries", "mean"]
 """What rows want of the curvature at the pooled embeddings: nothing, (B, F, D), or its mean over D, (B, F, 1)."""
 
 
-class DenseOptimizer(Protocol):
+class DenseOptimizer(ABC):
     """Updates one flat vector of all dense parameters in place."""
 
     state: dict[str, Tensor]
     """Named tensors: moments like the parameters, counters 0-dim int64 on the CPU. Loading copies into them."""
+    basis: KroneckerBasis | None = None
+    """In which it wants the curvature of weight matrices; None is coordinates."""
 
+    @abstractmethod
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
     ) -> None:
         """Update `parameters`, all (P,); `lr_scale` in [0, 1] is the schedule's factor on the learning rate."""
-        ...
+
+    def observe_(self, factors: Tensor) -> None:  # noqa: B027 -- most have no basis
+        """Take up the Kronecker factors (K,) of a batch, after the step with its curvature; only with a `basis`."""
 
 
 class RowRule(ABC):

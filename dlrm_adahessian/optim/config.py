@@ -14,11 +14,19 @@ from dlrm_adahessian.runtime.settings import settings
 class ScheduleConfig:
     """Factor on every learning rate; the same choices for every optimizer."""
 
-    tuned: ClassVar[Tuned] = {"warmup": Choice((0.0, 0.1)), "decay": Choice(("none", "linear"))}
+    tuned: ClassVar[Tuned] = {
+        "warmup": Choice((0.0, 0.1)),
+        "decay": Choice(("none", "linear", "inverse_sqrt")),
+        "rows": Choice(("same", "constant")),
+    }
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps over which the factor grows linearly from 0 to 1."""
-    decay: Literal["none", "linear"] = "none"
-    """After warm-up: stay at 1, or fall linearly to 0 at the last step."""
+    decay: Literal["none", "linear", "inverse_sqrt"] = "none"
+    """After warm-up: stay at 1, fall linearly to 0 at the last step, or fall as 1 / sqrt(1 + t / t0) after t steps."""
+    t0: float = Field(default=0.2, gt=0)
+    """Of inverse_sqrt, as a share of all steps: after so many the factor is 1 / sqrt(2)."""
+    rows: Literal["same", "constant"] = "same"
+    """Whether the rows' rate falls too. Accumulators that only grow, as Adagrad's, make steps shrink by themselves."""
 
 
 @settings
@@ -43,13 +51,16 @@ class OptimConfig:
         return space
 
 
-def lr_scale(step: int, total_steps: int, cfg: ScheduleConfig) -> float:
+def lr_scale(
+    step: int, total_steps: int, cfg: ScheduleConfig, part: Literal["dense", "rows"] = "dense"
+) -> float:
     """Return the factor in (0, 1] for a step.
 
     Args:
         step: counts from 1 to `total_steps`.
         total_steps: of the whole run.
         cfg: shape of the schedule.
+        part: whose rate it is for.
 
     Returns:
         The factor; linear decay ends at 1 / (decaying steps), not at 0, so that the last step still counts.
@@ -57,7 +68,9 @@ def lr_scale(step: int, total_steps: int, cfg: ScheduleConfig) -> float:
     warmup = round(cfg.warmup * total_steps)
     if step <= warmup:
         return step / warmup
-    if cfg.decay == "none":
+    if cfg.decay == "none" or (part == "rows" and cfg.rows == "constant"):
         return 1.0
+    if cfg.decay == "inverse_sqrt":
+        return (1 + (step - warmup - 1) / (cfg.t0 * total_steps)) ** -0.5
     decaying = total_steps - warmup
     return (total_steps - step + 1) / decaying

@@ -132,6 +132,7 @@ class _Fit:
             batch,
             curvature_samples=curvature_samples(config, progress.step, batch.share.samples),
             lr_scale=lr_scale(progress.step + 1, self.total_steps, config.optim.schedule),
+            rows_lr_scale=lr_scale(progress.step + 1, self.total_steps, config.optim.schedule, "rows"),
             following=following,
         )
         progress.step += 1

@@ -75,6 +75,7 @@ def train_step(
     *,
     curvature_samples: int,
     lr_scale: float,
+    rows_lr_scale: float | None = None,
     following: Batch | None = None,
 ) -> StepResult:
     """Predict a batch, differentiate its mean loss over all ranks, and update all parameters; all ranks call it.
@@ -83,7 +84,8 @@ def train_step(
         state: what is trained.
         batch: this rank's share.
         curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
-        lr_scale: in [0, 1], the schedule's factor on the learning rates.
+        lr_scale: in [0, 1], the schedule's factor on the learning rate of the dense part.
+        rows_lr_scale: that on the rate of the rows; None for the same.
         following: the next batch, whose lookups travel to the rows' owners meanwhile.
 
     Returns:
@@ -102,7 +104,9 @@ def train_step(
             curvature_samples=share.count_among(curvature_samples),
             place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
         )
-    found = over_ranks(found, share, curvature_samples=curvature_samples)
+    found = over_ranks(
+        found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis
+    )
     finite = all_finite(found)
     # Read before the update is launched: a GPU updates while the host goes on to the next batch.
     loss = float(found.loss)
@@ -112,11 +116,13 @@ def train_step(
         state.dense_optimizer.step(
             state.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
         )
+        if found.factors is not None:
+            state.dense_optimizer.observe_(found.factors)
         state.lookup.push(
             pooled,
             found.pooled_grad,
             found.pooled_curvature,
-            lr_scale=lr_scale,
+            lr_scale=lr_scale if rows_lr_scale is None else rows_lr_scale,
             samples=samples,
             curvature_samples=found.pooled_samples,
         )
@@ -195,6 +201,7 @@ class TrainState:
                 pooled=config.optim.rows.pooled_curvature,
                 seed=config.seed,
                 device=device,
+                basis=self.dense_optimizer.basis,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error

@@ -31,6 +31,9 @@ def test_schedule_warms_up_and_decays_to_its_last_step():
         *(n / 8 for n in range(7, 0, -1)),
     ]
     assert {lr_scale(step, 10, ScheduleConfig()) for step in range(1, 11)} == {1.0}
+    falling = ScheduleConfig(warmup=0.1, decay="inverse_sqrt", t0=0.4, rows="constant")
+    assert [lr_scale(step, 20, falling) for step in (1, 2, 3, 11)] == [0.5, 1, 1, 2**-0.5]
+    assert [lr_scale(step, 20, falling, "rows") for step in (1, 2, 3, 11)] == [0.5, 1, 1, 1]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ with; the schedule scales all of them alike.
 from dlrm_adahessian.optim.dense.adagrad import AdagradConfig
 from dlrm_adahessian.optim.dense.adahessian import AdaHessianConfig
 from dlrm_adahessian.optim.dense.adam import AdamConfig
+from dlrm_adahessian.optim.dense.eigenbasis import EigenbasisConfig
 from dlrm_adahessian.optim.dense.hessian_adagrad import DenseHessianAdagradConfig
 from dlrm_adahessian.optim.dense.muon import MuonConfig
 from dlrm_adahessian.optim.dense.sgd import SGDConfig
@@ -18,6 +19,7 @@ DenseConfig = (
     AdaHessianConfig
     | AdagradConfig
     | AdamConfig
+    | EigenbasisConfig
     | DenseHessianAdagradConfig
     | MuonConfig
     | SGDConfig

@@ -34,7 +34,7 @@ class AdagradConfig:
         return Adagrad(parameters, self)
 
 
-class Adagrad:
+class Adagrad(DenseOptimizer):
     """Adagrad over a flat vector; ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: AdagradConfig) -> None:

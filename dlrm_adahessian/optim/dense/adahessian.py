@@ -51,7 +51,7 @@ class AdaHessianConfig:
         return AdaHessian(parameters, self, [math.prod(shape) for shape in shapes])
 
 
-class AdaHessian:
+class AdaHessian(DenseOptimizer):
     """AdaHessian over a flat vector whose parameters lie one after another."""
 
     def __init__(self, parameters: Tensor, cfg: AdaHessianConfig, sizes: list[int]) -> None:

@@ -37,7 +37,7 @@ class AdamConfig:
         return Adam(parameters, self)
 
 
-class Adam:
+class Adam(DenseOptimizer):
     """Adam over a flat vector; ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: AdamConfig) -> None:

@@ -48,7 +48,7 @@ class DenseHessianAdagradConfig:
         return DenseHessianAdagrad(parameters, self)
 
 
-class DenseHessianAdagrad:
+class DenseHessianAdagrad(DenseOptimizer):
     """Accumulated curvature over a flat vector."""
 
     def __init__(self, parameters: Tensor, cfg: DenseHessianAdagradConfig) -> None:

@@ -50,7 +50,7 @@ class MuonConfig:
         return Muon(parameters, self, shapes)
 
 
-class Muon:
+class Muon(DenseOptimizer):
     """Muon and Adam over one flat vector; ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: MuonConfig, shapes: Sequence[Sequence[int]]) -> None:

@@ -52,7 +52,7 @@ class SGDConfig:
         return SGD(parameters, self)
 
 
-class SGD:
+class SGD(DenseOptimizer):
     """Momentum over a flat vector; ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: SGDConfig) -> None:

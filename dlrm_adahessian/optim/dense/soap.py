@@ -52,7 +52,7 @@ class SOAPConfig:
         return SOAP(parameters, self, shapes)
 
 
-class SOAP:
+class SOAP(DenseOptimizer):
     """SOAP over one flat vector; ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: SOAPConfig, shapes: Sequence[Sequence[int]]) -> None:

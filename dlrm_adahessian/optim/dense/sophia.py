@@ -47,7 +47,7 @@ class SophiaConfig:
         return Sophia(parameters, self)
 
 
-class Sophia:
+class Sophia(DenseOptimizer):
     """Sophia over a flat vector."""
 
     def __init__(self, parameters: Tensor, cfg: SophiaConfig) -> None:

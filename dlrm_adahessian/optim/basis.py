@@ -1,0 +1,190 @@
+"""Orthogonal bases of weight matrices in which their Hessian blocks are nearly diagonal. Imports no torch.
+
+A layer u = W a has the block sum_b w_b (delta_b delta_b^T) (x) (a_b a_b^T), with delta_b = dz_b/du and w_b = p_b (1 - p_b) / B.
+K-FAC takes the two sides apart, S = sum_b w_b delta_b delta_b^T and A = mean of a_b a_b^T, and the eigenvectors Q_S and
+Q_A of the two make a basis of the matrix: W is Q_S^T W Q_A in it. George, Laurent, Bouthillier, Ballas, Vincent, "Fast
+Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", 2018 (EK-FAC); Botev, Ritter, Barber 2017 on
+S of the Gauss-Newton matrix.
+
+Only the k leading eigenvectors of a side matter much, so Q is a product of k Householder reflections whose first k columns
+they are. In compact form, Q = I - Y T Y^T with Y (m, k), turning n rows costs 2 n m k multiply-adds in place of n m^2
+(Schreiber, Van Loan, "A Storage-Efficient WY Representation for Products of Householder Transformations", 1989).
+Any Y makes Q orthogonal when T^-1 is the upper triangle of Y^T Y with half of its diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from dlrm_adahessian.optim.base import new_counter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sides = Literal["both", "input", "output", "none"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """An orthogonal matrix Q (m, m) in compact form; zeros are the identity.
+
+    Attributes:
+        factor: (m, m), the moving average whose leading eigenvectors are the first columns of Q.
+        reflectors: Y, (m, k), unit lower trapezoidal.
+        product: Y T, (m, k).
+    """
+
+    factor: Tensor
+    reflectors: Tensor
+    product: Tensor
+
+    def turn(self, rows: Tensor) -> Tensor:
+        """Return `rows` @ Q, (n, m)."""
+        return rows.addmm(rows @ self.product, self.reflectors.T, alpha=-1)
+
+    def turn_back(self, rows: Tensor) -> Tensor:
+        """Return `rows` @ Q^T, (n, m)."""
+        return rows.addmm(rows @ self.reflectors, self.product.T, alpha=-1)
+
+    def matrix(self) -> Tensor:
+        """Return Q, (m, m)."""
+        import torch
+
+        return self.turn(torch.eye(len(self.factor), dtype=self.factor.dtype, device=self.factor.device))
+
+    def refresh_(self, *, first: bool) -> None:
+        """Bring the first columns of Q closer to the leading eigenvectors of the factor.
+
+        The first time they are computed; later one step of orthogonal iteration follows the moving average.
+
+        Args:
+            first: whether Q is still the identity.
+        """
+        import torch
+
+        rank = self.reflectors.shape[1]
+        if first:
+            columns = torch.linalg.eigh(self.factor)[1][:, -rank:].flip(1)
+        else:
+            leading = -self.product @ self.reflectors[:rank].T
+            leading.diagonal().add_(1)
+            moved = self.factor @ leading
+            columns = moved[:, (leading * moved).sum(0).argsort(descending=True)]
+        reflectors = torch.geqrf(columns)[0].tril_(-1)
+        reflectors.diagonal().fill_(1)
+        inverse = (reflectors.T @ reflectors).triu_()
+        inverse.diagonal().mul_(0.5)
+        self.reflectors.copy_(reflectors)
+        self.product.copy_(torch.linalg.solve_triangular(inverse, reflectors, upper=True, left=False))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The basis of one weight matrix (n, m); a side that is None keeps its coordinates."""
+
+    output: Side | None
+    input: Side | None
+
+    def turn_inputs(self, inputs: Tensor) -> Tensor:
+        """Return `inputs` (n, m) @ Q_A."""
+        return inputs if self.input is None else self.input.turn(inputs)
+
+    def turn_outputs(self, outputs: Tensor) -> Tensor:
+        """Return `outputs` (n, m) @ Q_S."""
+        return outputs if self.output is None else self.output.turn(outputs)
+
+    def turn(self, weight: Tensor) -> Tensor:
+        """Return Q_S^T `weight` Q_A."""
+        return self.turn_outputs(self.turn_inputs(weight).T).T
+
+    def turn_back(self, weight: Tensor) -> Tensor:
+        """Return Q_S `weight` Q_A^T."""
+        if self.input is not None:
+            weight = self.input.turn_back(weight)
+        return weight if self.output is None else self.output.turn_back(weight.T).T
+
+
+class KroneckerBasis:
+    """The bases of all weight matrices of a head, as parts of flat tensors that a checkpoint holds.
+
+    Attributes:
+        diagonal: whether the curvature is wanted in the basis, beside the factors.
+        state: `factors` (K,), `reflectors` and `products` (R,), `observations` 0-dim int64.
+        matrices: by the position of a parameter; biases have none.
+    """
+
+    def __init__(
+        self,
+        parameters: Tensor,
+        shapes: Sequence[Sequence[int]],
+        *,
+        sides: Sides,
+        rank: int,
+        decay: float,
+        diagonal: bool,
+    ) -> None:
+        """Start with coordinates.
+
+        Args:
+            parameters: (P,), for dtype and device.
+            shapes: of the parameters in order.
+            sides: of a weight matrix that get a basis. A side of one entry needs none.
+            rank: leading eigenvectors of a side; fewer where it is shorter.
+            decay: of the moving averages of the factors, an observation.
+            diagonal: whether the curvature is wanted in the basis.
+        """
+        self.diagonal = diagonal
+        self._decay = decay
+        sizes = {
+            (i, side): size
+            for i, shape in enumerate(shapes)
+            if len(shape) == 2
+            for side, size in zip(("output", "input"), shape, strict=True)
+            if sides in (side, "both") and size > 1
+        }
+        ranks = [(m, min(rank, m)) for m in sizes.values()]
+        self.state = {
+            "factors": parameters.new_zeros(sum(m * m for m, _ in ranks)),
+            "reflectors": parameters.new_zeros(sum(m * k for m, k in ranks)),
+            "products": parameters.new_zeros(sum(m * k for m, k in ranks)),
+            "observations": new_counter(),
+        }
+        square, tall = [m * m for m, _ in ranks], [m * k for m, k in ranks]
+        parts = zip(
+            sizes,
+            ranks,
+            self.state["factors"].split(square),
+            self.state["reflectors"].split(tall),
+            self.state["products"].split(tall),
+            strict=True,
+        )
+        found = {
+            key: Side(factor.view(m, m), reflectors.view(m, k), product.view(m, k))
+            for key, (m, k), factor, reflectors, product in parts
+        }
+        self.matrices = {
+            i: Matrix(found.get((i, "output")), found.get((i, "input")))
+            for i, shape in enumerate(shapes)
+            if len(shape) == 2
+        }
+
+    def views(self, factors: Tensor) -> dict[int, tuple[Tensor | None, Tensor | None]]:
+        """Return the parts (n, n) and (m, m) of a vector (K,) of factors, by the position of a parameter."""
+        offset, found = 0, {}
+        for i, matrix in self.matrices.items():
+            parts: list[Tensor | None] = []
+            for side in (matrix.output, matrix.input):
+                size = 0 if side is None else side.factor.numel()
+                parts.append(None if side is None else factors[offset : offset + size].view_as(side.factor))
+                offset += size
+            found[i] = (parts[0], parts[1])
+        return found
+
+    def observe_(self, factors: Tensor) -> int:
+        """Take the factors (K,) of a batch into the moving averages; return how many batches these have seen."""
+        seen = int(self.state["observations"].add_(1))
+        # A plain mean at first, so that the zeros of the beginning have no weight.
+        self.state["factors"].lerp_(factors, max(1 - self._decay, 1 / seen))
+        return seen
