@@ -44,10 +44,6 @@ class Side:
         """Return `rows` @ Q, (n, m)."""
         return rows.addmm(rows @ self.product, self.reflectors.T, alpha=-1)
 
-    def turn_back(self, rows: Tensor) -> Tensor:
-        """Return `rows` @ Q^T, (n, m)."""
-        return rows.addmm(rows @ self.reflectors, self.product.T, alpha=-1)
-
     def matrix(self) -> Tensor:
         """Return Q, (m, m)."""
         import torch
@@ -95,15 +91,19 @@ class Matrix:
         """Return `outputs` (n, m) @ Q_S."""
         return outputs if self.output is None else self.output.turn(outputs)
 
-    def turn(self, weight: Tensor) -> Tensor:
-        """Return Q_S^T `weight` Q_A."""
-        return self.turn_outputs(self.turn_inputs(weight).T).T
+    def turn_(self, weight: Tensor) -> None:
+        """Replace `weight` by Q_S^T `weight` Q_A."""
+        if (side := self.input) is not None:
+            weight.addmm_(weight @ side.product, side.reflectors.T, alpha=-1)
+        if (side := self.output) is not None:
+            weight.addmm_(side.reflectors, side.product.T @ weight, alpha=-1)
 
-    def turn_back(self, weight: Tensor) -> Tensor:
-        """Return Q_S `weight` Q_A^T."""
-        if self.input is not None:
-            weight = self.input.turn_back(weight)
-        return weight if self.output is None else self.output.turn_back(weight.T).T
+    def turn_back_(self, weight: Tensor) -> None:
+        """Replace `weight` by Q_S `weight` Q_A^T."""
+        if (side := self.input) is not None:
+            weight.addmm_(weight @ side.reflectors, side.product.T, alpha=-1)
+        if (side := self.output) is not None:
+            weight.addmm_(side.product, side.reflectors.T @ weight, alpha=-1)
 
 
 class KroneckerBasis:

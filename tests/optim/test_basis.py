@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.optim.basis import KroneckerBasis, Side
+from dlrm_adahessian.optim.basis import KroneckerBasis, Matrix, Side
 from tests.oracles import BATCH, plain_logits, pooled_of, small_batch, small_config, small_head
 
 pytestmark = pytest.mark.oracle
@@ -51,7 +51,13 @@ def test_first_columns_are_the_leading_eigenvectors_and_all_are_orthonormal(rank
     np.testing.assert_allclose(np.abs(np.sum(vectors * q[:, :rank].numpy(), 0)), 1, rtol=0, atol=1e-12)
     rows = torch.randn(5, SIZE, dtype=torch.float64)
     torch.testing.assert_close(side.turn(rows), rows @ q, rtol=0, atol=1e-13)
-    torch.testing.assert_close(side.turn_back(rows), rows @ q.T, rtol=0, atol=1e-13)
+    one, other = Matrix(None, side), Matrix(side, None)
+    for turn, q_s, q_a in ((Matrix.turn_, q.T, q), (Matrix.turn_back_, q, q.T)):
+        ours, columns = rows.clone(), rows.T.clone()
+        turn(one, ours)
+        turn(other, columns)
+        torch.testing.assert_close(ours, rows @ q_a, rtol=0, atol=1e-13)
+        torch.testing.assert_close(columns, q_s @ rows.T, rtol=0, atol=1e-13)
 
 
 def test_orthogonal_iteration_comes_to_the_eigenvectors_of_a_factor_that_moved():

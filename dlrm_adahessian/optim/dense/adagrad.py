@@ -1,7 +1,8 @@
 """Adagrad on the dense part.
 
 Duchi, Hazan, Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", 2011:
-s += g^2, w -= lr * g / (sqrt(s) + eps). As torch.optim.Adagrad without its learning-rate decay.
+s += g^2, w -= lr * g / (sqrt(s) + eps). As torch.optim.Adagrad without its learning-rate decay. With beta1 the step is along
+the bias-corrected mean of gradients, as Adam's: what hessian_adagrad.py is without curvature.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dlrm_adahessian.optim.base import DenseOptimizer, Tuned, rate
+from dlrm_adahessian.optim.base import DenseOptimizer, Tuned, new_counter, rate
 from dlrm_adahessian.runtime.settings import settings
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class AdagradConfig:
     tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["adagrad"] = "adagrad"
     lr: float = Field(default=0.02, gt=0)
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the mean of gradients, a step; 0 keeps none."""
+    initial_accumulator: float = Field(default=0.0, ge=0)
+    """Of s; squared gradient units. Large ones shorten the first steps."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
 
@@ -42,7 +47,10 @@ class Adagrad(DenseOptimizer):
         from torch.optim.adagrad import adagrad
 
         self.cfg = cfg
-        self.state = {"sum": torch.zeros_like(parameters)}
+        self.state = {"sum": torch.full_like(parameters, cfg.initial_accumulator)}
+        if cfg.beta1:
+            self.state["mean"] = torch.zeros_like(parameters)
+            self.state["steps"] = new_counter()
         self._adagrad = adagrad
         self._steps = torch.zeros(())  # of a learning-rate decay that is 0
 
@@ -51,15 +59,22 @@ class Adagrad(DenseOptimizer):
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`."""
         del curvature, samples
+        cfg, total = self.cfg, self.state["sum"]
+        if cfg.beta1:
+            correction = 1 - cfg.beta1 ** int(self.state["steps"].add_(1))
+            mean = self.state["mean"].lerp_(grad, 1 - cfg.beta1)
+            root = total.addcmul_(grad, grad).sqrt().add_(cfg.eps)
+            parameters.addcdiv_(mean, root, value=-cfg.lr * lr_scale / correction)
+            return
         self._adagrad(
             [parameters],
             [grad],
-            [self.state["sum"]],
+            [total],
             [self._steps],
             fused=parameters.device.type == "cpu",  # torch has no fused kernel for GPUs
-            lr=self.cfg.lr * lr_scale,
+            lr=cfg.lr * lr_scale,
             lr_decay=0.0,
             weight_decay=0.0,
-            eps=self.cfg.eps,
+            eps=cfg.eps,
             maximize=False,
         )

@@ -58,8 +58,8 @@ class EigenbasisConfig:
     """Of a weight matrix that get a basis; none leaves coordinates."""
     rank: int = Field(default=32, ge=1)
     """Leading eigenvectors of a side."""
-    refresh: int = Field(default=4, ge=1)
-    """Steps with curvature from one turn of the basis to the next."""
+    refresh: int = Field(default=8, ge=1)
+    """Steps with curvature from one turn of the basis to the next; at first after 1, 2, 4, ... of them."""
     factor_decay: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the moving averages of the Kronecker factors, a step with curvature."""
     eps: float = Field(default=1e-8, ge=0)
@@ -107,31 +107,32 @@ class Eigenbasis(DenseOptimizer):
         cfg, direction = self.cfg, self._direction
         steps = int(self.state["steps"].add_(1))
         direction.copy_(grad)
-        turned = self._matrices(direction)
-        for (basis, matrix), (_, original) in zip(turned, self._matrices(grad), strict=True):
-            matrix.copy_(basis.turn(original))
+        matrices = self._matrices(direction)
+        for basis, matrix in matrices:
+            basis.turn_(matrix)
         scale = 1 - cfg.beta2**steps if cfg.accumulation == "mean" else 1.0
         update = self.update_numba_ if parameters.device.type == "cpu" else self.update_torch_
         lr = cfg.lr * lr_scale / (1 - cfg.beta1**steps)
         update(direction, curvature, lr=lr, scale=scale, samples=samples)
-        for basis, matrix in turned:
-            matrix.copy_(basis.turn_back(matrix))
+        for basis, matrix in matrices:
+            basis.turn_back_(matrix)
         parameters.sub_(direction)
 
     def observe_(self, factors: Tensor) -> None:
         """Take up the Kronecker factors of a batch, and turn the basis when it is due."""
         seen = self.basis.observe_(factors)
-        if seen != 1 and seen % self.cfg.refresh:
+        settled = seen & (seen - 1)  # 0 at powers of two: the first means move most
+        if settled and seen % self.cfg.refresh:
             return
         means, squares = (self._matrices(self.state[name]) for name in ("mean", "square"))
         for (basis, mean), (_, square) in zip(means, squares, strict=True):
-            mean.copy_(basis.turn_back(mean))
+            basis.turn_back_(mean)
             for side, rows in ((basis.input, square), (basis.output, square.T)):
                 if side is not None:
                     before = side.matrix()
                     side.refresh_(first=seen == 1)
                     rows.copy_(rows @ side.turn(before.T).square_())
-            mean.copy_(basis.turn(mean))
+            basis.turn_(mean)
 
     def update_torch_(
         self, direction: Tensor, curvature: Tensor | None, *, lr: float, scale: float, samples: int

@@ -28,6 +28,8 @@ class RowAdagradConfig:
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adagrad"] = "adagrad"
     lr: float = Field(default=0.02, gt=0)
+    initial_accumulator: float = Field(default=0.0, ge=0)
+    """Of s; squared gradient units. Large ones shorten the first steps of a row."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
 
@@ -44,7 +46,7 @@ class RowAdagrad(RowRule):
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return `sum` (R, D), the accumulated squared gradients."""
-        return {"sum": weight.new_zeros(weight.shape)}
+        return {"sum": weight.new_full(weight.shape, self.cfg.initial_accumulator)}
 
     @property
     def direction_triton(self) -> Any:

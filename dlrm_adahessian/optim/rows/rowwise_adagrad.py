@@ -33,6 +33,8 @@ class RowwiseAdagradConfig:
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
     lr: float = Field(default=0.02, gt=0)
+    initial_accumulator: float = Field(default=0.0, ge=0)
+    """Of s; squared gradient units. Large ones shorten the first steps of a row."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
 
@@ -49,7 +51,7 @@ class RowwiseAdagrad(RowRule):
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return `sum` (R,), the accumulated mean squared gradients."""
-        return {"sum": weight.new_zeros(len(weight))}
+        return {"sum": weight.new_full((len(weight),), self.cfg.initial_accumulator)}
 
     @property
     def direction_triton(self) -> Any:

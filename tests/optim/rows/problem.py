@@ -96,7 +96,8 @@ DIRECTIONS = {
 
 def reference(cfg, w):
     """The rules row by row, in Python."""
-    rows = [SimpleNamespace(s=np.zeros(WIDTH), m=np.zeros(WIDTH), touches=0, updates=0) for _ in range(ROWS)]
+    at_first = np.full(WIDTH, getattr(cfg, "initial_accumulator", 0.0))
+    rows = [SimpleNamespace(s=at_first, m=np.zeros(WIDTH), touches=0, updates=0) for _ in range(ROWS)]
     for hits in all_hits():
         for i, r in enumerate(hits.rows.tolist()):
             h = hits.curvature[i].numpy() if hits.curvature is not None and hits.has_curvature[i] else None

@@ -9,10 +9,12 @@ import torch
 from dlrm_adahessian.kernels.row_sums import Hits, sum_hits
 from dlrm_adahessian.optim.rows import (
     HessianAdagradConfig,
+    RowAdagradConfig,
     RowAdaHessianConfig,
     RowAdamConfig,
     RowConfig,
     RowSophiaConfig,
+    RowwiseAdagradConfig,
 )
 from tests.optim.rows.problem import (
     DIRECTIONS,
@@ -30,6 +32,8 @@ from tests.optim.rows.problem import (
 pytestmark = pytest.mark.oracle
 CONFIGS = [
     *(kind(lr=0.1) for kind in get_args(RowConfig)),
+    RowAdagradConfig(lr=0.1, initial_accumulator=0.3),
+    RowwiseAdagradConfig(lr=0.1, initial_accumulator=0.3),
     HessianAdagradConfig(lr=0.1, curvature_floor=0.0, clip=0.5),
     HessianAdagradConfig(lr=0.1, rowwise=True, curvature_floor=0.3),
     RowAdaHessianConfig(lr=0.1, rowwise=True, beta1=0.9, power=0.5),
