@@ -4,7 +4,9 @@ Yao, Gholami, Shen, Mustafa, Keutzer, Mahoney, "ADAHESSIAN: An Adaptive Second O
 2020, algorithm 1: Adam with the spatially averaged Hessian diagonal D in the place of the gradient in the second
 moment, w -= lr * m_hat / (v_hat^(k/2) + eps). Departures: bias correction of the second moment counts curvature
 updates, since curvature may come every few steps only; and the curvature has a floor, B g^2, which is its expectation
-under the model (Fisher), since p (1 - p) vanishes on confident mistakes while the gradient does not.
+under the model (Fisher), since p (1 - p) vanishes on confident mistakes while the gradient does not. Defaults differ too.
+`average_rows`, power 1, eps 1e-4 and floor 0 are the rule of the authors' code with the settings that they recommend
+(github.com/amirgholami/adahessian, instruction/adahessian.py): preset adahessian_paper.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ class AdaHessianConfig:
     """k, the Hessian power: 1 divides by the curvature, 0.5 by its root, as Adam does by that of the squared gradient."""
     block_size: int = Field(default=1, ge=1)
     """b, consecutive entries of a parameter whose curvature is averaged (spatial averaging); 1 is none."""
+    average_rows: bool = False
+    """Replace the curvature of a weight matrix by the mean of its absolute values over each row, one per output."""
     curvature_floor: float = Field(default=1.0, ge=0)
     """Curvature is at least this times batch size times squared gradient, its expectation under the model; 0 is off."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -48,22 +52,23 @@ class AdaHessianConfig:
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
         """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
-        return AdaHessian(parameters, self, [math.prod(shape) for shape in shapes])
+        return AdaHessian(parameters, self, shapes)
 
 
 class AdaHessian(DenseOptimizer):
     """AdaHessian over a flat vector whose parameters lie one after another."""
 
-    def __init__(self, parameters: Tensor, cfg: AdaHessianConfig, sizes: list[int]) -> None:
+    def __init__(self, parameters: Tensor, cfg: AdaHessianConfig, shapes: Sequence[Sequence[int]]) -> None:
         """Start with zero moments.
 
         Args:
             parameters: (P,).
             cfg: hyper-parameters.
-            sizes: entries of each parameter in order, P in all; curvature is averaged within a parameter.
+            shapes: of the parameters in order, P entries in all; curvature is averaged within a parameter.
         """
         self.cfg = cfg
-        self.sizes = sizes
+        self._shapes = shapes
+        self._sizes = [math.prod(shape) for shape in shapes]
         self.state = {
             "mean": parameters.new_zeros(parameters.shape),
             "mean_square": parameters.new_zeros(parameters.shape),
@@ -82,7 +87,13 @@ class AdaHessian(DenseOptimizer):
         if curvature is not None:
             self.state["curvature_updates"].add_(1)
             if cfg.block_size > 1:
-                curvature = block_mean(curvature, self.sizes, cfg.block_size)
+                curvature = block_mean(curvature, self._sizes, cfg.block_size)
+            if cfg.average_rows:
+                curvature = curvature.abs()
+                for part, shape in zip(curvature.split(self._sizes), self._shapes, strict=True):
+                    if len(shape) == 2:
+                        rows = part.view(*shape)
+                        rows.copy_(rows.mean(1, keepdim=True).expand_as(rows))
             if cfg.curvature_floor:
                 curvature = curvature.maximum(grad.square().mul_(cfg.curvature_floor * samples))
             mean_square.mul_(cfg.beta2).addcmul_(curvature, curvature, value=1 - cfg.beta2)

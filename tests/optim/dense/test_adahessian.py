@@ -55,3 +55,18 @@ def test_adahessian_waits_for_the_first_curvature():
     optimizer = AdaHessianConfig().build(w, SHAPES)
     optimizer.step(w, torch.ones(11), None, lr_scale=1, samples=1)
     assert torch.equal(w, torch.ones(11))
+
+
+def test_with_average_rows_it_is_the_rule_of_the_authors_code():
+    """Means of absolute values over each row of a matrix, entries of a bias alone, power 1, no floor, eps last."""
+    cfg = AdaHessianConfig(lr=0.15, eps=1e-4, power=1.0, average_rows=True, curvature_floor=0.0)
+    w, grads, curvatures, found = run(cfg)
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    for step in range(STEPS):
+        absolute = abs(curvatures[step])
+        matrix = np.repeat(absolute[:6].reshape(2, 3).mean(1), 3)
+        h = np.concatenate([matrix, absolute[6:]])
+        m, v = 0.9 * m + 0.1 * grads[step], 0.999 * v + 0.001 * h**2
+        root = np.sqrt(v / (1 - 0.999 ** (step + 1)))
+        w = w - 0.5 * 0.15 * m / (1 - 0.9 ** (step + 1)) / (root + 1e-4)
+    np.testing.assert_allclose(found, w, rtol=1e-12, atol=1e-12)
