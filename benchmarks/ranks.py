@@ -71,8 +71,8 @@ def measure(name: str, samples: int) -> dict[str, float | str]:
         features=len(TOKENS),
         dim=steps.config.model.embedding_dim,
         parameters=len(steps.state.parameters),
-        row_curvature=1 if name == "hybrid" else 0,
-        dense_curvature=1 / steps.config.curvature_every if name == "hybrid" else 0,
+        row_curvature=1 if name == "hybrid_diagonal" else 0,
+        dense_curvature=1 / steps.config.curvature_every if name == "hybrid_diagonal" else 0,
     )
     return {
         "optimizer": name,
@@ -105,7 +105,7 @@ def _world(count: int) -> list[dict[str, Any]]:
 def predictions(points: Sequence[Mapping[str, Any]], cores: int) -> list[dict[str, Any]]:
     """Return the points with what a model fitted to 1 and 2 ranks says of each, and the coefficients in a row each."""
     rows: list[dict[str, Any]] = []
-    for name in ("adagrad", "hybrid"):
+    for name in ("adagrad", "hybrid_diagonal"):
         own = [point for point in points if point["optimizer"] == name]
         model = fitted(
             [
@@ -137,7 +137,7 @@ def main() -> None:
     keep_freed_memory()
     with init_process_group():
         sizes = [size for size in _SAMPLES if size * ranks.world_size() <= _LARGEST]
-        found = [measure(name, size) for size in sizes for name in ("adagrad", "hybrid")]
+        found = [measure(name, size) for size in sizes for name in ("adagrad", "hybrid_diagonal")]
         if ranks.is_first():
             print(json.dumps(found))
 

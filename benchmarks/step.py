@@ -2,11 +2,12 @@
 
     python -m benchmarks.step [--json] [--rounds N]
 
-Per batch size: milliseconds of an Adagrad step, and over it the hybrid with curvature at every step (`exact`), the shipped
-hybrid averaged over a whole cycle of its curvature schedule (`default`), and the hybrid's rules with Hutchinson's
-estimate; and the Adagrad step over what it can't avoid, forward, backward and torch.optim.Adagrad on the dense part with
+Per batch size: milliseconds of an Adagrad step, and over it hybrid_diagonal with curvature at every step (`exact`), the
+shipped hybrid averaged over a whole cycle of its schedule, from one turn of its basis to the next (`default`), and
+hybrid_diagonal's rules with Hutchinson's estimate; and the Adagrad step over what it can't avoid, forward, backward and torch.optim.Adagrad on the dense part with
 pooled inputs given (`torch_dense`). Last the same dense part under the AdaHessian of `pytorch_optimizer`, over ours. The
 variants take turns, each timed after an untimed step; a ratio is the median over the rounds of the ratio within a round.
+Large batches get fewer rounds.
 `loader_wait_share` is of a loop of its own, hybrid steps over the reader's batches: the share of its time that is spent
 waiting for the next batch.
 """
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.support.printing import print_rows
-from benchmarks.support.training import Steps, run_config
+from benchmarks.support.training import Steps, cycle, run_config
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.loader import Batch, Loader
@@ -35,9 +36,10 @@ from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.dense import AdaHessianConfig
 from dlrm_adahessian.runtime.process import keep_freed_memory
 
-_BATCHES = (128, 2048, 16384)
+_BATCHES = (128, 256, 2048, 16384)
 _ROWS = 400_000
 _WARM_UP = 3
+_LEAST_ROUNDS, _SMALL = 3, 1024  # rounds of any batch, and the batch up to which there are all
 _LOOP = 200  # steps at most
 
 
@@ -115,17 +117,16 @@ def measure(batch: int, data: PreparedData, rounds: int) -> dict[str, float]:
     """Return the medians of one batch size."""
     trainings = {
         "adagrad": _Training("adagrad", batch, data),
-        "exact": _Training("hybrid", batch, data, curvature_every=1, curvature_fraction=1.0),
+        "exact": _Training("hybrid_diagonal", batch, data, curvature_every=1, curvature_fraction=1.0),
         "default": _Training("hybrid", batch, data),
-        "hutchinson": _Training("hybrid", batch, data, curvature="hutchinson", curvature_every=1),
+        "hutchinson": _Training("hybrid_diagonal", batch, data, curvature="hutchinson", curvature_every=1),
     }
     variants: dict[str, Callable[[], None]] = {**trainings, **_dense_parts(batch)}
-    repeats = dict.fromkeys(variants, 1) | {"default": trainings["default"].config.curvature_every}
+    repeats = dict.fromkeys(variants, 1) | {"default": cycle(trainings["default"].config)}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(_WARM_UP + rounds):
         for name, step in variants.items():
-            step()
-            for _ in range(repeats[name] - 1):  # a timed cycle begins where a cycle does
+            if repeats[name] == 1:
                 step()
             began = time.perf_counter()
             for _ in range(repeats[name]):
@@ -162,7 +163,10 @@ def main() -> None:
         stack.enter_context(init_process_group())
         config = run_config("adagrad", 1, data={"cache_dir": str(folder)})
         data = open_dataset("synthetic", None, config.data, rows=_ROWS, bad_rows="strict")
-        found = [measure(batch, data, args.rounds) for batch in _BATCHES]
+        found = [
+            measure(batch, data, max(_LEAST_ROUNDS, round(args.rounds * min(1, _SMALL / batch))))
+            for batch in _BATCHES
+        ]
     print_rows(found, as_json=args.json)
 
 

@@ -36,6 +36,11 @@ class Steps:
         self._step += 1
 
 
+def cycle(config: RunConfig) -> int:
+    """Return after how many steps all that does not happen at every step has happened once."""
+    return config.curvature_every * getattr(config.optim.dense, "refresh", 1)
+
+
 def run_config(name: str, batch: int, **changes: object) -> RunConfig:
     """Return the configuration of a preset on generated rows, without a baseline."""
     values = merged(

@@ -97,7 +97,9 @@ class ExactDiagonal(Estimator):
                     curvature, curvature_of = _empty_like_parameters(parameters)
                     bases = _bases_of(self._basis, parameters)
                     for layer, inputs, delta in passed:
-                        self._layer_curvature_(layer, inputs, delta, weight, curvature_of, bases.get(layer.weight))
+                        self._layer_curvature_(
+                            layer, inputs, delta, weight, curvature_of, bases.get(layer.weight)
+                        )
         return Derivatives(
             loss=F.binary_cross_entropy_with_logits(logits.detach(), labels),
             logits=logits.detach(),

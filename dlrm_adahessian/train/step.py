@@ -104,9 +104,7 @@ def train_step(
             curvature_samples=share.count_among(curvature_samples),
             place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
         )
-    found = over_ranks(
-        found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis
-    )
+    found = over_ranks(found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis)
     finite = all_finite(found)
     # Read before the update is launched: a GPU updates while the host goes on to the next batch.
     loss = float(found.loss)

@@ -18,7 +18,7 @@ from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 
 CURVES = Path(__file__).with_name("curves.json")
 STEPS, BATCH, ROWS = 50, 64, 100
-OPTIMIZERS = ("hybrid", "adagrad", "adahessian")
+OPTIMIZERS = ("hybrid_diagonal", "adagrad", "adahessian")
 
 
 def batches() -> list[Batch]:

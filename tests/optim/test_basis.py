@@ -107,7 +107,9 @@ def test_the_diagonal_in_a_basis_is_that_of_the_turned_hessian(sides):
             )
             turn = torch.kron(q_s, q_a)
         expected = (turn.T @ hessian @ turn).diagonal()
-        torch.testing.assert_close(parts[i], expected, rtol=1e-10, atol=1e-14, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parts[i], expected, rtol=1e-10, atol=1e-14, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_factors_are_those_of_the_layers_and_their_first_mean_is_plain():
@@ -122,7 +124,9 @@ def test_factors_are_those_of_the_layers_and_their_first_mean_is_plain():
     named = {name: p.detach() for name, p in head.named_parameters()}
 
     def loss(bias):
-        logits = plain_logits({**named, "bottom.0.bias": bias}, small_config(), dense, pooled_of(tables, hits))
+        logits = plain_logits(
+            {**named, "bottom.0.bias": bias}, small_config(), dense, pooled_of(tables, hits)
+        )
         return F.binary_cross_entropy_with_logits(logits, labels)
 
     torch.testing.assert_close(

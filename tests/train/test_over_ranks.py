@@ -55,14 +55,16 @@ CASES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     name: (name, {"tables": MIXED}, {}) for name in NAMES
 } | {
     "exact, every third step, on some": (
-        "hybrid", {"sharding": "row"}, {"curvature_every": 3, "curvature_fraction": 0.4}),
+        "hybrid_diagonal", {"sharding": "row"}, {"curvature_every": 3, "curvature_fraction": 0.4}),
+    "in an eigenbasis, every third step, on some": (
+        "hybrid", {"sharding": "table"}, {"curvature_every": 3, "curvature_fraction": 0.4}),
     "hutchinson, two probes, on some": (
         "adahessian", {"sharding": "column"}, {"curvature_probes": 2, "curvature_fraction": 0.4}),
     "sampled labels, two draws, on some": (
         "sophia", {"sharding": "table"}, {"curvature_every": 2, "curvature_probes": 2, "curvature_fraction": 0.4}),
 }  # fmt: skip
 ON_FOUR = [name for name in CASES if name not in NAMES]
-IN_FLOAT32 = ["hybrid", "adahessian", "sophia"]
+IN_FLOAT32 = ["hybrid", "hybrid_diagonal", "adahessian", "sophia"]
 PASSED_ON, PASSED_AT = "adahessian", 12  # from 2 ranks to 1 to 4 to 2; it draws at random
 
 
@@ -73,7 +75,9 @@ def config_of(case: str) -> RunConfig:
         # Its bases are of rank 13 at most and computed in float32: roundings turn them. Without bases it can be compared.
         values["optim"]["dense"]["max_dim"] = 1
     if values["optim"]["dense"]["name"] == "eigenbasis":
-        values["optim"]["dense"]["rank"] = 1  # units that are dead here have entries of 0, whose signs roundings choose
+        values["optim"]["dense"]["rank"] = (
+            1  # units that are dead here have entries of 0, whose signs roundings choose
+        )
     model = {"embedding_dim": DIM, "bottom": [6], "top": [8]}
     return from_dict({**values, "optimizer": name, "model": model, "batch_size": BATCH})
 

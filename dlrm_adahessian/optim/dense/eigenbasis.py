@@ -41,9 +41,9 @@ class EigenbasisConfig:
     """AdaHessian in the Kronecker eigenbasis of each weight matrix (relatives: EK-FAC, SOAP); needs curvature exact."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.002), "beta2": Choice((0.95, 0.99, 0.999))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "beta2": Choice((0.95, 0.99, 0.999))}
     name: Literal["eigenbasis"] = "eigenbasis"
-    lr: float = Field(default=0.002, gt=0)
+    lr: float = Field(default=0.004, gt=0)
     beta1: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the mean of gradients, a step."""
     beta2: float = Field(default=0.99, gt=0, le=1)
@@ -56,7 +56,7 @@ class EigenbasisConfig:
     """E is at least this times the squared gradient, which bounds a step."""
     sides: Sides = "both"
     """Of a weight matrix that get a basis; none leaves coordinates."""
-    rank: int = Field(default=32, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Leading eigenvectors of a side."""
     refresh: int = Field(default=8, ge=1)
     """Steps with curvature from one turn of the basis to the next; at first after 1, 2, 4, ... of them."""

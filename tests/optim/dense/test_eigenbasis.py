@@ -57,7 +57,9 @@ def test_in_coordinates_its_sum_is_accumulated_curvature_to_the_bit(dtype):
 def test_with_squared_gradients_in_a_basis_that_stays_it_is_soap(update, monkeypatch):
     """Vyas et al. 2024, algorithm 3: Adam on Q_L^T G Q_R, whose step goes back through Q_L and Q_R."""
     monkeypatch.setattr(Eigenbasis, "update_numba_", getattr(Eigenbasis, update))
-    cfg = EigenbasisConfig(lr=0.1, beta1=0.9, beta2=0.95, source="gradient", rank=SIZE, refresh=10**6, eps=1e-3)
+    cfg = EigenbasisConfig(
+        lr=0.1, beta1=0.9, beta2=0.95, source="gradient", rank=SIZE, refresh=10**6, eps=1e-3
+    )
     w = draw(SIZE)
     expected = w.clone()
     optimizer = cfg.build(w, SHAPES)
@@ -93,7 +95,9 @@ def test_a_basis_that_permutes_carries_the_accumulator_over_exactly():
     rows, columns = orders
     after = {name: optimizer.state[name][:24].view(4, 6) for name in before}
     torch.testing.assert_close(after["square"], before["square"][rows][:, columns], rtol=1e-13, atol=0)
-    torch.testing.assert_close(after["mean"].abs(), before["mean"][rows][:, columns].abs(), rtol=1e-13, atol=1e-16)
+    torch.testing.assert_close(
+        after["mean"].abs(), before["mean"][rows][:, columns].abs(), rtol=1e-13, atol=1e-16
+    )
 
 
 def test_a_turn_of_the_basis_moves_a_mean_with_it_and_keeps_what_was_accumulated():
