@@ -4,12 +4,11 @@
 
 Per batch size: milliseconds of an Adagrad step, and over it hybrid_diagonal with curvature at every step (`exact`), the
 shipped hybrid averaged over a whole cycle of its schedule, from one turn of its basis to the next (`default`), and
-hybrid_diagonal's rules with Hutchinson's estimate; and the Adagrad step over what it can't avoid, forward, backward and torch.optim.Adagrad on the dense part with
-pooled inputs given (`torch_dense`). Last the same dense part under the AdaHessian of `pytorch_optimizer`, over ours. The
-variants take turns, each timed after an untimed step; a ratio is the median over the rounds of the ratio within a round.
-Large batches get fewer rounds.
-`loader_wait_share` is of a loop of its own, hybrid steps over the reader's batches: the share of its time that is spent
-waiting for the next batch.
+hybrid_diagonal's rules with Hutchinson's estimate; and the Adagrad step over what it can't avoid, forward, backward and
+torch.optim.Adagrad on the dense part with pooled inputs given (`torch_dense`). Last the same dense part under the
+AdaHessian of `pytorch_optimizer`, over ours. The variants take turns, each timed after an untimed step; a ratio is the
+median over the rounds of the ratio within a round. Large batches get fewer rounds. `loader_wait_share` is of a loop of
+its own, hybrid steps over the reader's batches: the share of its time that is spent waiting for the next batch.
 """
 
 import argparse

@@ -23,6 +23,8 @@ class CompareConfig(SharedConfig):
     """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
     trials: int = Field(default=0, ge=0)
     """Draws of hyper-parameters of each optimizer, of which `select` chooses; 0 takes the presets as they are."""
+    refine: int = Field(default=0, ge=0)
+    """Further draws of each optimizer after `trials`, near its best three of them."""
     select: Literal["val", "progressive"] = "val"
     """Choose draws by the validation rows, or by every other block of the progressive rows, left out of the report."""
     trial_rows: Annotated[int, Field(ge=1)] | None = None
@@ -43,6 +45,8 @@ class CompareConfig(SharedConfig):
                 f"a comparison needs at least two optimizers, each once, got {self.optimizers!r}; "
                 "name them like --optimizers adagrad,hybrid"
             )
+        if self.refine and not self.trials:
+            raise ValueError("--refine draws near the best trials, and --trials is 0; give --trials 30 or so")
         return self
 
     @property

@@ -74,6 +74,7 @@ class OptimizerResult:
     Attributes:
         settings: its own, of the final runs.
         chosen: hyper-parameters that the trials chose; empty without trials.
+        at_an_edge: those of them at an end of their range.
         final_runs: one per seed.
         final_runs_diverged: of these.
         val: means of the metrics on the validation samples.
@@ -87,6 +88,7 @@ class OptimizerResult:
 
     settings: Mapping[str, Any]
     chosen: Mapping[str, Any]
+    at_an_edge: Sequence[str]
     final_runs: int
     final_runs_diverged: int
     val: Means
@@ -102,6 +104,7 @@ class OptimizerResult:
         return {
             "settings": self.settings,
             "chosen": self.chosen,
+            "at_an_edge": list(self.at_an_edge),
             "final_runs": self.final_runs,
             "final_runs_diverged": self.final_runs_diverged,
             "val": self.val,
@@ -232,6 +235,7 @@ class Comparison:
             "rows": self.samples,
             "seeds": config.seeds,
             "trials": config.trials,
+            "refine": config.refine,
             "trial_rows": config.trial_rows,
             "sampler": config.sampler,
             "select": config.select,

@@ -1,5 +1,8 @@
 """Trials of hyper-parameters: as many for each optimizer, from ranges equally wide for all; and what chooses among them.
 
+First come wide trials over the whole ranges, then, where asked for, refined ones near the best few: learning rates within
+half a decade in all, everything else as there.
+
 A trial is determined by the seed, the optimizer's name and the results of earlier trials, so a search that was cut off
 is repeated by asking again, with finished runs at hand.
 
@@ -9,6 +12,7 @@ report then holds the other blocks alone, so that no sample both chooses and rep
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -26,6 +30,9 @@ from dlrm_adahessian.train.results import Predicted, RunResult
 Select = Literal["val", "progressive"]
 _WORST = 1e6
 """Log loss told to the sampler for a run that diverged; any finite run is better."""
+_BEST = 3  # trials that others are drawn near
+_REACH = 0.25  # decades to either side
+_EDGE = 0.05  # share of a range at either end
 
 
 class Search:
@@ -40,15 +47,30 @@ class Search:
             seed: of the comparison.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        own_seed = int(fingerprint([config.optimizer, seed]), 16) % 2**32
+        self._seed = own_seed = int(fingerprint([config.optimizer, seed]), 16) % 2**32
         samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
         self._study = optuna.create_study(sampler=samplers[sampler](seed=own_seed))
-        self._space = {path: _distribution(allowed) for path, allowed in config.optim.search_space.items()}
+        self._allowed = config.optim.search_space
+        self._space = {path: _distribution(allowed) for path, allowed in self._allowed.items()}
 
     def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
         """Return a trial to be told about, and its hyper-parameters by path below `optim`."""
         trial = self._study.ask(self._space)
         return trial, dict(trial.params)
+
+    def refine(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        """Return a trial near one of the best so far, otherwise as `ask`; all but numbers in ranges are as there."""
+        done = [trial for trial in self._study.trials if trial.value is not None and trial.value < _WORST]
+        if done:
+            rng = np.random.default_rng([self._seed, len(self._study.trials)])
+            best = sorted(done, key=lambda trial: cast(float, trial.value))[:_BEST]
+            near = dict(best[rng.integers(len(best))].params)
+            for path, allowed in self._allowed.items():
+                if isinstance(allowed, Range):
+                    moved = near[path] * 10 ** rng.uniform(-_REACH, _REACH)
+                    near[path] = float(min(max(moved, allowed.low), allowed.high))
+            self._study.enqueue_trial(near)
+        return self.ask()
 
     def tell(self, trial: optuna.Trial, logloss: float | None) -> None:
         """Report the log loss of a trial; None when it diverged."""
@@ -85,6 +107,25 @@ def reported(fitted: RunResult, select: Select, block: int) -> RunResult:
     labels, probability = labels[kept], probability[kept]
     summary = replace(fitted.summary, progressive=binary_metrics(labels, probability))
     return replace(fitted, progressive=Predicted(labels, probability), summary=summary)
+
+
+def at_an_edge(config: RunConfig, chosen: Mapping[str, Any]) -> list[str]:
+    """Return the chosen numbers that lie at an end of their range, where a wider one might hold a better choice.
+
+    Args:
+        config: of the optimizer with its preset.
+        chosen: hyper-parameters by path below `optim`.
+
+    Returns:
+        Their paths.
+    """
+    found: list[str] = []
+    for path, allowed in config.optim.search_space.items():
+        if isinstance(allowed, Range) and path in chosen:
+            place = math.log10(chosen[path] / allowed.low) / allowed.decades
+            if min(place, 1 - place) < _EDGE:
+                found.append(path)
+    return found
 
 
 def _distribution(allowed: Range | Choice) -> BaseDistribution:

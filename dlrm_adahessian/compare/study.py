@@ -114,7 +114,7 @@ def run_study(config: CompareConfig) -> Study:
             initializer=begin,
             initargs=(data.folder, threads, os.getpid()),
         )
-        total = len(presets) * (config.trials + config.seeds)
+        total = len(presets) * (config.trials + config.refine + config.seeds)
         try:
             with pool, _StudyBar(total, len(data.split.train)) as progress:
                 runner = _Runner(config, data, pool, progress)
@@ -152,8 +152,8 @@ class _Runner:
         config, name = self._config, preset.optimizer
         search = Search(preset, config.sampler, config.seed)
         trials: list[Run] = []
-        for _ in range(config.trials):
-            asked, drawn = search.ask()
+        for number in range(config.trials + config.refine):
+            asked, drawn = search.ask() if number < config.trials else search.refine()
             [run] = self._train([trial_config(config, name, drawn)], drawn, final=False)
             search.tell(asked, run.judged_logloss)
             trials.append(run)

@@ -29,7 +29,7 @@ from dlrm_adahessian.compare.results import (
     TokenBands,
     Trials,
 )
-from dlrm_adahessian.compare.search import reported_samples
+from dlrm_adahessian.compare.search import at_an_edge, reported_samples
 from dlrm_adahessian.compare.study import Contender, Run, Study, best_of
 from dlrm_adahessian.compare.worker import CURVATURE
 from dlrm_adahessian.metrics.binary import METRICS, BinaryMetrics
@@ -121,6 +121,7 @@ def _optimizer(
     return OptimizerResult(
         settings=settings_of(contender.finals[0].config),
         chosen=contender.chosen,
+        at_an_edge=at_an_edge(contender.finals[0].config, contender.chosen),
         final_runs=len(contender.finals),
         final_runs_diverged=len(contender.finals) - len(finals),
         val=_mean_by_name(summary.val for summary in summaries),

@@ -2,8 +2,9 @@
 
 All that the ranks share goes through one sum over one flat bucket:
 
-    gradient | curvature, or the gradients that it is a mean square of | Kronecker factors | logits, each in its place of the global batch |
-    loss and sums of all derivatives, whose total is finite on all ranks or on none | samples with curvature on the rows
+    gradient | curvature, or the gradients that it is a mean square of | Kronecker factors | logits, each in its place of
+    the global batch | loss and sums of all derivatives, whose total is finite on all ranks or on none | samples with
+    curvature on the rows
 
 A rank's derivatives are of the mean over its own samples, so they enter with its share of all samples as weight. The mean
 over ranks is taken here, before the optimizers square anything.
@@ -32,9 +33,9 @@ def over_ranks(
         basis: that the curvature was wanted in.
 
     Returns:
-        `loss`, `grad`, `curvature`, `factors`, `sums` and the logits (B,) of the global batch, equal on all ranks. `pooled_grad` and
-        `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale that `ShardedLookup.push` wants.
-        `pooled_samples` is that of the global batch.
+        `loss`, `grad`, `curvature`, `factors`, `sums` and the logits (B,) of the global batch, equal on all ranks.
+        `pooled_grad` and `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale that
+        `ShardedLookup.push` wants. `pooled_samples` is that of the global batch.
     """
     if share.world_size == 1:
         return found

@@ -52,7 +52,7 @@ class RowRule(ABC):
 
     @abstractmethod
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return the state of untouched rows for `weight` (R, D): tensors of shape (R, D) or (R,), row r belonging to row r."""
+        """Return the state of untouched rows for `weight` (R, D): tensors (R, D) or (R,), row r belonging to row r."""
 
     def update_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int

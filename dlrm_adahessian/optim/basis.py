@@ -1,10 +1,10 @@
 """Orthogonal bases of weight matrices in which their Hessian blocks are nearly diagonal. Imports no torch.
 
-A layer u = W a has the block sum_b w_b (delta_b delta_b^T) (x) (a_b a_b^T), with delta_b = dz_b/du and w_b = p_b (1 - p_b) / B.
-K-FAC takes the two sides apart, S = sum_b w_b delta_b delta_b^T and A = mean of a_b a_b^T, and the eigenvectors Q_S and
-Q_A of the two make a basis of the matrix: W is Q_S^T W Q_A in it. George, Laurent, Bouthillier, Ballas, Vincent, "Fast
-Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", 2018 (EK-FAC); Botev, Ritter, Barber 2017 on
-S of the Gauss-Newton matrix.
+A layer u = W a has the block sum_b w_b (delta_b delta_b^T) (x) (a_b a_b^T), with delta_b = dz_b/du and w_b = p_b (1 -
+p_b) / B. K-FAC takes the two sides apart, S = sum_b w_b delta_b delta_b^T and A = mean of a_b a_b^T, and the
+eigenvectors Q_S and Q_A of the two make a basis of the matrix: W is Q_S^T W Q_A in it. George, Laurent, Bouthillier,
+Ballas, Vincent, "Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", 2018 (EK-FAC); Botev,
+Ritter, Barber 2017 on S of the Gauss-Newton matrix.
 
 Only the k leading eigenvectors of a side matter much, so Q is a product of k Householder reflections whose first k columns
 they are. In compact form, Q = I - Y T Y^T with Y (m, k), turning n rows costs 2 n m k multiply-adds in place of n m^2

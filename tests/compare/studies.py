@@ -42,7 +42,13 @@ def _finished(base):
 
 @cache
 def _chosen_progressively(base):
-    changes = {"optimizers": "adagrad,rowwise_adagrad", "seeds": 1, "trials": 2, "select": "progressive"}
+    changes = {
+        "optimizers": "adagrad,rowwise_adagrad",
+        "seeds": 1,
+        "trials": 2,
+        "refine": 1,
+        "select": "progressive",
+    }
     return run_study(small(base / "progressive", **changes))
 
 

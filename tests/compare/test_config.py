@@ -15,7 +15,7 @@ def test_runs_share_all_but_the_optimizer(tmp_path):
     study = small(tmp_path)
     ours, theirs = (config.asdict(run_config(study, name, seed=3)) for name in ("hybrid", "adagrad"))
     differing = {key for key in ours if ours[key] != theirs[key]}
-    assert differing == {"optimizer", "curvature", "curvature_every", "optim"}
+    assert differing == {"optimizer", "curvature", "curvature_every", "curvature_fraction", "optim"}
     assert ours["optim"]["schedule"] == theirs["optim"]["schedule"]
 
 

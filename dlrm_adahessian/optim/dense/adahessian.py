@@ -86,14 +86,7 @@ class AdaHessian(DenseOptimizer):
         mean.lerp_(grad, 1 - cfg.beta1)
         if curvature is not None:
             self.state["curvature_updates"].add_(1)
-            if cfg.block_size > 1:
-                curvature = block_mean(curvature, self._sizes, cfg.block_size)
-            if cfg.average_rows:
-                curvature = curvature.abs()
-                for part, shape in zip(curvature.split(self._sizes), self._shapes, strict=True):
-                    if len(shape) == 2:
-                        rows = part.view(*shape)
-                        rows.copy_(rows.mean(1, keepdim=True).expand_as(rows))
+            curvature = self._averaged(curvature)
             if cfg.curvature_floor:
                 curvature = curvature.maximum(grad.square().mul_(cfg.curvature_floor * samples))
             mean_square.mul_(cfg.beta2).addcmul_(curvature, curvature, value=1 - cfg.beta2)
@@ -107,6 +100,18 @@ class AdaHessian(DenseOptimizer):
         if cfg.weight_decay:
             parameters.mul_(1 - lr * cfg.weight_decay)
         parameters.addcdiv_(mean, denominator, value=-lr / (1 - cfg.beta1**steps))
+
+    def _averaged(self, curvature: Tensor) -> Tensor:
+        if self.cfg.block_size > 1:
+            curvature = block_mean(curvature, self._sizes, self.cfg.block_size)
+        if not self.cfg.average_rows:
+            return curvature
+        averaged = curvature.abs()
+        for part, shape in zip(averaged.split(self._sizes), self._shapes, strict=True):
+            if len(shape) == 2:
+                rows = part.view(*shape)
+                rows.copy_(rows.mean(1, keepdim=True).expand_as(rows))
+        return averaged
 
 
 def block_mean(curvature: Tensor, sizes: list[int], block_size: int) -> Tensor:

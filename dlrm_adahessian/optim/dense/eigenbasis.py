@@ -7,10 +7,10 @@ there than in coordinates. With G the gradient of a weight matrix, M its mean an
     E = max(h / B, floor * (Q_S^T G Q_A)^2),   s <- moving average or sum of E,
     W <- W - lr Q_S [(Q_S^T M Q_A) / (sqrt(s) + eps)] Q_A^T.
 
-A step without curvature takes the squared gradient for E, whose expectation under the model is h / B (Fisher). Biases stay in
-coordinates. Relatives: EK-FAC, which divides by s (George et al. 2018), and SOAP, whose basis is of gradients alone (Vyas,
-Morwani, Zhao, Kwun, Shapira, Brandfonbrener, Janson, Kakade, "SOAP: Improving and Stabilizing Shampoo using Adam", 2024;
-Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", 2018).
+A step without curvature takes the squared gradient for E, whose expectation under the model is h / B (Fisher). Biases
+stay in coordinates. Relatives: EK-FAC, which divides by s (George et al. 2018), and SOAP, whose basis is of gradients
+alone (Vyas, Morwani, Zhao, Kwun, Shapira, Brandfonbrener, Janson, Kakade, "SOAP: Improving and Stabilizing Shampoo using
+Adam", 2024; Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", 2018).
 
 Gradient means are held in the basis. When it turns by R = Q_new^T Q_old they turn with it, and so does s as the diagonal
 of a covariance does: s <- (R_S^2) s (R_A^2)^T, squares entry by entry, which is exact where R permutes.
@@ -82,7 +82,7 @@ class Eigenbasis(DenseOptimizer):
             shapes: of the parameters in order; P entries in all.
         """
         self.cfg = cfg
-        self.basis = KroneckerBasis(
+        self.basis = self._basis = KroneckerBasis(
             parameters,
             shapes,
             sides=cfg.sides,
@@ -94,7 +94,7 @@ class Eigenbasis(DenseOptimizer):
             "mean": parameters.new_zeros(parameters.shape),
             "square": parameters.new_zeros(parameters.shape),
             "steps": new_counter(),
-            **self.basis.state,
+            **self._basis.state,
         }
         self._shapes = shapes
         self._sizes = [math.prod(shape) for shape in shapes]
@@ -120,7 +120,7 @@ class Eigenbasis(DenseOptimizer):
 
     def observe_(self, factors: Tensor) -> None:
         """Take up the Kronecker factors of a batch, and turn the basis when it is due."""
-        seen = self.basis.observe_(factors)
+        seen = self._basis.observe_(factors)
         settled = seen & (seen - 1)  # 0 at powers of two: the first means move most
         if settled and seen % self.cfg.refresh:
             return
@@ -183,7 +183,7 @@ class Eigenbasis(DenseOptimizer):
     def _matrices(self, vector: Tensor) -> list[Any]:
         """Return the basis of each weight matrix, and the view of it in a vector (P,)."""
         parts = vector.split(self._sizes)
-        return [(basis, parts[i].view(*self._shapes[i])) for i, basis in self.basis.matrices.items()]
+        return [(basis, parts[i].view(*self._shapes[i])) for i, basis in self._basis.matrices.items()]
 
 
 @partial(numba_kernel, error_model="numpy")
