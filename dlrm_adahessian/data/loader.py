@@ -182,15 +182,16 @@ def make_batch(
     """
     share = share or Share.whole(len(labels))
     count, bags = share.count, share.padded
-    lengths = torch.zeros(len(TOKEN_NAMES), bags, dtype=torch.int32)
+    # In NumPy: torch would start threads for the reader too, which then wait busily beside those that train.
+    lengths = np.zeros((len(TOKEN_NAMES), bags), np.int32)
     lengths[:, :count] = 1
-    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int32)
-    torch.cumsum(lengths.view(-1), 0, dtype=torch.int32, out=offsets[1:])
+    offsets = np.zeros(lengths.size + 1, np.int32)
+    np.cumsum(lengths, dtype=np.int32, out=offsets[1:])
     kjt = KeyedJaggedTensor(
         keys=list(TOKEN_NAMES),
         values=torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int64).reshape(-1)),
-        lengths=lengths.view(-1),
-        offsets=offsets,
+        lengths=torch.from_numpy(lengths.reshape(-1)),
+        offsets=torch.from_numpy(offsets),
         stride=bags,
         length_per_key=[count] * len(TOKEN_NAMES),
     )

@@ -93,17 +93,46 @@ class Matrix:
 
     def turn_(self, weight: Tensor) -> None:
         """Replace `weight` by Q_S^T `weight` Q_A."""
-        if (side := self.input) is not None:
-            weight.addmm_(weight @ side.product, side.reflectors.T, alpha=-1)
-        if (side := self.output) is not None:
-            weight.addmm_(side.reflectors, side.product.T @ weight, alpha=-1)
+        output, inputs = self.output, self.input
+        _reflect_(
+            weight,
+            None if output is None else (output.reflectors, output.product),
+            None if inputs is None else (inputs.product, inputs.reflectors),
+        )
 
     def turn_back_(self, weight: Tensor) -> None:
         """Replace `weight` by Q_S `weight` Q_A^T."""
-        if (side := self.input) is not None:
-            weight.addmm_(weight @ side.reflectors, side.product.T, alpha=-1)
-        if (side := self.output) is not None:
-            weight.addmm_(side.product, side.reflectors.T @ weight, alpha=-1)
+        output, inputs = self.output, self.input
+        _reflect_(
+            weight,
+            None if output is None else (output.product, output.reflectors),
+            None if inputs is None else (inputs.reflectors, inputs.product),
+        )
+
+
+def _reflect_(
+    weight: Tensor, left: tuple[Tensor, Tensor] | None, right: tuple[Tensor, Tensor] | None
+) -> None:
+    """Replace `weight` by (I - a b^T) `weight` (I - c d^T), with (a, b) on the left and (c, d) on the right.
+
+    In one update of rank 2 k: thin products are bound by memory, and `weight` is read three times in place of six.
+    """
+    import torch
+
+    if left is None and right is None:
+        return
+    if right is None:
+        a, b = left
+        weight.addmm_(a, b.T @ weight, alpha=-1)
+        return
+    c, d = right
+    columns = weight @ c
+    if left is None:
+        weight.addmm_(columns, d.T, alpha=-1)
+        return
+    a, b = left
+    rows = (b.T @ weight).addmm_(b.T @ columns, d.T, alpha=-1)
+    weight.addmm_(torch.cat([columns, a], 1), torch.cat([d.T, rows]), alpha=-1)
 
 
 class KroneckerBasis:
