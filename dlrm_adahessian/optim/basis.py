@@ -119,18 +119,16 @@ def _reflect_(
     """
     import torch
 
-    if left is None and right is None:
+    if left is None or right is None:
+        if left is not None:
+            a, b = left
+            weight.addmm_(a, b.T @ weight, alpha=-1)
+        if right is not None:
+            c, d = right
+            weight.addmm_(weight @ c, d.T, alpha=-1)
         return
-    if right is None:
-        a, b = left
-        weight.addmm_(a, b.T @ weight, alpha=-1)
-        return
-    c, d = right
+    (a, b), (c, d) = left, right
     columns = weight @ c
-    if left is None:
-        weight.addmm_(columns, d.T, alpha=-1)
-        return
-    a, b = left
     rows = (b.T @ weight).addmm_(b.T @ columns, d.T, alpha=-1)
     weight.addmm_(torch.cat([columns, a], 1), torch.cat([d.T, rows]), alpha=-1)
 
