@@ -19,6 +19,9 @@ for confident samples. Taken from the p of a loss, which rounds to y in float32 
 the Hessian and the Gauss-Newton matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber,
 "Practical Gauss-Newton Optimisation for Deep Learning", 2017. Table rows: docs/adr/0002.
 
+The logit is piecewise linear in all of W at once, so the diagonal of its block is exact in any orthogonal basis too. In a
+Kronecker basis (optim/basis.py) inputs and deltas are turned before they are squared, and nothing else changes.
+
 At the pooled embeddings the diagonal is elementwise what backward brings anyhow, so rows have it at every step, of all
 samples, also where the dense part has none.
 
