@@ -47,8 +47,8 @@ MISTAKES = {
 def train(out: Path, *more: object) -> list[str]:
     # In coordinates: in float32 roundings choose the eigenvectors of units that are dead (docs/scaling.md).
     arguments = [
-        "train", "--optimizer", "hybrid_diagonal", "--dataset", "synthetic", "--rows", ROWS, "--batch-size", BATCH, "--out", out,
-        "--data.cache-dir", out.parent / "cache", *SMALL, *more,
+        "train", "--optimizer", "hybrid_diagonal", "--dataset", "synthetic", "--rows", ROWS, "--batch-size", BATCH,
+        "--out", out, "--data.cache-dir", out.parent / "cache", *SMALL, *more,
     ]  # fmt: skip
     return [str(argument) for argument in arguments]
 
