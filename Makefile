@@ -37,8 +37,8 @@ check: $(STAMP) ## format, lint, types, import layers, spelling
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: check ## everything in `check`, then all tests
-	$(PYTEST)
+test: check ## everything in `check`, then all tests but the four longest campaigns
+	$(PYTEST) -m "not campaign"
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## lint, import layers, and the tests that a change needs most, in about a minute
@@ -68,6 +68,7 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, a
 
 .PHONY: reliability
 reliability: $(STAMP) ## kills, damage, bad and hostile input, as often as docs/reliability.md says; an hour, leave the machine idle
+	$(PYTEST) -m campaign
 	$(BIN)/python -m tests.reliability
 	$(BIN)/python -m tests.reliability.plot
 

@@ -72,6 +72,7 @@ def test_draws_have_no_test_figures_and_final_runs_have_other_seeds(finished):
         assert set(finals[finals["optimizer"] == name]["dense.lr"]) == {best["dense.lr"]}
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_says_the_same(finished, summary, tmp_path):
     shutil.copytree(finished / "cache", tmp_path / "cache")

@@ -19,12 +19,14 @@ def require_good(campaign: Campaign, times: int, folder: Path) -> list[Outcome]:
     return outcomes
 
 
+@pytest.mark.campaign
 def test_three_kills_of_a_process_lose_nothing(tmp_path: Path) -> None:
     (outcome,) = require_good(kills.run, 3, tmp_path)
     assert outcome.times == 3
     assert outcome.figures["runs_compared"] >= 1
 
 
+@pytest.mark.campaign
 @pytest.mark.dist
 def test_a_kill_of_a_rank_is_recovered_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
@@ -43,6 +45,7 @@ def test_sixty_corruptions_of_a_checkpoint_of_two_ranks_are_refused(tmp_path: Pa
     assert one.times == two.times == 65
 
 
+@pytest.mark.campaign
 @pytest.mark.dist
 def test_numbers_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
     skips, passes, _ = require_good(not_finite.run, 21, tmp_path)
