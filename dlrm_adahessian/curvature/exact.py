@@ -179,9 +179,9 @@ def _factors(
 ) -> Tensor:
     """Return the Kronecker factors (K,): sum_c weight_c delta_c delta_c^T, and the mean of inputs_c inputs_c^T."""
     vector = torch.empty_like(basis.state["factors"])
-    views, position = basis.views(vector), {p: i for i, p in enumerate(parameters)}
+    views = {parameters[i]: parts for i, parts in basis.views(vector).items()}
     for layer, inputs, delta in passed:
-        output_factor, input_factor = views[position[layer.weight]]
+        output_factor, input_factor = views[layer.weight]
         if output_factor is not None:
             torch.mm((delta * weight.unsqueeze(1)).T, delta, out=output_factor)
         if input_factor is not None:

@@ -18,7 +18,6 @@ of a covariance does: s <- (R_S^2) s (R_A^2)^T, squares entry by entry, which is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,7 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from dlrm_adahessian.kernels.compiled import numba_kernel
-from dlrm_adahessian.optim.base import Choice, DenseOptimizer, Tuned, new_counter, rate
+from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, new_counter, rate
 from dlrm_adahessian.optim.basis import KroneckerBasis, Sides
 from dlrm_adahessian.runtime.settings import settings
 
@@ -96,8 +95,7 @@ class Eigenbasis(DenseOptimizer):
             "steps": new_counter(),
             **self._basis.state,
         }
-        self._shapes = shapes
-        self._sizes = [math.prod(shape) for shape in shapes]
+        self._views = ParameterViews(parameters, shapes, list(self._basis.matrices))
         self._direction = parameters.new_empty(parameters.shape)  # in the basis; made anew at each step
 
     def step(
@@ -182,8 +180,7 @@ class Eigenbasis(DenseOptimizer):
 
     def _matrices(self, vector: Tensor) -> list[Any]:
         """Return the basis of each weight matrix, and the view of it in a vector (P,)."""
-        parts = vector.split(self._sizes)
-        return [(basis, parts[i].view(*self._shapes[i])) for i, basis in self._basis.matrices.items()]
+        return list(zip(self._basis.matrices.values(), self._views.of(vector), strict=True))
 
 
 @partial(numba_kernel, error_model="numpy")
