@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dlrm_adahessian.kernels.compiled import numba_kernel
 from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, new_counter, rate
@@ -63,6 +63,15 @@ class EigenbasisConfig:
     """Decay of the moving averages of the Kronecker factors, a step with curvature."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units of the mean loss."""
+
+    @model_validator(mode="after")
+    def _moves(self) -> EigenbasisConfig:
+        if self.accumulation == "mean" and self.beta2 == 1:
+            raise ValueError(
+                "eigenbasis with accumulation mean needs beta2 below 1: an average that never moves stays 0; set beta2, "
+                "e.g. 0.99, or accumulation sum"
+            )
+        return self
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
         """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""

@@ -123,3 +123,8 @@ def test_the_kernel_equals_the_reference():
             update(optimizer, direction, curvature, lr=0.3, scale=0.7, samples=SAMPLES)
         ends.append((direction, optimizer.state["mean"], optimizer.state["square"]))
     torch.testing.assert_close(*ends, rtol=0, atol=1e-13)
+
+
+def test_an_average_that_never_moves_is_refused():
+    with pytest.raises(ValueError, match="needs beta2 below 1"):
+        EigenbasisConfig(beta2=1.0)
