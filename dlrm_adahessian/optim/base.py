@@ -30,7 +30,8 @@ class DenseOptimizer(ABC):
     """Updates one flat vector of all dense parameters in place."""
 
     state: dict[str, Tensor]
-    """Named tensors: moments like the parameters, counters 0-dim int64 on the CPU. Loading copies into them."""
+    """Named tensors: moments like the parameters; counters and sums 0-dim int64 or float64 on the CPU. Loading copies into
+    them."""
     basis: KroneckerBasis | None = None
     """In which it wants the curvature of weight matrices; None is coordinates."""
 
@@ -42,6 +43,13 @@ class DenseOptimizer(ABC):
 
     def observe_(self, factors: Tensor) -> None:  # noqa: B027 -- most have no basis
         """Take up the Kronecker factors (K,) of a batch, after the step with its curvature; only with a `basis`."""
+
+    def served(self, parameters: Tensor) -> Tensor:
+        """Return the parameters (P,) that predict after training: those that are trained, unless a rule has better ones."""
+        return parameters
+
+    def resume_(self, parameters: Tensor) -> None:  # noqa: B027 -- most serve what they train
+        """Put into `parameters` those that training goes on from; state and served parameters were loaded before."""
 
 
 class RowRule(ABC):

@@ -6,7 +6,8 @@ TrainState   the two halves of the model, their optimizers and the estimator, wi
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ class TrainState:
             dense=dense_memory(
                 config.model,
                 parameter_bytes=self.parameters.nbytes,
-                state_bytes=sum(tensor.nbytes for tensor in self.dense_optimizer.state.values()),
+                state_bytes=self._optimizer_bytes(),
                 num_dense=NUM_INTEGERS,
                 num_features=len(num_rows),
             ),
@@ -217,7 +218,7 @@ class TrainState:
         Raises:
             DivergedError: a prediction is not finite.
         """
-        with matrix_products(self.precision):
+        with self._serving(), matrix_products(self.precision):
             logits = [
                 gathered(self._logits(batch), batch.share) for batch in on_device(batches, self._device)
             ]
@@ -251,6 +252,7 @@ class TrainState:
     def restore_(self, found: Checkpoint) -> None:
         """Take up a checkpoint of the same configuration."""
         found.restore_(self._dense_tensors(), list(self.lookup.shards().values()))
+        self.dense_optimizer.resume_(self.parameters)
         self.estimator.load_state()
 
     def num_bytes(self) -> int:
@@ -264,7 +266,27 @@ class TrainState:
         pooled = self.lookup(batch.kjt)[: len(batch.dense)]
         return self.head(batch.dense.to(self.dtype), pooled)[: batch.share.count].cpu()
 
+    @contextmanager
+    def _serving(self) -> Generator[None]:
+        """Predict with the parameters that the optimizer serves."""
+        served = self.dense_optimizer.served(self.parameters)
+        trained = None if served is self.parameters else self.parameters.clone()
+        if trained is not None:
+            self.parameters.copy_(served)
+        try:
+            yield
+        finally:
+            if trained is not None:
+                self.parameters.copy_(trained)
+
+    def _optimizer_bytes(self) -> int:
+        optimizer = self.dense_optimizer
+        served = optimizer.served(self.parameters)
+        copies = 0 if served is self.parameters else served.nbytes
+        return copies + sum(tensor.nbytes for tensor in optimizer.state.values())
+
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
         estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}
-        return {"parameters": self.parameters, **optimizer, **estimator}
+        served = self.dense_optimizer.served(self.parameters)
+        return {"parameters": served, **optimizer, **estimator}

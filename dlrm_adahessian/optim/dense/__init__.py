@@ -11,7 +11,9 @@ from dlrm_adahessian.optim.dense.adam import AdamConfig
 from dlrm_adahessian.optim.dense.eigenbasis import EigenbasisConfig
 from dlrm_adahessian.optim.dense.hessian_adagrad import DenseHessianAdagradConfig
 from dlrm_adahessian.optim.dense.muon import MuonConfig
+from dlrm_adahessian.optim.dense.schedule_free import ScheduleFreeConfig
 from dlrm_adahessian.optim.dense.sgd import SGDConfig
+from dlrm_adahessian.optim.dense.shampoo import ShampooConfig
 from dlrm_adahessian.optim.dense.soap import SOAPConfig
 from dlrm_adahessian.optim.dense.sophia import SophiaConfig
 
@@ -22,7 +24,9 @@ DenseConfig = (
     | EigenbasisConfig
     | DenseHessianAdagradConfig
     | MuonConfig
+    | ScheduleFreeConfig
     | SGDConfig
+    | ShampooConfig
     | SOAPConfig
     | SophiaConfig
 )

@@ -1,0 +1,122 @@
+# pyright: basic
+"""Distributed Shampoo on the dense part, from the package `pytorch_optimizer` (extra `rivals`).
+
+Anil, Gupta, Koren, Regan, Singer, "Scalable Second Order Optimization for Deep Learning", 2020: the gradient of a weight
+matrix between inverse fourth roots of its Kronecker factors, taken now and then, in blocks, with the length of Adagrad's
+step (grafting). The first steps are Adagrad's with momentum. Nothing is distributed: each rank has all roots.
+
+The package's tensors are named here, so that a checkpoint holds them; it updates them in place, but for the roots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, new_counter, rate
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class ShampooConfig:
+    """Distributed Shampoo on the dense part (Anil et al. 2020); needs the extra `rivals`."""
+
+    uses_curvature: ClassVar[bool] = False
+    tuned: ClassVar[Tuned] = {"lr": rate(0.01), "beta2": Choice((0.95, 0.99, 0.999))}
+    name: Literal["shampoo"] = "shampoo"
+    lr: float = Field(default=0.01, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, gt=0, lt=1)
+    """Decay of the Kronecker factors, a step."""
+    start: int = Field(default=25, ge=1)
+    """First step with the preconditioner."""
+    precondition_every: int = Field(default=20, ge=1)
+    """Steps from one computation of the roots to the next."""
+    block_size: int = Field(default=512, ge=2)
+    """Longer sides of a weight matrix are cut into blocks of so many."""
+    eps: float = Field(default=1e-6, gt=0)
+    """Of the roots, relative to the largest eigenvalue."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
+
+    def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
+        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        return Shampoo(parameters, self, shapes)
+
+
+class Shampoo(DenseOptimizer):
+    """Shampoo over one flat vector; ignores curvature."""
+
+    def __init__(self, parameters: Tensor, cfg: ShampooConfig, shapes: Sequence[Sequence[int]]) -> None:
+        """Allocate moments and preconditioners.
+
+        Args:
+            parameters: (P,).
+            cfg: hyper-parameters.
+            shapes: of the parameters in order; P entries in all.
+
+        Raises:
+            UsageError: the package is not installed.
+        """
+        try:
+            from pytorch_optimizer.optimizer.shampoo import ScalableShampoo
+            from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
+        except ImportError as error:
+            raise UsageError(
+                f"shampoo needs the package pytorch_optimizer, and importing it failed with {error}; "
+                "install it with pip install -e '.[rivals]', or choose another optimizer"
+            ) from error
+        self.cfg = cfg
+        self._views = ParameterViews(parameters, shapes, range(len(shapes)))
+        self._shampoo = ScalableShampoo(
+            self._views.parameters,
+            lr=cfg.lr,
+            betas=(cfg.beta1, cfg.beta2),
+            moving_average_for_momentum=True,
+            weight_decay=cfg.weight_decay,
+            decoupled_weight_decay=True,
+            start_preconditioning_step=cfg.start,
+            preconditioning_compute_steps=cfg.precondition_every,
+            block_size=cfg.block_size,
+            shape_interpretation=False,  # it makes vectors of small matrices, which have no preconditioner
+            graft_type=LayerWiseGrafting.ADAGRAD,
+            matrix_eps=cfg.eps,
+        )
+        self._views.point_(parameters, parameters)  # any gradient: the package then makes its state
+        (group,) = self._shampoo.param_groups
+        self._shampoo.init_group(group)
+        self.state = {"steps": new_counter()}
+        for i, parameter in enumerate(self._views.parameters):
+            found = self._shampoo.state[parameter]
+            graft, factors = found["graft"], found["pre_conditioner"]
+            self.state |= {
+                f"{i}/momentum": found["momentum"],
+                f"{i}/graft_momentum": graft.momentum,
+                f"{i}/graft_sum": graft.statistics,
+                **{f"{i}/factor/{side}": matrix for side, matrix in enumerate(factors.statistics)},
+                **{f"{i}/root/{side}": matrix for side, matrix in enumerate(factors.pre_conditioners)},
+            }
+
+    def step(
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+    ) -> None:
+        """Update `parameters`; see `DenseOptimizer`."""
+        del curvature, samples
+        self._views.point_(parameters, grad)
+        (group,) = self._shampoo.param_groups
+        group["lr"], group["step"] = self.cfg.lr * lr_scale, int(self.state["steps"])
+        self._shampoo.step()
+        self.state["steps"].add_(1)
+        for i, parameter in enumerate(self._views.parameters):
+            roots = self._shampoo.state[parameter]["pre_conditioner"].pre_conditioners
+            for side, root in enumerate(roots):
+                ours = self.state[f"{i}/root/{side}"]
+                if root.data_ptr() != ours.data_ptr():
+                    ours.copy_(root)
+                    roots[side] = ours
