@@ -12,6 +12,8 @@ from dlrm_adahessian.runtime.settings import merged, settings
 
 _SHARED = [field.name for field in fields(SharedConfig)]
 
+_SEARCHES_APART = 10_000  # seeds from one search to the next
+
 
 @settings
 class CompareConfig(SharedConfig):
@@ -19,12 +21,15 @@ class CompareConfig(SharedConfig):
 
     optimizers: str = "adagrad,adam,hybrid"
     """Names of files in presets/optimizers, separated by commas; each is compared with those before it."""
-    seeds: int = Field(default=3, ge=1)
+    seeds: int = Field(default=3, ge=1, lt=_SEARCHES_APART)
     """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
     trials: int = Field(default=0, ge=0)
     """Draws of hyper-parameters of each optimizer, of which `select` chooses; 0 takes the presets as they are."""
     refine: int = Field(default=0, ge=0)
     """Further draws of each optimizer after `trials`, near its best three of them."""
+    searches: int = Field(default=1, ge=1)
+    """Independent searches of each optimizer, with `trials` and `refine` draws each, among which `seeds` are divided. With
+    one, intervals are conditional on its draws; with several, they cover the chance of tuning too."""
     select: Literal["val", "progressive"] = "val"
     """Choose draws by the validation rows, or by every other block of the progressive rows, left out of the report."""
     trial_rows: Annotated[int, Field(ge=1)] | None = None
@@ -32,7 +37,7 @@ class CompareConfig(SharedConfig):
     sampler: Literal["random", "tpe"] = "random"
     """Draw independently, or learn from earlier draws (tree-structured Parzen estimator)."""
     seed: int = Field(default=0, ge=0)
-    """Of the draws and of their runs; final runs take the seeds after it."""
+    """Of the draws and of their runs; final runs take the seeds after it, each further search that 10,000 after the last."""
     parallel: int = Field(default=1, ge=1)
     """Runs at once, which share the cores; times of steps are comparable within a comparison only."""
     out: Path = Path("runs/compare")
@@ -47,6 +52,13 @@ class CompareConfig(SharedConfig):
             )
         if self.refine and not self.trials:
             raise ValueError("--refine draws near the best trials, and --trials is 0; give --trials 30 or so")
+        if self.searches > 1 and not self.trials:
+            raise ValueError("--searches repeats the draws, and --trials is 0; give --trials 30 or so")
+        if self.seeds % self.searches:
+            raise ValueError(
+                f"--seeds are divided evenly among the searches, got {self.seeds} for {self.searches}; "
+                f"give --seeds {self.seeds + -self.seeds % self.searches}"
+            )
         return self
 
     @property
@@ -56,13 +68,21 @@ class CompareConfig(SharedConfig):
 
     @property
     def final_seeds(self) -> range:
-        """Seeds of the final runs; none is that of the draws, so no draw is rewarded for its luck."""
+        """Seeds of the final runs; none is that of draws, so no draw is rewarded for its luck."""
         return range(self.seed + 1, self.seed + 1 + self.seeds)
 
+    def seeds_of(self, search: int) -> range:
+        """The seeds of the final runs with what a search chose, searches counted from 0; more seeds add to each."""
+        return self.final_seeds[search :: self.searches]
 
-def trial_config(study: CompareConfig, name: str, drawn: dict[str, Any]) -> RunConfig:
-    """Compose the run of a draw; arguments as those of `run_config`."""
-    config = run_config(study, name, seed=study.seed, drawn=drawn)
+    def search_seed(self, search: int) -> int:
+        """The seed of a search's draws and of their runs."""
+        return self.seed + search * _SEARCHES_APART
+
+
+def trial_config(study: CompareConfig, name: str, drawn: dict[str, Any], *, search: int = 0) -> RunConfig:
+    """Compose the run of a draw of a search; other arguments as those of `run_config`."""
+    config = run_config(study, name, seed=study.search_seed(search), drawn=drawn)
     return replace(config, data=replace(config.data, train_rows=study.trial_rows or config.data.train_rows))
 
 

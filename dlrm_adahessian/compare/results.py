@@ -68,13 +68,29 @@ class Trials:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What one search of an optimizer chose.
+
+    Attributes:
+        seed: of its draws.
+        chosen: hyper-parameters by path below `optim`.
+        at_an_edge: those of them at an end of their range.
+        judged_logloss: of the trial, by the samples that choose; None when all diverged.
+    """
+
+    seed: int
+    chosen: Mapping[str, Any]
+    at_an_edge: Sequence[str]
+    judged_logloss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerResult:
     """What one optimizer did.
 
     Attributes:
-        settings: its own, of the final runs.
-        chosen: hyper-parameters that the trials chose; empty without trials.
-        at_an_edge: those of them at an end of their range.
+        settings: its own, of the first final run.
+        searches: what each chose; empty without trials.
         final_runs: one per seed.
         final_runs_diverged: of these.
         val: means of the metrics on the validation samples.
@@ -87,8 +103,7 @@ class OptimizerResult:
     """
 
     settings: Mapping[str, Any]
-    chosen: Mapping[str, Any]
-    at_an_edge: Sequence[str]
+    searches: Sequence[Choice]
     final_runs: int
     final_runs_diverged: int
     val: Means
@@ -103,8 +118,9 @@ class OptimizerResult:
         """Return JSON values."""
         return {
             "settings": self.settings,
-            "chosen": self.chosen,
-            "at_an_edge": list(self.at_an_edge),
+            "chosen": self.searches[0].chosen if self.searches else {},
+            "at_an_edge": list(self.searches[0].at_an_edge) if self.searches else [],
+            "searches": [asdict(search) for search in self.searches],
             "final_runs": self.final_runs,
             "final_runs_diverged": self.final_runs_diverged,
             "val": self.val,
@@ -218,6 +234,23 @@ class Comparison:
     environment: Mapping[str, Any]
 
     @property
+    def draws(self) -> int:
+        """Draws of each optimizer in each search."""
+        return self.config.trials + self.config.refine
+
+    @property
+    def intervals_cover(self) -> str:
+        """Which chance the intervals cover, in words."""
+        config = self.config
+        if config.seeds == 1:
+            return "the chance of rows only: one seed shows nothing of other seeds"
+        if config.searches > 1:
+            return "the chance of rows, of seeds and of tuning"
+        return "the chance of rows and of seeds" + (
+            ", not that of tuning: they are conditional on what one search chose" if config.trials else ""
+        )
+
+    @property
     def first(self) -> str:
         """The optimizer that the report compares the others with."""
         return next(iter(self.optimizers))
@@ -236,6 +269,7 @@ class Comparison:
             "seeds": config.seeds,
             "trials": config.trials,
             "refine": config.refine,
+            "searches": config.searches,
             "trial_rows": config.trial_rows,
             "sampler": config.sampler,
             "select": config.select,

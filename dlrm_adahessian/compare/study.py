@@ -59,20 +59,41 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What one search of an optimizer did.
+
+    Attributes:
+        trials: in order.
+        chosen: hyper-parameters of the best trial; empty without trials.
+        finals: the final runs with these, one per seed.
+    """
+
+    trials: list[Run]
+    chosen: dict[str, Any]
+    finals: list[Run]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contender:
     """What one optimizer did.
 
     Attributes:
         name: of its preset.
-        trials: in order.
-        chosen: hyper-parameters of the best trial; empty without trials.
-        finals: its final runs, one per seed.
+        searches: its searches in order.
     """
 
     name: str
-    trials: list[Run]
-    chosen: dict[str, Any]
-    finals: list[Run]
+    searches: list[Tuned]
+
+    @property
+    def trials(self) -> list[Run]:
+        """Those of all searches."""
+        return [run for search in self.searches for run in search.trials]
+
+    @property
+    def finals(self) -> list[Run]:
+        """Those of all searches, one per seed."""
+        return [run for search in self.searches for run in search.finals]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +135,11 @@ def run_study(config: CompareConfig) -> Study:
             initializer=begin,
             initargs=(data.folder, threads, os.getpid()),
         )
-        total = len(presets) * (config.trials + config.refine + config.seeds)
+        total = len(presets) * (config.searches * (config.trials + config.refine) + config.seeds)
         try:
             with pool, _StudyBar(total, len(data.split.train)) as progress:
                 runner = _Runner(config, data, pool, progress)
-                contenders = _contend(runner, list(presets.values()))
+                contenders = _contend(runner, list(presets.values()), config.searches)
         except BrokenProcessPool as error:
             raise StorageError(
                 f"a process that trained was killed, most likely for lack of memory with {config.parallel} runs at "
@@ -127,15 +148,19 @@ def run_study(config: CompareConfig) -> Study:
     return Study(config=config, data=data, contenders=contenders)
 
 
-def _contend(runner: "_Runner", presets: Sequence[RunConfig]) -> list[Contender]:
-    # A thread per optimizer: its trials may depend on each other, those of different ones do not.
-    with ThreadPoolExecutor(len(presets)) as threads:
+def _contend(runner: "_Runner", presets: Sequence[RunConfig], searches: int) -> list[Contender]:
+    # A thread per search: its trials may depend on each other, those of different ones do not.
+    with ThreadPoolExecutor(len(presets) * searches) as threads:
         try:
-            return list(threads.map(runner.contend, presets))
+            tuned = [threads.submit(runner.tune, preset, k) for preset in presets for k in range(searches)]
+            done = iter([future.result() for future in tuned])
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()  # or the threads would wait for their runs
             raise
+    return [
+        Contender(name=preset.optimizer, searches=[next(done) for _ in range(searches)]) for preset in presets
+    ]
 
 
 class _Runner:
@@ -147,14 +172,14 @@ class _Runner:
         self._config, self._data, self._pool, self._progress = config, data, pool, progress
         self._root = config.out / "runs"
 
-    def contend(self, preset: RunConfig) -> Contender:
-        """Draw, choose, and train the final runs of one optimizer."""
+    def tune(self, preset: RunConfig, number: int) -> Tuned:
+        """Draw, choose, and train the final runs of one search of an optimizer, which are numbered from 0."""
         config, name = self._config, preset.optimizer
-        search = Search(preset, config.sampler, config.seed)
+        search = Search(preset, config.sampler, config.search_seed(number))
         trials: list[Run] = []
-        for number in range(config.trials + config.refine):
-            asked, drawn = search.ask() if number < config.trials else search.refine()
-            [run] = self._train([trial_config(config, name, drawn)], drawn, final=False)
+        for trial in range(config.trials + config.refine):
+            asked, drawn = search.ask() if trial < config.trials else search.refine()
+            [run] = self._train([trial_config(config, name, drawn, search=number)], drawn, final=False)
             search.tell(asked, run.judged_logloss)
             trials.append(run)
         chosen = best_of(trials).drawn if trials else {}
@@ -165,11 +190,9 @@ class _Runner:
                 eval_every=max(1, steps // _CURVE_POINTS),
                 log_every=max(1, steps // _CURVE_POINTS),
             )
-            for seed in config.final_seeds
+            for seed in config.seeds_of(number)
         ]
-        return Contender(
-            name=name, trials=trials, chosen=chosen, finals=self._train(finals, chosen, final=True)
-        )
+        return Tuned(trials=trials, chosen=chosen, finals=self._train(finals, chosen, final=True))
 
     def _train(self, configs: Sequence[RunConfig], drawn: dict[str, Any], *, final: bool) -> list[Run]:
         device = find_device(self._config.device)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from dlrm_adahessian.compare.bands import BANDS, band_of_ids, bands_of_samples, logloss_by_band
-from dlrm_adahessian.compare.config import settings_of
+from dlrm_adahessian.compare.config import CompareConfig, settings_of
 from dlrm_adahessian.compare.results import (
     NEAR_BEST,
     PARTS,
+    Choice,
     Comparison,
     CurvatureByBand,
     CurvePoint,
@@ -30,7 +31,7 @@ from dlrm_adahessian.compare.results import (
     Trials,
 )
 from dlrm_adahessian.compare.search import at_an_edge, reported_samples
-from dlrm_adahessian.compare.study import Contender, Run, Study, best_of
+from dlrm_adahessian.compare.study import Contender, Run, Study, Tuned, best_of
 from dlrm_adahessian.compare.worker import CURVATURE
 from dlrm_adahessian.metrics.binary import METRICS, BinaryMetrics
 from dlrm_adahessian.runs.run_directory import RunDirectory, environment
@@ -75,7 +76,7 @@ def summarize(study: Study) -> Comparison:
             for contender in study.contenders
         },
         target_val_logloss=target,
-        differences=_differences(finals),
+        differences=_differences(study.config, finals),
         bands=_bands(study, finals),
         best_trial_logloss=best,
         bayes=_bayes(finals),
@@ -87,11 +88,12 @@ def runs_table(study: Study) -> pd.DataFrame:
     """Return a line per run; trials have no test metrics, since those are looked at in final runs only."""
     records: list[dict[str, Any]] = []
     for contender in study.contenders:
-        for kind, runs in (("trial", contender.trials), ("final", contender.finals)):
-            parts = ("val",) if kind == "trial" else ("val", *PARTS)
-            for number, run in enumerate(runs):
-                named = {"optimizer": contender.name, "kind": kind, "number": number}
-                records.append({**named, **_record(run, parts)})
+        for search, tuned in enumerate(contender.searches):
+            for kind, runs in (("trial", tuned.trials), ("final", tuned.finals)):
+                parts = ("val",) if kind == "trial" else ("val", *PARTS)
+                for number, run in enumerate(runs):
+                    named = {"optimizer": contender.name, "search": search, "kind": kind, "number": number}
+                    records.append({**named, **_record(run, parts)})
     return pd.DataFrame.from_records(records)
 
 
@@ -120,8 +122,7 @@ def _optimizer(
     curves = [_curve(run) for run in contender.finals if run.summary is not None]
     return OptimizerResult(
         settings=settings_of(contender.finals[0].config),
-        chosen=contender.chosen,
-        at_an_edge=at_an_edge(contender.finals[0].config, contender.chosen),
+        searches=[_choice(search) for search in contender.searches if search.trials],
         final_runs=len(contender.finals),
         final_runs_diverged=len(contender.finals) - len(finals),
         val=_mean_by_name(summary.val for summary in summaries),
@@ -131,6 +132,16 @@ def _optimizer(
         trials=_trials(contender.trials, best),
         curves=curves,
         time_to_target=None if target is None else _median_time(curves, target),
+    )
+
+
+def _choice(search: Tuned) -> Choice:
+    best = best_of(search.trials)
+    return Choice(
+        seed=best.config.seed,
+        chosen=search.chosen,
+        at_an_edge=at_an_edge(best.config, search.chosen),
+        judged_logloss=best.judged_logloss,
     )
 
 
@@ -204,14 +215,14 @@ def _median_time(curves: Sequence[Sequence[CurvePoint]], target: float) -> TimeT
     return TimeToTarget(reached=len(times), of=len(curves), samples=samples, seconds=seconds)
 
 
-def _differences(finals: _Finals) -> list[PairDifference]:
+def _differences(config: CompareConfig, finals: _Finals) -> list[PairDifference]:
     """Compare each optimizer with those before it; Holm's adjustment is over the pairs, on the log loss."""
     found: list[PairDifference] = []
     for part in PARTS:
         pairs = [
             (ours, against, difference)
             for against, ours in combinations(finals, 2)
-            if (difference := _difference(finals[ours], finals[against], part)) is not None
+            if (difference := _difference(config, finals[ours], finals[against], part)) is not None
         ]
         adjusted = holm([difference.logloss.p_value for *_, difference in pairs])
         found += [
@@ -229,10 +240,12 @@ def _differences(finals: _Finals) -> list[PairDifference]:
 
 
 def _difference(
-    ours: Mapping[int, RunResult], theirs: Mapping[int, RunResult], part: Part
+    config: CompareConfig, ours: Mapping[int, RunResult], theirs: Mapping[int, RunResult], part: Part
 ) -> CrossedDifference | None:
     """Return ours minus theirs over the seeds that both finished; None without any, or without the same samples."""
-    seeds = sorted(ours.keys() & theirs.keys())
+    common = ours.keys() & theirs.keys()
+    by_search = [[seed for seed in config.seeds_of(k) if seed in common] for k in range(config.searches)]
+    seeds = [seed for of_search in by_search for seed in of_search]
     if not seeds:
         return None
     labels = getattr(ours[seeds[0]], part).labels
@@ -242,7 +255,12 @@ def _difference(
         for seed in seeds
     ):
         return None  # samples in shuffled order: each seed predicts others first
-    return crossed_difference(labels, _predictions(ours, seeds, part), _predictions(theirs, seeds, part))
+    return crossed_difference(
+        labels,
+        _predictions(ours, seeds, part),
+        _predictions(theirs, seeds, part),
+        runs_of_searches=[len(found) for found in by_search if found] if config.searches > 1 else None,
+    )
 
 
 def _predictions(

@@ -26,14 +26,18 @@ seeds, 92% for 3, 94% for 5 and 94.8% for 10; it nears 97% where a seed's chance
 At 2 seeds the interval is a warning, not a result: Student's quantile reaches 12.7. One seed shows the
 chance of rows alone. Leaving diverged pairs out conditions on not diverging: report how many beside it.
 
+**Searches.** Where hyper-parameters were tuned, seeds that share a search share its luck too. Their differences on each row
+are averaged first, and the searches stand for the seeds in all of the above: the interval then covers another search. With
+one search it is conditional on what that one chose.
+
 Memory: seeds are streamed; three float64 sums per row are kept, whatever S.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, repeat, zip_longest
 from typing import Literal, cast
 
 import numpy as np
@@ -55,13 +59,15 @@ class CrossedDifference:
 
     Attributes:
         rows: N.
-        seeds: S.
+        seeds: runs of each side.
         by_metric: the difference in each of `METRICS`; None where a class has too few samples for it.
+        searches: independent searches that the runs come from; None where all have the same hyper-parameters.
     """
 
     rows: int
     seeds: int
     by_metric: Mapping[str, Estimate | None]
+    searches: int | None = None
 
     def __getitem__(self, metric: str) -> Estimate | None:
         return self.by_metric[metric]
@@ -72,8 +78,10 @@ class CrossedDifference:
         return cast(Estimate, self["logloss"])  # defined for any two samples
 
     @property
-    def covers(self) -> Literal["rows", "rows and seeds"]:
-        """Say which chance the intervals cover; one seed shows nothing of other seeds."""
+    def covers(self) -> Literal["rows", "rows and seeds", "rows, seeds and tuning"]:
+        """Say which chance the intervals cover; one seed shows nothing of other seeds, one search nothing of others."""
+        if self.searches is not None and self.searches > 1:
+            return "rows, seeds and tuning"
         return "rows" if self.seeds == 1 else "rows and seeds"
 
     def asdict(self) -> dict[str, float | str | Interval | None]:
@@ -93,7 +101,11 @@ class CrossedDifference:
 
 
 def crossed_difference(
-    labels: Labels, ours: Iterable[Probabilities], theirs: Iterable[Probabilities]
+    labels: Labels,
+    ours: Iterable[Probabilities],
+    theirs: Iterable[Probabilities],
+    *,
+    runs_of_searches: Sequence[int] | None = None,
 ) -> CrossedDifference:
     """Return ours minus theirs in each of `METRICS`, with 95% intervals over rows and seeds.
 
@@ -104,6 +116,8 @@ def crossed_difference(
         labels: (N,) 0 or 1, N at least 2.
         ours: one (N,) float32 or float64 in [0, 1] per seed, in the order of `labels`.
         theirs: like `ours`, the same seeds in the same order.
+        runs_of_searches: how many seeds in a row have the hyper-parameters of the first search, of the second, ..., each at
+            least 1; None where all have the same.
 
     Returns:
         The differences.
@@ -117,17 +131,27 @@ def crossed_difference(
         for name, metric in METRICS.items()
         if not metric.lacking(labels)
     }
-    seeds = 0
-    for a, b in _checked_pairs(labels, ours, theirs):
-        seeds += 1
+    seeds = searches = 0
+    pairs = _checked_pairs(labels, ours, theirs)
+    for runs in repeat(1) if runs_of_searches is None else runs_of_searches:
+        of_search = list(islice(pairs, runs))
+        if not of_search and runs_of_searches is None:
+            break
+        if len(of_search) < max(runs, 1):
+            raise ValueError(
+                f"search {searches} has {runs} runs, got {len(of_search)}; give the runs of each, at least one"
+            )
+        seeds, searches = seeds + runs, searches + 1
         for name, of_metric in moments.items():
-            of_metric.add(difference_per_sample(METRICS[name], labels, a, b))
+            differences = (difference_per_sample(METRICS[name], labels, a, b) for a, b in of_search)
+            of_metric.add(cast(_Values, sum(differences)) / runs)
     if not seeds:
         raise ValueError(_NO_SEED)
     return CrossedDifference(
         rows=len(labels),
         seeds=seeds,
         by_metric={name: moments[name].estimate() if name in moments else None for name in METRICS},
+        searches=None if runs_of_searches is None else searches,
     )
 
 

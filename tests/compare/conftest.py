@@ -1,5 +1,5 @@
 """The comparisons of `studies`."""
 
-from tests.compare.studies import finished, study
+from tests.compare.studies import finished, searched, study
 
-__all__ = ["finished", "study"]
+__all__ = ["finished", "searched", "study"]

@@ -52,6 +52,12 @@ def _chosen_progressively(base):
     return run_study(small(base / "progressive", **changes))
 
 
+@cache
+def _searched_twice(base):
+    changes = {"optimizers": "adagrad,rowwise_adagrad", "seeds": 4, "trials": 1, "searches": 2}
+    return run_study(small(base / "searched", **changes))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Return the folder of a comparison that the command ran."""
@@ -62,3 +68,9 @@ def finished(tmp_path_factory):
 def study(tmp_path_factory) -> Study:
     """Return a study whose trials were judged by every other block of the progressive samples."""
     return _chosen_progressively(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory) -> Study:
+    """Return a study of two searches with two seeds each."""
+    return _searched_twice(tmp_path_factory.getbasetemp())

@@ -1,7 +1,9 @@
 """What the runs of a comparison share, and what differs."""
 
 import numpy as np
+import pytest
 import torch
+from pydantic import ValidationError
 
 from dlrm_adahessian import config
 from dlrm_adahessian.compare.config import run_config, trial_config
@@ -34,3 +36,22 @@ def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
     assert fitted.summary.rows.train == fitted.summary.train.samples == 1_000
     later = data.labels[data.split.train][-1_000 + 166 :]  # predicted after a sixth of them, its first day
     np.testing.assert_array_equal(fitted.progressive[0], later)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"searches": 2, "seeds": 4}, "--trials is 0"),
+        ({"searches": 3, "seeds": 4, "trials": 1}, "give --seeds 6"),
+    ],
+)
+def test_searches_without_draws_or_with_unequal_shares_of_seeds_are_refused(tmp_path, changes, said):
+    with pytest.raises(ValidationError, match=said):
+        small(tmp_path, **changes)
+
+
+def test_more_seeds_leave_those_of_each_search_what_they_were(tmp_path):
+    few, more = (small(tmp_path, searches=2, trials=1, seeds=seeds) for seeds in (2, 6))
+    for search in range(2):
+        assert set(few.seeds_of(search)) < set(more.seeds_of(search))
+        assert few.search_seed(search) == more.search_seed(search) not in more.final_seeds

@@ -110,7 +110,7 @@ def test_progressive_rows_that_choose_are_not_reported(study):
             log_loss(final[0][~chooses], final[1][~chooses].astype(float)), rel=1e-9
         )
         best = min(contender.trials, key=lambda run: run.judged_logloss)
-        assert contender.chosen == best.drawn
+        assert contender.searches[0].chosen == best.drawn
     assert found.differences[0].difference.rows == (~chooses).sum()
 
 

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dlrm_adahessian.compare.results import CurvePoint
-from dlrm_adahessian.compare.study import Contender
+from dlrm_adahessian.compare.study import Contender, Tuned
 from dlrm_adahessian.compare.summary import runs_table, summarize, time_to
+from dlrm_adahessian.metrics.binary import log_losses
 from dlrm_adahessian.report.comparison import verdict
+from dlrm_adahessian.statistics.crossed import crossed_mean
 
 
 def test_time_to_a_log_loss_is_linear_between_evaluations():
@@ -23,7 +26,7 @@ def test_time_to_a_log_loss_is_linear_between_evaluations():
 def test_an_optimizer_that_always_diverges_leaves_the_others_compared(study):
     """Its bands of tokens were once asked for too, of no seed."""
     lost = replace(study.contenders[1].finals[0], judged_logloss=None, summary=None, result=None)
-    diverged = Contender(name="sgd", trials=[], chosen={}, finals=[lost])
+    diverged = Contender(name="sgd", searches=[Tuned(trials=[], chosen={}, finals=[lost])])
     whole = summarize(study)
     found = summarize(replace(study, contenders=[*study.contenders, diverged]))
     assert found.differences == whole.differences
@@ -41,3 +44,36 @@ def test_what_is_kept_of_a_run_is_what_the_report_needs(study):
     table = runs_table(study).set_index(["optimizer", "kind"])
     (final,) = study.contenders[0].finals
     assert table.loc[("adagrad", "final"), "test_auc"].item() == final.summary.test.auc
+
+
+def test_each_search_draws_for_itself_and_the_intervals_are_over_searches(searched):
+    found = summarize(searched)
+    table = runs_table(searched)
+    for contender in searched.contenders:
+        first, second = contender.searches
+        assert {run.config.seed for run in first.trials} == {0}
+        assert {run.config.seed for run in second.trials} == {10_000}
+        assert first.trials[0].drawn != second.trials[0].drawn
+        for search, seeds in ((first, [1, 3]), (second, [2, 4])):
+            best = min(search.trials, key=lambda run: run.judged_logloss)
+            assert search.chosen == best.drawn
+            assert [run.config.seed for run in search.finals] == seeds
+            assert all(run.drawn == best.drawn for run in search.finals)
+        listed = table[table["optimizer"] == contender.name]
+        assert listed.groupby(["search", "kind"]).size().to_dict() == {
+            (0, "final"): 2, (0, "trial"): 1, (1, "final"): 2, (1, "trial"): 1,
+        }  # fmt: skip
+    for pair in found.differences:
+        theirs, ours = (
+            [
+                [log_losses(*getattr(run.result, pair.part)) for run in search.finals]
+                for search in contender.searches
+            ]
+            for contender in searched.contenders
+        )
+        expected = crossed_mean(np.mean(ours, axis=1) - np.mean(theirs, axis=1))
+        assert pair.difference.logloss.estimate == pytest.approx(expected.estimate, abs=1e-12)
+        assert pair.difference.logloss.ci95 == pytest.approx(expected.ci95, abs=1e-12)
+        assert pair.difference.covers == "rows, seeds and tuning"
+    assert found.intervals_cover == "the chance of rows, of seeds and of tuning"
+    assert [choice["seed"] for choice in found.optimizers["adagrad"].asdict()["searches"]] == [0, 10_000]

@@ -83,6 +83,27 @@ def test_accuracy_and_logloss_are_crossed_means_of_their_rows() -> None:
 
 
 @pytest.mark.oracle
+def test_runs_of_a_search_are_averaged_before_searches_are_compared() -> None:
+    labels, ours, theirs = paired_runs(5, 200)
+    found = crossed_difference(labels, iter(ours), iter(theirs), runs_of_searches=[2, 1, 2])
+    losses = [-np.where(labels, np.log(side), np.log1p(-side)) for side in (ours, theirs)]
+    values = losses[0] - losses[1]
+    expected = crossed_mean([values[:2].mean(0), values[2], values[3:].mean(0)])
+    assert found.logloss.estimate == pytest.approx(expected.estimate, abs=1e-12)
+    assert found.logloss.ci95 == pytest.approx(expected.ci95, abs=1e-12)
+    assert (found.seeds, found.searches, found.covers) == (5, 3, "rows, seeds and tuning")
+    of_seeds = crossed_difference(labels, ours, theirs)
+    assert crossed_difference(labels, ours, theirs, runs_of_searches=[1] * 5).by_metric == of_seeds.by_metric
+
+
+@pytest.mark.parametrize("runs", [[2, 2], [4, 0], [2, 1, 1]])
+def test_runs_of_searches_that_are_not_there_are_refused(runs) -> None:
+    labels, ours, theirs = paired_runs(3, 20)
+    with pytest.raises(ValueError, match="give the runs of each, at least one"):
+        crossed_difference(labels, ours, theirs, runs_of_searches=runs)
+
+
+@pytest.mark.oracle
 def test_one_seed_is_the_comparison_of_two_runs_and_says_so() -> None:
     labels, ours, theirs = paired_runs(1, 300)
     found = crossed_difference(labels, ours, theirs)

@@ -71,6 +71,21 @@ def test_intervals_over_one_source_of_chance_fail() -> None:
     assert over_seeds < 0.93 * DRAWS
 
 
+@pytest.mark.oracle
+def test_intervals_over_searches_cover_the_chance_of_tuning() -> None:
+    """Five searches with two seeds each; seeds that count for themselves promise too much."""
+    of_searches = of_seeds = 0
+    for draw in range(DRAWS):
+        rng = np.random.default_rng(draw)
+        luck = rng.normal(0, 0.25, (5, 1, 1)) + rng.normal(0, 0.1, (5, 2, 1))
+        data = rng.normal(0, 1, 200) + luck
+        of_searches += includes(crossed_mean(data.mean(axis=1)).ci95, 0)
+        of_seeds += includes(crossed_mean(data.reshape(10, 200)).ci95, 0)
+    least, most = hits_allowed(0.941, 0.97)
+    assert least <= of_searches <= most
+    assert of_seeds < 0.93 * DRAWS
+
+
 def drawn_scores(rng, seeds, labels, shifts, seed_sd):
     """Return the predictions of two models, (2, S, N): (shift + seed noise) x label + noise of variance 1.
 
