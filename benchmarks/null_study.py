@@ -1,63 +1,92 @@
-"""Does an interval that should hold zero hold it? One optimizer against itself, with other seeds.
+"""Does an interval that should hold zero hold it? One optimizer against itself, both sides tuned apart.
 
-    python -m benchmarks.null_study [--pairs 40] [--seeds 3] [--json]
+    python -m benchmarks.null_study [--pairs 40] [--searches 3] [--trials 6] [--seeds 6] [--json]
 
-Each pair has rows of its own, generated anew, and two groups of runs that differ in their seeds alone. 95% intervals over
-rows and seeds should leave out zero in about one pair of twenty; intervals over rows alone, of single runs, much more often.
+Each pair has rows of its own, generated anew, and two sides with seeds and searches of their own: `--searches` of
+`--trials` draws each, among which `--seeds` final runs are divided, as `compare` does it. 95% intervals over rows, seeds and tuning should leave
+out zero in about one pair of twenty; those over rows and seeds of one search, and over the rows of one run, more often.
 """
 
 import argparse
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from benchmarks.support.printing import print_rows
-from dlrm_adahessian.config import from_dict
+from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
+from dlrm_adahessian.compare.search import Search, judged_logloss, reported
+from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.presets import optimizer_preset
-from dlrm_adahessian.runtime.settings import merged
+from dlrm_adahessian.metrics.binary import METRICS
+from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.statistics.crossed import crossed_difference
+from dlrm_adahessian.train.results import RunResult
 from dlrm_adahessian.train.run_cache import find_or_fit
 
-_ROWS = 21_000
-_SETTINGS = {
-    "dataset": "synthetic",
-    "optimizer": "adagrad",
-    "baseline": "none",
-    "rows": _ROWS,
-    "batch_size": 128,
-    "model": {"bottom": [32], "top": [32], "embedding_dim": 8},
-}
-_METRICS = ("auc", "accuracy", "logloss")
+_NAME, _ROWS, _BATCH = "adagrad", 21_000, 128
+_SIDES_APART = 1_000_000  # seeds
 
 
-def one_pair(number: int, seeds: int, folder: Path) -> list[dict[str, object]]:
-    """Train both groups on rows of their own; return whether each interval leaves out zero."""
-    data_config = {"synthetic": {"seed": number, "cardinality_scale": 0.001}, "cache_dir": str(folder)}
-    configs = [
-        from_dict(merged(optimizer_preset("adagrad"), {**_SETTINGS, "seed": seed, "data": data_config}))
-        for seed in range(2 * seeds)
-    ]
-    data = open_dataset("synthetic", None, configs[0].data, rows=_ROWS, bad_rows="strict")
-    device = torch.device("cpu")
-    with init_process_group(device):
-        runs = [find_or_fit(config, data, folder / "runs", device, title=None) for config in configs]
-    found: list[dict[str, object]] = []
+def final_runs(study: CompareConfig, folder: Path) -> Iterator[RunResult]:
+    """Tune one side, and yield its final runs, search by search."""
+    data = open_dataset("synthetic", None, study.data, rows=_ROWS, bad_rows="strict")
+
+    def fit(config: RunConfig) -> RunResult:
+        found = find_or_fit(config, data, folder / "runs", torch.device("cpu"), title=None)
+        if found is None:
+            raise RuntimeError("there is one rank, which has a result of every run")
+        return found
+
+    for number in range(study.searches):
+        search = Search(run_config(study, _NAME, seed=0), study.sampler, study.search_seed(number))
+        judged: list[tuple[float, dict[str, Any]]] = []
+        for _ in range(study.trials):
+            asked, drawn = search.ask()
+            logloss = judged_logloss(
+                fit(trial_config(study, _NAME, drawn, search=number)), study.select, _BATCH
+            )
+            search.tell(asked, logloss)
+            judged.append((logloss, drawn))
+        _, chosen = min(judged, key=lambda each: each[0])
+        for seed in study.seeds_of(number):
+            yield reported(fit(run_config(study, _NAME, seed=seed, drawn=chosen)), study.select, _BATCH)
+
+
+def one_pair(number: int, args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, str, bool]]:
+    """Tune and train both sides; yield samples, metric, what the interval covers, and whether it leaves out zero."""
+    data = DataConfig(cache_dir=folder, synthetic=SyntheticConfig(seed=number, cardinality_scale=0.001))
+    sides = []
+    for side in range(2):
+        study = CompareConfig(
+            dataset="synthetic", rows=_ROWS, batch_size=_BATCH, data=data, select="progressive",
+            model=ModelConfig(bottom=(32,), top=(32,), embedding_dim=8),
+            searches=args.searches, trials=args.trials, seeds=args.seeds, seed=side * _SIDES_APART,
+        )  # fmt: skip
+        with init_process_group(torch.device("cpu")):
+            sides.append(list(final_runs(study, folder)))
+    of_search = args.seeds // args.searches
+    ways = {  # the runs of each side that an interval is made of, and those of each search where it is over searches
+        "rows, seeds and tuning": (args.seeds, [of_search] * args.searches),
+        "rows and seeds": (of_search, None),
+        "rows": (1, None),
+    }
     for part in ("progressive", "test"):
-        labels = getattr(runs[0], part)[0]
-        ours, theirs = ([getattr(r, part)[1] for r in half] for half in (runs[:seeds], runs[seeds:]))
-        for covers, a, b in (("rows and seeds", ours, theirs), ("rows", ours[:1], theirs[:1])):
-            difference = crossed_difference(labels, a, b)
-            for metric in _METRICS:
-                low, high = getattr(difference, metric).ci95
-                found.append(
-                    {"rows": part, "covers": covers, "metric": metric, "excludes": not low <= 0 <= high}
-                )
-    return found
+        labels = getattr(sides[0][0], part)[0]
+        for covers, (count, runs_of_searches) in ways.items():
+            ours, theirs = ([getattr(run, part)[1] for run in side[:count]] for side in sides)
+            difference = crossed_difference(labels, ours, theirs, runs_of_searches=runs_of_searches)
+            for metric in METRICS:
+                found = difference[metric]
+                if found is not None:
+                    yield part, metric, covers, not found.ci95[0] <= 0 <= found.ci95[1]
 
 
 def main() -> None:
@@ -66,19 +95,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3, help="runs in each group")
+    parser.add_argument("--searches", type=int, default=3, help="of each side")
+    parser.add_argument("--trials", type=int, default=6, help="draws of a search")
+    parser.add_argument(
+        "--seeds", type=int, default=6, help="final runs of each side, divided among its searches"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the models are too small for more
-    counts: dict[tuple[str, str, str], int] = {}
+    excluded: Counter[tuple[str, str, str]] = Counter()
     for number in tqdm(range(args.pairs), disable=not sys.stderr.isatty()):
         with tempfile.TemporaryDirectory() as folder:
-            for row in one_pair(number, args.seeds, Path(folder)):
-                key = (str(row["rows"]), str(row["metric"]), str(row["covers"]))
-                counts[key] = counts.get(key, 0) + bool(row["excludes"])
+            for part, metric, covers, excludes in one_pair(number, args, Path(folder)):
+                excluded[part, metric, covers] += excludes
     found = [
-        {"rows": rows, "metric": metric, "covers": covers, "excludes_zero": count, "pairs": args.pairs}
-        for (rows, metric, covers), count in counts.items()
+        {"rows": part, "metric": metric, "covers": covers, "excludes_zero": count, "pairs": args.pairs}
+        for (part, metric, covers), count in excluded.items()
     ]
     print_rows(found, as_json=args.json)
 
