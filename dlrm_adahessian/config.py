@@ -124,6 +124,11 @@ class RunConfig(SharedConfig):
                 f"{self.optim.dense.name}/{self.optim.rows.name} reads no curvature, and curvature is "
                 f"{self.curvature}; choose none, or an optimizer with curvature"
             )
+        if self.optim.columns.power and self.curvature not in ("none", "exact"):
+            raise ValueError(
+                f"optim.columns turns the gradient of the rows, and the estimate {self.curvature} cannot turn with it; "
+                "use curvature exact, or optim.columns.power 0"
+            )
         if self.curvature == "exact" and (self.model.activation != "relu" or self.model.self_interaction):
             raise ValueError(
                 "the exact Hessian diagonal needs activation relu and no self-interaction, got "

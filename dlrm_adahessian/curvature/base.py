@@ -26,6 +26,7 @@ class Derivatives:
             no part; None on a step without curvature of the rows.
         pooled_samples: how many samples, the first ones, took part in `pooled_curvature`.
         factors: (K,) Kronecker factors of the weight matrices, for an optimizer with a basis, which `curvature` is then in.
+        pooled_factors: (F, D, D) mean over the samples of the outer product of their gradients, for `optim/columns.py`.
         squares_of: (n, P) where `curvature` is `mean_square` of them; a mean over ranks must be taken of these.
         sums: what `sums_of` says of the rest, where it came with it; None otherwise.
     """
@@ -38,6 +39,7 @@ class Derivatives:
     pooled_curvature: Tensor | None = None
     pooled_samples: int = 0
     factors: Tensor | None = None
+    pooled_factors: Tensor | None = None
     squares_of: Tensor | None = None
     sums: Tensor | None = None
 
@@ -192,8 +194,9 @@ def mean_square(gradients: Tensor, samples: int) -> Tensor:
 def sums_of(found: Derivatives) -> Tensor:
     """Return the loss and the sum of each derivative there is, (n,); one is not finite unless all entries are."""
     # The sum of finite entries may overflow too, which is as bad.
-    derivatives = (found.grad, found.pooled_grad, found.curvature, found.pooled_curvature, found.factors)
-    return torch.stack([found.loss, *(part.sum() for part in derivatives if part is not None)])
+    of_parameters = (found.grad, found.curvature, found.factors)
+    of_rows = (found.pooled_grad, found.pooled_curvature, found.pooled_factors)
+    return torch.stack([found.loss, *(part.sum() for part in (*of_parameters, *of_rows) if part is not None)])
 
 
 def all_finite(found: Derivatives) -> bool:

@@ -2,9 +2,9 @@
 
 All that the ranks share goes through one sum over one flat bucket:
 
-    gradient | curvature, or the gradients that it is a mean square of | Kronecker factors | logits, each in its place of
-    the global batch | loss and sums of all derivatives, whose total is finite on all ranks or on none | samples with
-    curvature on the rows
+    gradient | curvature, or the gradients that it is a mean square of | Kronecker factors | factors of the columns |
+    logits, each in its place of the global batch | loss and sums of all derivatives, whose total is finite on all ranks
+    or on none | samples with curvature on the rows
 
 A rank's derivatives are of the mean over its own samples, so they enter with its share of all samples as weight. The mean
 over ranks is taken here, before the optimizers square anything.
@@ -33,9 +33,9 @@ def over_ranks(
         basis: that the curvature was wanted in.
 
     Returns:
-        `loss`, `grad`, `curvature`, `factors`, `sums` and the logits (B,) of the global batch, equal on all ranks.
-        `pooled_grad` and `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale that
-        `ShardedLookup.push` wants. `pooled_samples` is that of the global batch.
+        `loss`, `grad`, `curvature`, `factors`, `pooled_factors`, `sums` and the logits (B,) of the global batch, equal on
+        all ranks. `pooled_grad` and `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale
+        that `ShardedLookup.push` wants. `pooled_samples` is that of the global batch.
     """
     if share.world_size == 1:
         return found
@@ -47,6 +47,8 @@ def over_ranks(
     logits[share.first : share.first + share.count] = found.logits[: share.count]
     pooled_samples = min(found.pooled_samples, share.count)
     parts = [found.grad * weight, logits, sums, sums.new_tensor([pooled_samples])]
+    if found.pooled_factors is not None:
+        parts.append((found.pooled_factors * weight).flatten())
     curvature = found.curvature if found.squares_of is None else found.squares_of
     parts += [
         (part * (share.count_among(curvature_samples) / curvature_samples)).flatten()
@@ -57,6 +59,7 @@ def over_ranks(
     dist.all_reduce(bucket)
     grad, logits, sums, pooled_total, *rest = bucket.split([len(part) for part in parts])
     total = int(pooled_total)
+    pooled_factors = None if found.pooled_factors is None else rest.pop(0).view_as(found.pooled_factors)
     return replace(
         found,
         loss=sums[0],
@@ -64,6 +67,7 @@ def over_ranks(
         grad=grad,
         curvature=None if curvature is None else _curvature(found, rest[0], curvature_samples),
         factors=None if found.factors is None else rest[-1],
+        pooled_factors=pooled_factors,
         squares_of=None,
         sums=sums,
         pooled_grad=_padded(found.pooled_grad, share, weight),

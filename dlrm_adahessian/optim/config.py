@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from dlrm_adahessian.optim.base import Choice, Range, Tuned
+from dlrm_adahessian.optim.columns import ColumnsConfig
 from dlrm_adahessian.optim.dense import AdaHessianConfig, DenseConfig
 from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowConfig
 from dlrm_adahessian.runtime.settings import settings
@@ -31,10 +32,11 @@ class ScheduleConfig:
 
 @settings
 class OptimConfig:
-    """One rule for the dense part, one for the rows, and their common schedule."""
+    """One rule for the dense part, one for the rows, a preconditioner of their columns, and a common schedule."""
 
     dense: DenseConfig = Field(default=AdaHessianConfig(), discriminator="name")
     rows: RowConfig = Field(default=HessianAdagradConfig(), discriminator="name")
+    columns: ColumnsConfig = ColumnsConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
     @property

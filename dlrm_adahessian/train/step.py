@@ -8,7 +8,7 @@ TrainState   the two halves of the model, their optimizers and the estimator, wi
 import math
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
+from dlrm_adahessian.optim.columns import Columns
 from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 SCORING_BATCH = 8192
@@ -105,6 +106,9 @@ def train_step(
             curvature_samples=share.count_among(curvature_samples),
             place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
         )
+    columns = state.columns
+    if columns is not None:
+        found = replace(found, pooled_factors=columns.factors(found.pooled_grad))
     found = over_ranks(found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis)
     finite = all_finite(found)
     # Read before the update is launched: a GPU updates while the host goes on to the next batch.
@@ -117,10 +121,14 @@ def train_step(
         )
         if found.factors is not None:
             state.dense_optimizer.observe_(found.factors)
+        pooled_grad, pooled_curvature = found.pooled_grad, found.pooled_curvature
+        if columns is not None and found.pooled_factors is not None:
+            columns.observe_(found.pooled_factors)
+            pooled_grad, pooled_curvature = columns.turned(pooled_grad, pooled_curvature)
         state.lookup.push(
             pooled,
-            found.pooled_grad,
-            found.pooled_curvature,
+            pooled_grad,
+            pooled_curvature,
             lr_scale=lr_scale if rows_lr_scale is None else rows_lr_scale,
             samples=samples,
             curvature_samples=found.pooled_samples,
@@ -164,6 +172,12 @@ class TrainState:
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
         self.dense_optimizer = config.optim.dense.build(self.parameters, shapes)
+        columns = config.optim.columns
+        self.columns = (
+            Columns(columns, self.parameters, len(num_rows), config.model.embedding_dim)
+            if columns.power
+            else None
+        )
         tables = [
             TableSpec(
                 name=name,
@@ -288,5 +302,10 @@ class TrainState:
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
         estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}
-        served = self.dense_optimizer.served(self.parameters)
-        return {"parameters": served, **optimizer, **estimator}
+        columns = self.columns.state if self.columns is not None else {}
+        return {
+            "parameters": self.dense_optimizer.served(self.parameters),
+            **optimizer,
+            **estimator,
+            **{f"columns/{name}": tensor for name, tensor in columns.items()},
+        }

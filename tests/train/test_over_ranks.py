@@ -48,7 +48,7 @@ DATA = SimpleNamespace(
 
 NAMES = preset_names("optimizers")
 if not importlib.util.find_spec("pytorch_optimizer"):  # of the extra rivals
-    NAMES = [name for name in NAMES if "soap" not in name]
+    NAMES = [name for name in NAMES if "soap" not in name and name != "shampoo"]
 MIXED = {table: ("row", "table", "replicate")[i % 3] for i, table in enumerate(TOKEN_NAMES)}
 # Preset, how tables are spread, and settings; of all, spread in every way that a rule of any state knows.
 CASES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {

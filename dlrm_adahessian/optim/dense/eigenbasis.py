@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dlrm_adahessian.kernels.compiled import numba_kernel
-from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, new_counter, rate
+from dlrm_adahessian.optim.base import DenseOptimizer, ParameterViews, Tuned, new_counter, rate
 from dlrm_adahessian.optim.basis import KroneckerBasis, Sides
 from dlrm_adahessian.runtime.settings import settings
 
@@ -40,7 +40,7 @@ class EigenbasisConfig:
     """AdaHessian in the Kronecker eigenbasis of each weight matrix (relatives: EK-FAC, SOAP); needs curvature exact."""
 
     uses_curvature: ClassVar[bool] = True
-    tuned: ClassVar[Tuned] = {"lr": rate(0.003), "beta2": Choice((0.95, 0.99, 0.999))}
+    tuned: ClassVar[Tuned] = {"lr": rate(0.003)}
     name: Literal["eigenbasis"] = "eigenbasis"
     lr: float = Field(default=0.004, gt=0)
     beta1: float = Field(default=0.95, ge=0, lt=1)

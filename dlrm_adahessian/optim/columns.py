@@ -1,0 +1,107 @@
+"""A preconditioner of each table's columns, D x D: what one number per row, or per entry, does not see.
+
+With g_b the gradient of a sample's loss at the pooled embedding of one feature,
+
+    C = mean over b of g_b g_b^T,   P = c C^-power,   g_b <- P g_b,
+
+and c such that the mean of |g_b|^2 stays what it was. The gradient of a row is a sum of g_b. So it is turned where it is
+computed, before it travels to the rows' owners, and the row rule knows nothing of it. This is the column side of Shampoo
+(Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", 2018), beside accumulators of rows in
+place of the other side. Under the model E[C] is the mean over b of p_b (1 - p_b) (dz_b/dx_b)(dz_b/dx_b)^T, the Hessian
+block of a pooled embedding x_b where the logit z_b is piecewise linear in it (docs/mathematics.md).
+
+The exact diagonal turns too: it is e_b g_b^2 with one e_b per sample, hence e_b (P g_b)^2. Other estimates are of
+coordinates, and cannot be turned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from dlrm_adahessian.optim.base import new_counter
+from dlrm_adahessian.runtime.settings import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class ColumnsConfig:
+    """A preconditioner of each table's columns, beside the row rule."""
+
+    power: float = Field(default=0.0, ge=0, le=1)
+    """Exponent of the inverse root of C; 0 leaves the gradient as it is."""
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    """Of the moving average C, a step; the plain mean of the first 1 / (1 - decay) steps."""
+    refresh: int = Field(default=16, ge=1)
+    """Steps from one root to the next; at first after 1, 2, 4, ... of them."""
+    damping: float = Field(default=0.01, gt=0)
+    """Added to the eigenvalues of C, times their mean."""
+
+
+class Columns:
+    """The preconditioners of F features."""
+
+    def __init__(self, cfg: ColumnsConfig, like: Tensor, features: int, dim: int) -> None:
+        """Start with the identity.
+
+        Args:
+            cfg: its settings.
+            like: of the device and the type of the pooled embeddings.
+            features: F.
+            dim: D.
+        """
+        import torch
+
+        self._cfg = cfg
+        self.state = {
+            "mean": like.new_zeros(features, dim, dim),
+            "root": torch.eye(dim, dtype=like.dtype, device=like.device).repeat(features, 1, 1),
+            "steps": new_counter(),
+        }
+
+    def factors(self, grad: Tensor) -> Tensor:
+        """Return C of the samples that the loss is a mean over, (F, D, D), from its gradient (B, F, D)."""
+        by_feature = grad.transpose(0, 1)
+        return (by_feature.transpose(1, 2) @ by_feature).mul_(len(grad))
+
+    def observe_(self, factors: Tensor) -> None:
+        """Take up C (F, D, D) of a global batch, and compute the roots when they are due."""
+        import torch
+
+        cfg, mean = self._cfg, self.state["mean"]
+        steps = int(self.state["steps"].add_(1))
+        mean.lerp_(factors, max(1 - cfg.decay, 1 / steps))
+        if steps & (steps - 1) and steps % cfg.refresh:
+            return
+        values, vectors = torch.linalg.eigh(mean.double())
+        values = values.clamp_(min=0)
+        values += cfg.damping * values.mean(1, keepdim=True)
+        scale = values.pow(-cfg.power)
+        scale *= (values.sum(1, keepdim=True) / (values * scale.square()).sum(1, keepdim=True)).sqrt()
+        self.state["root"].copy_((vectors * scale.unsqueeze(1)) @ vectors.transpose(1, 2))
+
+    def turned(self, grad: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return both derivatives of some samples in the columns' new coordinates.
+
+        Args:
+            grad: (B, F, D).
+            curvature: the exact diagonal (B, F, D), or its mean over D (B, F, 1), or None.
+
+        Returns:
+            P g, and the exact diagonal there, in the shapes that came in.
+        """
+        import torch
+
+        turned = (grad.transpose(0, 1) @ self.state["root"]).transpose(0, 1).contiguous()
+        if curvature is None:
+            return turned, None
+        lengths = [torch.linalg.vector_norm(part, dim=2, keepdim=True) for part in (turned, grad)]
+        lengths[1].clamp_(min=torch.finfo(grad.dtype).tiny)
+        mean = curvature.mean(2, keepdim=True) * (lengths[0] / lengths[1]).square_()
+        if curvature.shape[2] == 1:
+            return turned, mean
+        shares = (turned / lengths[0].clamp_(min=torch.finfo(grad.dtype).tiny)).square_()
+        return turned, mean.mul_(grad.shape[2]) * shares
