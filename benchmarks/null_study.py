@@ -3,8 +3,9 @@
     python -m benchmarks.null_study [--pairs 40] [--searches 3] [--trials 6] [--seeds 6] [--json]
 
 Each pair has rows of its own, generated anew, and two sides with seeds and searches of their own: `--searches` of
-`--trials` draws each, among which `--seeds` final runs are divided, as `compare` does it. 95% intervals over rows, seeds and tuning should leave
-out zero in about one pair of twenty; those over rows and seeds of one search, and over the rows of one run, more often.
+`--trials` draws each, among which `--seeds` final runs are divided, as `compare` does it. 95% intervals over rows, seeds
+and tuning should leave out zero in about one pair of twenty; those over rows and seeds of one search, and over the rows
+of one run, more often.
 """
 
 import argparse

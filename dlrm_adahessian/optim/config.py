@@ -16,7 +16,7 @@ class ScheduleConfig:
     """Factor on every learning rate; the same choices for every optimizer."""
 
     tuned: ClassVar[Tuned] = {
-        "warmup": Choice((0.0, 0.1)),
+        "warmup": Choice((0.0, 0.05, 0.1)),
         "decay": Choice(("none", "linear", "inverse_sqrt")),
         "rows": Choice(("same", "constant")),
     }
