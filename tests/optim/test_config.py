@@ -56,7 +56,7 @@ def test_schedules_are_the_same_choice_for_every_optimizer():
     spaces = [of_preset(name).optim.search_space for name in NAMES]
     choices = [{k: v for k, v in space.items() if k.startswith("schedule.")} for space in spaces]
     assert all(choice == choices[0] for choice in choices)
-    assert choices[0]["schedule.warmup"] == Choice((0.0, 0.1))
+    assert choices[0]["schedule.warmup"] == Choice((0.0, 0.05, 0.1))
 
 
 def test_settings_and_presets_import_neither_torch_nor_numba_nor_triton():

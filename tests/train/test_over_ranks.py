@@ -74,6 +74,8 @@ def config_of(case: str) -> RunConfig:
     if values["optim"]["dense"]["name"] == "soap":
         # Its bases are of rank 13 at most and computed in float32: roundings turn them. Without bases it can be compared.
         values["optim"]["dense"]["max_dim"] = 1
+    if values["optim"]["dense"]["name"] == "shampoo":
+        values["optim"]["dense"]["precondition_every"] = STEPS  # its roots are iterated to 1e-6
     if values["optim"]["dense"]["name"] == "eigenbasis":
         values["optim"]["dense"]["rank"] = (
             1  # units that are dead here have entries of 0, whose signs roundings choose

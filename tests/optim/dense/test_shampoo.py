@@ -30,7 +30,8 @@ def test_shampoo_equals_the_package_on_parameters_of_its_own(block_size):
         shape_interpretation=False,
         graft_type=2,
     )
-    np.testing.assert_allclose(found, steps_of([theirs], parameters, grads), rtol=1e-12, atol=1e-12)
+    # The roots are iterated until an error of 1e-6: roundings, which depend on where tensors lie, may end that a turn apart.
+    np.testing.assert_allclose(found, steps_of([theirs], parameters, grads), rtol=1e-5, atol=1e-6)
 
 
 def test_shampoo_steps_along_inverse_fourth_roots_of_its_factors():
