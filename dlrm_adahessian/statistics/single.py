@@ -12,7 +12,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from dlrm_adahessian.metrics.binary import (
     METRICS,
@@ -22,7 +21,7 @@ from dlrm_adahessian.metrics.binary import (
     check_predictions,
 )
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities, auc_with_error, rarer_class
-from dlrm_adahessian.statistics.intervals import Interval, student_interval
+from dlrm_adahessian.statistics.intervals import TWO_SIDED_95, Interval, student_interval, student_quantile
 
 _BLOCK = 1 << 20  # samples; three float64 numbers of each are held at a time
 
@@ -102,9 +101,14 @@ def delong_auc(labels: Labels, probability: Probabilities) -> AucEstimate:
 
 
 def proportion_interval(count: int, rows: int) -> Interval:
-    """Return Wilson's 95% interval of `count` of `rows`, at least 1; it holds its level for few rows and rare events."""
-    found = binomtest(count, rows).proportion_ci(0.95, "wilson")
-    return float(found.low), float(found.high)
+    """Return Wilson's 95% interval of `count` of `rows`, at least 1; it holds its level for few rows and rare events.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    share, per_row = count / rows, student_quantile(TWO_SIDED_95) ** 2 / rows
+    middle = share + per_row / 2
+    half = math.sqrt(per_row * (share * (1 - share) + per_row / 4))
+    return max((middle - half) / (1 + per_row), 0.0), min((middle + half) / (1 + per_row), 1.0)
 
 
 def _interval(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from dlrm_adahessian.metrics import ranking
 from dlrm_adahessian.metrics.binary import binary_metrics
@@ -48,15 +48,10 @@ def test_intervals_hold_the_limit_95_times_of_100(name):
     assert abs(held / tries - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / tries) + 0.015
 
 
-def test_wilson_is_its_formula():
-    z, n, k = norm.ppf(0.975), 40, 3
-    middle, half = (
-        (k + z**2 / 2) / (n + z**2),
-        z * np.sqrt(k * (n - k) / n + z**2 / 4) / (n + z**2),
-    )
-    assert proportion_interval(k, n) == pytest.approx((middle - half, middle + half), rel=1e-12)
-    assert proportion_interval(0, 10)[0] == 0
-    assert proportion_interval(10, 10)[1] == 1
+@pytest.mark.parametrize(("k", "n"), [(3, 40), (0, 10), (10, 10), (1, 1), (500, 1_000_000)])
+def test_wilson_is_scipys(k, n):
+    expected = binomtest(k, n).proportion_ci(0.95, "wilson")
+    assert proportion_interval(k, n) == pytest.approx((expected.low, expected.high), rel=1e-12, abs=1e-15)
 
 
 def test_auc_is_delongs():

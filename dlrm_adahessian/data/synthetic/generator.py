@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from scipy import optimize, special
+from scipy import special
 
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.criteo.text import format_rows
@@ -154,6 +154,7 @@ def _plant(config: SyntheticConfig) -> _Planted:
     # Parts correlate by chance of the seed: a common factor gives all seeds the same deviation of the sum.
     scale *= np.linalg.norm(PART_DEVIATIONS) / (parts @ scale).std()
     logits = parts @ scale
+    from scipy import optimize  # half a second, for rows that are made once
 
     def excess(intercept: float) -> float:
         return float(special.expit(logits + intercept).mean()) - marginals.CLICKS / marginals.ROWS

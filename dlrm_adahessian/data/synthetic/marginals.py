@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import special
 
 ROWS = 45_840_617
 CLICKS = 11_745_438
@@ -157,6 +157,8 @@ def fit_integer(marginal: IntegerMarginal) -> Ranges:
     def misfit(parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.log(ranges(parameters).moments()) - np.log((mean, sd))
 
+    from scipy import optimize  # half a second, for rows that are made once
+
     variance = np.log1p((sd / mean) ** 2)  # of the logarithm, were the distribution neither floored nor cut
     start = (np.log(mean + 0.5) - variance / 2, np.log(variance) / 2)
     fitted = ranges(optimize.least_squares(misfit, start, xtol=1e-12, ftol=1e-12, gtol=1e-12).x)
@@ -193,6 +195,8 @@ def fit_tokens(marginal: TokenMarginal, scale: float, pinned: dict[int, float] |
 
     def excess(exponent: float) -> float:
         return float(np.exp(exponent * steepness) @ (curve[head] * width[head]) - rest)
+
+    from scipy import optimize  # half a second, for rows that are made once
 
     exponent = 0.0 if excess(0) >= 0 else _STEEPEST
     if excess(0) < 0 < excess(_STEEPEST):
