@@ -14,6 +14,7 @@ predictions, as the trainer does. Limits of the device are measured first, by a 
 import argparse
 import itertools
 import json
+import math
 import platform
 import statistics
 import sys
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.support.kaggle import draw_ids, table_sizes, token_distributions
+from dlrm_adahessian.config import composed
 from dlrm_adahessian.curvature.base import Derivatives, Estimator, NoCurvature, all_finite, gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.gpu import Graphed
@@ -40,6 +42,7 @@ from dlrm_adahessian.kernels.row_sums import sum_hits_torch
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.optim.columns import Columns, ColumnsConfig
 from dlrm_adahessian.optim.dense import AdagradConfig, DenseConfig, DenseHessianAdagradConfig
 from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowAdagradConfig, RowAdaHessianConfig, RowConfig
 from dlrm_adahessian.runtime.device import Precision, matrix_products
@@ -48,6 +51,7 @@ BATCHES = (2048, 16_384, 65_536)
 FEATURES, WIDTH, DENSE = 26, 16, 13
 _MOST_ROWS = 1_000_000  # of a table at MLPerf's shape
 _BLOCK = 12  # steps timed together: a multiple of 4, so that every 4th has its share of curvature
+_CYCLE = 64  # of the shipped hybrid: from one turn of its basis to the next
 _POOL = 4  # different batches that take turns
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32")
 
@@ -176,19 +180,24 @@ class Trainer:
         self,
         feed: Feed,
         tables: RowTables,
-        estimator: Estimator,
+        estimator: Estimator | None,
         dense: DenseConfig,
         model: ModelConfig,
         *,
         every: int | None,
+        fraction: float = 1.0,
+        columns: ColumnsConfig | None = None,
         checked: bool = False,
     ) -> None:
-        self.feed, self.tables, self.estimator = feed, tables, estimator
+        """Build the dense half; without an estimator, with the exact diagonal in the optimizer's basis."""
+        self.feed, self.tables = feed, tables
         self.head = new_head(model)
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
         self.optimizer = dense.build(self.parameters, shapes)
-        self._every, self._checked, self._steps = every, checked, 0
+        self.estimator = estimator or Graphed(ExactDiagonal("bf16", "mean", self.optimizer.basis))
+        self.columns = columns and Columns(columns, self.parameters, FEATURES, model.embedding_dim)
+        self._every, self._fraction, self._checked, self._steps = every, fraction, checked, 0
 
     def step(self) -> None:
         """Take one step."""
@@ -198,15 +207,26 @@ class Trainer:
         self._steps += 1
         width = self.tables.weight.shape[1]
         pooled = self.tables(ids, self.feed.offsets).view(samples, FEATURES, width)
-        found = self.estimator(self.head, dense, pooled, labels, curvature_samples=samples if due else 0)
+        found = self.estimator(
+            self.head,
+            dense,
+            pooled,
+            labels,
+            curvature_samples=math.ceil(self._fraction * samples) if due else 0,
+        )
         if self._checked:
             if not all_finite(found):
                 raise RuntimeError("a benchmark's derivatives must be finite, and they are not")
             found.logits.cpu()
         self.optimizer.step(self.parameters, found.grad, found.curvature, lr_scale=1.0, samples=samples)
-        curvature = found.pooled_curvature
+        if found.factors is not None:
+            self.optimizer.observe_(found.factors)
+        grad, curvature = found.pooled_grad, found.pooled_curvature
+        if self.columns is not None:
+            self.columns.observe_(self.columns.factors(grad))
+            grad, curvature = self.columns.turned(grad, curvature)
         self.tables.apply_(
-            found.pooled_grad.reshape(-1, width),
+            grad.reshape(-1, width),
             None if curvature is None else curvature.view(-1, curvature.shape[2]),
             sampled=None,
             lr_scale=1.0,
@@ -232,25 +252,34 @@ def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
     plain, second = AdagradConfig(lr=1e-5), DenseHessianAdagradConfig(lr=1e-5, beta1=0.9)
     cuda = torch.device("cuda")
 
+    shipped = composed({}, "hybrid")
+
+    def hybrid(*, checked: bool = False) -> Trainer:
+        return Trainer(
+            feed, hessian, None, shipped.optim.dense, model, every=shipped.curvature_every,
+            fraction=shipped.curvature_fraction, columns=shipped.optim.columns, checked=checked,
+        )  # fmt: skip
+
+    def exact() -> Estimator:
+        return Graphed(ExactDiagonal("bf16", "mean"))
+
     def trainers() -> dict[str, Trainer]:
         return {
             "adagrad": Trainer(feed, adagrad, Graphed(NoCurvature()), plain, model, every=None),
-            "hybrid": Trainer(feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, model, every=1),
-            "hybrid_every_4": Trainer(
-                feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, model, every=4
-            ),
+            "hybrid": hybrid(),
+            "diagonal": Trainer(feed, hessian, exact(), second, model, every=1),
+            "diagonal_every_4": Trainer(feed, hessian, exact(), second, model, every=4),
             "hutchinson": Trainer(feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, model, every=1),
             "hutchinson_every_4": Trainer(
                 feed, hessian, Hutchinson(1, 0, cuda, "mean"), second, model, every=4
             ),
             "adagrad_eager": Trainer(feed, adagrad, NoCurvature(), plain, model, every=None),
-            "hybrid_eager": Trainer(feed, hessian, ExactDiagonal("bf16", "mean"), second, model, every=1),
+            "diagonal_eager": Trainer(feed, hessian, ExactDiagonal("bf16", "mean"), second, model, every=1),
             "adagrad_checked": Trainer(
                 feed, adagrad, Graphed(NoCurvature()), plain, model, every=None, checked=True
             ),
-            "hybrid_checked": Trainer(
-                feed, hessian, Graphed(ExactDiagonal("bf16", "mean")), second, model, every=1, checked=True
-            ),
+            "hybrid_checked": hybrid(checked=True),
+            "diagonal_checked": Trainer(feed, hessian, exact(), second, model, every=1, checked=True),
         }
 
     found: dict[str, Any] = {}
@@ -273,14 +302,15 @@ def _take_turns(variants: dict[str, Callable[[], None]], rounds: int) -> dict[st
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, step in variants.items():
+            block = _CYCLE if name.startswith("hybrid") else _BLOCK
             began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             began.record()
-            for _ in range(_BLOCK):
+            for _ in range(block):
                 step()
             ended.record()
             ended.synchronize()
             if turn:  # the first round compiles and captures
-                times[name].append(began.elapsed_time(ended) / _BLOCK)
+                times[name].append(began.elapsed_time(ended) / block)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
