@@ -92,7 +92,7 @@ class ToyRows(RowRule):
 
 
 @triton_kernel
-def _direction(states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width):
+def _direction(states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width):
     return grad / (curvature + 1)
 '''
 ESTIMATOR = '''"""The squared gradient, which is no estimate of anything here."""

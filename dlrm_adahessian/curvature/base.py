@@ -22,8 +22,8 @@ class Derivatives:
         grad: (P,) at the parameters of the head, one after another in the order of `head.parameters()`.
         pooled_grad: (B, F, D).
         curvature: (P,) Hessian diagonal, or None on a step without curvature of the dense part.
-        pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator was asked; zero for samples that took
-            no part; None on a step without curvature of the rows.
+        pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator was asked: of each sample its part of
+            the mean loss over B; zero for samples that took no part; None on a step without curvature of the rows.
         pooled_samples: how many samples, the first ones, took part in `pooled_curvature`.
         factors: (K,) Kronecker factors of the weight matrices, for an optimizer with a basis, which `curvature` is then in.
         pooled_factors: (F, D, D) mean over the samples of the outer product of their gradients, for `optim/columns.py`.
@@ -179,7 +179,9 @@ def with_curvature(
         return found
     part = diagonal[-1].mean(2, keepdim=True) if pooled == "mean" else diagonal[-1]
     whole = part.new_zeros(len(first.pooled_grad), *part.shape[1:])
-    whole[:curvature_samples] = part
+    whole[:curvature_samples] = part * (
+        curvature_samples / len(whole)
+    )  # from a mean over those samples to one over all
     return replace(found, pooled_curvature=whole, pooled_samples=curvature_samples)
 
 

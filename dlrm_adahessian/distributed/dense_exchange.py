@@ -71,7 +71,9 @@ def over_ranks(
         squares_of=None,
         sums=sums,
         pooled_grad=_padded(found.pooled_grad, share, weight),
-        pooled_curvature=_pooled_curvature(found.pooled_curvature, share, pooled_samples, total),
+        pooled_curvature=None
+        if found.pooled_curvature is None
+        else _padded(found.pooled_curvature, share, weight),
         pooled_samples=total,
     )
 
@@ -118,10 +120,6 @@ def _curvature(found: Derivatives, summed: Tensor, curvature_samples: int) -> Te
     if found.squares_of is None:
         return summed
     return mean_square(summed.view_as(found.squares_of), curvature_samples)
-
-
-def _pooled_curvature(local: Tensor | None, share: Share, samples: int, total: int) -> Tensor | None:
-    return None if local is None else _padded(local, share, samples / total if total else 0.0)
 
 
 def _padded(local: Tensor, share: Share, weight: float) -> Tensor:

@@ -169,6 +169,8 @@ class RowTables(nn.Module):
             )
             return
         hits = self._hits(looked_up, grad, curvature, sampled)
+        if sampled is not None:
+            hits = hits.with_curvature_of_all()
         self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
 
     def _take_lookup(self) -> LookedUp:
@@ -205,6 +207,8 @@ class ReplicatedRows(RowTables):
         """
         local = self._hits(self._take_lookup(), grad, curvature, sampled)
         hits = _sum_over_ranks(local, len(self.weight))
+        if sampled is not None:
+            hits = hits.with_curvature_of_all()
         self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
 
 
@@ -221,22 +225,26 @@ def _sum_over_ranks(local: Hits, num_rows: int) -> Hits:
         num_rows: R.
     """
     dim = local.grad.shape[1]
-    marks = local.grad.new_ones(len(local.rows), 1)
-    parts = [local.grad, marks]
-    if local.curvature is not None and local.has_curvature is not None:
-        parts += [local.curvature, local.has_curvature.to(marks.dtype).unsqueeze(1)]
+
+    def column(counts: Tensor) -> Tensor:
+        return counts.to(local.grad.dtype).unsqueeze(1)
+
+    parts = [local.grad, column(local.count)]
+    if local.curvature is not None and local.curvature_count is not None:
+        parts += [local.curvature, column(local.curvature_count)]
     summed = local.grad.new_zeros(num_rows, sum(part.shape[1] for part in parts))
     summed[local.rows] = torch.cat(parts, 1)
     dist.all_reduce(summed)
     rows = summed[:, dim].nonzero().squeeze(1)
     summed = summed[rows]
     ranks = dist.get_world_size()
-    grad = summed[:, :dim] / ranks
+    grad, count = summed[:, :dim] / ranks, summed[:, dim].long()
     if local.curvature is None:
-        return Hits(rows=rows, grad=grad)
+        return Hits(rows=rows, grad=grad, count=count)
     return Hits(
         rows=rows,
         grad=grad,
+        count=count,
         curvature=summed[:, dim + 1 : -1] / ranks,
-        has_curvature=summed[:, -1] > 0,
+        curvature_count=summed[:, -1].long(),
     )

@@ -6,7 +6,8 @@ A bag's pooled embedding is the sum of its rows, so with m the number of times t
     curvature of row r = sum over n of m**2 * curvature at the pooled embedding of bag n
 
 The second is exact for a loss that is a mean over samples, when one feature reads each table: no two bags
-that hold the row belong to one sample, so no cross term is left out.
+that hold the row belong to one sample, so no cross term is left out. Where not all samples take part in the
+curvature, the sum over those that do is scaled by the row's hits over theirs (`Hits.with_curvature_of_all`).
 
 `sum_hits_torch` is the oracle. On the CPU numba sums with one thread per table and a slot map instead of a sort. A slot
 map has one int32 per row, -1 at rest. The first lookup of a row writes the row's position among the table's touched rows
@@ -15,7 +16,7 @@ lookup order by one thread, so the bits do not depend on the thread count. The G
 rows (`triton_rows`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -39,20 +40,35 @@ class Hits:
         grad: (U, D) gradient of the mean loss.
         curvature: (U, D) Hessian diagonal of the mean loss, or its mean over D (U, 1) for a rule with one accumulator
             per row; None on a step without curvature.
-        has_curvature: (U,) bool, whether a sample that took part in the curvature hit the row (with
+        count: (U,) int64, how many lookups each row had.
+        curvature_count: (U,) int64, how many of them were of samples that took part in the curvature (with
             `curvature_fraction` below 1 not every sample does); None exactly when `curvature` is.
     """
 
     rows: Tensor
     grad: Tensor
+    count: Tensor
     curvature: Tensor | None = None
-    has_curvature: Tensor | None = None
+    curvature_count: Tensor | None = None
+
+    @property
+    def has_curvature(self) -> Tensor | None:
+        """(U,) bool, whether a sample that took part in the curvature hit the row; None without curvature."""
+        return None if self.curvature_count is None else self.curvature_count > 0
+
+    def with_curvature_of_all(self) -> "Hits":
+        """Return these hits with the curvature of all samples, taken to be as that of those that took part."""
+        if self.curvature is None or self.curvature_count is None:
+            return self
+        scale = self.count / self.curvature_count.clamp(min=1)
+        return replace(self, curvature=self.curvature * scale.unsqueeze(1).to(self.curvature.dtype))
 
     def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
         """Return `curvature` and `has_curvature` for a kernel; without curvature no row has any, and none is read."""
-        if self.curvature is None or self.has_curvature is None:
+        has_curvature = self.has_curvature
+        if self.curvature is None or has_curvature is None:
             return self.grad.numpy(), np.zeros(len(self.rows), np.bool_)
-        return self.curvature.numpy(), self.has_curvature.numpy()
+        return self.curvature.numpy(), has_curvature.numpy()
 
 
 def sum_hits(
@@ -113,10 +129,12 @@ def sum_hits_torch(
     pairs, m = torch.unique_consecutive((rows * num_bags + bags).sort().values, return_counts=True)
     pair_bags = pairs % num_bags
     touched, segment = torch.unique_consecutive(pairs // num_bags, return_inverse=True)
-    m = m.to(grad.dtype).unsqueeze(1)
+    # Integer sums are the same in every order, so the atomics of index_add_ do no harm here.
+    count = torch.zeros_like(touched).index_add_(0, segment, m)
+    lookups, m = m, m.to(grad.dtype).unsqueeze(1)
     grad_sum = _segment_sum(grad[pair_bags] * m, segment, len(touched))
     if curvature is None:
-        return Hits(rows=touched, grad=grad_sum)
+        return Hits(rows=touched, grad=grad_sum, count=count)
     weight = m.square()
     took_part = torch.ones_like(pair_bags)
     if sampled is not None:
@@ -125,9 +143,9 @@ def sum_hits_torch(
     return Hits(
         rows=touched,
         grad=grad_sum,
+        count=count,
         curvature=_segment_sum(curvature[pair_bags] * weight, segment, len(touched)),
-        # Integer sums are the same in every order, so the atomics of index_add_ do no harm here.
-        has_curvature=torch.zeros_like(touched).index_add_(0, segment, took_part) > 0,
+        curvature_count=torch.zeros_like(touched).index_add_(0, segment, lookups * took_part),
     )
 
 
@@ -168,7 +186,7 @@ def sum_hits_numba(
     slot_of, first_seen, counts = _number_rows(rows.numpy(), table_starts.numpy(), slots.numpy())
     with_curvature = curvature is not None
     samples = torch.ones(1, dtype=torch.bool) if sampled is None else sampled
-    touched, grad_sum, curvature_sum, has_curvature = _sum(
+    touched, grad_sum, count, curvature_sum, curvature_count = _sum(
         bags.numpy(),
         grad.numpy(),
         (grad[:0] if curvature is None else curvature).numpy(),
@@ -183,8 +201,9 @@ def sum_hits_numba(
     return Hits(
         rows=torch.from_numpy(touched),
         grad=torch.from_numpy(grad_sum),
+        count=torch.from_numpy(count),
         curvature=torch.from_numpy(curvature_sum) if with_curvature else None,
-        has_curvature=torch.from_numpy(has_curvature) if with_curvature else None,
+        curvature_count=torch.from_numpy(curvature_count) if with_curvature else None,
     )
 
 
@@ -230,7 +249,7 @@ def _sum(
     slot_of: npt.NDArray[np.int32],
     first_seen: IntArray,
     counts: IntArray,
-) -> tuple[IntArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+) -> tuple[IntArray, FloatArray, IntArray, FloatArray, IntArray]:
     num_tables, dim, columns = counts.shape[0], grad.shape[1], curvature.shape[1]
     firsts = np.zeros(num_tables + 1, np.int64)
     firsts[1:] = np.cumsum(counts)
@@ -238,7 +257,8 @@ def _sum(
     touched = np.empty(num_touched, np.int64)
     grad_sum = np.zeros((num_touched, dim), grad.dtype)
     curvature_sum = np.zeros((num_touched if with_curvature else 0, columns), grad.dtype)
-    has_curvature = np.zeros(num_touched, np.bool_)
+    count = np.zeros(num_touched, np.int64)
+    curvature_count = np.zeros(num_touched, np.int64)
     last_bag = np.full(num_touched, -1, np.int64)
     repeats = np.zeros(num_touched, np.int64)
     for k in numba.prange(num_tables):
@@ -247,6 +267,7 @@ def _sum(
         for i in range(start, table_starts[k + 1]):
             u = first + slot_of[i]
             bag = bags[i]
+            count[u] += 1
             for d in range(dim):
                 grad_sum[u, d] += grad[bag, d]
             if with_curvature and sampled[bag // bags_per_sample]:
@@ -254,8 +275,8 @@ def _sum(
                 # first m odd numbers sum to m**2.
                 repeats[u] = repeats[u] + 1 if last_bag[u] == bag else 1
                 last_bag[u] = bag
-                has_curvature[u] = True
+                curvature_count[u] += 1
                 weight = 2 * repeats[u] - 1
                 for d in range(columns):
                     curvature_sum[u, d] += weight * curvature[bag, d]
-    return touched, grad_sum, curvature_sum, has_curvature
+    return touched, grad_sum, count, curvature_sum, curvature_count

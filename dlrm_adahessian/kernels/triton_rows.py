@@ -19,11 +19,11 @@ in registers until the row is written, so a touched row is read and written once
 
 A row rule is one function, a `@triton_kernel`, that both kernels inline:
 
-    direction = rule(states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width)
+    direction = rule(states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width)
 
 with `weight` the rows (N, D), `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1)
 and `entry` (N, D) the positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad`
-and `curvature` the sums (N, D), `has_curvature` (N, 1), `samples` B, `cfg` the rule's configuration. It updates the states
+and `curvature` the sums (N, D), `has_curvature` (N, 1), `count` (N, 1) of lookups, `samples` B, `cfg` the rule's configuration. It updates the states
 and returns what the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores:
 several threads may hold the same entry, and one of them must not load what another has stored already.
 """
@@ -136,7 +136,7 @@ def update_rows_triton_(
     edge_grad = weight.new_empty(2, num_tiles, padded)
     edge_curvature = edge_grad if curvature is None else torch.empty_like(edge_grad)
     edge_has = keys.new_empty((2, num_tiles), dtype=torch.int32)
-    scratch = (edge_grad, edge_curvature, edge_has)
+    scratch = (edge_grad, edge_curvature, edge_has, torch.empty_like(edge_has))
     states = tuple(state.values())
     constants = {
         "RULE": rule,
@@ -145,13 +145,14 @@ def update_rows_triton_(
         "PADDED": padded,
         "TILE": tile,
         "WITH_CURVATURE": curvature is not None,
+        "ALL_SAMPLED": sampled is None,
     }
     _update_within_tiles[(num_tiles,)](
         weight, states, keys, order, bags, grad,
         grad if curvature is None else curvature,
         keys if sampled is None else sampled,
         scratch, num_lookups, 1 if sampled is None else grad.shape[0] // sampled.shape[0], lr, samples,
-        **constants, ALL_SAMPLED=sampled is None, CURVATURE_WIDTH=width if curvature is None else curvature.shape[1],
+        **constants, CURVATURE_WIDTH=width if curvature is None else curvature.shape[1],
     )  # fmt: skip
     _update_across_tiles[(num_tiles,)](
         weight, states, keys, scratch, num_lookups, num_tiles, lr, samples, **constants, SPAN=_SPAN
@@ -166,14 +167,18 @@ def _add_within_run(starts, value, starts_right, value_right):
 
 @jit
 def _update(
-    weight, states, row, touched, grad, curvature, has_curvature, lr, samples, RULE, CFG, WIDTH, PADDED
-):
+    weight, states, row, touched, grad, curvature, has, count, lr, samples,
+    RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
+):  # fmt: skip
     column = tl.arange(0, PADDED)[None, :]
     entry = row.to(tl.int64) * WIDTH + column
     here = touched & (column < WIDTH)
     old = tl.load(weight + entry, mask=here, other=0)
+    if WITH_CURVATURE and not ALL_SAMPLED:
+        # As if the samples that took no part had the curvature of those that did.
+        curvature *= count.to(curvature.dtype) / tl.maximum(has, 1).to(curvature.dtype)
     direction = RULE(
-        states, old, row, entry, touched, here, grad, curvature, has_curvature, samples, CFG, WIDTH
+        states, old, row, entry, touched, here, grad, curvature, has > 0, count, samples, CFG, WIDTH
     )
     tl.store(weight + entry, old - lr * direction, mask=here)
 
@@ -221,6 +226,7 @@ def _update_within_tiles(
     grad_sum = tl.load(grad + entry, mask=here, other=0)
     _, grad_sum = tl.associative_scan((starts_wide, grad_sum), 0, _add_within_run)
     curvature_sum = grad_sum
+    _, count = tl.associative_scan((starts, exists.to(tl.int32)), 0, _add_within_run)
     has = tl.zeros((TILE,), tl.int32)
     if WITH_CURVATURE:
         # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the first m odd
@@ -234,23 +240,25 @@ def _update_within_tiles(
         weighted = tl.load(curvature + entry, mask=here & took_part[:, None], other=0)
         weighted *= (2 * repeats - 1)[:, None].to(weighted.dtype)
         _, curvature_sum = tl.associative_scan((starts_wide, weighted), 0, _add_within_run)
-        has = took_part.to(tl.int32)
+        has = count
         if not ALL_SAMPLED:
+            has = took_part.to(tl.int32)
             _, has = tl.associative_scan((starts, has), 0, _add_within_run)
     began_here = tl.cumsum(starts, 0) > 0
 
     complete = ends & began_here
     _update(
-        weight, states, row[:, None], complete[:, None], grad_sum, curvature_sum, (has > 0)[:, None], lr, samples,
-        RULE, CFG, WIDTH, PADDED,
+        weight, states, row[:, None], complete[:, None], grad_sum, curvature_sum, has[:, None], count[:, None],
+        lr, samples, RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
     )  # fmt: skip
-    edge_grad, edge_curvature, edge_has = scratch
+    edge_grad, edge_curvature, edge_has, edge_count = scratch
     last = (lane == TILE - 1) & exists & (row == after)
     entered = exists & (began_here == 0) & (ends | last)
     leaves = began_here & last
     slot = (tl.where(leaves, num_tiles, 0) + tile)[:, None]
     edge = entered | leaves
     tl.store(edge_has + slot, has[:, None], mask=edge[:, None])
+    tl.store(edge_count + slot, count[:, None], mask=edge[:, None])
     tl.store(edge_grad + slot * PADDED + column, grad_sum, mask=edge[:, None])
     if WITH_CURVATURE:
         tl.store(edge_curvature + slot * PADDED + column, curvature_sum, mask=edge[:, None])
@@ -260,7 +268,7 @@ def _update_within_tiles(
 def _update_across_tiles(
     weight, states, keys, scratch, num_lookups, num_tiles, lr, samples,
     RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
-    WITH_CURVATURE: tl.constexpr, SPAN: tl.constexpr,
+    WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     end = (tile + 1) * TILE
@@ -269,7 +277,7 @@ def _update_across_tiles(
         before_tile = tl.load(keys + end - TILE - 1, mask=tile > 0, other=-1)
         # This program is of the tile that the run began in.
         if (tl.load(keys + end) == row) & (before_tile != row):
-            edge_grad, edge_curvature, edge_has = scratch
+            edge_grad, edge_curvature, edge_has, edge_count = scratch
             column = tl.arange(0, PADDED)[None, :]
             leaving = (num_tiles + tile) * PADDED + column
             grad_sum = tl.load(edge_grad + leaving)
@@ -277,6 +285,7 @@ def _update_across_tiles(
             if WITH_CURVATURE:
                 curvature_sum = tl.load(edge_curvature + leaving)
             has = tl.load(edge_has + num_tiles + tile)
+            count = tl.load(edge_count + num_tiles + tile)
             first = tile + 1
             more = 1
             while more > 0:
@@ -289,10 +298,11 @@ def _update_across_tiles(
                     part = tl.load(edge_curvature + at, mask=mine[:, None], other=0)
                     curvature_sum += tl.sum(part, 0)[None, :]
                 has += tl.sum(tl.load(edge_has + entered, mask=mine, other=0), 0)
+                count += tl.sum(tl.load(edge_count + entered, mask=mine, other=0), 0)
                 first += SPAN
                 more = tl.min(mine.to(tl.int32), 0)
             one = tl.full((1, 1), 1, tl.int32)
             _update(
-                weight, states, row * one, one != 0, grad_sum, curvature_sum, has * one > 0, lr, samples,
-                RULE, CFG, WIDTH, PADDED,
+                weight, states, row * one, one != 0, grad_sum, curvature_sum, has * one, count * one, lr, samples,
+                RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
             )  # fmt: skip

@@ -101,6 +101,15 @@ class RowRule(ABC):
         )
 
     @property
+    def mixes_columns(self) -> bool:
+        """Whether a row's entries need each other, so that a part of the columns cannot be updated alone."""
+        import torch
+
+        # A mean over the entries is kept as a real number a row. Counters are integers, the same in every part.
+        state = self.new_state(torch.empty(1, 2, device="meta"))
+        return any(tensor.dim() == 1 and tensor.is_floating_point() for tensor in state.values())
+
+    @property
     @abstractmethod
     def direction_triton(self) -> Any:
         """The rule as a function that the kernels of `triton_rows` inline; that module says what it gets and returns."""

@@ -29,7 +29,7 @@ def of_samples(first: int, last: int, curved: int) -> Derivatives:
     held = slice(first, last) if first < last else slice(SAMPLES, SAMPLES + 1)
     count = max(last - first, 1)
     whole = torch.zeros_like(pooled[held])
-    whole[:curved] = pooled_diagonals[held][:curved] / max(curved, 1)
+    whole[:curved] = pooled_diagonals[held][:curved] / count
     return Derivatives(
         loss=loss[held].mean(),
         logits=logits[held],

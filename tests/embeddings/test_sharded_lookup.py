@@ -28,6 +28,8 @@ CPU = torch.device("cpu")
 class RecordingSgd:
     """Plain SGD; keeps the summed curvature of each row, and on how many steps it had any."""
 
+    mixes_columns = False
+
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
         """Return zeros."""
         return {"curvature": torch.zeros_like(weight), "steps": torch.zeros(len(weight), dtype=torch.int64)}
@@ -145,10 +147,17 @@ def reference(case: Case, initial: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = step(flat).view(-1, case.dim).split(sizes)
     expected = {}
     for f, (name, weight, diag) in enumerate(zip(case.names, weights, curvature, strict=True)):
-        hit = {row for b, sample in enumerate(case.batch) if took_part[b] for row in sample[f]}
+        hits = [(row, took_part[b]) for b, sample in enumerate(case.batch) for row in sample[f]]
+        count, those = (
+            torch.tensor(
+                [sum(r == row and (part or every) for r, part in hits) for row in range(len(weight))]
+            )
+            for every in (True, False)
+        )
         expected[f"{name}.weight"] = weight
-        expected[f"{name}.curvature"] = diag
-        expected[f"{name}.steps"] = torch.tensor([int(row in hit) for row in range(len(weight))])
+        # What took no part is taken to be as what did.
+        expected[f"{name}.curvature"] = diag * (count / those.clamp(min=1)).unsqueeze(1)
+        expected[f"{name}.steps"] = (those > 0).long()
     return expected
 
 

@@ -109,6 +109,7 @@ def test_sums_equal_a_loop_over_bags(name: str, num_sampled: int | None, kernel:
     torch.testing.assert_close(hits.grad.double(), grad[hits.rows], rtol=0, atol=bound(dtype))
     torch.testing.assert_close(hits.curvature.double(), curvature[hits.rows], rtol=0, atol=bound(dtype))
     assert hits.has_curvature.tolist() == [has_curvature[row] for row in hits.rows.tolist()]
+    assert hits.count.tolist() == [problem.rows.tolist().count(row) for row in hits.rows.tolist()]
 
 
 @pytest.mark.oracle
@@ -156,7 +157,7 @@ def test_same_input_gives_same_bits_whatever_the_thread_count(kernel: str):
     finally:
         torch.set_num_threads(threads)
     again = problem.hits(kernel)
-    for name in ("rows", "grad", "curvature", "has_curvature"):
+    for name in ("rows", "grad", "count", "curvature", "curvature_count"):
         assert torch.equal(getattr(alone, name), getattr(again, name))
 
 
@@ -170,3 +171,17 @@ def test_cpu_kernel_refuses_without_its_scratch():
     problem = Problem(CASES["one_hot"], torch.float32)
     with pytest.raises(ValueError, match="needs table_starts and slots"):
         sum_hits(problem.rows, problem.bags, problem.grad, None)
+
+
+@pytest.mark.oracle
+def test_the_curvature_of_samples_that_took_no_part_is_taken_to_be_that_of_those_that_did():
+    """A row that three samples hit, two of which took part, and one that nobody hit who did."""
+    rows, bags = torch.tensor([0, 0, 0, 1]), torch.arange(4)
+    curvature = torch.tensor([[2.0], [4.0], [100.0], [100.0]])
+    hits = sum_hits_torch(
+        rows, bags, torch.ones(4, 1), curvature, sampled=torch.tensor([True, True, False, False])
+    ).with_curvature_of_all()
+    assert hits.curvature is not None
+    assert hits.has_curvature is not None
+    assert hits.curvature[0].item() == pytest.approx(3 * 3.0)
+    assert hits.has_curvature.tolist() == [True, False]

@@ -119,6 +119,8 @@ def run(cfg, case: Lookups, device: str, dtype: torch.dtype, *, fused: bool, sam
             )  # fmt: skip
         elif len(case.rows):
             hits = sum_hits_torch(*where, sampled=mask)
+            if mask is not None:
+                hits = hits.with_curvature_of_all()
             rule.update_torch_(weight, state, hits, lr_scale=LR_SCALE, samples=case.batch)
     return {"weight": weight, **state}
 

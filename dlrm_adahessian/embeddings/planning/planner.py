@@ -196,13 +196,6 @@ def planned_shard(
     )
 
 
-def mixes_columns(rule: RowRule) -> bool:
-    """Whether a rule takes a mean over the entries of a row, so that a part of the columns cannot be updated alone."""
-    # It keeps such a mean as a real number a row. Counters are integers, the same in every part.
-    state = rule.new_state(torch.empty(1, 2, device="meta"))
-    return any(tensor.dim() == 1 and tensor.is_floating_point() for tensor in state.values())
-
-
 @dataclass(frozen=True, kw_only=True)
 class _RowBytes:
     """Bytes that one row takes; exact.
@@ -272,7 +265,7 @@ def _constraints(spec: TableSpec, request: PlanRequest) -> ParameterConstraints:
     elif spec.sharding != "auto":
         kinds = [spec.sharding]
     else:
-        kinds = [kind for kind in TYPES if kind != "column" or not mixes_columns(request.rule)]
+        kinds = [kind for kind in TYPES if kind != "column" or not request.rule.mixes_columns]
     widest = max(min(_LINE, spec.dim // 2), -(-spec.dim // ranks), 1)
     return ParameterConstraints(sharding_types=[TYPES[kind] for kind in kinds], min_partition=widest)
 

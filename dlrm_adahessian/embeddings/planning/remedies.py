@@ -13,7 +13,6 @@ from dlrm_adahessian.embeddings.planning.plan import RESERVED, Plan, PlannedShar
 from dlrm_adahessian.embeddings.planning.planner import (
     DoesNotFitError,
     PlanRequest,
-    mixes_columns,
     plan,
     planned_shard,
 )
@@ -45,7 +44,7 @@ def plan_or_refuse(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
 
 
 def _require_columns(request: PlanRequest) -> None:
-    if request.machines.ranks == 1 or not mixes_columns(request.rule):
+    if request.machines.ranks == 1 or not request.rule.mixes_columns:
         return
     if names := [spec.name for spec in request.tables if spec.sharding == "column"]:
         tables = "all tables" if len(names) == len(request.tables) else ", ".join(names)

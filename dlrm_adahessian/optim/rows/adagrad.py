@@ -84,7 +84,7 @@ def _update(w, s, rows, g, lr, eps):
 
 @triton_kernel
 def _direction(
-    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
     total = tl.load(states[0] + entry, mask=here, other=0) + grad * grad
     tl.debug_barrier()

@@ -189,7 +189,7 @@ def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps,
 
 @triton_kernel
 def _direction(
-    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
     direction = grad * samples
     square = direction * direction

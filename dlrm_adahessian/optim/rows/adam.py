@@ -53,7 +53,8 @@ class RowAdamConfig:
 class RowAdam(RowRule):
     """Two moments per entry and a count per row; ignores curvature."""
 
-    def __init__(self, cfg: RowAdamConfig) -> None:
+    def __init__(self, cfg: Any) -> None:
+        """Keep the settings: those of this rule, or of one that ends with its step."""
         self.cfg = cfg
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
@@ -67,7 +68,7 @@ class RowAdam(RowRule):
     @property
     def direction_triton(self) -> Any:
         """The rule as a function that the GPU kernels inline."""
-        return _direction.compiled
+        return adam_direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
@@ -131,9 +132,10 @@ def bias_correction(count, beta):  # noqa: ANN201 -- a kernel's function
 
 
 @triton_kernel
-def _direction(
-    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+def adam_direction(  # noqa: ANN201 -- a kernel's function
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
+    """Return the step of lazy Adam, and update its moments."""
     mean = tl.load(states[0] + entry, mask=here, other=0)
     mean_square = tl.load(states[1] + entry, mask=here, other=0)
     touches = tl.load(states[2] + row, mask=touched, other=0) + 1

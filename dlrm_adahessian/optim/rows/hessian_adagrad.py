@@ -162,7 +162,7 @@ def _update(w, s, rowwise, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
 
 @triton_kernel
 def _direction(
-    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
     square = grad * grad
     slot, present = entry, here

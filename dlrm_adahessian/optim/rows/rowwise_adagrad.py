@@ -94,7 +94,7 @@ def _update(w, s, rows, g, lr, eps):
 
 @triton_kernel
 def _direction(
-    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
     mean_square = tl.sum(grad * grad, 1)[:, None] / width
     total = tl.load(states[0] + row, mask=touched, other=0) + mean_square

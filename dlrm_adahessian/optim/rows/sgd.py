@@ -79,6 +79,6 @@ def _update(w, rows, g, lr):
 
 @triton_kernel
 def _direction(
-    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
     return grad

@@ -118,7 +118,7 @@ def _update(w, m, c, rows, g, h, has_h, lr, weight1, weight2, gamma, eps, sample
 
 @triton_kernel
 def _direction(
-    states, weight, row, entry, touched, here, grad, curvature, has_curvature, samples, cfg, width
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
     mean = tl.load(states[0] + entry, mask=here, other=0)
     scale = tl.load(states[1] + entry, mask=here, other=0)

@@ -12,7 +12,6 @@ import torch
 
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.planning.plan import RESERVED
-from dlrm_adahessian.embeddings.planning.planner import mixes_columns
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
 from dlrm_adahessian.kernels.row_sums import Hits
 from dlrm_adahessian.model.config import DenseMemory
@@ -70,8 +69,9 @@ def test_rules_said_to_part_by_columns_are_those_whose_halves_update_alone(name:
             hits = Hits(
                 rows=torch.arange(5),
                 grad=grad[:, columns],
+                count=torch.ones(5, dtype=torch.int64),
                 curvature=read(curvature[:, columns]),
-                has_curvature=has,
+                curvature_count=has.long(),
             )
             rule.update_torch_(part, state, hits, lr_scale=1.0, samples=3)
         return part
@@ -79,7 +79,7 @@ def test_rules_said_to_part_by_columns_are_those_whose_halves_update_alone(name:
     halves = torch.cat([updated(slice(0, 1)), updated(slice(1, 4))], 1)
     whole = updated(slice(0, 4))
     # Equal up to rounding, or as different as means over other entries are.
-    assert torch.allclose(halves, whole, rtol=1e-12, atol=0) != mixes_columns(rule)
+    assert torch.allclose(halves, whole, rtol=1e-12, atol=0) != rule.mixes_columns
 
 
 @pytest.mark.parametrize("sharding", ["auto", "table", "row", "column", "replicate"])

@@ -11,6 +11,16 @@ from dlrm_adahessian.kernels.row_sums import Hits
 ROWS, WIDTH, SAMPLES, STEPS = 9, 4, 16, 20
 
 
+def hits_of(rows, grad, curvature=None, has_curvature=None):
+    """One lookup of each row."""
+    counts = None if curvature is None else torch.ones_like(rows)
+    if has_curvature is not None:
+        counts = has_curvature.long()
+    return Hits(
+        rows=rows, grad=grad, count=torch.ones_like(rows), curvature=curvature, curvature_count=counts
+    )
+
+
 def all_hits(dtype=torch.float64):
     """20 steps: every third without curvature, the first among them, and rows of which some samples were left out."""
     rng = np.random.default_rng(3)
@@ -20,9 +30,9 @@ def all_hits(dtype=torch.float64):
         curvature = torch.from_numpy(rng.normal(size=(len(rows), WIDTH)) ** 2).to(dtype) / SAMPLES
         has = torch.from_numpy(rng.random(len(rows)) < 0.7)
         if step % 3 == 0:
-            yield Hits(rows=rows, grad=grad)
+            yield hits_of(rows, grad)
         else:
-            yield Hits(rows=rows, grad=grad, curvature=curvature, has_curvature=has)
+            yield hits_of(rows, grad, curvature, has)
 
 
 def as_read(cfg, hits):
@@ -72,6 +82,11 @@ def adam(cfg, row, g, h, w):
     return m_hat / (np.sqrt(s_hat) + cfg.eps) + cfg.weight_decay * w
 
 
+def cowclip(cfg, row, g, h, w):
+    most = max(cfg.ratio * np.linalg.norm(w), cfg.least)  # of the one lookup that each row has here
+    return adam(cfg, row, g * min(1.0, most / np.linalg.norm(g)), h, w)
+
+
 def sgd(cfg, row, g, h, w):
     return g
 
@@ -87,6 +102,7 @@ DIRECTIONS = {
     "adagrad": adagrads,
     "adahessian": adahessian,
     "adam": adam,
+    "cowclip": cowclip,
     "hessian_adagrad": adagrads,
     "rowwise_adagrad": adagrads,
     "sgd": sgd,

@@ -1,12 +1,13 @@
 """What holds for every row rule of the table: a new one is tested as soon as it is there."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from dlrm_adahessian.kernels.row_sums import Hits, sum_hits
+from dlrm_adahessian.kernels.row_sums import sum_hits
 from dlrm_adahessian.optim.rows import (
     HessianAdagradConfig,
     RowAdagradConfig,
@@ -24,6 +25,7 @@ from tests.optim.rows.problem import (
     WIDTH,
     all_hits,
     as_read,
+    hits_of,
     reference,
     run,
     start,
@@ -69,9 +71,7 @@ def test_untouched_rows_stay(cfg):
     rule, w = cfg.build(), start()
     before = w.clone()
     grad = torch.ones(2, WIDTH, dtype=torch.float64)
-    hits = Hits(
-        rows=torch.tensor([1, 4]), grad=grad, curvature=grad, has_curvature=torch.tensor([True, True])
-    )
+    hits = hits_of(torch.tensor([1, 4]), grad, grad)
     rule.update_(w, rule.new_state(w), as_read(cfg, hits), lr_scale=1, samples=1)
     assert (w != before).any(1).nonzero().squeeze(1).tolist() == [1, 4]
 
@@ -82,12 +82,7 @@ def test_rows_of_equal_curvature_make_rowwise_equal_elementwise(config, floor):
     for rowwise in (False, True):
         rule, w = config(rowwise=rowwise, curvature_floor=floor).build(), start()
         curvature = torch.full((ROWS, WIDTH), 0.3, dtype=torch.float64)
-        hits = Hits(
-            rows=torch.arange(ROWS),
-            grad=torch.ones_like(w),
-            curvature=curvature,
-            has_curvature=torch.ones(ROWS, dtype=torch.bool),
-        )
+        hits = hits_of(torch.arange(ROWS), torch.ones_like(w), curvature)
         rule.update_(w, rule.new_state(w), as_read(rule.cfg, hits), lr_scale=1, samples=SAMPLES)
         found.append(w)
     torch.testing.assert_close(*found, rtol=1e-13, atol=1e-13)
@@ -97,12 +92,7 @@ def test_rows_of_equal_curvature_make_rowwise_equal_elementwise(config, floor):
 @pytest.mark.parametrize("cfg", CONFIGS)
 def test_a_rank_without_rows_updates_nothing(cfg, update):
     rule, w = cfg.build(), start()[:0]
-    none = Hits(
-        rows=torch.empty(0, dtype=torch.int64),
-        grad=w,
-        curvature=w[:, :1] if cfg.pooled_curvature == "mean" else w,
-        has_curvature=torch.empty(0, dtype=torch.bool),
-    )
+    none = hits_of(torch.empty(0, dtype=torch.int64), w, w[:, :1] if cfg.pooled_curvature == "mean" else w)
     getattr(rule, update)(w, rule.new_state(w), none, lr_scale=1, samples=SAMPLES)
 
 
@@ -125,11 +115,9 @@ def test_repeated_ids_of_a_batch_act_once_with_their_sum(cfg):
         rule.update_numba_(found, found_state, hits, lr_scale=0.5, samples=SAMPLES)
         one_hot = torch.nn.functional.one_hot(ids, ROWS).double()
         rows = one_hot.any(0).nonzero().squeeze(1)
-        summed = Hits(
-            rows=rows,
-            grad=(one_hot.T @ grad)[rows],
-            curvature=(one_hot.T @ curvature)[rows],
-            has_curvature=torch.ones(len(rows), dtype=torch.bool),
+        summed = replace(
+            hits_of(rows, (one_hot.T @ grad)[rows], (one_hot.T @ curvature)[rows]),
+            count=one_hot.sum(0).long()[rows],
         )
         rule.update_torch_(expected, expected_state, as_read(cfg, summed), lr_scale=0.5, samples=SAMPLES)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from dlrm_adahessian.kernels.row_sums import Hits
 from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowAdagradConfig, RowwiseAdagradConfig
-from tests.optim.rows.problem import SAMPLES, all_hits, as_read, start
+from tests.optim.rows.problem import SAMPLES, all_hits, as_read, hits_of, start
 
 pytestmark = pytest.mark.oracle
 
@@ -16,12 +15,7 @@ def test_hessian_adagrad_without_curvature_is_adagrad(rowwise, plain):
     a, b = start(), start()
     a_state, b_state = ours.new_state(a), theirs.new_state(b)
     for hits in all_hits():
-        flat = Hits(
-            rows=hits.rows,
-            grad=hits.grad,
-            curvature=torch.zeros_like(hits.grad),
-            has_curvature=torch.ones(len(hits.rows), dtype=torch.bool),
-        )
+        flat = hits_of(hits.rows, hits.grad, torch.zeros_like(hits.grad))
         ours.update_(a, a_state, as_read(ours.cfg, flat), lr_scale=1, samples=SAMPLES)
         theirs.update_(b, b_state, hits, lr_scale=1, samples=SAMPLES)
     torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
