@@ -8,13 +8,15 @@ the schedule scales all of them alike.
 from dlrm_adahessian.optim.rows.adagrad import RowAdagradConfig
 from dlrm_adahessian.optim.rows.adahessian import RowAdaHessianConfig
 from dlrm_adahessian.optim.rows.adam import RowAdamConfig
+from dlrm_adahessian.optim.rows.cowclip import CowClipConfig
 from dlrm_adahessian.optim.rows.hessian_adagrad import HessianAdagradConfig
 from dlrm_adahessian.optim.rows.rowwise_adagrad import RowwiseAdagradConfig
 from dlrm_adahessian.optim.rows.sgd import RowSGDConfig
 from dlrm_adahessian.optim.rows.sophia import RowSophiaConfig
 
 RowConfig = (
-    HessianAdagradConfig
+    CowClipConfig
+    | HessianAdagradConfig
     | RowAdaHessianConfig
     | RowAdagradConfig
     | RowAdamConfig
