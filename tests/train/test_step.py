@@ -25,9 +25,11 @@ def alone():
 
 def small(name: str) -> RunConfig:
     values = optimizer_preset(name)
-    if values["optim"]["dense"]["name"] == "soap":
+    if values["optim"]["dense"]["name"] in ("shampoo", "soap"):
         pytest.importorskip("pytorch_optimizer", reason="needs the extra rivals")
         values["optim"]["dense"]["precondition_every"] = 3
+    if values["optim"]["dense"]["name"] == "shampoo":
+        values["optim"]["dense"]["start"] = 4
     model = {"embedding_dim": 4, "bottom": [6], "top": [8]}
     values["curvature_every"] = min(values.get("curvature_every", 1), 2)
     return from_dict({**values, "optimizer": name, "model": model, "batch_size": BATCH})
@@ -54,7 +56,8 @@ def train(state: TrainState, config: RunConfig, steps: range) -> None:
 
 
 def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
-    named = {"parameters": state.parameters, **state.dense_optimizer.state, **state.estimator.state}
+    named = {**state._dense_tensors(), "parameters": state.parameters}
+    named["served"] = state.dense_optimizer.served(state.parameters)
     named |= {
         f"row {k} {n}": t for k, shard in state.lookup.shards().items() for n, t in shard.tensors.items()
     }
@@ -81,3 +84,23 @@ def test_saved_and_restored_training_continues_bit_for_bit(name, tmp_path):
     initial = tensors_of(new_state(config))
     still = [n for n in ("parameters", "row C1 weight") if same_bits(initial[n], continued[n])]
     assert still == [], "training must have moved something"
+
+
+def test_a_model_predicts_with_what_its_optimizer_serves_and_trains_on_from_where_it_was(tmp_path):
+    config = small("schedule_free")
+    state = new_state(config)
+    train(state, config, range(SAVED_AFTER))
+    served, trained = state.dense_optimizer.served(state.parameters).clone(), state.parameters.clone()
+    assert not torch.equal(served, trained)
+    scored = state.score([batch_of(0)])
+    assert torch.equal(state.parameters, trained)
+    state.save(tmp_path, SAVED_AFTER, {}, "run")
+    with torch.no_grad():
+        state.parameters.copy_(served)
+        batch = batch_of(0)
+        logits = state.head(batch.dense, state.lookup(batch.kjt))
+    np.testing.assert_allclose(scored, logits.sigmoid().numpy(), rtol=1e-6)
+    saved = new_state(config)
+    saved.restore_(load_newest_good(tmp_path, "run"))
+    assert same_bits(saved.dense_optimizer.served(saved.parameters), served)
+    assert same_bits(saved.parameters, trained)
