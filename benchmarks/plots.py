@@ -1,4 +1,4 @@
-"""Draw docs/img from benchmarks/results: cost against size, on logarithmic axes, with the slopes in the legend.
+"""Draw docs/img from benchmarks/results: what grows with size, on logarithmic axes, with the slopes in the legend.
 
     python -m benchmarks.plots
 
@@ -9,6 +9,7 @@ does not grow.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from dlrm_adahessian.report.page import COLOURS, STYLE
+from dlrm_adahessian.report.page import COLOURS, CYCLE, STYLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS, _IMAGES = _ROOT / "benchmarks" / "results", _ROOT / "docs" / "img"
@@ -75,6 +76,27 @@ def prepare_plot(points: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plot the samples to a log loss against the batch size, a line per optimizer; hollow marks never got there."""
+    figure = Figure((6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    most = max(point["samples_to_target"] or 0 for point in points)
+    for colour, name in zip(CYCLE, dict.fromkeys(point["optimizer"] for point in points), strict=False):
+        own = [point for point in points if point["optimizer"] == name]
+        there = [point for point in own if point["samples_to_target"]]
+        size, samples = [p["batch"] for p in there], [p["samples_to_target"] for p in there]
+        axes.loglog(size, samples, "o-", color=colour, label=name)
+        lost = [point["batch"] for point in own if not point["samples_to_target"]]
+        axes.loglog(lost, [1.3 * most] * len(lost), "o", color=colour, markerfacecolor="none")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_PLAIN)
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("batch size")
+    axes.set_ylabel(f"samples to log loss {points[0]['target']}")
+    axes.legend()
+    return figure
+
+
 def _from_zero(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(0, 1.2 * max(values))
 
@@ -87,6 +109,8 @@ def main() -> None:
     with mpl.rc_context(STYLE):
         figures = {f"step-{axis.replace('_', '-')}": step_plot(by_axis[axis], axis) for axis in _SIZES}
         figures["prepare-rows"] = prepare_plot(prepared)
+        large = json.loads((_RESULTS / "large_batches.json").read_text(encoding="utf-8"))
+        figures["large-batches"] = large_batches_plot(large)
         for name, figure in figures.items():
             figure.savefig(_IMAGES / f"{name}.svg", metadata={"Date": None})
             print(
