@@ -59,7 +59,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
+class SearchResult:
     """What one search of an optimizer did.
 
     Attributes:
@@ -83,7 +83,7 @@ class Contender:
     """
 
     name: str
-    searches: list[Tuned]
+    searches: list[SearchResult]
 
     @property
     def trials(self) -> list[Run]:
@@ -172,7 +172,7 @@ class _Runner:
         self._config, self._data, self._pool, self._progress = config, data, pool, progress
         self._root = config.out / "runs"
 
-    def tune(self, preset: RunConfig, number: int) -> Tuned:
+    def tune(self, preset: RunConfig, number: int) -> SearchResult:
         """Draw, choose, and train the final runs of one search of an optimizer, which are numbered from 0."""
         config, name = self._config, preset.optimizer
         search = Search(preset, config.sampler, config.search_seed(number))
@@ -192,7 +192,7 @@ class _Runner:
             )
             for seed in config.seeds_of(number)
         ]
-        return Tuned(trials=trials, chosen=chosen, finals=self._train(finals, chosen, final=True))
+        return SearchResult(trials=trials, chosen=chosen, finals=self._train(finals, chosen, final=True))
 
     def _train(self, configs: Sequence[RunConfig], drawn: dict[str, Any], *, final: bool) -> list[Run]:
         device = find_device(self._config.device)

@@ -31,7 +31,7 @@ from dlrm_adahessian.compare.results import (
     Trials,
 )
 from dlrm_adahessian.compare.search import at_an_edge, reported_samples
-from dlrm_adahessian.compare.study import Contender, Run, Study, Tuned, best_of
+from dlrm_adahessian.compare.study import Contender, Run, SearchResult, Study, best_of
 from dlrm_adahessian.compare.worker import CURVATURE
 from dlrm_adahessian.metrics.binary import METRICS, BinaryMetrics
 from dlrm_adahessian.runs.run_directory import RunDirectory, environment
@@ -135,7 +135,7 @@ def _optimizer(
     )
 
 
-def _choice(search: Tuned) -> Choice:
+def _choice(search: SearchResult) -> Choice:
     best = best_of(search.trials)
     return Choice(
         seed=best.config.seed,

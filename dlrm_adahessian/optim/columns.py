@@ -78,7 +78,10 @@ class Columns:
             return
         values, vectors = torch.linalg.eigh(mean.double())
         values = values.clamp_(min=0)
-        values += cfg.damping * values.mean(1, keepdim=True)
+        level = values.mean(1, keepdim=True)
+        values = (values / level).where(
+            level > 0, 1.0
+        ) + cfg.damping  # a feature without any gradient yet: the identity
         scale = values.pow(-cfg.power)
         scale *= (values.sum(1, keepdim=True) / (values * scale.square()).sum(1, keepdim=True)).sqrt()
         self.state["root"].copy_((vectors * scale.unsqueeze(1)) @ vectors.transpose(1, 2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlrm_adahessian.compare.results import CurvePoint
-from dlrm_adahessian.compare.study import Contender, Tuned
+from dlrm_adahessian.compare.study import Contender, SearchResult
 from dlrm_adahessian.compare.summary import runs_table, summarize, time_to
 from dlrm_adahessian.metrics.binary import log_losses
 from dlrm_adahessian.report.comparison import verdict
@@ -26,7 +26,7 @@ def test_time_to_a_log_loss_is_linear_between_evaluations():
 def test_an_optimizer_that_always_diverges_leaves_the_others_compared(study):
     """Its bands of tokens were once asked for too, of no seed."""
     lost = replace(study.contenders[1].finals[0], judged_logloss=None, summary=None, result=None)
-    diverged = Contender(name="sgd", searches=[Tuned(trials=[], chosen={}, finals=[lost])])
+    diverged = Contender(name="sgd", searches=[SearchResult(trials=[], chosen={}, finals=[lost])])
     whole = summarize(study)
     found = summarize(replace(study, contenders=[*study.contenders, diverged]))
     assert found.differences == whole.differences

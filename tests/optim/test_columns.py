@@ -107,3 +107,12 @@ def test_samples_without_a_gradient_get_none_and_no_nan():
         turned, after = columns.turned(grad, curvature)
         assert torch.equal(turned[0], torch.zeros(FEATURES, DIM, dtype=torch.float64))
         assert bool(after.isfinite().all())
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_a_feature_that_had_no_gradient_yet_is_not_turned(power):
+    grad = gradients()
+    grad[:, 1] = 0
+    root = observed(ColumnsConfig(power=power), grad).state["root"]
+    np.testing.assert_allclose(root[1].numpy(), np.eye(DIM), atol=1e-12)
+    assert bool(root.isfinite().all())
