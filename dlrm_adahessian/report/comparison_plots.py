@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from dlrm_adahessian.compare.results import (
     CurvatureByBand,
@@ -90,6 +90,8 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
                 axis.plot(own[rate][lost], shown[lost], "x", color="#d55e00", markersize=6)
                 axis.set_xscale("log")
                 axis.xaxis.set_major_locator(LogLocator(numticks=4))
+                # Matplotlib's own labels are formulas, which the style shows as text.
+                axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axis.xaxis.set_minor_formatter(NullFormatter())
                 axis.set_xlabel(f"{rate.removesuffix('.lr')} learning rate")
                 if row == 0:
