@@ -99,6 +99,8 @@ def _sentence(pair: PairDifference) -> str:
     found, logloss = pair.difference, pair.difference.logloss
     low, high = logloss.ci95
     seeds = f"{found.seeds} {'seed' if found.seeds == 1 else 'seeds'}"
+    if found.searches is not None:
+        seeds += f" of {found.searches} searches"
     where = f"{found.rows:,} {pair.part} rows, {seeds}"
     what = f"log loss {logloss.estimate:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {p_words(pair.p_adjusted)}"
     models, judged = f"{pair.optimizer} against {pair.against}", _judged(pair)

@@ -75,5 +75,6 @@ def test_each_search_draws_for_itself_and_the_intervals_are_over_searches(search
         assert pair.difference.logloss.estimate == pytest.approx(expected.estimate, abs=1e-12)
         assert pair.difference.logloss.ci95 == pytest.approx(expected.ci95, abs=1e-12)
         assert pair.difference.covers == "rows, seeds and tuning"
+    assert all("4 seeds of 2 searches" in sentence for sentence in verdict(found))
     assert found.intervals_cover == "the chance of rows, of seeds and of tuning"
     assert [choice["seed"] for choice in found.optimizers["adagrad"].asdict()["searches"]] == [0, 10_000]
