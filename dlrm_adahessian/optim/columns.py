@@ -98,13 +98,15 @@ class Columns:
         """
         import torch
 
-        turned = (grad.transpose(0, 1) @ self.state["root"]).transpose(0, 1).contiguous()
+        turned = torch.empty_like(grad)
+        torch.bmm(grad.transpose(0, 1), self.state["root"], out=turned.transpose(0, 1))
         if curvature is None:
             return turned, None
-        lengths = [torch.linalg.vector_norm(part, dim=2, keepdim=True) for part in (turned, grad)]
-        lengths[1].clamp_(min=torch.finfo(grad.dtype).tiny)
-        mean = curvature.mean(2, keepdim=True) * (lengths[0] / lengths[1]).square_()
-        if curvature.shape[2] == 1:
-            return turned, mean
-        shares = (turned / lengths[0].clamp_(min=torch.finfo(grad.dtype).tiny)).square_()
-        return turned, mean.mul_(grad.shape[2]) * shares
+        width, columns = grad.shape[2], curvature.shape[2]
+        # The root of e_b, from all features of a sample; norms before squares, so that what is small does not vanish.
+        length = torch.linalg.vector_norm(grad.flatten(1), dim=1).clamp_(min=torch.finfo(grad.dtype).tiny)
+        factor = (curvature.sum((1, 2)) * (width / columns)).sqrt_().div_(length).view(-1, 1, 1)
+        if columns == 1:
+            norms = torch.linalg.vector_norm(turned, dim=2, keepdim=True)
+            return turned, norms.mul_(factor).square_().div_(width)
+        return turned, (turned * factor).square_()
