@@ -81,13 +81,17 @@ def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure((6, 3.6), layout="constrained")
     axes = figure.subplots()
     most = max(point["samples_to_target"] or 0 for point in points)
-    for colour, name in zip(CYCLE, dict.fromkeys(point["optimizer"] for point in points), strict=False):
+    names = list(dict.fromkeys(point["optimizer"] for point in points))
+    for place, (colour, name) in enumerate(zip(CYCLE, names, strict=False)):
         own = [point for point in points if point["optimizer"] == name]
         there = [point for point in own if point["samples_to_target"]]
         size, samples = [p["batch"] for p in there], [p["samples_to_target"] for p in there]
         axes.loglog(size, samples, "o-", color=colour, label=name)
         lost = [point["batch"] for point in own if not point["samples_to_target"]]
-        axes.loglog(lost, [1.3 * most] * len(lost), "o", color=colour, markerfacecolor="none")
+        above = most * 1.15 ** (place + 1)  # beside each other
+        axes.loglog(lost, [above] * len(lost), "o", color=colour, markerfacecolor="none")
+    axes.set_xticks(sorted({point["batch"] for point in points}))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_PLAIN)
         axis.set_minor_formatter(NullFormatter())
