@@ -42,7 +42,7 @@ from dlrm_adahessian.kernels.row_sums import sum_hits_torch
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.optim.columns import Columns, ColumnsConfig
+from dlrm_adahessian.optim.columns import ColumnsConfig
 from dlrm_adahessian.optim.dense import AdagradConfig, DenseConfig, DenseHessianAdagradConfig
 from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowAdagradConfig, RowAdaHessianConfig, RowConfig
 from dlrm_adahessian.runtime.device import Precision, matrix_products
@@ -196,7 +196,7 @@ class Trainer:
         shapes = [p.shape for p in self.head.parameters()]
         self.optimizer = dense.build(self.parameters, shapes)
         self.estimator = estimator or Graphed(ExactDiagonal("bf16", "mean", self.optimizer.basis))
-        self.columns = columns and Columns(columns, self.parameters, FEATURES, model.embedding_dim)
+        self.columns = columns and columns.build(self.parameters, FEATURES, model.embedding_dim)
         self._every, self._fraction, self._checked, self._steps = every, fraction, checked, 0
 
     def step(self) -> None:

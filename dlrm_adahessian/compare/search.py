@@ -67,8 +67,9 @@ class Search:
             near = dict(best[rng.integers(len(best))].params)
             for path, allowed in self._allowed.items():
                 if isinstance(allowed, Range):
-                    moved = near[path] * 10 ** rng.uniform(-_REACH, _REACH)
-                    near[path] = float(min(max(moved, allowed.low), allowed.high))
+                    down, up = (math.log10(end / near[path]) for end in (allowed.low, allowed.high))
+                    moved = near[path] * 10 ** rng.uniform(max(-_REACH, down), min(_REACH, up))
+                    near[path] = float(min(max(moved, allowed.low), allowed.high))  # roundings
             self._study.enqueue_trial(near)
         return self.ask()
 

@@ -60,8 +60,10 @@ class Hits:
         """Return these hits with the curvature of all samples, taken to be as that of those that took part."""
         if self.curvature is None or self.curvature_count is None:
             return self
-        scale = self.count / self.curvature_count.clamp(min=1)
-        return replace(self, curvature=self.curvature * scale.unsqueeze(1).to(self.curvature.dtype))
+        # In the type of the curvature: integers would be divided in float32.
+        count = self.count.to(self.curvature.dtype)
+        scale = count / self.curvature_count.clamp(min=1)
+        return replace(self, curvature=self.curvature * scale.unsqueeze(1))
 
     def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
         """Return `curvature` and `has_curvature` for a kernel; without curvature no row has any, and none is read."""

@@ -44,6 +44,12 @@ class DenseOptimizer(ABC):
     def observe_(self, factors: Tensor) -> None:  # noqa: B027 -- most have no basis
         """Take up the Kronecker factors (K,) of a batch, after the step with its curvature; only with a `basis`."""
 
+    def num_bytes(self, parameters: Tensor) -> int:
+        """Return the memory of its state, and of the parameters that it serves where they are not those that it trains."""
+        served = self.served(parameters)
+        copies = 0 if served is parameters else served.nbytes
+        return copies + sum(tensor.nbytes for tensor in self.state.values())
+
     def served(self, parameters: Tensor) -> Tensor:
         """Return the parameters (P,) that predict after training: those that are trained, unless a rule has better ones."""
         return parameters

@@ -40,6 +40,10 @@ class ColumnsConfig:
     damping: float = Field(default=0.01, gt=0)
     """Added to the eigenvalues of C, times their mean."""
 
+    def build(self, like: Tensor, features: int, dim: int) -> Columns | None:
+        """Return the preconditioners, as `Columns` has it; None where they are off."""
+        return Columns(self, like, features, dim) if self.power else None
+
 
 class Columns:
     """The preconditioners of F features."""
@@ -61,6 +65,10 @@ class Columns:
             "root": torch.eye(dim, dtype=like.dtype, device=like.device).repeat(features, 1, 1),
             "steps": new_counter(),
         }
+
+    def num_bytes(self) -> int:
+        """Return the memory of its state."""
+        return sum(tensor.nbytes for tensor in self.state.values())
 
     def factors(self, grad: Tensor) -> Tensor:
         """Return C of the samples that the loss is a mean over, (F, D, D), from its gradient (B, F, D)."""

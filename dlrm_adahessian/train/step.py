@@ -32,7 +32,6 @@ from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
-from dlrm_adahessian.optim.columns import Columns
 from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 SCORING_BATCH = 8192
@@ -172,12 +171,7 @@ class TrainState:
         self.parameters = flatten_parameters_(self.head)
         shapes = [p.shape for p in self.head.parameters()]
         self.dense_optimizer = config.optim.dense.build(self.parameters, shapes)
-        columns = config.optim.columns
-        self.columns = (
-            Columns(columns, self.parameters, len(num_rows), config.model.embedding_dim)
-            if columns.power
-            else None
-        )
+        self.columns = config.optim.columns.build(self.parameters, len(num_rows), config.model.embedding_dim)
         tables = [
             TableSpec(
                 name=name,
@@ -197,7 +191,8 @@ class TrainState:
             dense=dense_memory(
                 config.model,
                 parameter_bytes=self.parameters.nbytes,
-                state_bytes=self._optimizer_bytes(),
+                state_bytes=self.dense_optimizer.num_bytes(self.parameters)
+                + (0 if self.columns is None else self.columns.num_bytes()),
                 num_dense=NUM_INTEGERS,
                 num_features=len(num_rows),
             ),
@@ -292,12 +287,6 @@ class TrainState:
         finally:
             if trained is not None:
                 self.parameters.copy_(trained)
-
-    def _optimizer_bytes(self) -> int:
-        optimizer = self.dense_optimizer
-        served = optimizer.served(self.parameters)
-        copies = 0 if served is self.parameters else served.nbytes
-        return copies + sum(tensor.nbytes for tensor in optimizer.state.values())
 
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}

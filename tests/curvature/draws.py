@@ -19,7 +19,9 @@ def draws_of(kind, head, curvature_samples):
     draws = []
     for _ in range(CALLS):
         found = estimator(head, dense, pooled_of(tables, hits), labels, curvature_samples=curvature_samples)
-        rows = table_diagonal(found.pooled_curvature, hits)
+        # Of the mean over all samples, and here wanted of that over those that took part.
+        pooled = found.pooled_curvature * len(labels) / curvature_samples
+        rows = table_diagonal(pooled, hits)
         draws.append(torch.cat([found.curvature, rows.reshape(-1)]))
     return torch.stack(draws)
 

@@ -14,7 +14,6 @@ from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.model.config import DenseMemory, ModelConfig, dense_memory
 from dlrm_adahessian.optim.config import OptimConfig
-from dlrm_adahessian.optim.dense import DenseConfig
 from dlrm_adahessian.presets import preset_names, read_preset
 from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 
@@ -114,7 +113,7 @@ def planned(config: PlanConfig) -> Plan:
             device=config.device,
         ),
         batch_size=config.batch_size,
-        dense=_dense(model, config.optim.dense, len(sizes.rows)),
+        dense=_dense(model, config.optim, len(sizes.rows)),
     )
     return plan_or_refuse(request)[0]
 
@@ -125,7 +124,7 @@ def plan_json(config: PlanConfig, plan: Plan) -> dict[str, Any]:
     return {"asked": asked, **plan.asdict()}
 
 
-def _dense(model: ModelConfig, optim: DenseConfig, num_features: int) -> DenseMemory:
+def _dense(model: ModelConfig, optim: OptimConfig, num_features: int) -> DenseMemory:
     """Build the dense part, which is small, and ask it."""
     import torch
 
@@ -134,11 +133,12 @@ def _dense(model: ModelConfig, optim: DenseConfig, num_features: int) -> DenseMe
 
     head = Head(model, num_dense=NUM_INTEGERS, num_features=num_features, generator=torch.Generator())
     parameters = flatten_parameters_(head)
-    optimizer = optim.build(parameters, [p.shape for p in head.parameters()])
+    optimizer = optim.dense.build(parameters, [p.shape for p in head.parameters()])
+    columns = optim.columns.build(parameters, num_features, model.embedding_dim)
     return dense_memory(
         model,
         parameter_bytes=parameters.nbytes,
-        state_bytes=sum(tensor.nbytes for tensor in optimizer.state.values()),
+        state_bytes=optimizer.num_bytes(parameters) + (0 if columns is None else columns.num_bytes()),
         num_dense=NUM_INTEGERS,
         num_features=num_features,
     )
