@@ -156,7 +156,7 @@ def reference(case: Case, initial: dict[str, Tensor]) -> dict[str, Tensor]:
         )
         expected[f"{name}.weight"] = weight
         # What took no part is taken to be as what did.
-        expected[f"{name}.curvature"] = diag * (count / those.clamp(min=1)).unsqueeze(1)
+        expected[f"{name}.curvature"] = diag * (count.double() / those.clamp(min=1)).unsqueeze(1)
         expected[f"{name}.steps"] = (those > 0).long()
     return expected
 
