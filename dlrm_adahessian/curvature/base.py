@@ -179,9 +179,8 @@ def with_curvature(
         return found
     part = diagonal[-1].mean(2, keepdim=True) if pooled == "mean" else diagonal[-1]
     whole = part.new_zeros(len(first.pooled_grad), *part.shape[1:])
-    whole[:curvature_samples] = part * (
-        curvature_samples / len(whole)
-    )  # from a mean over those samples to one over all
+    # From a mean over those samples to one over all.
+    whole[:curvature_samples] = part * (curvature_samples / len(whole))
     return replace(found, pooled_curvature=whole, pooled_samples=curvature_samples)
 
 

@@ -169,6 +169,9 @@ class RowTables(nn.Module):
             )
             return
         hits = self._hits(looked_up, grad, curvature, sampled)
+        self._update_(hits, sampled, lr_scale=lr_scale, samples=samples)
+
+    def _update_(self, hits: Hits, sampled: Tensor | None, *, lr_scale: float, samples: int) -> None:
         if sampled is not None:
             hits = hits.with_curvature_of_all()
         self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
@@ -207,9 +210,7 @@ class ReplicatedRows(RowTables):
         """
         local = self._hits(self._take_lookup(), grad, curvature, sampled)
         hits = _sum_over_ranks(local, len(self.weight))
-        if sampled is not None:
-            hits = hits.with_curvature_of_all()
-        self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
+        self._update_(hits, sampled, lr_scale=lr_scale, samples=samples)
 
 
 def _is_one_hot(indices: Tensor, lengths: Tensor) -> bool:

@@ -147,6 +147,21 @@ def new_counters(weight: Tensor) -> Tensor:
     return weight.new_zeros(len(weight), dtype=torch.int32)
 
 
+def rival_package(rule: str) -> Any:
+    """Return the optimizers of `pytorch_optimizer`, for a rule of this name; without the package, a UsageError."""
+    from importlib import import_module
+
+    from dlrm_adahessian.errors import UsageError
+
+    try:
+        return import_module("pytorch_optimizer.optimizer")
+    except ImportError as error:
+        raise UsageError(
+            f"{rule} needs the package pytorch_optimizer, and importing it failed with {error}; "
+            "install it with pip install -e '.[rivals]', or choose another optimizer"
+        ) from error
+
+
 class ParameterViews:
     """Parameters for a `torch.optim` optimizer: some of those that lie one after another in a vector, each in its shape."""
 

@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, new_counter, rate
+from dlrm_adahessian.optim.base import (
+    Choice,
+    DenseOptimizer,
+    ParameterViews,
+    Tuned,
+    new_counter,
+    rate,
+    rival_package,
+)
 from dlrm_adahessian.runtime.settings import settings
 
 if TYPE_CHECKING:
@@ -61,20 +68,12 @@ class Shampoo(DenseOptimizer):
             cfg: hyper-parameters.
             shapes: of the parameters in order; P entries in all.
 
-        Raises:
-            UsageError: the package is not installed.
+        Where the package is not installed, that is a UsageError.
         """
-        try:
-            from pytorch_optimizer.optimizer.shampoo import ScalableShampoo
-            from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
-        except ImportError as error:
-            raise UsageError(
-                f"shampoo needs the package pytorch_optimizer, and importing it failed with {error}; "
-                "install it with pip install -e '.[rivals]', or choose another optimizer"
-            ) from error
+        package = rival_package(cfg.name)
         self.cfg = cfg
         self._views = ParameterViews(parameters, shapes, range(len(shapes)))
-        self._shampoo = ScalableShampoo(
+        self._shampoo = package.shampoo.ScalableShampoo(
             self._views.parameters,
             lr=cfg.lr,
             betas=(cfg.beta1, cfg.beta2),
@@ -85,7 +84,7 @@ class Shampoo(DenseOptimizer):
             preconditioning_compute_steps=cfg.precondition_every,
             block_size=cfg.block_size,
             shape_interpretation=False,  # it makes vectors of small matrices, which have no preconditioner
-            graft_type=LayerWiseGrafting.ADAGRAD,
+            graft_type=package.utils.graft.LayerWiseGrafting.ADAGRAD,
             matrix_eps=cfg.eps,
         )
         self._views.point_(parameters, parameters)  # any gradient: the package then makes its state

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.optim.base import Choice, DenseOptimizer, ParameterViews, Tuned, new_counter, rate
+from dlrm_adahessian.optim.base import (
+    Choice,
+    DenseOptimizer,
+    ParameterViews,
+    Tuned,
+    new_counter,
+    rate,
+    rival_package,
+)
 from dlrm_adahessian.runtime.settings import settings
 
 if TYPE_CHECKING:
@@ -63,19 +71,11 @@ class SOAP(DenseOptimizer):
             cfg: hyper-parameters.
             shapes: of the parameters in order; P entries in all.
 
-        Raises:
-            UsageError: the package is not installed.
+        Where the package is not installed, that is a UsageError.
         """
-        try:
-            from pytorch_optimizer.optimizer import soap
-        except ImportError as error:
-            raise UsageError(
-                f"soap needs the package pytorch_optimizer, and importing it failed with {error}; "
-                "install it with pip install -e '.[rivals]', or choose another optimizer"
-            ) from error
         self.cfg = cfg
         self._views = ParameterViews(parameters, shapes, range(len(shapes)))
-        self._soap = soap.SOAP(
+        self._soap = rival_package(cfg.name).soap.SOAP(
             self._views.parameters,
             lr=cfg.lr,
             betas=(cfg.beta1, cfg.beta2),
