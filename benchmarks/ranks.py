@@ -25,7 +25,9 @@ from benchmarks.step_model import Point, Traffic, fitted
 from benchmarks.support.kaggle import batches, table_sizes
 from benchmarks.support.printing import print_rows
 from benchmarks.support.training import Steps, run_config
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.loader import Batch, make_batch
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.synthetic.marginals import CLICKS, ROWS, TOKENS
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
@@ -50,7 +52,10 @@ def _batches(samples: int) -> list[Batch]:
     labels = np.random.default_rng(0).random(share.samples) < CLICKS / ROWS
     return [
         make_batch(
-            one.dense.numpy(), one.kjt.values().view(len(TOKENS), -1).T.numpy(), labels.astype(np.int8), share
+            CRITEO.features,
+            Features(dense=one.dense.numpy(), ids=one.kjt.values().view(len(TOKENS), -1).T.numpy()),
+            labels.astype(np.int8),
+            share,
         )
         for one in (next(drawn) for _ in range(4))
     ]

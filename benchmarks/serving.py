@@ -17,11 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.criteo.columns import CRITEO
+from dlrm_adahessian.data.rows import ColumnBlock
 from dlrm_adahessian.data.synthetic.generator import row_blocks, write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
@@ -30,7 +33,7 @@ from dlrm_adahessian.runtime.process import keep_freed_memory
 from dlrm_adahessian.runtime.settings import merged
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import write_folder
-from dlrm_adahessian.serving.parity import as_tensors, checkpoint_probabilities
+from dlrm_adahessian.serving.parity import as_tensors
 from dlrm_adahessian.train.with_baseline import run_job
 
 
@@ -47,15 +50,22 @@ def measure(rows: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
 
 def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: Any) -> dict[str, Any]:
     figures = write_folder(trained, folder / kind, kind)
-    (block,) = row_blocks(SyntheticConfig(), rows, block_rows=rows)
+    (drawn,) = row_blocks(SyntheticConfig(), rows, block_rows=rows)
+    block = ColumnBlock(
+        schema=CRITEO,
+        labels=drawn.labels,
+        values=drawn.integers.astype(np.float64),
+        tokens=drawn.tokens,
+        missing=drawn.missing[:, None],
+    )
     began = time.perf_counter()
     model = loader.load(folder / kind)
     loading = time.perf_counter() - began
-    encoder, tensors = trained.vocabulary.encoder(), as_tensors(block)
-    lists = [[value or None for value in row] for row in tensors[0].tolist()]
+    tensors = as_tensors(block)
+    lists = [[int(value) or None for value in row] for row in tensors[0].tolist()]
     words = [[None if value < 0 else f"{value:08x}" for value in row] for row in tensors[1].tolist()]
     calls: dict[str, Callable[[], object]] = {
-        "checkpoint": lambda: checkpoint_probabilities(trained, encoder, block),
+        "checkpoint": lambda: trained.score(trained.preprocessing.features(block)),
         "loader": lambda: model.probabilities(*tensors),
         "loader_lists": lambda: model.probabilities(lists, words),
         "loader_text": lambda: _command_line(folder / kind, folder / "rows.txt"),
@@ -75,7 +85,7 @@ def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: 
     kept = ("tables", "bytes", "largest_error_of_an_entry", "largest_difference", "mean_difference")
     return {
         **{name: figures[name] for name in kept},
-        "table_rows": sum(trained.vocabulary.num_rows),
+        "table_rows": sum(trained.preprocessing.vocabulary.num_rows),
         "load_seconds": loading,
         **{f"{name}_rows_per_second": rows / statistics.median(taken) for name, taken in warm.items()},
         **ratios,

@@ -21,6 +21,8 @@ import torch
 
 from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import RunConfig, asdict, from_dict
+from dlrm_adahessian.data.criteo.columns import CRITEO
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.planning.what_if import table_sizes
@@ -46,10 +48,11 @@ def write_run(path: Path, heights: list[int]) -> RunConfig:
     run = RunDirectory(path)
     path.mkdir()
     run.write_config({**asdict(config), "prepared": {"fingerprint": _ROWS}})
-    with sealed_folder(run.vocabulary, {"fingerprint": _ROWS}) as folder:
-        vocabulary.save(folder)
+    manifest: dict[str, Any] = {"fingerprint": _ROWS}
+    with sealed_folder(run.vocabulary, manifest) as folder:
+        manifest.update(Preprocessing(CRITEO, vocabulary).save(folder))
     with init_process_group():
-        state = TrainState(config, heights, torch.device("cpu"))
+        state = TrainState(config, CRITEO, heights, torch.device("cpu"))
         state.save(run.checkpoints, 1, {}, config.fingerprint(_ROWS))
     return config
 

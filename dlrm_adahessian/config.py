@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 
 from dlrm_adahessian.curvature.registry import CurvatureName
 from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
-from dlrm_adahessian.data.schema import TOKEN_NAMES
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.model.config import ModelConfig
@@ -134,15 +133,6 @@ class RunConfig(SharedConfig):
                 "the exact Hessian diagonal needs activation relu and no self-interaction, got "
                 f"{self.model.activation} and self_interaction={self.model.self_interaction}; "
                 "use curvature hutchinson or gauss_newton_bartlett, or change the model"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _known_tables(self) -> "RunConfig":
-        if unknown := [name for name in self.distributed.tables if name not in TOKEN_NAMES]:
-            raise ValueError(
-                f"distributed.tables names tables, {TOKEN_NAMES[0]} to {TOKEN_NAMES[-1]}, got {', '.join(unknown)}; "
-                "name one of these"
             )
         return self
 

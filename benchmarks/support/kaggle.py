@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.loader import Batch, make_batch
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.synthetic.marginals import (
     C1_TOP_SHARES,
     CLICKS,
@@ -47,4 +49,5 @@ def batches(batch: int, scale: float, rng: np.random.Generator) -> Iterator[Batc
     while True:
         dense = rng.random((batch, len(INTEGERS)), np.float32)
         labels = (rng.random(batch) < CLICKS / ROWS).astype(np.int8)
-        yield make_batch(dense, draw_ids(distributions, batch, rng).T.astype(np.int32), labels)
+        ids = draw_ids(distributions, batch, rng).T.astype(np.int32)
+        yield make_batch(CRITEO.features, Features(dense=dense, ids=ids), labels)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
@@ -21,7 +22,7 @@ class Steps:
 
     def __init__(self, config: RunConfig, num_rows: Sequence[int]) -> None:
         self.config = config
-        self.state = TrainState(config, num_rows, torch.device("cpu"))
+        self.state = TrainState(config, CRITEO, num_rows, torch.device("cpu"))
         self._step = 0
 
     def __call__(self, batch: Batch, following: Batch | None = None) -> None:

@@ -25,18 +25,18 @@ def band_of_ids(data: PreparedData) -> list[Bands]:
     """Return the band of each row of each table, (rows of the table,) int8 per table."""
     train = data.split.train
     return [
-        np.digitize(np.bincount(data.ids[train.start : train.stop, feature], minlength=rows), _EDGES).astype(
-            np.int8
-        )
-        for feature, rows in enumerate(data.vocabulary.num_rows)
+        np.digitize(
+            np.bincount(data.features.ids[train.start : train.stop, feature], minlength=rows), _EDGES
+        ).astype(np.int8)
+        for feature, rows in enumerate(data.preprocessing.vocabulary.num_rows)
     ]
 
 
 def bands_of_samples(
     data: PreparedData, band_of_id: Sequence[Bands], samples: npt.NDArray[np.int64]
 ) -> Bands:
-    """Return the band of each token of some samples, (samples, 26) int8."""
-    ids = data.ids[samples]
+    """Return the band of each token of some samples, (samples, F) int8."""
+    ids = data.features.ids[samples]
     return np.stack([band[ids[:, feature]] for feature, band in enumerate(band_of_id)], axis=1)
 
 
@@ -49,7 +49,7 @@ def logloss_by_band(
     """Return the difference of log loss in each band, a sample counting once for each of its tokens there.
 
     Args:
-        bands: (N, 26) of the tokens.
+        bands: (N, F) of the tokens.
         labels: (N,) 0 or 1.
         ours: (N,) predictions of each seed.
         theirs: like `ours`, of the same seeds.
@@ -70,11 +70,11 @@ def mean_by_table_and_band(bands: Bands, values: npt.NDArray[np.floating]) -> np
     """Return the mean of values over the tokens of each table and band.
 
     Args:
-        bands: (N, 26) of the tokens.
-        values: (N,) per sample, or (N, 26) per token.
+        bands: (N, F) of the tokens.
+        values: (N,) per sample, or (N, F) per token.
 
     Returns:
-        (26, bands) float64; NaN where there is no token.
+        (F, bands) float64; NaN where there is no token.
     """
     per_token = np.broadcast_to(values if values.ndim == 2 else values[:, None], bands.shape)
     means = np.full((bands.shape[1], len(BANDS)), np.nan)

@@ -20,7 +20,6 @@ from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
 from dlrm_adahessian.data.loader import Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
-from dlrm_adahessian.data.schema import TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
 from dlrm_adahessian.runs.run_directory import RunDirectory
@@ -119,9 +118,10 @@ def curvature_by_band(
     Returns:
         Means by table and band; None for a model without an exact diagonal.
     """
-    state = TrainState(config, data.vocabulary.num_rows, device)
+    schema = data.preprocessing.schema
+    state = TrainState(config, schema, data.preprocessing.vocabulary.num_rows, device)
     try:
-        refuse_inexact(state.head, TOKEN_NAMES)
+        refuse_inexact(state.head, schema.features)
     except ValueError:
         return None
     checkpoint = load_newest_good(run.checkpoints, config.fingerprint(data.fingerprint))
@@ -140,7 +140,7 @@ def curvature_by_band(
         squared.append((found.pooled_grad * samples).square().sum(2).cpu().numpy())
     bands = bands_of_samples(data, band_of_ids(data), np.arange(rows.start, rows.stop))
     return CurvatureByBand(
-        tables=list(TOKEN_NAMES),
+        tables=list(schema.features),
         curvature=_nested(mean_by_table_and_band(bands, np.concatenate(curvature))),
         squared_gradient=_nested(mean_by_table_and_band(bands, np.concatenate(squared))),
     )

@@ -9,7 +9,7 @@ Each rank reads its own share.
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,7 +21,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.data.prepared.folder import PreparedData
-from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.ranks import Share
 
 _POOL_BATCHES = 64  # batches whose rows are shuffled together; reads stay runs of one batch
@@ -34,8 +34,8 @@ class Batch:
     A rank without rows has one of zeros, whose derivatives count nothing, so that it computes as the others do.
 
     Attributes:
-        dense: (b, 13) float32.
-        kjt: 26 features of one bag per row with one row of a table each; then empty bags, up to as many on every rank.
+        dense: (b, K) float32.
+        kjt: F features of one bag per row with one row of a table each; then empty bags, up to as many on every rank.
         labels: (b,) float32, 0 or 1.
         share: which rows of the batch these are.
         all_labels: (B,) int8, of the rows of all ranks, on the host.
@@ -126,8 +126,8 @@ class Loader:
         )
         ours = slice(begin + share.first, begin + share.first + share.count)
         batch = make_batch(
-            self._data.dense[self._at(order, ours)],
-            self._data.ids[self._at(order, ours)],
+            self._data.preprocessing.schema.features,
+            self._data.features[self._at(order, ours)],
             self._data.labels[self._at(order, slice(begin, end))],
             share,
         )
@@ -164,16 +164,16 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def make_batch(
-    dense: npt.NDArray[np.float32],
-    ids: npt.NDArray[np.int32],
+    names: Sequence[str],
+    features: Features,
     labels: npt.NDArray[np.int8],
     share: Share | None = None,
 ) -> Batch:
     """Build a rank's batch; copies.
 
     Args:
-        dense: (b, 13).
-        ids: (b, 26), within the tables.
+        names: of the F categorical features.
+        features: of the b rows.
         labels: (B,) 0 or 1, of all ranks.
         share: which b of the B rows these are; None where they are all.
 
@@ -183,23 +183,24 @@ def make_batch(
     share = share or Share.whole(len(labels))
     count, bags = share.count, share.padded
     # In NumPy: torch would start threads for the reader too, which then wait busily beside those that train.
-    lengths = np.zeros((len(TOKEN_NAMES), bags), np.int32)
+    lengths = np.zeros((len(names), bags), np.int32)
     lengths[:, :count] = 1
     offsets = np.zeros(lengths.size + 1, np.int32)
     np.cumsum(lengths, dtype=np.int32, out=offsets[1:])
     kjt = KeyedJaggedTensor(
-        keys=list(TOKEN_NAMES),
-        values=torch.from_numpy(np.ascontiguousarray(ids.T, dtype=np.int64).reshape(-1)),
+        keys=list(names),
+        values=torch.from_numpy(np.ascontiguousarray(features.ids.T, dtype=np.int64).reshape(-1)),
         lengths=torch.from_numpy(lengths.reshape(-1)),
         offsets=torch.from_numpy(offsets),
         stride=bags,
-        length_per_key=[count] * len(TOKEN_NAMES),
+        length_per_key=[count] * len(names),
     )
+    dense = np.array(features.dense)
     own_labels = labels[share.first : share.first + count].astype(np.float32)
     if count == 0:
         dense, own_labels = np.zeros((1, dense.shape[1]), np.float32), np.zeros(1, np.float32)
     return Batch(
-        dense=torch.from_numpy(np.array(dense)),
+        dense=torch.from_numpy(dense),
         kjt=kjt,
         labels=torch.from_numpy(own_labels),
         share=share,

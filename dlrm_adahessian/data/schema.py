@@ -1,40 +1,69 @@
-"""The Criteo Kaggle row: a label, 13 integers, 26 hashed tokens; and a block of such rows in memory."""
+"""Which columns a row has, and what a model reads of each.
 
-from dataclasses import dataclass
+A schema comes with a dataset, or from a file of the user's; prepared rows, runs and exports carry it. Imports no torch.
+"""
 
-import numpy as np
-import numpy.typing as npt
+from typing import Annotated, Any, Literal
 
-NUM_INTEGERS = 13
-NUM_TOKENS = 26
-INTEGER_NAMES = tuple(f"I{i}" for i in range(1, NUM_INTEGERS + 1))
-TOKEN_NAMES = tuple(f"C{i}" for i in range(1, NUM_TOKENS + 1))
-COLUMN_NAMES = ("label", *INTEGER_NAMES, *TOKEN_NAMES)
-NO_LABEL = -1
+import pydantic
+from pydantic import StringConstraints, model_validator
 
+from dlrm_adahessian.runtime.settings import settings, validated
 
-@dataclass(frozen=True, kw_only=True)
-class RowBlock:
-    """Consecutive rows in columnar form, before vocabulary and logarithm.
-
-    Attributes:
-        labels: (N,) int8, 0 or 1; `NO_LABEL` where the input has none.
-        integers: (N, 13) int64, 0 where missing.
-        tokens: (N, 26) uint32, the hexadecimal value; 0 where missing.
-        missing: (N,) uint64; bit i is set when integer i is missing, bit 13 + j when token j is.
-        probability: (N,) float32 true click probability of generated rows, None for read ones.
-    """
-
-    labels: npt.NDArray[np.int8]
-    integers: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.uint32]
-    missing: npt.NDArray[np.uint64]
-    probability: npt.NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
+Format = Literal["criteo"]
+"""How the rows are written."""
+Transform = Literal["log1p"]
+"""Of a dense value x: log(1 + max(x, 0)), 0 where it is missing."""
+_Name = Annotated[str, StringConstraints(pattern=r"^[\w-]+$")]
 
 
-def dense_features(integers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Return log(1 + max(x, 0)) of (N, 13) integers as float32; missing ones are 0 and stay 0."""
-    return np.log1p(np.maximum(integers, 0).astype(np.float64)).astype(np.float32)
+@settings
+class DenseColumn:
+    """A number."""
+
+    name: _Name
+    transform: Transform = "log1p"
+
+
+@settings
+class TokenColumn:
+    """A categorical value, with an embedding table of the same name."""
+
+    name: _Name
+
+
+@settings
+class Schema:
+    """The columns of a click log."""
+
+    format: Format
+    dense: tuple[DenseColumn, ...] = ()
+    tokens: tuple[TokenColumn, ...] = ()
+
+    @property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the K dense columns, in order."""
+        return tuple(column.name for column in self.dense)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the F categorical columns, and of their tables, in order."""
+        return tuple(column.name for column in self.tokens)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Schema":
+        names = [*self.dense_names, *self.features]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"names of columns must differ, and {', '.join(repeated)} occurs twice; rename one"
+            )
+        return self
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the schema as JSON values."""
+        return pydantic.TypeAdapter(Schema).dump_python(self, mode="json")
+
+
+def from_dict(values: Any) -> Schema:
+    """Validate a schema; see `validated`."""
+    return validated(Schema, values)

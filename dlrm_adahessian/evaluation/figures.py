@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.schema import NO_LABEL
+from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.evaluation.results import (
     Figures,
     LoglossDifference,

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.reader import read_rows
-from dlrm_adahessian.data.schema import dense_features
 from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DataError
@@ -34,14 +33,13 @@ from dlrm_adahessian.evaluation.predictions import (
 from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.evaluation.results import EvaluationSummary, FileCounts, SlicingFigures, Source
 from dlrm_adahessian.evaluation.rows import PreparedRows, RawRows, open_rows, regrouped
-from dlrm_adahessian.evaluation.slices import Slicing, cut, of_predictions, of_rows
+from dlrm_adahessian.evaluation.slices import Slicing, check_slices, cut, of_predictions, of_rows
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import printable_name, progress_bar
 from dlrm_adahessian.train.step import SCORING_BATCH
 
 _BLOCK = 16 * SCORING_BATCH  # samples scored and written at once
-_FIRST_IDS = 3  # arrays of a block before the ids of the first vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +93,8 @@ def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.
     device = find_device("auto")
     with init_process_group(device):
         model = open_trained(run, device, best=best)
-        encoder = model.vocabulary.encoder()
         for rows in read_rows(live_source(file), BadLines(), labels="optional"):
-            ids = encoder.encode(rows.tokens, rows.missing)
-            yield model.score(dense_features(rows.integers), ids)
+            yield model.score(model.preprocessing.features(rows))
 
 
 def _stored(request: EvaluationRequest) -> _Found:
@@ -120,7 +116,8 @@ def _scored(request: EvaluationRequest) -> _Found:
         device = find_device("auto")
         stack.enter_context(init_process_group(device))
         models = [open_trained(path, device, best=request.best) for path in request.runs]
-        vocabularies = {model.rows_fingerprint: model.vocabulary for model in models}
+        check_slices(request.slices, models[0].preprocessing.schema)
+        preprocessings = {model.rows_fingerprint: model.preprocessing for model in models}
         bad_lines = BadLines(
             out.with_name(f"{out.name}.rejects.tsv") if out and request.bad_rows == "quarantine" else None
         )
@@ -129,13 +126,12 @@ def _scored(request: EvaluationRequest) -> _Found:
             request.data,
             part=request.part,
             bad_lines=bad_lines,
-            encoders=lambda: [vocabulary.encoder() for vocabulary in vocabularies.values()],
-            fingerprints=vocabularies,
+            preprocessings=preprocessings,
         )
-        cuts = [of_rows(name, rows.files, models[0].vocabulary) for name in dict.fromkeys(request.slices)]
+        cuts = [of_rows(name, rows.files, models[0].preprocessing) for name in dict.fromkeys(request.slices)]
         file = stack.enter_context(writing(out, len(models)))
         began = time.perf_counter()
-        columns = _columns(rows, models, list(vocabularies), cuts, file)
+        columns = _columns(rows, models, list(preprocessings), cuts, file)
         seconds = time.perf_counter() - began
     labels, origin, *rest = columns
     names = unique_names(printable_name(model.name) for model in models)
@@ -167,16 +163,16 @@ def _scored(request: EvaluationRequest) -> _Found:
 def _columns(
     rows: PreparedRows | RawRows,
     models: Sequence[TrainedModel],
-    vocabularies: Sequence[str],
+    fingerprints: Sequence[str],
     cuts: Sequence[Slicing],
     file: PredictionFile | None,
 ) -> list[npt.NDArray[Any]]:
     """Read and score all samples.
 
     Args:
-        rows: whose blocks hold ids of the vocabularies.
+        rows: whose blocks hold features for each of the fingerprints.
         models: score them.
-        vocabularies: fingerprints of the samples that they were made of.
+        fingerprints: of the samples that the models were trained on, each once.
         cuts: slicings.
         file: takes the predictions.
 
@@ -186,18 +182,18 @@ def _columns(
     Raises:
         DataError: there is no good sample.
     """
-    ids_of = [_FIRST_IDS + vocabularies.index(model.rows_fingerprint) for model in models]
+    place = {fingerprint: place for place, fingerprint in enumerate(fingerprints)}
     kept: list[list[npt.NDArray[Any]]] = []
     with progress_bar("evaluate", unit=" rows") as bar:
         for block in regrouped(rows.blocks(_BLOCK), _BLOCK):
-            labels, origin, dense = block[:_FIRST_IDS]
-            scored = [model.score(dense, block[ids]) for model, ids in zip(models, ids_of, strict=True)]
+            scored = [model.score(block.features[place[model.rows_fingerprint]]) for model in models]
             if file is not None:
-                file.write(labels, scored)
-            kept.append([labels, origin, *scored, *(each.of_block(block) for each in cuts if each.of_block)])
+                file.write(block.labels, scored)
+            coded = (each.of_block(block) for each in cuts if each.of_block)
+            kept.append([block.labels, block.file, *scored, *coded])
             done = rows.done()
             bar.set_postfix_str("" if done is None else f"{done:.0%}", refresh=False)
-            bar.update(len(labels))
+            bar.update(len(block))
     if not kept:
         raise DataError("the input must hold rows, and every line of it was rejected; see the rejected lines")
     return [np.concatenate(column) for column in zip(*kept, strict=True)]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlrm_adahessian.data.schema import NO_LABEL
+from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.errors import DataError, NoInputError
 from dlrm_adahessian.runs.sealed import storage_errors
 from dlrm_adahessian.runtime.terminal import printable_name

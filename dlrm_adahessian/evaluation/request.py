@@ -63,7 +63,8 @@ class EvaluationRequest:
             )
         if bad := [path for path in self.against if not is_predictions(path)]:
             raise UsageError(f"--against takes parquet files of predictions, and {bad[0]} is none")
-        check_slices(self.slices, columns=not stored)
+        if stored:
+            check_slices(self.slices, None)
         self._check_results()
         return stored
 

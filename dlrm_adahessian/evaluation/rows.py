@@ -1,13 +1,13 @@
 # pyright: basic
 """Rows to score, in blocks: one folder of prepared rows, or any number of raw inputs.
 
-A block is a tuple of arrays with a row each: labels (N,) int8, file (N,) int32, dense (N, 13) float32, and for each
-vocabulary the table rows (N, 26) int32.
+Runs may have learnt different vocabularies, so a block has features for each of several preprocessings.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,48 @@ import numpy.typing as npt
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import is_prepared, open_prepared
-from dlrm_adahessian.data.prepared.vocabulary import Encoder
-from dlrm_adahessian.data.schema import dense_features
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.text.sources import Source, open_sources
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 from dlrm_adahessian.runtime.terminal import printable_name
 
 Part = Literal["all", "train", "val", "test"]
-Block = tuple[npt.NDArray[Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Consecutive rows.
+
+    Attributes:
+        labels: (N,) int8.
+        file: (N,) int32, of which file each row is.
+        features: of the rows, by each preprocessing.
+    """
+
+    labels: npt.NDArray[np.int8]
+    file: npt.NDArray[np.int32]
+    features: tuple[Features, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> "Block":
+        return Block(
+            labels=self.labels[rows],
+            file=self.file[rows],
+            features=tuple(features[rows] for features in self.features),
+        )
+
+    @classmethod
+    def joined(cls, blocks: Sequence["Block"]) -> "Block":
+        """Return the rows of all blocks, one after another."""
+        return cls(
+            labels=np.concatenate([block.labels for block in blocks]),
+            file=np.concatenate([block.file for block in blocks]),
+            features=tuple(map(Features.joined, zip(*(block.features for block in blocks), strict=True))),
+        )
 
 
 class PreparedRows:
@@ -56,10 +89,9 @@ class PreparedRows:
         """Yield blocks of `size` rows, the last smaller."""
         for start in range(self._rows.start, self._rows.stop, size):
             these = slice(start, min(start + size, self._rows.stop))
-            labels, dense, ids = (
-                np.asarray(part[these]) for part in (self._data.labels, self._data.dense, self._data.ids)
-            )
-            yield labels, np.zeros(len(labels), np.int32), dense, ids
+            labels = np.asarray(self._data.labels[these])
+            features = self._data.features[these]
+            yield Block(labels=labels, file=np.zeros(len(labels), np.int32), features=(features,))
             self._read += len(labels)
 
     def done(self) -> float | None:
@@ -78,11 +110,13 @@ class RawRows:
     first_row = 0
     all_rows = None
 
-    def __init__(self, paths: Sequence[str], bad_lines: BadLines, encoders: Sequence[Encoder]) -> None:
-        """Name the inputs; `encoders` are of the vocabularies, in the order of a block's arrays."""
+    def __init__(
+        self, paths: Sequence[str], bad_lines: BadLines, preprocessings: Sequence[Preprocessing]
+    ) -> None:
+        """Name the inputs; `preprocessings` are in the order of a block's features."""
         self.files: list[str] = []
         self.rejected: list[int] = []
-        self._paths, self._bad_lines, self._encoders = paths, bad_lines, encoders
+        self._paths, self._bad_lines, self._preprocessings = paths, bad_lines, preprocessings
         self._input, self._source = 0, None
 
     def blocks(self, size: int) -> Iterator[Block]:
@@ -99,9 +133,11 @@ class RawRows:
         self.rejected.append(0)
         before = self._bad_lines.count
         for rows in read_rows(source, self._bad_lines, labels="optional"):
-            ids = [encoder.encode(rows.tokens, rows.missing) for encoder in self._encoders]
-            file = np.full(len(rows), len(self.files) - 1, np.int32)
-            yield rows.labels, file, dense_features(rows.integers), *ids
+            yield Block(
+                labels=rows.labels,
+                file=np.full(len(rows), len(self.files) - 1, np.int32),
+                features=tuple(each.features(rows) for each in self._preprocessings),
+            )
         self.rejected[-1] = self._bad_lines.count - before
 
     def done(self) -> float | None:
@@ -116,8 +152,7 @@ def open_rows(
     *,
     part: Part,
     bad_lines: BadLines,
-    encoders: Callable[[], Sequence[Encoder]],
-    fingerprints: Iterable[str],
+    preprocessings: Mapping[str, Preprocessing],
 ) -> PreparedRows | RawRows:
     """Open the rows that `--data-path` names.
 
@@ -125,8 +160,7 @@ def open_rows(
         paths: a folder of prepared rows, or raw inputs.
         part: of prepared rows.
         bad_lines: takes those of raw inputs.
-        encoders: build those of the vocabularies, which only raw inputs need.
-        fingerprints: of the rows that the runs were trained on.
+        preprocessings: of the runs, by the fingerprint of the rows that they were trained on.
 
     Returns:
         The rows.
@@ -140,10 +174,10 @@ def open_rows(
             f"prepared rows are evaluated alone, got {prepared[0]} and {len(paths) - 1} other inputs"
         )
     if prepared:
-        return PreparedRows(prepared[0], part, fingerprints)
+        return PreparedRows(prepared[0], part, preprocessings)
     if part != "all":
         raise UsageError(f"--part names a part of prepared rows, and {paths[0]} holds raw ones; leave it out")
-    return RawRows(paths, bad_lines, encoders())
+    return RawRows(paths, bad_lines, list(preprocessings.values()))
 
 
 def regrouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:
@@ -160,14 +194,10 @@ def regrouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:
     count = 0
     for block in blocks:
         held.append(block)
-        count += len(block[0])
+        count += len(block)
         while count >= size:
-            whole = _joined(held)
-            yield tuple(part[:size] for part in whole)
-            held, count = [tuple(part[size:] for part in whole)], count - size
+            whole = Block.joined(held)
+            yield whole[:size]
+            held, count = [whole[size:]], count - size
     if count:
-        yield _joined(held)
-
-
-def _joined(blocks: Sequence[Block]) -> Block:
-    return tuple(np.concatenate(part) for part in zip(*blocks, strict=True))
+        yield Block.joined(held)

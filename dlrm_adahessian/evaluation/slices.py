@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Vocabulary
-from dlrm_adahessian.data.schema import INTEGER_NAMES, TOKEN_NAMES
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.split import DAYS, split_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
@@ -21,9 +22,8 @@ MOST_VALUES = 15
 
 _CALIBRATION_BINS = 10
 _LARGEST = 40  # integers above 2**40 share a slice
-_WORDS = {"file", "day", "calibration"}
-_COLUMN_WORDS = {*INTEGER_NAMES, *TOKEN_NAMES, *(f"{name}.band" for name in TOKEN_NAMES)}
-_KINDS = "file, day, calibration, C1 to C26, C1.band to C26.band, or I1 to I13"
+_WORDS = ("file", "day", "calibration")
+_BAND = ".band"
 _Codes = npt.NDArray[np.int32]
 
 
@@ -84,22 +84,29 @@ def cut(slicing: Slicing, codes: _Codes) -> list[Slice]:
     ]
 
 
-def check_slices(names: Sequence[str], *, columns: bool) -> None:
+def check_slices(names: Sequence[str], schema: Schema | None) -> None:
     """Refuse words that name no slicing, before anything is read.
 
     Args:
         names: of `--slices`.
-        columns: whether the rows have columns; predictions have none.
+        schema: of the rows; None for predictions, which have no columns.
 
     Raises:
         UsageError: a word is none.
     """
     for name in names:
-        if name not in _WORDS | _COLUMN_WORDS:
-            raise UsageError(f"--slices names {_KINDS}, got {name!r}")
-        if name in _COLUMN_WORDS and not columns:
+        if name in _WORDS:
+            continue
+        if schema is None:
             raise UsageError(
-                f"--slices {name} needs the rows, and predictions hold no columns; score the rows with --run"
+                f"--slices of predictions are {', '.join(_WORDS)}, and {name!r} needs the rows; score these with --run"
+            )
+        if name not in (*schema.dense_names, *schema.features) and (
+            name.removesuffix(_BAND) not in schema.features
+        ):
+            columns = ", ".join((*schema.features, *schema.dense_names))
+            raise UsageError(
+                f"--slices names {', '.join(_WORDS)}, a column ({columns}), or the {_BAND} of one with tokens, got {name!r}"
             )
 
 
@@ -136,41 +143,44 @@ def of_predictions(name: str, files: Sequence[str]) -> Slicing:
     )
 
 
-def of_rows(name: str, files: Sequence[str], vocabulary: Vocabulary) -> Slicing:
+def of_rows(name: str, files: Sequence[str], preprocessing: Preprocessing) -> Slicing:
     """Return any slicing.
 
     Args:
         name: that `check_slices` passes.
         files: names of the files, which may become known while they are read.
-        vocabulary: of the first model, whose ids name tokens.
+        preprocessing: of the first model, whose ids name tokens.
 
     Returns:
         The slicing.
     """
     if name in _WORDS:
         return of_predictions(name, files)
-    column, _, band = name.partition(".")
-    if column in INTEGER_NAMES:
-        place = INTEGER_NAMES.index(column)
+    schema = preprocessing.schema
+    if name in schema.dense_names:
+        place = schema.dense_names.index(name)
         return Slicing(
             name=name,
-            about=f"value of {column}",
-            of_block=lambda block: _magnitudes(block[2][:, place]),
+            about=f"value of {name}",
+            of_block=lambda block: _magnitudes(block.features[0].dense[:, place]),
             label=_magnitude,
         )
-    place = TOKEN_NAMES.index(column)
-    if band:
+    column = name.removesuffix(_BAND)
+    place = schema.features.index(column)
+    if column != name:
         return Slicing(
             name=name,
             about=f"rank of the token of {column} among those of training, the most frequent first",
-            of_block=lambda block: np.searchsorted(_RANKS, block[3][:, place], "right").astype(np.int32),
+            of_block=lambda block: np.searchsorted(_RANKS, block.features[0].ids[:, place], "right").astype(
+                np.int32
+            ),
             label=_band,
         )
     return Slicing(
         name=name,
         about=f"token of {column}",
-        of_block=lambda block: np.ascontiguousarray(block[3][:, place]),
-        label=lambda code: _token(vocabulary, place, code),
+        of_block=lambda block: np.ascontiguousarray(block.features[0].ids[:, place]),
+        label=lambda code: _token(preprocessing.vocabulary, place, code),
         ordered=False,
     )
 

@@ -13,7 +13,8 @@ from dlrm_adahessian.checkpoint import step_folders
 from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
 from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.data.loader import make_batch
-from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.errors import CheckpointError, NoInputError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed
@@ -31,7 +32,7 @@ class TrainedModel:
         config: the run's own.
         fingerprint: of what determines its results.
         rows_fingerprint: of the prepared rows that it was trained on.
-        vocabulary: tokens to table rows.
+        preprocessing: of raw rows.
         state: the model, with the checkpoint's values.
         checkpoint: where they are from.
     """
@@ -41,25 +42,16 @@ class TrainedModel:
     config: RunConfig
     fingerprint: str
     rows_fingerprint: str
-    vocabulary: Vocabulary
+    preprocessing: Preprocessing
     state: TrainState
     checkpoint: Checkpoint
 
-    def score(self, dense: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Return the probabilities of rows.
-
-        Args:
-            dense: (N, 13).
-            ids: (N, 26) of this vocabulary.
-
-        Returns:
-            (N,) float32.
-        """
-        parts = (slice(start, start + SCORING_BATCH) for start in range(0, len(ids), SCORING_BATCH))
+    def score(self, features: Features) -> npt.NDArray[np.float32]:
+        """Return the probabilities (N,) float32 of rows whose features this preprocessing made."""
+        names = self.preprocessing.schema.features
+        parts = (features[start : start + SCORING_BATCH] for start in range(0, len(features), SCORING_BATCH))
         unlabelled = np.zeros(SCORING_BATCH, np.int8)  # scoring reads no labels
-        return self.state.score(
-            make_batch(dense[part], ids[part], unlabelled[: len(ids[part])]) for part in parts
-        )
+        return self.state.score(make_batch(names, part, unlabelled[: len(part)]) for part in parts)
 
 
 def open_trained(
@@ -85,7 +77,7 @@ def open_trained(
     config, rows = _configured(run)
     try:
         manifest = read_sealed(run.vocabulary)
-        vocabulary = Vocabulary.load(run.vocabulary)
+        preprocessing = Preprocessing.load(run.vocabulary, manifest)
     except DamagedFolderError as error:
         raise CheckpointError(f"{error}; restore {run.vocabulary} from a copy, or train again") from error
     if manifest.get("fingerprint") != rows:
@@ -95,7 +87,7 @@ def open_trained(
     fingerprint = config.fingerprint(rows)
     found = load(path, fingerprint) if named else _newest(run, config, fingerprint, best=best)
     computed = dataclasses.replace(config, precision=precision or config.precision)
-    state = TrainState(computed, vocabulary.num_rows, device)
+    state = TrainState(computed, preprocessing.schema, preprocessing.vocabulary.num_rows, device)
     state.restore_(found)
     return TrainedModel(
         name=f"{run.path.name}@{found.step}" if named else run.path.name,
@@ -103,7 +95,7 @@ def open_trained(
         config=config,
         fingerprint=fingerprint,
         rows_fingerprint=rows,
-        vocabulary=vocabulary,
+        preprocessing=preprocessing,
         state=state,
         checkpoint=found,
     )

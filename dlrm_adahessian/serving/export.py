@@ -29,7 +29,6 @@ from torch import Tensor
 
 from dlrm_adahessian import __version__
 from dlrm_adahessian.checkpoint.tensor_file import write_tensors
-from dlrm_adahessian.data.schema import INTEGER_NAMES, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
@@ -90,10 +89,11 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
         UsageError: `out` exists by now.
     """
     rows = trained.state.lookup.tables()
+    features = trained.preprocessing.schema.features
     with storage_errors(out):
         temporary = temporary_folder(out)
         try:
-            _write_files(trained, temporary, {name: rows[name] for name in TOKEN_NAMES}, tables)
+            _write_files(trained, temporary, {name: rows[name] for name in features}, tables)
             _write_manifest(trained, temporary, tables)
             parity = compared(trained, loader.load(temporary), tables)
             if not parity.beyond_rounding <= BOUND:
@@ -108,16 +108,15 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
             put_in_place(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return _figures(
-        trained, out, tables, size, parity, max(largest_error(rows[n], tables) for n in TOKEN_NAMES)
-    )
+    return _figures(trained, out, tables, size, parity, max(largest_error(rows[n], tables) for n in features))
 
 
-def head_program(head: Head, *, features: int, dim: int) -> bytes:
-    """Return the file: (B, 13) dense inputs and (B, F, D) pooled rows to (B,) logits, for any B.
+def head_program(head: Head, *, num_dense: int, features: int, dim: int) -> bytes:
+    """Return the file: (B, K) dense inputs and (B, F, D) pooled rows to (B,) logits, for any B.
 
     Args:
         head: float32, on the CPU.
+        num_dense: K.
         features: F.
         dim: D.
 
@@ -130,7 +129,7 @@ def head_program(head: Head, *, features: int, dim: int) -> bytes:
     generator = torch.Generator().manual_seed(0)
 
     def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        dense = torch.rand(rows, NUM_INTEGERS, generator=generator)
+        dense = torch.rand(rows, num_dense, generator=generator)
         return 10 * dense, torch.randn(rows, features, dim, generator=generator)
 
     alone = copy.deepcopy(head)
@@ -161,10 +160,15 @@ def _taken(out: Path) -> bool:
 def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor], tables: RowType) -> None:
     head = trained.state.head
     write_tensors(folder / "head.safetensors", dict(head.state_dict()))
-    program = head_program(head, features=len(rows), dim=trained.config.model.embedding_dim)
+    program = head_program(
+        head,
+        num_dense=len(trained.preprocessing.schema.dense),
+        features=len(rows),
+        dim=trained.config.model.embedding_dim,
+    )
     (folder / "head.pt2").write_bytes(program)
-    write_tensors(folder / "vocabulary.safetensors", sorted_tensors(trained.vocabulary))
-    write_parquet(trained.vocabulary, folder / "vocabulary.parquet")
+    write_tensors(folder / "vocabulary.safetensors", sorted_tensors(trained.preprocessing))
+    write_parquet(trained.preprocessing, folder / "vocabulary.parquet")
     # Of fp32 these are the rows themselves, not copies.
     stored = {
         f"{name}/{part}": tensor
@@ -185,8 +189,11 @@ def _write_manifest(trained: TrainedModel, folder: Path, tables: RowType) -> Non
             "step": trained.checkpoint.step,
         },
         "model": dataclasses.asdict(trained.config.model),
-        "features": {"integers": INTEGER_NAMES, "tokens": TOKEN_NAMES},
-        "tables": {"type": tables, "rows": trained.vocabulary.num_rows},
+        "features": {
+            "integers": trained.preprocessing.schema.dense_names,
+            "tokens": trained.preprocessing.schema.features,
+        },
+        "tables": {"type": tables, "rows": trained.preprocessing.vocabulary.num_rows},
         "files": {path.name: _entry(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / loader.MANIFEST, {**manifest, "digest": loader.digest(manifest)})

@@ -8,15 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Encoder, Vocabulary
-from dlrm_adahessian.data.schema import (
-    NO_LABEL,
-    NUM_INTEGERS,
-    NUM_TOKENS,
-    TOKEN_NAMES,
-    RowBlock,
-    dense_features,
-)
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN
+from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, Features, missing_words
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.serving import loader
@@ -58,10 +52,10 @@ def compared(trained: TrainedModel, model: loader.Model, tables: RowType, rows: 
     Returns:
         The differences.
     """
-    block = drawn(trained.vocabulary, rows)
-    encoder = trained.vocabulary.encoder()
-    ours = checkpoint_probabilities(trained, encoder, block)
-    expected = ours if tables == "fp32" else _rounded_probabilities(trained, encoder, block, tables)
+    block = drawn(trained.preprocessing, rows)
+    features = trained.preprocessing.features(block)
+    ours = trained.score(features)
+    expected = ours if tables == "fp32" else _rounded_probabilities(trained, features, tables)
     theirs = model.probabilities(*as_tensors(block)).numpy()
     difference = np.abs(ours.astype(np.float64) - theirs)
     return Parity(
@@ -73,11 +67,11 @@ def compared(trained: TrainedModel, model: loader.Model, tables: RowType, rows: 
     )
 
 
-def drawn(vocabulary: Vocabulary, rows: int, seed: int = 0) -> RowBlock:
+def drawn(preprocessing: Preprocessing, rows: int, seed: int = 0) -> ColumnBlock:
     """Draw raw rows whose tokens lie uniformly over the rows of each table; some are missing, some unknown.
 
     Args:
-        vocabulary: whose tokens to draw.
+        preprocessing: whose tokens to draw.
         rows: how many.
         seed: of the draws.
 
@@ -85,54 +79,50 @@ def drawn(vocabulary: Vocabulary, rows: int, seed: int = 0) -> RowBlock:
         The rows, without labels.
     """
     rng = np.random.default_rng(seed)
-    integers = np.floor(np.exp(rng.uniform(0, 43, (rows, NUM_INTEGERS)))).astype(np.int64) - 3  # up to 2**62
-    absent = rng.random((rows, NUM_INTEGERS + NUM_TOKENS)) < _ABSENT
-    integers[absent[:, :NUM_INTEGERS]] = 0
-    tokens = rng.integers(0, 1 << 32, (rows, NUM_TOKENS), dtype=np.uint32)
+    schema, vocabulary = preprocessing.schema, preprocessing.vocabulary
+    num_dense, num_tokens = len(schema.dense), len(schema.features)
+    values = np.floor(np.exp(rng.uniform(0, 43, (rows, num_dense)))) - 3  # up to 2**62
+    absent = rng.random((rows, num_dense + num_tokens)) < _ABSENT
+    values[absent[:, :num_dense]] = 0
+    tokens = rng.integers(0, 1 << 32, (rows, num_tokens), dtype=np.uint32)
     for feature, height in enumerate(vocabulary.num_rows):
         row = rng.integers(0, height, rows)
-        absent[:, NUM_INTEGERS + feature] |= (row != UNKNOWN) & (row == vocabulary.missing[feature])
+        absent[:, num_dense + feature] |= (row != UNKNOWN) & (row == vocabulary.missing[feature])
         known = (row != UNKNOWN) & (rng.random(rows) > _ABSENT)
         tokens[known, feature] = vocabulary.tokens[vocabulary.offsets[feature] + row[known] - 1]
-    tokens[absent[:, NUM_INTEGERS:]] = 0
-    bits = np.uint64(1) << np.arange(NUM_INTEGERS + NUM_TOKENS, dtype=np.uint64)
-    return RowBlock(
+    tokens[absent[:, num_dense:]] = 0
+    return ColumnBlock(
+        schema=schema,
         labels=np.full(rows, NO_LABEL, np.int8),
-        integers=integers,
+        values=values,
         tokens=tokens,
-        missing=(absent * bits).sum(1, dtype=np.uint64),
+        missing=missing_words(absent),
     )
-
-
-def checkpoint_probabilities(
-    trained: TrainedModel, encoder: Encoder, block: RowBlock
-) -> npt.NDArray[np.float32]:
-    """Return the probabilities (N,) that the checkpoint's model gives raw rows; `encoder` is that of its vocabulary."""
-    ids = encoder.encode(block.tokens, block.missing)
-    return trained.score(dense_features(block.integers), ids)
 
 
 @torch.no_grad()
 def _rounded_probabilities(
-    trained: TrainedModel, encoder: Encoder, block: RowBlock, tables: RowType
+    trained: TrainedModel, features: Features, tables: RowType
 ) -> npt.NDArray[np.float32]:
     """Return the probabilities (N,) of the checkpoint's head on its own rows, of which only those looked up are rounded.
 
     So no second copy of the tables is made. A row is rounded by itself, whatever is rounded with it.
     """
-    ids = torch.from_numpy(encoder.encode(block.tokens, block.missing)).long()
-    dense = torch.from_numpy(dense_features(block.integers))
+    ids = torch.from_numpy(features.ids).long()
+    dense = torch.from_numpy(features.dense)
     weights = trained.state.lookup.tables()
+    names = trained.preprocessing.schema.features
     logits: list[torch.Tensor] = []
     for some, of_them in zip(dense.split(SCORING_BATCH), ids.split(SCORING_BATCH), strict=True):
-        looked_up = [weights[name][of_them[:, feature]] for feature, name in enumerate(TOKEN_NAMES)]
+        looked_up = [weights[name][of_them[:, feature]] for feature, name in enumerate(names)]
         pooled = torch.stack([unrounded(rounded(rows, tables)) for rows in looked_up], 1)
         logits.append(trained.state.head(some, pooled))
     return probability_from_logit(torch.cat(logits).numpy())
 
 
-def as_tensors(block: RowBlock) -> tuple[Any, Any]:
-    """Return integers and tokens of raw rows as the loader takes them, both int64; -1 is a missing token."""
-    bits = block.missing[:, None] >> np.arange(NUM_INTEGERS, NUM_INTEGERS + NUM_TOKENS, dtype=np.uint64)
-    tokens = np.where(bits & np.uint64(1), -1, block.tokens.astype(np.int64))
-    return torch.from_numpy(block.integers), torch.from_numpy(tokens)
+def as_tensors(block: ColumnBlock) -> tuple[Any, Any]:
+    """Return values (N, K) float64 and tokens (N, F) int64 of raw rows as the loader takes them; -1 is a missing token."""
+    bits = np.unpackbits(block.missing.view(np.uint8), axis=1, bitorder="little")
+    gone = bits[:, len(block.schema.dense) :][:, : len(block.schema.features)]
+    tokens = np.where(gone, -1, block.tokens.astype(np.int64))
+    return torch.from_numpy(block.values), torch.from_numpy(tokens)

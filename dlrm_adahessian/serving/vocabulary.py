@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Vocabulary
-from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN
 
 _SCHEMA = pa.schema([("feature", pa.string()), ("token", pa.string()), ("row", pa.int32())])
 _BLOCK = 1 << 20  # tokens written at once
 
 
-def sorted_tensors(vocabulary: Vocabulary) -> dict[str, Tensor]:
+def sorted_tensors(preprocessing: Preprocessing) -> dict[str, Tensor]:
     """Return by feature `tokens` (K,) uint32 ascending, `rows` (K,) int32, and `missing` (1,) int32."""
     found: dict[str, Tensor] = {}
-    for name, tokens, rows, missing in _features(vocabulary):
+    for name, tokens, rows, missing in _features(preprocessing):
         order = np.argsort(tokens)
         found[f"{name}/tokens"] = torch.from_numpy(tokens[order])
         found[f"{name}/rows"] = torch.from_numpy(rows[order])
@@ -29,10 +29,10 @@ def sorted_tensors(vocabulary: Vocabulary) -> dict[str, Tensor]:
     return found
 
 
-def write_parquet(vocabulary: Vocabulary, path: Path) -> None:
+def write_parquet(preprocessing: Preprocessing, path: Path) -> None:
     """Write feature, token (8 hexadecimal digits; null is the missing token) and row; tokens not listed have row 0."""
     with pq.ParquetWriter(path, _SCHEMA) as writer:
-        for name, tokens, rows, missing in _features(vocabulary):
+        for name, tokens, rows, missing in _features(preprocessing):
             for first in range(0, len(tokens), _BLOCK):
                 block = slice(first, first + _BLOCK)
                 writer.write_table(_table(name, _hexadecimal(tokens[block]), pa.array(rows[block])))
@@ -41,10 +41,11 @@ def write_parquet(vocabulary: Vocabulary, path: Path) -> None:
 
 
 def _features(
-    vocabulary: Vocabulary,
+    preprocessing: Preprocessing,
 ) -> Iterator[tuple[str, npt.NDArray[np.uint32], npt.NDArray[np.int32], int]]:
     """Yield name, tokens, their rows, and the row of the missing token, `UNKNOWN` when it has none."""
-    for feature, name in enumerate(TOKEN_NAMES):
+    vocabulary = preprocessing.vocabulary
+    for feature, name in enumerate(preprocessing.schema.features):
         first, stop = vocabulary.offsets[feature : feature + 2]
         rows = np.arange(1, stop - first + 1, dtype=np.int32)
         missing = int(vocabulary.missing[feature])

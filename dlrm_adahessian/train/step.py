@@ -24,7 +24,7 @@ from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import Derivatives, Place, all_finite
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
-from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
 from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
@@ -141,6 +141,7 @@ class TrainState:
     def __init__(
         self,
         config: RunConfig,
+        schema: Schema,
         num_rows: Sequence[int],
         device: torch.device,
         *,
@@ -150,20 +151,26 @@ class TrainState:
 
         Args:
             config: of the run.
+            schema: of the rows.
             num_rows: height of each table.
             device: where it computes.
             dtype: of weights, optimizer state and derivatives.
 
         Raises:
-            UsageError: the estimator is not right for this model.
+            UsageError: the estimator is not right for this model, or a setting names a table that is not there.
         """
+        if unknown := [name for name in config.distributed.tables if name not in schema.features]:
+            raise UsageError(
+                f"distributed.tables names tables, which are {', '.join(schema.features)}, got {', '.join(unknown)}; name "
+                "one of these"
+            )
         self.dtype = dtype
         self.precision: Precision = config.precision
         self._device = device
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
             config.model,
-            num_dense=NUM_INTEGERS,
+            num_dense=len(schema.dense),
             num_features=len(num_rows),
             generator=generator,
             dtype=dtype,
@@ -179,7 +186,7 @@ class TrainState:
                 dim=config.model.embedding_dim,
                 sharding=config.distributed.sharding_of(name),
             )
-            for name, rows in zip(TOKEN_NAMES, num_rows, strict=True)
+            for name, rows in zip(schema.features, num_rows, strict=True)
         ]
         self.lookup = ShardedLookup(
             tables,
@@ -193,7 +200,7 @@ class TrainState:
                 parameter_bytes=self.parameters.nbytes,
                 state_bytes=self.dense_optimizer.num_bytes(self.parameters)
                 + (0 if self.columns is None else self.columns.num_bytes()),
-                num_dense=NUM_INTEGERS,
+                num_dense=len(schema.dense),
                 num_features=len(num_rows),
             ),
             memory_bytes=config.distributed.memory_bytes,
@@ -203,7 +210,7 @@ class TrainState:
             self.estimator = make_estimator(
                 config.curvature,
                 self.head,
-                TOKEN_NAMES,
+                schema.features,
                 probes=config.curvature_probes,
                 precision=config.curvature_precision,
                 pooled=config.optim.rows.pooled_curvature,

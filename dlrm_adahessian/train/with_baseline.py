@@ -125,8 +125,9 @@ def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
     """Write what an evaluation needs beside the checkpoints."""
     prepared = {"folder": str(data.folder.resolve()), "fingerprint": data.fingerprint}
     run.write_config({**asdict(config), "prepared": prepared})
-    with sealed_folder(run.vocabulary, {"fingerprint": data.fingerprint}) as folder:
-        data.vocabulary.save(folder)
+    manifest: dict[str, Any] = {"fingerprint": data.fingerprint}
+    with sealed_folder(run.vocabulary, manifest) as folder:
+        manifest.update(data.preprocessing.save(folder))
 
 
 def _baseline(config: RunConfig, data: PreparedData, device: torch.device) -> RunResult | None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlrm_adahessian.data.schema import NO_LABEL, RowBlock
+from dlrm_adahessian.data.criteo.columns import CriteoBlock
+from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.data.text.sources import Source
 
 _FIELDS = rb"(?:\t(?:-?[0-9]+)?){13}(?:\t(?:[0-9a-fA-F]{8})?){26}"
@@ -55,7 +56,7 @@ def _integer(field: bytes) -> int:
     return int(re.sub(rb"^(-?)0+(?=[0-9])", rb"\1", field))
 
 
-def rows_of(blocks: Iterable[RowBlock]) -> list[Row]:
+def rows_of(blocks: Iterable[CriteoBlock]) -> list[Row]:
     """Return the rows of blocks, and check that what is missing is stored as 0."""
     rows = []
     for block in blocks:
@@ -115,11 +116,11 @@ def random_file(rng: random.Random) -> bytes:
 
 def random_block(
     rng: np.random.Generator, rows: int, *, distinct: int, probability: bool = False
-) -> RowBlock:
+) -> CriteoBlock:
     """Return rows whose tokens take few values, 0 among them, and some of which lack fields."""
     gone = rng.random((rows, 39)) < rng.random(39) * 0.3
     skewed = (distinct * rng.random((rows, 26)) ** 3).astype(np.uint32)
-    return RowBlock(
+    return CriteoBlock(
         labels=rng.integers(2, size=rows, dtype=np.int8),
         integers=np.where(gone[:, :13], 0, rng.integers(-3, 10_000, size=(rows, 13))),
         tokens=np.where(gone[:, 13:], 0, skewed * np.uint32(0x9E3779B1)).astype(np.uint32),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Loader
-from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.data.rows import Features
 
 
 @pytest.mark.parametrize(("order", "world_size"), list(product(["time", "shuffled"], [1, 2, 3, 5])))
@@ -16,7 +17,11 @@ def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, worl
     rows, batch_size = 41, 7
     ids = np.arange(rows, dtype=np.int32)[:, None] + 100 * np.arange(len(TOKEN_NAMES), dtype=np.int32)
     dense = np.arange(rows, dtype=np.float32)[:, None] + np.zeros(NUM_INTEGERS, np.float32)
-    data = SimpleNamespace(dense=dense, ids=ids, labels=(np.arange(rows) % 3 == 0).astype(np.int8))
+    data = SimpleNamespace(
+        features=Features(dense=dense, ids=ids),
+        labels=(np.arange(rows) % 3 == 0).astype(np.int8),
+        preprocessing=SimpleNamespace(schema=CRITEO),
+    )
 
     def batches(rank: int, count: int):
         loader = Loader(data, range(3, rows), batch_size, order=order, seed=1, rank=rank, world_size=count)  # pyright: ignore

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dlrm_adahessian.data.schema import NO_LABEL
+from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.evaluation.figures import differences, slice_figures
 from dlrm_adahessian.evaluation.slices import Slice
 from dlrm_adahessian.statistics.intervals import holm

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from dlrm_adahessian.data.schema import COLUMN_NAMES
+from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES
 from dlrm_adahessian.evaluation.predictions import writing
 from tests.evaluation.jobs import ROWS
 

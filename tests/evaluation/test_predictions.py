@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dlrm_adahessian.data.schema import NO_LABEL
+from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.errors import DataError, StorageError
 from dlrm_adahessian.evaluation.predictions import (
     Predictions,

@@ -8,17 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dlrm_adahessian.data.criteo.columns import CRITEO
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
-from dlrm_adahessian.data.schema import dense_features
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.split import split_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
+from dlrm_adahessian.evaluation.rows import Block
 from dlrm_adahessian.evaluation.slices import MOST_VALUES, check_slices, cut, of_predictions, of_rows
 
-VOCABULARY = Vocabulary(
-    tokens=np.arange(26 * 3, dtype=np.uint32) + 0xAB0000,
-    offsets=np.arange(27) * 3,
-    missing=np.full(26, 2, np.int32),
+PREPROCESSING = Preprocessing(
+    CRITEO,
+    Vocabulary(
+        tokens=np.arange(26 * 3, dtype=np.uint32) + 0xAB0000,
+        offsets=np.arange(27) * 3,
+        missing=np.full(26, 2, np.int32),
+    ),
 )
 
 
@@ -26,7 +32,8 @@ def block(dense=None, ids=None):
     n = len(dense if dense is not None else ids)
     dense = np.zeros((n, 13), np.float32) if dense is None else dense
     ids = np.zeros((n, 26), np.int32) if ids is None else ids
-    return np.zeros(n, np.int8), np.zeros(n, np.int32), dense, ids
+    features = Features(dense=dense, ids=ids)
+    return Block(labels=np.zeros(n, np.int8), file=np.zeros(n, np.int32), features=(features,))
 
 
 def predictions(probability, **more):
@@ -43,10 +50,9 @@ def labels_of(slicing, codes):
 def test_integers_lie_in_the_slice_that_names_them(values):
     integers = np.zeros((7, 13), np.int64)
     integers[:, 4] = values
-    slicing = of_rows("I5", [], VOCABULARY)
-    for value, label in zip(
-        values.tolist(), labels_of(slicing, slicing.of_block(block(dense_features(integers)))), strict=True
-    ):
+    slicing = of_rows("I5", [], PREPROCESSING)
+    codes = slicing.of_block(block(np.log1p(np.maximum(integers, 0.0)).astype(np.float32)))
+    for value, label in zip(values.tolist(), labels_of(slicing, codes), strict=True):
         # float32 logarithms round integers above 2**20 or so by some parts in a million.
         low, _, high = label.replace(",", "").partition(" to ")
         if value <= 0:
@@ -70,12 +76,12 @@ def test_integers_lie_in_the_slice_that_names_them(values):
 )
 def test_bands_are_decades_of_the_rank(row, label):
     ids = np.full((1, 26), row, np.int32)
-    slicing = of_rows("C4.band", [], VOCABULARY)
+    slicing = of_rows("C4.band", [], PREPROCESSING)
     assert labels_of(slicing, slicing.of_block(block(ids=ids))) == [label]
 
 
 def test_tokens_have_their_names():
-    slicing = of_rows("C2", [], VOCABULARY)
+    slicing = of_rows("C2", [], PREPROCESSING)
     ids = np.arange(4, dtype=np.int32)[:, None].repeat(26, 1)
     assert labels_of(slicing, slicing.of_block(block(ids=ids))) == [
         "unseen or rare",
@@ -107,9 +113,8 @@ def test_calibration_slices_are_tenths_and_split_no_tie(probability):
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=200), st.sampled_from(["C1", "C1.band"]))
 def test_each_row_is_in_exactly_one_slice(codes, name):
-    slicing = of_rows(
-        name, [], Vocabulary(np.arange(26 * 50, dtype=np.uint32), np.arange(27) * 50, np.zeros(26, np.int32))
-    )
+    vocabulary = Vocabulary(np.arange(26 * 50, dtype=np.uint32), np.arange(27) * 50, np.zeros(26, np.int32))
+    slicing = of_rows(name, [], Preprocessing(CRITEO, vocabulary))
     codes = np.minimum(codes, 8 if name == "C1.band" else 40).astype(np.int32)
     slices = cut(slicing, codes)
     assert np.sort(np.concatenate([part.rows for part in slices])).tolist() == list(range(len(codes)))
@@ -127,16 +132,16 @@ def test_each_row_is_in_exactly_one_slice(codes, name):
 @pytest.mark.parametrize("name", ["C27", "C0", "I14", "hour", "C1.", "C1.bands", "I1.band", "", "files"])
 def test_unknown_slicings_are_refused(name):
     with pytest.raises(UsageError, match="--slices names file, day"):
-        check_slices(["day", name], columns=True)
+        check_slices(["day", name], CRITEO)
 
 
 def test_predictions_have_no_columns():
-    check_slices(["day", "file", "calibration"], columns=False)
-    with pytest.raises(UsageError, match="C3.band needs the rows"):
-        check_slices(["C3.band"], columns=False)
+    check_slices(["day", "file", "calibration"], None)
+    with pytest.raises(UsageError, match="'C3.band' needs the rows"):
+        check_slices(["C3.band"], None)
 
 
 def test_magnitudes_reach_their_last_slice():
-    slicing = of_rows("I1", [], VOCABULARY)
+    slicing = of_rows("I1", [], PREPROCESSING)
     dense = np.full((1, 13), math.log1p(2.0**62), np.float32)
     assert labels_of(slicing, slicing.of_block(block(dense))) == [f"{2**39:,} or more"]

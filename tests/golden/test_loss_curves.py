@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from dlrm_adahessian.config import composed
+from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Batch, make_batch
-from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 
@@ -30,7 +31,7 @@ def batches() -> list[Batch]:
         ids = (ROWS * rng.random((BATCH, len(TOKEN_NAMES))) ** 3).astype(np.int32)
         logit = 3 * dense[:, 0] + np.sin(ids[:, 0]) + np.cos(ids[:, 1]) - 2.5
         clicks = rng.random(BATCH) < 1 / (1 + np.exp(-logit))
-        found.append(make_batch(dense, ids, clicks.astype(np.int8)))
+        found.append(make_batch(CRITEO.features, Features(dense=dense, ids=ids), clicks.astype(np.int8)))
     return found
 
 
@@ -38,7 +39,9 @@ def curve(optimizer: str) -> list[float]:
     model = {"embedding_dim": 8, "bottom": [32, 16], "top": [32, 16]}
     config = composed({"model": model, "batch_size": BATCH}, optimizer)
     with init_process_group():
-        state = TrainState(config, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
+        state = TrainState(
+            config, CRITEO, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64
+        )
         return [
             train_step(
                 state, batch, curvature_samples=curvature_samples(config, step, BATCH), lr_scale=1.0

@@ -20,15 +20,15 @@ from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import BOUND, export, head_program, write_folder
-from dlrm_adahessian.serving.parity import Parity, as_tensors, checkpoint_probabilities, compared, drawn
+from dlrm_adahessian.serving.parity import Parity, as_tensors, compared, drawn
 from dlrm_adahessian.serving.rounding import largest_error, rounded
 from dlrm_adahessian.train.step import SCORING_BATCH
 
 
 def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exact):
-    block = drawn(trained.vocabulary, SCORING_BATCH + 500, seed=7)
+    block = drawn(trained.preprocessing, SCORING_BATCH + 500, seed=7)
     with init_process_group():
-        ours = checkpoint_probabilities(trained, trained.vocabulary.encoder(), block)
+        ours = trained.score(trained.preprocessing.features(block))
     theirs = loader.load(exact).probabilities(*as_tensors(block)).numpy()
     assert theirs.dtype == np.float32
     assert np.abs(ours - theirs).max() <= BOUND
@@ -38,19 +38,19 @@ def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exac
 
 
 def test_drawn_rows_reach_every_row_of_the_tables_and_what_they_lack(trained):
-    block = drawn(trained.vocabulary, 20_000)
-    ids = trained.vocabulary.encoder().encode(block.tokens, block.missing)
-    small = [f for f, height in enumerate(trained.vocabulary.num_rows) if height < 200]
+    block = drawn(trained.preprocessing, 20_000)
+    ids = trained.preprocessing.features(block).ids
+    small = [f for f, height in enumerate(trained.preprocessing.vocabulary.num_rows) if height < 200]
     assert len(small) > 5
     for feature in small:
-        assert set(ids[:, feature]) == set(range(trained.vocabulary.num_rows[feature]))
-    assert block.integers.min() < 0
-    assert block.integers.max() > 2**60
+        assert set(ids[:, feature]) == set(range(trained.preprocessing.vocabulary.num_rows[feature]))
+    assert block.values.min() < 0
+    assert block.values.max() > 2**60
 
 
 @pytest.mark.oracle
 def test_the_folder_predicts_what_its_files_say_computed_in_float64(trained, exact):
-    block = drawn(trained.vocabulary, 300, seed=3)
+    block = drawn(trained.preprocessing, 300, seed=3)
     found = loader.load(exact).probabilities(*as_tensors(block))
     head = {name: value.astype(np.float64) for name, value in load_file(exact / "head.safetensors").items()}
     tables = load_file(exact / "tables.safetensors")
@@ -64,12 +64,12 @@ def test_the_folder_predicts_what_its_files_say_computed_in_float64(trained, exa
     )
     worst = 0.0
     for n, probability in enumerate(found.tolist()):
-        x = np.log1p(np.maximum(block.integers[n], 0).astype(np.float64))
+        x = np.log1p(np.maximum(block.values[n], 0))
         for layer in (0, 2):
             x = np.maximum(head[f"bottom.{layer}.weight"] @ x + head[f"bottom.{layer}.bias"], 0)
         vectors = [x]
         for i in range(26):
-            absent = (int(block.missing[n]) >> (13 + i)) & 1
+            absent = (int(block.missing[n, 0]) >> (13 + i)) & 1
             word = None if absent else f"{block.tokens[n, i]:08x}"
             vectors.append(tables[f"C{i + 1}/weight"][rows.get((f"C{i + 1}", word), 0)].astype(np.float64))
         pairs = [vectors[i] @ vectors[j] for i in range(27) for j in range(i)]
@@ -84,10 +84,10 @@ def test_the_folder_predicts_what_its_files_say_computed_in_float64(trained, exa
 
 
 def test_lists_text_and_tensors_are_the_same_rows(trained, exact):
-    block = drawn(trained.vocabulary, 50, seed=5)
+    block = drawn(trained.preprocessing, 50, seed=5)
     model = loader.load(exact)
     integers, tokens = as_tensors(block)
-    numbers = [[value or None for value in row] for row in integers.tolist()]
+    numbers = [[int(value) or None for value in row] for row in integers.tolist()]
     words = [[None if value < 0 else f"{value:08X}" for value in row] for row in tokens.tolist()]
     expected = model.probabilities(integers, tokens)
     assert torch.equal(model.probabilities(numbers, words), expected)
@@ -104,7 +104,7 @@ def test_figures_tell_size_and_differences(trained, exported, kind):
     assert (figures["largest_difference"] <= BOUND) == (kind == "fp32")
     assert figures["beyond_rounding"] <= BOUND
     assert 0 <= figures["mean_difference"] <= figures["largest_difference"] < 0.5
-    rows = sum(trained.vocabulary.num_rows)
+    rows = sum(trained.preprocessing.vocabulary.num_rows)
     sizes = {"fp32": 16 * rows, "bf16": 8 * rows, "int8": 4 * rows + 8 * rows}
     assert 0 <= (folder / "tables.safetensors").stat().st_size - sizes[kind] < 10_000  # the header
 
@@ -113,7 +113,7 @@ def test_the_manifest_tells_where_the_model_is_from(trained, exact):
     manifest = json.loads((exact / "manifest.json").read_text())
     assert manifest["run"]["fingerprint"] == trained.fingerprint
     assert manifest["run"]["step"] == trained.checkpoint.step
-    assert manifest["tables"]["rows"] == list(trained.vocabulary.num_rows)
+    assert manifest["tables"]["rows"] == list(trained.preprocessing.vocabulary.num_rows)
     assert set(manifest["files"]) == {path.name for path in exact.iterdir()} - {"manifest.json"}
 
 
@@ -190,4 +190,4 @@ def test_a_head_that_reads_back_otherwise_is_refused(trained, monkeypatch):
 
     monkeypatch.setattr(torch.export, "load", lambda buffer: Other())
     with pytest.raises(CheckpointError, match="exported head must predict as the checkpoint's to 1e-06"):
-        head_program(trained.state.head, features=26, dim=4)
+        head_program(trained.state.head, num_dense=13, features=26, dim=4)

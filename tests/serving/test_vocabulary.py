@@ -4,6 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dlrm_adahessian.data.criteo.columns import CRITEO
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
 
@@ -23,7 +25,9 @@ def vocabulary() -> Vocabulary:
 
 
 def test_tensors_are_sorted_and_keep_the_rows(vocabulary):
-    found = {name: tensor.tolist() for name, tensor in sorted_tensors(vocabulary).items()}
+    found = {
+        name: tensor.tolist() for name, tensor in sorted_tensors(Preprocessing(CRITEO, vocabulary)).items()
+    }
     assert found["C1/tokens"] == sorted(EXTREMES)
     assert [EXTREMES[row - 1] for row in found["C1/rows"]] == sorted(EXTREMES)
     assert (found["C2/tokens"], found["C2/rows"], found["C2/missing"]) == ([7, 9], [3, 1], [2])
@@ -31,7 +35,7 @@ def test_tensors_are_sorted_and_keep_the_rows(vocabulary):
 
 
 def test_parquet_has_a_line_per_row_of_a_table_but_the_first(vocabulary, tmp_path):
-    write_parquet(vocabulary, tmp_path / "words.parquet")
+    write_parquet(Preprocessing(CRITEO, vocabulary), tmp_path / "words.parquet")
     found = pq.read_table(tmp_path / "words.parquet").to_pylist()
     by_feature = {
         name: {f["token"]: f["row"] for f in found if f["feature"] == name} for name in ("C1", "C2", "C3")

@@ -17,8 +17,9 @@ from torch import Tensor
 from dlrm_adahessian.checkpoint.reader import load_newest_good
 from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.curvature.base import all_finite, gradient
+from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Batch, Loader
-from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.dense_exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
@@ -39,10 +40,13 @@ NUM_ROWS = [
     2 + 13 * (i % 4) for i in range(len(TOKEN_NAMES))
 ]  # row-wise on two ranks, 2 rows are shards of one row
 DATA = SimpleNamespace(
-    dense=np.random.default_rng(0).random((len(ROWS), NUM_INTEGERS), np.float32),
-    ids=np.stack(
-        [np.random.default_rng(i).integers(0, n, len(ROWS), np.int32) for i, n in enumerate(NUM_ROWS)], 1
+    features=Features(
+        dense=np.random.default_rng(0).random((len(ROWS), NUM_INTEGERS), np.float32),
+        ids=np.stack(
+            [np.random.default_rng(i).integers(0, n, len(ROWS), np.int32) for i, n in enumerate(NUM_ROWS)], 1
+        ),
     ),
+    preprocessing=SimpleNamespace(schema=CRITEO),
     labels=(np.random.default_rng(1).random(len(ROWS)) < 0.4).astype(np.int8),
 )
 
@@ -85,7 +89,7 @@ def config_of(case: str) -> RunConfig:
 
 
 def new_state(case: str, dtype: torch.dtype = torch.float64) -> TrainState:
-    return TrainState(config_of(case), NUM_ROWS, CPU, dtype=dtype)
+    return TrainState(config_of(case), CRITEO, NUM_ROWS, CPU, dtype=dtype)
 
 
 def batches(first_step: int, batch_size: int = BATCH) -> Iterator[Batch]:
@@ -230,7 +234,7 @@ def round_on_the_way() -> None:
         plain, rounding = (
             TrainState(
                 replace(config_of(case), exchange_precision=precision, distributed=DistributedConfig(sharding=sharding)),
-                NUM_ROWS, CPU,
+                CRITEO, NUM_ROWS, CPU,
             ).lookup
             for precision in ("fp32", "bf16")
         )  # fmt: skip

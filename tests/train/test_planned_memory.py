@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from dlrm_adahessian.config import RunConfig, asdict, from_dict, load
+from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Batch, make_batch
-from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.train.step import TrainState, train_step
 from tests.processes import worlds
 
@@ -31,7 +31,7 @@ def small(optimizer: str, batch: int, **changes: object) -> RunConfig:
 def test_what_is_planned_to_be_kept_is_what_a_run_keeps(optimizer: str):
     run_config = small(optimizer, 1)
     with init_process_group():
-        state = TrainState(run_config, [50] * 26, CPU)
+        state = TrainState(run_config, CRITEO, [50] * 26, CPU)
         plan, held = state.lookup.plan, state.num_bytes()
     tables = sum(shard.weights + shard.state for shard in plan.shards)
     per_sample = planned_difference(run_config)
@@ -42,7 +42,9 @@ def test_what_is_planned_to_be_kept_is_what_a_run_keeps(optimizer: str):
 def planned_difference(run_config: RunConfig) -> int:
     """Bytes of dense activations that one sample more adds."""
     with init_process_group():
-        one, two = (TrainState(dataclasses.replace(run_config, batch_size=b), [50] * 26, CPU) for b in (1, 2))
+        one, two = (
+            TrainState(dataclasses.replace(run_config, batch_size=b), CRITEO, [50] * 26, CPU) for b in (1, 2)
+        )
     return two.lookup.plan.dense_bytes - one.lookup.plan.dense_bytes
 
 
@@ -50,7 +52,8 @@ def batch_of(samples: int) -> Batch:
     rng = np.random.default_rng(samples)
     ids = rng.integers(0, 2000, (samples, len(TOKEN_NAMES)), np.int32)
     labels = (rng.random(samples) < 0.3).astype(np.int8)
-    return make_batch(rng.random((samples, NUM_INTEGERS), np.float32), ids, labels)
+    features = Features(dense=rng.random((samples, NUM_INTEGERS), np.float32), ids=ids)
+    return make_batch(CRITEO.features, features, labels)
 
 
 def peak() -> int:
@@ -67,7 +70,7 @@ def measure(optimizer: str) -> None:
     """Print by how many bytes a step at 32,768 samples raises the peak of a process, and what its plan says."""
     samples = 32_768
     with init_process_group():
-        state = TrainState(small(optimizer, samples), [2000] * 26, CPU)
+        state = TrainState(small(optimizer, samples), CRITEO, [2000] * 26, CPU)
         for _ in range(2):
             step(state, 64)
         gc.collect()
@@ -93,7 +96,7 @@ def test_activations_of_a_step_stay_below_the_plan_and_are_of_its_size(optimizer
 def test_a_run_that_does_not_fit_says_what_would(sharding: str):
     settings = {"memory_gib": 0.01, "sharding": sharding}
     with init_process_group(), pytest.raises(UsageError, match="would fit: .* 1 GiB a rank"):
-        TrainState(small("hybrid", 64, distributed=settings), [100_000] * 26, CPU)
+        TrainState(small("hybrid", 64, distributed=settings), CRITEO, [100_000] * 26, CPU)
 
 
 def test_how_tables_are_spread_is_no_part_of_a_runs_identity():
@@ -101,5 +104,6 @@ def test_how_tables_are_spread_is_no_part_of_a_runs_identity():
     spread = small("hybrid", 64, distributed={"sharding": "row", "tables": {"C3": "replicate"}})
     assert plain.fingerprint("rows") == spread.fingerprint("rows")
     assert [spread.distributed.sharding_of(name) for name in ("C1", "C3")] == ["row", "replicate"]
-    with pytest.raises(UsageError, match="names tables, C1 to C26, got D1; name one of these"):
-        from_dict({**optimizer_preset("hybrid"), "distributed": {"tables": {"D1": "row"}}})
+    elsewhere = small("hybrid", 64, distributed={"tables": {"D1": "row"}})
+    with pytest.raises(UsageError, match="names tables, which are C1, .*, C26, got D1; name one of these"):
+        TrainState(elsewhere, CRITEO, [50] * 26, CPU)

@@ -6,8 +6,9 @@ import torch
 
 from dlrm_adahessian.checkpoint.reader import load_newest_good
 from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Batch, make_batch
-from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.train.step import TrainState, train_step
@@ -36,7 +37,7 @@ def small(name: str) -> RunConfig:
 
 
 def new_state(config: RunConfig) -> TrainState:
-    return TrainState(config, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"))
+    return TrainState(config, CRITEO, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"))
 
 
 def batch_of(step: int) -> Batch:
@@ -44,7 +45,9 @@ def batch_of(step: int) -> Batch:
     rng = np.random.default_rng(step)
     dense = rng.random((BATCH, NUM_INTEGERS), np.float32)
     ids = rng.integers(0, min(step + 1, ROWS), (BATCH, len(TOKEN_NAMES)), np.int32)
-    return make_batch(dense, ids, (rng.random(BATCH) < 0.3).astype(np.int8))
+    return make_batch(
+        CRITEO.features, Features(dense=dense, ids=ids), (rng.random(BATCH) < 0.3).astype(np.int8)
+    )
 
 
 def train(state: TrainState, config: RunConfig, steps: range) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlrm_adahessian.data.schema import COLUMN_NAMES, INTEGER_NAMES
+from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, INTEGER_NAMES
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.sealed import storage_errors
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from dlrm_adahessian.data.config import BadRows, DataConfig
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.columns import CRITEO, CriteoBlock
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, adopt, find_or_make, make, turn_at
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
-from dlrm_adahessian.data.schema import RowBlock
 from dlrm_adahessian.data.text.sources import Source, input_identity, is_pipe, open_sources
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.sealed import fingerprint
@@ -82,7 +82,7 @@ class _Reading:
         bad_lines = BadLines(folder / REJECTS if self._quarantine else None)
         with closing(bad_lines), self._stages as stages:
             blocks = self._blocks(bad_lines)
-            found = write_prepared(blocks, folder, min_count=self._min_count, advance=stages.advance)
+            found = write_prepared(blocks, folder, CRITEO, min_count=self._min_count, advance=stages.advance)
         if bad_lines.count:
             lines = found["rows"] + bad_lines.count
             logger.warning("%d of %d lines are bad, the first: %s", bad_lines.count, lines, bad_lines.first)
@@ -93,7 +93,7 @@ class _Reading:
         source = self._source
         return {"bytes": source.consumed(), "xxh3_128": source.digest()} if source else {}
 
-    def _blocks(self, bad_lines: BadLines) -> Iterator[RowBlock]:
+    def _blocks(self, bad_lines: BadLines) -> Iterator[CriteoBlock]:
         left = self._rows
         for source in open_sources(self._path):
             self._source = source

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from dlrm_adahessian.data.criteo.bad_lines import MAX_LINE, BadLines, find_fault
+from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CriteoBlock
 from dlrm_adahessian.data.criteo.text import PADDING, Columns, parse_lines
-from dlrm_adahessian.data.schema import COLUMN_NAMES, RowBlock
 from dlrm_adahessian.data.text.sources import Source
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -44,7 +44,7 @@ def read_rows(
     labels: Literal["required", "optional"] = "required",
     block_bytes: int = 4 << 20,
     limit: int | None = None,
-) -> Iterator[RowBlock]:
+) -> Iterator[CriteoBlock]:
     """Parse the rows of a source in order.
 
     Args:
@@ -103,7 +103,7 @@ def _pieces(source: Source, block_bytes: int) -> Iterator[bytes]:
         yield data
 
 
-def _parse_text(text: bytes, place: _Place, bad_lines: BadLines, room: int | None) -> Iterator[RowBlock]:
+def _parse_text(text: bytes, place: _Place, bad_lines: BadLines, room: int | None) -> Iterator[CriteoBlock]:
     """Parse whole lines until `room` rows are found."""
     padded = np.frombuffer(text + PADDING, np.uint8)
     end = len(text) + (not text.endswith(b"\n"))
@@ -118,7 +118,7 @@ def _parse_text(text: bytes, place: _Place, bad_lines: BadLines, room: int | Non
         place.line += rows + bads
         room = None if room is None else room - rows
         if rows:
-            yield RowBlock(
+            yield CriteoBlock(
                 labels=columns.labels[:rows],
                 integers=columns.integers[:rows],
                 tokens=columns.tokens[:rows],

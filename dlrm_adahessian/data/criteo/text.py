@@ -12,7 +12,8 @@ import numpy.typing as npt
 from numba import njit
 
 from dlrm_adahessian.data.criteo.bad_lines import MAX_LINE
-from dlrm_adahessian.data.schema import NO_LABEL, NUM_INTEGERS, NUM_TOKENS, RowBlock
+from dlrm_adahessian.data.criteo.columns import NUM_INTEGERS, NUM_TOKENS, CriteoBlock
+from dlrm_adahessian.data.rows import NO_LABEL
 
 PADDING = b"\n" + bytes(8)
 """Goes after the text that `parse_lines` reads."""
@@ -27,7 +28,7 @@ _LONGEST_ROW = 2 + NUM_INTEGERS * (_LONGEST_INTEGER + 1) + NUM_TOKENS * 9  # wit
 
 
 class Columns(NamedTuple):
-    """Room for rows; the columns of a `RowBlock`."""
+    """Room for rows; the columns of a `CriteoBlock`."""
 
     labels: npt.NDArray[np.int8]
     integers: npt.NDArray[np.int64]
@@ -188,7 +189,7 @@ def _token(text: npt.NDArray[np.uint8], at: int) -> tuple[np.uint32, int]:
     return token, (at + 8 if seen <= 15 else at)
 
 
-def format_rows(block: RowBlock) -> bytes:
+def format_rows(block: CriteoBlock) -> bytes:
     """Return the rows as lines of 40 columns; `NO_LABEL` and what is missing are empty."""
     text = np.empty(len(block) * _LONGEST_ROW, np.uint8)
     used = _format(block.labels, block.integers, block.tokens, block.missing, text)

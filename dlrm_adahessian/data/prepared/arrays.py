@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS, TOKEN_NAMES
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 
 _HEADER_BYTES = 128  # of every .npy file here; numpy pads to a multiple of 64
@@ -84,11 +84,14 @@ class NpyWriter:
 class TokenSpill:
     """Tokens of all rows in a folder, a file per feature, and the bits of what is missing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: Schema) -> None:
         folder.mkdir()
         self._folder = folder
-        self._columns = [folder / f"{name}.u32" for name in TOKEN_NAMES]
+        self._first_bit = len(schema.dense)
+        self._words = -(-(len(schema.dense) + len(schema.features)) // 64)
+        self._columns = [folder / f"{name}.u32" for name in schema.features]
         self._missing = folder / "missing.u64"
+        self.features = len(self._columns)
         self._files = [path.open("wb") for path in (*self._columns, self._missing)]
 
     def append(self, tokens: npt.NDArray[np.uint32], missing: npt.NDArray[np.uint64]) -> None:
@@ -106,18 +109,23 @@ class TokenSpill:
         return _pieces(self._columns[feature], np.dtype(np.uint32), rows)
 
     def missing_counts(self, rows: int) -> npt.NDArray[np.int64]:
-        """Count in how many of the first `rows` rows each feature is missing, (26,) int64."""
-        counts = np.zeros(NUM_TOKENS, np.int64)
-        for missing in _pieces(self._missing, np.dtype(np.uint64), rows):
-            for feature in range(NUM_TOKENS):
-                counts[feature] += np.count_nonzero(missing & np.uint64(1 << (NUM_INTEGERS + feature)))
+        """Count in how many of the first `rows` rows each feature is missing, (F,) int64."""
+        counts = np.zeros(len(self._columns), np.int64)
+        for missing in self._missing_words(rows):
+            for feature in range(len(counts)):
+                word, bit = divmod(self._first_bit + feature, 64)
+                counts[feature] += np.count_nonzero(missing[:, word] & np.uint64(1 << bit))
         return counts
 
     def blocks(self, rows: int) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
-        """Read `rows` rows in blocks of tokens (N, 26), a transposed view, and missing (N,)."""
-        columns = [self.column(feature, rows) for feature in range(NUM_TOKENS)]
-        for missing in _pieces(self._missing, np.dtype(np.uint64), rows):
+        """Read `rows` rows in blocks of tokens (N, F), a transposed view, and missing (N, W)."""
+        columns = [self.column(feature, rows) for feature in range(len(self._columns))]
+        for missing in self._missing_words(rows):
             yield np.stack([next(column) for column in columns]).T, missing
+
+    def _missing_words(self, rows: int) -> Iterator[npt.NDArray[np.uint64]]:
+        pieces = _pieces(self._missing, np.dtype((np.uint64, self._words)), rows)
+        return (piece.reshape(-1, self._words) for piece in pieces)
 
     def remove(self) -> None:
         """Delete the folder."""

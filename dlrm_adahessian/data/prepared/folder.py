@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.prepared.arrays import read_array
-from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.split import Split, split_rows
 from dlrm_adahessian.errors import LockedError
 from dlrm_adahessian.runs.sealed import (
@@ -46,11 +47,10 @@ class PreparedData:
         folder: where they lie.
         fingerprint: of what they were made from.
         labels: (N,) int8, 0 or 1.
-        dense: (N, 13) float32.
-        ids: (N, 26) int32, rows of the tables.
+        features: what a model reads of the N rows.
         truth: (N,) float32 true click probability of generated rows, else None.
         split: the parts.
-        vocabulary: tokens to table rows.
+        preprocessing: made the features.
         rejected: bad lines put aside.
         manifest: all that the folder says of itself.
     """
@@ -58,11 +58,10 @@ class PreparedData:
     folder: Path
     fingerprint: str
     labels: npt.NDArray[np.int8]
-    dense: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.int32]
+    features: Features
     truth: npt.NDArray[np.float32] | None
     split: Split
-    vocabulary: Vocabulary
+    preprocessing: Preprocessing
     rejected: int
     manifest: Mapping[str, Any]
 
@@ -203,11 +202,10 @@ def _map(folder: Path, manifest: Any) -> PreparedData:  # a JSON document
         folder=folder,
         fingerprint=manifest["fingerprint"],
         labels=mapped(folder / "labels.npy"),
-        dense=mapped(folder / "dense.npy"),
-        ids=mapped(folder / "ids.npy"),
+        features=Features(dense=mapped(folder / "dense.npy"), ids=mapped(folder / "ids.npy")),
         truth=mapped(folder / "truth.npy") if "truth.npy" in manifest["files"] else None,
         split=split_rows(manifest["rows"]),
-        vocabulary=Vocabulary.load(folder),
+        preprocessing=Preprocessing.load(folder, manifest),
         rejected=manifest["rejected"],
         manifest=manifest,
     )

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from numba import njit
 
 from dlrm_adahessian.data.prepared.arrays import read_array
-from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS
 
 UNKNOWN = 0
 """Row of tokens that are unseen or rare."""
@@ -42,8 +41,8 @@ class Vocabulary:
     Attributes:
         tokens: uint32, tokens of all features in the order of their rows, row 1 first; where a missing token
             has a row, a 0 without meaning stands in its place.
-        offsets: (27,) int64, where each feature's tokens begin, and their number.
-        missing: (26,) int32, row of the missing token; `UNKNOWN` when it is rare.
+        offsets: (F + 1,) int64, where each feature's tokens begin, and their number.
+        missing: (F,) int32, row of the missing token; `UNKNOWN` when it is rare.
     """
 
     tokens: npt.NDArray[np.uint32]
@@ -55,9 +54,9 @@ class Vocabulary:
         """Height of each table, the unknown row included."""
         return tuple(int(n) + 1 for n in np.diff(self.offsets))
 
-    def encoder(self) -> "Encoder":
-        """Build the hash tables that look tokens up."""
-        return Encoder(self)
+    def encoder(self, first_bit: int) -> "Encoder":
+        """Build the hash tables that look tokens up; `first_bit` is that of the first feature in `RowBlock.missing`."""
+        return Encoder(self, first_bit)
 
     def save(self, folder: Path) -> None:
         """Write three .npy files into `folder`."""
@@ -79,8 +78,8 @@ def build_vocabulary(
     """Count the tokens of the training part, and order those seen at least `min_count` times.
 
     Args:
-        column: gives the tokens of feature 0..25 in pieces, 0 where missing; called from several threads.
-        missing: (26,) in how many rows each feature is missing.
+        column: gives the tokens of feature 0..F - 1 in pieces, 0 where missing; called from several threads.
+        missing: (F,) in how many rows each feature is missing.
         min_count: at least 1.
 
     Returns:
@@ -91,7 +90,7 @@ def build_vocabulary(
         return _in_order(_counted(column(feature)), int(missing[feature]), min_count)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        tokens, missing_rows = zip(*pool.map(ordered, range(NUM_TOKENS)), strict=True)
+        tokens, missing_rows = zip(*pool.map(ordered, range(len(missing))), strict=True)
     return Vocabulary(
         tokens=np.concatenate(tokens),
         offsets=np.cumsum([0, *map(len, tokens)], dtype=np.int64),
@@ -102,7 +101,7 @@ def build_vocabulary(
 class Encoder:
     """Looks tokens up; safe to share among threads."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, first_bit: int) -> None:
         sizes = np.diff(vocabulary.offsets)
         slots = [_new_slots(2 * int(size)) for size in sizes]
         for feature, table in enumerate(slots):
@@ -111,6 +110,7 @@ class Encoder:
         self._starts = np.cumsum([0, *map(len, slots)], dtype=np.int64)
         self._slots = np.concatenate(slots)
         self._missing = vocabulary.missing
+        self._first_bit = first_bit
 
     def encode(
         self, tokens: npt.NDArray[np.uint32], missing: npt.NDArray[np.uint64]
@@ -118,17 +118,26 @@ class Encoder:
         """Return the table rows.
 
         Args:
-            tokens: (N, 26), as in `RowBlock`.
-            missing: (N,) bits as in `RowBlock`.
+            tokens: (N, F), as in `RowBlock`.
+            missing: as in `RowBlock`.
 
         Returns:
-            (N, 26) int32, each within the table of its feature.
+            (N, F) int32, each within the table of its feature.
         """
         rows = np.empty(tokens.shape, np.int32)
+        words = missing.reshape(len(missing), missing.size // max(len(missing), 1))
 
         def encode(first: int) -> None:
             part = slice(first, first + _ENCODED_ROWS)
-            _encode(tokens[part], missing[part], self._slots, self._starts, self._missing, rows[part])
+            _encode(
+                tokens[part],
+                words[part],
+                self._first_bit,
+                self._slots,
+                self._starts,
+                self._missing,
+                rows[part],
+            )
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(encode, range(0, len(tokens), _ENCODED_ROWS)))
@@ -241,17 +250,19 @@ def _enter(slots: _Slots, tokens: npt.NDArray[np.uint32], missing: int) -> None:
 def _encode(
     tokens: npt.NDArray[np.uint32],
     missing: npt.NDArray[np.uint64],
+    first_bit: int,
     slots: _Slots,
     starts: npt.NDArray[np.int64],
     missing_rows: npt.NDArray[np.int32],
     rows: npt.NDArray[np.int32],
 ) -> None:
     """Look up feature by feature, so that a feature's table stays in the cache."""
-    for feature in range(NUM_TOKENS):
+    for feature in range(len(missing_rows)):
         table = slots[starts[feature] : starts[feature + 1]]
         shift = _shift(table)
+        word, bit = (first_bit + feature) >> 6, np.uint64((first_bit + feature) & 63)
         for n in range(len(missing)):
-            if (missing[n] >> np.uint64(NUM_INTEGERS + feature)) & np.uint64(1):
+            if (missing[n, word] >> bit) & np.uint64(1):
                 rows[n, feature] = missing_rows[feature]
             else:
                 # An empty slot holds 0, the row of unknown tokens.

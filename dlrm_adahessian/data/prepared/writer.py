@@ -17,8 +17,10 @@ from typing import Any, Self
 import numpy as np
 
 from dlrm_adahessian.data.prepared.arrays import NpyWriter, TokenSpill
-from dlrm_adahessian.data.prepared.vocabulary import Vocabulary, build_vocabulary
-from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS, RowBlock, dense_features
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.prepared.vocabulary import Encoder, build_vocabulary
+from dlrm_adahessian.data.rows import RowBlock
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.split import MIN_ROWS, split_rows
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runtime.terminal import progress_bar
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 def write_prepared(
     blocks: Iterator[RowBlock],
     folder: Path,
+    schema: Schema,
     *,
     min_count: int,
     advance: Callable[[str, int], None] = lambda stage, rows: None,
@@ -38,18 +41,19 @@ def write_prepared(
     Args:
         blocks: labelled rows in time order.
         folder: an empty folder.
+        schema: of the rows.
         min_count: tokens seen fewer times in the training part share row 0.
         advance: told the stage (`read`, `encode`) and how many more rows it has done.
 
     Returns:
-        What the manifest says: number of rows, table heights, first rows of the parts.
+        What the manifest says: number of rows, table heights, first rows of the parts, the schema.
 
     Raises:
         DataError: there are too few rows to split.
     """
-    spill = TokenSpill(folder / "spill")
+    spill = TokenSpill(folder / "spill", schema)
     with closing(spill):
-        rows = _write_columns(blocks, folder, spill, advance)
+        rows = _write_columns(blocks, folder, schema, spill, advance)
     if rows < MIN_ROWS:
         raise DataError(f"{MIN_ROWS} good rows at least are needed, found {rows}; give more rows")
     split = split_rows(rows)
@@ -57,24 +61,28 @@ def write_prepared(
     vocabulary = build_vocabulary(
         lambda feature: spill.column(feature, train), spill.missing_counts(train), min_count=min_count
     )
-    vocabulary.save(folder)
-    _write_ids(vocabulary, spill, folder, rows, advance)
+    described = Preprocessing(schema, vocabulary).save(folder)
+    _write_ids(vocabulary.encoder(len(schema.dense)), spill, folder, rows, advance)
     spill.remove()
     parts = {"train": [0, train], "test": [train, split.validation], "val": [split.validation, rows]}
-    return {"rows": rows, "split": parts, "num_rows": list(vocabulary.num_rows)}
+    return {"rows": rows, "split": parts, "num_rows": list(vocabulary.num_rows), **described}
 
 
 def _write_columns(
-    blocks: Iterator[RowBlock], folder: Path, spill: TokenSpill, advance: Callable[[str, int], None]
+    blocks: Iterator[RowBlock],
+    folder: Path,
+    schema: Schema,
+    spill: TokenSpill,
+    advance: Callable[[str, int], None],
 ) -> int:
     """Write what needs no vocabulary; return the number of rows."""
     with ExitStack() as stack:
         labels = stack.enter_context(NpyWriter(folder / "labels.npy", np.int8))
-        dense = stack.enter_context(NpyWriter(folder / "dense.npy", np.float32, (NUM_INTEGERS,)))
+        dense = stack.enter_context(NpyWriter(folder / "dense.npy", np.float32, (len(schema.dense),)))
         truth: NpyWriter | None = None
         for block in read_ahead(blocks):
             labels.append(block.labels)
-            dense.append(dense_features(block.integers))
+            dense.append(block.dense)
             spill.append(block.tokens, block.missing)
             if block.probability is not None:
                 truth = truth or stack.enter_context(NpyWriter(folder / "truth.npy", np.float32))
@@ -95,10 +103,9 @@ def read_ahead(blocks: Iterator[RowBlock]) -> Iterator[RowBlock]:
 
 
 def _write_ids(
-    vocabulary: Vocabulary, spill: TokenSpill, folder: Path, rows: int, advance: Callable[[str, int], None]
+    encoder: Encoder, spill: TokenSpill, folder: Path, rows: int, advance: Callable[[str, int], None]
 ) -> None:
-    encoder = vocabulary.encoder()
-    with NpyWriter(folder / "ids.npy", np.int32, (NUM_TOKENS,)) as ids:
+    with NpyWriter(folder / "ids.npy", np.int32, (spill.features,)) as ids:
         for tokens, missing in spill.blocks(rows):
             ids.append(encoder.encode(tokens, missing))
             advance("encode", len(missing))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, find_or_make
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
 from dlrm_adahessian.data.synthetic.generator import GENERATOR, row_blocks
@@ -28,7 +29,7 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None) -> PreparedData:
     def fill(folder: Path) -> dict[str, Any]:
         with StageBar(count) as stages:
             blocks = row_blocks(cfg.synthetic, count)
-            found = write_prepared(blocks, folder, min_count=cfg.min_count, advance=stages.advance)
+            found = write_prepared(blocks, folder, CRITEO, min_count=cfg.min_count, advance=stages.advance)
         return {**found, "rejected": 0}
 
     return find_or_make(cfg.cache_dir, _DATASET, key, fill)

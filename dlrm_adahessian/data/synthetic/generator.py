@@ -29,8 +29,8 @@ from numba import njit
 from scipy import special
 
 from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.criteo.columns import NUM_INTEGERS, NUM_TOKENS, CriteoBlock
 from dlrm_adahessian.data.criteo.text import format_rows
-from dlrm_adahessian.data.schema import NUM_INTEGERS, NUM_TOKENS, RowBlock
 from dlrm_adahessian.data.synthetic import marginals
 from dlrm_adahessian.runs.sealed import storage_errors
 
@@ -61,7 +61,7 @@ class _Tables(NamedTuple):
 
     row_key: np.uint64
     token_key: np.uint64
-    group: npt.NDArray[np.uint64]  # (M,) bits of the group's fields, as in `RowBlock.missing`
+    group: npt.NDArray[np.uint64]  # (M,) bits of the group's fields, as in `CriteoBlock.missing`
     missing_below: npt.NDArray[np.uint64]  # (M,) a 32-bit draw below this: the group is missing
     alias: npt.NDArray[np.uint64]  # (39, 512) the slot's second bin; its first is the slot itself
     alias_from: npt.NDArray[np.uint64]  # (39, 512) a 32-bit draw from here on takes the second
@@ -74,7 +74,7 @@ class _Tables(NamedTuple):
 
 
 class _Draws(NamedTuple):
-    """Rows before their labels: columns as in `RowBlock`, parts of the logit (N, 3), uniforms (N,)."""
+    """Rows before their labels: columns as in `CriteoBlock`, parts of the logit (N, 3), uniforms (N,)."""
 
     integers: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.uint32]
@@ -95,7 +95,7 @@ class _Planted(NamedTuple):
         return special.expit(parts @ self.scale + self.intercept).astype(np.float32)
 
 
-def row_blocks(config: SyntheticConfig, rows: int, *, block_rows: int = 65536) -> Iterator[RowBlock]:
+def row_blocks(config: SyntheticConfig, rows: int, *, block_rows: int = 65536) -> Iterator[CriteoBlock]:
     """Generate rows 0..rows - 1 of a seed, with the probability that each label was drawn from.
 
     Args:
@@ -115,7 +115,7 @@ def row_blocks(config: SyntheticConfig, rows: int, *, block_rows: int = 65536) -
     for start in range(0, rows, block_rows):
         draws = _draw(planted.tables, start, min(block_rows, rows - start))
         probability = planted.probability(draws.parts)
-        yield RowBlock(
+        yield CriteoBlock(
             labels=(draws.uniform < probability).astype(np.int8),
             integers=draws.integers,
             tokens=draws.tokens,

@@ -55,6 +55,8 @@ class TableSizes:
 
     rows: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     """Of each table."""
+    dense: int = Field(default=0, ge=0)
+    """Dense columns."""
     model: ModelConfig = ModelConfig()
 
 
@@ -71,9 +73,9 @@ def table_sizes(name: str) -> TableSizes:
         UsageError: there is no such name, or the file breaks a rule.
     """
     if name == "kaggle":
-        from dlrm_adahessian.data.synthetic.marginals import TOKENS
+        from dlrm_adahessian.data.synthetic.marginals import INTEGERS, TOKENS
 
-        return TableSizes(rows=tuple(token.distinct for token in TOKENS))
+        return TableSizes(rows=tuple(token.distinct for token in TOKENS), dense=len(INTEGERS))
     known = preset_names("tables")
     if name in known:
         return validated(TableSizes, read_preset("tables", name))
@@ -113,7 +115,7 @@ def planned(config: PlanConfig) -> Plan:
             device=config.device,
         ),
         batch_size=config.batch_size,
-        dense=_dense(model, config.optim, len(sizes.rows)),
+        dense=_dense(model, config.optim, sizes),
     )
     return plan_or_refuse(request)[0]
 
@@ -124,14 +126,14 @@ def plan_json(config: PlanConfig, plan: Plan) -> dict[str, Any]:
     return {"asked": asked, **plan.asdict()}
 
 
-def _dense(model: ModelConfig, optim: OptimConfig, num_features: int) -> DenseMemory:
+def _dense(model: ModelConfig, optim: OptimConfig, sizes: TableSizes) -> DenseMemory:
     """Build the dense part, which is small, and ask it."""
     import torch
 
-    from dlrm_adahessian.data.schema import NUM_INTEGERS
     from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 
-    head = Head(model, num_dense=NUM_INTEGERS, num_features=num_features, generator=torch.Generator())
+    num_dense, num_features = sizes.dense, len(sizes.rows)
+    head = Head(model, num_dense=num_dense, num_features=num_features, generator=torch.Generator())
     parameters = flatten_parameters_(head)
     optimizer = optim.dense.build(parameters, [p.shape for p in head.parameters()])
     columns = optim.columns.build(parameters, num_features, model.embedding_dim)
@@ -139,6 +141,6 @@ def _dense(model: ModelConfig, optim: OptimConfig, num_features: int) -> DenseMe
         model,
         parameter_bytes=parameters.nbytes,
         state_bytes=optimizer.num_bytes(parameters) + (0 if columns is None else columns.num_bytes()),
-        num_dense=NUM_INTEGERS,
+        num_dense=num_dense,
         num_features=num_features,
     )

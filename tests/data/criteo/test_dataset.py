@@ -46,14 +46,14 @@ def test_rows_are_those_of_the_oracle(text: Path, tmp_path: Path) -> None:
     rows = parse(TEXT)[0]
     assert data.labels.tolist() == [row.label for row in rows]
     expected = [[np.log1p(max(float(x or 0), 0.0)) for x in row.integers] for row in rows]
-    assert np.allclose(data.dense, expected, rtol=2**-23, atol=0)
+    assert np.allclose(data.features.dense, expected, rtol=2**-23, atol=0)
     assert (data.split.train, data.split.test, data.split.val) == (
         range(120),
         range(120, 130),
         range(130, 140),
     )
-    assert (data.ids.min(axis=0) >= 0).all()
-    assert (data.ids.max(axis=0) < data.vocabulary.num_rows).all()
+    assert (data.features.ids.min(axis=0) >= 0).all()
+    assert (data.features.ids.max(axis=0) < data.preprocessing.vocabulary.num_rows).all()
     assert data.truth is None
     assert data.rejected == 0
     with pytest.raises(ValueError, match="read-only"):
@@ -91,7 +91,7 @@ def test_limit_takes_the_first_good_rows_of_all_files(tmp_path: Path) -> None:
     whole, some = prepare(raw, tmp_path / "cache"), prepare(raw, tmp_path / "cache", rows=50)
     assert len(whole.labels) == 140
     assert len(some.labels) == 50
-    assert (some.dense == whole.dense[:50]).all()
+    assert (some.features.dense == whole.features.dense[:50]).all()
 
 
 def test_quarantine_counts_and_keeps_the_bytes(
@@ -118,7 +118,7 @@ def test_pipe_is_found_again_by_its_content(tmp_path: Path, monkeypatch: pytest.
     assert first.folder == again.folder != other.folder
     assert sorted(map(len, (first.labels, other.labels))) == [140, 280]
     assert folders(tmp_path / "cache") == sorted([first.folder.name, other.folder.name])
-    assert (open_prepared(first.folder).ids == again.ids).all()
+    assert (open_prepared(first.folder).features.ids == again.features.ids).all()
 
 
 def test_missing_input_leaves_no_cache(tmp_path: Path) -> None:

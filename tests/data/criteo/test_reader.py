@@ -12,7 +12,7 @@ import pytest
 
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.reader import read_rows
-from dlrm_adahessian.data.schema import NO_LABEL
+from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import parse, random_file, random_line, rows_of, source_in, source_of
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.columns import CriteoBlock
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.criteo.text import format_rows
-from dlrm_adahessian.data.schema import NO_LABEL, RowBlock
+from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 from tests.data.oracle import random_block, rows_of, source_of
 
@@ -30,7 +31,7 @@ def test_generated_rows_are_read_back() -> None:
 
 
 def test_format_is_the_published_one() -> None:
-    block = RowBlock(
+    block = CriteoBlock(
         labels=np.array([1], np.int8),
         integers=np.arange(-6, 7)[None],
         tokens=np.full((1, 26), 0xC0FFEE, np.uint32),

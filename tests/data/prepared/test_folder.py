@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import (
     PreparedData,
     find_or_make,
@@ -25,7 +26,7 @@ def prepare(cache: Path, seed: int = 0) -> PreparedData:
 
     def fill(folder: Path) -> dict[str, object]:
         block = random_block(np.random.default_rng(seed), 140, distinct=9, probability=True)
-        return {**write_prepared(iter([block]), folder, min_count=2), "rejected": 0}
+        return {**write_prepared(iter([block]), folder, CRITEO, min_count=2), "rejected": 0}
 
     return find_or_make(cache, "random", {"seed": seed}, fill)
 
@@ -58,14 +59,14 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damaged_cache_is_remade(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = prepare(tmp_path)
-    ids = first.ids.tolist()
+    ids = first.features.ids.tolist()
     act, name = DAMAGE[kind]
     act(first.folder / name)
     with pytest.raises(DamagedFolderError):
         open_prepared(first.folder)
     second = prepare(tmp_path)
     assert "damaged and made anew" in caplog.text
-    assert second.ids.tolist() == ids
+    assert second.features.ids.tolist() == ids
     assert open_prepared(second.folder).fingerprint == first.fingerprint
 
 
@@ -73,13 +74,13 @@ def test_a_folder_of_other_rows_under_a_name_of_the_cache_is_remade(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = prepare(tmp_path / "cache")
-    ids = first.ids.tolist()
+    ids = first.features.ids.tolist()
     other = prepare(tmp_path / "other", seed=1)
     shutil.rmtree(first.folder)
     shutil.copytree(other.folder, first.folder)
     second = prepare(tmp_path / "cache")
     assert f"holds rows {other.fingerprint}, not those of its name" in caplog.text
-    assert second.ids.tolist() == ids
+    assert second.features.ids.tolist() == ids
 
 
 def test_rows_of_another_format_are_refused_even_under_a_manifest_that_agrees(tmp_path: Path) -> None:

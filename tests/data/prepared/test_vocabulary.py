@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlrm_adahessian.data.criteo.columns import CriteoBlock
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary, build_vocabulary
-from dlrm_adahessian.data.schema import RowBlock
 from tests.data.oracle import random_block, rows_of
 
 MISSING = -1  # sorts before every token of the same count
 
 
-def vocabulary_of(block: RowBlock, min_count: int, piece: int = 1 << 16) -> Vocabulary:
+def vocabulary_of(block: CriteoBlock, min_count: int, piece: int = 1 << 16) -> Vocabulary:
     def column(feature: int) -> Iterator[np.ndarray]:
         for first in range(0, len(block), piece):
             yield block.tokens[first : first + piece, feature]
@@ -24,7 +24,7 @@ def vocabulary_of(block: RowBlock, min_count: int, piece: int = 1 << 16) -> Voca
     return build_vocabulary(column, missing, min_count=min_count)
 
 
-def expected_ids(block: RowBlock, train: int, min_count: int) -> tuple[np.ndarray, list[int]]:
+def expected_ids(block: CriteoBlock, train: int, min_count: int) -> tuple[np.ndarray, list[int]]:
     """Return ids (N, 26) and table heights."""
     tokens = [[MISSING if token is None else token for token in row.tokens] for row in rows_of([block])]
     ids, heights = np.zeros((len(tokens), 26), np.int32), []
@@ -42,7 +42,7 @@ def expected_ids(block: RowBlock, train: int, min_count: int) -> tuple[np.ndarra
 @pytest.mark.parametrize("seed", range(3))
 def test_ids_are_ranks_by_frequency(seed: int, distinct: int, min_count: int) -> None:
     block = random_block(np.random.default_rng(seed), 2000, distinct=distinct)
-    train = RowBlock(
+    train = CriteoBlock(
         labels=block.labels[:1500],
         integers=block.integers[:1500],
         tokens=block.tokens[:1500],
@@ -51,19 +51,19 @@ def test_ids_are_ranks_by_frequency(seed: int, distinct: int, min_count: int) ->
     vocabulary = vocabulary_of(train, min_count)
     ids, heights = expected_ids(block, 1500, min_count)
     assert vocabulary.num_rows == tuple(heights)
-    assert (vocabulary.encoder().encode(block.tokens, block.missing) == ids).all()
+    assert (vocabulary.encoder(13).encode(block.tokens, block.missing) == ids).all()
 
 
 def test_token_zero_and_missing_are_different_tokens() -> None:
     tokens = np.zeros((10, 26), np.uint32)
     missing = np.zeros(10, np.uint64)
     missing[:4] = 1 << 13
-    block = RowBlock(
+    block = CriteoBlock(
         labels=np.zeros(10, np.int8), integers=np.zeros((10, 13)), tokens=tokens, missing=missing
     )
     for min_count, ids in ((1, [2] * 4 + [1] * 6), (5, [0] * 4 + [1] * 6), (7, [0] * 10)):
         vocabulary = vocabulary_of(block, min_count)
-        assert vocabulary.encoder().encode(tokens, missing)[:, 0].tolist() == ids
+        assert vocabulary.encoder(13).encode(tokens, missing)[:, 0].tolist() == ids
     assert vocabulary_of(block, 7).num_rows == (1, *[2] * 25)
 
 
@@ -81,15 +81,15 @@ def test_tokens_that_collide_are_told_apart() -> None:
     """Multiples of a power of two are the bad case of a hash that masks low bits."""
     tokens = np.repeat((np.arange(4096, dtype=np.uint32) << 20)[:, None], 26, axis=1)
     missing = np.zeros(4096, np.uint64)
-    block = RowBlock(labels=np.zeros(4096), integers=np.zeros((4096, 13)), tokens=tokens, missing=missing)
+    block = CriteoBlock(labels=np.zeros(4096), integers=np.zeros((4096, 13)), tokens=tokens, missing=missing)
     vocabulary = vocabulary_of(block, 1)
-    assert (vocabulary.encoder().encode(tokens, missing)[:, 7] == np.arange(1, 4097)).all()
-    assert (vocabulary.encoder().encode(tokens + np.uint32(1), missing) == 0).all()
+    assert (vocabulary.encoder(13).encode(tokens, missing)[:, 7] == np.arange(1, 4097)).all()
+    assert (vocabulary.encoder(13).encode(tokens + np.uint32(1), missing) == 0).all()
 
 
 def test_encoding_does_not_depend_on_the_layout_or_the_number_of_rows() -> None:
     block = random_block(np.random.default_rng(3), 20_000, distinct=900)
-    encoder = vocabulary_of(block, 3).encoder()
+    encoder = vocabulary_of(block, 3).encoder(13)
     ids = encoder.encode(block.tokens, block.missing)
     assert (encoder.encode(np.asfortranarray(block.tokens), block.missing) == ids).all()
     one_by_one = [encoder.encode(block.tokens[n : n + 1], block.missing[n : n + 1]) for n in range(50)]

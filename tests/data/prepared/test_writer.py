@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlrm_adahessian.data.criteo.columns import CRITEO, CriteoBlock
 from dlrm_adahessian.data.prepared.writer import write_prepared
-from dlrm_adahessian.data.schema import RowBlock
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import random_block
 from tests.data.prepared.test_vocabulary import expected_ids
 
 
-def pieces(block: RowBlock, size: int) -> Iterator[RowBlock]:
+def pieces(block: CriteoBlock, size: int) -> Iterator[CriteoBlock]:
     for first in range(0, len(block), size):
         part = slice(first, first + size)
-        yield RowBlock(
+        yield CriteoBlock(
             labels=block.labels[part],
             integers=block.integers[part],
             tokens=block.tokens[part],
@@ -38,12 +38,13 @@ def test_files_hold_the_rows(size: int, probability: bool, tmp_path: Path) -> No
     def advance(stage: str, rows: int) -> None:
         counted[stage] = counted.get(stage, 0) + rows
 
-    found = write_prepared(pieces(block, size), tmp_path, min_count=4, advance=advance)
+    found = write_prepared(pieces(block, size), tmp_path, CRITEO, min_count=4, advance=advance)
     ids, heights = expected_ids(block, 600, 4)
     assert found == {
         "rows": 700,
         "split": {"train": [0, 600], "test": [600, 650], "val": [650, 700]},
         "num_rows": heights,
+        "schema": CRITEO.asdict(),
     }
     assert counted == {"read": 700, "encode": 700}
     dense = np.log1p(np.maximum(block.integers, 0).astype(np.float64))
@@ -64,19 +65,19 @@ def test_files_hold_the_rows(size: int, probability: bool, tmp_path: Path) -> No
 def test_too_few_rows_are_refused(rows: int, tmp_path: Path) -> None:
     block = random_block(np.random.default_rng(0), rows, distinct=5)
     with pytest.raises(DataError, match=f"14 good rows at least are needed, found {rows}"):
-        write_prepared(pieces(block, 5), tmp_path, min_count=1)
+        write_prepared(pieces(block, 5), tmp_path, CRITEO, min_count=1)
 
 
 def test_probability_of_some_rows_only_is_refused(tmp_path: Path) -> None:
     blocks = [random_block(np.random.default_rng(0), 20, distinct=5, probability=p) for p in (False, True)]
     with pytest.raises(ValueError, match="20 of 40 do"):
-        write_prepared(iter(blocks), tmp_path, min_count=1)
+        write_prepared(iter(blocks), tmp_path, CRITEO, min_count=1)
 
 
 def test_error_of_the_reader_reaches_the_writer(tmp_path: Path) -> None:
-    def failing() -> Iterator[RowBlock]:
+    def failing() -> Iterator[CriteoBlock]:
         yield random_block(np.random.default_rng(0), 20, distinct=5)
         raise DataError("line 21 is bad")
 
     with pytest.raises(DataError, match="line 21"):
-        write_prepared(failing(), tmp_path, min_count=1)
+        write_prepared(failing(), tmp_path, CRITEO, min_count=1)

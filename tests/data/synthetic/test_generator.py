@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import rankdata
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.schema import COLUMN_NAMES, NUM_INTEGERS, RowBlock
+from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, NUM_INTEGERS, CriteoBlock
 from dlrm_adahessian.data.synthetic import generator, marginals
 from dlrm_adahessian.data.synthetic.generator import row_blocks, write_tsv
 from dlrm_adahessian.errors import StorageError
@@ -52,19 +52,19 @@ INTEGER_RANGE = dict(
 ) | {"I2": (-3, 257_675)}
 
 
-def generate(config: SyntheticConfig, rows: int, block_rows: int = 65536) -> RowBlock:
+def generate(config: SyntheticConfig, rows: int, block_rows: int = 65536) -> CriteoBlock:
     blocks = list(row_blocks(config, rows, block_rows=block_rows))
     names = ("labels", "integers", "tokens", "missing", "probability")
-    return RowBlock(**{name: np.concatenate([getattr(block, name) for block in blocks]) for name in names})
+    return CriteoBlock(**{name: np.concatenate([getattr(block, name) for block in blocks]) for name in names})
 
 
 @pytest.fixture(scope="module")
-def block() -> RowBlock:
+def block() -> CriteoBlock:
     return generate(SyntheticConfig(seed=0, cardinality_scale=SCALE), ROWS)
 
 
 @pytest.fixture(scope="module")
-def token_counts(block: RowBlock) -> dict[str, npt.NDArray[np.int64]]:
+def token_counts(block: CriteoBlock) -> dict[str, npt.NDArray[np.int64]]:
     """Occurrences of each token that a feature has, most frequent first."""
     counts = {}
     for j, name in enumerate(FIELDS[NUM_INTEGERS:]):
@@ -73,11 +73,11 @@ def token_counts(block: RowBlock) -> dict[str, npt.NDArray[np.int64]]:
     return counts
 
 
-def is_missing(block: RowBlock, name: str) -> npt.NDArray[np.bool_]:
+def is_missing(block: CriteoBlock, name: str) -> npt.NDArray[np.bool_]:
     return (block.missing >> np.uint64(FIELDS.index(name)) & np.uint64(1)).astype(bool)
 
 
-def test_fields_are_missing_as_often_as_published_and_together(block: RowBlock) -> None:
+def test_fields_are_missing_as_often_as_published_and_together(block: CriteoBlock) -> None:
     for together, count in MISSING_TOGETHER.items():
         first, *others = together.split()
         rate = count / 45_840_617
@@ -89,7 +89,7 @@ def test_fields_are_missing_as_often_as_published_and_together(block: RowBlock) 
     assert not any(is_missing(block, name).any() for name in set(FIELDS) - named)
 
 
-def test_other_fields_are_missing_independently(block: RowBlock) -> None:
+def test_other_fields_are_missing_independently(block: CriteoBlock) -> None:
     first_of_groups = [together.split()[0] for together in MISSING_TOGETHER]
     missing = {name: is_missing(block, name) for name in first_of_groups}
     for one, two in itertools.combinations(first_of_groups, 2):
@@ -98,13 +98,13 @@ def test_other_fields_are_missing_independently(block: RowBlock) -> None:
         assert abs((a & b).mean() - product) <= 5 * (product / ROWS) ** 0.5, (one, two)
 
 
-def test_missing_values_are_zero(block: RowBlock) -> None:
+def test_missing_values_are_zero(block: CriteoBlock) -> None:
     for i, name in enumerate(FIELDS):
         column = block.integers[:, i] if i < NUM_INTEGERS else block.tokens[:, i - NUM_INTEGERS]
         assert not column[is_missing(block, name)].any(), name
 
 
-def test_click_rate_is_the_published_one(block: RowBlock) -> None:
+def test_click_rate_is_the_published_one(block: CriteoBlock) -> None:
     assert block.probability is not None
     error = (block.probability.var(dtype=np.float64) / ROWS + CALIBRATION_ERROR**2) ** 0.5
     assert abs(block.probability.mean(dtype=np.float64) - CLICK_RATE) <= 5 * error
@@ -136,7 +136,7 @@ def test_tail_counts_are_the_published_ones_times_the_scale(
             assert abs(seen - expected) <= 0.2 * expected + 2 * expected**0.5, (name, at_least)
 
 
-def test_integers_have_the_published_range_and_mean(block: RowBlock) -> None:
+def test_integers_have_the_published_range_and_mean(block: CriteoBlock) -> None:
     for i, name in enumerate(FIELDS[:NUM_INTEGERS]):
         values = block.integers[~is_missing(block, name), i]
         low, high = INTEGER_RANGE[name]
@@ -147,7 +147,7 @@ def test_integers_have_the_published_range_and_mean(block: RowBlock) -> None:
         assert abs(values.mean() - mean) <= 5 * sd / len(values) ** 0.5, name
 
 
-def test_drawn_integers_follow_the_fit_range_by_range(block: RowBlock) -> None:
+def test_drawn_integers_follow_the_fit_range_by_range(block: CriteoBlock) -> None:
     for i, marginal in enumerate(marginals.INTEGERS):
         fitted = marginals.fit_integer(marginal)
         values = block.integers[~is_missing(block, FIELDS[i]), i]
@@ -157,7 +157,7 @@ def test_drawn_integers_follow_the_fit_range_by_range(block: RowBlock) -> None:
         assert (np.abs(seen - expected) <= 6 * np.sqrt(expected) + 1).all(), FIELDS[i]
 
 
-def test_features_depend_on_each_other(block: RowBlock) -> None:
+def test_features_depend_on_each_other(block: CriteoBlock) -> None:
     # Two of the low-cardinality features, were they independent: joint counts are products of shares.
     first, second = (np.unique(block.tokens[:, j], return_inverse=True)[1] for j in (8, 16))
     table = np.bincount(3 * first + second).reshape(3, 3)
@@ -165,7 +165,7 @@ def test_features_depend_on_each_other(block: RowBlock) -> None:
     assert ((table - independent) ** 2 / independent).sum() > 100  # 4 degrees of freedom
 
 
-def test_labels_are_drawn_from_the_probability(block: RowBlock) -> None:
+def test_labels_are_drawn_from_the_probability(block: CriteoBlock) -> None:
     assert block.probability is not None
     probability = block.probability.astype(np.float64)
     groups = {

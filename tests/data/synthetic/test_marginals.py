@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data.schema import TOKEN_NAMES
+from dlrm_adahessian.data.criteo.columns import TOKEN_NAMES
 from dlrm_adahessian.data.synthetic import marginals
 
 TAILS = {  # tokens that occur at least 10, 100 and 1000 times in all rows

@@ -222,7 +222,7 @@ def prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, obje
         left = [path.name for path in (folder / "cache").glob("*") if path.suffix != ".lock"]
         return (0 if left else code), left, f"{err.getvalue()} left behind: {left}", b""
     data = open_prepared(Path(json.loads(out.getvalue())["folder"]))
-    rows = [np.asarray(part).tobytes() for part in (data.labels, data.dense, data.ids)]
+    rows = [np.asarray(part).tobytes() for part in (data.labels, data.features.dense, data.features.ids)]
     rejects = data.folder / dataset.REJECTS
     return 0, rows, out.getvalue(), rejects.read_bytes() if rejects.exists() else b""
 

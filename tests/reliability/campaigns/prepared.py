@@ -102,7 +102,10 @@ def _cached(cache: Path, *, seed: int) -> PreparedData:
 
 
 def _content(data: PreparedData) -> list[bytes]:
-    return [np.asarray(part).tobytes() for part in (data.labels, data.dense, data.ids, data.truth)]
+    return [
+        np.asarray(part).tobytes()
+        for part in (data.labels, data.features.dense, data.features.ids, data.truth)
+    ]
 
 
 def _harm(folder: Path, other: Path, number: int) -> str:
