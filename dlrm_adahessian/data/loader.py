@@ -35,7 +35,7 @@ class Batch:
 
     Attributes:
         dense: (b, K) float32.
-        kjt: F features of one bag per row with one row of a table each; then empty bags, up to as many on every rank.
+        kjt: F features with a bag per row, of one row of a table or of several; then empty bags, up to as many on every rank.
         labels: (b,) float32, 0 or 1.
         share: which rows of the batch these are.
         all_labels: (B,) int8, of the rows of all ranks, on the host.
@@ -183,17 +183,21 @@ def make_batch(
     share = share or Share.whole(len(labels))
     count, bags = share.count, share.padded
     # In NumPy: torch would start threads for the reader too, which then wait busily beside those that train.
+    tokens = features.ids.shape[1]
     lengths = np.zeros((len(names), bags), np.int32)
-    lengths[:, :count] = 1
+    lengths[:tokens, :count] = 1
+    for place, bag in enumerate(features.bags, tokens):
+        lengths[place, :count] = bag.lengths
     offsets = np.zeros(lengths.size + 1, np.int32)
     np.cumsum(lengths, dtype=np.int32, out=offsets[1:])
+    looked_up = [features.ids.T.reshape(-1), *(bag.values for bag in features.bags)]
     kjt = KeyedJaggedTensor(
         keys=list(names),
-        values=torch.from_numpy(np.ascontiguousarray(features.ids.T, dtype=np.int64).reshape(-1)),
+        values=torch.from_numpy(np.concatenate(looked_up, dtype=np.int64)),
         lengths=torch.from_numpy(lengths.reshape(-1)),
         offsets=torch.from_numpy(offsets),
         stride=bags,
-        length_per_key=[count] * len(names),
+        length_per_key=[count] * tokens + [len(bag.values) for bag in features.bags],
     )
     dense = np.array(features.dense)
     own_labels = labels[share.first : share.first + count].astype(np.float32)

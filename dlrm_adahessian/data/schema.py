@@ -3,67 +3,193 @@
 A schema comes with a dataset, or from a file of the user's; prepared rows, runs and exports carry it. Imports no torch.
 """
 
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from dlrm_adahessian.runtime.settings import settings, validated
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 
-Format = Literal["criteo"]
-"""How the rows are written."""
-Transform = Literal["log1p"]
-"""Of a dense value x: log(1 + max(x, 0)), 0 where it is missing."""
-_Name = Annotated[str, StringConstraints(pattern=r"^[\w-]+$")]
+Format = Literal["parquet", "csv", "tsv", "criteo"]
+"""How the rows are written; criteo is its tab-separated text without a header, whose tokens are 8 hexadecimal digits."""
+Transform = Literal["log1p", "none", "standardize"]
+_NAME = re.compile(r"[\w-]+")
 
 
 @settings
-class DenseColumn:
-    """A number."""
+class Column:
+    """A column of the file."""
 
-    name: _Name
+    column: str
+    """Its name in the file."""
+
+
+@settings
+class NamedColumn(Column):
+    """A column that a model reads."""
+
+    name: str | None = None
+    """Of the feature, and of its table: letters, digits, _ and -. Default: that of the column."""
+
+    @property
+    def feature(self) -> str:
+        """Name of the feature."""
+        return self.name or self.column
+
+
+@settings
+class DenseColumn(NamedColumn):
+    """A number; a missing one is 0 after the transform."""
+
     transform: Transform = "log1p"
+    """log1p is log(1 + max(x, 0)); standardize takes the mean and the deviation of the training part; none is x."""
 
 
 @settings
-class TokenColumn:
-    """A categorical value, with an embedding table of the same name."""
+class TokenColumn(NamedColumn):
+    """A categorical value, text or a whole number, with an embedding table."""
 
-    name: _Name
+    min_count: Annotated[int, Field(ge=1)] | None = None
+    """Tokens seen fewer times in the training part share a row; default: `data.min_count`."""
+    buckets: Annotated[int, Field(ge=1, le=2**31 - 2)] | None = None
+    """Rows that hashed tokens share, in place of a vocabulary."""
+    characters: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
+    """First character taken of the text, from 0, and the one after the last; default: all."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "TokenColumn":
+        if self.min_count is not None and self.buckets is not None:
+            raise ValueError(
+                f"{self.feature} has buckets or a vocabulary with a min_count, not both; leave one out"
+            )
+        return self
+
+
+@settings
+class BagColumn(TokenColumn):
+    """Categorical values, any number a row, whose embeddings are added up; a list column, or text with a separator."""
+
+    separator: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Between the values of a text; a list column needs none."""
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    """Values of a row that count, the first ones; default: all."""
+
+
+@settings
+class Split:
+    """Which rows train, test and validate; the parts follow one another in the order of the rows."""
+
+    by: Literal["order", "time", "files"] = "order"
+    """Shares of the rows in their order; values of the time column; or names of files."""
+    train: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """By order: share of the rows; default six sevenths, as of a week the last day tests."""
+    test: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """By order: share of the rows, after those for training; default half of what is left. The rest validates."""
+    test_from: str | int | float | None = None
+    """By time: the first time that tests."""
+    validation_from: str | int | float | None = None
+    """By time: the first time that validates."""
+    test_files: tuple[str, ...] = ()
+    """By files: names or patterns of the files that test."""
+    validation_files: tuple[str, ...] = ()
+    """By files: names or patterns of the files that validate."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Split":
+        given = {
+            "time": self.test_from is not None and self.validation_from is not None,
+            "files": bool(self.test_files and self.validation_files),
+            "order": True,
+        }
+        if not given[self.by]:
+            named = {"time": "test_from and validation_from", "files": "test_files and validation_files"}
+            raise ValueError(f"a split by {self.by} needs {named[self.by]}; add them to [split]")
+        if (self.train or 0) + (self.test or 0) >= 1:
+            raise ValueError(
+                f"split.train and split.test leave rows to validate, got {self.train} and {self.test}"
+            )
+        return self
 
 
 @settings
 class Schema:
     """The columns of a click log."""
 
-    format: Format
+    format: Format = "csv"
+    label: Column
+    """1 for a click, 0 for none."""
+    weight: Column | None = None
+    """How many samples a row counts as, at least 0."""
+    time: Column | None = None
+    """Numbers or ISO 8601 times, by which the rows are in order."""
     dense: tuple[DenseColumn, ...] = ()
     tokens: tuple[TokenColumn, ...] = ()
+    bags: tuple[BagColumn, ...] = ()
+    split: Split = Split()
 
     @property
     def dense_names(self) -> tuple[str, ...]:
         """Names of the K dense columns, in order."""
-        return tuple(column.name for column in self.dense)
+        return tuple(column.feature for column in self.dense)
+
+    @property
+    def categorical(self) -> tuple[TokenColumn, ...]:
+        """The F columns with tables: tokens, then bags."""
+        return (*self.tokens, *self.bags)
 
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the F categorical columns, and of their tables, in order."""
-        return tuple(column.name for column in self.tokens)
+        return tuple(column.feature for column in self.categorical)
+
+    @property
+    def token_bits(self) -> int:
+        """Bits of a token: Criteo's are numbers of 32, others hashes of 63."""
+        return 32 if self.format == "criteo" else 63
 
     @model_validator(mode="after")
-    def _distinct(self) -> "Schema":
+    def _consistent(self) -> "Schema":
         names = [*self.dense_names, *self.features]
+        if not names:
+            raise ValueError("a model reads at least one column; name [[dense]], [[tokens]] or [[bags]]")
+        if odd := next((name for name in names if not _NAME.fullmatch(name)), None):
+            raise ValueError(
+                f"a feature's name has letters, digits, _ and -, got {odd!r}; give the column another `name`"
+            )
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"names of columns must differ, and {', '.join(repeated)} occurs twice; rename one"
+                f"names of columns must differ, and {', '.join(repeated)} occurs twice; rename one by `name`"
             )
+        if self.split.by == "time" and self.time is None:
+            raise ValueError('a split by time needs a time column; add [time] column = "..."')
         return self
 
     def asdict(self) -> dict[str, Any]:
         """Return the schema as JSON values."""
-        return pydantic.TypeAdapter(Schema).dump_python(self, mode="json")
+        return pydantic.TypeAdapter(Schema).dump_python(self, mode="json", exclude_none=True)
 
 
 def from_dict(values: Any) -> Schema:
     """Validate a schema; see `validated`."""
     return validated(Schema, values)
+
+
+def read_schema(path: Path) -> Schema:
+    """Read a schema from a TOML file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The schema.
+
+    Raises:
+        UsageError: a key is unknown or missing, or values break a rule; it names the file.
+    """
+    try:
+        return from_dict(read_toml(path))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error

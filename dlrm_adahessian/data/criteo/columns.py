@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.schema import DenseColumn, Schema, TokenColumn
+from dlrm_adahessian.data.schema import Column, DenseColumn, Schema, TokenColumn
 
 NUM_INTEGERS = 13
 NUM_TOKENS = 26
@@ -14,8 +14,9 @@ TOKEN_NAMES = tuple(f"C{i}" for i in range(1, NUM_TOKENS + 1))
 COLUMN_NAMES = ("label", *INTEGER_NAMES, *TOKEN_NAMES)
 CRITEO = Schema(
     format="criteo",
-    dense=tuple(DenseColumn(name=name) for name in INTEGER_NAMES),
-    tokens=tuple(TokenColumn(name=name) for name in TOKEN_NAMES),
+    label=Column(column=COLUMN_NAMES[0]),
+    dense=tuple(DenseColumn(column=name) for name in INTEGER_NAMES),
+    tokens=tuple(TokenColumn(column=name) for name in TOKEN_NAMES),
 )
 
 
@@ -36,6 +37,8 @@ class CriteoBlock:
     tokens: npt.NDArray[np.uint32]
     missing: npt.NDArray[np.uint64]
     probability: npt.NDArray[np.float32] | None = None
+    bags: tuple[()] = ()
+    weights: None = None
 
     def __len__(self) -> int:
         return len(self.labels)
