@@ -42,7 +42,7 @@ def measure(path: str, cache: Path, rows: int | None = None) -> dict[str, float]
         "rows": len(data.labels),
         "seconds": time.perf_counter() - began,
         "peak_rss_mib": peak_rss_mib(),
-        "table_rows": sum(data.preprocessing.vocabulary.num_rows),
+        "table_rows": sum(data.preprocessing.num_rows),
     }
 
 

@@ -85,7 +85,7 @@ def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: 
     kept = ("tables", "bytes", "largest_error_of_an_entry", "largest_difference", "mean_difference")
     return {
         **{name: figures[name] for name in kept},
-        "table_rows": sum(trained.preprocessing.vocabulary.num_rows),
+        "table_rows": sum(trained.preprocessing.num_rows),
         "load_seconds": loading,
         **{f"{name}_rows_per_second": rows / statistics.median(taken) for name, taken in warm.items()},
         **ratios,

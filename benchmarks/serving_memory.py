@@ -22,7 +22,7 @@ import torch
 from benchmarks.support.printing import print_rows
 from dlrm_adahessian.config import RunConfig, asdict, from_dict
 from dlrm_adahessian.data.criteo.columns import CRITEO
-from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.planning.what_if import table_sizes
@@ -50,7 +50,7 @@ def write_run(path: Path, heights: list[int]) -> RunConfig:
     run.write_config({**asdict(config), "prepared": {"fingerprint": _ROWS}})
     manifest: dict[str, Any] = {"fingerprint": _ROWS}
     with sealed_folder(run.vocabulary, manifest) as folder:
-        manifest.update(Preprocessing(CRITEO, vocabulary).save(folder))
+        manifest.update(Preprocessing(CRITEO, vocabulary, NO_SCALES).save(folder))
     with init_process_group():
         state = TrainState(config, CRITEO, heights, torch.device("cpu"))
         state.save(run.checkpoints, 1, {}, config.fingerprint(_ROWS))

@@ -47,7 +47,7 @@ class _Training:
 
     def __init__(self, name: str, batch: int, data: PreparedData, **changes: object) -> None:
         self.config = run_config(name, batch, **changes)
-        self._steps = Steps(self.config, data.preprocessing.vocabulary.num_rows)
+        self._steps = Steps(self.config, data.preprocessing.num_rows)
         self._batches = _endless(Loader(data, data.split.train, batch))
 
     def __call__(self) -> None:
@@ -100,7 +100,7 @@ def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
 def _loader_wait_share(batch: int, data: PreparedData) -> float:
     """Return the share of a training loop's time in which there is no batch to learn yet."""
     loader = Loader(data, data.split.train, batch)
-    step = Steps(run_config("hybrid", batch), data.preprocessing.vocabulary.num_rows)
+    step = Steps(run_config("hybrid", batch), data.preprocessing.num_rows)
     with closing(loader.batches(0)) as batches:
         step(next(batches))  # the reader begins, kernels are compiled
         began, waited = time.perf_counter(), 0.0

@@ -52,7 +52,7 @@ def prepare(arguments: Sequence[str]) -> int:
         "train": len(data.split.train),
         "val": len(data.split.val),
         "test": len(data.split.test),
-        "table_rows": sum(data.preprocessing.vocabulary.num_rows),
+        "table_rows": sum(data.preprocessing.num_rows),
     }
     say_figures(found, as_json=args.json)
     return 0

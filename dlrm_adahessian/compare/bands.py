@@ -28,7 +28,7 @@ def band_of_ids(data: PreparedData) -> list[Bands]:
         np.digitize(
             np.bincount(data.features.ids[train.start : train.stop, feature], minlength=rows), _EDGES
         ).astype(np.int8)
-        for feature, rows in enumerate(data.preprocessing.vocabulary.num_rows)
+        for feature, rows in enumerate(data.preprocessing.num_rows)
     ]
 
 

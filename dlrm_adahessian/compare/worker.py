@@ -119,7 +119,7 @@ def curvature_by_band(
         Means by table and band; None for a model without an exact diagonal.
     """
     schema = data.preprocessing.schema
-    state = TrainState(config, schema, data.preprocessing.vocabulary.num_rows, device)
+    state = TrainState(config, schema, data.preprocessing.num_rows, device)
     try:
         refuse_inexact(state.head, schema.features)
     except ValueError:

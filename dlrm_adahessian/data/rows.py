@@ -1,8 +1,9 @@
 """Rows in memory: as they were read, and as a model reads them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,86 +59,72 @@ def offsets_of(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return offsets
 
 
-class RowBlock(Protocol):
-    """N consecutive rows as they were read, column by column, of a schema with K dense, T token and some bag columns."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.int8]:
-        """(N,) 0 or 1; `NO_LABEL` where the input has none."""
-        ...
-
-    @property
-    def dense(self) -> npt.NDArray[np.float32]:
-        """(N, K) values, transformed as far as that needs nothing of other rows; 0 where missing."""
-        ...
-
-    @property
-    def tokens(self) -> npt.NDArray[Any]:
-        """(N, T) uint32 or uint64, 0 where missing."""
-        ...
-
-    @property
-    def bags(self) -> Sequence[Bags]:
-        """Of each bag column, values as of `tokens`; a bag without values is empty."""
-        ...
-
-    @property
-    def missing(self) -> npt.NDArray[np.uint64]:
-        """(N, W) bit i of a row is set when dense column i is missing, bit K + j when token column j is, 64 bits a word.
-
-        (N,) is the same as (N, 1).
-        """
-        ...
-
-    @property
-    def weights(self) -> npt.NDArray[np.float32] | None:
-        """(N,) finite and not negative; None where the schema has no weight."""
-        ...
-
-    @property
-    def probability(self) -> npt.NDArray[np.float32] | None:
-        """(N,) true click probability of generated rows, None for read ones."""
-        ...
-
-    def __len__(self) -> int:
-        """Return N."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class ColumnBlock:
-    """Consecutive rows of any schema, a `RowBlock`.
+class RowBlock(ABC):
+    """N consecutive rows as they were read, column by column, of a schema with K dense, T token and some bag columns.
 
     Attributes:
-        schema: the columns.
         labels: (N,) int8, 0 or 1; `NO_LABEL` where the input has none.
-        values: (N, K) float64, 0 where missing.
-        tokens: (N, T) unsigned, 0 where missing.
-        missing: (N, W) as in `RowBlock`.
-        bags: of each bag column.
-        weights: (N,) float32 or None.
-        probability: (N,) float32 or None.
+        tokens: (N, T) uint32 or uint64, 0 where missing.
+        missing: (N, W) uint64; bit i of a row is set when dense column i is missing, bit K + j when token column j is,
+            64 bits a word; (N,) is the same as (N, 1).
+        bags: of each bag column, values as of `tokens`; a bag without values is empty.
+        weights: (N,) float32, finite and not negative; None where the schema has no weight.
+        part: (N,) int8, not falling, 0 in the training part, 1 in the test part, 2 in the validation part; None where the
+            order of the rows says it.
+        probability: (N,) float32 true click probability of generated rows, None for read ones.
     """
 
-    schema: Schema
     labels: npt.NDArray[np.int8]
-    values: npt.NDArray[np.float64]
     tokens: npt.NDArray[Any]
     missing: npt.NDArray[np.uint64]
     bags: Sequence[Bags] = ()
     weights: npt.NDArray[np.float32] | None = None
+    part: npt.NDArray[np.int8] | None = None
     probability: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    @abstractmethod
     def dense(self) -> npt.NDArray[np.float32]:
-        """Return log(1 + max(x, 0)) where the column is transformed so, else the value; (N, K)."""
-        found = self.values.astype(np.float32)
-        logarithms = [k for k, column in enumerate(self.schema.dense) if column.transform == "log1p"]
-        found[:, logarithms] = np.log1p(np.maximum(self.values[:, logarithms], 0))
+        """(N, K) transformed values, 0 where missing; of columns that are standardized 0 too."""
+
+    @property
+    def unscaled(self) -> npt.NDArray[np.float64]:
+        """(N, S) values of the S columns that are standardized, NaN where missing."""
+        return np.empty((len(self), 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnBlock(RowBlock):
+    """Rows of any schema.
+
+    Attributes:
+        schema: the columns.
+        values: (N, K) float64, NaN where missing.
+    """
+
+    schema: Schema
+    values: npt.NDArray[np.float64]
+
+    @property
+    def dense(self) -> npt.NDArray[np.float32]:
+        """Return log(1 + max(x, 0)), or x, as each column wants; (N, K)."""
+        found = np.zeros(self.values.shape, np.float32)
+        for place, column in enumerate(self.schema.dense):
+            values = np.nan_to_num(self.values[:, place])
+            if column.transform == "log1p":
+                found[:, place] = np.log1p(np.maximum(values, 0))
+            elif column.transform == "none":
+                found[:, place] = values
         return found
+
+    @property
+    def unscaled(self) -> npt.NDArray[np.float64]:
+        """Return the values of the columns that are standardized, (N, S)."""
+        return self.values[:, self.schema.standardized]
 
 
 def missing_words(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:

@@ -79,7 +79,7 @@ class BagColumn(TokenColumn):
 
 
 @settings
-class Split:
+class SplitRule:
     """Which rows train, test and validate; the parts follow one another in the order of the rows."""
 
     by: Literal["order", "time", "files"] = "order"
@@ -98,7 +98,7 @@ class Split:
     """By files: names or patterns of the files that validate."""
 
     @model_validator(mode="after")
-    def _complete(self) -> "Split":
+    def _complete(self) -> "SplitRule":
         given = {
             "time": self.test_from is not None and self.validation_from is not None,
             "files": bool(self.test_files and self.validation_files),
@@ -128,7 +128,7 @@ class Schema:
     dense: tuple[DenseColumn, ...] = ()
     tokens: tuple[TokenColumn, ...] = ()
     bags: tuple[BagColumn, ...] = ()
-    split: Split = Split()
+    split: SplitRule = SplitRule()
 
     @property
     def dense_names(self) -> tuple[str, ...]:
@@ -144,6 +144,11 @@ class Schema:
     def features(self) -> tuple[str, ...]:
         """Names of the F categorical columns, and of their tables, in order."""
         return tuple(column.feature for column in self.categorical)
+
+    @property
+    def standardized(self) -> list[int]:
+        """Places of the dense columns that are standardized."""
+        return [place for place, column in enumerate(self.dense) if column.transform == "standardize"]
 
     @property
     def token_bits(self) -> int:

@@ -87,7 +87,7 @@ def open_trained(
     fingerprint = config.fingerprint(rows)
     found = load(path, fingerprint) if named else _newest(run, config, fingerprint, best=best)
     computed = dataclasses.replace(config, precision=precision or config.precision)
-    state = TrainState(computed, preprocessing.schema, preprocessing.vocabulary.num_rows, device)
+    state = TrainState(computed, preprocessing.schema, preprocessing.num_rows, device)
     state.restore_(found)
     return TrainedModel(
         name=f"{run.path.name}@{found.step}" if named else run.path.name,

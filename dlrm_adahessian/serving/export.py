@@ -193,7 +193,7 @@ def _write_manifest(trained: TrainedModel, folder: Path, tables: RowType) -> Non
             "integers": trained.preprocessing.schema.dense_names,
             "tokens": trained.preprocessing.schema.features,
         },
-        "tables": {"type": tables, "rows": trained.preprocessing.vocabulary.num_rows},
+        "tables": {"type": tables, "rows": trained.preprocessing.num_rows},
         "files": {path.name: _entry(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / loader.MANIFEST, {**manifest, "digest": loader.digest(manifest)})

@@ -85,7 +85,7 @@ def drawn(preprocessing: Preprocessing, rows: int, seed: int = 0) -> ColumnBlock
     absent = rng.random((rows, num_dense + num_tokens)) < _ABSENT
     values[absent[:, :num_dense]] = 0
     tokens = rng.integers(0, 1 << 32, (rows, num_tokens), dtype=np.uint32)
-    for feature, height in enumerate(vocabulary.num_rows):
+    for feature, height in enumerate(preprocessing.num_rows):
         row = rng.integers(0, height, rows)
         absent[:, num_dense + feature] |= (row != UNKNOWN) & (row == vocabulary.missing[feature])
         known = (row != UNKNOWN) & (rng.random(rows) > _ABSENT)

@@ -74,9 +74,7 @@ class _Fit:
         self.config, self.data, self.directory = config, data, run
         self.fingerprint = config.fingerprint(data.fingerprint)
         self.device = device
-        self.state = TrainState(
-            config, data.preprocessing.schema, data.preprocessing.vocabulary.num_rows, device
-        )
+        self.state = TrainState(config, data.preprocessing.schema, data.preprocessing.num_rows, device)
         self.loader = training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.eval_every = config.eval_every or self.loader.batches_per_epoch

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dlrm_adahessian.data.criteo.columns import CRITEO
-from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.split import split_rows
@@ -25,6 +25,7 @@ PREPROCESSING = Preprocessing(
         offsets=np.arange(27) * 3,
         missing=np.full(26, 2, np.int32),
     ),
+    NO_SCALES,
 )
 
 
@@ -114,7 +115,7 @@ def test_calibration_slices_are_tenths_and_split_no_tie(probability):
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=200), st.sampled_from(["C1", "C1.band"]))
 def test_each_row_is_in_exactly_one_slice(codes, name):
     vocabulary = Vocabulary(np.arange(26 * 50, dtype=np.uint32), np.arange(27) * 50, np.zeros(26, np.int32))
-    slicing = of_rows(name, [], Preprocessing(CRITEO, vocabulary))
+    slicing = of_rows(name, [], Preprocessing(CRITEO, vocabulary, NO_SCALES))
     codes = np.minimum(codes, 8 if name == "C1.band" else 40).astype(np.int32)
     slices = cut(slicing, codes)
     assert np.sort(np.concatenate([part.rows for part in slices])).tolist() == list(range(len(codes)))

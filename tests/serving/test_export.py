@@ -40,10 +40,10 @@ def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exac
 def test_drawn_rows_reach_every_row_of_the_tables_and_what_they_lack(trained):
     block = drawn(trained.preprocessing, 20_000)
     ids = trained.preprocessing.features(block).ids
-    small = [f for f, height in enumerate(trained.preprocessing.vocabulary.num_rows) if height < 200]
+    small = [f for f, height in enumerate(trained.preprocessing.num_rows) if height < 200]
     assert len(small) > 5
     for feature in small:
-        assert set(ids[:, feature]) == set(range(trained.preprocessing.vocabulary.num_rows[feature]))
+        assert set(ids[:, feature]) == set(range(trained.preprocessing.num_rows[feature]))
     assert block.values.min() < 0
     assert block.values.max() > 2**60
 
@@ -104,7 +104,7 @@ def test_figures_tell_size_and_differences(trained, exported, kind):
     assert (figures["largest_difference"] <= BOUND) == (kind == "fp32")
     assert figures["beyond_rounding"] <= BOUND
     assert 0 <= figures["mean_difference"] <= figures["largest_difference"] < 0.5
-    rows = sum(trained.preprocessing.vocabulary.num_rows)
+    rows = sum(trained.preprocessing.num_rows)
     sizes = {"fp32": 16 * rows, "bf16": 8 * rows, "int8": 4 * rows + 8 * rows}
     assert 0 <= (folder / "tables.safetensors").stat().st_size - sizes[kind] < 10_000  # the header
 
@@ -113,7 +113,7 @@ def test_the_manifest_tells_where_the_model_is_from(trained, exact):
     manifest = json.loads((exact / "manifest.json").read_text())
     assert manifest["run"]["fingerprint"] == trained.fingerprint
     assert manifest["run"]["step"] == trained.checkpoint.step
-    assert manifest["tables"]["rows"] == list(trained.preprocessing.vocabulary.num_rows)
+    assert manifest["tables"]["rows"] == list(trained.preprocessing.num_rows)
     assert set(manifest["files"]) == {path.name for path in exact.iterdir()} - {"manifest.json"}
 
 

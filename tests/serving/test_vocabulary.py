@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlrm_adahessian.data.criteo.columns import CRITEO
-from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
 
@@ -26,7 +26,8 @@ def vocabulary() -> Vocabulary:
 
 def test_tensors_are_sorted_and_keep_the_rows(vocabulary):
     found = {
-        name: tensor.tolist() for name, tensor in sorted_tensors(Preprocessing(CRITEO, vocabulary)).items()
+        name: tensor.tolist()
+        for name, tensor in sorted_tensors(Preprocessing(CRITEO, vocabulary, NO_SCALES)).items()
     }
     assert found["C1/tokens"] == sorted(EXTREMES)
     assert [EXTREMES[row - 1] for row in found["C1/rows"]] == sorted(EXTREMES)
@@ -35,7 +36,7 @@ def test_tensors_are_sorted_and_keep_the_rows(vocabulary):
 
 
 def test_parquet_has_a_line_per_row_of_a_table_but_the_first(vocabulary, tmp_path):
-    write_parquet(Preprocessing(CRITEO, vocabulary), tmp_path / "words.parquet")
+    write_parquet(Preprocessing(CRITEO, vocabulary, NO_SCALES), tmp_path / "words.parquet")
     found = pq.read_table(tmp_path / "words.parquet").to_pylist()
     by_feature = {
         name: {f["token"]: f["row"] for f in found if f["feature"] == name} for name in ("C1", "C2", "C3")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dlrm_adahessian.data.rows import RowBlock
 from dlrm_adahessian.data.schema import Column, DenseColumn, Schema, TokenColumn
 
 NUM_INTEGERS = 13
@@ -21,27 +22,14 @@ CRITEO = Schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriteoBlock:
-    """Consecutive rows, a `RowBlock`.
+class CriteoBlock(RowBlock):
+    """Rows of Criteo's: tokens (N, 26) uint32, the hexadecimal values, and missing (N,).
 
     Attributes:
-        labels: (N,) int8, 0 or 1; `NO_LABEL` where the input has none.
         integers: (N, 13) int64, 0 where missing.
-        tokens: (N, 26) uint32, the hexadecimal value; 0 where missing.
-        missing: (N,) uint64; bit i is set when integer i is missing, bit 13 + j when token j is.
-        probability: (N,) float32 true click probability of generated rows, None for read ones.
     """
 
-    labels: npt.NDArray[np.int8]
     integers: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.uint32]
-    missing: npt.NDArray[np.uint64]
-    probability: npt.NDArray[np.float32] | None = None
-    bags: tuple[()] = ()
-    weights: None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @property
     def dense(self) -> npt.NDArray[np.float32]:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from dlrm_adahessian.data.prepared.arrays import read_array
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
-from dlrm_adahessian.data.rows import Features
-from dlrm_adahessian.data.split import Split, split_rows
+from dlrm_adahessian.data.rows import Bags, Features
+from dlrm_adahessian.data.split import Split
 from dlrm_adahessian.errors import LockedError
 from dlrm_adahessian.runs.sealed import (
     MANIFEST,
@@ -198,14 +198,25 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 def _map(folder: Path, manifest: Any) -> PreparedData:  # a JSON document
     mapped = partial(read_array, mapped=True)
+    preprocessing = Preprocessing.load(folder, manifest)
     return PreparedData(
         folder=folder,
         fingerprint=manifest["fingerprint"],
         labels=mapped(folder / "labels.npy"),
-        features=Features(dense=mapped(folder / "dense.npy"), ids=mapped(folder / "ids.npy")),
+        features=Features(
+            dense=mapped(folder / "dense.npy"),
+            ids=mapped(folder / "ids.npy"),
+            bags=tuple(
+                Bags(
+                    values=mapped(folder / f"bag_{bag}_ids.npy"),
+                    offsets=mapped(folder / f"bag_{bag}_offsets.npy"),
+                )
+                for bag in range(len(preprocessing.schema.bags))
+            ),
+        ),
         truth=mapped(folder / "truth.npy") if "truth.npy" in manifest["files"] else None,
-        split=split_rows(manifest["rows"]),
-        preprocessing=Preprocessing.load(folder, manifest),
+        split=Split.from_dict(manifest["split"]),
+        preprocessing=preprocessing,
         rejected=manifest["rejected"],
         manifest=manifest,
     )

@@ -1,15 +1,24 @@
 """From a raw row to what a model reads of it: the schema, and what was learnt from the training part."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dlrm_adahessian.data.criteo.columns import CRITEO
+from dlrm_adahessian.data.prepared.arrays import read_array
 from dlrm_adahessian.data.prepared.vocabulary import Encoder, Vocabulary
-from dlrm_adahessian.data.rows import Features, RowBlock
+from dlrm_adahessian.data.rows import Bags, Features, RowBlock
 from dlrm_adahessian.data.schema import Schema, from_dict
+
+_SCALES = "scales.npy"
+
+Scales = npt.NDArray[np.float64]
+"""(2, S) mean and standard deviation of each dense column that is standardized."""
 
 
 @dataclass(frozen=True)
@@ -19,26 +28,81 @@ class Preprocessing:
     Attributes:
         schema: the columns.
         vocabulary: tokens to table rows.
+        scales: of the dense columns that are standardized.
     """
 
     schema: Schema
     vocabulary: Vocabulary
+    scales: Scales
+
+    @property
+    def num_rows(self) -> tuple[int, ...]:
+        """Height of each table, row 0 included."""
+        known = np.diff(self.vocabulary.offsets).tolist()
+        columns = zip(self.schema.categorical, known, strict=True)
+        return tuple((column.buckets or tokens) + 1 for column, tokens in columns)
 
     @cached_property
-    def _encoder(self) -> Encoder:
-        return self.vocabulary.encoder(len(self.schema.dense))
+    def encoder(self) -> Encoder:
+        """The hash tables that look tokens up."""
+        return Encoder(self.schema, self.vocabulary)
 
     def features(self, block: RowBlock) -> Features:
         """Return the features of rows as they were read."""
-        return Features(dense=block.dense, ids=self._encoder.encode(block.tokens, block.missing))
+        dense = block.dense
+        if self.schema.standardized:
+            dense[:, self.schema.standardized] = scaled(block.unscaled, self.scales)
+        return Features(
+            dense=dense,
+            ids=self.encoder.encode(block.tokens, block.missing),
+            bags=tuple(
+                Bags(values=self.encoder.encode_values(place, bags.values), offsets=bags.offsets)
+                for place, bags in enumerate(block.bags)
+            ),
+        )
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write what was learnt into a folder, and return what its manifest has to say for `load`."""
         self.vocabulary.save(folder)
+        if self.schema.standardized:
+            np.save(folder / _SCALES, self.scales, allow_pickle=False)
         return {"schema": self.schema.asdict()}
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> "Preprocessing":
         """Read what `save` wrote; before there were schemas, all rows were Criteo's."""
-        schema = manifest.get("schema")
-        return cls(CRITEO if schema is None else from_dict(schema), Vocabulary.load(folder))
+        schema = from_dict(manifest["schema"]) if "schema" in manifest else CRITEO
+        scales = read_array(folder / _SCALES) if schema.standardized else NO_SCALES
+        return cls(schema, Vocabulary.load(folder), scales)
+
+
+NO_SCALES: Scales = np.empty((2, 0))
+
+
+def scales_of(pieces: Callable[[], Iterable[npt.NDArray[np.float64]]], columns: int) -> Scales:
+    """Return mean and standard deviation of columns, in two passes; missing values count in neither.
+
+    Args:
+        pieces: gives the rows from the first on, (n, S) each, NaN where missing.
+        columns: S.
+
+    Returns:
+        (2, S); of a column without values 0 and 1, and 1 as the deviation of one whose values are equal.
+    """
+    if not columns:
+        return NO_SCALES
+    count, total, squares = np.zeros((3, columns))
+    for piece in pieces():
+        count += np.isfinite(piece).sum(0)
+        total += np.nansum(piece, 0)
+    count = np.maximum(count, 1)
+    mean = total / count
+    for piece in pieces():
+        squares += np.nansum((piece - mean) ** 2, 0)
+    deviation = np.sqrt(squares / count)
+    return np.stack([mean, np.where(deviation > 0, deviation, 1.0)])
+
+
+def scaled(values: npt.NDArray[np.float64], scales: Scales) -> npt.NDArray[np.float32]:
+    """Return (x - mean) / deviation of values (N, S), 0 where missing."""
+    return np.nan_to_num((values - scales[0]) / scales[1]).astype(np.float32)

@@ -1,11 +1,13 @@
 """Tokens to table rows.
 
-Each feature has a table of its own. Row 0 stands for tokens that the training part lacks or has fewer than
+Each categorical column has a table of its own. Row 0 stands for tokens that the training part lacks or has fewer than
 `min_count` times; the others follow by descending frequency, so that hot rows lie together, and by value
-where they are equally frequent. A missing token is a token like any other, and goes before its equals.
+where they are equally frequent. A missing token is a token like any other, and goes before its equals. Columns of bags
+have no missing token: a bag without values is empty. Where hashes share buckets there is no vocabulary: a token has
+row 1 + token modulo buckets, and a missing one row 0.
 
-A hash table here is one array of 64-bit slots, the token above its count or row: what is looked up lies in
-one cache line, and the counts of the largest feature (10 million tokens) take 134 MB.
+A hash table here is one array of slots, each a token and its count or row: what is looked up lies in
+one cache line, and the counts of the largest feature of Criteo (10 million tokens) take 134 MB.
 """
 
 import os
@@ -13,12 +15,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from dlrm_adahessian.data.prepared.arrays import read_array
+from dlrm_adahessian.data.schema import Schema
 
 UNKNOWN = 0
 """Row of tokens that are unseen or rare."""
@@ -27,11 +31,10 @@ _FILES = {name: f"vocabulary_{name}.npy" for name in ("tokens", "offsets", "miss
 _THREADS = 2  # features counted at a time: each holds a table, so more would cost memory
 _SMALLEST = 1 << 4  # slots
 _ENCODED_ROWS = 1 << 13  # rows that a thread encodes at a time, so that they stay in its cache
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio (Knuth, multiplicative hashing)
 
-_Slots = npt.NDArray[np.uint64]
+_Slots = npt.NDArray[Any]  # of records: token, and value, which is 0 in an empty slot only
+_Tokens = npt.NDArray[Any]  # uint32 or uint64
 
 
 @dataclass(frozen=True)
@@ -39,24 +42,20 @@ class Vocabulary:
     """The rows of all tables.
 
     Attributes:
-        tokens: uint32, tokens of all features in the order of their rows, row 1 first; where a missing token
+        tokens: uint32 or uint64, tokens of all features in the order of their rows, row 1 first; where a missing token
             has a row, a 0 without meaning stands in its place.
         offsets: (F + 1,) int64, where each feature's tokens begin, and their number.
         missing: (F,) int32, row of the missing token; `UNKNOWN` when it is rare.
     """
 
-    tokens: npt.NDArray[np.uint32]
+    tokens: _Tokens
     offsets: npt.NDArray[np.int64]
     missing: npt.NDArray[np.int32]
 
-    @property
-    def num_rows(self) -> tuple[int, ...]:
-        """Height of each table, the unknown row included."""
-        return tuple(int(n) + 1 for n in np.diff(self.offsets))
-
-    def encoder(self, first_bit: int) -> "Encoder":
-        """Build the hash tables that look tokens up; `first_bit` is that of the first feature in `RowBlock.missing`."""
-        return Encoder(self, first_bit)
+    def tokens_of(self, feature: int) -> _Tokens:
+        """Return the tokens of a feature in the order of their rows, row 1 first."""
+        first, stop = self.offsets[feature : feature + 2]
+        return self.tokens[first:stop]
 
     def save(self, folder: Path) -> None:
         """Write three .npy files into `folder`."""
@@ -70,118 +69,138 @@ class Vocabulary:
 
 
 def build_vocabulary(
-    column: Callable[[int], Iterable[npt.NDArray[np.uint32]]],
+    schema: Schema,
+    column: Callable[[int], Iterable[_Tokens]],
     missing: npt.NDArray[np.int64],
     *,
     min_count: int,
 ) -> Vocabulary:
-    """Count the tokens of the training part, and order those seen at least `min_count` times.
+    """Count the tokens of the training part, and order those seen often enough.
 
     Args:
+        schema: of the rows.
         column: gives the tokens of feature 0..F - 1 in pieces, 0 where missing; called from several threads.
-        missing: (F,) in how many rows each feature is missing.
-        min_count: at least 1.
+        missing: (F,) in how many rows each feature is missing; of bags 0.
+        min_count: how often a token is seen at least to have a row, where the schema does not say; at least 1.
 
     Returns:
-        The vocabulary.
+        The vocabulary; features with buckets have no tokens.
     """
+    dtype = token_type(schema)
 
-    def ordered(feature: int) -> tuple[npt.NDArray[np.uint32], int]:
-        return _in_order(_counted(column(feature)), int(missing[feature]), min_count)
+    def ordered(feature: int) -> tuple[_Tokens, int]:
+        about = schema.categorical[feature]
+        if about.buckets is not None:
+            return np.empty(0, dtype), UNKNOWN
+        counted = _counted(column(feature), dtype)
+        return _in_order(counted, int(missing[feature]), about.min_count or min_count)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        tokens, missing_rows = zip(*pool.map(ordered, range(len(missing))), strict=True)
+        found = list(pool.map(ordered, range(len(missing))))
     return Vocabulary(
-        tokens=np.concatenate(tokens),
-        offsets=np.cumsum([0, *map(len, tokens)], dtype=np.int64),
-        missing=np.array(missing_rows, np.int32),
+        tokens=np.concatenate([np.empty(0, dtype), *(tokens for tokens, _ in found)]),
+        offsets=np.cumsum([0, *(len(tokens) for tokens, _ in found)], dtype=np.int64),
+        missing=np.array([row for _, row in found], np.int32),
     )
+
+
+def token_type(schema: Schema) -> type[np.uint32] | type[np.uint64]:
+    """Return the type of the tokens of a schema."""
+    return np.uint32 if schema.token_bits <= 32 else np.uint64
 
 
 class Encoder:
     """Looks tokens up; safe to share among threads."""
 
-    def __init__(self, vocabulary: Vocabulary, first_bit: int) -> None:
-        sizes = np.diff(vocabulary.offsets)
-        slots = [_new_slots(2 * int(size)) for size in sizes]
-        for feature, table in enumerate(slots):
-            first, stop = vocabulary.offsets[feature : feature + 2]
-            _enter(table, vocabulary.tokens[first:stop], vocabulary.missing[feature])
-        self._starts = np.cumsum([0, *map(len, slots)], dtype=np.int64)
-        self._slots = np.concatenate(slots)
+    def __init__(self, schema: Schema, vocabulary: Vocabulary) -> None:
+        """Build the hash tables."""
+        self._slots: list[_Slots] = []
+        for feature in range(len(vocabulary.missing)):
+            tokens = vocabulary.tokens_of(feature)
+            table = _new_slots(2 * len(tokens), vocabulary.tokens.dtype)
+            _enter(table, tokens, vocabulary.missing[feature])
+            self._slots.append(table)
+        self._buckets = [column.buckets or 0 for column in schema.categorical]
         self._missing = vocabulary.missing
-        self._first_bit = first_bit
+        self._first_bit = len(schema.dense)
+        self._first_bag = len(schema.tokens)
 
-    def encode(
-        self, tokens: npt.NDArray[np.uint32], missing: npt.NDArray[np.uint64]
-    ) -> npt.NDArray[np.int32]:
-        """Return the table rows.
+    def encode(self, tokens: _Tokens, missing: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """Return the table rows of the token columns.
 
         Args:
-            tokens: (N, F), as in `RowBlock`.
+            tokens: (N, T), as in `RowBlock`.
             missing: as in `RowBlock`.
 
         Returns:
-            (N, F) int32, each within the table of its feature.
+            (N, T) int32, each within the table of its feature.
         """
         rows = np.empty(tokens.shape, np.int32)
         words = missing.reshape(len(missing), missing.size // max(len(missing), 1))
 
         def encode(first: int) -> None:
             part = slice(first, first + _ENCODED_ROWS)
-            _encode(
-                tokens[part],
-                words[part],
-                self._first_bit,
-                self._slots,
-                self._starts,
-                self._missing,
-                rows[part],
-            )
+            # Feature by feature, so that a feature's table stays in the cache.
+            for feature in range(tokens.shape[1]):
+                word, bit = divmod(self._first_bit + feature, 64)
+                found = rows[part, feature]
+                self._look_up(feature, tokens[part, feature], found)
+                _mark_missing(words[part, word], np.uint64(bit), self._missing[feature], found)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(encode, range(0, len(tokens), _ENCODED_ROWS)))
         return rows
 
+    def encode_values(self, bag: int, values: _Tokens) -> npt.NDArray[np.int32]:
+        """Return the table rows (V,) int32 of values (V,) of a bag column, by its place among those."""
+        rows = np.empty(len(values), np.int32)
+        self._look_up(self._first_bag + bag, values, rows)
+        return rows
 
-def _counted(pieces: Iterable[npt.NDArray[np.uint32]]) -> _Slots:
+    def _look_up(self, feature: int, tokens: _Tokens, rows: npt.NDArray[np.int32]) -> None:
+        if buckets := self._buckets[feature]:
+            np.add(tokens % np.uint64(buckets), 1, out=rows, casting="unsafe")
+        else:
+            _encode(tokens, self._slots[feature], rows)
+
+
+def _counted(pieces: Iterable[_Tokens], dtype: npt.DTypeLike) -> _Slots:
     """Count tokens in a table that grows, at most 3/4 full."""
-    slots = _new_slots(0)
+    slots = _new_slots(0, dtype)
     used = 0
     for tokens in pieces:
         if 4 * (used + len(tokens)) > 3 * len(slots):
-            full, slots = slots, _new_slots((used + len(tokens)) * 4 // 3)
+            full, slots = slots, _new_slots((used + len(tokens)) * 4 // 3, dtype)
             _move(full, slots)
         used += _count(slots, tokens)
     return slots
 
 
-def _in_order(slots: _Slots, missing: int, min_count: int) -> tuple[npt.NDArray[np.uint32], int]:
+def _in_order(slots: _Slots, missing: int, min_count: int) -> tuple[_Tokens, int]:
     """Return the kept tokens by rank, and the row of the missing token; see `Vocabulary`."""
     kept = _frequent(slots, min_count)
     # Counts of pieces include the missing, as zeros.
     if missing:
-        zero = kept < np.uint64(1) << _HALF
-        kept[zero] -= np.uint64(missing)
+        kept["value"][kept["token"] == 0] -= missing
         kept = _frequent(kept, min_count)
-    rank = ((_LOW - (kept & _LOW)) << _HALF) | (kept >> _HALF)
-    rank.sort()
-    tokens = (rank & _LOW).astype(np.uint32)
+    falling = -kept["value"].astype(np.int64)
+    order = np.lexsort((kept["token"], falling))
+    tokens = kept["token"][order]
     if missing < min_count:
         return tokens, UNKNOWN
-    place = int(np.searchsorted(rank, np.uint64((int(_LOW) - missing) << 32)))
-    return np.insert(tokens, place, np.uint32(0)), place + 1
+    place = int(np.searchsorted(falling[order], -missing))
+    return np.insert(tokens, place, 0), place + 1
 
 
-def _new_slots(at_least: int) -> _Slots:
-    return np.zeros(max(_SMALLEST, 1 << (at_least - 1).bit_length()), np.uint64)
+def _new_slots(at_least: int, dtype: npt.DTypeLike) -> _Slots:
+    return np.zeros(max(_SMALLEST, 1 << (at_least - 1).bit_length()), [("token", dtype), ("value", dtype)])
 
 
 @njit(cache=True)
-def _find(slots: _Slots, token: np.uint64, shift: np.uint64) -> np.uint64:
+def _find(slots: _Slots, token: int, shift: np.uint64) -> np.uint64:
     """Return the slot that holds `token`, or the empty one where it belongs."""
-    at = (token * _SPREAD) >> shift
-    while slots[at] and slots[at] >> _HALF != token:
+    at = (np.uint64(token) * _SPREAD) >> shift
+    while slots[at].value and slots[at].token != token:
         at = (at + np.uint64(1)) & np.uint64(len(slots) - 1)
     return at
 
@@ -198,17 +217,16 @@ def _shift(slots: _Slots) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
-def _count(slots: _Slots, tokens: npt.NDArray[np.uint32]) -> int:
+def _count(slots: _Slots, tokens: _Tokens) -> int:
     """Count tokens into a table with room for them; return how many are new."""
     shift = _shift(slots)
     new = 0
-    for n in range(len(tokens)):
-        token = np.uint64(tokens[n])
+    for token in tokens:
         at = _find(slots, token, shift)
-        if not slots[at]:
-            slots[at] = token << _HALF
+        if not slots[at].value:
+            slots[at].token = token
             new += 1
-        slots[at] += np.uint64(1)
+        slots[at].value += 1
     return new
 
 
@@ -217,12 +235,12 @@ def _frequent(slots: _Slots, min_count: int) -> _Slots:
     """Select without a mask or a copy of the counts, which would take as much memory again."""
     frequent = 0
     for slot in slots:
-        frequent += (slot & _LOW) >= np.uint64(min_count)
-    kept = np.empty(frequent, np.uint64)
+        frequent += slot.value >= min_count
+    kept = np.empty(frequent, slots.dtype)
     n = 0
-    for slot in slots:
-        if (slot & _LOW) >= np.uint64(min_count):
-            kept[n] = slot
+    for at in range(len(slots)):
+        if slots[at].value >= min_count:
+            kept[n] = slots[at]
             n += 1
     return kept
 
@@ -232,39 +250,33 @@ def _move(full: _Slots, slots: _Slots) -> None:
     """Enter all of one table into another, larger one."""
     shift = _shift(slots)
     for n in range(len(full)):
-        if full[n]:
-            slots[_find(slots, full[n] >> _HALF, shift)] = full[n]
+        if full[n].value:
+            slots[_find(slots, full[n].token, shift)] = full[n]
 
 
 @njit(cache=True, nogil=True)
-def _enter(slots: _Slots, tokens: npt.NDArray[np.uint32], missing: int) -> None:
+def _enter(slots: _Slots, tokens: _Tokens, missing: int) -> None:
     """Enter the rows of tokens, row 1 first; row `missing` belongs to no token."""
     shift = _shift(slots)
     for n in range(len(tokens)):
         if n + 1 != missing:
-            token = np.uint64(tokens[n])
-            slots[_find(slots, token, shift)] = (token << _HALF) | np.uint64(n + 1)
+            at = _find(slots, tokens[n], shift)
+            slots[at].token = tokens[n]
+            slots[at].value = n + 1
 
 
 @njit(cache=True, nogil=True)
-def _encode(
-    tokens: npt.NDArray[np.uint32],
-    missing: npt.NDArray[np.uint64],
-    first_bit: int,
-    slots: _Slots,
-    starts: npt.NDArray[np.int64],
-    missing_rows: npt.NDArray[np.int32],
-    rows: npt.NDArray[np.int32],
+def _encode(tokens: _Tokens, slots: _Slots, rows: npt.NDArray[np.int32]) -> None:
+    """Look tokens up; an empty slot holds 0, the row of unknown tokens."""
+    shift = _shift(slots)
+    for n in range(len(tokens)):
+        rows[n] = slots[_find(slots, tokens[n], shift)].value
+
+
+@njit(cache=True, nogil=True)
+def _mark_missing(
+    words: npt.NDArray[np.uint64], bit: np.uint64, missing: int, rows: npt.NDArray[np.int32]
 ) -> None:
-    """Look up feature by feature, so that a feature's table stays in the cache."""
-    for feature in range(len(missing_rows)):
-        table = slots[starts[feature] : starts[feature + 1]]
-        shift = _shift(table)
-        word, bit = (first_bit + feature) >> 6, np.uint64((first_bit + feature) & 63)
-        for n in range(len(missing)):
-            if (missing[n, word] >> bit) & np.uint64(1):
-                rows[n, feature] = missing_rows[feature]
-            else:
-                # An empty slot holds 0, the row of unknown tokens.
-                slot = table[_find(table, np.uint64(tokens[n, feature]), shift)]
-                rows[n, feature] = slot & _LOW
+    for n in range(len(words)):
+        if (words[n] >> bit) & np.uint64(1):
+            rows[n] = missing

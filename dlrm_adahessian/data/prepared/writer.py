@@ -1,8 +1,8 @@
 """Blocks of rows to planar memory maps, in bounded memory.
 
-The text is parsed once. That pass writes what is final (labels, logarithms of the integers) and spills the
-tokens as binary, since the vocabulary belongs to the training part, which is known when standard input
-ends. Then the tokens of the training part are counted, and all are encoded.
+The input is read once. That pass writes what is final (labels, dense columns) and spills what must wait, since the
+vocabulary belongs to the training part, which is known when standard input ends. Then the tokens of the training part are
+counted, and all are encoded.
 """
 
 import logging
@@ -15,15 +15,18 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from dlrm_adahessian.data.prepared.arrays import NpyWriter, TokenSpill
-from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
-from dlrm_adahessian.data.prepared.vocabulary import Encoder, build_vocabulary
+from dlrm_adahessian.data.prepared.arrays import NpyWriter
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing, scaled, scales_of
+from dlrm_adahessian.data.prepared.spill import Spill
+from dlrm_adahessian.data.prepared.vocabulary import build_vocabulary
 from dlrm_adahessian.data.rows import RowBlock
 from dlrm_adahessian.data.schema import Schema
-from dlrm_adahessian.data.split import MIN_ROWS, split_rows
-from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.data.split import PARTS, split_rows
 from dlrm_adahessian.runtime.terminal import progress_bar
+
+Advance = Callable[[str, int], None]
 
 logger = logging.getLogger(__name__)
 
@@ -34,63 +37,76 @@ def write_prepared(
     schema: Schema,
     *,
     min_count: int,
-    advance: Callable[[str, int], None] = lambda stage, rows: None,
+    advance: Advance = lambda stage, rows: None,
 ) -> dict[str, Any]:
-    """Write labels.npy, dense.npy, ids.npy, the vocabulary, and truth.npy where blocks carry a probability.
+    """Write the files that `PreparedData` maps.
 
     Args:
-        blocks: labelled rows in time order.
+        blocks: labelled rows in the order of their parts.
         folder: an empty folder.
         schema: of the rows.
-        min_count: tokens seen fewer times in the training part share row 0.
+        min_count: tokens seen fewer times in the training part share row 0, where the schema does not say.
         advance: told the stage (`read`, `encode`) and how many more rows it has done.
 
     Returns:
-        What the manifest says: number of rows, table heights, first rows of the parts, the schema.
-
-    Raises:
-        DataError: there are too few rows to split.
+        What the manifest says: number of rows, first rows of the parts, table heights, the schema, and how many values of
+        each column are missing. Too few rows for the parts are refused with a `DataError`.
     """
-    spill = TokenSpill(folder / "spill", schema)
+    spill = Spill(folder / "spill", schema)
     with closing(spill):
-        rows = _write_columns(blocks, folder, schema, spill, advance)
-    if rows < MIN_ROWS:
-        raise DataError(f"{MIN_ROWS} good rows at least are needed, found {rows}; give more rows")
-    split = split_rows(rows)
+        rows, parts = _write_columns(blocks, folder, schema, spill, advance)
+    split = split_rows(rows, schema.split, parts)
     train = len(split.train)
+    missing = spill.missing_counts(train)[len(schema.dense) :]
     vocabulary = build_vocabulary(
-        lambda feature: spill.column(feature, train), spill.missing_counts(train), min_count=min_count
+        schema,
+        lambda feature: spill.column(feature, train),
+        np.pad(missing, (0, len(schema.bags))),
+        min_count=min_count,
     )
-    described = Preprocessing(schema, vocabulary).save(folder)
-    _write_ids(vocabulary.encoder(len(schema.dense)), spill, folder, rows, advance)
+    scales = scales_of(lambda: spill.unscaled(train), len(schema.standardized))
+    preprocessing = Preprocessing(schema, vocabulary, scales)
+    described = preprocessing.save(folder)
+    _write_scaled(preprocessing, spill, folder, rows)
+    _write_ids(preprocessing, spill, folder, rows, advance)
+    absent = spill.missing_counts(rows).tolist()
     spill.remove()
-    parts = {"train": [0, train], "test": [train, split.validation], "val": [split.validation, rows]}
-    return {"rows": rows, "split": parts, "num_rows": list(vocabulary.num_rows), **described}
+    names = (*schema.dense_names, *schema.features)
+    return {
+        "rows": rows,
+        "split": split.asdict(),
+        "num_rows": list(preprocessing.num_rows),
+        "missing": dict(zip(names, absent, strict=False)),
+        **described,
+    }
 
 
 def _write_columns(
-    blocks: Iterator[RowBlock],
-    folder: Path,
-    schema: Schema,
-    spill: TokenSpill,
-    advance: Callable[[str, int], None],
-) -> int:
-    """Write what needs no vocabulary; return the number of rows."""
+    blocks: Iterator[RowBlock], folder: Path, schema: Schema, spill: Spill, advance: Advance
+) -> tuple[int, list[int] | None]:
+    """Write what needs no vocabulary; return the number of rows, and of those in each part where the rows say it."""
+    parts: npt.NDArray[np.int64] | None = None
     with ExitStack() as stack:
         labels = stack.enter_context(NpyWriter(folder / "labels.npy", np.int8))
         dense = stack.enter_context(NpyWriter(folder / "dense.npy", np.float32, (len(schema.dense),)))
-        truth: NpyWriter | None = None
+        optional: dict[str, NpyWriter] = {}
         for block in read_ahead(blocks):
             labels.append(block.labels)
             dense.append(block.dense)
-            spill.append(block.tokens, block.missing)
-            if block.probability is not None:
-                truth = truth or stack.enter_context(NpyWriter(folder / "truth.npy", np.float32))
-                truth.append(block.probability)
+            spill.append(block)
+            for name, values in (("weights", block.weights), ("truth", block.probability)):
+                if values is not None:
+                    if name not in optional:
+                        optional[name] = stack.enter_context(NpyWriter(folder / f"{name}.npy", np.float32))
+                    optional[name].append(values)
+            if block.part is not None:
+                counted = np.bincount(block.part, minlength=len(PARTS))
+                parts = counted if parts is None else parts + counted
             advance("read", len(block))
-        if truth and truth.rows != labels.rows:
-            raise ValueError(f"all rows or none carry a probability, {truth.rows} of {labels.rows} do")
-    return labels.rows
+        for name, writer in optional.items():
+            if writer.rows != labels.rows:
+                raise ValueError(f"all rows or none have {name}, {writer.rows} of {labels.rows} do")
+    return labels.rows, None if parts is None else parts.tolist()
 
 
 def read_ahead(blocks: Iterator[RowBlock]) -> Iterator[RowBlock]:
@@ -102,13 +118,34 @@ def read_ahead(blocks: Iterator[RowBlock]) -> Iterator[RowBlock]:
             yield block
 
 
-def _write_ids(
-    encoder: Encoder, spill: TokenSpill, folder: Path, rows: int, advance: Callable[[str, int], None]
-) -> None:
-    with NpyWriter(folder / "ids.npy", np.int32, (spill.features,)) as ids:
+def _write_scaled(preprocessing: Preprocessing, spill: Spill, folder: Path, rows: int) -> None:
+    """Fill in the dense columns that are standardized."""
+    if not (columns := preprocessing.schema.standardized):
+        return
+    dense = np.load(folder / "dense.npy", mmap_mode="r+", allow_pickle=False)
+    first = 0
+    for values in spill.unscaled(rows):
+        dense[first : first + len(values), columns] = scaled(values, preprocessing.scales)
+        first += len(values)
+    dense.flush()
+
+
+def _write_ids(preprocessing: Preprocessing, spill: Spill, folder: Path, rows: int, advance: Advance) -> None:
+    encoder, schema = preprocessing.encoder, preprocessing.schema
+    with NpyWriter(folder / "ids.npy", np.int32, (len(schema.tokens),)) as ids:
         for tokens, missing in spill.blocks(rows):
             ids.append(encoder.encode(tokens, missing))
             advance("encode", len(missing))
+    for bag in range(len(schema.bags)):
+        with NpyWriter(folder / f"bag_{bag}_ids.npy", np.int32) as ids:
+            for values in spill.column(len(schema.tokens) + bag, rows):
+                ids.append(encoder.encode_values(bag, values))
+        with NpyWriter(folder / f"bag_{bag}_offsets.npy", np.int64) as offsets:
+            offsets.append(np.zeros(1, np.int64))
+            end = 0
+            for lengths in spill.lengths(bag, rows):
+                offsets.append(end + np.cumsum(lengths, dtype=np.int64))
+                end += int(lengths.sum())
 
 
 class StageBar:

@@ -53,7 +53,7 @@ def test_rows_are_those_of_the_oracle(text: Path, tmp_path: Path) -> None:
         range(130, 140),
     )
     assert (data.features.ids.min(axis=0) >= 0).all()
-    assert (data.features.ids.max(axis=0) < data.preprocessing.vocabulary.num_rows).all()
+    assert (data.features.ids.max(axis=0) < data.preprocessing.num_rows).all()
     assert data.truth is None
     assert data.rejected == 0
     with pytest.raises(ValueError, match="read-only"):

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data.criteo.columns import CRITEO
-from dlrm_adahessian.data.prepared.arrays import NpyWriter, TokenSpill, read_array
+from dlrm_adahessian.data.prepared.arrays import NpyWriter, read_array
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 from tests.data.oracle import random_block
@@ -54,21 +53,3 @@ def test_an_array_of_unknown_length_is_what_numpy_writes_at_once(tmp_path: Path)
             writer.append(piece)
     np.save(tmp_path / "whole.npy", rows)
     assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
-
-
-def test_tokens_are_spilled_and_read_back(tmp_path: Path) -> None:
-    block = random_block(np.random.default_rng(0), 70_000, distinct=40)  # more than are read at a time
-    spill = TokenSpill(tmp_path / "spill", CRITEO)
-    for part in (slice(0, 5), slice(5, 69_999), slice(69_999, 70_000)):
-        spill.append(block.tokens[part], block.missing[part])
-    spill.close()
-    spill.close()
-    for rows in (1, 66_000, 70_000):
-        tokens, missing = map(np.concatenate, zip(*spill.blocks(rows), strict=True))
-        assert (tokens == block.tokens[:rows]).all()
-        assert (missing == block.missing[:rows, None]).all()
-        assert (np.concatenate(list(spill.column(25, rows))) == block.tokens[:rows, 25]).all()
-        absent = block.missing[:rows, None] >> np.arange(13, 39, dtype=np.uint64) & np.uint64(1)
-        assert (spill.missing_counts(rows) == absent.sum(axis=0)).all()
-    spill.remove()
-    assert not (tmp_path / "spill").exists()

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data.criteo.columns import CriteoBlock
-from dlrm_adahessian.data.prepared.vocabulary import Vocabulary, build_vocabulary
+from dlrm_adahessian.data.criteo.columns import CRITEO, CriteoBlock
+from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
+from dlrm_adahessian.data.prepared.vocabulary import Encoder, Vocabulary, build_vocabulary
 from tests.data.oracle import random_block, rows_of
 
 MISSING = -1  # sorts before every token of the same count
@@ -21,7 +22,15 @@ def vocabulary_of(block: CriteoBlock, min_count: int, piece: int = 1 << 16) -> V
 
     bits = np.uint64(1) << np.arange(13, 39, dtype=np.uint64)
     missing = np.count_nonzero(block.missing[:, None] & bits, axis=0)
-    return build_vocabulary(column, missing, min_count=min_count)
+    return build_vocabulary(CRITEO, column, missing, min_count=min_count)
+
+
+def num_rows(vocabulary: Vocabulary) -> tuple[int, ...]:
+    return Preprocessing(CRITEO, vocabulary, NO_SCALES).num_rows
+
+
+def encode(vocabulary: Vocabulary, tokens: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    return Encoder(CRITEO, vocabulary).encode(tokens, missing)
 
 
 def expected_ids(block: CriteoBlock, train: int, min_count: int) -> tuple[np.ndarray, list[int]]:
@@ -50,8 +59,8 @@ def test_ids_are_ranks_by_frequency(seed: int, distinct: int, min_count: int) ->
     )
     vocabulary = vocabulary_of(train, min_count)
     ids, heights = expected_ids(block, 1500, min_count)
-    assert vocabulary.num_rows == tuple(heights)
-    assert (vocabulary.encoder(13).encode(block.tokens, block.missing) == ids).all()
+    assert num_rows(vocabulary) == tuple(heights)
+    assert (encode(vocabulary, block.tokens, block.missing) == ids).all()
 
 
 def test_token_zero_and_missing_are_different_tokens() -> None:
@@ -63,8 +72,8 @@ def test_token_zero_and_missing_are_different_tokens() -> None:
     )
     for min_count, ids in ((1, [2] * 4 + [1] * 6), (5, [0] * 4 + [1] * 6), (7, [0] * 10)):
         vocabulary = vocabulary_of(block, min_count)
-        assert vocabulary.encoder(13).encode(tokens, missing)[:, 0].tolist() == ids
-    assert vocabulary_of(block, 7).num_rows == (1, *[2] * 25)
+        assert encode(vocabulary, tokens, missing)[:, 0].tolist() == ids
+    assert num_rows(vocabulary_of(block, 7)) == (1, *[2] * 25)
 
 
 @pytest.mark.parametrize("piece", [1, 13, 4096])
@@ -72,7 +81,7 @@ def test_tables_grow(piece: int) -> None:
     rows = 40_000 if piece > 1 else 3000
     block = random_block(np.random.default_rng(0), rows, distinct=2**31)
     whole, grown = vocabulary_of(block, 1, rows), vocabulary_of(block, 1, piece)
-    assert max(whole.num_rows) > rows // 2
+    assert max(num_rows(whole)) > rows // 2
     for field in ("tokens", "offsets", "missing"):
         assert (getattr(whole, field) == getattr(grown, field)).all()
 
@@ -83,13 +92,13 @@ def test_tokens_that_collide_are_told_apart() -> None:
     missing = np.zeros(4096, np.uint64)
     block = CriteoBlock(labels=np.zeros(4096), integers=np.zeros((4096, 13)), tokens=tokens, missing=missing)
     vocabulary = vocabulary_of(block, 1)
-    assert (vocabulary.encoder(13).encode(tokens, missing)[:, 7] == np.arange(1, 4097)).all()
-    assert (vocabulary.encoder(13).encode(tokens + np.uint32(1), missing) == 0).all()
+    assert (encode(vocabulary, tokens, missing)[:, 7] == np.arange(1, 4097)).all()
+    assert (encode(vocabulary, tokens + np.uint32(1), missing) == 0).all()
 
 
 def test_encoding_does_not_depend_on_the_layout_or_the_number_of_rows() -> None:
     block = random_block(np.random.default_rng(3), 20_000, distinct=900)
-    encoder = vocabulary_of(block, 3).encoder(13)
+    encoder = Encoder(CRITEO, vocabulary_of(block, 3))
     ids = encoder.encode(block.tokens, block.missing)
     assert (encoder.encode(np.asfortranarray(block.tokens), block.missing) == ids).all()
     one_by_one = [encoder.encode(block.tokens[n : n + 1], block.missing[n : n + 1]) for n in range(50)]

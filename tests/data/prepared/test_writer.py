@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data.criteo.columns import CRITEO, CriteoBlock
+from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CRITEO, CriteoBlock
 from dlrm_adahessian.data.prepared.writer import write_prepared
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import random_block
@@ -40,10 +40,12 @@ def test_files_hold_the_rows(size: int, probability: bool, tmp_path: Path) -> No
 
     found = write_prepared(pieces(block, size), tmp_path, CRITEO, min_count=4, advance=advance)
     ids, heights = expected_ids(block, 600, 4)
+    absent = block.missing[:, None] >> np.arange(39, dtype=np.uint64) & np.uint64(1)
     assert found == {
         "rows": 700,
         "split": {"train": [0, 600], "test": [600, 650], "val": [650, 700]},
         "num_rows": heights,
+        "missing": dict(zip(COLUMN_NAMES[1:], absent.sum(axis=0).tolist(), strict=True)),
         "schema": CRITEO.asdict(),
     }
     assert counted == {"read": 700, "encode": 700}
@@ -70,7 +72,7 @@ def test_too_few_rows_are_refused(rows: int, tmp_path: Path) -> None:
 
 def test_probability_of_some_rows_only_is_refused(tmp_path: Path) -> None:
     blocks = [random_block(np.random.default_rng(0), 20, distinct=5, probability=p) for p in (False, True)]
-    with pytest.raises(ValueError, match="20 of 40 do"):
+    with pytest.raises(ValueError, match="truth, 20 of 40 do"):
         write_prepared(iter(blocks), tmp_path, CRITEO, min_count=1)
 
 
