@@ -126,6 +126,24 @@ class ColumnBlock(RowBlock):
         """Return the values of the columns that are standardized, (N, S)."""
         return self.values[:, self.schema.standardized]
 
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "ColumnBlock":
+        """Return some of the rows."""
+
+        def some(values: npt.NDArray[Any] | None) -> Any:
+            return None if values is None else values[rows]
+
+        return ColumnBlock(
+            schema=self.schema,
+            labels=self.labels[rows],
+            values=self.values[rows],
+            tokens=self.tokens[rows],
+            missing=self.missing[rows],
+            bags=[bags[rows] for bags in self.bags],
+            weights=some(self.weights),
+            part=some(self.part),
+            probability=some(self.probability),
+        )
+
 
 def missing_words(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     """Return the bits of `RowBlock.missing`, (N, W), of (N, K + T) bool."""

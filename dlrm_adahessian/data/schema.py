@@ -119,6 +119,8 @@ class Schema:
     """The columns of a click log."""
 
     format: Format = "csv"
+    header: tuple[str, ...] = ()
+    """Names of the columns of text whose first line does not say them."""
     label: Column
     """1 for a click, 0 for none."""
     weight: Column | None = None

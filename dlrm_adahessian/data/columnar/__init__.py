@@ -1,0 +1,1 @@
+"""Rows of any schema from parquet and delimited text, read through pyarrow."""

@@ -1,0 +1,145 @@
+"""One column of a batch: from pyarrow to the numbers of a `ColumnBlock`, and which of its values break a rule."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dlrm_adahessian.data.columnar.hashing import as_text, hashed
+from dlrm_adahessian.data.rows import NO_LABEL, Bags, offsets_of
+from dlrm_adahessian.data.schema import BagColumn, TokenColumn
+
+_MISSING = ["", "NA", "NaN", "nan", "null", "NULL"]
+_NUMBER = r"^\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?)\s*$"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Values of a column that break a rule.
+
+    Attributes:
+        rows: (N,) bool.
+        rule: what they must be.
+    """
+
+    rows: npt.NDArray[np.bool_]
+    rule: str
+
+
+class WrongTypeError(Exception):
+    """A whole column is of a type that it cannot have; says what it must be and is."""
+
+
+def numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
+    """Return numbers (N,) float64, NaN where missing, and those that are none or not finite."""
+    values = _decoded(values)
+    kind = values.type
+    bad = np.zeros(len(values), np.bool_)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        values = pc.if_else(pc.is_in(values, pa.array(_MISSING, kind)), None, values)
+        fits = pc.match_substring_regex(values, _NUMBER).fill_null(True)
+        bad = ~fits.to_numpy(zero_copy_only=False)
+        values = pc.utf8_trim_whitespace(pc.if_else(fits, values, None))
+    elif not (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind)
+    ):
+        raise WrongTypeError(f"must hold numbers, and is of type {kind}")
+    if pa.types.is_boolean(kind):
+        values = values.cast(pa.int8())
+    found = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    bad = bad | np.isinf(found)
+    return np.where(bad, np.nan, found), Fault(bad, "must be empty or a finite number")
+
+
+def labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fault]:
+    """Return labels (N,), `NO_LABEL` where missing, and those that are neither 0 nor 1; missing ones too if required."""
+    found, fault = numbers(values)
+    missing = np.isnan(found) & ~fault.rows
+    bad = fault.rows | ~((found == 0) | (found == 1) | missing)
+    rule = "must be 0 or 1"
+    if required:
+        bad = bad | missing
+    return np.where(missing | bad, NO_LABEL, found).astype(np.int8), Fault(bad, rule)
+
+
+def weights(values: Any) -> tuple[npt.NDArray[np.float32], Fault]:
+    """Return weights (N,), and those that are missing, negative or no number."""
+    found, fault = numbers(values)
+    bad = fault.rows | ~(found >= 0)
+    return np.where(bad, 0, found).astype(np.float32), Fault(bad, "must be a number of at least 0")
+
+
+def tokens(values: Any, column: TokenColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """Return tokens (N,), 0 where missing, and where they are missing (N,)."""
+    return hashed(_text(values, column))
+
+
+def bags(values: Any, column: BagColumn) -> Bags:
+    """Return the values of each row; a missing bag is empty, and missing values in it are left out."""
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lists = values
+    elif column.separator is None:
+        raise WrongTypeError(f'must hold lists, and is of type {kind}; name what separates the values: separator = "|"')
+    else:
+        lists = pc.split_pattern(_decoded(values).cast(pa.string()), column.separator)
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    found, absent = hashed(_text(pc.list_flatten(lists), column))
+    row = np.repeat(np.arange(len(lengths)), lengths)[~absent]
+    kept = np.bincount(row, minlength=len(lengths))
+    found = found[~absent]
+    if column.max_length is not None:
+        place = np.arange(len(found)) - np.repeat(offsets_of(kept)[:-1], kept)
+        found = found[place < column.max_length]
+        kept = np.minimum(kept, column.max_length)
+    return Bags(values=found, offsets=offsets_of(kept))
+
+
+def times(values: Any) -> npt.NDArray[Any]:
+    """Return times as numbers that compare alike: int64 nanoseconds of timestamps and of ISO 8601 text, or float64."""
+    values = _decoded(values)
+    kind = values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        found, fault = numbers(values)
+        if not fault.rows.any():
+            return found
+        try:
+            values = values.cast(pa.timestamp("ns"))
+        except pa.ArrowInvalid as error:
+            raise WrongTypeError(f"must hold numbers or ISO 8601 times: {error}") from error
+        kind = values.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        if values.null_count:
+            raise WrongTypeError("must hold a time in every row, and some have none")
+        return values.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return numbers(values)[0]
+
+
+def _text(values: Any, column: TokenColumn) -> Any:
+    try:
+        text = as_text(values)
+    except pa.ArrowInvalid as error:
+        raise WrongTypeError(f"must hold text or whole numbers: {error}") from error
+    except pa.ArrowNotImplementedError as error:
+        raise WrongTypeError(f"must hold text or whole numbers, and is of type {values.type}") from error
+    if column.characters is None:
+        return text
+    return _on_distinct(text, lambda each: pc.utf8_slice_codeunits(each, *column.characters or ()))
+
+
+def _on_distinct(text: Any, change: Callable[[Any], Any]) -> Any:
+    if pa.types.is_dictionary(text.type):
+        return pa.DictionaryArray.from_arrays(text.indices, change(text.dictionary))
+    return change(text)
+
+
+def _decoded(values: Any) -> Any:
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
