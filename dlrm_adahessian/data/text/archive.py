@@ -6,9 +6,10 @@ read, and headers that would make tarfile read without bound into memory end the
 
 import logging
 import tarfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
+from shlex import quote
 from typing import Protocol, Self
 
 from dlrm_adahessian.errors import DataError
@@ -18,6 +19,7 @@ MEMBER = "train.txt"
 _MAX_HEADER = 1 << 20  # bytes of a pax or GNU long-name header, which tarfile holds in memory
 _MAX_MEMBERS = 1000  # tarfile remembers each; dac.tar.gz has four
 _BLOCK = 1 << 20  # bytes
+_LISTED = 6  # members that a message lists
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def _tar_errors(name: str) -> Generator[None]:
 
 def _find_member(archive: tarfile.TarFile, name: str) -> Readable:
     refused: list[str] = []
+    others: list[tarfile.TarInfo] = []
     for count, info in enumerate(archive, 1):
         if count > _MAX_MEMBERS:
             refused.append(f"what follows {_MAX_MEMBERS} members")
@@ -116,10 +119,24 @@ def _find_member(archive: tarfile.TarFile, name: str) -> Readable:
             logger.warning("%s: refused to read member %s", name, refused[-1])
         elif PurePosixPath(info.name).name == MEMBER and (file := archive.extractfile(info)):
             return file
-    raise DataError(
-        f"{name} must hold a plain file {MEMBER}; refused: {', '.join(refused[:10]) or 'nothing'}; "
-        f"give {MEMBER} itself"
-    )
+        elif info.isfile():
+            others.append(info)
+    raise DataError(_without_member(name, others, refused))
+
+
+def _without_member(name: str, others: Sequence[tarfile.TarInfo], refused: Sequence[str]) -> str:
+    """Say what an archive holds in place of the training file, and how the largest of that can be read."""
+    holds = ", ".join(info.name[:100] for info in others[:_LISTED]) + ", ..." * (len(others) > _LISTED)
+    told = [f"{name} must hold a plain file {MEMBER} and holds {holds or 'no file that may be read'}"]
+    if refused:
+        told.append(f"refused: {', '.join(refused[:10])}")
+    if others:
+        largest = quote(max(others, key=lambda info: info.size).name[:1000])
+        told.append(
+            f"pipe in the member that holds the rows: tar xOf {quote(name)} {largest} | ... --data-path -"
+        )
+    told.append(f"{'or ' * bool(others)}give {MEMBER} itself")
+    return "; ".join(told)
 
 
 def _refusal(info: tarfile.TarInfo) -> str | None:

@@ -1,23 +1,26 @@
-"""Where rows come from: a file, a gzip of it, the published archive, a folder of files, or a pipe.
+"""Where rows come from: a file, compressed or not, the published archive, a folder of files, or a pipe.
 
 An input is a sequence of named byte streams. What a file is follows from its first bytes, not its name.
 """
 
-import gzip
+import logging
 import os
+import re
 import stat
 import sys
-import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import xxhash
 
-from dlrm_adahessian.data.text.archive import MEMBER, Readable, looks_like_tar, member_reader
+from dlrm_adahessian.data.text.archive import MEMBER, looks_like_tar, member_reader
+from dlrm_adahessian.data.text.foreign import refuse_foreign
+from dlrm_adahessian.data.text.packed import PACKED, Peekable, unpacked
 from dlrm_adahessian.errors import DataError, NoInputError, StorageError
 from dlrm_adahessian.runs.sealed import MANIFEST, file_digest
 
@@ -25,9 +28,11 @@ STANDARD_INPUT = "-"
 RAW = Path("data/raw")
 """Where rows are looked for when no path is given."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _TAR_HEADER = 512  # bytes
-_PATTERNS = ("*.txt", "*.tsv", "*.gz")
+_ENDINGS = (".txt", ".tsv", *PACKED)
+_DAY = re.compile(r"day_[0-9]+")  # of the terabyte log, whose unpacked files have no suffix
+_SUFFIXES = re.compile(r"(\.txt|\.tsv)?(\.gz|\.xz|\.bz2)?$")
+_LISTED = 6  # names that a message lists; of more, those in the middle are left out
 _HASH_WHOLE = 64 << 20  # bytes; a larger file is known by its size, time, head and tail
 _HASH_PART = 1 << 20  # bytes
 _REMEDY = "name train.txt under any name, a .gz of it, dac.tar.gz, a folder of these, or - for standard input"
@@ -37,6 +42,8 @@ ways to rows:
   pipe them       zcat FILE.gz | python -m dlrm_adahessian {command} --data-path -
   download them   python -m dlrm_adahessian download --config MIRROR.toml      (data/README.md)
   generate them   --dataset synthetic"""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,44 +89,6 @@ class _Counted:
         return data
 
 
-class _Peekable:
-    """Bytes of which the first can be looked at."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self._head = b""
-
-    def peek(self, size: int) -> bytes:
-        """Return the next `size` bytes without taking them, fewer only at the end."""
-        while len(self._head) < size and (data := self._source.read(size - len(self._head))):
-            self._head += data
-        return self._head[:size]
-
-    def read(self, size: int, /) -> bytes:
-        if not self._head:
-            return self._source.read(size)
-        data, self._head = self._head[:size], self._head[size:]
-        # Not short: the blocks of a file should not depend on what was looked at.
-        return data + self._source.read(size - len(data)) if len(data) < size else data
-
-
-class _Gunzip:
-    """Decompressed bytes of a gzip file."""
-
-    def __init__(self, source: Readable, name: str) -> None:
-        # Reading takes no more of the file than `read`.
-        self._file = gzip.GzipFile(fileobj=source, mode="rb")  # pyright: ignore[reportCallIssue, reportArgumentType]
-        self._name = name
-
-    def read(self, size: int, /) -> bytes:
-        try:
-            return self._file.read(size)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{self._name} must be a whole gzip file: {error}; fetch or compress it again"
-            ) from error
-
-
 def require_rows(path: str | None, command: str) -> None:
     """See that rows for training are there, raw or prepared, before anything slow begins; what they hold is not looked at.
 
@@ -154,27 +123,59 @@ def input_files(path: str | Path) -> list[Path]:
         path: a file or a folder.
 
     Returns:
-        The file; or train.txt of the folder; or all its .txt, .tsv and .gz files by name.
+        The file; or train.txt of the folder; or all its files of text, compressed or not, and day_0, day_1, ..., in
+        natural order: day_2 before day_10.
 
     Raises:
         NoInputError: there is none.
+        DataError: the folder holds a file twice, compressed and not.
     """
     path = Path(path)
     if not stat.S_ISDIR(_status(path).st_mode):
         return [path]
-    files = _files_of(path)
+    held = _held_by(path)
+    files = [file for file in held if _has_rows(file.name)]
     if not files:
-        raise NoInputError(f"{path} holds no {MEMBER} and no file {', '.join(_PATTERNS)}; {_REMEDY}")
-    return files
+        holds = f", but {listed(held)}" if held else ""
+        wanted = ", ".join(f"*{ending}" for ending in _ENDINGS)
+        raise NoInputError(f"{path} holds no {MEMBER} and no file {wanted} or day_*{holds}; {_REMEDY}")
+    stems = [list(same) for _, same in groupby(sorted(files, key=_stem), key=_stem)]
+    chosen = [same for same in stems if path / MEMBER in same] or stems
+    if twice := [same for same in chosen if len(same) > 1]:
+        raise DataError(
+            f"{path} must hold each file of rows once, and holds {listed(twice[0])}; move all but one of them away"
+        )
+    return sorted((file for (file,) in chosen), key=_natural)
 
 
-def _files_of(folder: Path) -> list[Path]:
+def listed(files: Sequence[Path]) -> str:
+    """Return the names of files for a message, those in the middle left out where there are many."""
+    names = [file.name for file in files]
+    if len(names) > _LISTED:
+        names[_LISTED // 2 : -_LISTED // 2] = ["..."]
+    return ", ".join(names)
+
+
+def _held_by(folder: Path) -> list[Path]:
     try:
-        if (folder / MEMBER).is_file():
-            return [folder / MEMBER]
-        return sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
+        return sorted((file for file in folder.iterdir() if file.is_file()), key=_natural)
     except OSError as error:  # it may be listed and not looked into
         raise _unreadable(folder, error) from error
+
+
+def _has_rows(name: str) -> bool:
+    return name.endswith(_ENDINGS) or bool(_DAY.fullmatch(name))
+
+
+def _stem(file: Path) -> str:
+    """Return a name without the suffixes that say nothing of the rows."""
+    return _SUFFIXES.sub("", file.name)
+
+
+def _natural(file: Path) -> tuple[list[str | int], str]:
+    """Return the key of an order in which numbers within names count as numbers."""
+    parts = re.split("([0-9]+)", file.name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
 def input_identity(path: str | Path) -> list[dict[str, Any]]:
@@ -218,6 +219,8 @@ def open_sources(path: str | Path) -> Generator[Source]:
         yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None)
         return
     files = input_files(path)
+    if len(files) > 1:
+        logger.info("reading the %d files of %s in this order: %s", len(files), path, listed(files))
     total = None if is_pipe(path) else sum(_status(file).st_size for file in files)
     position = 0
     for file in files:
@@ -240,13 +243,12 @@ def live_source(file: BufferedReader) -> Source:
 
 
 def _decode(raw: _Counted, name: str, total: int | None) -> Source:
-    """Look through gzip and tar."""
-    stream = _Peekable(raw)
-    if stream.peek(len(_GZIP_MAGIC)) == _GZIP_MAGIC:
-        stream = _Peekable(_Gunzip(stream, name))
+    """Look through compression and tar."""
+    stream = unpacked(Peekable(raw), name)
     head = stream.peek(_TAR_HEADER)
     if not head:
         raise DataError(f"{name} must hold rows but is empty; {_REMEDY}")
+    refuse_foreign(head, name)
     read = stream.read
     if looks_like_tar(head):
         read = member_reader(stream, name)

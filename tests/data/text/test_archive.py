@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import subprocess
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -53,6 +54,24 @@ def test_archive_gives_its_training_file(mode: str, tmp_path: Path) -> None:
     (tmp_path / "download").write_bytes(tar(*ARCHIVE, member("test.txt", b"x" * 10**6), mode=mode))
     assert read_all(tmp_path / "download") == {"download/train.txt": TEXT}
     assert [path.name for path in tmp_path.iterdir()] == ["download"]
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2", "w"])
+def test_archive_without_the_training_file_says_what_it_holds(mode: str, tmp_path: Path) -> None:
+    members = (member("license.txt", b"x"), member("dac/sample rows.txt", TEXT), member("readme.txt", b"xx"))
+    (tmp_path / "sample.tar").write_bytes(tar(member("dac", type=tarfile.DIRTYPE), *members, mode=mode))
+    with pytest.raises(
+        DataError, match=r"and holds license\.txt, dac/sample rows\.txt, readme\.txt;"
+    ) as caught:
+        read_all(tmp_path / "sample.tar")
+    assert "tar xOf sample.tar 'dac/sample rows.txt' | ... --data-path -; or give train.txt" in str(
+        caught.value
+    )
+    assert "refused" not in str(caught.value)
+    read = subprocess.run(
+        ["tar", "xOf", "sample.tar", "dac/sample rows.txt"], cwd=tmp_path, check=True, stdout=subprocess.PIPE
+    )
+    assert read.stdout == TEXT
 
 
 def test_plain_archive_cut_short_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Every way to bring rows."""
 
+import bz2
 import gzip
 import io
+import logging
+import lzma
 import os
+import random
 import sys
 import threading
 from collections.abc import Callable
@@ -39,14 +43,85 @@ def test_folder_gives_the_training_file_or_all_by_name(tmp_path: Path) -> None:
         "a.txt": b"a\n",
         "c.gz": gzip.compress(b"c\n"),
         "d.csv": b"d\n",
+        "e.xz": lzma.compress(b"e\n"),
+        "f.bz2": bz2.compress(b"f\n"),
     }.items():
         (tmp_path / name).write_bytes(data)
-    assert list(read_all(tmp_path).items()) == [("a.txt", b"a\n"), ("b.tsv", b"b\n"), ("c.gz", b"c\n")]
+    assert list(read_all(tmp_path).items()) == [
+        ("a.txt", b"a\n"),
+        ("b.tsv", b"b\n"),
+        ("c.gz", b"c\n"),
+        ("e.xz", b"e\n"),
+        ("f.bz2", b"f\n"),
+    ]
     (tmp_path / "train.txt").write_bytes(TEXT)
     assert read_all(tmp_path) == {"train.txt": TEXT}
 
 
-@pytest.mark.parametrize("packed", [bytes, gzip.compress, lambda data: tar(member("train.txt", data))])
+def test_files_are_read_in_natural_order_and_it_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    days = list(range(24))
+    for day in random.Random(0).sample(days, 24):
+        (tmp_path / f"day_{day}").write_bytes(b"%d\n" % day)
+    (tmp_path / "day_0.md5").write_bytes(b"other\n")
+    assert list(read_all(tmp_path).items()) == [(f"day_{day}", b"%d\n" % day) for day in days]
+    (told,) = caplog.messages
+    assert told == (
+        f"reading the 24 files of {tmp_path} in this order: day_0, day_1, day_2, ..., day_21, day_22, day_23"
+    )
+
+
+def test_each_number_in_a_name_counts(tmp_path: Path) -> None:
+    ordered = ["1_9.txt", "1_10.txt", "02_1.txt", "2_1.txt", "10_1.txt", "day-1.gz", "day-2.gz", "day.txt"]
+    for name in ordered:
+        (tmp_path / name).write_bytes(b"x")
+    assert [file.name for file in input_files(tmp_path)] == ordered
+
+
+def test_one_file_needs_no_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "day_0").write_bytes(TEXT)
+    assert read_all(tmp_path) == {"day_0": TEXT}
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "train.txt.gz"),
+        ("day_0", "day_0.gz"),
+        ("day_7.txt", "day_7.gz"),
+        ("a.tsv.xz", "a.tsv.bz2"),
+    ],
+)
+def test_rows_that_a_folder_holds_twice_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in (*names, "day_1", "other.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match="once, and holds .*; move all but one") as caught:
+        input_files(tmp_path)
+    assert all(name in str(caught.value) for name in names)
+    (tmp_path / names[1]).unlink()
+    assert tmp_path / names[0] in input_files(tmp_path)
+
+
+def test_a_copy_of_what_is_not_read_does_no_harm(tmp_path: Path) -> None:
+    for name in ("train.txt", "test.txt", "test.txt.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    assert input_files(tmp_path) == [tmp_path / "train.txt"]
+
+
+def test_a_folder_without_rows_says_what_it_holds(tmp_path: Path) -> None:
+    for day in range(24):
+        (tmp_path / f"day_{day}.parquet").write_bytes(b"x")
+    with pytest.raises(NoInputError, match=r", but day_0\.parquet, day_1.*, \.\.\., .*day_23\.parquet; name"):
+        input_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "packed", [bytes, gzip.compress, lzma.compress, bz2.compress, lambda data: tar(member("train.txt", data))]
+)
 def test_standard_input(packed: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(packed(TEXT))))
     assert is_pipe("-")
@@ -116,16 +191,27 @@ def test_nothing_to_read(data: bytes, tmp_path: Path) -> None:
     assert caught.value.exit_code == 65
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(TEXT), tar(*ARCHIVE)], ids=["gzip", "archive"])
-def test_gzip_cut_short_anywhere_is_refused(packed: bytes, tmp_path: Path) -> None:
-    for length in (3, 9, 12, len(packed) // 2, len(packed) - 9, len(packed) - 1):
+DAMAGEABLE = {
+    "gzip": gzip.compress(TEXT),
+    "xz": lzma.compress(TEXT),
+    "bzip2": bz2.compress(TEXT),
+    "archive": tar(*ARCHIVE),
+    "archive in xz": lzma.compress(tar(*ARCHIVE, mode="w")),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGEABLE)
+def test_file_cut_short_anywhere_is_refused(kind: str, tmp_path: Path) -> None:
+    packed = DAMAGEABLE[kind]
+    for length in (6, 9, 12, len(packed) // 2, len(packed) - 9, len(packed) - 1):
         (tmp_path / "data").write_bytes(packed[:length])
         with pytest.raises(DataError, match="must be a whole"):
             read_all(tmp_path / "data")
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(TEXT), tar(*ARCHIVE)], ids=["gzip", "archive"])
-def test_flipped_bit_in_a_gzip_is_refused(packed: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", DAMAGEABLE)
+def test_flipped_bit_in_a_compressed_file_is_refused(kind: str, tmp_path: Path) -> None:
+    packed = DAMAGEABLE[kind]
     for at in range(20, len(packed), len(packed) // 20):
         (tmp_path / "data").write_bytes(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :])
         with pytest.raises(DataError, match="must "):

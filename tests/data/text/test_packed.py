@@ -1,0 +1,80 @@
+"""Compressed files: what was compressed comes out, of any number of streams, in little memory."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from dlrm_adahessian.data.text.packed import Peekable, unpacked
+from dlrm_adahessian.errors import DataError
+from tests.data.text.reading import TEXT
+
+KINDS = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress}
+Compress = Callable[[bytes], bytes]
+
+
+def opened(data: bytes) -> Peekable:
+    return unpacked(Peekable(io.BytesIO(data)), "rows")
+
+
+@pytest.fixture(params=KINDS)
+def compress(request: pytest.FixtureRequest) -> Compress:
+    return KINDS[request.param]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4096, 1 << 30])
+def test_streams_of_a_file_follow_one_another(size: int, compress: Compress) -> None:
+    text = TEXT[:20_000]
+    stream = opened(compress(text[:7]) + compress(b"") + bytes(8) + compress(text[7:]) + bytes(4))
+    assert b"".join(iter(lambda: stream.read(size), b"")) == text
+    assert stream.read(size) == b""
+
+
+def test_a_read_is_short_at_the_end_only(compress: Compress) -> None:
+    stream = opened(compress(TEXT))
+    sizes = [len(piece) for piece in iter(lambda: stream.read(70_001), b"")]
+    assert set(sizes[:-1]) == {70_001}
+
+
+def test_other_bytes_are_left_as_they_are() -> None:
+    for data in (b"", b"\x1f", b"BZ", b"1\t2\n", TEXT):
+        stream = opened(data)
+        assert (stream.peek(2), stream.read(1 << 30)) == (data[:2], data)
+
+
+def test_what_is_no_stream_behind_one_is_refused(compress: Compress) -> None:
+    stream = opened(compress(TEXT) + b"1\t2\n")
+    with pytest.raises(DataError, match="rows must be a whole .* fetch or compress it again"):
+        while stream.read(1 << 20):
+            pass
+
+
+def test_a_bomb_takes_no_memory(compress: Compress) -> None:
+    stream = opened(compress(bytes(64 << 20)))
+    tracemalloc.start()
+    read = sum(map(len, iter(lambda: stream.read(1 << 16), b"")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read == 64 << 20
+    assert peak < 16 << 20  # of xz the dictionary alone has 8 MiB
+
+
+def test_an_xz_file_that_asks_for_gigabytes_is_refused() -> None:
+    data = bytearray(lzma.compress(TEXT, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]))
+    at = (
+        12 + 4
+    )  # of the size of the dictionary: in the header of the first block, behind the one of the stream
+    data[at] = 40  # 4 GiB
+    header = 4 * (data[12] + 1)
+    data[12 + header - 4 : 12 + header] = checksum(data[12 : 12 + header - 4])
+    with pytest.raises(DataError, match="whole xz file: Memory usage limit exceeded"):
+        opened(bytes(data)).read(1)
+
+
+def checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
