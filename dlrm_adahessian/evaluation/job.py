@@ -195,7 +195,7 @@ def _columns(
             bar.set_postfix_str("" if done is None else f"{done:.0%}", refresh=False)
             bar.update(len(block))
     if not kept:
-        raise DataError("the input must hold rows, and every line of it was rejected; see the rejected lines")
+        raise DataError("the input must hold rows, and has none; give more rows")
     return [np.concatenate(column) for column in zip(*kept, strict=True)]
 
 

@@ -18,7 +18,7 @@ from dlrm_adahessian.data.prepared.folder import is_prepared, open_prepared
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.text.sources import Source, open_sources
-from dlrm_adahessian.errors import CheckpointError, UsageError
+from dlrm_adahessian.errors import CheckpointError, DataError, UsageError
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 from dlrm_adahessian.runtime.terminal import printable_name
 
@@ -120,12 +120,19 @@ class RawRows:
         self._input, self._source = 0, None
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """Yield the blocks that the reader of lines yields, whatever `size`."""
+        """Yield the blocks that the reader of lines yields, whatever `size`; a `DataError` when every line is bad."""
+        good = 0
         for place, path in enumerate(self._paths):
             self._input = place
             for source in open_sources(path):
-                yield from self._of(source)
+                for block in self._of(source):
+                    good += len(block[0])
+                    yield block
         self._source = None
+        if self._bad_lines.count and not good:
+            raise DataError(
+                f"the input must hold rows, and {self._bad_lines.told(good)}; see the rejected lines"
+            )
 
     def _of(self, source: Source) -> Iterator[Block]:
         self._source = source

@@ -31,9 +31,12 @@ class Row(NamedTuple):
 
 def parse(data: bytes, labels: str = "required") -> tuple[list[Row], list[bytes]]:
     """Return the rows of a file and its bad lines with their line ends."""
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = _lines(data)
     ended = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
-    unlabelled = labels == "optional" and lines[0].count(b"\t") == 38
+    label, no_label, either = _shown(data)
+    unlabelled = labels == "optional" and (
+        no_label > label if label + no_label + either else lines[0].count(b"\t") == 38
+    )
     row = _ROW[labels, 39 if unlabelled else 40]
     rows, bad = [], []
     for raw in ended:
@@ -49,6 +52,36 @@ def parse(data: bytes, labels: str = "required") -> tuple[list[Row], list[bytes]
                 continue
         bad.append(raw)
     return rows, bad
+
+
+def may_be_refused(data: bytes, labels: str) -> tuple[bool, bool]:
+    """Return whether a file as a whole must be refused for its columns, and whether it may be."""
+    label, no_label, either = _shown(data)
+    must = no_label > label if labels == "required" else label + no_label == 0 < either
+    return must, must or label + no_label + either == 0
+
+
+def _shown(data: bytes) -> tuple[int, int, int]:
+    """Count those of the first lines that are rows with a label, without one, and of either kind.
+
+    A row of 39 columns that is one with a label behind which a tab is missing counts as such.
+    """
+    found = []
+    for line in _lines(data)[:100]:
+        content = line.removesuffix(b"\r")
+        with_label = bool(_read(content, "optional", 40) or _read(content + b"\t", "required", 40))
+        found.append((with_label, bool(_read(b"\t" + content, "optional", 39))))
+    return found.count((True, False)), found.count((False, True)), found.count((True, True))
+
+
+def _read(content: bytes, labels: str, columns: int) -> bool:
+    if len(content) > 65536 or not _ROW[labels, columns].fullmatch(content):
+        return False
+    return all(-(2**63) <= _integer(field) < 2**63 for field in content.split(b"\t")[1:14] if field)
+
+
+def _lines(data: bytes) -> list[bytes]:
+    return data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
 
 
 def _integer(field: bytes) -> int:

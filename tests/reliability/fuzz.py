@@ -35,18 +35,28 @@ def check(data: bytes) -> None:
     """
     from dlrm_adahessian.data.criteo.bad_lines import BadLines
     from dlrm_adahessian.data.criteo.reader import read_rows
-    from tests.data.oracle import parse, rows_of, source_of
+    from dlrm_adahessian.errors import DataError
+    from tests.data.oracle import may_be_refused, parse, rows_of, source_of
 
     choice, text = (data[0], data[1:]) if data else (0, b"")
     labels = "optional" if choice & 1 else "required"
+    must, may = may_be_refused(text, labels)
     with TemporaryDirectory() as folder:
         rejects = Path(folder) / "rejects.tsv"
         aside = BadLines(rejects)
-        rows = rows_of(read_rows(source_of(text), aside, labels=labels, block_bytes=_BLOCKS[choice >> 1 & 3]))
-        aside.close()
+        try:
+            rows = rows_of(
+                read_rows(source_of(text), aside, labels=labels, block_bytes=_BLOCKS[choice >> 1 & 3])
+            )
+        except DataError as error:
+            if not may:
+                raise AssertionError(f"refused: {error}") from error
+            return
+        finally:
+            aside.close()
         kept = rejects.read_bytes() if rejects.exists() else b""
     expected, bad = parse(text, labels)
-    if rows != expected or kept != b"".join(bad) or aside.count != len(bad):
+    if must or rows != expected or kept != b"".join(bad) or aside.count != len(bad):
         raise AssertionError(f"parser and oracle differ on {data[:200]!r}")
 
 

@@ -88,7 +88,9 @@ def bags(values: Any, column: BagColumn) -> Bags:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         lists = values
     elif column.separator is None:
-        raise WrongTypeError(f'must hold lists, and is of type {kind}; name what separates the values: separator = "|"')
+        raise WrongTypeError(
+            f'must hold lists, and is of type {kind}; name what separates the values: separator = "|"'
+        )
     else:
         lists = pc.split_pattern(_decoded(values).cast(pa.string()), column.separator)
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -96,7 +95,9 @@ def _batches(
         else:
             yield from _text(source, schema, bad_rows, place, labels)
     except pa.ArrowException as error:
-        raise DataError(f"{source.name} must be a whole {schema.format} file: {error}; write it again") from error
+        raise DataError(
+            f"{source.name} must be a whole {schema.format} file: {error}; write it again"
+        ) from error
 
 
 def _parquet(source: Source, schema: Schema, labels: str) -> Iterator[pa.RecordBatch]:
@@ -161,7 +162,9 @@ def _present(name: str, names: Sequence[str], schema: Schema, labels: str) -> li
     if labels == "optional" and schema.label.column not in names:
         wanted.remove(schema.label.column)
     if absent := [column for column in wanted if column not in names]:
-        raise DataError(f"{name} has no column {absent[0]!r}, which the schema reads{nearest(absent[0], list(names))}")
+        raise DataError(
+            f"{name} has no column {absent[0]!r}, which the schema reads{nearest(absent[0], list(names))}"
+        )
     return wanted
 
 

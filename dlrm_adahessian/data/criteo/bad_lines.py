@@ -4,7 +4,8 @@ The parser (text.py) only tells good lines from bad ones. Why a line is bad is f
 the one line that a message names.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ MAX_LINE = 1 << 16
 
 _SHOWN = 40  # bytes of a value that a message shows
 _MAX_REJECT = 1 << 28  # bytes of one line put aside; a longer one is no text, or an unpacked bomb
+_NAME = re.compile(rb'("?[A-Za-z_][\w .-]*"?)?')
 _ODD_BYTES = {
     b"\x00": "a NUL byte",
     b"\xef\xbb\xbf": "a byte order mark",
@@ -79,6 +81,10 @@ class BadLines:
                 self._file.write(raw)
         self._open = not raw.endswith(b"\n")
 
+    def told(self, good: int) -> str:
+        """Say how many of the lines are bad, of which `good` others were read, and why the first one is."""
+        return f"{self.count:,} of {good + self.count:,} lines are bad, the first: {self.first}"
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         if self._file:
@@ -99,6 +105,17 @@ class Fault:
         return f"{self.rule}, found {shown}{'...' if len(self.value) > _SHOWN else ''}"
 
 
+def is_row(line: bytes, *, labelled: bool, empty_label: bool) -> bool:
+    """Whether a line is a row; arguments as of `find_fault`."""
+    return _fault_of(line, labelled=labelled, empty_label=empty_label) is None
+
+
+def names_columns(line: bytes) -> bool:
+    """Whether a line is a header, of columns with any separator: names all through, of which an index has none."""
+    fields = re.split(rb"[\t,;]", line.rstrip(b"\r\n"))
+    return len(fields) > 1 and all(fields[1:]) and all(map(_NAME.fullmatch, fields))
+
+
 def find_fault(line: bytes, *, labelled: bool, empty_label: bool) -> Fault:
     """Find what is wrong with a bad line.
 
@@ -109,25 +126,50 @@ def find_fault(line: bytes, *, labelled: bool, empty_label: bool) -> Fault:
 
     Returns:
         A wrong number of columns if there is one, else the first bad field.
+
+    Raises:
+        ValueError: nothing is.
     """
+    fault = _fault_of(line, labelled=labelled, empty_label=empty_label)
+    if fault is None:
+        raise ValueError(f"a line to explain must be bad, and {line!r:.100} is a row; see is_row")
+    return fault
+
+
+def _fault_of(line: bytes, *, labelled: bool, empty_label: bool) -> Fault | None:
     line = line.removesuffix(b"\n")
     if len(line) > MAX_LINE:
         return Fault(1, f"a line has at most {MAX_LINE} bytes and this one is longer", line)
     line = line.removesuffix(b"\r")
     if not line:
         return Fault(1, "the line is blank", line)
+    if names_columns(line):
+        return Fault(1, "the line names columns and is no row", line)
     names = COLUMN_NAMES if labelled else COLUMN_NAMES[1:]
     fields = line.split(b"\t")
     if len(fields) < len(names):
         rule = f"too few columns, a line has {len(names)} and this one ends in column {len(fields)}"
-        return Fault(len(fields), rule, fields[-1])
+        return Fault(len(fields), f"{rule}{_cut_tabs(fields, names)}", fields[-1])
     if len(fields) > len(names):
         return Fault(len(names) + 1, f"too many columns, a line has {len(names)}", fields[len(names)])
+    return _bad_field(fields, names, empty_label=empty_label)
+
+
+def _bad_field(fields: Sequence[bytes], names: Sequence[str], *, empty_label: bool) -> Fault | None:
     return next(
-        Fault(column, f"column {column} ({name}) {rule}{_odd_bytes(field)}", field)
-        for column, (name, field) in enumerate(zip(names, fields, strict=True), 1)
-        if (rule := _broken_rule(name, field, empty_label=empty_label))
+        (
+            Fault(column, f"column {column} ({name}) {rule}{_odd_bytes(field)}", field)
+            for column, (name, field) in enumerate(zip(names, fields, strict=True), 1)
+            if (rule := _broken_rule(name, field, empty_label=empty_label))
+        ),
+        None,
     )
+
+
+def _cut_tabs(fields: Sequence[bytes], names: Sequence[str]) -> str:
+    """Say so where tabs behind the fields would make a row of them."""
+    whole = [*fields, *(b"" for _ in names[len(fields) :])]
+    return "" if _bad_field(whole, names, empty_label=False) else ", as if tabs at its end were cut off"
 
 
 def _broken_rule(name: str, field: bytes, *, empty_label: bool) -> str | None:

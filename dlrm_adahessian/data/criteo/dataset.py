@@ -12,6 +12,7 @@ from dlrm_adahessian.data.criteo.columns import CRITEO, CriteoBlock
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, adopt, find_or_make, make, turn_at
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
+from dlrm_adahessian.data.split import MIN_ROWS
 from dlrm_adahessian.data.text.sources import Source, input_identity, is_pipe, open_sources
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.sealed import fingerprint
@@ -84,8 +85,7 @@ class _Reading:
             blocks = self._blocks(bad_lines)
             found = write_prepared(blocks, folder, CRITEO, min_count=self._min_count, advance=stages.advance)
         if bad_lines.count:
-            lines = found["rows"] + bad_lines.count
-            logger.warning("%d of %d lines are bad, the first: %s", bad_lines.count, lines, bad_lines.first)
+            logger.warning("%s", bad_lines.told(found["rows"]))
         return {**found, "rejected": bad_lines.count}
 
     def identity(self) -> dict[str, Any]:
@@ -94,13 +94,20 @@ class _Reading:
         return {"bytes": source.consumed(), "xxh3_128": source.digest()} if source else {}
 
     def _blocks(self, bad_lines: BadLines) -> Iterator[CriteoBlock]:
+        """Yield the good rows; a `DataError` where bad lines leave too few of them to go on."""
         left = self._rows
+        good = 0
         for source in open_sources(self._path):
             self._source = source
             self._stages.total_bytes = source.total
             for block in read_rows(source, bad_lines, block_bytes=_BLOCK_BYTES, limit=left):
                 left = None if left is None else left - len(block)
+                good += len(block)
                 self._stages.bytes_read = source.consumed()
                 yield block
             if left == 0:
-                return
+                break
+        if bad_lines.count and good < MIN_ROWS:
+            raise DataError(
+                f"{MIN_ROWS} good rows at least are needed, found {good}: {bad_lines.told(good)}; repair the lines"
+            )

@@ -8,18 +8,19 @@ for the next one, so memory depends on the block and not on the input.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from dlrm_adahessian.data.criteo.bad_lines import MAX_LINE, BadLines, find_fault
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CriteoBlock
+from dlrm_adahessian.data.criteo.layout import Labels, find_layout
 from dlrm_adahessian.data.criteo.text import PADDING, Columns, parse_lines
 from dlrm_adahessian.data.text.sources import Source
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHORTEST_ROW = len(COLUMN_NAMES) - 1  # bytes: 38 tabs and a newline, all empty, no label column
 _BAD_LINES = 4096  # bad lines that one call of the kernel may find
+_SAMPLE_BYTES, _SAMPLE_LINES = 1 << 16, 100  # of the text, which show its columns
 
 
 @dataclass
@@ -28,7 +29,7 @@ class _Place:
 
     name: str
     empty_label: bool
-    labelled: bool = True
+    labelled: bool
     line: int = 0  # lines read
 
     def explain(self, raw: bytes, line: int) -> str:
@@ -41,7 +42,7 @@ def read_rows(
     source: Source,
     bad_lines: BadLines,
     *,
-    labels: Literal["required", "optional"] = "required",
+    labels: Labels = "required",
     block_bytes: int = 4 << 20,
     limit: int | None = None,
 ) -> Iterator[CriteoBlock]:
@@ -50,20 +51,18 @@ def read_rows(
     Args:
         source: the text.
         bad_lines: takes the bad lines, and may refuse them with a `DataError`.
-        labels: with `optional`, a first line of 39 columns says that the source has no label column, and an
-            empty label in 40 columns is one row without.
+        labels: with `optional`, the source may have no label column, which `find_layout` tells, and an empty label in
+            40 columns is one row without.
         block_bytes: text read at a time; changes no row.
         limit: good rows after which to stop; None reads to the end.
 
     Yields:
-        Blocks that are not empty.
+        Blocks that are not empty; a `DataError` when the text is of another format than rows.
     """
-    place = _Place(source.name, empty_label=labels == "optional")
-    undecided = labels == "optional"
-    for text in _whole_lines(source, block_bytes, place, bad_lines):
-        if undecided:
-            place.labelled = text.partition(b"\n")[0].count(b"\t") != len(COLUMN_NAMES) - 2
-            undecided = False
+    head = _head(source)
+    labelled = find_layout(head.split(b"\n", _SAMPLE_LINES)[:_SAMPLE_LINES], source.name, labels)
+    place = _Place(source.name, empty_label=labels == "optional", labelled=labelled)
+    for text in _whole_lines(_pieces(head, source, block_bytes), place, bad_lines):
         for block in _parse_text(text, place, bad_lines, limit):
             yield block
             limit = None if limit is None else limit - len(block)
@@ -71,11 +70,11 @@ def read_rows(
             return
 
 
-def _whole_lines(source: Source, block_bytes: int, place: _Place, bad_lines: BadLines) -> Iterator[bytes]:
-    """Cut a source into blocks of whole lines; a line too long to keep goes to `bad_lines` piece by piece."""
+def _whole_lines(pieces: Iterator[bytes], place: _Place, bad_lines: BadLines) -> Iterator[bytes]:
+    """Make blocks of whole lines of a text; a line too long to keep goes to `bad_lines` piece by piece."""
     rest = b""
     too_long = False
-    for data in _pieces(source, block_bytes):
+    for data in pieces:
         if too_long:
             tail, newline, data = data.partition(b"\n")
             bad_lines.extend(tail + newline)
@@ -93,12 +92,23 @@ def _whole_lines(source: Source, block_bytes: int, place: _Place, bad_lines: Bad
         yield rest
 
 
-def _pieces(source: Source, block_bytes: int) -> Iterator[bytes]:
-    """Read a source to its end, without the byte order mark that may open it."""
+def _head(source: Source) -> bytes:
+    """Take the first lines of a source, one where somebody waits for its answer; a byte order mark is left out."""
     head = b""
-    while len(head) < len(_BYTE_ORDER_MARK) and (data := source.read(len(_BYTE_ORDER_MARK) - len(head))):
+    while len(head) < _SAMPLE_BYTES and not (source.live and b"\n" in head):
+        data = source.read(_SAMPLE_BYTES - len(head))
+        if not data:
+            break
         head += data
-    yield head.removeprefix(_BYTE_ORDER_MARK)
+    return head.removeprefix(_BYTE_ORDER_MARK)
+
+
+def _pieces(head: bytes, source: Source, block_bytes: int) -> Iterator[bytes]:
+    """Read a source, of which `head` was taken, to its end."""
+    if not source.live and len(head) < block_bytes:
+        head += source.read(block_bytes - len(head))
+    for start in range(0, len(head), block_bytes):
+        yield head[start : start + block_bytes]
     while data := source.read(block_bytes):
         yield data
 

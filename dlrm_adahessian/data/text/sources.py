@@ -56,6 +56,7 @@ class Source:
         total: bytes of the whole input on disk, before decompression; None for a pipe.
         consumed: bytes of the whole input taken so far, before decompression.
         digest: xxh3_128 of those of this file.
+        live: somebody waits for the answer to each line, so that none may be read ahead.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Source:
     total: int | None
     consumed: Callable[[], int]
     digest: Callable[[], str]
+    live: bool = False
 
 
 class _Counted:
@@ -239,7 +241,7 @@ def live_source(file: BufferedReader) -> Source:
     Returns:
         The source; its reads are short where no more has come.
     """
-    return Source(name="stdin", read=file.read1, total=None, consumed=lambda: 0, digest=lambda: "")
+    return Source(name="stdin", read=file.read1, total=None, consumed=lambda: 0, digest=lambda: "", live=True)
 
 
 def _decode(raw: _Counted, name: str, total: int | None) -> Source:

@@ -109,6 +109,16 @@ def test_quarantine_counts_and_keeps_the_bytes(
     assert prepare(text, tmp_path / "cache", bad_rows="quarantine").rejected == 3
 
 
+@pytest.mark.parametrize("good", [0, 13])
+def test_quarantine_of_all_lines_repeats_the_first_reason(good: int, text: Path, tmp_path: Path) -> None:
+    bad = [b"\t".join(line.split(b"\t")[:38]) for line in LINES]
+    text.write_bytes(b"\n".join([*bad, *LINES[:good]]))
+    told = rf"at least are needed, found {good}: 140 of {140 + good} lines are bad, the first: train\.txt:1:38: too few"
+    with pytest.raises(DataError, match=told):
+        prepare(text, tmp_path / "cache", bad_rows="quarantine")
+    assert folders(tmp_path / "cache") == []
+
+
 def test_pipe_is_found_again_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def piped(data: bytes) -> PreparedData:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
