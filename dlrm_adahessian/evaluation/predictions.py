@@ -35,6 +35,7 @@ class Predictions:
         scored: for each model (N,) float32.
         file: (N,) int32, which of `files` each row is of.
         files: names.
+        numbers: (N,) int64 of the rows; None where they count from 0.
         first_row: place of the first row among the rows that days are cut of.
         all_rows: number of those; None where they are these N.
     """
@@ -43,6 +44,7 @@ class Predictions:
     scored: Mapping[str, npt.NDArray[np.float32]]
     file: npt.NDArray[np.int32]
     files: Sequence[str]
+    numbers: npt.NDArray[np.int64] | None = None
     first_row: int = 0
     all_rows: int | None = None
 
@@ -53,7 +55,8 @@ class Predictions:
         if known.all():
             return self
         scored = {name: probability[known] for name, probability in self.scored.items()}
-        return replace(self, labels=self.labels[known], scored=scored, file=self.file[known])
+        numbers = np.flatnonzero(known) if self.numbers is None else self.numbers[known]
+        return replace(self, labels=self.labels[known], scored=scored, file=self.file[known], numbers=numbers)
 
     def and_by(self, others: "Predictions") -> "Predictions":
         """Return these with the models of others beside them.
@@ -65,18 +68,38 @@ class Predictions:
             All models; one whose name is taken gets a number.
 
         Raises:
-            DataError: the rows are not the same.
+            DataError: the rows are not the same in the same order.
         """
-        if not np.array_equal(self.labels, others.labels):
+        ours, theirs = next(iter(self.scored)), next(iter(others.scored))
+        if len(self.labels) != len(others.labels):
             raise DataError(
-                f"predictions to compare are of the same rows, and {next(iter(others.scored))} has "
-                f"{len(others.labels):,} rows where {next(iter(self.scored))} has {len(self.labels):,}, or other labels; "
-                "score the same rows"
+                f"predictions to compare are of the same rows, and {theirs} has {len(others.labels):,} rows where {ours} "
+                f"has {len(self.labels):,}; score the same rows"
+            )
+        if differing := self._first_difference(others):
+            raise DataError(
+                f"predictions to compare are of the same rows in the same order, and {theirs} differs from {ours} first "
+                f"at {differing}; sort both by row, or score the same rows"
             )
         names = unique_names([*self.scored, *others.scored])
         return replace(
             self, scored=dict(zip(names, (*self.scored.values(), *others.scored.values()), strict=True))
         )
+
+    def _first_difference(self, others: "Predictions") -> str | None:
+        """Say where, and in what, as many rows differ from these; None where they do not."""
+        numbers = self._counted(), others._counted()
+        for what, (ours, theirs) in (("row", numbers), ("label", (self.labels, others.labels))):
+            if (differ := ours != theirs).any():
+                at = int(differ.argmax())
+                found, expected = (
+                    "none" if what == "label" and one[at] == NO_LABEL else one[at] for one in (theirs, ours)
+                )
+                return f"position {at:,}, where it has {what} {found} and not {expected}"
+        return None
+
+    def _counted(self) -> npt.NDArray[np.int64]:
+        return np.arange(len(self.labels)) if self.numbers is None else self.numbers
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
@@ -171,9 +194,9 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
                 f"files of one scoring have the same columns, and {path} has others than {paths[0]}"
             )
     table = pa.concat_tables(tables)
-    labels = table["label"].fill_null(NO_LABEL).to_numpy().astype(np.int8, copy=False)
-    if not np.isin(labels, (0, 1, NO_LABEL)).all():
+    if not np.isin(table["label"].drop_null().to_numpy(), (0, 1)).all():
         raise DataError(f"labels must be 0, 1 or null, and {paths[0]} holds others; score the rows again")
+    labels = table["label"].fill_null(NO_LABEL).to_numpy().astype(np.int8, copy=False)
     stem = printable_name(Path(paths[0]).stem)
     names = [stem, *(f"{stem}{name.removeprefix(_PROBABILITY)}" for name in columns[1:])]
     scored = {name: table[column].to_numpy() for name, column in zip(names, columns, strict=True)}
@@ -186,12 +209,25 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
     sizes = [len(part) for part in tables]
     file = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
     return Predictions(
-        labels=labels, scored=scored, file=file, files=[printable_name(Path(path).name) for path in paths]
+        labels=labels,
+        scored=scored,
+        file=file,
+        files=[printable_name(Path(path).name) for path in paths],
+        numbers=_numbers([table["row"].to_numpy() for table in tables]),
     )
 
 
+def _numbers(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64] | None:
+    """Join the row numbers of files; what was scored apart, and counts from 0 again, follows what is before it."""
+    joined = np.empty(0, np.int64)
+    for part in parts:
+        again = len(joined) and len(part) and part.min() == 0
+        joined = np.concatenate((joined, part + len(joined) if again else part))
+    return None if np.array_equal(joined, np.arange(len(joined))) else joined
+
+
 def _read(path: Path) -> pa.Table:
-    wanted = {"label": pa.int8(), _PROBABILITY: pa.float32()}
+    wanted = {"row": pa.int64(), "label": pa.int8(), _PROBABILITY: pa.float32()}
     try:
         schema = pq.read_schema(path)
         for name, kind in wanted.items():
@@ -203,7 +239,10 @@ def _read(path: Path) -> pa.Table:
         columns = [name for name in schema.names if name.startswith(_PROBABILITY)]
         if any(schema.field(name).type != pa.float32() for name in columns):
             raise DataError(f"probabilities are float, and {path} has others; give what evaluate wrote")
-        return pq.read_table(path, columns=["label", *columns])
+        table = pq.read_table(path, columns=["row", "label", *columns])
+        if table["row"].null_count:
+            raise DataError(f"every row has a number, and {path} has rows with none; score the rows again")
+        return table
     except FileNotFoundError as error:
         raise NoInputError(f"cannot read {path}: no such file; name a parquet file of predictions") from error
     except pa.ArrowException as error:

@@ -77,6 +77,11 @@ def test_a_full_disk_names_the_file():
         ({"probability": pa.array([0.1, 0.2])}, "has double"),
         ({"probability_2": pa.array([0.1, 0.2])}, "probabilities are float"),
         ({"label": pa.array([0, 3], pa.int8())}, "0, 1 or null"),
+        ({"label": pa.array([-1, 1], pa.int8())}, "0, 1 or null"),
+        ({"label": pa.array([-1, None], pa.int8())}, "0, 1 or null"),
+        ({"row": None}, "a column row of int64, and .* has nothing"),
+        ({"row": pa.array([0.0, 1.0])}, "a column row of int64, and .* has double"),
+        ({"row": pa.array([0, None], pa.int64())}, "every row has a number"),
         ({"probability": pa.array([0.1, 1.5], pa.float32())}, r"lie in \[0, 1\]"),
         ({"probability": pa.array([0.1, float("nan")], pa.float32())}, r"lie in \[0, 1\]"),
         ({"probability": pa.array([0.1, None], pa.float32())}, r"lie in \[0, 1\]"),
@@ -123,9 +128,55 @@ def test_models_are_put_side_by_side_under_names_of_their_own():
     assert unique_names(["a", "a (2)", "a", "a"]) == ["a", "a (2)", "a (3)", "a (4)"]
 
 
-@pytest.mark.parametrize("labels", [LABELS[:3], np.array([0, 1, 0, 1], np.int8)])
-def test_other_rows_are_not_compared(labels):
-    a = Predictions(labels=LABELS, scored={"m": SCORES[0]}, file=np.zeros(4, np.int32), files=["x"])
-    b = Predictions(labels=labels, scored={"n": SCORES[1]}, file=a.file, files=["x"])
-    with pytest.raises(DataError, match="the same rows"):
-        a.and_by(b)
+def predicted(name, labels=LABELS, numbers=None):
+    file = np.zeros(len(labels), np.int32)
+    scored = {name: SCORES[0][: len(labels)]}
+    return Predictions(labels=labels, scored=scored, file=file, files=["x"], numbers=numbers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": LABELS[:3]}, "n has 3 rows where m has 4; score the same rows"),
+        ({"labels": np.array([0, 1, NO_LABEL, 0], np.int8)}, "at position 3, where it has label 0 and not 1"),
+        ({"labels": np.array([0, 1, 1, 1], np.int8)}, "at position 2, where it has label 1 and not none"),
+        ({"numbers": np.array([0, 3, 2, 1])}, "at position 1, where it has row 3 and not 1"),
+        ({"numbers": np.arange(4) + 10}, "at position 0, where it has row 10 and not 0"),
+    ],
+)
+def test_other_rows_are_not_compared(changes, told):
+    with pytest.raises(DataError, match=told):
+        predicted("m").and_by(predicted("n", **changes))
+
+
+def test_rows_in_another_order_are_not_compared(tmp_path):
+    ordered = read_predictions([write(tmp_path / "a.parquet")])
+    turned = pq.read_table(tmp_path / "a.parquet").take([0, 3, 2, 1])  # the labels stay as they are
+    pq.write_table(turned, tmp_path / "b.parquet")
+    other = read_predictions([str(tmp_path / "b.parquet")])
+    np.testing.assert_array_equal(ordered.labels, other.labels)
+    with pytest.raises(
+        DataError, match="b differs from a first at position 1, where it has row 3 and not 1; sort"
+    ):
+        ordered.and_by(other)
+    assert list(other.and_by(predicted("c", other.labels, np.array([0, 3, 2, 1]))).scored) == [
+        "b",
+        "b_2",
+        "c",
+    ]
+
+
+def test_files_of_one_scoring_and_of_several_are_the_rows_of_the_whole(tmp_path):
+    whole = np.tile(LABELS, 2), [np.tile(score, 2) for score in SCORES]
+    all_rows = read_predictions([write(tmp_path / "all.parquet", *whole)])
+    apart = [write(tmp_path / name) for name in ("a.parquet", "b.parquet")]
+    table = pq.read_table(tmp_path / "all.parquet")
+    cut = [str(tmp_path / name) for name in ("c.parquet", "d.parquet")]
+    for path, part in zip(cut, (table[:4], table[4:]), strict=True):
+        pq.write_table(part, path)
+    for paths in (apart, cut):
+        assert len(all_rows.and_by(read_predictions(paths)).scored) == 4
+    with pytest.raises(DataError, match="at position 0, where it has row 4 and not 0"):
+        read_predictions(cut[:1]).and_by(read_predictions(cut[1:]))
+    assert read_predictions(cut[1:]).labelled.numbers.tolist() == [4, 5, 7]
+    assert all_rows.labelled.numbers.tolist() == [0, 1, 3, 4, 5, 7]

@@ -259,7 +259,11 @@ def _parquet(folder: Path) -> Outcome:
     path, canary = folder / "predictions.parquet", folder / "canary"
     pickled = {"ARROW:extension:name": "arrow.py_extension_type"}
     pickled |= {"ARROW:extension:metadata": pickle.dumps(Bomb(canary))}
-    columns = {"label": pa.array([0, 1], pa.int8()), "probability": pa.array([0.2, 0.7], pa.float32())}
+    columns = {
+        "row": pa.array([0, 1], pa.int64()),
+        "label": pa.array([0, 1], pa.int8()),
+        "probability": pa.array([0.2, 0.7], pa.float32()),
+    }
     fields = [pa.field(name, column.type, metadata=pickled) for name, column in columns.items()]
     pq.write_table(pa.table(columns, schema=pa.schema(fields)), path)
     extension = path.read_bytes()
