@@ -43,11 +43,11 @@ def prepare_criteo(path: str, cfg: DataConfig, *, rows: int | None, bad_rows: Ba
     reading = _Reading(path, rows, cfg.min_count, quarantine=bad_rows == "quarantine")
     if is_pipe(path):
         return _from_pipe(reading, recipe, cfg.cache_dir)
-    identity = input_identity(path)
+    identity = input_identity(path, cfg.cache_dir)
 
     def fill(folder: Path) -> dict[str, Any]:
         found = reading.fill(folder)
-        if input_identity(path) != identity:
+        if input_identity(path, cfg.cache_dir) != identity:
             raise DataError(f"{path} must not change while it is read, and did; prepare it again")
         return found
 

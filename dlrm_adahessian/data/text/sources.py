@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from dlrm_adahessian.data.text.archive import MEMBER, looks_like_tar, member_reader
+from dlrm_adahessian.data.text.digests import remembered_digest
 from dlrm_adahessian.data.text.foreign import refuse_foreign
 from dlrm_adahessian.data.text.packed import PACKED, Peekable, unpacked
 from dlrm_adahessian.errors import DataError, NoInputError, StorageError
@@ -33,8 +34,7 @@ _ENDINGS = (".txt", ".tsv", *PACKED)
 _DAY = re.compile(r"day_[0-9]+")  # of the terabyte log, whose unpacked files have no suffix
 _SUFFIXES = re.compile(r"(\.txt|\.tsv)?(\.gz|\.xz|\.bz2)?$")
 _LISTED = 6  # names that a message lists; of more, those in the middle are left out
-_HASH_WHOLE = 64 << 20  # bytes; a larger file is known by its size, time, head and tail
-_HASH_PART = 1 << 20  # bytes
+_SMALL = 64 << 20  # bytes; a larger file takes long enough to hash that its digest is remembered
 _REMEDY = "name train.txt under any name, a .gz of it, dac.tar.gz, a folder of these, or - for standard input"
 _WAYS = """
 ways to rows:
@@ -180,31 +180,26 @@ def _natural(file: Path) -> tuple[list[str | int], str]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
-def input_identity(path: str | Path) -> list[dict[str, Any]]:
-    """Identify the content of an input that is no pipe, whatever its name.
+def input_identity(path: str | Path, cache_dir: Path) -> list[dict[str, Any]]:
+    """Identify the content of an input that is no pipe, whatever its name and its times.
 
     Args:
         path: a file or a folder; `NoInputError` when it can't be read.
+        cache_dir: keeps the digests of large files.
 
     Returns:
-        For each file its size and hash; for a large one the time of its last change and the hash of its ends.
+        For each file its size and hash.
     """
-    return [_identity(file) for file in input_files(path)]
+    return [_identity(file, cache_dir) for file in input_files(path)]
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    status = _status(path)
+def _identity(path: Path, cache_dir: Path) -> dict[str, Any]:
+    size = _status(path).st_size
     try:
-        if status.st_size <= _HASH_WHOLE:
-            return {"bytes": status.st_size, "xxh3_128": file_digest(path)}
-        ends = xxhash.xxh3_128()
-        with path.open("rb") as file:
-            ends.update(file.read(_HASH_PART))
-            file.seek(-_HASH_PART, 2)
-            ends.update(file.read(_HASH_PART))
+        digest = file_digest(path) if size <= _SMALL else remembered_digest(path, cache_dir)
     except OSError as error:
         raise _unreadable(path, error) from error
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ends_xxh3_128": ends.hexdigest()}
+    return {"bytes": size, "xxh3_128": digest}
 
 
 def open_sources(path: str | Path) -> Generator[Source]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import xxhash
 
 from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe, require_rows
 from dlrm_adahessian.errors import DataError, NoInputError
-from dlrm_adahessian.runs.sealed import fingerprint
 from tests.data.text.reading import TEXT, read_all
 from tests.data.text.test_archive import ARCHIVE, member, tar
 from tests.processes import plain_user
@@ -223,26 +223,24 @@ def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(TEXT)
     (tmp_path / "c").write_bytes(TEXT[:-1] + b"\t")
     os.utime(tmp_path / "b", (0, 0))
-    a, b, c = (fingerprint(input_identity(tmp_path / name)) for name in "abc")
-    assert a == b != c
+    a, b, c = (input_identity(tmp_path / name, tmp_path) for name in "abc")
+    assert a == b == [{"bytes": len(TEXT), "xxh3_128": xxhash.xxh3_128_hexdigest(TEXT)}]
+    assert a != c
 
 
-def test_identity_of_a_large_file_changes_with_its_ends_and_time(tmp_path: Path) -> None:
-    large = tmp_path / "large"
-    with large.open("wb") as file:
-        file.truncate(65 << 20)
-    os.utime(large, (1, 1))
-    seen = {fingerprint(input_identity(large))}
-    for at in (0, (65 << 20) - 1):
-        with large.open("r+b") as file:
-            file.seek(at)
-            file.write(b"x")
-        os.utime(large, (1, 1))
-        seen.add(fingerprint(input_identity(large)))
-    os.utime(large, (2, 2))
-    seen.add(fingerprint(input_identity(large)))
-    assert len(seen) == 4
-    assert input_files(large) == [large]
+def test_identity_of_a_large_file_is_that_of_its_content_too(tmp_path: Path) -> None:
+    size = 65 << 20
+    zeros = [{"bytes": size, "xxh3_128": xxhash.xxh3_128_hexdigest(bytes(size))}]
+    for name, mtime in (("large", 1), ("copy", 2)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+        os.utime(tmp_path / name, (mtime, mtime))
+        assert input_identity(tmp_path / name, tmp_path / "cache") == zeros
+    with (tmp_path / "copy").open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"x")
+    assert input_identity(tmp_path / "copy", tmp_path / "cache") != zeros
+    assert input_files(tmp_path / "large") == [tmp_path / "large"]
 
 
 @pytest.mark.parametrize("mode", [0, 0o400])
