@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.errors import LostRankError
+from dlrm_adahessian.errors import LostRankError, UsageError
 
 DEFAULT_TIMEOUT = 600.0  # seconds
 
@@ -29,7 +29,7 @@ def init_process_group(
         timeout: seconds after which a rank that does not answer is given up.
 
     Yields:
-        Nothing.
+        Nothing; `UsageError` where another program holds the port of the first rank.
 
     Raises:
         LostRankError: the block raised it; then nobody is waited for.
@@ -57,13 +57,28 @@ def init_process_group(
 def _join_torchrun(device: torch.device | None, timeout: timedelta) -> None:
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         _bind_loopback()
-    store, rank, world_size = next(iter(dist.rendezvous("env://")))
+    with _port_in_use_refused():
+        store, rank, world_size = next(iter(dist.rendezvous("env://")))
     # torchrun keeps its store when it restarts the ranks, and in it the keys of the ranks that died. A prefix
     # per restart gives each generation fresh keys: 4 of 15 restarts failed without it, 0 of 12 with it.
     generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"restart-{generation}", store)
     store.set_timeout(timeout)
     dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+@contextmanager
+def _port_in_use_refused() -> Generator[None]:
+    """Say in a sentence that another program holds the port on which the first rank is to listen."""
+    try:
+        yield
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UsageError(
+            f"the first rank listens on MASTER_PORT, and port {os.environ['MASTER_PORT']} is in use; choose another "
+            "MASTER_PORT, or let torchrun --standalone choose one"
+        ) from error
 
 
 def _backend(device: torch.device | None) -> str:

@@ -1,12 +1,14 @@
 """A process alone has a process group without a port, and leaves it however the block ends."""
 
 import os
+import socket
 
 import pytest
 import torch
 import torch.distributed as dist  # noqa: TID251 - mirrors distributed/
 
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import UsageError
 
 
 def test_alone_it_is_a_world_of_one_that_needs_no_rendezvous(monkeypatch: pytest.MonkeyPatch):
@@ -30,3 +32,19 @@ def test_gloo_binds_the_loopback_unless_told_otherwise(monkeypatch: pytest.Monke
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     with init_process_group():
         assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+
+
+def test_a_port_that_another_program_holds_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for name, value in {
+            "RANK": 0,
+            "WORLD_SIZE": 2,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }.items():
+            monkeypatch.setenv(name, str(value))
+        told = f"port {port} is in use; choose another MASTER_PORT, or let torchrun --standalone"
+        with pytest.raises(UsageError, match=told), init_process_group():
+            pass
+    assert not dist.is_initialized()
