@@ -8,6 +8,8 @@ these follow its value, its standard error, its difference between models, and w
 
 AUC is the Mann-Whitney statistic with ties counted half. Normalized entropy is that of He et al., "Practical
 Lessons from Predicting Clicks on Ads at Facebook" (2014): log loss over the entropy of the base rate.
+
+With weights a sample of weight w counts as w samples: with whole weights all metrics are those of repeated samples.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dlrm_adahessian.metrics.means import Weights, check_weights, mean_with_error, of_weight
 from dlrm_adahessian.metrics.ranking import (
     Labels,
     Probabilities,
@@ -53,12 +56,13 @@ def probability_from_logit(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
     return np.clip(sigmoid.astype(np.float32), *_open_interval(np.dtype(np.float32)))
 
 
-def check_predictions(labels: Labels, probability: Probabilities) -> None:
-    """Refuse anything but 0/1 labels with one probability in [0, 1] each.
+def check_predictions(labels: Labels, probability: Probabilities, weights: Weights | None = None) -> None:
+    """Refuse anything but 0/1 labels with one probability in [0, 1] each, and a weight where there are weights.
 
     Args:
         labels: (N,) any integer or bool dtype.
         probability: (N,) float32 or float64.
+        weights: (N,) float32 or float64, finite and at least 0; None for none.
 
     Raises:
         ValueError: shapes, dtypes or values break the rule.
@@ -72,6 +76,8 @@ def check_predictions(labels: Labels, probability: Probabilities) -> None:
         raise ValueError(f"labels must be integers, got {labels.dtype}; convert them with astype(np.int8)")
     if probability.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"probability must be float32 or float64, got {probability.dtype}; convert it")
+    if weights is not None:
+        check_weights(weights, len(labels))
     if not len(labels):
         return
     if labels.min() < 0 or labels.max() > 1:
@@ -86,9 +92,8 @@ def check_predictions(labels: Labels, probability: Probabilities) -> None:
         )
 
 
-def mean_with_error(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the mean of (N,) values and its standard error, N at least 2."""
-    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+_Weights = npt.NDArray[np.float64] | None
+"""(N,) above 0, as `of_weight` returns them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,17 +113,28 @@ class Metric:
     per_sample: Callable[[Labels, Probabilities], npt.NDArray[Any]]
     of_base_rate: float | str | None = None
 
-    def value(self, labels: Labels, probability: Probabilities) -> float | None:
+    def value(self, labels: Labels, probability: Probabilities, weights: _Weights = None) -> float | None:
         """Return the metric of N predictions, or None where it is not defined."""
         if not len(labels):
             return None
-        blocks = (slice(start, start + _BLOCK) for start in range(0, len(labels), _BLOCK))
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(labels), _BLOCK)]
+        if weights is not None:
+            sums = [float(weights[b] @ self.per_sample(labels[b], probability[b])) for b in blocks]
+            return math.fsum(sums) / float(weights.sum())
         sums = [float(self.per_sample(labels[b], probability[b]).sum(dtype=np.float64)) for b in blocks]
         return math.fsum(sums) / len(labels)
 
-    def with_error(self, labels: Labels, values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    def values(
+        self, labels: Labels, probability: Probabilities, weights: _Weights = None
+    ) -> npt.NDArray[Any]:
+        """Return the value of each sample (N,), which the weights of others change in a ranking alone."""
+        return self.per_sample(labels, probability)
+
+    def with_error(
+        self, labels: Labels, values: npt.NDArray[np.float64], weights: _Weights = None
+    ) -> tuple[float, float]:
         """Return the metric and its standard error from values per sample (N,), or from differences of them."""
-        return mean_with_error(values)
+        return mean_with_error(values, weights)
 
     def lacking(self, labels: Labels) -> str | None:
         """Say what these labels lack for a standard error; None when they suffice."""
@@ -132,13 +148,21 @@ class Share(Metric):
 class AreaUnderCurve(Metric):
     """AUC: its values per sample are DeLong's placements, which average to it within each class."""
 
-    def value(self, labels: Labels, probability: Probabilities) -> float | None:
+    def value(self, labels: Labels, probability: Probabilities, weights: _Weights = None) -> float | None:
         """Return the exact AUC, or None unless both classes occur."""
-        return area_under_curve(labels, probability) if rarer_class(labels) else None
+        return area_under_curve(labels, probability, weights) if rarer_class(labels) else None
 
-    def with_error(self, labels: Labels, values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    def values(
+        self, labels: Labels, probability: Probabilities, weights: _Weights = None
+    ) -> npt.NDArray[Any]:
+        """Return the placements (N,)."""
+        return placements(labels, probability, weights)
+
+    def with_error(
+        self, labels: Labels, values: npt.NDArray[np.float64], weights: _Weights = None
+    ) -> tuple[float, float]:
         """Return the mean of placements, or of their differences, and its standard error."""
-        return mean_over_classes(labels, values)
+        return mean_over_classes(labels, values, weights)
 
     def lacking(self, labels: Labels) -> str | None:
         """Say how many samples the rarer class has, if fewer than two."""
@@ -185,6 +209,7 @@ class BinaryMetrics:
         base_rate: share of clicks; None for no samples.
         base_rate_accuracy: accuracy of always predicting the commoner class; None for no samples.
         calibration: mean probability over `base_rate`, 1 is ideal; None without a click.
+        weight: sum of the samples' weights, in which all of the above but `rows` are meant then; None without weights.
     """
 
     rows: int
@@ -206,10 +231,14 @@ class BinaryMetrics:
     base_rate: float | None = None
     base_rate_accuracy: float | None = None
     calibration: float | None = None
+    weight: float | None = None
 
     def asdict(self) -> dict[str, float | None]:
-        """Return the metrics by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the metrics by name, ready for JSON; `weight` only where there are weights."""
+        values = dataclasses.asdict(self)
+        if self.weight is None:
+            del values["weight"]
+        return values
 
     def of_base_rate(self, name: str) -> float | None:
         """Return what always predicting the base rate gets in the metric of a name; None where no table shows it."""
@@ -225,37 +254,49 @@ METRICS: Mapping[str, Metric] = {
 """The metrics that models are compared by, by name, in the order in which they are shown."""
 
 
-def binary_metrics(labels: Labels, probability: Probabilities) -> BinaryMetrics:
+def binary_metrics(
+    labels: Labels, probability: Probabilities, weights: Weights | None = None
+) -> BinaryMetrics:
     """Return all metrics of one set of predictions; refuses what `check_predictions` refuses.
 
     Args:
         labels: (N,) int8, 0 or 1.
         probability: (N,) float32 or float64 in [0, 1]; see `log_losses` for exactly 0 and 1.
+        weights: (N,) float32 or float64, finite and at least 0: as how many samples each counts; None for 1 each.
 
     Returns:
-        The metrics; those that N = 0 or a single class leave undefined are None.
+        The metrics; those that N = 0, no weight or a single class leave undefined are None.
     """
-    check_predictions(labels, probability)
+    check_predictions(labels, probability, weights)
     rows = len(labels)
+    weighed, labels, probability = of_weight(weights, labels, probability)
+    total = rows if weighed is None else float(weighed.sum())
     found = BinaryMetrics(
-        rows=rows, **{name: metric.value(labels, probability) for name, metric in METRICS.items()}
+        rows=rows,
+        weight=None if weighed is None else total,
+        **{name: metric.value(labels, probability, weighed) for name, metric in METRICS.items()},
     )
     if found.logloss is None:
         return found
-    clicks = int(np.count_nonzero(labels))
-    predicted = [
-        float(probability[start : start + _BLOCK].sum(dtype=np.float64)) for start in range(0, rows, _BLOCK)
-    ]
-    base_rate = clicks / rows
-    both = 0 < clicks < rows
+    clicks = int(np.count_nonzero(labels)) if weighed is None else float(weighed[labels != 0].sum())
+    base_rate = clicks / total
+    both = rarer_class(labels) > 0
     entropy = -base_rate * math.log(base_rate) - (1 - base_rate) * math.log1p(-base_rate) if both else 0.0
     return dataclasses.replace(
         found,
         normalized_entropy=found.logloss / entropy if both else None,
         base_rate=base_rate,
         base_rate_accuracy=max(base_rate, 1 - base_rate),
-        calibration=math.fsum(predicted) / clicks if clicks else None,
+        calibration=_predicted_clicks(probability, weighed) / clicks if clicks else None,
     )
+
+
+def _predicted_clicks(probability: Probabilities, weights: _Weights) -> float:
+    """Return the sum of probabilities, each times its weight."""
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(probability), _BLOCK)]
+    if weights is not None:
+        return math.fsum(float(weights[b] @ probability[b]) for b in blocks)
+    return math.fsum(float(probability[b].sum(dtype=np.float64)) for b in blocks)
 
 
 def _open_interval(dtype: np.dtype[np.floating]) -> tuple[np.floating, np.floating]:

@@ -1,7 +1,8 @@
 """Two models on the same samples: their difference in each metric, with intervals, and what is shown by it.
 
 The intervals cover the draw of samples for this one pair of runs, not that of seeds: training both again moves the
-metrics by an amount that only several seeds can show (`crossed`).
+metrics by an amount that only several seeds can show (`crossed`). With weights the errors are those of weighted means
+(metrics/means.py). A test on counts of samples says nothing of their weights, so shares have neither of their checks then.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.metrics.binary import METRICS, Metric, Share, check_predictions
+from dlrm_adahessian.metrics.means import Weights, of_weight
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.statistics.discordance import bootstrap_accuracy, discordance, mcnemar
 from dlrm_adahessian.statistics.intervals import Interval, PairedDifference
@@ -58,28 +60,34 @@ class Difference:
         return flat
 
 
-def compare_predictions(labels: Labels, ours: Probabilities, baseline: Probabilities) -> Difference:
+def compare_predictions(
+    labels: Labels, ours: Probabilities, baseline: Probabilities, weights: Weights | None = None
+) -> Difference:
     """Return ours minus the baseline in each of `METRICS`, with 95% intervals over the samples.
 
     Args:
         labels: (N,) 0 or 1.
         ours: (N,) float32 or float64 in [0, 1].
         baseline: (N,) like `ours`, for the same samples.
+        weights: (N,) as `binary_metrics` has them; the intervals are over the draw of rows, not of repeated ones.
 
     Returns:
-        The differences; those of fewer than two samples (AUC: two of each class) are None.
+        The differences; those of fewer than two samples with weight (AUC: two of each class) are None.
     """
-    check_predictions(labels, ours)
+    check_predictions(labels, ours, weights)
     check_predictions(labels, baseline)
+    weighed, labels, ours, baseline = of_weight(weights, labels, ours, baseline)
     return Difference(
         by_metric={
-            name: None if metric.lacking(labels) else _paired(metric, labels, ours, baseline)
+            name: None if metric.lacking(labels) else _paired(metric, labels, ours, baseline, weighed)
             for name, metric in METRICS.items()
         }
     )
 
 
-def paired_difference(metric: Metric, labels: Labels, a: Probabilities, b: Probabilities) -> PairedDifference:
+def paired_difference(
+    metric: Metric, labels: Labels, a: Probabilities, b: Probabilities, weights: Weights | None = None
+) -> PairedDifference:
     """Return the metric of a minus that of b with its normal interval over the samples; of AUC it is DeLong's.
 
     Args:
@@ -87,6 +95,7 @@ def paired_difference(metric: Metric, labels: Labels, a: Probabilities, b: Proba
         labels: (N,) 0 or 1.
         a: (N,) float32 or float64 in [0, 1].
         b: (N,) like `a`, for the same samples.
+        weights: (N,) as `binary_metrics` has them; the error is over the draw of rows, not of repeated ones.
 
     Returns:
         The difference. Its estimate is exact, interval and p value are asymptotic in the samples, of AUC in those of each
@@ -96,18 +105,23 @@ def paired_difference(metric: Metric, labels: Labels, a: Probabilities, b: Proba
         ValueError: the labels leave the metric without a standard error, or predictions break the rule of
             `check_predictions`.
     """
-    check_predictions(labels, a)
+    check_predictions(labels, a, weights)
     check_predictions(labels, b)
+    weighed, labels, a, b = of_weight(weights, labels, a, b)
     if lacking := metric.lacking(labels):
         raise ValueError(f"the standard error of {metric.title} needs {lacking}; evaluate on more rows")
-    return _paired(metric, labels, a, b)
+    return _paired(metric, labels, a, b, weighed)
 
 
 def difference_per_sample(
-    metric: Metric, labels: Labels, a: Probabilities, b: Probabilities
+    metric: Metric,
+    labels: Labels,
+    a: Probabilities,
+    b: Probabilities,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Return the values per sample (N,) of a minus those of b, which average to the difference of the metric."""
-    return np.subtract(metric.per_sample(labels, a), metric.per_sample(labels, b), dtype=np.float64)
+    return np.subtract(metric.values(labels, a, weights), metric.values(labels, b, weights), dtype=np.float64)
 
 
 def judgement(logloss: float, p_adjusted: float) -> str:
@@ -122,9 +136,16 @@ def p_words(value: float) -> str:
     return "below 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def _paired(metric: Metric, labels: Labels, a: Probabilities, b: Probabilities) -> PairedDifference:
-    found = PairedDifference.normal(*metric.with_error(labels, difference_per_sample(metric, labels, a, b)))
-    if not isinstance(metric, Share):
+def _paired(
+    metric: Metric,
+    labels: Labels,
+    a: Probabilities,
+    b: Probabilities,
+    weights: npt.NDArray[np.float64] | None,
+) -> PairedDifference:
+    differences = difference_per_sample(metric, labels, a, b, weights)
+    found = PairedDifference.normal(*metric.with_error(labels, differences, weights))
+    if not isinstance(metric, Share) or weights is not None:
         return found
     counts = discordance(metric.per_sample(labels, a), metric.per_sample(labels, b))
     return ShareDifference(

@@ -43,7 +43,8 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.metrics.binary import METRICS, check_predictions, mean_with_error
+from dlrm_adahessian.metrics.binary import METRICS, check_predictions
+from dlrm_adahessian.metrics.means import Weights, check_weights, mean_with_error, of_weight
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.statistics.comparison import difference_per_sample
 from dlrm_adahessian.statistics.components import Estimate, combine
@@ -105,6 +106,7 @@ def crossed_difference(
     ours: Iterable[Probabilities],
     theirs: Iterable[Probabilities],
     *,
+    weights: Weights | None = None,
     runs_of_searches: Sequence[int] | None = None,
 ) -> CrossedDifference:
     """Return ours minus theirs in each of `METRICS`, with 95% intervals over rows and seeds.
@@ -116,6 +118,7 @@ def crossed_difference(
         labels: (N,) 0 or 1, N at least 2.
         ours: one (N,) float32 or float64 in [0, 1] per seed, in the order of `labels`.
         theirs: like `ours`, the same seeds in the same order.
+        weights: (N,) as `binary_metrics` has them, two above 0; the draw is of rows, not of repeated ones.
         runs_of_searches: how many seeds in a row have the hyper-parameters of the first search, of the second, ..., each at
             least 1; None where all have the same.
 
@@ -126,15 +129,18 @@ def crossed_difference(
         ValueError: there is no seed, a seed is of one side only, there are fewer than two rows, or predictions are not
             finite (a diverged run) or break the rule of `check_predictions`.
     """
+    if weights is not None:
+        check_weights(weights, len(labels))
+    rows, pairs = len(labels), _checked_pairs(labels, ours, theirs)
+    weighed, labels = of_weight(weights, labels)
     moments = {
-        name: _Moments(partial(metric.with_error, labels))
+        name: _Moments(partial(metric.with_error, labels, weights=weighed))
         for name, metric in METRICS.items()
         if not metric.lacking(labels)
     }
     seeds = searches = 0
-    pairs = _checked_pairs(labels, ours, theirs)
     for runs in repeat(1) if runs_of_searches is None else runs_of_searches:
-        of_search = list(islice(pairs, runs))
+        of_search = [of_weight(weights, *pair)[1:] for pair in islice(pairs, runs)]
         if not of_search and runs_of_searches is None:
             break
         if len(of_search) < max(runs, 1):
@@ -143,12 +149,13 @@ def crossed_difference(
             )
         seeds, searches = seeds + runs, searches + 1
         for name, of_metric in moments.items():
-            differences = (difference_per_sample(METRICS[name], labels, a, b) for a, b in of_search)
+            metric = METRICS[name]
+            differences = (difference_per_sample(metric, labels, a, b, weighed) for a, b in of_search)
             of_metric.add(cast(_Values, sum(differences)) / runs)
     if not seeds:
         raise ValueError(_NO_SEED)
     return CrossedDifference(
-        rows=len(labels),
+        rows=rows,
         seeds=seeds,
         by_metric={name: moments[name].estimate() if name in moments else None for name in METRICS},
         searches=None if runs_of_searches is None else searches,

@@ -4,6 +4,9 @@ AUC by DeLong, shares by Wilson's score interval, log loss as a mean. Normalized
 means over the same samples, of which numerator and denominator vary together: their errors are those of the linearized
 ratio (delta method), each sample's share of the first-order change. All treat samples as independent draws and say nothing
 about how another seed would have trained.
+
+With weights, rows stay the unit of the draw (metrics/means.py): AUC by DeLong's placements with weights, shares by Wilson's
+interval at the effective rows, means and ratios by the sandwich.
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ from dlrm_adahessian.metrics.binary import (
     Share,
     check_predictions,
 )
+from dlrm_adahessian.metrics.means import Weights, effective_rows, of_weight
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities, auc_with_error, rarer_class
 from dlrm_adahessian.statistics.intervals import TWO_SIDED_95, Interval, student_interval, student_quantile
 
@@ -45,22 +49,28 @@ class MetricIntervals:
         return {f"{name}_ci95": ends for name, ends in self.by_metric.items()}
 
 
-def metric_intervals(labels: Labels, probability: Probabilities) -> MetricIntervals:
+def metric_intervals(
+    labels: Labels, probability: Probabilities, weights: Weights | None = None
+) -> MetricIntervals:
     """Return the intervals of one set of predictions; refuses what `check_predictions` refuses.
 
     Args:
         labels: (N,) 0 or 1.
         probability: (N,) float32 or float64 in [0, 1].
+        weights: (N,) as `binary_metrics` has them. The intervals are over the draw of rows, each of which stands for so
+            many: wider than those of repeated rows, and at equal weights those of the rows without.
 
     Returns:
-        The intervals; None for fewer than two samples, and where a metric needs both classes, for fewer than two of one.
+        The intervals; None for fewer than two samples with weight, and where a metric needs both classes, for fewer than two
+        of one.
     """
-    check_predictions(labels, probability)
-    moments = _Moments.of(labels, probability) if len(labels) >= 2 else None
+    check_predictions(labels, probability, weights)
+    weighed, labels, probability = of_weight(weights, labels, probability)
+    moments = _Moments.of(labels, probability, weighed) if len(labels) >= 2 else None
     both = rarer_class(labels) >= 2
     return MetricIntervals(
         by_metric={
-            **{name: _interval(name, labels, probability, moments) for name in METRICS},
+            **{name: _interval(name, labels, probability, weighed, moments) for name in METRICS},
             "normalized_entropy": _normalized_entropy(moments) if moments and both else None,
             "calibration": _calibration(moments) if moments and labels.any() else None,
         }
@@ -76,7 +86,7 @@ class AucEstimate:
     ci95: Interval
 
 
-def delong_auc(labels: Labels, probability: Probabilities) -> AucEstimate:
+def delong_auc(labels: Labels, probability: Probabilities, weights: Weights | None = None) -> AucEstimate:
     """Return one AUC with its interval over the samples; refuses fewer than two samples of a class.
 
     Asymptotic in the count of each class: at an AUC of exactly 0 or 1 the interval is a point, which
@@ -85,23 +95,27 @@ def delong_auc(labels: Labels, probability: Probabilities) -> AucEstimate:
     Args:
         labels: (N,) 0 or 1, at least two of each.
         probability: (N,) float32 or float64 in [0, 1].
+        weights: (N,) as `binary_metrics` has them; the error is over the draw of rows, not of repeated ones.
 
     Returns:
         The estimate.
 
     Raises:
-        ValueError: a class has fewer than two samples.
+        ValueError: a class has fewer than two samples with weight.
     """
-    check_predictions(labels, probability)
+    check_predictions(labels, probability, weights)
+    weighed, labels, probability = of_weight(weights, labels, probability)
     if lacking := METRICS["auc"].lacking(labels):
         raise ValueError(f"the standard error of an AUC needs {lacking}; evaluate on more rows")
-    auc, standard_error = auc_with_error(labels, probability)
+    auc, standard_error = auc_with_error(labels, probability, weighed)
     low, high = student_interval(auc, standard_error)
     return AucEstimate(auc=auc, standard_error=standard_error, ci95=(max(low, 0.0), min(high, 1.0)))
 
 
-def proportion_interval(count: int, rows: int) -> Interval:
+def proportion_interval(count: float, rows: float) -> Interval:
     """Return Wilson's 95% interval of `count` of `rows`, at least 1; it holds its level for few rows and rare events.
+
+    Of weighted rows both are those of `effective_rows`.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
@@ -112,15 +126,23 @@ def proportion_interval(count: int, rows: int) -> Interval:
 
 
 def _interval(
-    name: str, labels: Labels, probability: Probabilities, moments: "_Moments | None"
+    name: str,
+    labels: Labels,
+    probability: Probabilities,
+    weights: npt.NDArray[np.float64] | None,
+    moments: "_Moments | None",
 ) -> Interval | None:
     metric = METRICS[name]
     if moments is None or metric.lacking(labels):
         return None
     if isinstance(metric, AreaUnderCurve):
-        return delong_auc(labels, probability).ci95
+        return delong_auc(labels, probability, weights).ci95
     if isinstance(metric, Share):
-        return proportion_interval(int(metric.per_sample(labels, probability).sum()), len(labels))
+        holds = metric.per_sample(labels, probability)
+        if weights is None:
+            return proportion_interval(int(holds.sum()), len(labels))
+        rows = effective_rows(holds, weights)
+        return proportion_interval(rows * float(weights @ holds / weights.sum()), rows)
     return moments.interval({name: 1.0}, moments[name])
 
 
@@ -129,7 +151,10 @@ _CLICK, _PROBABILITY = "click", "probability"
 
 @dataclasses.dataclass(frozen=True)
 class _Moments:
-    """Means (K,) and covariances (K, K) over N samples of each metric that is a mean, of click and of probability."""
+    """Means (K,) and covariances (K, K) over N samples of each metric that is a mean, of click and of probability.
+
+    With weights the covariances are N times those of the means.
+    """
 
     rows: int
     names: tuple[str, ...]
@@ -137,9 +162,13 @@ class _Moments:
     covariances: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, labels: Labels, probability: Probabilities) -> "_Moments":
-        """Take them in blocks, by the update of Chan, Golub, LeVeque (1979)."""
+    def of(
+        cls, labels: Labels, probability: Probabilities, weights: npt.NDArray[np.float64] | None
+    ) -> "_Moments":
+        """Take them in blocks, by the update of Chan, Golub, LeVeque (1979); with weights in two passes."""
         metrics = {name: metric for name, metric in METRICS.items() if type(metric) is Metric}
+        if weights is not None:
+            return cls.weighted(metrics, labels, probability, weights)
         count = len(metrics) + 2
         means, scatter = np.zeros(count), np.zeros((count, count))
         for start in range(0, len(labels), _BLOCK):
@@ -151,6 +180,34 @@ class _Moments:
             scatter += centred @ centred.T + np.outer(step, step) * (start * share)
             means += share * step
         return cls(len(labels), (*metrics, _CLICK, _PROBABILITY), means, scatter / (len(labels) - 1))
+
+    @classmethod
+    def weighted(
+        cls,
+        metrics: Mapping[str, Metric],
+        labels: Labels,
+        probability: Probabilities,
+        weights: npt.NDArray[np.float64],
+    ) -> "_Moments":
+        """Take them with weights (N,) above 0: first the means, then the sandwich around them."""
+        total, rows = weights.sum(), len(weights)
+
+        parts = [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
+
+        def figures(part: slice) -> npt.NDArray[np.float64]:
+            y, p = labels[part], probability[part]
+            return np.stack(
+                [*(metric.per_sample(y, p) for metric in metrics.values()), y, p], dtype=np.float64
+            )
+
+        means, scatter = np.zeros(len(metrics) + 2), np.zeros((len(metrics) + 2, len(metrics) + 2))
+        for part in parts:
+            means += figures(part) @ (weights[part] / total)
+        for part in parts:
+            spread = (figures(part) - means[:, None]) * (weights[part] / total)
+            scatter += spread @ spread.T
+        covariances = rows**2 / (rows - 1) * scatter
+        return cls(rows, (*metrics, _CLICK, _PROBABILITY), means, covariances)
 
     def __getitem__(self, name: str) -> float:
         return float(self.means[self.names.index(name)])

@@ -29,3 +29,9 @@ def predictions(kind, rows=20_000):
         "at the threshold": np.where(rng.random(rows) < 0.5, 0.5, np.nextafter(0.5, 0)),
     }[kind]
     return (rng.random(rows) < expit(logits)).astype(np.int8), probability
+
+
+def weights_of(rows, kind="whole"):
+    """Return weights (N,), float64: whole ones from 0 to 4, or any."""
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 5, rows).astype(np.float64) if kind == "whole" else rng.exponential(2.0, rows)

@@ -17,7 +17,7 @@ from dlrm_adahessian.metrics.binary import (
     log_losses,
     probability_from_logit,
 )
-from tests.metrics.predictions import clicks_on_grid, predictions, split
+from tests.metrics.predictions import clicks_on_grid, predictions, split, weights_of
 
 
 def brute_force_auc(labels, probability):
@@ -177,3 +177,52 @@ def test_log_loss_of_logits_is_softplus() -> None:
 def test_non_finite_logits_are_refused(value) -> None:
     with pytest.raises(ValueError, match="logits must be finite"):
         probability_from_logit(np.array([0, value], np.float32))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighting", ["whole", "any"])
+@pytest.mark.parametrize("kind", ["random", "tied", "constant", "at the threshold"])
+def test_weighted_figures_equal_scikit_learn(kind, weighting, dtype) -> None:
+    labels, probability = predictions(kind)
+    probability, weights = probability.astype(dtype), weights_of(len(labels), weighting)
+    wide = probability.astype(np.float64)
+    found = binary_metrics(labels, probability, weights)
+    base_rate = np.average(labels, weights=weights)
+    logloss = log_loss(labels, wide, sample_weight=weights)
+    constant = log_loss(labels, np.full(len(labels), base_rate), sample_weight=weights)
+    assert found.rows == len(labels)
+    assert found.weight == pytest.approx(weights.sum(), rel=1e-14)
+    assert found.auc == pytest.approx(roc_auc_score(labels, wide, sample_weight=weights), abs=1e-9)
+    assert found.logloss == pytest.approx(logloss, abs=1e-9)
+    accuracy = accuracy_score(labels, wide >= 0.5, sample_weight=weights)
+    assert found.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert found.base_rate == pytest.approx(base_rate, abs=1e-12)
+    assert found.normalized_entropy == pytest.approx(logloss / constant, abs=1e-9)
+    assert found.calibration == pytest.approx(np.average(wide, weights=weights) / base_rate, abs=1e-9)
+
+
+@pytest.mark.oracle
+def test_whole_weights_repeat_the_samples(monkeypatch) -> None:
+    labels, probability = predictions("tied", rows=500)
+    weights = weights_of(500)
+    repeated = binary_metrics(*(np.repeat(part, weights.astype(int)) for part in (labels, probability)))
+    monkeypatch.setattr(binary, "_BLOCK", 7)
+    found = binary_metrics(labels, probability, weights.astype(np.float32)).asdict()
+    expected = {**repeated.asdict(), "rows": 500, "weight": repeated.rows}
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_samples_without_weight_leave_nothing() -> None:
+    labels, probability = np.array([0, 1], np.int8), np.array([0.2, 0.7])
+    assert binary_metrics(labels, probability, np.zeros(2)) == BinaryMetrics(rows=2, weight=0.0)
+    one_class = binary_metrics(labels, probability, np.array([3.0, 0.0]))
+    assert (one_class.auc, one_class.normalized_entropy, one_class.base_rate) == (None, None, 0.0)
+    assert one_class.logloss == pytest.approx(-math.log(0.8))
+
+
+def test_without_weights_nothing_is_said_of_them() -> None:
+    labels, probability = np.array([0, 1], np.int8), np.array([0.2, 0.7])
+    assert "weight" not in binary_metrics(labels, probability).asdict()
+    with pytest.raises(ValueError, match="one weight for each of 2 rows"):
+        binary_metrics(labels, probability, np.ones(3))

@@ -15,7 +15,7 @@ from dlrm_adahessian.metrics.curves import (
     curve,
     expected_calibration_error,
 )
-from tests.metrics.predictions import clicks_on_grid, predictions, split
+from tests.metrics.predictions import clicks_on_grid, predictions, split, weights_of
 
 
 def drawn(rows, levels, seed=0):
@@ -116,3 +116,45 @@ def test_calibration_of_nothing() -> None:
     assert expected_calibration_error([]) is None
     with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
         calibration_bins(np.zeros(1, np.int8), np.zeros(1), bins=0)
+
+
+@pytest.mark.oracle
+def test_a_weighted_curve_is_that_of_repeated_samples():
+    labels, probability = drawn(400, 50)
+    weights = weights_of(400)
+    repeated = [np.repeat(part, weights.astype(int)) for part in (labels, probability)]
+    for points in (2, 7, 10_000):
+        found, expected = curve(labels, probability, points, weights), curve(*repeated, points)
+        for name in ("hits", "called", "threshold"):
+            of_found, of_expected = getattr(found, name), getattr(expected, name)
+            if (
+                points > 7
+            ):  # where a few are kept, they lie at shares of the weight, which the repeated round down
+                np.testing.assert_array_equal(of_found, of_expected)
+            assert of_found[[0, -1]].tolist() == of_expected[[0, -1]].tolist()
+        assert found.average_precision == pytest.approx(expected.average_precision, rel=1e-12)
+    any_weights = weights_of(400, "any")
+    found = curve(labels, probability, 10_000, any_weights)
+    rates = roc_curve(labels, probability, sample_weight=any_weights, drop_intermediate=False)
+    np.testing.assert_allclose(found.false_positive_rate, rates[0], atol=1e-13)
+    np.testing.assert_allclose(found.recall, rates[1], atol=1e-13)
+
+
+@pytest.mark.oracle
+def test_weighted_bins_are_those_of_repeated_samples():
+    labels, probability = drawn(400, 1 << 20)
+    weights = weights_of(400)
+    weights[0] += -weights.sum() % 10  # ten bins divide the weight
+    repeated = [np.repeat(part, weights.astype(int)) for part in (labels, probability)]
+    found, expected = calibration_bins(labels, probability, weights=weights), calibration_bins(*repeated)
+    assert len(found) == 10
+    for part, of_repeated in zip(found, expected, strict=True):
+        assert part.weight == of_repeated.rows
+        assert part[1:3] == pytest.approx(of_repeated[1:3], rel=1e-12)
+    assert sum(part.rows for part in found) == np.count_nonzero(weights)
+    error = expected_calibration_error(expected)
+    assert expected_calibration_error(found) == pytest.approx(error, rel=1e-12)
+    assert set(found[0].asdict()) - set(expected[0].asdict()) == {"weight", "effective_rows"}
+    scaled = calibration_bins(labels, probability, weights=weights / 1000)
+    assert [part.rows for part in scaled] == [part.rows for part in found]
+    assert calibration_bins(labels, probability, weights=np.zeros(400)) == []

@@ -13,6 +13,7 @@ from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
 from dlrm_adahessian.statistics.comparison import paired_difference
 from dlrm_adahessian.statistics.intervals import PairedDifference
 from dlrm_adahessian.statistics.single import delong_auc
+from tests.metrics.predictions import weights_of
 from tests.statistics.models import brute_force_delong, covered, two_models
 
 delong = partial(paired_difference, METRICS["auc"])
@@ -115,3 +116,30 @@ def test_delong_interval_covers_the_true_difference_95_times_in_100() -> None:
         return delong(labels, a, b).ci95
 
     assert covered(400, draw, truth)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("levels", [None, 4])
+def test_weighted_delong_is_the_sandwich_of_the_kernel(levels) -> None:
+    labels, a, b = two_models(150, levels)
+    weights = weights_of(150)
+    clicks, others = (weights[labels == of] for of in (1, 0))
+    kernels = []
+    for scores in (a, b):
+        gap = scores[labels == 1][:, None] - scores[labels == 0][None, :]
+        kernels.append((gap > 0) + 0.5 * (gap == 0))
+    kernel = kernels[0] - kernels[1]
+    difference = clicks @ kernel @ others / clicks.sum() / others.sum()
+    variance = 0.0
+    for of, placed in ((clicks, kernel @ others / others.sum()), (others, clicks @ kernel / clicks.sum())):
+        n = np.count_nonzero(of)
+        variance += n / (n - 1) * ((of * (placed - difference)) ** 2).sum() / of.sum() ** 2
+
+    found = delong(labels, a, b, weights)
+
+    assert found.estimate == pytest.approx(difference, abs=1e-13)
+    assert found.standard_error == pytest.approx(variance**0.5, rel=1e-12)
+    one = delong_auc(labels, a, weights)
+    assert one.auc == pytest.approx(clicks @ kernels[0] @ others / clicks.sum() / others.sum(), abs=1e-13)
+    alike = delong_auc(labels, a, np.full(150, 0.7))
+    assert alike.standard_error == pytest.approx(delong_auc(labels, a).standard_error, rel=1e-12)

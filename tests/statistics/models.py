@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from dlrm_adahessian.metrics.binary import mean_with_error
+from dlrm_adahessian.metrics.means import mean_with_error
 from dlrm_adahessian.statistics.intervals import PairedDifference
 
 

@@ -58,3 +58,21 @@ def test_comparison_refuses_unpaired_rows() -> None:
     labels, a, b = two_models()
     with pytest.raises(ValueError, match="one length"):
         compare_predictions(labels, a, b[:-1])
+
+
+@pytest.mark.oracle
+def test_weighted_comparison_is_the_difference_of_both_metrics_over_the_draw_of_rows() -> None:
+    labels, a, b = two_models(rows=600)
+    weights = np.random.default_rng(5).integers(0, 4, 600).astype(np.float32)
+    ours, baseline = binary_metrics(labels, a, weights), binary_metrics(labels, b, weights)
+    found = compare_predictions(labels, a, b, weights)
+    repeated = compare_predictions(*(np.repeat(part, weights.astype(int)) for part in (labels, a, b)))
+    for name in METRICS:
+        assert found[name].estimate == pytest.approx(getattr(ours, name) - getattr(baseline, name), abs=1e-12)
+        assert found[name].estimate == pytest.approx(repeated[name].estimate, abs=1e-12)
+        assert found[name].standard_error > 1.2 * repeated[name].standard_error
+        assert found[name] == paired_difference(METRICS[name], labels, a, b, weights)
+    assert found.asdict()["accuracy_mcnemar_p"] is None, "a count of rows says nothing of their weights"
+    alike, plain = compare_predictions(labels, a, b, np.full(600, 2.5)), compare_predictions(labels, a, b)
+    for name in METRICS:
+        assert alike[name].ci95 == pytest.approx(plain[name].ci95, rel=1e-9)

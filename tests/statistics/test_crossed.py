@@ -316,3 +316,19 @@ def test_no_seed_is_refused() -> None:
         crossed_difference(labels, [], [])
     with pytest.raises(ValueError, match="at least one seed, got none; train"):
         crossed_mean([])
+
+
+@pytest.mark.oracle
+def test_one_weighted_seed_is_the_weighted_comparison_and_equal_weights_are_none():
+    labels, ours, theirs = paired_runs(3, 500)
+    weights = np.random.default_rng(0).integers(0, 4, 500).astype(np.float64)
+    one = crossed_difference(labels, ours[:1], theirs[:1], weights=weights)
+    expected = compare_predictions(labels, ours[0], theirs[0], weights)
+    assert one.rows == 500
+    for name in FIGURES:
+        assert one[name].estimate == pytest.approx(expected[name].estimate, abs=1e-13)
+        assert one[name].ci95 == pytest.approx(expected[name].ci95, abs=1e-13)
+    plain = crossed_difference(labels, ours, theirs)
+    alike = crossed_difference(labels, ours, theirs, weights=np.full(500, 0.3))
+    for name in FIGURES:
+        assert alike[name].ci95 == pytest.approx(plain[name].ci95, abs=1e-12)

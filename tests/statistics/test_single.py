@@ -85,3 +85,55 @@ def test_blocks_change_nothing(monkeypatch):
     cut = metric_intervals(labels, probability)
     for name, ends in whole.by_metric.items():
         assert cut[name] == pytest.approx(ends, rel=1e-12)
+
+
+def weighted(rows, seed=0):
+    """Return labels and probabilities as `drawn`, and weights that depend on both."""
+    labels, probability = drawn(rows, seed)
+    noise = np.random.default_rng([seed, 1]).exponential(1.0, rows)
+    return labels, probability, (1 + 2 * labels) * (0.2 + probability) * noise
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["auc", "logloss", "accuracy", "normalized_entropy", "calibration"])
+def test_weighted_half_widths_equal_the_jackknife_over_rows(name):
+    labels, probability, weights = weighted(500)
+    keep = ~np.eye(len(labels), dtype=bool)
+    left = np.array([getattr(binary_metrics(labels[k], probability[k], weights[k]), name) for k in keep])
+    n = len(left)
+    error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
+    low, high = metric_intervals(labels, probability, weights)[name]
+    # The linearized error leaves out terms of relative order 1/N times how much the largest weights exceed the mean.
+    assert (high - low) / 2 == pytest.approx(norm.ppf(0.975) * error, rel=0.04)
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 30.0])
+def test_equal_weights_have_the_intervals_of_no_weights(weight, monkeypatch):
+    labels, probability = drawn(300)
+    monkeypatch.setattr(single, "_BLOCK", 64)
+    plain = metric_intervals(labels, probability)
+    found = metric_intervals(labels, probability, np.full(300, weight))
+    for name, ends in plain.by_metric.items():
+        assert found[name] == pytest.approx(ends, rel=1e-11), name
+
+
+def test_rows_without_weight_change_no_interval():
+    labels, probability, weights = weighted(200)
+    weights[::3] = 0
+    kept = weights > 0
+    expected = metric_intervals(labels[kept], probability[kept], weights[kept])
+    assert metric_intervals(labels, probability, weights) == expected
+    assert set(metric_intervals(labels, probability, np.zeros(200)).by_metric.values()) == {None}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["auc", "accuracy", "logloss", "normalized_entropy", "calibration"])
+def test_weighted_intervals_hold_the_limit_95_times_of_100(name):
+    truth = getattr(binary_metrics(*weighted(1_000_000, 999)), name)
+    tries = 400
+    held = 0
+    for seed in range(tries):
+        low, high = metric_intervals(*weighted(600, seed))[name]
+        held += low <= truth <= high
+    # Four binomial standard errors, and 2 points for 600 rows not being infinitely many.
+    assert abs(held / tries - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / tries) + 0.02
