@@ -30,6 +30,14 @@ def small_batch(seed: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return dense, tables, hits, labels
 
 
+def repeated(weights: Tensor, dense: Tensor, hits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each sample as often as its whole weight (B,) says."""
+    times = weights.long()
+    of_samples = (part.repeat_interleave(times, 0) for part in (dense, labels))
+    dense, labels = of_samples
+    return dense, hits.repeat_interleave(times, 1), labels
+
+
 def pooled_of(tables: Tensor, hits: Tensor) -> Tensor:
     return torch.einsum("fbr,frd->bfd", hits, tables)
 
@@ -64,3 +72,9 @@ def brute_force_diagonals(
 
     found = [diagonal(lambda x, n=name: loss({**named, n: x}, tables), p) for name, p in named.items()]
     return [*found, diagonal(lambda x: loss(named, x), tables)]
+
+
+def small_weights() -> tuple[Tensor, Tensor]:
+    """Return whole weights (B,), one of them 0, and the factors that they are on the samples' losses in a plain mean."""
+    weights = torch.tensor([2.0, 0.0, 1.0, 3.0, 1.0, 1.0, 4.0], dtype=torch.float64)
+    return weights, weights / weights.mean()

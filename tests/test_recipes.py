@@ -104,7 +104,7 @@ from dlrm_adahessian.curvature.base import Derivatives, Estimator, Request, grad
 
 class Toy(Estimator):
     def derivatives(self, request: Request) -> Derivatives:
-        found = gradient(request.head, request.dense, request.pooled, request.labels)
+        found = gradient(request.head, request.dense, request.pooled, request.labels, request.weights)
         squares = found.grad.square(), found.pooled_grad.square()
         return replace(
             found, curvature=squares[0], pooled_curvature=squares[1], pooled_samples=len(request.labels)

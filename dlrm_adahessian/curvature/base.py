@@ -16,6 +16,8 @@ from dlrm_adahessian.optim.base import PooledCurvature
 class Derivatives:
     """Derivatives of the mean loss at the dense parameters and at the pooled embeddings.
 
+    Where samples have weights, all means over samples are weighted.
+
     Attributes:
         loss: () mean binary cross-entropy over the batch.
         logits: (B,), detached.
@@ -67,6 +69,7 @@ class Request:
     labels: Tensor
     curvature_samples: int
     place: Place
+    weights: Tensor | None
 
 
 class Estimator(ABC):
@@ -88,6 +91,7 @@ class Estimator(ABC):
         *,
         curvature_samples: int,
         place: Place | None = None,
+        weights: Tensor | None = None,
     ) -> Derivatives:
         """Return the derivatives of the mean loss.
 
@@ -100,6 +104,8 @@ class Estimator(ABC):
                 What rows get at 0 samples, or of the other samples, is the estimator's: nothing, or what costs nothing.
             place: of these samples among all ranks', so that what is drawn at random for a sample does not depend on
                 the ranks; None where there is one rank.
+            weights: (B,) float, a factor on each sample's loss: its weight over the mean weight of the batch of all ranks,
+                so that the plain mean over samples is the weighted one; None for 1 each.
         """
         return self.derivatives(
             Request(
@@ -109,6 +115,7 @@ class Estimator(ABC):
                 labels=labels,
                 curvature_samples=curvature_samples,
                 place=place or Place(first=0, samples=curvature_samples),
+                weights=weights,
             )
         )
 
@@ -125,7 +132,7 @@ class NoCurvature(Estimator):
 
     def derivatives(self, request: Request) -> Derivatives:
         """Return the gradient."""
-        return gradient(request.head, request.dense, request.pooled, request.labels)
+        return gradient(request.head, request.dense, request.pooled, request.labels, request.weights)
 
 
 class Seeded(Estimator):
@@ -211,11 +218,13 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def gradient(head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor) -> Derivatives:
+def gradient(
+    head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, weights: Tensor | None = None
+) -> Derivatives:
     """Return the derivatives of a batch without curvature; shapes as in `Estimator.__call__`."""
     leaf = pooled.detach().requires_grad_()
     logits = head(dense, leaf)
-    loss = F.binary_cross_entropy_with_logits(logits, labels)
+    loss = F.binary_cross_entropy_with_logits(logits, labels, weights)
     grads = torch.autograd.grad(loss, [*head.parameters(), leaf])
     return Derivatives(
         loss=loss.detach(), logits=logits.detach(), grad=flat(grads[:-1]), pooled_grad=grads[-1]

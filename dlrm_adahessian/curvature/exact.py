@@ -25,6 +25,9 @@ Kronecker basis (optim/basis.py) inputs and deltas are turned before they are sq
 At the pooled embeddings the diagonal is elementwise what backward brings anyhow, so rows have it at every step, of all
 samples, also where the dense part has none.
 
+Where the loss of sample b has a factor u_b, so have r_b and w_b, and e_b is exp(-s_b) / u_b. Where u_b is 0, so is r_b, and
+any finite e_b will do.
+
 All terms of diag_W are of one sign, so nothing cancels: operands rounded to bfloat16 change no entry by more than 2^-7
 of it, and most by far less, since roundings of many samples average out. The gradient has no such luck.
 """
@@ -80,7 +83,7 @@ class ExactDiagonal(Estimator):
         leaf, parameters = request.pooled.detach().requires_grad_(), list(head.parameters())
         with _linear_layers(head, curvature_samples) as layers:
             logits = head(request.dense, leaf)
-        residual, exponent = _residual_and_exponent(logits.detach(), labels)
+        residual, exponent = _residual_and_exponent(logits.detach(), labels, request.weights)
         residual /= len(labels)
         variables = [*parameters, leaf, *(output for _, _, output in layers)]
         slopes = torch.autograd.grad(logits, variables, residual)
@@ -95,7 +98,7 @@ class ExactDiagonal(Estimator):
             rounds = self._precision != "bf16" or logits.is_cuda or cpu_gains_from_bf16()
             with matrix_products(self._precision if rounds else "fp32"):
                 if self._basis is not None:
-                    factors = _factors(self._basis, parameters, passed, weight)
+                    factors = _factors(self._basis, parameters, passed, weight, request.weights)
                 if self._basis is None or self._basis.diagonal:
                     curvature, curvature_of = _empty_like_parameters(parameters)
                     bases = _bases_of(self._basis, parameters)
@@ -104,7 +107,7 @@ class ExactDiagonal(Estimator):
                             layer, inputs, delta, weight, curvature_of, bases.get(layer.weight)
                         )
         return Derivatives(
-            loss=F.binary_cross_entropy_with_logits(logits.detach(), labels),
+            loss=F.binary_cross_entropy_with_logits(logits.detach(), labels, request.weights),
             logits=logits.detach(),
             grad=flat(slopes[: len(parameters)]),
             pooled_grad=pooled_grad,
@@ -175,9 +178,21 @@ def _empty_like_parameters(parameters: Sequence[Tensor]) -> tuple[Tensor, dict[T
 
 
 def _factors(
-    basis: KroneckerBasis, parameters: Sequence[Tensor], passed: Sequence[Passed], weight: Tensor
+    basis: KroneckerBasis,
+    parameters: Sequence[Tensor],
+    passed: Sequence[Passed],
+    weight: Tensor,
+    of_samples: Tensor | None,
 ) -> Tensor:
-    """Return the Kronecker factors (K,): sum_c weight_c delta_c delta_c^T, and the mean of inputs_c inputs_c^T."""
+    """Return the Kronecker factors (K,): sum_c weight_c delta_c delta_c^T, and the mean of inputs_c inputs_c^T.
+
+    Args:
+        basis: that they are of.
+        parameters: of the head.
+        passed: its layers.
+        weight: (C,).
+        of_samples: (B,) factors of the samples in that mean, the first C of which count; None for 1 each.
+    """
     vector = torch.empty_like(basis.state["factors"])
     views = {parameters[i]: parts for i, parts in basis.views(vector).items()}
     for layer, inputs, delta in passed:
@@ -185,7 +200,8 @@ def _factors(
         if output_factor is not None:
             torch.mm((delta * weight.unsqueeze(1)).T, delta, out=output_factor)
         if input_factor is not None:
-            torch.mm(inputs.T, inputs / len(inputs), out=input_factor)
+            counted = inputs if of_samples is None else inputs * of_samples[: len(inputs), None]
+            torch.mm(inputs.T, counted / len(inputs), out=input_factor)
     return vector
 
 
@@ -247,11 +263,15 @@ def _linear_layers(head: nn.Module, samples: int) -> Generator[list[tuple[nn.Lin
             hook.remove()
 
 
-def _residual_and_exponent(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return p - y and log(p (1 - p) / (p - y)^2), each (B,), without cancellation for confident samples."""
+def _residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return r = u (p - y) and log(u p (1 - p) / r^2), (B,), without cancellation for confident samples; u is 1 or given."""
     sign = 1 - 2 * labels  # -1 where the label is 1
     towards_loss = sign * logits
     residual = sign * towards_loss.sigmoid()
     # Half of what the type can hold is left for the squares that it multiplies. In float32 this concerns p (1 - p) < 5e-18.
     largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
-    return residual, towards_loss.neg_().clamp_(max=largest)
+    exponent = towards_loss.neg_()
+    if weights is not None:
+        residual *= weights
+        exponent -= weights.log()
+    return residual, exponent.clamp_(max=largest)

@@ -15,6 +15,9 @@ dz_b/dx: the same B g^2 has expectation (1/B) p_b (1 - p_b) (dz_b/dx)^2, entry f
 bags times count^2 (docs/adr/0002), which is B times a sum of squares and not B times the square of the row's summed
 gradient: the same expectation without the noise of the products between samples.
 
+Where the loss of sample b has a factor u_b, its sampled gradient has the root of it: squared, that is u_b p_b (1 - p_b)
+in place of u_b^2, as of a sample that is drawn u_b times.
+
 On several ranks g is the mean over all of them, which the square must wait for: `squares_of` has the g of this rank.
 """
 
@@ -42,9 +45,9 @@ class GaussNewtonBartlett(Seeded):
     def derivatives(self, request: Request) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
         head, dense, pooled, labels = request.head, request.dense, request.pooled, request.labels
-        curvature_samples, place = request.curvature_samples, request.place
+        curvature_samples, place, weights = request.curvature_samples, request.place, request.weights
         if place.samples == 0:
-            return gradient(head, dense, pooled, labels)
+            return gradient(head, dense, pooled, labels, weights)
         part = slice(curvature_samples)
         leaf = pooled[part].detach().requires_grad_()
         logits = head(dense[part], leaf)
@@ -52,23 +55,24 @@ class GaussNewtonBartlett(Seeded):
         probability = logits.detach().sigmoid()
         squares_of = logits.new_zeros(self.draws, sum(p.numel() for p in variables[:-1]))
         pooled_diagonal = torch.zeros_like(leaf)
+        roots = None if weights is None else weights[part].sqrt()
         for row in squares_of:
             sampled = self._labels(probability, place)
             if curvature_samples == 0:  # of this rank
                 continue
-            loss = F.binary_cross_entropy_with_logits(logits, sampled)
+            loss = F.binary_cross_entropy_with_logits(logits, sampled, roots)
             *grads, pooled_grad = torch.autograd.grad(loss, variables, retain_graph=True)
             row.copy_(flat(grads))
             pooled_diagonal.addcmul_(pooled_grad, pooled_grad, value=curvature_samples / self.draws)
         self._keep_state()
         if curvature_samples == len(labels):  # the graph of the whole batch is there
-            loss = F.binary_cross_entropy_with_logits(logits, labels)
+            loss = F.binary_cross_entropy_with_logits(logits, labels, weights)
             *grads, pooled_grad = torch.autograd.grad(loss, variables)
             first = Derivatives(
                 loss=loss.detach(), logits=logits.detach(), grad=flat(grads), pooled_grad=pooled_grad
             )
         else:
-            first = gradient(head, dense, pooled, labels)
+            first = gradient(head, dense, pooled, labels, weights)
         curvature = mean_square(squares_of, curvature_samples)
         found = with_curvature(first, [curvature, pooled_diagonal], curvature_samples, self._pooled)
         return replace(found, squares_of=squares_of)

@@ -15,6 +15,7 @@ runs as it is, and warms up what capture needs. Only for estimators that draw no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import triton.language as tl
 
 _ENTRIES = 2048  # of a program of the kernel
-_Key = tuple[torch.Size, int]
+_Key = tuple[torch.Size, int, int]
 
 
 def fuses(tensor: Tensor) -> bool:
@@ -130,7 +131,7 @@ class _Graph:
         self,
         estimator: Estimator,
         head: nn.Module,
-        inputs: tuple[Tensor, Tensor, Tensor],
+        inputs: Sequence[Tensor],
         samples: int,
         pool: Any,
     ) -> None:
@@ -138,12 +139,12 @@ class _Graph:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries set themselves up for a stream; not while it is captured
-            estimator(head, *self._inputs, curvature_samples=samples)
+            _called(estimator, head, self._inputs, samples)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         # Only what this thread does is captured, and can spoil it: the loader's thread allocates pinned memory meanwhile.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            found = estimator(head, *self._inputs, curvature_samples=samples)
+            found = _called(estimator, head, self._inputs, samples)
             self._found = replace(found, sums=sums_of(found))
 
     def __call__(self, *inputs: Tensor) -> Derivatives:
@@ -177,11 +178,19 @@ class Graphed(Estimator):
     def derivatives(self, request: Request) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
         head, samples = request.head, request.curvature_samples
-        inputs = (request.dense, request.pooled.detach(), request.labels)
-        key = (request.pooled.shape, samples)
+        weights = [] if request.weights is None else [request.weights]
+        inputs = [request.dense, request.pooled.detach(), request.labels, *weights]
+        key = (request.pooled.shape, samples, len(inputs))
         if key not in self._seen:
             self._seen.add(key)
-            return self._estimator(head, *inputs, curvature_samples=samples)
+            return _called(self._estimator, head, inputs, samples)
         if key not in self._graphs:
             self._graphs[key] = _Graph(self._estimator, head, inputs, samples, self._pool)
         return self._graphs[key](*inputs)
+
+
+def _called(estimator: Estimator, head: nn.Module, inputs: Sequence[Tensor], samples: int) -> Derivatives:
+    dense, pooled, labels, *weights = inputs
+    return estimator(
+        head, dense, pooled, labels, curvature_samples=samples, weights=weights[0] if weights else None
+    )

@@ -22,9 +22,9 @@ class Hutchinson(Seeded):
     def derivatives(self, request: Request) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
         head, dense, pooled, labels = request.head, request.dense, request.pooled, request.labels
-        curvature_samples, place = request.curvature_samples, request.place
+        curvature_samples, place, weights = request.curvature_samples, request.place, request.weights
         if place.samples == 0:
-            return gradient(head, dense, pooled, labels)
+            return gradient(head, dense, pooled, labels, weights)
         part = slice(curvature_samples)
         leaf = pooled[part].detach().requires_grad_()
         variables = [*head.parameters(), leaf]
@@ -33,10 +33,11 @@ class Hutchinson(Seeded):
             for _ in range(self.draws):
                 self._probe(variables, place)
             self._keep_state()
-            return with_curvature(gradient(head, dense, pooled, labels), diagonal, 0, self._pooled)
+            return with_curvature(gradient(head, dense, pooled, labels, weights), diagonal, 0, self._pooled)
         whole = curvature_samples == len(labels)
         logits = head(dense[part], leaf)
-        loss = F.binary_cross_entropy_with_logits(logits, labels[part])
+        of_part = None if weights is None else weights[part]
+        loss = F.binary_cross_entropy_with_logits(logits, labels[part], of_part)
         grads = torch.autograd.grad(loss, variables, create_graph=True)
         for probe in range(self.draws):
             signs = self._probe(variables, place)
@@ -52,7 +53,7 @@ class Hutchinson(Seeded):
                 pooled_grad=grads[-1].detach(),
             )
         else:
-            first = gradient(head, dense, pooled, labels)
+            first = gradient(head, dense, pooled, labels, weights)
         return with_curvature(first, diagonal, curvature_samples, self._pooled)
 
     def _probe(self, variables: Sequence[Tensor], place: Place) -> list[Tensor]:

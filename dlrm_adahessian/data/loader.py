@@ -39,6 +39,8 @@ class Batch:
         labels: (b,) float32, 0 or 1.
         share: which rows of the batch these are.
         all_labels: (B,) int8, of the rows of all ranks, on the host.
+        weights: (b,) float32, finite and at least 0; None for 1 each.
+        all_weights: (B,) float32, of the rows of all ranks, on the host; None as `weights`.
     """
 
     dense: Tensor
@@ -46,6 +48,21 @@ class Batch:
     labels: Tensor
     share: Share
     all_labels: npt.NDArray[np.int8]
+    weights: Tensor | None = None
+    all_weights: npt.NDArray[np.float32] | None = None
+
+    def weight_of(self, first_samples: int) -> float:
+        """Return the sum of the weights of the first rows of the global batch; without weights their number."""
+        if self.all_weights is None:
+            return first_samples
+        return float(self.all_weights[:first_samples].sum(dtype=np.float64))
+
+    def relative_weights(self, dtype: torch.dtype) -> Tensor | None:
+        """Return the weights (b,) over their mean in the global batch, zeros where that has no weight; None without."""
+        if self.weights is None:
+            return None
+        total = self.weight_of(self.share.samples)
+        return self.weights.to(dtype) * (self.share.samples / total if total else 0.0)
 
     def pin_memory(self) -> "Batch":
         """Return a copy in page-locked memory, from which a GPU reads while the host goes on."""
@@ -54,6 +71,7 @@ class Batch:
             dense=self.dense.pin_memory(),
             kjt=self.kjt.pin_memory(),
             labels=self.labels.pin_memory(),
+            weights=None if self.weights is None else self.weights.pin_memory(),
         )
 
     def to(self, device: torch.device) -> "Batch":
@@ -63,12 +81,14 @@ class Batch:
             dense=self.dense.to(device, non_blocking=True),
             kjt=self.kjt.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
+            weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
         )
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory until `stream` has done what it has been given so far."""
-        for part in (self.dense, self.kjt, self.labels):
-            part.record_stream(stream)
+        for part in (self.dense, self.kjt, self.labels, self.weights):
+            if part is not None:
+                part.record_stream(stream)
 
 
 class Loader:
@@ -130,6 +150,7 @@ class Loader:
             self._data.features[self._at(order, ours)],
             self._data.labels[self._at(order, slice(begin, end))],
             share,
+            None if self._data.weights is None else self._data.weights[self._at(order, slice(begin, end))],
         )
         return batch.pin_memory() if self._pinned else batch
 
@@ -168,6 +189,7 @@ def make_batch(
     features: Features,
     labels: npt.NDArray[np.int8],
     share: Share | None = None,
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> Batch:
     """Build a rank's batch; copies.
 
@@ -176,6 +198,7 @@ def make_batch(
         features: of the b rows.
         labels: (B,) 0 or 1, of all ranks.
         share: which b of the B rows these are; None where they are all.
+        weights: (B,) finite and at least 0, of all ranks; None for 1 each.
 
     Returns:
         The batch.
@@ -200,15 +223,20 @@ def make_batch(
         length_per_key=[count] * tokens + [len(bag.values) for bag in features.bags],
     )
     dense = np.array(features.dense)
-    own_labels = labels[share.first : share.first + count].astype(np.float32)
+    own = slice(share.first, share.first + count)
+    own_labels = labels[own].astype(np.float32)
+    own_weights = None if weights is None else weights[own].astype(np.float32)
     if count == 0:
         dense, own_labels = np.zeros((1, dense.shape[1]), np.float32), np.zeros(1, np.float32)
+        own_weights = None if weights is None else np.zeros(1, np.float32)
     return Batch(
         dense=torch.from_numpy(dense),
         kjt=kjt,
         labels=torch.from_numpy(own_labels),
         share=share,
         all_labels=np.array(labels),
+        weights=None if own_weights is None else torch.from_numpy(own_weights),
+        all_weights=None if weights is None else np.array(weights),
     )
 
 

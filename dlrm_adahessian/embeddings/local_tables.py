@@ -141,7 +141,14 @@ class RowTables(nn.Module):
         return rows, positions[bag], pooled
 
     def apply_(
-        self, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None, lr_scale: float, samples: int
+        self,
+        grad: Tensor,
+        curvature: Tensor | None,
+        *,
+        sampled: Tensor | None,
+        lr_scale: float,
+        samples: float,
+        weights: Tensor | None = None,
     ) -> None:
         """Update the rows of the last lookup.
 
@@ -150,7 +157,8 @@ class RowTables(nn.Module):
             curvature: (B * T, D), its Hessian diagonal, or the mean of that over D (B * T, 1), or None.
             sampled: (B,) bool, the samples that took part in the curvature; None for all.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
-            samples: over how many samples the loss is a mean.
+            samples: over how many samples the loss is a mean, or the sum of their weights.
+            weights: (B,) of the samples, of the type of `grad`; None for 1 each.
 
         There must have been a lookup since the last update; else a RuntimeError.
         """
@@ -166,12 +174,13 @@ class RowTables(nn.Module):
                 sampled=sampled,
                 lr_scale=lr_scale,
                 samples=samples,
+                weights=weights,
             )
             return
-        hits = self._hits(looked_up, grad, curvature, sampled)
+        hits = self._hits(looked_up, grad, curvature, sampled, weights)
         self._update_(hits, sampled, lr_scale=lr_scale, samples=samples)
 
-    def _update_(self, hits: Hits, sampled: Tensor | None, *, lr_scale: float, samples: int) -> None:
+    def _update_(self, hits: Hits, sampled: Tensor | None, *, lr_scale: float, samples: float) -> None:
         if sampled is not None:
             hits = hits.with_curvature_of_all()
         self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
@@ -183,7 +192,12 @@ class RowTables(nn.Module):
         return looked_up
 
     def _hits(
-        self, looked_up: LookedUp, grad: Tensor, curvature: Tensor | None, sampled: Tensor | None
+        self,
+        looked_up: LookedUp,
+        grad: Tensor,
+        curvature: Tensor | None,
+        sampled: Tensor | None,
+        weights: Tensor | None,
     ) -> Hits:
         return sum_hits(
             looked_up.rows,
@@ -193,6 +207,7 @@ class RowTables(nn.Module):
             table_starts=looked_up.table_starts,
             slots=self._slots,
             sampled=sampled,
+            weights=weights,
         )
 
 
@@ -202,13 +217,20 @@ class ReplicatedRows(RowTables):
     sees_all_ranks = False
 
     def apply_(
-        self, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None, lr_scale: float, samples: int
+        self,
+        grad: Tensor,
+        curvature: Tensor | None,
+        *,
+        sampled: Tensor | None,
+        lr_scale: float,
+        samples: float,
+        weights: Tensor | None = None,
     ) -> None:
         """Update the rows that any rank looked up; as `RowTables.apply_`, with this rank's batch and its mean loss.
 
         All ranks call it, and all with a curvature or none with one.
         """
-        local = self._hits(self._take_lookup(), grad, curvature, sampled)
+        local = self._hits(self._take_lookup(), grad, curvature, sampled, weights)
         hits = _sum_over_ranks(local, len(self.weight))
         self._update_(hits, sampled, lr_scale=lr_scale, samples=samples)
 
@@ -239,7 +261,7 @@ def _sum_over_ranks(local: Hits, num_rows: int) -> Hits:
     rows = summed[:, dim].nonzero().squeeze(1)
     summed = summed[rows]
     ranks = dist.get_world_size()
-    grad, count = summed[:, :dim] / ranks, summed[:, dim].long()
+    grad, count = summed[:, :dim] / ranks, summed[:, dim].to(local.count.dtype)
     if local.curvature is None:
         return Hits(rows=rows, grad=grad, count=count)
     return Hits(
@@ -247,5 +269,5 @@ def _sum_over_ranks(local: Hits, num_rows: int) -> Hits:
         grad=grad,
         count=count,
         curvature=summed[:, dim + 1 : -1] / ranks,
-        curvature_count=summed[:, -1].long(),
+        curvature_count=summed[:, -1].to(local.count.dtype),
     )

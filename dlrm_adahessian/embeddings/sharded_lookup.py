@@ -182,8 +182,9 @@ class ShardedLookup:
         curvature: Tensor | None,
         *,
         lr_scale: float,
-        samples: int,
+        samples: float,
         curvature_samples: int | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         """Send derivatives to the ranks that own the rows, and update the rows.
 
@@ -196,9 +197,11 @@ class ShardedLookup:
             curvature: (B, F, D) Hessian diagonal, or its mean over D (B, F, 1) for a rule that reads no more, or None on a
                 step without curvature.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
-            samples: over how many samples of all ranks the loss is a mean.
+            samples: over how many samples of all ranks the loss is a mean, or the sum of their weights.
             curvature_samples: how many samples, the first ones of all ranks' batches one after another, took part in
                 the curvature; None for all.
+            weights: (W * B,) of the samples of all ranks' batches one after another, of the type of `grad`, 0 in the
+                padding; they are in the derivatives already. None for 1 each.
 
         Raises:
             RuntimeError: `pooled` is not from the last lookup with gradients enabled; no row has changed.
@@ -214,19 +217,20 @@ class ShardedLookup:
             derivatives = [(grad.reshape(-1, self._dim), _flat(curvature))]
         else:
             derivatives = self._exchange(grad, curvature)
-        sampled = sampled_everywhere = None
-        if curvature is not None and curvature_samples is not None and curvature_samples < samples:
-            # The owner has the ranks' batches one after another.
+        sampled = None
+        if curvature is not None and curvature_samples is not None:
             held = len(pooled) * dist.get_world_size()
-            sampled_everywhere = torch.arange(held, device=pooled.device) < curvature_samples
-            sampled = sampled_everywhere[dist.get_rank() * len(pooled) :][: len(pooled)]
+            sampled = torch.arange(held, device=pooled.device) < curvature_samples
+        # The owner of rows has the ranks' batches one after another, and a replica its own.
+        own = slice(dist.get_rank() * len(pooled), (dist.get_rank() + 1) * len(pooled))
         for tables, (row_grad, row_curvature) in zip(self._row_tables(), derivatives, strict=True):
             tables.apply_(
                 row_grad,
                 row_curvature,
-                sampled=sampled_everywhere if tables.sees_all_ranks else sampled,
+                sampled=sampled if tables.sees_all_ranks or sampled is None else sampled[own],
                 lr_scale=lr_scale,
                 samples=samples,
+                weights=weights if tables.sees_all_ranks or weights is None else weights[own],
             )
 
     def shards(self) -> dict[str, TableShard]:

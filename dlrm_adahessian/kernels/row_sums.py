@@ -9,6 +9,9 @@ The second is exact for a loss that is a mean over samples, when one feature rea
 that hold the row belong to one sample, so no cross term is left out. Where not all samples take part in the
 curvature, the sum over those that do is scaled by the row's hits over theirs (`Hits.with_curvature_of_all`).
 
+Where samples have weights, these are in the derivatives already. A lookup then counts as often as its sample's weight says,
+and a sample without weight touches no row.
+
 `sum_hits_torch` is the oracle. On the CPU numba sums with one thread per table and a slot map instead of a sort. A slot
 map has one int32 per row, -1 at rest. The first lookup of a row writes the row's position among the table's touched rows
 there, later lookups read it. So the cost is one pass over the lookups, and nothing is sorted. Each table is summed in
@@ -40,8 +43,8 @@ class Hits:
         grad: (U, D) gradient of the mean loss.
         curvature: (U, D) Hessian diagonal of the mean loss, or its mean over D (U, 1) for a rule with one accumulator
             per row; None on a step without curvature.
-        count: (U,) int64, how many lookups each row had.
-        curvature_count: (U,) int64, how many of them were of samples that took part in the curvature (with
+        count: (U,) int64, how many lookups each row had; with weights the sum of theirs, of the type of `grad`.
+        curvature_count: (U,) like `count`, how many of them were of samples that took part in the curvature (with
             `curvature_fraction` below 1 not every sample does); None exactly when `curvature` is.
     """
 
@@ -62,7 +65,7 @@ class Hits:
             return self
         # In the type of the curvature: integers would be divided in float32.
         count = self.count.to(self.curvature.dtype)
-        scale = count / self.curvature_count.clamp(min=1)
+        scale = count / self.curvature_count.where(self.curvature_count > 0, 1)
         return replace(self, curvature=self.curvature * scale.unsqueeze(1))
 
     def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
@@ -82,6 +85,7 @@ def sum_hits(
     table_starts: Tensor | None = None,
     slots: Tensor | None = None,
     sampled: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Hits:
     """Find the rows that a batch touched, and sum their derivatives; the same input gives the same bits.
 
@@ -95,6 +99,7 @@ def sum_hits(
         table_starts: (K + 1,) int64, the first lookup of each table and L. Only the CPU needs it and `slots`.
         slots: (R,) int32 scratch of the caller, -1 throughout before and after the call.
         sampled: (B,) bool, the samples that took part in the curvature; None for all.
+        weights: (B,) of the type of `grad`, at least 0; None for 1 each.
 
     Returns:
         The touched rows, in no particular order.
@@ -102,6 +107,8 @@ def sum_hits(
     Raises:
         ValueError: `table_starts` or `slots` is missing on the CPU.
     """
+    if weights is not None:
+        return _sum_weighted_hits(rows, bags, grad, curvature, weights, table_starts, slots, sampled)
     if rows.device.type != "cpu":
         return sum_hits_torch(rows, bags, grad, curvature, sampled=sampled)
     if table_starts is None or slots is None:
@@ -109,6 +116,39 @@ def sum_hits(
     return sum_hits_numba(
         rows, bags, grad, curvature, table_starts=table_starts, slots=slots, sampled=sampled
     )
+
+
+def _sum_weighted_hits(
+    rows: Tensor,
+    bags: Tensor,
+    grad: Tensor,
+    curvature: Tensor | None,
+    weights: Tensor,
+    table_starts: Tensor | None,
+    slots: Tensor | None,
+    sampled: Tensor | None,
+) -> Hits:
+    """Leave out the lookups of samples without weight, and count the others by their weights."""
+    sample = bags // (len(grad) // len(weights))
+    kept = weights[sample] > 0
+    if table_starts is not None:
+        table_starts = torch.cat([table_starts[:1], kept.cumsum(0)])[table_starts]
+    rows, bags, sample = rows[kept], bags[kept], sample[kept]
+    hits = sum_hits(rows, bags, grad, curvature, table_starts=table_starts, slots=slots, sampled=sampled)
+    if slots is None:  # the rows are ascending
+        place = torch.searchsorted(hits.rows, rows)
+    else:
+        slots[hits.rows] = torch.arange(len(hits.rows), dtype=slots.dtype)
+        place = slots[rows].long()
+        slots[hits.rows] = -1
+
+    def counted(of_lookups: Tensor) -> Tensor:
+        return grad.new_zeros(len(hits.rows)).index_add_(0, place, of_lookups)
+
+    count = counted(weights[sample])
+    if hits.curvature is None or sampled is None:
+        return replace(hits, count=count, curvature_count=None if hits.curvature is None else count)
+    return replace(hits, count=count, curvature_count=counted(weights[sample] * sampled[sample]))
 
 
 def sum_hits_torch(

@@ -23,7 +23,7 @@ A row rule is one function, a `@triton_kernel`, that both kernels inline:
 
 with `weight` the rows (N, D), `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1)
 and `entry` (N, D) the positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad`
-and `curvature` the sums (N, D), `has_curvature` (N, 1), `count` (N, 1) of lookups, `samples` B, `cfg` the rule's configuration. It updates the states
+and `curvature` the sums (N, D), `has_curvature` (N, 1), `count` (N, 1) of lookups or their weights, `samples` B, `cfg` the rule's configuration. It updates the states
 and returns what the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores:
 several threads may hold the same entry, and one of them must not load what another has stored already.
 """
@@ -106,7 +106,8 @@ def update_rows_triton_(
     rule: Any,
     cfg: object,
     lr: float,
-    samples: int,
+    samples: float,
+    weights: Tensor | None = None,
     tile: int = _TILE,
 ) -> None:
     """Update the touched rows of `weight` and `state`; sums are those of `dlrm_adahessian.kernels.row_sums`.
@@ -122,20 +123,26 @@ def update_rows_triton_(
         rule: the function of the row rule, compiled.
         cfg: its configuration, hashable; the kernels are compiled for it.
         lr: learning rate, the schedule's factor included.
-        samples: over how many samples the loss is a mean.
+        samples: over how many samples the loss is a mean, or the sum of their weights.
+        weights: (B,) of the samples, at least 0, of the type of `grad`; None for 1 each.
         tile: lookups per tile, a power of two.
     """
     num_lookups, width = rows.shape[0], weight.shape[1]
     if num_lookups == 0:
         return
+    per_sample = sampled if weights is None else weights
+    bags_per_sample = 1 if per_sample is None else grad.shape[0] // per_sample.shape[0]
     keys = rows.to(torch.int32) if weight.shape[0] < 2**31 else rows  # half as many digits to sort by
+    if weights is not None:
+        # No row is -1, and no run of it ever starts: so lookups without weight touch nothing.
+        keys = torch.where(weights[bags // bags_per_sample] > 0, keys, -1)
     keys, order = keys.sort(stable=True)
     num_tiles = -(-num_lookups // tile)
     padded = 1 << (width - 1).bit_length()
     # What runs that cross tiles leave in each tile: [0] by the run that entered it, [1] by the run that leaves it.
     edge_grad = weight.new_empty(2, num_tiles, padded)
     edge_curvature = edge_grad if curvature is None else torch.empty_like(edge_grad)
-    edge_has = keys.new_empty((2, num_tiles), dtype=torch.int32)
+    edge_has = keys.new_empty((2, num_tiles), dtype=torch.int32 if weights is None else weights.dtype)
     scratch = (edge_grad, edge_curvature, edge_has, torch.empty_like(edge_has))
     states = tuple(state.values())
     constants = {
@@ -151,8 +158,9 @@ def update_rows_triton_(
         weight, states, keys, order, bags, grad,
         grad if curvature is None else curvature,
         keys if sampled is None else sampled,
-        scratch, num_lookups, 1 if sampled is None else grad.shape[0] // sampled.shape[0], lr, samples,
-        **constants, CURVATURE_WIDTH=width if curvature is None else curvature.shape[1],
+        keys if weights is None else weights,
+        scratch, num_lookups, bags_per_sample, lr, samples,
+        **constants, WEIGHTED=weights is not None, CURVATURE_WIDTH=width if curvature is None else curvature.shape[1],
     )  # fmt: skip
     _update_across_tiles[(num_tiles,)](
         weight, states, keys, scratch, num_lookups, num_tiles, lr, samples, **constants, SPAN=_SPAN
@@ -176,7 +184,7 @@ def _update(
     old = tl.load(weight + entry, mask=here, other=0)
     if WITH_CURVATURE and not ALL_SAMPLED:
         # As if the samples that took no part had the curvature of those that did.
-        curvature *= count.to(curvature.dtype) / tl.maximum(has, 1).to(curvature.dtype)
+        curvature *= count.to(curvature.dtype) / tl.where(has > 0, has, 1).to(curvature.dtype)
     direction = RULE(
         states, old, row, entry, touched, here, grad, curvature, has > 0, count, samples, CFG, WIDTH
     )
@@ -202,10 +210,18 @@ def _repeats(keys, order, bags, lookup, row, bag, starts):
 
 
 @jit
+def _counted(exists, weights, sample, WEIGHTED):
+    if WEIGHTED:
+        return tl.load(weights + sample, mask=exists, other=0)
+    else:
+        return exists.to(tl.int32)
+
+
+@jit
 def _update_within_tiles(
-    weight, states, keys, order, bags, grad, curvature, sampled, scratch, num_lookups, bags_per_sample, lr, samples,
+    weight, states, keys, order, bags, grad, curvature, sampled, weights, scratch, num_lookups, bags_per_sample, lr, samples,
     RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
-    WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr, CURVATURE_WIDTH: tl.constexpr,
+    WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr, WEIGHTED: tl.constexpr, CURVATURE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     num_tiles = tl.num_programs(0)
@@ -226,7 +242,8 @@ def _update_within_tiles(
     grad_sum = tl.load(grad + entry, mask=here, other=0)
     _, grad_sum = tl.associative_scan((starts_wide, grad_sum), 0, _add_within_run)
     curvature_sum = grad_sum
-    _, count = tl.associative_scan((starts, exists.to(tl.int32)), 0, _add_within_run)
+    counted = _counted(exists, weights, bag // bags_per_sample, WEIGHTED)
+    _, count = tl.associative_scan((starts, counted), 0, _add_within_run)
     has = tl.zeros((TILE,), tl.int32)
     if WITH_CURVATURE:
         # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the first m odd
@@ -242,7 +259,7 @@ def _update_within_tiles(
         _, curvature_sum = tl.associative_scan((starts_wide, weighted), 0, _add_within_run)
         has = count
         if not ALL_SAMPLED:
-            has = took_part.to(tl.int32)
+            has = tl.where(took_part, counted, 0)
             _, has = tl.associative_scan((starts, has), 0, _add_within_run)
     began_here = tl.cumsum(starts, 0) > 0
 

@@ -1,8 +1,9 @@
 """What the file of an optimizer builds on: what the trainer expects of it, and what a search may draw. Imports no torch.
 
 Dense optimizers and row rules are plain tensor code: no autograd, no collectives, no logging. Derivatives are those of the
-mean loss over `samples` samples. A step without curvature passes None. Corrections of second moments count curvature
-updates, those of means steps.
+mean loss over `samples` samples; where samples have weights, those of the weighted mean, and `samples` is the sum of the
+weights, so that a sample of weight 2 counts as two. A step without curvature passes None. Corrections of second moments
+count curvature updates, those of means steps.
 
 Their settings are in the same files, which `--help` reads. So these files import torch only inside functions, and rarely:
 methods of tensors do almost everything.
@@ -37,7 +38,7 @@ class DenseOptimizer(ABC):
 
     @abstractmethod
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`, all (P,); `lr_scale` in [0, 1] is the schedule's factor on the learning rate."""
 
@@ -69,7 +70,7 @@ class RowRule(ABC):
         """Return the state of untouched rows for `weight` (R, D): tensors (R, D) or (R,), row r belonging to row r."""
 
     def update_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update the rows of `hits` in `weight` and `state`, and nothing else."""
         update = self.update_numba_ if weight.device.type == "cpu" else self.update_torch_
@@ -86,7 +87,8 @@ class RowRule(ABC):
         *,
         sampled: Tensor | None,
         lr_scale: float,
-        samples: int,
+        samples: float,
+        weights: Tensor | None = None,
     ) -> None:
         """Find the touched rows, sum over their hits and update them, on the GPU; arguments as `sum_hits` has them."""
         # Triton is not installed everywhere.
@@ -104,6 +106,7 @@ class RowRule(ABC):
             cfg=self.cfg,
             lr=self.cfg.lr * lr_scale,
             samples=samples,
+            weights=weights,
         )
 
     @property
@@ -122,13 +125,13 @@ class RowRule(ABC):
 
     @abstractmethod
     def update_torch_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """`update_` in tensor operations: for any device, and the oracle of the kernels."""
 
     @abstractmethod
     def update_numba_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """`update_` as one compiled pass over the touched rows, on the CPU."""
 

@@ -70,8 +70,18 @@ class Columns:
         """Return the memory of its state."""
         return sum(tensor.nbytes for tensor in self.state.values())
 
-    def factors(self, grad: Tensor) -> Tensor:
-        """Return C of the samples that the loss is a mean over, (F, D, D), from its gradient (B, F, D)."""
+    def factors(self, grad: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return C of the samples that the loss is a mean over.
+
+        Args:
+            grad: (B, F, D), its gradient.
+            weights: (B,), factors that the samples have in that mean; None for 1 each.
+
+        Returns:
+            (F, D, D), their mean with the same factors.
+        """
+        if weights is not None:  # which are in the gradient twice, once it is squared
+            grad = grad * weights.rsqrt().where(weights > 0, 0.0).view(-1, 1, 1)
         by_feature = grad.transpose(0, 1)
         return (by_feature.transpose(1, 2) @ by_feature).mul_(len(grad))
 

@@ -58,7 +58,7 @@ class StepResult:
     """What a step found before it updated anything, over all ranks.
 
     Attributes:
-        loss: mean over the global batch.
+        loss: mean over the global batch, weighted where samples have weights; 0 where none of them has any.
         probability: (B,) float32 predictions of the global batch, 0.5 where a logit is not a number.
         finite: whether loss and derivatives were; otherwise nothing was updated.
         derivatives: of the mean loss over the global batch, at the pooled embeddings of this rank's samples.
@@ -81,6 +81,8 @@ def train_step(
 ) -> StepResult:
     """Predict a batch, differentiate its mean loss over all ranks, and update all parameters; all ranks call it.
 
+    A sample of weight w counts as w samples. A batch without any weight is predicted, and updates nothing.
+
     Args:
         state: what is trained.
         batch: this rank's share.
@@ -92,7 +94,9 @@ def train_step(
     Returns:
         Loss and predictions from before the update.
     """
-    share = batch.share
+    share, weights = batch.share, batch.relative_weights(state.dtype)
+    if not batch.weight_of(curvature_samples):
+        curvature_samples = 0
     pooled = state.lookup(batch.kjt)
     if following is not None:
         state.lookup.send(following.kjt)
@@ -104,17 +108,19 @@ def train_step(
             batch.labels.to(state.dtype),
             curvature_samples=share.count_among(curvature_samples),
             place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
+            weights=weights,
         )
     columns = state.columns
     if columns is not None:
-        found = replace(found, pooled_factors=columns.factors(found.pooled_grad))
+        found = replace(found, pooled_factors=columns.factors(found.pooled_grad, weights))
     found = over_ranks(found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis)
+    found = _as_mean_of_its_samples(found, batch, curvature_samples)
     finite = all_finite(found)
     # Read before the update is launched: a GPU updates while the host goes on to the next batch.
     loss = float(found.loss)
     probability = probability_from_logit(torch.nan_to_num(found.logits).cpu().numpy())
-    if finite:
-        samples = len(found.logits)
+    samples = batch.weight_of(share.samples)
+    if finite and samples:
         state.dense_optimizer.step(
             state.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
         )
@@ -130,9 +136,32 @@ def train_step(
             pooled_curvature,
             lr_scale=lr_scale if rows_lr_scale is None else rows_lr_scale,
             samples=samples,
-            curvature_samples=found.pooled_samples,
+            curvature_samples=found.pooled_samples if found.pooled_samples < share.samples else None,
+            weights=_of_all_ranks(batch, pooled),
         )
     return StepResult(loss=loss, probability=probability, finite=finite, derivatives=found)
+
+
+def _as_mean_of_its_samples(found: Derivatives, batch: Batch, curvature_samples: int) -> Derivatives:
+    """Scale the dense curvature of the first samples: their weights are relative to the mean weight of the whole batch."""
+    if batch.weights is None or curvature_samples in (0, batch.share.samples):
+        return found
+    scale = batch.weight_of(batch.share.samples) / batch.weight_of(curvature_samples)
+    scale *= curvature_samples / batch.share.samples
+    return replace(
+        found,
+        curvature=None if found.curvature is None else found.curvature * scale,
+        factors=None if found.factors is None else found.factors * scale,
+    )
+
+
+def _of_all_ranks(batch: Batch, pooled: Tensor) -> Tensor | None:
+    """Return the weights of the ranks' batches one after another, 0 in the padding, like `pooled`; None without weights."""
+    if batch.all_weights is None:
+        return None
+    weights = pooled.new_zeros(batch.share.world_size * batch.share.padded)
+    weights[: batch.share.samples] = torch.from_numpy(batch.all_weights)
+    return weights
 
 
 class TrainState:

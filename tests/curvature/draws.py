@@ -12,13 +12,15 @@ def table_diagonal(pooled_curvature, hits):
     return torch.einsum("fbr,bfd->frd", hits.square(), pooled_curvature)
 
 
-def draws_of(kind, head, curvature_samples):
+def draws_of(kind, head, curvature_samples, weights=None):
     """Curvature at the head's parameters and the tables, (CALLS, P); a call takes the mean of DRAWS draws."""
     dense, tables, hits, labels = small_batch()
     estimator = kind(DRAWS, 0, torch.device("cpu"))
     draws = []
     for _ in range(CALLS):
-        found = estimator(head, dense, pooled_of(tables, hits), labels, curvature_samples=curvature_samples)
+        found = estimator(
+            head, dense, pooled_of(tables, hits), labels, curvature_samples=curvature_samples, weights=weights
+        )
         # Of the mean over all samples, and here wanted of that over those that took part.
         pooled = found.pooled_curvature * len(labels) / curvature_samples
         rows = table_diagonal(pooled, hits)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlrm_adahessian.curvature.base import flat, gradient
+from dlrm_adahessian.curvature.base import all_finite, flat, gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head
@@ -14,9 +14,11 @@ from tests.oracles import (
     WIDTH,
     brute_force_diagonals,
     pooled_of,
+    repeated,
     small_batch,
     small_config,
     small_head,
+    small_weights,
 )
 
 pytestmark = pytest.mark.oracle
@@ -150,3 +152,40 @@ def test_exact_refuses_parameters_outside_linear_layers():
 
 def test_exact_accepts_the_models_own_head():
     refuse_inexact(small_head(), TABLES)
+
+
+def test_weighted_derivatives_are_those_of_repeated_samples():
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    weights, factors = small_weights()
+    of_many, hits_of_many, labels_of_many = repeated(weights, dense, hits, labels)
+    *expected, expected_tables = brute_force_diagonals(
+        head, small_config(), of_many, tables, hits_of_many, labels_of_many
+    )
+    pooled = pooled_of(tables, hits)
+    found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH, weights=factors)
+    torch.testing.assert_close(found.curvature, flat(expected), rtol=1e-10, atol=1e-17)
+    torch.testing.assert_close(
+        table_diagonal(found.pooled_curvature, hits), expected_tables, rtol=1e-10, atol=1e-17
+    )
+    plain = gradient(head, of_many, pooled_of(tables, hits_of_many), labels_of_many)
+    for of_weights in (found, gradient(head, dense, pooled, labels, factors)):
+        torch.testing.assert_close(of_weights.loss, plain.loss, rtol=1e-13, atol=0)
+        torch.testing.assert_close(of_weights.grad, plain.grad, rtol=1e-12, atol=1e-15)
+    rows = torch.einsum("fbr,bfd->frd", hits, found.pooled_grad)
+    of_repeated = torch.einsum("fbr,bfd->frd", hits_of_many, plain.pooled_grad)
+    torch.testing.assert_close(rows, of_repeated, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("bias", [0.0, 85.0])
+def test_samples_without_weight_leave_finite_derivatives_in_float32(bias):
+    head = small_head().float()
+    dense, tables, hits, labels = (tensor.float() for tensor in small_batch())
+    with torch.no_grad():
+        head.top[-1].bias.fill_(bias)
+    for weights in (small_weights()[1].float(), torch.zeros(BATCH)):
+        found = ExactDiagonal()(
+            head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH, weights=weights
+        )
+        assert all_finite(found)
+        assert not found.pooled_curvature[weights == 0].any()

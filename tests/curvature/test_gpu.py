@@ -1,5 +1,7 @@
 """Derivatives on a GPU: against float64 on the CPU, and replayed as a CUDA graph. Their kernel, interpreted too."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -70,11 +72,12 @@ def test_exact_diagonal_equals_float64_on_the_cpu(part: int, precision):
 def test_a_replayed_graph_equals_the_call_bit_for_bit():
     plain, graphed, model = ExactDiagonal(), Graphed(ExactDiagonal()), head(torch.float32).cuda()
     for call in range(6):
-        for size in (64, 96):
+        for size, weighted in product((64, 96), (False, True)):
             samples = size if call % 2 else 0
             inputs = [tensor.float().cuda() for tensor in batch(size, seed=call)]
-            found = graphed(model, *inputs, curvature_samples=samples)
-            expected = plain(model, *inputs, curvature_samples=samples)
+            weights = torch.arange(size, device="cuda") % 3 * float(call) if weighted else None
+            found = graphed(model, *inputs, curvature_samples=samples, weights=weights)
+            expected = plain(model, *inputs, curvature_samples=samples, weights=weights)
             for name in NAMES:
                 got, want = getattr(found, name), getattr(expected, name)
                 assert (got is None) == (want is None)

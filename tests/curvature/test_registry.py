@@ -5,9 +5,22 @@ from typing import get_args
 import pytest
 import torch
 
-from dlrm_adahessian.curvature.base import gradient
+from dlrm_adahessian.curvature.base import flat, gradient
+from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
+from dlrm_adahessian.curvature.hutchinson import Hutchinson
 from dlrm_adahessian.curvature.registry import CurvatureName, make_estimator
-from tests.oracles import BATCH, FEATURES, pooled_of, small_batch, small_head
+from tests.curvature.draws import draws_of, within_five_standard_errors
+from tests.oracles import (
+    BATCH,
+    FEATURES,
+    brute_force_diagonals,
+    pooled_of,
+    repeated,
+    small_batch,
+    small_config,
+    small_head,
+    small_weights,
+)
 
 pytestmark = pytest.mark.oracle
 NAMES = [name for name in get_args(CurvatureName) if name != "none"]
@@ -94,3 +107,30 @@ def test_none_is_the_gradient_alone():
 def test_the_exact_diagonal_by_name_is_refused_where_it_is_not_exact():
     with pytest.raises(ValueError, match="DotInteraction.*self-interaction"):
         make("exact", small_head(self_interaction=True))
+
+
+@pytest.mark.parametrize("kind", [Hutchinson, GaussNewtonBartlett])
+def test_mean_of_weighted_draws_is_within_five_standard_errors_of_the_hessian_of_repeated_samples(kind):
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    weights, factors = small_weights()
+    of_many, hits_of_many, labels_of_many = repeated(weights, dense, hits, labels)
+    *expected, expected_tables = brute_force_diagonals(
+        head, small_config(), of_many, tables, hits_of_many, labels_of_many
+    )
+    draws = draws_of(kind, head, BATCH, factors)
+    assert within_five_standard_errors(draws, torch.cat([flat(expected), expected_tables.reshape(-1)]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_weights_change_nothing(name):
+    head = small_head()
+    dense, tables, hits, labels = small_batch()
+    plain, weighted = (
+        make(name, head)(
+            head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH, weights=weights
+        )
+        for weights in (None, torch.ones(BATCH, dtype=torch.float64))
+    )
+    for part in ("loss", "grad", "pooled_grad", "curvature", "pooled_curvature"):
+        torch.testing.assert_close(getattr(weighted, part), getattr(plain, part), rtol=1e-14, atol=1e-17)

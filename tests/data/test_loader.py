@@ -12,14 +12,16 @@ from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.rows import Features
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("order", "world_size"), list(product(["time", "shuffled"], [1, 2, 3, 5])))
-def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, world_size):
+def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, world_size, weighted):
     rows, batch_size = 41, 7
     ids = np.arange(rows, dtype=np.int32)[:, None] + 100 * np.arange(len(TOKEN_NAMES), dtype=np.int32)
     dense = np.arange(rows, dtype=np.float32)[:, None] + np.zeros(NUM_INTEGERS, np.float32)
     data = SimpleNamespace(
         features=Features(dense=dense, ids=ids),
         labels=(np.arange(rows) % 3 == 0).astype(np.int8),
+        weights=np.arange(rows, dtype=np.float32) % 4 if weighted else None,
         preprocessing=SimpleNamespace(schema=CRITEO),
     )
 
@@ -32,12 +34,21 @@ def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, worl
     assert len(whole) == len(of_ranks) == 5
     for batch, parts in zip(whole, of_ranks, strict=True):
         counts = [part.share.count for part in parts]
-        for name in ("dense", "labels"):
+        for name in ("dense", "labels", *(["weights"] if weighted else [])):
             found = [getattr(part, name)[:count] for part, count in zip(parts, counts, strict=True)]
             assert torch.equal(torch.cat(found), getattr(batch, name))
         for part in parts:
             np.testing.assert_array_equal(part.all_labels, batch.labels.numpy().astype(np.int8))
             assert len(part.dense) == len(part.labels) == max(part.share.count, 1)
+            if weighted:
+                np.testing.assert_array_equal(part.all_weights, batch.dense[:, 0].numpy() % 4)
+                assert part.weight_of(3) == sum(part.all_weights[:3])
+                relative = part.relative_weights(torch.float64)
+                assert len(relative) == len(part.dense)
+                expected = part.weights.double() * part.share.samples / sum(part.all_weights)
+                torch.testing.assert_close(relative, expected, rtol=1e-15, atol=0)
+            else:
+                assert (part.weights, part.all_weights, part.weight_of(3)) == (None, None, 3)
             # Real rows have one lookup per feature, padding has none.
             lengths = part.kjt.lengths().view(len(TOKEN_NAMES), -1)
             assert lengths.shape[1] == parts[0].share.padded

@@ -185,3 +185,41 @@ def test_the_curvature_of_samples_that_took_no_part_is_taken_to_be_that_of_those
     assert hits.has_curvature is not None
     assert hits.curvature[0].item() == pytest.approx(3 * 3.0)
     assert hits.has_curvature.tolist() == [True, False]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("num_sampled", [None, 0, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_weighted_lookups_count_as_often_as_their_weight_says_and_none_of_weight_0_touches_a_row(
+    name: str, num_sampled: int | None
+):
+    problem = Problem(CASES[name], torch.float64)
+    samples = problem.num_samples
+    weights = torch.arange(samples, dtype=torch.float64) % 3 / 2  # 0, 0.5 and 1
+    sampled = None if num_sampled is None else torch.arange(samples) < num_sampled
+    of_weight = weights.repeat_interleave(len(problem.grad) // samples).unsqueeze(1)
+    problem.grad *= of_weight  # as the derivatives of a weighted loss are
+    problem.curvature *= of_weight
+    grad, curvature, _, _ = problem.brute_force([True] * samples if sampled is None else sampled.tolist())
+    counts, took_part = torch.zeros(2, problem.num_rows, dtype=torch.float64)
+    for row, bag in zip(problem.rows.tolist(), problem.bags.tolist(), strict=True):
+        sample = bag // (len(problem.grad) // samples)
+        counts[row] += weights[sample]
+        took_part[row] += weights[sample] if sampled is None or sampled[sample] else 0
+
+    hits = sum_hits(
+        problem.rows, problem.bags, problem.grad, problem.curvature,
+        table_starts=problem.table_starts, slots=problem.slots, sampled=sampled, weights=weights,
+    )  # fmt: skip
+
+    assert sorted(hits.rows.tolist()) == counts.nonzero().flatten().tolist()
+    torch.testing.assert_close(hits.count, counts[hits.rows])
+    torch.testing.assert_close(hits.curvature_count, took_part[hits.rows])
+    torch.testing.assert_close(hits.grad, grad[hits.rows], rtol=0, atol=bound(torch.float64))
+    torch.testing.assert_close(hits.curvature, curvature[hits.rows], rtol=0, atol=bound(torch.float64))
+    assert (problem.slots == -1).all()
+    scaled = hits.with_curvature_of_all()
+    has = took_part[hits.rows] > 0
+    scale = (counts / took_part)[hits.rows][has].unsqueeze(1)
+    torch.testing.assert_close(scaled.curvature[has], hits.curvature[has] * scale)
+    assert not scaled.curvature[~has].any()

@@ -1,6 +1,6 @@
 """The GPU kernels against the torch reference and the lookup on the CPU: on CUDA, and interpreted on the CPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlrm_adahessian.embeddings.local_tables import RowTables
-from dlrm_adahessian.kernels.row_sums import sum_hits_torch
+from dlrm_adahessian.kernels.row_sums import Hits, sum_hits_torch
 from dlrm_adahessian.optim.rows import (
     HessianAdagradConfig,
     RowAdagradConfig,
@@ -95,7 +95,32 @@ CASES = {
 }
 
 
-def run(cfg, case: Lookups, device: str, dtype: torch.dtype, *, fused: bool, sampled: Tensor | None = None):
+def sums(case: Lookups, where, sampled: Tensor | None, weights: Tensor | None) -> Hits:
+    """Return the sums over hits; with weights without the kernel's own way of leaving out lookups and counting."""
+    if weights is None:
+        return sum_hits_torch(*where, sampled=sampled)
+    rows, bags, *derivatives = where
+    of_lookups = weights[bags // (len(derivatives[0]) // case.batch)]
+    kept = of_lookups > 0
+    hits = sum_hits_torch(rows[kept], bags[kept], *derivatives, sampled=sampled)
+    hit = rows[kept] == hits.rows.unsqueeze(1)
+    count = (hit * of_lookups[kept]).sum(1)
+    if hits.curvature is None or sampled is None:
+        return replace(hits, count=count, curvature_count=None if hits.curvature is None else count)
+    took_part = sampled[bags[kept] // (len(derivatives[0]) // case.batch)]
+    return replace(hits, count=count, curvature_count=(hit * of_lookups[kept] * took_part).sum(1))
+
+
+def run(
+    cfg,
+    case: Lookups,
+    device: str,
+    dtype: torch.dtype,
+    *,
+    fused: bool,
+    sampled: Tensor | None = None,
+    weights: Tensor | None = None,
+):
     """Take three steps, the first without curvature; return weight and state."""
     on_device = case.to(device, dtype)
     rule = cfg.build()
@@ -104,6 +129,7 @@ def run(cfg, case: Lookups, device: str, dtype: torch.dtype, *, fused: bool, sam
     )
     state = rule.new_state(weight)
     mask = None if sampled is None else sampled.to(device)
+    weights = None if weights is None else weights.to(device, dtype)
     for step in range(STEPS):
         grad = on_device.grad.roll(step, 0)
         curvature = on_device.curvature.roll(step, 0) if step else None
@@ -115,21 +141,21 @@ def run(cfg, case: Lookups, device: str, dtype: torch.dtype, *, fused: bool, sam
 
             update_rows_triton_(
                 weight, state, *where, sampled=mask, rule=rule.direction_triton, cfg=cfg, lr=cfg.lr * LR_SCALE,
-                samples=case.batch, tile=TILE,
+                samples=case.batch, weights=weights, tile=TILE,
             )  # fmt: skip
         elif len(case.rows):
-            hits = sum_hits_torch(*where, sampled=mask)
+            hits = sums(case, where, mask, weights)
             if mask is not None:
                 hits = hits.with_curvature_of_all()
             rule.update_torch_(weight, state, hits, lr_scale=LR_SCALE, samples=case.batch)
     return {"weight": weight, **state}
 
 
-def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, *, sampled: Tensor | None = None):
+def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Tensor | None):
     # Sums of at most 133 terms, roots and quotients; AdaHessian divides by 1 - beta2 = 0.01 of rounded terms.
     tolerance = 5e3 * torch.finfo(dtype).eps
-    found = run(cfg, case, device, dtype, fused=True, sampled=sampled)
-    expected = run(cfg, case, device, dtype, fused=False, sampled=sampled)
+    found = run(cfg, case, device, dtype, fused=True, **how)
+    expected = run(cfg, case, device, dtype, fused=False, **how)
     for name, tensor in expected.items():
         torch.testing.assert_close(
             found[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
@@ -141,6 +167,24 @@ def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, *, sampled
 def test_rules_equal_the_torch_reference(name: str, device: str):
     case = CASES["bags_with_repeated_rows"]
     assert_same(RULES[name], case, device, sampled=torch.arange(case.batch) % 3 == 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("rule", "name", "some"),
+    [
+        ("cowclip", "bags_with_repeated_rows", False),  # it reads the counts
+        ("hessian_adagrad", "bags_with_repeated_rows", True),  # scaled by counts
+        ("hessian_adagrad", "one_row_hit_by_the_whole_batch", True),
+        ("hessian_adagrad", "runs_that_end_with_their_tile", False),
+        ("adam", "one_lookup", False),  # of weight 0
+    ],
+)
+def test_weighted_sums_equal_the_torch_reference(rule: str, name: str, some: bool, device: str):
+    case = CASES[name]
+    sample = torch.arange(case.batch)
+    sampled = sample % 2 == 0 if some else None
+    assert_same(RULES[rule], case, device, sampled=sampled, weights=sample % 3 / 2)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -116,3 +116,13 @@ def test_a_feature_that_had_no_gradient_yet_is_not_turned(power):
     root = observed(ColumnsConfig(power=power), grad).state["root"]
     np.testing.assert_allclose(root[1].numpy(), np.eye(DIM), atol=1e-12)
     assert bool(root.isfinite().all())
+
+
+def test_weighted_factors_are_those_of_repeated_samples():
+    of_own_loss = gradients() * SAMPLES
+    weights = torch.arange(SAMPLES) % 4
+    repeated = of_own_loss.repeat_interleave(weights, 0)
+    factors = weights / weights.double().mean()
+    columns = Columns(ColumnsConfig(power=0.5), LIKE, FEATURES, DIM)
+    found = columns.factors(of_own_loss * factors.view(-1, 1, 1) / SAMPLES, factors)
+    torch.testing.assert_close(found, columns.factors(repeated / len(repeated)), rtol=1e-13, atol=0)

@@ -48,6 +48,7 @@ DATA = SimpleNamespace(
     ),
     preprocessing=SimpleNamespace(schema=CRITEO),
     labels=(np.random.default_rng(1).random(len(ROWS)) < 0.4).astype(np.int8),
+    weights=None,
 )
 
 NAMES = preset_names("optimizers")

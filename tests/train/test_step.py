@@ -1,4 +1,6 @@
-"""The whole of what training changes, through a checkpoint, for every preset."""
+"""The whole of what training changes, for every preset: through a checkpoint, and with weights against repeated samples."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,3 +109,96 @@ def test_a_model_predicts_with_what_its_optimizer_serves_and_trains_on_from_wher
     saved.restore_(load_newest_good(tmp_path, "run"))
     assert same_bits(saved.dense_optimizer.served(saved.parameters), served)
     assert same_bits(saved.parameters, trained)
+
+
+STEADY = [n for n in NAMES if optimizer_preset(n).get("curvature", "exact") in ("exact", "none")]
+"""Presets that draw nothing at random."""
+
+
+def weighted_batches(step: int) -> tuple[Batch, Batch]:
+    """Return a batch with whole weights, and the same with each sample as often as its weight says."""
+    rng = np.random.default_rng(step)
+    dense = rng.random((BATCH, NUM_INTEGERS), np.float32)
+    ids = rng.integers(0, min(step + 1, ROWS), (BATCH, len(TOKEN_NAMES)), np.int32)
+    labels = (rng.random(BATCH) < 0.3).astype(np.int8)
+    weights = rng.integers(0, 4, BATCH)
+    repeated = (np.repeat(part, weights, axis=0) for part in (dense, ids, labels))
+    return make_batch(dense, ids, labels, weights=weights.astype(np.float32)), make_batch(*repeated)
+
+
+def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        # Steps amplify roundings of 1e-16; entries that cancel to near 0 keep the absolute error of what cancelled.
+        scale = float(tensor.abs().max()) if tensor.is_floating_point() else 0.0
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-9, atol=1e-11 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", STEADY)
+def test_a_step_with_whole_weights_is_that_of_repeated_samples(name):
+    config = small(name)
+    if (
+        config.optim.dense.name == "eigenbasis"
+    ):  # units that are dead have entries of 0, whose signs roundings choose
+        config = replace(config, optim=replace(config.optim, dense=replace(config.optim.dense, rank=1)))
+    if config.optim.dense.name == "soap":  # its bases are computed in float32: roundings turn them
+        config = replace(config, optim=replace(config.optim, dense=replace(config.optim.dense, max_dim=1)))
+    weighted, repeated = (
+        TrainState(config, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
+        for _ in range(2)
+    )
+    for step in range(9):
+        due = config.curvature != "none" and step % config.curvature_every == 0
+        losses = []
+        for state, batch in zip((weighted, repeated), weighted_batches(step), strict=True):
+            samples = batch.share.samples if due else 0
+            losses.append(train_step(state, batch, curvature_samples=samples, lr_scale=0.1).loss)
+        assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert_alike(tensors_of(weighted), tensors_of(repeated))
+    initial = TrainState(config, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
+    assert not torch.equal(initial.parameters, weighted.parameters), "training must have moved something"
+
+
+@pytest.mark.parametrize("name", ["hybrid", "sophia", "adahessian", "adam"])
+def test_a_batch_without_weight_is_predicted_and_updates_nothing(name):
+    config = small(name)
+    state = new_state(config)
+    train(state, config, range(2))
+    before = {name: tensor.clone() for name, tensor in tensors_of(state).items()}
+    plain = batch_of(2)
+    dense, labels = plain.dense.numpy(), plain.all_labels
+    ids = plain.kjt.values().view(len(TOKEN_NAMES), BATCH).T.numpy()
+    batch = make_batch(dense, ids, labels, weights=np.zeros(BATCH, np.float32))
+    found = train_step(state, batch, curvature_samples=BATCH, lr_scale=0.5)
+    assert (found.finite, found.loss) == (True, 0.0)
+    assert found.probability.tolist() == state.score([plain]).tolist()
+    after = tensors_of(state)
+    assert [name for name, tensor in before.items() if not same_bits(tensor, after[name])] == []
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["hybrid", "adahessian_exact"])
+def test_curvature_of_some_samples_is_that_of_their_weighted_mean(name):
+    """The first half has weight 3 throughout, which its own mean does not show, and the other half 1."""
+    config = small(name)
+    half = BATCH // 2
+    weights = np.repeat(np.array([3, 1], np.float32), half)
+    plain = batch_of(5)
+    ids = plain.kjt.values().view(len(TOKEN_NAMES), BATCH).T.numpy()
+    weighted = make_batch(plain.dense.numpy(), ids, plain.all_labels, weights=weights)
+    first, second = (
+        train_step(new_state(config), batch, curvature_samples=half, lr_scale=0.1).derivatives
+        for batch in (plain, weighted)
+    )
+    for part in ("curvature", "factors"):
+        if getattr(first, part) is not None:
+            torch.testing.assert_close(getattr(second, part), getattr(first, part), rtol=1e-5, atol=1e-9)
+    # No sample of the first ones has weight: a step without curvature of the dense part.
+    weights[:half] = 0
+    third = make_batch(plain.dense.numpy(), ids, plain.all_labels, weights=weights)
+    found = train_step(new_state(config), third, curvature_samples=half, lr_scale=0.1)
+    assert found.finite
+    assert found.derivatives.curvature is None

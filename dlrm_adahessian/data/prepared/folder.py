@@ -49,6 +49,7 @@ class PreparedData:
         labels: (N,) int8, 0 or 1.
         features: what a model reads of the N rows.
         truth: (N,) float32 true click probability of generated rows, else None.
+        weights: (N,) float32, finite and at least 0, as how many samples each counts; None for 1 each.
         split: the parts.
         preprocessing: made the features.
         rejected: bad lines put aside.
@@ -64,6 +65,7 @@ class PreparedData:
     preprocessing: Preprocessing
     rejected: int
     manifest: Mapping[str, Any]
+    weights: npt.NDArray[np.float32] | None = None
 
 
 def is_prepared(path: str | Path) -> bool:

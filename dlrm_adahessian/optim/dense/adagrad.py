@@ -55,7 +55,7 @@ class Adagrad(DenseOptimizer):
         self._steps = torch.zeros(())  # of a learning-rate decay that is 0
 
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`."""
         del curvature, samples

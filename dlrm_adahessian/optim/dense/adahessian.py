@@ -77,7 +77,7 @@ class AdaHessian(DenseOptimizer):
         }
 
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`. Until the first curvature they stay as they are."""
         cfg, lr = self.cfg, self.cfg.lr * lr_scale

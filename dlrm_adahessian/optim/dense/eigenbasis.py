@@ -108,7 +108,7 @@ class Eigenbasis(DenseOptimizer):
         self._direction = parameters.new_empty(parameters.shape)  # in the basis; made anew at each step
 
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`. `curvature` is in the basis."""
         cfg, direction = self.cfg, self._direction
@@ -142,7 +142,7 @@ class Eigenbasis(DenseOptimizer):
             basis.turn_(mean)
 
     def update_torch_(
-        self, direction: Tensor, curvature: Tensor | None, *, lr: float, scale: float, samples: int
+        self, direction: Tensor, curvature: Tensor | None, *, lr: float, scale: float, samples: float
     ) -> None:
         """Update the moments, and make the gradient in `direction` a step; for any device, and the oracle.
 
@@ -162,7 +162,7 @@ class Eigenbasis(DenseOptimizer):
         direction.copy_(lr * mean / (square / scale).sqrt_().add_(cfg.eps))
 
     def update_numba_(
-        self, direction: Tensor, curvature: Tensor | None, *, lr: float, scale: float, samples: int
+        self, direction: Tensor, curvature: Tensor | None, *, lr: float, scale: float, samples: float
     ) -> None:
         """Do as `update_torch_` in one compiled pass, on the CPU."""
         cfg, d = self.cfg, direction.numpy()

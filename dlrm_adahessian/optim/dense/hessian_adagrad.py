@@ -59,7 +59,7 @@ class DenseHessianAdagrad(DenseOptimizer):
             self.state["steps"] = new_counter()
 
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`. A step without curvature accumulates the squared gradient."""
         cfg, lr = self.cfg, self.cfg.lr * lr_scale
@@ -69,7 +69,7 @@ class DenseHessianAdagrad(DenseOptimizer):
         update(parameters, grad, curvature, lr=lr, samples=samples)
 
     def update_torch_(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: float
     ) -> None:
         """Update in tensor operations: for any device, and the oracle of the kernel; `lr` has all factors in it."""
         cfg, total = self.cfg, self.state["sum"]
@@ -81,7 +81,7 @@ class DenseHessianAdagrad(DenseOptimizer):
         parameters.addcdiv_(direction, total.sqrt().add_(cfg.eps), value=-lr)
 
     def update_numba_(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: float
     ) -> None:
         """Update in one compiled pass, on the CPU: the vectors leave the cache between tensor operations."""
         cfg, p, g = self.cfg, parameters.numpy(), grad.numpy()

@@ -97,7 +97,7 @@ class Muon(DenseOptimizer):
         self.state = {"momentum": momentum, **self._adam.state}
 
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`."""
         self._views.point_(parameters, grad)

@@ -60,7 +60,7 @@ class SGD(DenseOptimizer):
         self.state = {"momentum": parameters.new_zeros(parameters.shape)} if cfg.momentum else {}
 
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`."""
         del curvature, samples

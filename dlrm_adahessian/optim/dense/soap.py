@@ -101,7 +101,7 @@ class SOAP(DenseOptimizer):
             )
 
     def step(
-        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: int
+        self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
         """Update `parameters`; see `DenseOptimizer`."""
         del curvature, samples

@@ -92,7 +92,7 @@ class RowAdaHessian(RowRule):
         return _direction.compiled
 
     def update_torch_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in tensor operations."""
         cfg, rows = self.cfg, hits.rows
@@ -123,7 +123,7 @@ class RowAdaHessian(RowRule):
         weight[rows] -= cfg.lr * lr_scale * direction
 
     def update_numba_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in one compiled pass."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()

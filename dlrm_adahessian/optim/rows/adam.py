@@ -71,7 +71,7 @@ class RowAdam(RowRule):
         return adam_direction.compiled
 
     def update_torch_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in tensor operations."""
         del samples
@@ -86,7 +86,7 @@ class RowAdam(RowRule):
         weight[rows] = weight[rows] * (1 - lr * cfg.weight_decay) - lr * direction
 
     def update_numba_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in one compiled pass."""
         del samples

@@ -71,13 +71,13 @@ class CowClip(RowAdam):
         return _direction.compiled
 
     def update_torch_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in tensor operations."""
         super().update_torch_(weight, state, self._clipped(weight, hits), lr_scale=lr_scale, samples=samples)
 
     def update_numba_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Clip in tensor operations, and update in one compiled pass."""
         super().update_numba_(weight, state, self._clipped(weight, hits), lr_scale=lr_scale, samples=samples)

@@ -87,7 +87,7 @@ class HessianAdagrad(RowRule):
         return _direction.compiled
 
     def update_torch_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in tensor operations."""
         cfg = self.cfg
@@ -107,7 +107,7 @@ class HessianAdagrad(RowRule):
         weight[hits.rows] -= cfg.lr * lr_scale * direction
 
     def update_numba_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in one compiled pass."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()

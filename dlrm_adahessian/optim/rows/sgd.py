@@ -54,14 +54,14 @@ class RowSGD(RowRule):
         return _direction.compiled
 
     def update_torch_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in tensor operations."""
         del state, samples
         weight[hits.rows] -= self.cfg.lr * lr_scale * hits.grad
 
     def update_numba_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in one compiled pass."""
         del state, samples

@@ -66,7 +66,7 @@ class RowSophia(RowRule):
         return _direction.compiled
 
     def update_torch_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in tensor operations."""
         cfg, rows = self.cfg, hits.rows
@@ -80,7 +80,7 @@ class RowSophia(RowRule):
         weight[rows] -= cfg.lr * lr_scale * (mean / denominator).clamp_(-1, 1)
 
     def update_numba_(
-        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
         """Update in one compiled pass."""
         cfg, w = self.cfg, weight.numpy()
