@@ -29,6 +29,7 @@ _NOT_RESULTS = (
     "resume",
     "baseline",
     "data_path",
+    "schema",
     "checkpoint_every",
     "checkpoint_keep",
     "checkpoint_in_background",
@@ -45,10 +46,12 @@ class SharedConfig:
     """Rows, model and step: what optimizers that are compared have in common."""
 
     dataset: DatasetName = "criteo"
-    """Real rows from --data-path, or generated ones."""
+    """A published data set, whose rows are at --data-path, or generated rows; docs/own-data.md says more."""
+    schema: Path | None = None
+    """TOML file that describes the columns of rows of your own, in place of a data set's name (docs/own-data.md)."""
     data_path: str | None = None
-    """Criteo rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder of such files, - for standard
-    input, or a folder of prepared rows, as `prepare` prints it; of those, minimum count and bad rows are settled."""
+    """Rows: a file, plain or compressed, a folder of files, - for standard input, or a folder of prepared rows, as `prepare`
+    prints it; of those, minimum count and bad rows are settled."""
     rows: Annotated[int, Field(ge=70)] | None = None
     """Use the first N rows only; for synthetic data, generate N (default 1,000,000)."""
     bad_rows: BadRows = "strict"
@@ -139,7 +142,7 @@ class RunConfig(SharedConfig):
     @property
     def default_stem(self) -> str:
         """Name of the run directory when none is given."""
-        return f"{self.dataset}-{self.optimizer}"
+        return f"{self.schema.stem if self.schema else self.dataset}-{self.optimizer}"
 
     def fingerprint(self, rows: str) -> str:
         """Identify what determines the results.

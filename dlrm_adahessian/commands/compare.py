@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dlrm_adahessian.commands.arguments import config_file, parsed
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.data.config import GENERATED
+from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.sealed import require_writable
@@ -26,7 +27,7 @@ def compare(arguments: Sequence[str]) -> int:
     for name in args.names:
         optimizer_preset(name)  # a wrong name is refused before anything is read
     if args.dataset not in GENERATED:
-        require_rows(args.data_path, "compare")
+        require_rows(args.data_path, "compare", schema_of(args.dataset, args.schema).format)
     require_writable(args.out, "--out")
     from dlrm_adahessian.compare.study import run_study
     from dlrm_adahessian.compare.summary import runs_table, summarize

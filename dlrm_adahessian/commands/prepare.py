@@ -1,10 +1,12 @@
 """`prepare`: raw rows to the cache."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import tyro
 
 from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
+from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.sealed import require_writable
@@ -17,9 +19,11 @@ class PrepareConfig:
     """Turn raw rows into the cache that training reads."""
 
     dataset: DatasetName = "criteo"
-    """Real rows from --data-path, or generated ones."""
+    """A published data set, whose rows are at --data-path, or generated rows."""
+    schema: Path | None = None
+    """TOML file that describes the columns of rows of your own (docs/own-data.md)."""
     data_path: str | None = None
-    """Raw rows: train.txt under any name, a .gz of it, the dac.tar.gz archive, a folder, or - for standard input."""
+    """Raw rows: a file, plain or compressed, a folder of files, or - for standard input."""
     rows: int | None = None
     """Use the first N rows only; for synthetic data, generate N."""
     bad_rows: BadRows = "strict"
@@ -33,7 +37,7 @@ def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
     args = tyro.cli(PrepareConfig, args=arguments, prog="python -m dlrm_adahessian prepare")
     if args.dataset not in GENERATED:
-        require_rows(args.data_path, "prepare")
+        require_rows(args.data_path, "prepare", schema_of(args.dataset, args.schema).format)
     require_writable(args.data.cache_dir, "--data.cache-dir")
     from dlrm_adahessian.data.datasets import open_dataset
     from dlrm_adahessian.data.prepared.folder import is_prepared
@@ -42,7 +46,9 @@ def prepare(arguments: Sequence[str]) -> int:
         raise UsageError(
             f"prepare takes raw rows, and {args.data_path} holds prepared ones; train or evaluate with it as --data-path"
         )
-    data = open_dataset(args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows)
+    data = open_dataset(
+        args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows, schema=args.schema
+    )
     kept = len(data.labels)
     found = {
         "folder": str(data.folder),

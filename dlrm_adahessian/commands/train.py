@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
 from dlrm_adahessian.data.config import GENERATED
+from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.runs.run_directory import RUNS
 from dlrm_adahessian.runs.sealed import require_writable
@@ -32,7 +33,7 @@ def train(arguments: Sequence[str]) -> int:
         alone()
     ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
         if settings.dataset not in GENERATED:
-            require_rows(settings.data_path, "train")
+            require_rows(settings.data_path, "train", schema_of(settings.dataset, settings.schema).format)
         require_writable(settings.out or RUNS, "--out")
         require_writable(settings.data.cache_dir, "--data.cache-dir")
     from dlrm_adahessian.train.with_baseline import run_job

@@ -126,7 +126,12 @@ def run_study(config: CompareConfig) -> Study:
     presets = {name: run_config(config, name, seed=config.seed) for name in config.names}
     with exclusive_lock(config.out / "lock", wait=False):
         data = open_dataset(
-            config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
+            config.dataset,
+            config.data_path,
+            config.data,
+            rows=config.rows,
+            bad_rows=config.bad_rows,
+            schema=config.schema,
         )
         threads = max(1, len(os.sched_getaffinity(0)) // config.parallel)
         pool = ProcessPoolExecutor(

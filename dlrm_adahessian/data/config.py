@@ -7,8 +7,8 @@ from pydantic import Field
 
 from dlrm_adahessian.runtime.settings import settings
 
-DatasetName = Literal["criteo", "synthetic"]
-"""Each is a folder of data/ and a line in the tables of data/datasets.py."""
+DatasetName = Literal["criteo", "criteo_1tb", "criteo_x1", "criteo_x4", "avazu", "synthetic"]
+"""Those that are read have a schema of that name in presets/schemas, but for criteo, whose columns are code."""
 GENERATED: tuple[DatasetName, ...] = ("synthetic",)
 """Those that are made up: they read no `--data-path`."""
 BadRows = Literal["strict", "quarantine"]

@@ -1,41 +1,20 @@
 """Datasets by name: rows from the cache, or made and put there.
 
-A dataset is a folder with a dataset.py, a name in config.py, and a line in one of the two tables here.
+A dataset that is read is its schema, a file of presets/schemas, and a name in config.py.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
-from dlrm_adahessian.data.criteo.dataset import prepare_criteo
+from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.prepared.folder import PreparedData, is_prepared, open_prepared
+from dlrm_adahessian.data.published import schema_of
+from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.synthetic.dataset import prepare_synthetic
 from dlrm_adahessian.data.text.sources import RAW
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runs.sealed import DamagedFolderError
-
-
-class Read(Protocol):
-    """Prepares the raw rows of a path; of bad ones, does what it is told."""
-
-    def __call__(self, path: str, cfg: DataConfig, *, rows: int | None, bad_rows: BadRows) -> PreparedData:
-        """Return the rows; prepare them when the cache lacks them."""
-        ...
-
-
-class Generate(Protocol):
-    """Makes rows up."""
-
-    def __call__(self, cfg: DataConfig, *, rows: int | None) -> PreparedData:
-        """Return the rows; generate them when the cache lacks them."""
-        ...
-
-
-READ: Mapping[DatasetName, Read] = {"criteo": prepare_criteo}
-GENERATE: Mapping[DatasetName, Generate] = {"synthetic": prepare_synthetic}
 
 
 def open_dataset(
@@ -45,6 +24,7 @@ def open_dataset(
     *,
     rows: int | None,
     bad_rows: BadRows,
+    schema: Path | None = None,
 ) -> PreparedData:
     """Return the prepared rows of a dataset.
 
@@ -54,7 +34,8 @@ def open_dataset(
             by generated rows.
         cfg: preparation.
         rows: how many at most.
-        bad_rows: what happens to bad lines.
+        bad_rows: what happens to bad rows.
+        schema: file of the schema, in place of the dataset's own.
 
     Returns:
         The rows.
@@ -62,12 +43,15 @@ def open_dataset(
     Raises:
         DataError: the training part holds one class only.
     """
-    if dataset in GENERATE:
-        return GENERATE[dataset](cfg, rows=rows)
+    if dataset in GENERATED:
+        return prepare_synthetic(cfg, rows=rows)
     if path is not None and is_prepared(path):
         data = _open_folder(Path(path), rows)
     else:
-        data = READ[dataset](path or str(RAW), cfg, rows=rows, bad_rows=bad_rows)
+        name = dataset if schema is None else schema.stem
+        data = prepare_raw(
+            name, schema_of(dataset, schema), path or str(RAW), cfg, rows=rows, bad_rows=bad_rows
+        )
     train = data.split.train
     clicks = int(np.count_nonzero(data.labels[: train.stop]))
     if clicks in (0, len(train)):

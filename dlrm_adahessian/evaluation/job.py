@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
-from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.data.raw import RowReader, rejects_name
 from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DataError
@@ -93,7 +93,8 @@ def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.
     device = find_device("auto")
     with init_process_group(device):
         model = open_trained(run, device, best=best)
-        for rows in read_rows(live_source(file), BadLines(), labels="optional"):
+        reader = RowReader(model.preprocessing.schema, BadLines(), "optional")
+        for rows in reader.read(live_source(file)):
             yield model.score(model.preprocessing.features(rows))
 
 
@@ -118,8 +119,9 @@ def _scored(request: EvaluationRequest) -> _Found:
         models = [open_trained(path, device, best=request.best) for path in request.runs]
         check_slices(request.slices, models[0].preprocessing.schema)
         preprocessings = {model.rows_fingerprint: model.preprocessing for model in models}
+        rejects = rejects_name(models[0].preprocessing.schema)
         bad_lines = BadLines(
-            out.with_name(f"{out.name}.rejects.tsv") if out and request.bad_rows == "quarantine" else None
+            out.with_name(f"{out.name}.{rejects}") if out and request.bad_rows == "quarantine" else None
         )
         stack.callback(bad_lines.close)
         rows = open_rows(

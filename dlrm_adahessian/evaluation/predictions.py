@@ -164,12 +164,16 @@ def writing(path: Path | None, models: int) -> Generator[PredictionFile | None]:
 
 
 def is_predictions(path: str) -> bool:
-    """Whether a path names a parquet file; a pipe is not looked into, since what was read of it would be lost."""
+    """Whether a path names parquet with probabilities, or damaged parquet; a pipe is not looked into, which would take."""
     try:
         if not Path(path).is_file():
             return False
         with Path(path).open("rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
+            if file.read(len(_MAGIC)) != _MAGIC:
+                return False
+        return _PROBABILITY in pq.read_schema(path).names
+    except pa.ArrowException:
+        return True
     except OSError:  # who reads it as rows says so
         return False
 

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
-from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import is_prepared, open_prepared
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
+from dlrm_adahessian.data.raw import RowReader
 from dlrm_adahessian.data.rows import Features
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.text.sources import Source, open_sources
 from dlrm_adahessian.errors import CheckpointError, DataError, UsageError
 from dlrm_adahessian.runs.sealed import DamagedFolderError
@@ -117,6 +118,8 @@ class RawRows:
         self.files: list[str] = []
         self.rejected: list[int] = []
         self._paths, self._bad_lines, self._preprocessings = paths, bad_lines, preprocessings
+        self._schema = _common_schema(preprocessings)
+        self._reader = RowReader(self._schema, bad_lines, "optional")
         self._input, self._source = 0, None
 
     def blocks(self, size: int) -> Iterator[Block]:
@@ -124,9 +127,9 @@ class RawRows:
         good = 0
         for place, path in enumerate(self._paths):
             self._input = place
-            for source in open_sources(path):
+            for source in open_sources(path, self._schema.format):
                 for block in self._of(source):
-                    good += len(block[0])
+                    good += len(block)
                     yield block
         self._source = None
         if self._bad_lines.count and not good:
@@ -139,7 +142,7 @@ class RawRows:
         self.files.append(printable_name(source.name))
         self.rejected.append(0)
         before = self._bad_lines.count
-        for rows in read_rows(source, self._bad_lines, labels="optional"):
+        for rows in self._reader.read(source):
             yield Block(
                 labels=rows.labels,
                 file=np.full(len(rows), len(self.files) - 1, np.int32),
@@ -152,6 +155,16 @@ class RawRows:
         if self._source is None or not self._source.total:
             return None
         return (self._input + self._source.consumed() / self._source.total) / len(self._paths)
+
+
+def _common_schema(preprocessings: Sequence[Preprocessing]) -> Schema:
+    """Return the schema by which raw rows are read for all runs."""
+    schema = preprocessings[0].schema
+    if any(other.schema != schema for other in preprocessings):
+        raise UsageError(
+            "runs that score the same rows read them by the same schema, and these have different ones; evaluate each alone"
+        )
+    return schema
 
 
 def open_rows(

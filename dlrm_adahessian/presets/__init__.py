@@ -1,4 +1,4 @@
-"""Settings that the package brings along, by name: optimizers, and the table sizes of published data sets."""
+"""Settings that the package brings along, by name: optimizers, schemas and table sizes of published data sets."""
 
 from importlib.resources import files
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runtime.settings import nearest, read_toml
 
-Kind = Literal["optimizers", "tables"]
+Kind = Literal["optimizers", "schemas", "tables"]
 
 
 def preset_names(kind: Kind) -> list[str]:

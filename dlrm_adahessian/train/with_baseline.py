@@ -103,7 +103,12 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
     path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
     run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
     data = open_dataset(
-        config.dataset, config.data_path, config.data, rows=config.rows, bad_rows=config.bad_rows
+        config.dataset,
+        config.data_path,
+        config.data,
+        rows=config.rows,
+        bad_rows=config.bad_rows,
+        schema=config.schema,
     )
     # With a checkpoint the folder describes itself already, and a resume with other settings is refused.
     if latest(run.checkpoints) is None:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from dlrm_adahessian.data.columnar.hashing import as_text, hashed
 from dlrm_adahessian.data.rows import NO_LABEL, Bags, offsets_of
 from dlrm_adahessian.data.schema import BagColumn, TokenColumn
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
 _MISSING = ["", "NA", "NaN", "nan", "null", "NULL"]
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?)\s*$"
 
@@ -34,7 +36,7 @@ class WrongTypeError(Exception):
     """A whole column is of a type that it cannot have; says what it must be and is."""
 
 
-def numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
+def as_numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
     """Return numbers (N,) float64, NaN where missing, and those that are none or not finite."""
     values = _decoded(values)
     kind = values.type
@@ -59,9 +61,9 @@ def numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
     return np.where(bad, np.nan, found), Fault(bad, "must be empty or a finite number")
 
 
-def labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fault]:
+def as_labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fault]:
     """Return labels (N,), `NO_LABEL` where missing, and those that are neither 0 nor 1; missing ones too if required."""
-    found, fault = numbers(values)
+    found, fault = as_numbers(values)
     missing = np.isnan(found) & ~fault.rows
     bad = fault.rows | ~((found == 0) | (found == 1) | missing)
     rule = "must be 0 or 1"
@@ -70,19 +72,19 @@ def labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fault]
     return np.where(missing | bad, NO_LABEL, found).astype(np.int8), Fault(bad, rule)
 
 
-def weights(values: Any) -> tuple[npt.NDArray[np.float32], Fault]:
+def as_weights(values: Any) -> tuple[npt.NDArray[np.float32], Fault]:
     """Return weights (N,), and those that are missing, negative or no number."""
-    found, fault = numbers(values)
+    found, fault = as_numbers(values)
     bad = fault.rows | ~(found >= 0)
     return np.where(bad, 0, found).astype(np.float32), Fault(bad, "must be a number of at least 0")
 
 
-def tokens(values: Any, column: TokenColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+def as_tokens(values: Any, column: TokenColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Return tokens (N,), 0 where missing, and where they are missing (N,)."""
     return hashed(_text(values, column))
 
 
-def bags(values: Any, column: BagColumn) -> Bags:
+def as_bags(values: Any, column: BagColumn) -> Bags:
     """Return the values of each row; a missing bag is empty, and missing values in it are left out."""
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -105,12 +107,12 @@ def bags(values: Any, column: BagColumn) -> Bags:
     return Bags(values=found, offsets=offsets_of(kept))
 
 
-def times(values: Any) -> npt.NDArray[Any]:
+def as_times(values: Any) -> npt.NDArray[Any]:
     """Return times as numbers that compare alike: int64 nanoseconds of timestamps and of ISO 8601 text, or float64."""
     values = _decoded(values)
     kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        found, fault = numbers(values)
+        found, fault = as_numbers(values)
         if not fault.rows.any():
             return found
         try:
@@ -122,7 +124,7 @@ def times(values: Any) -> npt.NDArray[Any]:
         if values.null_count:
             raise WrongTypeError("must hold a time in every row, and some have none")
         return values.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return numbers(values)[0]
+    return as_numbers(values)[0]
 
 
 def _text(values: Any, column: TokenColumn) -> Any:
@@ -134,7 +136,8 @@ def _text(values: Any, column: TokenColumn) -> Any:
         raise WrongTypeError(f"must hold text or whole numbers, and is of type {values.type}") from error
     if column.characters is None:
         return text
-    return _on_distinct(text, lambda each: pc.utf8_slice_codeunits(each, *column.characters or ()))
+    first, stop = column.characters
+    return _on_distinct(text, partial(pc.utf8_slice_codeunits, start=first, stop=stop))
 
 
 def _on_distinct(text: Any, change: Callable[[Any], Any]) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numba import njit
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
 _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _BITS = np.uint64((1 << 63) - 1)
 
@@ -27,8 +28,7 @@ def as_text(values: Any) -> Any:
         Array of strings, or a dictionary of strings.
 
     Raises:
-        ArrowInvalid: a float is no whole number.
-        ArrowNotImplementedError: a value of the type is no token.
+        ArrowNotImplementedError: a value of the type is no token; a float that is not whole is an `ArrowInvalid`.
     """
     kind = values.type
     if pa.types.is_dictionary(kind):

@@ -217,6 +217,7 @@ def _map(folder: Path, manifest: Any) -> PreparedData:  # a JSON document
             ),
         ),
         truth=mapped(folder / "truth.npy") if "truth.npy" in manifest["files"] else None,
+        weights=mapped(folder / "weights.npy") if "weights.npy" in manifest["files"] else None,
         split=Split.from_dict(manifest["split"]),
         preprocessing=preprocessing,
         rejected=manifest["rejected"],

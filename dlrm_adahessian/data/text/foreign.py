@@ -12,7 +12,6 @@ _FOREIGN = (
         "a zip archive",
         f"pipe in one of the files that unzip -l lists: {_PIPE.format('unzip -p {file} MEMBER')}",
     ),
-    ((b"\x28\xb5\x2f\xfd",), "compressed with zstd", f"unpack it: {_PIPE.format('zstd -dc {file}')}"),
     ((b"\x04\x22\x4d\x18",), "compressed with lz4", f"unpack it: {_PIPE.format('lz4 -dc {file}')}"),
     ((b"7z\xbc\xaf\x27\x1c",), "a 7z archive", f"unpack it: {_PIPE.format('7z x -so {file} MEMBER')}"),
     ((b"PAR1",), "a parquet file", _SCHEMA),

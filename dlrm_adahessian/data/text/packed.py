@@ -1,4 +1,4 @@
-"""Compressed bytes as a stream, in bounded memory: gzip, xz and bzip2, each known by its first bytes."""
+"""Compressed bytes as a stream, in bounded memory: gzip, xz, bzip2 and zstd, each known by its first bytes."""
 
 import bz2
 import gzip
@@ -8,13 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+import pyarrow as pa
+
 from dlrm_adahessian.data.text.archive import Readable
 from dlrm_adahessian.errors import DataError
 
-PACKED = (".gz", ".xz", ".bz2")
+PACKED = (".gz", ".xz", ".bz2", ".zst")
 """Suffixes of compressed files."""
 
-_GZIP, _XZ, _BZIP2 = b"\x1f\x8b", b"\xfd7zXZ\x00", b"BZh"
+_GZIP, _XZ, _BZIP2, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"BZh", b"\x28\xb5\x2f\xfd"
 _LONGEST_MAGIC = len(_XZ)
 _BLOCK = 1 << 16  # bytes of a file that are decompressed at a time
 _XZ_MEMORY = 1 << 28  # bytes; xz -9 asks for 65 MiB, and a header may ask for 4 GiB
@@ -60,6 +62,8 @@ def unpacked(stream: Peekable, name: str) -> Peekable:
         return Peekable(_Streams(stream, name, "xz", make))
     if head.startswith(_BZIP2):
         return Peekable(_Streams(stream, name, "bzip2", bz2.BZ2Decompressor))
+    if head.startswith(_ZSTD):
+        return Peekable(_Zstd(stream, name))
     return stream
 
 
@@ -76,6 +80,29 @@ class _Gunzip:
             return self._file.read(size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(self._name, "gzip", error) from error
+
+
+class _Zstd:
+    """Decompressed bytes of a zstd file."""
+
+    def __init__(self, source: Readable, name: str) -> None:
+        self._name = name
+        self._stream = pa.CompressedInputStream(pa.PythonFile(_Open(source), "r"), "zstd")
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            raise _damaged(self._name, "zstd", error) from error
+
+
+class _Open:
+    """A source as the file that pyarrow asks for."""
+
+    closed = False
+
+    def __init__(self, source: Readable) -> None:
+        self.read = source.read
 
 
 class _Decompressor(Protocol):

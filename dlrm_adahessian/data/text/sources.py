@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedReader
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.text.archive import MEMBER, looks_like_tar, member_reader
 from dlrm_adahessian.data.text.digests import remembered_digest
 from dlrm_adahessian.data.text.foreign import refuse_foreign
@@ -30,9 +31,14 @@ RAW = Path("data/raw")
 """Where rows are looked for when no path is given."""
 
 _TAR_HEADER = 512  # bytes
-_ENDINGS = (".txt", ".tsv", *PACKED)
+_ENDINGS: Mapping[Format, tuple[str, ...]] = {
+    "criteo": (".txt", ".tsv", *PACKED),
+    "tsv": (".tsv", ".txt", *PACKED),
+    "csv": (".csv", ".txt", *PACKED),
+    "parquet": (".parquet", ".pq"),
+}
 _DAY = re.compile(r"day_[0-9]+")  # of the terabyte log, whose unpacked files have no suffix
-_SUFFIXES = re.compile(r"(\.txt|\.tsv)?(\.gz|\.xz|\.bz2)?$")
+_SUFFIXES = re.compile(r"(\.txt|\.tsv|\.csv)?(\.gz|\.xz|\.bz2|\.zst)?$")
 _LISTED = 6  # names that a message lists; of more, those in the middle are left out
 _SMALL = 64 << 20  # bytes; a larger file takes long enough to hash that its digest is remembered
 _REMEDY = "name train.txt under any name, a .gz of it, dac.tar.gz, a folder of these, or - for standard input"
@@ -57,6 +63,7 @@ class Source:
         consumed: bytes of the whole input taken so far, before decompression.
         digest: xxh3_128 of those of this file.
         live: somebody waits for the answer to each line, so that none may be read ahead.
+        file: the file itself, where its format is read from several places; `read` gives nothing then.
     """
 
     name: str
@@ -65,10 +72,13 @@ class Source:
     consumed: Callable[[], int]
     digest: Callable[[], str]
     live: bool = False
+    file: Any = None
 
 
 class _Counted:
-    """A file whose position is known, a pipe's too; it hashes what it reads, and says which file failed."""
+    """A file of which is known how much was read, a pipe's too; it hashes that, and says which file failed."""
+
+    closed = False  # who opened the file closes it
 
     def __init__(self, file: BinaryIO, name: str, before: int) -> None:
         self.position = before
@@ -90,13 +100,20 @@ class _Counted:
         self._hash.update(data)
         return data
 
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._file.seek(place, whence)
 
-def require_rows(path: str | None, command: str) -> None:
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def require_rows(path: str | None, command: str, form: Format) -> None:
     """See that rows for training are there, raw or prepared, before anything slow begins; what they hold is not looked at.
 
     Args:
         path: as `--data-path`; None is the default place.
         command: which is to read them.
+        form: of the rows.
 
     Raises:
         NoInputError: they are not; it lists the ways to get rows.
@@ -104,7 +121,7 @@ def require_rows(path: str | None, command: str) -> None:
     try:
         place = path or RAW
         if not is_pipe(place) and not os.access(Path(place) / MANIFEST, os.F_OK):
-            input_files(place)
+            input_files(place, form)
     except NoInputError as error:
         fact = str(error).removesuffix(f"; {_REMEDY}")  # the ways say it at length
         raise NoInputError(f"{fact}{_WAYS.format(command=command)}") from error
@@ -118,15 +135,16 @@ def is_pipe(path: str | Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def input_files(path: str | Path) -> list[Path]:
+def input_files(path: str | Path, form: Format) -> list[Path]:
     """List the files of an input that is no pipe.
 
     Args:
         path: a file or a folder.
+        form: of the rows.
 
     Returns:
-        The file; or train.txt of the folder; or all its files of text, compressed or not, and day_0, day_1, ..., in
-        natural order: day_2 before day_10.
+        The file; or train.txt of the folder; or all its files whose names end as those of the format do, or are
+        day_0, day_1, ..., in natural order: day_2 before day_10.
 
     Raises:
         NoInputError: there is none.
@@ -136,10 +154,10 @@ def input_files(path: str | Path) -> list[Path]:
     if not stat.S_ISDIR(_status(path).st_mode):
         return [path]
     held = _held_by(path)
-    files = [file for file in held if _has_rows(file.name)]
+    files = [file for file in held if _has_rows(file.name, form)]
     if not files:
         holds = f", but {listed(held)}" if held else ""
-        wanted = ", ".join(f"*{ending}" for ending in _ENDINGS)
+        wanted = ", ".join(f"*{ending}" for ending in _ENDINGS[form])
         raise NoInputError(f"{path} holds no {MEMBER} and no file {wanted} or day_*{holds}; {_REMEDY}")
     stems = [list(same) for _, same in groupby(sorted(files, key=_stem), key=_stem)]
     chosen = [same for same in stems if path / MEMBER in same] or stems
@@ -165,8 +183,8 @@ def _held_by(folder: Path) -> list[Path]:
         raise _unreadable(folder, error) from error
 
 
-def _has_rows(name: str) -> bool:
-    return name.endswith(_ENDINGS) or bool(_DAY.fullmatch(name))
+def _has_rows(name: str, form: Format) -> bool:
+    return name.endswith(_ENDINGS[form]) or bool(_DAY.fullmatch(name))
 
 
 def _stem(file: Path) -> str:
@@ -180,17 +198,18 @@ def _natural(file: Path) -> tuple[list[str | int], str]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
-def input_identity(path: str | Path, cache_dir: Path) -> list[dict[str, Any]]:
+def input_identity(path: str | Path, form: Format, cache_dir: Path) -> list[dict[str, Any]]:
     """Identify the content of an input that is no pipe, whatever its name and its times.
 
     Args:
         path: a file or a folder; `NoInputError` when it can't be read.
+        form: of the rows.
         cache_dir: keeps the digests of large files.
 
     Returns:
         For each file its size and hash.
     """
-    return [_identity(file, cache_dir) for file in input_files(path)]
+    return [_identity(file, cache_dir) for file in input_files(path, form)]
 
 
 def _identity(path: Path, cache_dir: Path) -> dict[str, Any]:
@@ -202,20 +221,28 @@ def _identity(path: Path, cache_dir: Path) -> dict[str, Any]:
     return {"bytes": size, "xxh3_128": digest}
 
 
-def open_sources(path: str | Path) -> Generator[Source]:
+def open_sources(
+    path: str | Path, form: Format, *, part_of: Callable[[str], int] = lambda name: 0
+) -> Generator[Source]:
     """Open the files of an input one after the other.
 
     Args:
-        path: a file, a folder, or `-`; `NoInputError` when it can't be opened, `DataError` when a file is
-            empty or damaged.
+        path: a file, a folder, or `-`; `NoInputError` when it can't be opened.
+        form: of the rows.
+        part_of: says for the name of a file in which part its rows are; files of a lower part come first.
 
     Yields:
         Sources; each is closed when the next is asked for.
+
+    Raises:
+        DataError: a file is empty or damaged, or of a format that a pipe cannot have.
     """
+    if form == "parquet" and is_pipe(path):
+        raise DataError("parquet cannot be read from a pipe, since its end says what is in it; give a file")
     if str(path) == STANDARD_INPUT:
         yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None)
         return
-    files = input_files(path)
+    files = sorted(input_files(path, form), key=lambda file: part_of(file.name))
     if len(files) > 1:
         logger.info("reading the %d files of %s in this order: %s", len(files), path, listed(files))
     total = None if is_pipe(path) else sum(_status(file).st_size for file in files)
@@ -223,7 +250,10 @@ def open_sources(path: str | Path) -> Generator[Source]:
     for file in files:
         with closing(_open(file)) as raw:
             counted = _Counted(raw, str(file), position)
-            yield _decode(counted, file.name, total)
+            if form == "parquet":
+                yield _seekable(counted, file.name, total)
+            else:
+                yield _decode(counted, file.name, total)
             position = counted.position
 
 
@@ -237,6 +267,17 @@ def live_source(file: BufferedReader) -> Source:
         The source; its reads are short where no more has come.
     """
     return Source(name="stdin", read=file.read1, total=None, consumed=lambda: 0, digest=lambda: "", live=True)
+
+
+def _seekable(raw: _Counted, name: str, total: int | None) -> Source:
+    return Source(
+        name=name,
+        read=lambda size: b"",
+        total=total,
+        consumed=lambda: raw.position,
+        digest=raw.digest,
+        file=raw,
+    )
 
 
 def _decode(raw: _Counted, name: str, total: int | None) -> Source:

@@ -1,0 +1,170 @@
+"""Raw rows of any schema: read, and prepared under the name of their content."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from dlrm_adahessian.data.columnar.reader import ColumnReader
+from dlrm_adahessian.data.config import BadRows, DataConfig
+from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.criteo.columns import CRITEO
+from dlrm_adahessian.data.criteo.layout import Labels
+from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, adopt, find_or_make, make, turn_at
+from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
+from dlrm_adahessian.data.rows import RowBlock
+from dlrm_adahessian.data.schema import Schema, SplitRule
+from dlrm_adahessian.data.split import MIN_ROWS
+from dlrm_adahessian.data.text.sources import Source, input_identity, is_pipe, open_sources
+from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.runs.sealed import fingerprint
+
+REJECTS = "rejects"
+
+_BLOCK_BYTES = 1 << 20  # more is no faster, and the process would keep 40 MiB more
+
+logger = logging.getLogger(__name__)
+
+
+class RowReader:
+    """Reads the rows of one source after another."""
+
+    def __init__(self, schema: Schema, bad_rows: BadLines, labels: Labels = "required") -> None:
+        """Set up; arguments as of `ColumnReader`."""
+        self._schema, self._bad_rows = schema, bad_rows
+        self._labels: Labels = labels
+        self._columns = ColumnReader(schema, bad_rows, labels)
+
+    def read(self, source: Source, *, limit: int | None = None) -> Iterator[RowBlock]:
+        """Yield the rows of a source in order, in blocks that are not empty; at most `limit`."""
+        if self._schema.format == "criteo":
+            return read_rows(
+                source, self._bad_rows, labels=self._labels, block_bytes=_BLOCK_BYTES, limit=limit
+            )
+        split = self._schema.split
+        part = part_of(source.name, split) if split.by == "files" else None
+        return self._columns.read(source, limit=limit, part=part)
+
+
+def part_of(name: str, rule: SplitRule) -> int:
+    """Return the part that a file's rows are in: 0 trains, 1 tests, 2 validates."""
+    for part, patterns in ((1, rule.test_files), (2, rule.validation_files)):
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            return part
+    return 0
+
+
+def rejects_name(schema: Schema) -> str:
+    """Return the name of the file of bad rows: lines as they were, or rows as lines of JSON."""
+    return f"{REJECTS}.{'tsv' if schema.format == 'criteo' else 'jsonl'}"
+
+
+def prepare_raw(
+    dataset: str, schema: Schema, path: str, cfg: DataConfig, *, rows: int | None, bad_rows: BadRows
+) -> PreparedData:
+    """Return the prepared rows of an input; prepare them when the cache lacks them.
+
+    Text from a pipe is always read, since only then is known what it is.
+
+    Args:
+        dataset: begins the name of their folder.
+        schema: of the rows.
+        path: a file, a folder, or `-`.
+        cfg: where the cache is, and how the vocabulary is cut.
+        rows: use the first good rows only.
+        bad_rows: refuse the input for a bad row with a `DataError`, or put the row aside.
+
+    Returns:
+        The rows.
+    """
+    recipe: dict[str, Any] = {
+        "format": FORMAT,
+        "min_count": cfg.min_count,
+        "rows": rows,
+        "bad_rows": bad_rows,
+    }
+    if schema != CRITEO:
+        recipe["schema"] = schema.asdict()
+    reading = _Reading(path, schema, rows, cfg.min_count, quarantine=bad_rows == "quarantine")
+    if is_pipe(path):
+        return _from_pipe(reading, recipe, cfg.cache_dir, dataset)
+    identity = input_identity(path, schema.format, cfg.cache_dir)
+
+    def fill(folder: Path) -> dict[str, Any]:
+        found = reading.fill(folder)
+        if input_identity(path, schema.format, cfg.cache_dir) != identity:
+            raise DataError(f"{path} must not change while it is read, and did; prepare it again")
+        return found
+
+    return find_or_make(cfg.cache_dir, dataset, {**recipe, "input": identity}, fill)
+
+
+def _from_pipe(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dataset: str) -> PreparedData:
+    """Prepare under a name of its own, and then under that of the content."""
+
+    def fill(folder: Path) -> dict[str, Any]:
+        found = reading.fill(folder)
+        key = {**recipe, "input": reading.identity()}
+        return {**found, "key": key, "fingerprint": fingerprint(key)}
+
+    folder = cache_dir / f"{dataset}-pipe"
+    with turn_at(folder):
+        return adopt(make(folder, fill), cache_dir, dataset)
+
+
+class _Reading:
+    """One pass over raw rows."""
+
+    def __init__(
+        self, path: str, schema: Schema, rows: int | None, min_count: int, *, quarantine: bool
+    ) -> None:
+        self._path = path
+        self._schema = schema
+        self._rows = rows
+        self._min_count = min_count
+        self._quarantine = quarantine
+        self._stages = StageBar()
+        self._source: Source | None = None
+
+    def fill(self, folder: Path) -> dict[str, Any]:
+        """Write the rows into an empty folder; return what the manifest says of them."""
+        bad_lines = BadLines(folder / rejects_name(self._schema) if self._quarantine else None)
+        with closing(bad_lines), self._stages as stages:
+            blocks = self._blocks(bad_lines)
+            found = write_prepared(
+                blocks, folder, self._schema, min_count=self._min_count, advance=stages.advance
+            )
+        if bad_lines.count:
+            logger.warning("%s", bad_lines.told(found["rows"]))
+        return {**found, "rejected": bad_lines.count}
+
+    def identity(self) -> dict[str, Any]:
+        """Identify what has come out of a pipe."""
+        source = self._source
+        return {"bytes": source.consumed(), "xxh3_128": source.digest()} if source else {}
+
+    def _blocks(self, bad_lines: BadLines) -> Iterator[RowBlock]:
+        """Yield the good rows; a `DataError` where bad lines leave too few of them to go on."""
+        left = self._rows
+        good = 0
+        schema = self._schema
+        reader = RowReader(schema, bad_lines)
+        for source in open_sources(
+            self._path, schema.format, part_of=lambda name: part_of(name, schema.split)
+        ):
+            self._source = source
+            self._stages.total_bytes = source.total
+            for block in reader.read(source, limit=left):
+                left = None if left is None else left - len(block)
+                good += len(block)
+                self._stages.bytes_read = source.consumed()
+                yield block
+            if left == 0:
+                break
+        if bad_lines.count and good < MIN_ROWS:
+            raise DataError(
+                f"{MIN_ROWS} good rows at least are needed, found {good}: {bad_lines.told(good)}; repair the lines"
+            )
