@@ -101,10 +101,9 @@ def check_slices(names: Sequence[str], schema: Schema | None) -> None:
             raise UsageError(
                 f"--slices of predictions are {', '.join(_WORDS)}, and {name!r} needs the rows; score these with --run"
             )
-        if name not in (*schema.dense_names, *schema.features) and (
-            name.removesuffix(_BAND) not in schema.features
-        ):
-            columns = ", ".join((*schema.features, *schema.dense_names))
+        tokens = [column.feature for column in schema.tokens]
+        if name not in (*schema.dense_names, *tokens) and name.removesuffix(_BAND) not in tokens:
+            columns = ", ".join((*tokens, *schema.dense_names))
             raise UsageError(
                 f"--slices names {', '.join(_WORDS)}, a column ({columns}), or the {_BAND} of one with tokens, got {name!r}"
             )
