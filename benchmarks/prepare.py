@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import IO
 
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.data.criteo.dataset import prepare_criteo
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.criteo.text import format_rows
+from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 
 _WARM_UP_ROWS = 1000
@@ -37,7 +38,7 @@ def write_text(file: IO[bytes], rows: int, config: SyntheticConfig) -> int:
 def measure(path: str, cache: Path, rows: int | None = None) -> dict[str, float]:
     """Prepare `path`, or its first rows, in this process."""
     began = time.perf_counter()
-    data = prepare_criteo(path, DataConfig(cache_dir=cache), rows=rows, bad_rows="strict")
+    data = prepare_raw("criteo", CRITEO, path, DataConfig(cache_dir=cache), rows=rows, bad_rows="strict")
     return {
         "rows": len(data.labels),
         "seconds": time.perf_counter() - began,

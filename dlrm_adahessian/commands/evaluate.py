@@ -48,7 +48,7 @@ class EvaluateConfig:
     """Parts of the rows with figures of their own: file, day, calibration, C1 ... C26 (tokens), C1.band ... (how frequent
     they are), I1 ... I13 (magnitudes)."""
     part: Literal["all", "train", "val", "test"] = "all"
-    """Part of prepared rows."""
+    """Part of prepared rows, or of the raw ones that they were prepared from."""
     best: bool = False
     """Score with the checkpoint of the lowest validation log loss, not the last; runs with patience always do."""
     bad_rows: BadRows = "strict"

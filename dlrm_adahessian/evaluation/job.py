@@ -4,6 +4,7 @@
 Models are named after their runs; the first one is the reference that later ones are compared with, sample by sample.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,7 +33,7 @@ from dlrm_adahessian.evaluation.predictions import (
 )
 from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.evaluation.results import EvaluationSummary, FileCounts, SlicingFigures, Source
-from dlrm_adahessian.evaluation.rows import PreparedRows, RawRows, open_rows, regrouped
+from dlrm_adahessian.evaluation.rows import PreparedRows, RawRows, holds_training_rows, open_rows, regrouped
 from dlrm_adahessian.evaluation.slices import Slicing, check_slices, cut, of_predictions, of_rows
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.runtime.device import find_device
@@ -40,6 +41,8 @@ from dlrm_adahessian.runtime.terminal import printable_name, progress_bar
 from dlrm_adahessian.train.step import SCORING_BATCH
 
 _BLOCK = 16 * SCORING_BATCH  # samples scored and written at once
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class _Found:
     rejected: Sequence[int]
     sources: Sequence[Source]  # of the first models; those after them are predictions of before
     seconds: float  # of reading, scoring and writing
+    trained_on: Sequence[str] = ()  # names of models, by some of the samples
 
 
 def evaluate(request: EvaluationRequest) -> Evaluation:
@@ -76,7 +80,10 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     predictions = found.predictions
     for other in others:
         predictions = predictions.and_by(other)
-    return Evaluation(summary=_summary(predictions, found, request.out), predictions=predictions)
+    summary = _summary(predictions, found, request.out)
+    if summary.caution:
+        logger.warning("%s", summary.caution)
+    return Evaluation(summary=summary, predictions=predictions)
 
 
 def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.NDArray[np.float32]]:
@@ -129,6 +136,7 @@ def _scored(request: EvaluationRequest) -> _Found:
             part=request.part,
             bad_lines=bad_lines,
             preprocessings=preprocessings,
+            origins=[model.origin for model in models],
         )
         cuts = [of_rows(name, rows.files, models[0].preprocessing) for name in dict.fromkeys(request.slices)]
         file = stack.enter_context(writing(out, len(models)))
@@ -159,6 +167,11 @@ def _scored(request: EvaluationRequest) -> _Found:
             for place, (path, model) in enumerate(zip(request.runs, models, strict=True))
         ],
         seconds=seconds,
+        trained_on=[
+            name
+            for name, model in zip(names, models, strict=True)
+            if holds_training_rows(request.data, request.part, model.origin)
+        ],
     )
 
 
@@ -226,4 +239,5 @@ def _summary(predictions: Predictions, found: _Found, out: Path | None) -> Evalu
         ],
         seconds=found.seconds,
         predictions=out,
+        trained_on=found.trained_on,
     )

@@ -23,7 +23,7 @@ class EvaluationRequest:
         report: the HTML file that will be written, which is none of the others.
         against: predictions of the same samples by other models.
         slices: words of `--slices`.
-        part: of prepared samples.
+        part: of prepared samples, or of the raw ones that those of the runs were prepared from.
         best: use the checkpoint of the best validation even where the run did not stop early.
         bad_rows: what happens to bad lines of raw samples.
     """

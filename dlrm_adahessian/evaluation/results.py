@@ -189,6 +189,7 @@ class EvaluationSummary:
         files: that the samples came from.
         seconds: of reading, scoring and writing.
         predictions: the file that was written, or None.
+        trained_on: names of the models that were trained on some of the samples, as far as is known.
     """
 
     samples: int
@@ -199,6 +200,7 @@ class EvaluationSummary:
     files: Sequence[FileCounts]
     seconds: float
     predictions: Path | None
+    trained_on: Sequence[str] = ()
 
     @property
     def first(self) -> ModelFigures:
@@ -214,6 +216,17 @@ class EvaluationSummary:
     def samples_per_second(self) -> float:
         """Speed of reading, scoring and writing."""
         return self.samples / self.seconds
+
+    @property
+    def caution(self) -> str | None:
+        """A sentence where figures are too good, since the model saw the samples in training."""
+        if not self.trained_on:
+            return None
+        names, one = ", ".join(self.trained_on), len(self.trained_on) == 1
+        return (
+            f"{names} {'was' if one else 'were'} trained on some of these rows, so {'its' if one else 'their'} figures are "
+            "too good for new rows; --part test scores those that were kept apart."
+        )
 
     def asdict(self) -> dict[str, Any]:
         """Return JSON values; figures of the first model stand at the top as well."""
@@ -231,6 +244,7 @@ class EvaluationSummary:
             "files": [
                 {"name": file.name, "rows": file.samples, "rejected": file.rejected} for file in self.files
             ],
+            "trained_on": list(self.trained_on),
             "timing": {"seconds": self.seconds, "rows_per_second": self.samples_per_second},
         }
         if self.first.source is not None:

@@ -20,6 +20,7 @@ from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.text.sources import Source, open_sources
 from dlrm_adahessian.errors import CheckpointError, DataError, UsageError
+from dlrm_adahessian.evaluation.origin import Origin
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 from dlrm_adahessian.runtime.terminal import printable_name
 
@@ -106,15 +107,21 @@ class RawRows:
     Attributes:
         files: names of those that were opened.
         rejected: bad lines of each.
+        first_row: place of the first row among those that days are cut of.
+        all_rows: number of these; None where they are all that are read.
     """
 
-    first_row = 0
-    all_rows = None
-
     def __init__(
-        self, paths: Sequence[str], bad_lines: BadLines, preprocessings: Sequence[Preprocessing]
+        self,
+        paths: Sequence[str],
+        bad_lines: BadLines,
+        preprocessings: Sequence[Preprocessing],
+        part: "RawPart | None",
     ) -> None:
-        """Name the inputs; `preprocessings` are in the order of a block's features."""
+        """Name the inputs; `preprocessings` are in the order of a block's features; no `part` is all rows."""
+        self.first_row = part.rows.start if part else 0
+        self.all_rows = part.all_rows if part else None
+        self._part = part
         self.files: list[str] = []
         self.rejected: list[int] = []
         self._paths, self._bad_lines, self._preprocessings = paths, bad_lines, preprocessings
@@ -129,13 +136,25 @@ class RawRows:
             self._input = place
             for source in open_sources(path, self._schema.format):
                 for block in self._of(source):
+                    yield from self._wanted(block, good)
                     good += len(block)
-                    yield block
+                    if self._part and good >= self._part.rows.stop:
+                        return
         self._source = None
         if self._bad_lines.count and not good:
             raise DataError(
                 f"the input must hold rows, and {self._bad_lines.told(good)}; see the rejected lines"
             )
+
+    def _wanted(self, block: Block, first: int) -> Iterator[Block]:
+        """Yield what of a block, whose first row has that number, is in the part."""
+        if self._part is None:
+            yield block
+            return
+        rows = self._part.rows
+        kept = slice(max(0, rows.start - first), max(0, rows.stop - first))
+        if kept.start < min(kept.stop, len(block)):
+            yield block[kept]
 
     def _of(self, source: Source) -> Iterator[Block]:
         self._source = source
@@ -143,6 +162,7 @@ class RawRows:
         self.rejected.append(0)
         before = self._bad_lines.count
         for rows in self._reader.read(source):
+            self.rejected[-1] = self._bad_lines.count - before
             yield Block(
                 labels=rows.labels,
                 file=np.full(len(rows), len(self.files) - 1, np.int32),
@@ -167,26 +187,36 @@ def _common_schema(preprocessings: Sequence[Preprocessing]) -> Schema:
     return schema
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawPart:
+    """A part of raw rows, as they were split when the runs' rows were prepared from them: which of `all_rows`."""
+
+    rows: range
+    all_rows: int
+
+
 def open_rows(
     paths: Sequence[str],
     *,
     part: Part,
     bad_lines: BadLines,
     preprocessings: Mapping[str, Preprocessing],
+    origins: Sequence[Origin | None],
 ) -> PreparedRows | RawRows:
     """Open the rows that `--data-path` names.
 
     Args:
         paths: a folder of prepared rows, or raw inputs.
-        part: of prepared rows.
+        part: of prepared rows, or of raw ones that those of every run were prepared from.
         bad_lines: takes those of raw inputs.
         preprocessings: of the runs, by the fingerprint of the rows that they were trained on.
+        origins: of these rows, one for each run.
 
     Returns:
         The rows.
 
     Raises:
-        UsageError: prepared rows are mixed with other inputs, or `part` was given for raw rows.
+        UsageError: prepared rows are mixed with other inputs, or `part` was given for other raw rows.
     """
     prepared = [path for path in paths if is_prepared(path)]
     if prepared and len(paths) > 1:
@@ -195,9 +225,34 @@ def open_rows(
         )
     if prepared:
         return PreparedRows(prepared[0], part, preprocessings)
-    if part != "all":
-        raise UsageError(f"--part names a part of prepared rows, and {paths[0]} holds raw ones; leave it out")
-    return RawRows(paths, bad_lines, list(preprocessings.values()))
+    wanted = None if part == "all" else _raw_part(paths, part, origins)
+    return RawRows(paths, bad_lines, list(preprocessings.values()), wanted)
+
+
+def _raw_part(paths: Sequence[str], part: Part, origins: Sequence[Origin | None]) -> RawPart:
+    known = [each.split for each in origins if each and len(paths) == 1 and each.is_that_of(paths[0])]
+    if len(known) < len(origins) or len(set(known)) != 1:
+        raise UsageError(
+            f"--part names a part of the rows that the runs were trained and tested on, and {paths[0]} holds raw ones that "
+            "are not known as these; leave it out, or name the folder of prepared rows"
+        )
+    return RawPart(rows=getattr(known[0], part), all_rows=known[0].rows)
+
+
+def holds_training_rows(paths: Sequence[str], part: Part, origin: Origin | None) -> bool:
+    """Tell whether a run was trained on some of the rows.
+
+    Args:
+        paths: as those of `open_rows`, which took them.
+        part: of the rows.
+        origin: of the run's own rows.
+
+    Returns:
+        Whether it was; False where that is not known, as of a pipe.
+    """
+    if part != "all" or is_prepared(paths[0]):  # `open_rows` takes these for the rows of the runs only
+        return part in ("all", "train")
+    return origin is not None and any(map(origin.shares, paths))
 
 
 def regrouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:

@@ -4,6 +4,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.errors import CheckpointError, NoInputError
+from dlrm_adahessian.evaluation.origin import Origin
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed
 from dlrm_adahessian.runtime.device import Precision
@@ -32,6 +34,7 @@ class TrainedModel:
         config: the run's own.
         fingerprint: of what determines its results.
         rows_fingerprint: of the prepared rows that it was trained on.
+        origin: what these were prepared from, where that is known.
         preprocessing: of raw rows.
         state: the model, with the checkpoint's values.
         checkpoint: where they are from.
@@ -42,6 +45,7 @@ class TrainedModel:
     config: RunConfig
     fingerprint: str
     rows_fingerprint: str
+    origin: Origin | None
     preprocessing: Preprocessing
     state: TrainState
     checkpoint: Checkpoint
@@ -74,7 +78,7 @@ def open_trained(
     path = path.absolute()  # of "." too the name is the folder's
     named = step_folders.step_of(path) is not None
     run = RunDirectory(path.parent.parent if named else path)
-    config, rows = _configured(run)
+    config, rows, prepared = _configured(run)
     try:
         manifest = read_sealed(run.vocabulary)
         preprocessing = Preprocessing.load(run.vocabulary, manifest)
@@ -95,23 +99,24 @@ def open_trained(
         config=config,
         fingerprint=fingerprint,
         rows_fingerprint=rows,
+        origin=Origin.of(prepared, preprocessing.schema.format, config.data.cache_dir),
         preprocessing=preprocessing,
         state=state,
         checkpoint=found,
     )
 
 
-def _configured(run: RunDirectory) -> tuple[RunConfig, str]:
-    """Return the configuration of a run, and the fingerprint of the rows that it was trained on."""
+def _configured(run: RunDirectory) -> tuple[RunConfig, str, dict[str, Any]]:
+    """Return the configuration of a run, and the fingerprint and all that is told of the rows that it was trained on."""
     resolved = run.read_config()
     prepared = resolved.pop("prepared", None)
     rows = prepared.get("fingerprint") if isinstance(prepared, dict) else None
-    if not isinstance(rows, str):
+    if not isinstance(prepared, dict) or not isinstance(rows, str):
         raise CheckpointError(
             f"the key prepared of {run.path / 'config.json'} must be an object that names the rows by a text fingerprint, "
             f"found {prepared!r:.100}; restore the file from a copy, or train again"
         )
-    return from_dict(resolved), rows
+    return from_dict(resolved), rows, prepared
 
 
 def _newest(run: RunDirectory, config: RunConfig, fingerprint: str, *, best: bool) -> Checkpoint:

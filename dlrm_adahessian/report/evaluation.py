@@ -43,13 +43,16 @@ def write_evaluation(path: Path, summary: EvaluationSummary, labelled: Predictio
 def verdict(summary: EvaluationSummary) -> list[str]:
     """Return a sentence on each model: how good the first one is, and what is shown of each later one against it.
 
+    One more says it where models were trained on some of the samples.
+
     Args:
         summary: of `evaluation.job.evaluate`, with labeled samples.
 
     Returns:
         Plain sentences.
     """
-    return [_of_one(summary.first, summary.labelled), *map(_of_two, summary.differences)]
+    cautions = [summary.caution] if summary.caution else []
+    return [_of_one(summary.first, summary.labelled), *map(_of_two, summary.differences), *cautions]
 
 
 def _rows(model: ModelFigures) -> list[tuple[str, str, float | None]]:

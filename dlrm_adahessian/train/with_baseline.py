@@ -128,7 +128,12 @@ def _follow(folder: Path) -> PreparedData:
 
 def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
     """Write what an evaluation needs beside the checkpoints."""
-    prepared = {"folder": str(data.folder.resolve()), "fingerprint": data.fingerprint}
+    prepared = {
+        "folder": str(data.folder.resolve()),
+        "fingerprint": data.fingerprint,
+        "input": data.manifest["key"].get("input"),
+        "split": data.split.asdict(),
+    }
     run.write_config({**asdict(config), "prepared": prepared})
     manifest: dict[str, Any] = {"fingerprint": data.fingerprint}
     with sealed_folder(run.vocabulary, manifest) as folder:

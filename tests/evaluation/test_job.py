@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -191,6 +192,76 @@ def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp
     assert (found["rows"], found["labelled"], found["slices"]["day"]["slices"]) == (40, 0, [])
     assert "40 rows, 0 with a label" in evaluate(*run, tmp_path / "bare")
     assert "a report needs labels" in evaluate(*run, tmp_path / "bare", *report, code=65)
+
+
+PARTS = {"train": (0, 5143), "test": (5143, 5572), "val": (5572, 6000)}  # of 6000 = 858 + 6 * 857
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_the_raw_rows_that_a_run_was_trained_on(part, place, evaluate, both, tmp_path):
+    whole = both() and pd.read_parquet(place / "both.parquet")
+    runs = ["--run", place / "hybrid", place / "adagrad", "--data-path", place / "rows.txt"]
+    out = tmp_path / "part.parquet"
+    found = json.loads(evaluate(*runs, "--part", part, "--slices", "day", "--out", out, "--json"))
+    start, stop = PARTS[part]
+    expected = whole[start:stop].assign(row=np.arange(stop - start))
+    written = pd.read_parquet(out)
+    pd.testing.assert_frame_equal(written, expected.reset_index(drop=True), rtol=1e-5)
+    assert found["trained_on"] == (["hybrid", "adagrad"] if part == "train" else [])
+    days = [f"day {day}" for day in range(1, 7)] if part == "train" else ["day 7"]
+    assert [each["slice"].split(":")[0] for each in found["slices"]["day"]["slices"]] == days
+    (cache,) = {json.loads((place / "hybrid" / "config.json").read_text())["prepared"]["folder"]}
+    again = json.loads(evaluate("--run", place / "hybrid", "--data-path", cache, "--part", part, "--json"))
+    assert again["logloss"] == found["logloss"]
+
+
+def test_parts_of_other_rows_are_not_known(place, evaluate, tmp_path):
+    lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
+    (tmp_path / "other").write_bytes(b"".join(lines[1:]))
+    run = ["--run", place / "hybrid", "--part", "test", "--data-path"]
+    assert "raw ones that are not known as these" in evaluate(*run, tmp_path / "other", code=64)
+    without = tmp_path / "old"
+    shutil.copytree(place / "hybrid", without)
+    config = json.loads((without / "config.json").read_text())
+    del config["prepared"]["input"]
+    (without / "config.json").write_text(json.dumps(config))
+    told = evaluate("--run", place / "hybrid", without, *run[2:], place / "rows.txt", code=64)
+    assert "raw ones that are not known as these" in told
+
+
+def test_rows_that_a_run_was_trained_on_are_told(place, evaluate, caplog, tmp_path):
+    def trained_on(*data, part="all"):
+        caplog.clear()
+        found = json.loads(
+            evaluate("--run", place / "hybrid", "--data-path", *data, "--part", part, "--json")
+        )
+        told = "hybrid was trained on some of these rows, so its figures are too good for new rows"
+        assert (told in caplog.text) == bool(found["trained_on"])
+        return found["trained_on"]
+
+    text = (place / "rows.txt").read_bytes()
+    days = tmp_path / "days"
+    days.mkdir()
+    new = days / "new.txt"
+    new.write_bytes(text[text.index(b"\n") + 1 :])
+    assert trained_on(place / "rows.txt") == ["hybrid"]
+    assert trained_on(new) == []
+    (days / "copy.txt").write_bytes(text)
+    assert trained_on(days) == ["hybrid"]
+    assert trained_on(new, days / "copy.txt") == ["hybrid"]
+    prepared = json.loads((place / "hybrid" / "config.json").read_text())["prepared"]["folder"]
+    assert [trained_on(prepared, part=part) for part in ("all", "train", "test", "val")] == [
+        ["hybrid"],
+        ["hybrid"],
+        [],
+        [],
+    ]
+    run = ["--run", place / "hybrid", place / "adagrad", "--data-path", place / "rows.txt"]
+    evaluate(*run, "--report", tmp_path / "r.html")
+    sentence = "hybrid, adagrad were trained on some of these rows, so their figures"
+    assert sentence in (tmp_path / "r.html").read_text()
+    evaluate(*run, "--part", "test", "--report", tmp_path / "r.html")
+    assert "trained on some" not in (tmp_path / "r.html").read_text()
 
 
 def test_rows_of_a_named_pipe_are_all_read(place, evaluate, tmp_path):

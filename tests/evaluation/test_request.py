@@ -37,7 +37,7 @@ def test_results_never_replace_what_is_read(place, evaluate, both, tmp_path):
         (["--data-path", "BOTH", "--slices", "C1"], "needs the rows"),
         (["--run", "RUN", "--data-path", "ROWS", "--against", "ROWS"], "ROWS is none"),
         (["--run", "RUN", "--data-path", "ROWS", "--bad-rows", "quarantine"], "with --out"),
-        (["--run", "RUN", "--data-path", "ROWS", "--part", "test"], "raw ones"),
+        (["--run", "RUN", "--data-path", "ROWS", "ROWS", "--part", "test"], "ROWS holds raw ones"),
         (["--run", "RUN", "--data-path", "CACHE", "ROWS"], "evaluated alone"),
         (["--run", "RUN", "--data-path", "ROWS", "--report", "x.pdf"], r".html"),
         (["--run", "RUN", "--stdin", "--out", "x"], "--stdin goes with one --run alone"),

@@ -10,7 +10,7 @@ TEXT = b"".join(b"%d\tline\n" % n for n in range(200_000))
 def read_all(path: str | Path) -> dict[str, bytes]:
     """Read all sources of an input, and check that their positions end at the total."""
     read, consumed, total = {}, 0, None
-    for source in open_sources(path):
+    for source in open_sources(path, "criteo"):
         pieces = []
         while piece := source.read(70_001):
             pieces.append(piece)

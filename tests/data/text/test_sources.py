@@ -77,7 +77,7 @@ def test_each_number_in_a_name_counts(tmp_path: Path) -> None:
     ordered = ["1_9.txt", "1_10.txt", "02_1.txt", "2_1.txt", "10_1.txt", "day-1.gz", "day-2.gz", "day.txt"]
     for name in ordered:
         (tmp_path / name).write_bytes(b"x")
-    assert [file.name for file in input_files(tmp_path)] == ordered
+    assert [file.name for file in input_files(tmp_path, "criteo")] == ordered
 
 
 def test_one_file_needs_no_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -100,23 +100,23 @@ def test_rows_that_a_folder_holds_twice_are_refused(names: tuple[str, ...], tmp_
     for name in (*names, "day_1", "other.txt"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match="once, and holds .*; move all but one") as caught:
-        input_files(tmp_path)
+        input_files(tmp_path, "criteo")
     assert all(name in str(caught.value) for name in names)
     (tmp_path / names[1]).unlink()
-    assert tmp_path / names[0] in input_files(tmp_path)
+    assert tmp_path / names[0] in input_files(tmp_path, "criteo")
 
 
 def test_a_copy_of_what_is_not_read_does_no_harm(tmp_path: Path) -> None:
     for name in ("train.txt", "test.txt", "test.txt.gz"):
         (tmp_path / name).write_bytes(b"x")
-    assert input_files(tmp_path) == [tmp_path / "train.txt"]
+    assert input_files(tmp_path, "criteo") == [tmp_path / "train.txt"]
 
 
 def test_a_folder_without_rows_says_what_it_holds(tmp_path: Path) -> None:
     for day in range(24):
         (tmp_path / f"day_{day}.parquet").write_bytes(b"x")
     with pytest.raises(NoInputError, match=r", but day_0\.parquet, day_1.*, \.\.\., .*day_23\.parquet; name"):
-        input_files(tmp_path)
+        input_files(tmp_path, "criteo")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_missing_rows_name_the_ways_to_get_some(
     make(Path("data/raw"))
     for path in (None, "data/raw"):
         with pytest.raises(NoInputError) as caught:
-            require_rows(path, "compare")
+            require_rows(path, "compare", "criteo")
         told = str(caught.value).splitlines()
         assert "data/raw" in told[0]
         for line, way in zip(
@@ -170,7 +170,7 @@ def test_rows_that_are_there_are_required_in_vain(tmp_path: Path) -> None:
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "manifest.json").write_text("{}")
     for path in ("-", tmp_path / "rows", tmp_path / "prepared"):
-        require_rows(str(path), "train")
+        require_rows(str(path), "train", "criteo")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -223,7 +223,7 @@ def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(TEXT)
     (tmp_path / "c").write_bytes(TEXT[:-1] + b"\t")
     os.utime(tmp_path / "b", (0, 0))
-    a, b, c = (input_identity(tmp_path / name, tmp_path) for name in "abc")
+    a, b, c = (input_identity(tmp_path / name, "criteo", tmp_path) for name in "abc")
     assert a == b == [{"bytes": len(TEXT), "xxh3_128": xxhash.xxh3_128_hexdigest(TEXT)}]
     assert a != c
 
@@ -235,12 +235,12 @@ def test_identity_of_a_large_file_is_that_of_its_content_too(tmp_path: Path) -> 
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
         os.utime(tmp_path / name, (mtime, mtime))
-        assert input_identity(tmp_path / name, tmp_path / "cache") == zeros
+        assert input_identity(tmp_path / name, "criteo", tmp_path / "cache") == zeros
     with (tmp_path / "copy").open("r+b") as file:
         file.seek(size // 2)
         file.write(b"x")
-    assert input_identity(tmp_path / "copy", tmp_path / "cache") != zeros
-    assert input_files(tmp_path / "large") == [tmp_path / "large"]
+    assert input_identity(tmp_path / "copy", "criteo", tmp_path / "cache") != zeros
+    assert input_files(tmp_path / "large", "criteo") == [tmp_path / "large"]
 
 
 @pytest.mark.parametrize("mode", [0, 0o400])

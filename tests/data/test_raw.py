@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dlrm_adahessian.data import raw
 from dlrm_adahessian.data.config import DataConfig
-from dlrm_adahessian.data.criteo import dataset
-from dlrm_adahessian.data.criteo.dataset import prepare_criteo
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
+from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.errors import DataError, NoInputError
 from tests.data.oracle import parse, random_line
 from tests.faults import Outcome, disk_full, each_operation
@@ -34,7 +35,7 @@ def text(tmp_path: Path) -> Path:
 
 def prepare(path: Path | str, cache: Path, **options: object) -> PreparedData:
     chosen = {"rows": None, "bad_rows": "strict"} | options
-    return prepare_criteo(str(path), DataConfig(cache_dir=cache, min_count=2), **chosen)
+    return prepare_raw("criteo", CRITEO, str(path), DataConfig(cache_dir=cache, min_count=2), **chosen)
 
 
 def folders(cache: Path) -> list[str]:
@@ -63,7 +64,7 @@ def test_rows_are_those_of_the_oracle(text: Path, tmp_path: Path) -> None:
 def test_second_run_reuses_the_first(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(text, tmp_path / "cache")
     renamed = text.rename(tmp_path / "other name.tsv")
-    monkeypatch.setattr(dataset, "open_sources", lambda path: pytest.fail("the text was read again"))
+    monkeypatch.setattr(raw, "open_sources", lambda *path, **more: pytest.fail("the text was read again"))
     second = prepare(renamed, tmp_path / "cache")
     assert (second.fingerprint, second.folder) == (first.fingerprint, first.folder)
     assert second.manifest == first.manifest
@@ -74,8 +75,13 @@ def test_whatever_changes_the_rows_changes_the_folder(text: Path, tmp_path: Path
     found = {prepare(text, cache).fingerprint, prepare(text, cache, rows=100).fingerprint}
     found.add(prepare(text, cache, bad_rows="quarantine").fingerprint)
     found.add(
-        prepare_criteo(
-            str(text), DataConfig(cache_dir=cache, min_count=3), rows=None, bad_rows="strict"
+        prepare_raw(
+            "criteo",
+            CRITEO,
+            str(text),
+            DataConfig(cache_dir=cache, min_count=3),
+            rows=None,
+            bad_rows="strict",
         ).fingerprint
     )
     text.write_bytes(TEXT.replace(b"\n", b"\r\n"))
@@ -140,13 +146,13 @@ def test_missing_input_leaves_no_cache(tmp_path: Path) -> None:
 def test_text_that_changes_while_it_is_read_is_refused(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_rows = dataset.read_rows
+    read_rows = raw.read_rows
 
     def read_and_change(*args: object, **options: object):
         yield from read_rows(*args, **options)
         text.write_bytes(TEXT + TEXT)
 
-    monkeypatch.setattr(dataset, "read_rows", read_and_change)
+    monkeypatch.setattr(raw, "read_rows", read_and_change)
     with pytest.raises(DataError, match="must not change while it is read"):
         prepare(text, tmp_path / "cache")
     assert folders(tmp_path / "cache") == []
@@ -157,16 +163,17 @@ import logging, sys, time
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 from pathlib import Path
 from dlrm_adahessian.data.config import DataConfig
-from dlrm_adahessian.data.criteo import dataset
+from dlrm_adahessian.data import raw
+from dlrm_adahessian.data.criteo.columns import CRITEO
 path, cache, seconds = sys.argv[1:]
-read_rows = dataset.read_rows
+read_rows = raw.read_rows
 def slowly(*args, **options):
     for block in read_rows(*args, **options):
         print("reading", flush=True)
         time.sleep(float(seconds))
         yield block
-dataset.read_rows = slowly
-data = dataset.prepare_criteo(path, DataConfig(cache_dir=Path(cache)), rows=None, bad_rows="strict")
+raw.read_rows = slowly
+data = raw.prepare_raw("criteo", CRITEO, path, DataConfig(cache_dir=Path(cache)), rows=None, bad_rows="strict")
 print("rows", len(data.labels), flush=True)
 """
 
