@@ -5,6 +5,7 @@ Later wins: the defaults of the classes, the preset of the optimizer (presets/op
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -93,7 +94,7 @@ class RunConfig(SharedConfig):
     out: Path | None = None
     """Run directory; default runs/DATASET-OPTIMIZER, numbered."""
     resume: bool = False
-    """Continue from the newest good checkpoint of the run directory."""
+    """Continue from the newest good checkpoint of the run directory, with the settings in its config.json."""
     checkpoint_every: int = Field(default=2000, ge=0)
     """Steps from one checkpoint to the next; 0 only at the end and on Ctrl-C."""
     checkpoint_keep: int = Field(default=2, ge=1)
@@ -160,6 +161,28 @@ class RunConfig(SharedConfig):
             del settings["exchange_precision"]
         settings["data"] = {"order": self.data.order, "train_rows": self.data.train_rows}
         return fingerprint({"rows": rows, "settings": settings})
+
+    def checkpoint_fingerprints(self, rows: str) -> tuple[str, ...]:
+        """Identify what determines the state after a step, however many follow.
+
+        Args:
+            rows: fingerprint of the prepared rows.
+
+        Returns:
+            What checkpoints are saved by, first; those saved by any of them are this run's. Where no learning rate depends
+            on the number of all steps, the epochs count as 1. Runs of several epochs were saved by `fingerprint` once.
+        """
+        own = self.fingerprint(rows)
+        if self.optim.schedule.shares:
+            return (own,)
+        return replace(self, epochs=1).fingerprint(rows), own
+
+    @property
+    def identifying(self) -> dict[str, Any]:
+        """The settings that tell one run from another: those of its results, and those of the preparation of its rows."""
+        values = {k: v for k, v in asdict(self).items() if k == "bad_rows" or k not in _NOT_RESULTS}
+        values["data"] = {k: v for k, v in values["data"].items() if k not in ("cache_dir", "prefetch")}
+        return values
 
 
 def asdict(config: RunConfig) -> dict[str, Any]:

@@ -146,12 +146,12 @@ class Checkpoint:
             )
 
 
-def load(path: Path, fingerprint: str) -> Checkpoint:
+def load(path: Path, *fingerprints: str) -> Checkpoint:
     """Verify one checkpoint.
 
     Args:
         path: its folder.
-        fingerprint: identifies the configuration that will use it.
+        fingerprints: identify the configurations, of which one must have saved it; the first is that of the run.
 
     Returns:
         The checkpoint; `restore_` reads its tensors.
@@ -160,35 +160,35 @@ def load(path: Path, fingerprint: str) -> Checkpoint:
         CheckpointError: it is damaged, of another format, or belongs to another configuration.
     """
     try:
-        return _verified(path, fingerprint)
+        return _verified(path, fingerprints)
     except DamagedFolderError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
 
 
-def load_newest_good(folder: Path, fingerprint: str) -> Checkpoint | None:
+def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
     """Load the newest checkpoint that can be used, and warn about each newer one that cannot.
 
     All ranks call it: the first one verifies, and all take the same.
 
     Args:
         folder: the folder of all checkpoints of the run; it may be absent.
-        fingerprint: identifies the configuration that will use it.
+        fingerprints: as of `load`.
 
     Returns:
         The checkpoint, or None when there is none at all; `CheckpointError` when there are some and none can be used.
     """
-    found = ranks.first_does(lambda: _newest_good(folder, fingerprint), patient=True)
+    found = ranks.first_does(lambda: _newest_good(folder, fingerprints), patient=True)
     return None if found is None else _opened(Path(found[0]), found[1])
 
 
-def _newest_good(folder: Path, fingerprint: str) -> tuple[str, int] | None:
+def _newest_good(folder: Path, fingerprints: Sequence[str]) -> tuple[str, int] | None:
     """Return the folder and the step of the newest checkpoint that can be used."""
     refusals: list[CheckpointError] = []
     with storage_errors(folder):
         paths = step_folders.newest_first(folder)
     for path in paths:
         try:
-            return str(path), load(path, fingerprint).step
+            return str(path), load(path, *fingerprints).step
         except CheckpointError as error:
             logger.warning("skipped a checkpoint: %s", error)
             refusals.append(error)
@@ -203,7 +203,7 @@ def latest(folder: Path) -> Path | None:
         return next(iter(step_folders.newest_first(folder)), None)
 
 
-def _verified(path: Path, fingerprint: str) -> Checkpoint:
+def _verified(path: Path, fingerprints: Sequence[str]) -> Checkpoint:
     manifest = read_sealed(path)
     found, owner, step = (manifest.get(key) for key in ("format", "fingerprint", "step"))
     if found != FORMAT:
@@ -211,9 +211,9 @@ def _verified(path: Path, fingerprint: str) -> Checkpoint:
             f"{path} has format {found!r}, and this version reads {FORMAT}; "
             "resume with the version that wrote it"
         )
-    if owner != fingerprint:
+    if owner not in fingerprints:
         raise CheckpointError(
-            f"{path} belongs to configuration {owner!r}, and this run has {fingerprint!r}; "
+            f"{path} belongs to configuration {owner!r}, and this run has {fingerprints[0]!r}; "
             "resume with the flags and the configuration file of the first start"
         )
     if not isinstance(step, int) or step_folders.step_of(path) != step:

@@ -1,17 +1,21 @@
 """`train`: an optimizer and its baseline on the same rows."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
+from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
-from dlrm_adahessian.runs.run_directory import RUNS
+from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, told_once
+from dlrm_adahessian.runtime.settings import merged, read_toml
 from dlrm_adahessian.runtime.terminal import say
+from dlrm_adahessian.train.recorded import RecordedRun
 
 if TYPE_CHECKING:
     from dlrm_adahessian.metrics.binary import BinaryMetrics
@@ -27,8 +31,7 @@ _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same 
 def train(arguments: Sequence[str]) -> int:
     """Train an optimizer and its baseline, and compare them."""
     with told_once():
-        base = config.load(config_file(arguments), value_of(arguments, "--optimizer"))
-        settings = parsed(base, arguments, prog="train.py", description=_HELP)
+        settings = parsed(_below_flags(arguments), arguments, prog="train.py", description=_HELP)
     if (
         alone()
     ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
@@ -43,6 +46,26 @@ def train(arguments: Sequence[str]) -> int:
         return 0
     say(f"{job_table(done)}\n\nwritten to {done.folder}/summary.json")
     return 0
+
+
+def _below_flags(arguments: Sequence[str]) -> RunConfig:
+    """Return the settings that flags win over: of the run that is resumed, else of file and preset."""
+    file, optimizer = config_file(arguments), value_of(arguments, "--optimizer")
+    base = config.load(file, optimizer)
+    if not (base.resume or "--resume" in arguments):
+        return base
+    stem = f"{value_of(arguments, '--dataset') or base.dataset}-{base.optimizer}"
+    named = value_of(arguments, "--out") or base.out
+    run = RunDirectory(Path(named) if named else default_run_path(RUNS, stem, resume=True))
+    begun = RecordedRun.find(run)
+    if begun is None:
+        return base
+    values = config.asdict(begun.config)
+    if optimizer not in (None, begun.config.optimizer):
+        # It is refused when the run is opened; until then its own flags are to be understood.
+        values = {key: value for key, value in values.items() if key not in config.OPTIMIZER_SETTINGS}
+    values = merged(values, read_toml(file) if file else {})
+    return config.composed({**values, "out": str(run.path)}, optimizer)
 
 
 def job_table(job: "JobResult") -> str:

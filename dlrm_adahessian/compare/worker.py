@@ -124,7 +124,7 @@ def curvature_by_band(
         refuse_inexact(state.head, schema.features)
     except ValueError:
         return None
-    checkpoint = load_newest_good(run.checkpoints, config.fingerprint(data.fingerprint))
+    checkpoint = load_newest_good(run.checkpoints, *config.checkpoint_fingerprints(data.fingerprint))
     if checkpoint is None:
         return None
     state.restore_(checkpoint)

@@ -2,9 +2,9 @@
 """A run as a model: one of its checkpoints, with the vocabulary that it was trained on."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import torch
 
 from dlrm_adahessian.checkpoint import step_folders
 from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
-from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Features
@@ -21,6 +21,7 @@ from dlrm_adahessian.evaluation.origin import Origin
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed
 from dlrm_adahessian.runtime.device import Precision
+from dlrm_adahessian.train.recorded import RecordedRun
 from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
 
 
@@ -78,7 +79,8 @@ def open_trained(
     path = path.absolute()  # of "." too the name is the folder's
     named = step_folders.step_of(path) is not None
     run = RunDirectory(path.parent.parent if named else path)
-    config, rows, prepared = _configured(run)
+    recorded = RecordedRun.read(run)
+    config, rows = recorded.config, recorded.rows
     try:
         manifest = read_sealed(run.vocabulary)
         preprocessing = Preprocessing.load(run.vocabulary, manifest)
@@ -88,8 +90,8 @@ def open_trained(
         raise CheckpointError(
             f"{run.vocabulary} belongs to other rows than this run was trained on; restore it from a copy"
         )
-    fingerprint = config.fingerprint(rows)
-    found = load(path, fingerprint) if named else _newest(run, config, fingerprint, best=best)
+    owners = config.checkpoint_fingerprints(rows)
+    found = load(path, *owners) if named else _newest(run, config, owners, best=best)
     computed = dataclasses.replace(config, precision=precision or config.precision)
     state = TrainState(computed, preprocessing.schema, preprocessing.num_rows, device)
     state.restore_(found)
@@ -97,31 +99,18 @@ def open_trained(
         name=f"{run.path.name}@{found.step}" if named else run.path.name,
         run=run.path,
         config=config,
-        fingerprint=fingerprint,
+        fingerprint=config.fingerprint(rows),
         rows_fingerprint=rows,
-        origin=Origin.of(prepared, preprocessing.schema.format, config.data.cache_dir),
+        origin=Origin.of(recorded.prepared, preprocessing.schema.format, config.data.cache_dir),
         preprocessing=preprocessing,
         state=state,
         checkpoint=found,
     )
 
 
-def _configured(run: RunDirectory) -> tuple[RunConfig, str, dict[str, Any]]:
-    """Return the configuration of a run, and the fingerprint and all that is told of the rows that it was trained on."""
-    resolved = run.read_config()
-    prepared = resolved.pop("prepared", None)
-    rows = prepared.get("fingerprint") if isinstance(prepared, dict) else None
-    if not isinstance(prepared, dict) or not isinstance(rows, str):
-        raise CheckpointError(
-            f"the key prepared of {run.path / 'config.json'} must be an object that names the rows by a text fingerprint, "
-            f"found {prepared!r:.100}; restore the file from a copy, or train again"
-        )
-    return from_dict(resolved), rows, prepared
-
-
-def _newest(run: RunDirectory, config: RunConfig, fingerprint: str, *, best: bool) -> Checkpoint:
+def _newest(run: RunDirectory, config: RunConfig, owners: Sequence[str], *, best: bool) -> Checkpoint:
     checkpoints = run.best if config.patience or best else run.checkpoints
-    found = load_newest_good(checkpoints, fingerprint)
+    found = load_newest_good(checkpoints, *owners)
     if found is None:
         raise NoInputError(
             f"{checkpoints} holds no checkpoint; train with --out {run.path} first"

@@ -29,6 +29,12 @@ class ScheduleConfig:
     rows: Literal["same", "constant"] = "same"
     """Whether the rows' rate falls too. Accumulators that only grow, as Adagrad's, make steps shrink by themselves."""
 
+    @property
+    def shares(self) -> list[str]:
+        """The settings that are shares of all steps; without any, a step's rate does not depend on how many follow."""
+        found = {"warmup": self.warmup, "decay": self.decay}
+        return [f"optim.schedule.{name} {value}" for name, value in found.items() if value not in (0, "none")]
+
 
 @settings
 class OptimConfig:

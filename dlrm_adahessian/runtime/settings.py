@@ -76,6 +76,28 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield `name old -> new` for each setting that differs; of a table with another `name`, that one alone.
+
+    Args:
+        old: nested tables.
+        new: nested tables.
+        prefix: of all names.
+
+    Yields:
+        Dotted names with both values, None for an absent one.
+    """
+    for key in dict.fromkeys((*old, *new)):
+        ours, theirs = old.get(key), new.get(key)
+        if not isinstance(ours, dict) or not isinstance(theirs, dict):
+            if ours != theirs:
+                yield f"{prefix}{key} {ours} -> {theirs}"
+        elif ours.get("name") == theirs.get("name"):
+            yield from changes(ours, theirs, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}.name {ours.get('name')} -> {theirs.get('name')}"
+
+
 def nearest(name: str, known: list[str]) -> str:
     """Return the end of a message about an unknown name: the known one that is like it, or all of them."""
     found = difflib.get_close_matches(name, known, 1, 0.4)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.checkpoint.background import BackgroundSaver
-from dlrm_adahessian.checkpoint.reader import Checkpoint, load_newest_good
+from dlrm_adahessian.checkpoint.reader import Checkpoint, latest, load_newest_good
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData
@@ -33,6 +33,7 @@ from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
 from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost
 from dlrm_adahessian.train.run_log import NoLog, RunLog
+from dlrm_adahessian.train.samples import labels_of, progressive, training_loader, training_rows
 from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, curvature_samples, train_step
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class _Fit:
         stack: ExitStack,
     ) -> None:
         self.config, self.data, self.directory = config, data, run
-        self.fingerprint = config.fingerprint(data.fingerprint)
+        self.fingerprints = config.checkpoint_fingerprints(data.fingerprint)
         self.device = device
         self.state = TrainState(config, data.preprocessing.schema, data.preprocessing.num_rows, device)
         self.loader = training_loader(config, data, pinned=device.type == "cuda")
@@ -148,7 +149,7 @@ class _Fit:
         stuck, optim = self.progress, self.config.optim
         rates = {"dense_lr": optim.dense.lr, "rows_lr": optim.rows.lr}
         self.saver.finish()
-        found = load_newest_good(self.directory.checkpoints, self.fingerprint)
+        found = load_newest_good(self.directory.checkpoints, *self.fingerprints)
         if found is None:
             raise diverged(stuck, "there is no checkpoint yet to go back to", **rates)
         if not stuck.may_go_back_to(found.step):
@@ -190,11 +191,15 @@ class _Fit:
         self.log.validated(progress.step, found, self.clock.summary())
         if progress.best_logloss is None or found.logloss < progress.best_logloss:  # pyright: ignore[reportOptionalOperand], val rows exist
             progress.best_logloss, progress.evaluations_since_best = found.logloss, 0
-            if self.config.patience or self.eval_every < self.total_steps:
+            if self._keeps_best:
                 self._save(self.directory.best, keep=1)
         else:
             progress.evaluations_since_best += 1
         progress.stopped_early = 0 < self.config.patience <= progress.evaluations_since_best
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self.config.patience > 0 or self.eval_every < self.total_steps
 
     def _save(self, folder: Path, keep: int, *, background: bool = True) -> None:
         state = {
@@ -203,19 +208,28 @@ class _Fit:
             **self.log.position(),
         }
         saver = self.saver if background and self.config.checkpoint_in_background else None
-        self.state.save(folder, self.progress.step, state, self.fingerprint, keep=keep, background=saver)
+        self.state.save(folder, self.progress.step, state, self.fingerprints[0], keep=keep, background=saver)
 
     def _resume(self) -> int:
         if not self.config.resume:
             return 0
-        found = load_newest_good(self.directory.checkpoints, self.fingerprint)
+        found = load_newest_good(self.directory.checkpoints, *self.fingerprints)
         if found is None:
             logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
             self.log.rewind(step=0, metrics_bytes=0, progressive_rows=0)
             return 0
         self._restore(found)
         logger.info("resumed from step %d", found.step)
+        if self._keeps_best and self._lacks_best():
+            self._save(self.directory.best, keep=1)
         return found.step
+
+    def _lacks_best(self) -> bool:
+        """Whether the run planned to end here, and so kept its only evaluation, the best, under no name of its own."""
+        progress = self.progress
+        best_here = progress.best_logloss is not None and not progress.evaluations_since_best
+        at_end = progress.step % self.loader.batches_per_epoch == 0
+        return best_here and at_end and ranks.first_does(lambda: latest(self.directory.best) is None)
 
     def _restore(self, found: Checkpoint) -> None:
         """Take up a checkpoint, and drop what was logged after it."""
@@ -247,7 +261,7 @@ class _Fit:
     def _finish(self) -> RunResult | None:
         timing = self.clock.summary()
         self.saver.finish()
-        if self.config.patience and (best := load_newest_good(self.directory.best, self.fingerprint)):
+        if self.config.patience and (best := load_newest_good(self.directory.best, *self.fingerprints)):
             self.state.restore_(best)
             self.validation = None
         data, split = self.data, self.data.split
@@ -307,38 +321,3 @@ def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | N
         following = next(batches, None)
         yield batch, following
         batch = following
-
-
-def labels_of(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
-    """Return the labels of rows, (rows,) int8."""
-    return np.asarray(data.labels[rows.start : rows.stop])
-
-
-def training_rows(config: RunConfig, data: PreparedData) -> range:
-    """Return the rows of one epoch."""
-    rows, wanted = data.split.train, config.data.train_rows
-    return rows if wanted is None else rows[-wanted:]
-
-
-def training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = False) -> Loader:
-    """Return this rank's share of the batches of a run."""
-    return Loader(
-        data,
-        training_rows(config, data),
-        config.batch_size,
-        order=config.data.order,
-        seed=config.seed,
-        prefetch=config.data.prefetch,
-        pinned=pinned,
-        rank=ranks.rank(),
-        world_size=ranks.world_size(),
-    )
-
-
-def progressive(data: PreparedData, loader: Loader, log: PredictionLog) -> Predicted:
-    """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
-    order = loader.row_order(0)
-    first_day = data.split.days[1] * len(order) // len(data.split.train)
-    order = order[: log.rows]
-    later = slice(min(first_day, len(order)), None)
-    return Predicted(data.labels[order[later]], np.array(log.read()[later]))

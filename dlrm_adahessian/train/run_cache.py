@@ -17,9 +17,10 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory, packages
 from dlrm_adahessian.runs.sealed import exclusive_lock, fingerprint
-from dlrm_adahessian.train.loop import TEST, fit, labels_of, progressive, training_loader
+from dlrm_adahessian.train.loop import TEST, fit
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
 from dlrm_adahessian.train.run_log import PROGRESSIVE
+from dlrm_adahessian.train.samples import labels_of, progressive, training_loader
 
 logger = logging.getLogger(__name__)
 

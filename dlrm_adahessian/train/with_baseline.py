@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dlrm_adahessian.checkpoint.reader import latest
+from dlrm_adahessian.checkpoint.step_folders import step_of
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import DamagedFolderError, PreparedData, map_prepared
@@ -25,8 +26,10 @@ from dlrm_adahessian.runs.sealed import sealed_folder
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
 from dlrm_adahessian.train.loop import fit
+from dlrm_adahessian.train.recorded import RecordedRun
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
 from dlrm_adahessian.train.run_cache import find_or_fit
+from dlrm_adahessian.train.samples import training_loader
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +105,10 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
     """Lock the run directory until the stack ends, and prepare the samples; return where both are, and the samples."""
     path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
     run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
+    newest = latest(run.checkpoints)
+    begun = None if newest is None else RecordedRun.find(run)
+    if begun is not None:
+        begun.require_settings(config)
     data = open_dataset(
         config.dataset,
         config.data_path,
@@ -110,9 +117,10 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
         bad_rows=config.bad_rows,
         schema=config.schema,
     )
-    # With a checkpoint the folder describes itself already, and a resume with other settings is refused.
-    if latest(run.checkpoints) is None:
+    if newest is None:
         _describe(run, config, data)
+    elif begun is not None:
+        _go_on(run, begun, config, data, newest)
     return (str(path), str(data.folder)), data
 
 
@@ -126,8 +134,18 @@ def _follow(folder: Path) -> PreparedData:
         ) from error
 
 
-def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
-    """Write what an evaluation needs beside the checkpoints."""
+def _go_on(
+    run: RunDirectory, begun: RecordedRun, config: RunConfig, data: PreparedData, newest: Path
+) -> None:
+    """See that a run with checkpoints is resumed on its own samples; note where it is to train longer than it planned."""
+    begun.require_rows(config, data.fingerprint)
+    if config.epochs > begun.config.epochs:
+        steps = training_loader(config, data).batches_per_epoch
+        begun.require_regular_end(config, steps_per_epoch=steps, step=step_of(newest) or 0)
+        _write_config(run, config, data)
+
+
+def _write_config(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
     prepared = {
         "folder": str(data.folder.resolve()),
         "fingerprint": data.fingerprint,
@@ -135,6 +153,11 @@ def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
         "split": data.split.asdict(),
     }
     run.write_config({**asdict(config), "prepared": prepared})
+
+
+def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
+    """Write what an evaluation needs beside the checkpoints."""
+    _write_config(run, config, data)
     manifest: dict[str, Any] = {"fingerprint": data.fingerprint}
     with sealed_folder(run.vocabulary, manifest) as folder:
         manifest.update(data.preprocessing.save(folder))

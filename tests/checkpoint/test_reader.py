@@ -161,5 +161,6 @@ def test_another_configuration_is_refused_with_the_remedy(two: Path) -> None:
         load(two / "step-00000200", other)
     with pytest.raises(CheckpointError, match="none of 2 checkpoints"):
         load_newest_good(two, other)
+    assert seed_of(load_newest_good(two, other, RUN)) == 2, "of several owners any will do"
     save(two, Contents(dense={}, shards=[], state={}), step=300, fingerprint=other)
     assert seed_of(load_newest_good(two, RUN)) == 2, "one of another run does not hide those of this one"

@@ -36,6 +36,21 @@ def test_schedule_warms_up_and_decays_to_its_last_step():
     assert [lr_scale(step, 20, falling, "rows") for step in (1, 2, 3, 11)] == [0.5, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("cfg", "depends"),
+    [
+        (ScheduleConfig(), False),
+        (ScheduleConfig(rows="constant"), False),
+        (ScheduleConfig(warmup=0.1), True),
+        (ScheduleConfig(decay="linear"), True),
+        (ScheduleConfig(decay="inverse_sqrt", rows="constant"), True),
+    ],
+)
+def test_a_schedule_has_shares_just_when_a_longer_run_has_other_rates(cfg, depends):
+    rates = [[lr_scale(step, total, cfg) for step in range(1, 21)] for total in (20, 40)]
+    assert (rates[0] != rates[1]) == depends == bool(cfg.shares)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_lies_in_its_search_space(name):
     optim = of_preset(name).optim

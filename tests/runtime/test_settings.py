@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from dlrm_adahessian.errors import NoInputError, UsageError
-from dlrm_adahessian.runtime.settings import merged, nearest, read_toml, settings, validated
+from dlrm_adahessian.runtime.settings import changes, merged, nearest, read_toml, settings, validated
 
 
 @settings
@@ -27,6 +27,17 @@ def test_a_table_of_another_name_replaces_the_one_below_whole():
     assert merged(below, {"rule": {"lr": 3}}) == {"rule": {"name": "adam", "lr": 3, "beta": 2}, "steps": 1}
     assert merged(below, {"rule": {"name": "sgd", "lr": 3}}) == {"rule": {"name": "sgd", "lr": 3}, "steps": 1}
     assert below["rule"]["lr"] == 1
+
+
+def test_changes_have_both_values_and_a_table_of_another_name_is_one_change():
+    old = {"rule": {"name": "adam", "lr": 1, "beta": 2}, "steps": 1, "gone": 0}
+    assert list(changes(old, old)) == []
+    assert list(changes(old, {**old, "rule": {"name": "adam", "lr": 3, "beta": 2}})) == ["rule.lr 1 -> 3"]
+    assert list(changes(old, {"rule": {"name": "sgd", "lr": 3}, "steps": 2})) == [
+        "rule.name adam -> sgd",
+        "steps 1 -> 2",
+        "gone 0 -> None",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Steps in a row that cannot be learnt: back to the checkpoint before them, once to each; then the run ends."""
+"""Steps that cannot be learnt lead back to a checkpoint, once to each; a run that trains longer is as if planned so."""
 
 import json
 import os
@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from dlrm_adahessian import cli
 from dlrm_adahessian.checkpoint.reader import latest
-from dlrm_adahessian.errors import DivergedError
+from dlrm_adahessian.errors import CheckpointError, DivergedError
+from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train import loop
 from dlrm_adahessian.train.progress import Progress, diverged
-from tests.reliability.runs import JOB, differences
+from tests.reliability.runs import JOB, committed, differences
 
 COUNTERS = ("rollbacks", "rolled_back_to")
 
@@ -151,6 +152,46 @@ def test_steps_skipped_before_a_stop_do_not_count_after_going_back(meets: Any, f
     assert went_back(folder / "stopped") == [{"step": 22, "rollbacks": 1, "rolled_back_at": 23}]
     summary = json.loads((folder / "stopped" / "summary.json").read_text())
     assert summary["skipped_steps"] == 3, "21 and 22, and 23 on its second way"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "best"), [("better", [], 80), ("worse", ["--optim.rows.lr", "0.3"], 40)]
+)
+def test_training_longer_equals_having_planned_it(
+    name: str, more: list[str], best: int, folder: Path
+) -> None:
+    """Also where the best checkpoint is that of the shorter plan, which kept none beside the last one."""
+    constant = ["--optim.schedule.warmup", 0, "--optim.schedule.decay", "none", *more]
+    assert train(folder, f"{name}-planned", *constant, "--epochs", 2) == 0
+    assert train(folder, f"{name}-longer", *constant) == 0
+    resumed = ["train", "--out", str(folder / f"{name}-longer"), "--resume", "--epochs", "2"]
+    assert cli.main(resumed) == 0
+    planned, longer = folder / f"{name}-planned", folder / f"{name}-longer"
+    assert differences(longer, planned) == []
+    assert committed(longer) == 80
+    kept = [run / "best" / f"step-{best:08d}" for run in (planned, longer)]
+    for file in ("dense.safetensors", "tables-00000.safetensors"):
+        assert (kept[0] / file).read_bytes() == (kept[1] / file).read_bytes()
+    assert RunDirectory(longer).read_config()["epochs"] == 2
+    assert cli.main([*resumed, "--epochs", "1"]) == CheckpointError.exit_code
+
+
+def test_a_longer_run_that_is_killed_before_its_first_checkpoint_goes_on(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    constant = ["--optim.schedule.warmup", 0, "--optim.schedule.decay", "none"]
+    assert train(folder, "cut", *constant) == 0
+    resumed = ["train", "--out", str(folder / "cut"), "--resume"]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop._Fit, "_step", lambda *_: pytest.exit("killed"))
+        with pytest.raises(pytest.exit.Exception):
+            cli.main([*resumed, "--epochs", "2"])
+    assert committed(folder / "cut") == 40
+    scored = ["evaluate", "--run", str(folder / "cut"), "--out", str(folder / "cut.parquet"), "--data-path"]
+    (prepared,) = folder.glob("cache/synthetic-*[0-9a-f]")
+    assert cli.main([*scored, str(prepared), "--part", "test"]) == 0
+    assert cli.main(resumed) == 0
+    assert committed(folder / "cut") == 80
 
 
 @pytest.mark.parametrize(("step", "may"), [(15, False), (16, False), (17, True)])

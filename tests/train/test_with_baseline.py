@@ -232,7 +232,41 @@ def test_a_resume_with_other_settings_is_refused_and_changes_nothing(finished, r
         *train(rows, run, finished / "cache", "--resume", "--seed", "1", "--data.min-count", "9")
     )
     assert code == 3, err
+    assert "data.min_count 2 -> 9, seed 0 -> 1; leave these flags out" in err
     assert before == {p: p.read_bytes() for p in (run / "config.json", *(run / "vocabulary").iterdir())}
+
+
+def test_a_resume_takes_its_settings_from_the_run(finished, rows, tmp_path):
+    """Of the run itself nothing is left to do; the preset is another one than the default."""
+    run = tmp_path / "run"
+    more = ["--baseline", "none", "--optimizer", "adam", "--optim.dense.beta1", "0.8", "--seed", "4"]
+    code, _, err = call(*train(rows, run, finished / "cache", *more))
+    assert code == 0, err
+    summary = (run / "summary.json").read_text()
+    code, _, err = call("train", "--out", run, "--resume")
+    assert code == 0, err
+    assert "preparing rows" not in err
+    again = json.loads((run / "summary.json").read_text())
+    assert again["resumed_from_step"] == again["train"]["steps"]
+    assert without_clock(again) == without_clock(json.loads(summary))
+    for flags, told in (
+        (["--optim.dense.beta1", "0.7"], "optim.dense.beta1 0.8 -> 0.7; leave"),
+        (["--optimizer", "adagrad", "--optim.dense.beta1", "0.5"], "optimizer adam -> adagrad, "),
+        (["--epochs", "2"], "optim.schedule.warmup 0.1, optim.schedule.decay linear depend"),
+    ):
+        code, _, err = call("train", "--out", run, "--resume", *flags)
+        assert (code, told in err) == (3, True), err
+
+
+def test_a_file_that_was_copied_resumes(finished, rows, tmp_path):
+    copy = tmp_path / "copy.txt"
+    shutil.copyfile(rows, copy)
+    code, _, err = call(
+        "train", "--out", finished / "run", "--resume", "--data-path", copy, "--baseline", "none"
+    )
+    assert code == 0, err
+    assert "preparing rows" not in err
+    assert "resumed from step" in err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
