@@ -17,8 +17,8 @@ OURS = np.array([0.2, 0.9, 0.4, 0.7, 0.4, 0.1], np.float32)
 THEIRS = np.array([0.6, 0.6, 0.4, 0.5, 0.6, 0.3], np.float32)
 
 
-def ran(optimizer, probability):
-    found = binary_metrics(LABELS, probability)
+def ran(optimizer, probability, labels):
+    found = binary_metrics(labels, probability)
     return RunSummary(
         dataset="x",
         optimizer=optimizer,
@@ -40,12 +40,12 @@ def ran(optimizer, probability):
     )
 
 
-def job(*, progressive=True):
-    difference = compare_predictions(LABELS, OURS, THEIRS)
+def job(*, progressive=True, labels=LABELS):
+    difference = compare_predictions(labels, OURS, THEIRS)
     return JobResult(
         folder=Path("run"),
-        run=ran("hybrid", OURS),
-        baseline=ran("adagrad", THEIRS),
+        run=ran("hybrid", OURS, labels),
+        baseline=ran("adagrad", THEIRS, labels),
         difference=difference,
         progressive_difference=difference if progressive else None,
     )

@@ -1,7 +1,10 @@
 """The table that ends a training job, word for word."""
 
+import numpy as np
+import pytest
+
 from dlrm_adahessian.commands.train import job_table
-from tests.commands.found import job
+from tests.commands.found import OURS, THEIRS, job
 
 TABLE = """\
                                            AUC    accuracy    log loss          NE   samples/s
@@ -29,3 +32,14 @@ def test_the_table_says_how_good_both_are_and_by_how_much() -> None:
 def test_samples_that_differ_have_no_difference() -> None:
     lines = job_table(job(progressive=False)).splitlines()
     assert [line.split()[0] for line in lines[8:]] == ["test", "test", "test", "The"]
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_samples_of_one_class_have_no_auc_and_all_else(label) -> None:
+    lines = job_table(job(labels=np.full(6, label, np.int8))).splitlines()
+    cells = [line[34:].split() for line in lines[1:5]]
+    assert [row[0] for row in cells] == ["-"] * 4, "no AUC"
+    right = [((found >= 0.5) == label).mean() for found in (OURS, THEIRS)] * 2
+    assert [float(row[1]) for row in cells] == pytest.approx(right, abs=1e-4)
+    assert [line.split()[1:] for line in lines if " auc " in line] == [["auc", "-"]] * 2
+    assert "nan" not in "\n".join(lines)

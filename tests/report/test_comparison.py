@@ -6,10 +6,14 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from dlrm_adahessian.compare.study import Contender, Run, Study
 from dlrm_adahessian.compare.summary import runs_table, summarize
+from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.report.comparison import headline, verdict, write_report
+from dlrm_adahessian.train.results import Predicted
 
 
 def test_the_report_escapes_names(study, tmp_path):
@@ -29,6 +33,56 @@ def test_terminal_and_report_say_the_same_sentences(study, tmp_path):
     assert len(sentences) == 4  # of progressive and test samples
     for name in ("report.html", "report.md"):
         assert all(sentence in (tmp_path / name).read_text() for sentence in sentences)
+
+
+def with_finals(study: Study, change) -> Study:
+    """Return a study with other final runs."""
+
+    def changed(contender: Contender) -> Contender:
+        searches = [replace(each, finals=[change(run) for run in each.finals]) for each in contender.searches]
+        return replace(contender, searches=searches)
+
+    return replace(study, contenders=[changed(contender) for contender in study.contenders])
+
+
+def of_one_class(run: Run, part: str) -> Run:
+    """Return a run whose samples of a part are no clicks."""
+    probability = getattr(run.result, part).probability
+    labels = np.zeros(len(probability), np.int8)
+    summary = replace(run.summary, **{part: binary_metrics(labels, probability)})
+    result = replace(run.result, summary=summary, **{part: Predicted(labels, probability)})
+    return replace(run, summary=summary, result=result)
+
+
+@pytest.mark.parametrize("part", ["test", "progressive"])
+def test_samples_of_one_class_have_no_auc_and_all_else(part, study, tmp_path):
+    found = with_finals(study, lambda run: of_one_class(run, part))
+    write_report(tmp_path, summarize(found), runs_table(found))
+    text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    lines = [line for line in text.splitlines() if f"| {part} |" in line]
+    assert len(lines) == 3, "two optimizers and their difference"
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    assert [line[3] for line in cells[:2]] == ["-", "-"]
+    assert cells[2][4] == "-"
+    assert all(
+        re.match(r"[+-]?\d", cell)
+        for line, first in zip(cells, (4, 4, 5), strict=True)
+        for cell in line[first:-1]
+    )
+    assert page.count(f"<td>{part}</td><td>-</td><td>0.") == 2
+    assert "nan" not in text
+
+
+def test_a_comparison_whose_first_optimizer_always_diverged_has_a_report(study, tmp_path):
+    first = study.contenders[0].finals[0].config.optimizer
+
+    def diverged(run: Run) -> Run:
+        return replace(run, summary=None, result=None) if run.config.optimizer == first else run
+
+    found = with_finals(study, diverged)
+    write_report(tmp_path, summarize(found), runs_table(found))
+    told = f"cannot be compared with {first}: no seed finished with both"
+    assert all(told in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
 
 
 CHROMIUM = shutil.which("chromium")
