@@ -99,6 +99,8 @@ def job_table(job: "JobResult") -> str:
         for part, found in (("progressive", job.progressive_difference), ("test", job.difference)):
             lines += _difference_lines(part, found) if found else ()
         lines.append("The intervals cover the chance of the rows, for these two runs; other seeds vary too.")
+    if job.run.test.weight is not None:
+        lines.append("Rows count by their weights in all metrics.")
     return "\n".join(lines)
 
 

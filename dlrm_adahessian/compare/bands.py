@@ -45,6 +45,7 @@ def logloss_by_band(
     labels: npt.NDArray[np.int8],
     ours: Iterable[npt.NDArray[np.float32]],
     theirs: Iterable[npt.NDArray[np.float32]],
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> list[Estimate | None]:
     """Return the difference of log loss in each band, a sample counting once for each of its tokens there.
 
@@ -53,6 +54,7 @@ def logloss_by_band(
         labels: (N,) 0 or 1.
         ours: (N,) predictions of each seed.
         theirs: like `ours`, of the same seeds.
+        weights: (N,) as how many samples each counts; None for 1 each.
 
     Returns:
         An estimate over samples and seeds per band, None for a band without tokens.
@@ -61,6 +63,8 @@ def logloss_by_band(
     found: list[Estimate | None] = []
     for band in range(len(BANDS)):
         tokens = np.count_nonzero(bands == band, axis=1)
+        if weights is not None:
+            tokens = tokens * weights.astype(np.float64)
         weight = tokens / tokens.mean() if tokens.any() else None
         found.append(None if weight is None else crossed_mean(weight * d for d in differences))
     return found

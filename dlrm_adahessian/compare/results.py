@@ -251,6 +251,11 @@ class Comparison:
         )
 
     @property
+    def weighted(self) -> bool:
+        """Whether samples count by their weights in the metrics."""
+        return any("weight" in found.val for found in self.optimizers.values())
+
+    @property
     def first(self) -> str:
         """The optimizer that the report compares the others with."""
         return next(iter(self.optimizers))

@@ -25,7 +25,7 @@ from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.metrics.binary import binary_metrics, log_losses
 from dlrm_adahessian.optim.base import Choice, Range
 from dlrm_adahessian.runs.sealed import fingerprint
-from dlrm_adahessian.train.results import Predicted, RunResult
+from dlrm_adahessian.train.results import RunResult
 
 Select = Literal["val", "progressive"]
 _WORST = 1e6
@@ -91,9 +91,8 @@ def judged_logloss(fitted: RunResult, select: Select, block: int) -> float:
     """
     if select == "val":
         return cast(float, fitted.summary.val.logloss)  # there are validation samples
-    labels, probability = fitted.progressive
-    judges = ~_reports(len(labels), block)
-    return float(log_losses(labels[judges], probability[judges]).mean())
+    labels, probability, weights = fitted.progressive.at(~_reports(len(fitted.progressive.labels), block))
+    return float(np.average(log_losses(labels, probability), weights=weights))
 
 
 def reported_samples(samples: int, select: Select, block: int) -> npt.NDArray[np.bool_]:
@@ -103,11 +102,9 @@ def reported_samples(samples: int, select: Select, block: int) -> npt.NDArray[np
 
 def reported(fitted: RunResult, select: Select, block: int) -> RunResult:
     """Return a run with those samples of its progressive validation that the report may use, and their metrics."""
-    labels, probability = fitted.progressive
-    kept = reported_samples(len(labels), select, block)
-    labels, probability = labels[kept], probability[kept]
-    summary = replace(fitted.summary, progressive=binary_metrics(labels, probability))
-    return replace(fitted, progressive=Predicted(labels, probability), summary=summary)
+    kept = fitted.progressive.at(reported_samples(len(fitted.progressive.labels), select, block))
+    summary = replace(fitted.summary, progressive=binary_metrics(*kept))
+    return replace(fitted, progressive=kept, summary=summary)
 
 
 def at_an_edge(config: RunConfig, chosen: Mapping[str, Any]) -> list[str]:

@@ -259,6 +259,7 @@ def _difference(
         labels,
         _predictions(ours, seeds, part),
         _predictions(theirs, seeds, part),
+        weights=getattr(ours[seeds[0]], part).weights,
         runs_of_searches=[len(found) for found in by_search if found] if config.searches > 1 else None,
     )
 
@@ -280,6 +281,7 @@ def _bands(study: Study, finals: _Finals) -> TokenBands | None:
     samples = samples[reported_samples(len(samples), study.config.select, study.config.batch_size)]
     bands = bands_of_samples(study.data, band_of_ids(study.data), samples)
     labels = np.asarray(study.data.labels[samples])
+    weights = None if study.data.weights is None else np.asarray(study.data.weights[samples])
     return TokenBands(
         names=BANDS,
         tokens=np.bincount(bands.reshape(-1), minlength=len(BANDS)).tolist(),
@@ -289,6 +291,7 @@ def _bands(study: Study, finals: _Finals) -> TokenBands | None:
                 labels,
                 _predictions(finals[name], seeds, "progressive"),
                 _predictions(finals[first], seeds, "progressive"),
+                weights,
             )
             for name, seeds in pairs.items()
         },

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.checkpoint.background import BackgroundSaver
@@ -33,7 +32,13 @@ from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
 from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost
 from dlrm_adahessian.train.run_log import NoLog, RunLog
-from dlrm_adahessian.train.samples import labels_of, progressive, training_loader, training_rows
+from dlrm_adahessian.train.samples import (
+    predicted,
+    progressive,
+    require_weight,
+    training_loader,
+    training_rows,
+)
 from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, curvature_samples, train_step
 
 logger = logging.getLogger(__name__)
@@ -57,6 +62,7 @@ def fit(
     Returns:
         Metrics and predictions on the first rank, None on the others.
     """
+    require_weight(data)
     with ExitStack() as stack:
         return _Fit(config, data, run, device, stack).run(title)
 
@@ -113,6 +119,7 @@ class _Fit:
                     batch.all_labels,
                     found.probability,
                     self.clock.summary,
+                    weights=batch.all_weights,
                     progressive=epoch == 0,
                 )
                 signal, saving = vote.largest()
@@ -245,7 +252,7 @@ class _Fit:
         self.clock.load(saved.timing)
         self.saved_at = found.step
 
-    def _measure(self, rows: range) -> tuple[npt.NDArray[np.float32], BinaryMetrics]:
+    def _measure(self, rows: range) -> tuple[Predicted, BinaryMetrics]:
         loader = Loader(
             self.data,
             rows,
@@ -255,8 +262,8 @@ class _Fit:
             rank=ranks.rank(),
             world_size=ranks.world_size(),
         )
-        probability = self.state.score(loader.batches(0))
-        return probability, binary_metrics(labels_of(self.data, rows), probability)
+        found = predicted(self.data, rows, self.state.score(loader.batches(0)))
+        return found, binary_metrics(*found)
 
     def _finish(self) -> RunResult | None:
         timing = self.clock.summary()
@@ -265,16 +272,15 @@ class _Fit:
             self.state.restore_(best)
             self.validation = None
         data, split = self.data, self.data.split
-        test_probability, test = self._measure(split.test)
-        test_labels = labels_of(data, split.test)
+        of_test, test = self._measure(split.test)
         validation = self.validation or self._measure(split.val)[1]
         num_bytes = self.state.num_bytes()
         if isinstance(self.log, NoLog):  # the first rank reports
             return None
-        predicted = progressive(data, self.loader, self.log.progressive)
+        before_learning = progressive(data, self.loader, self.log.progressive)
         with PredictionLog(self.directory.path / TEST) as log:
             log.rewind(0)
-            log.append(test_probability)
+            log.append(of_test.probability)
         truth = None if data.truth is None else np.asarray(data.truth[split.test.start : split.test.stop])
         summary = RunSummary(
             dataset=self.config.dataset,
@@ -293,7 +299,7 @@ class _Fit:
                 test=len(split.test),
                 rejected=data.rejected,
             ),
-            progressive=binary_metrics(*predicted),
+            progressive=binary_metrics(*before_learning),
             val=validation,
             test=test,
             train=TrainingCost(
@@ -302,11 +308,9 @@ class _Fit:
                 model_mib=num_bytes / 2**20,
                 **timing,
             ),
-            bayes=None if truth is None else binary_metrics(test_labels, truth),
+            bayes=None if truth is None else binary_metrics(of_test.labels, truth, of_test.weights),
         )
-        return RunResult(
-            summary=summary, progressive=predicted, test=Predicted(test_labels, test_probability)
-        )
+        return RunResult(summary=summary, progressive=before_learning, test=of_test)
 
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)

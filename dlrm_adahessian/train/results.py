@@ -19,10 +19,17 @@ class Predicted(NamedTuple):
     Attributes:
         labels: (N,) int8, 0 or 1.
         probability: (N,) float32.
+        weights: (N,) float32, as how many samples each counts; None for 1 each.
     """
 
     labels: npt.NDArray[np.int8]
     probability: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32] | None = None
+
+    def at(self, chosen: npt.NDArray[np.bool_]) -> "Predicted":
+        """Return those that are chosen, (N,)."""
+        weights = None if self.weights is None else self.weights[chosen]
+        return Predicted(self.labels[chosen], self.probability[chosen], weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +106,12 @@ class RunSummary:
     def asdict(self) -> dict[str, Any]:
         """Return the summary as JSON values; `bayes` only where it is known."""
         values = dataclasses.asdict(self)
-        if self.bayes is None:
-            del values["bayes"]
+        for part in ("progressive", "val", "test", "bayes"):
+            metrics: BinaryMetrics | None = getattr(self, part)
+            if metrics is None:
+                del values[part]
+            else:
+                values[part] = metrics.asdict()
         return values
 
     @classmethod

@@ -18,9 +18,9 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory, packages
 from dlrm_adahessian.runs.sealed import exclusive_lock, fingerprint
 from dlrm_adahessian.train.loop import TEST, fit
-from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
+from dlrm_adahessian.train.results import RunResult, RunSummary
 from dlrm_adahessian.train.run_log import PROGRESSIVE
-from dlrm_adahessian.train.samples import labels_of, progressive, training_loader
+from dlrm_adahessian.train.samples import predicted, progressive, training_loader
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunRes
         return RunResult(
             summary=RunSummary.from_json(run.read_summary(), run.path / "summary.json"),
             progressive=progressive(data, training_loader(config, data), log),
-            test=Predicted(labels_of(data, test), np.array(test_log.read())),
+            test=predicted(data, test, np.array(test_log.read())),
         )
 
 

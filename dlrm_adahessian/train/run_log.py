@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics, check_predictions
+from dlrm_adahessian.metrics.means import Weights
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.runs.run_directory import MetricsLog, PredictionLog, RunDirectory
 from dlrm_adahessian.runtime.terminal import progress_bar
@@ -72,6 +73,7 @@ class RunLog:
         probability: npt.NDArray[np.float32],
         timing: Callable[[], Mapping[str, object]],
         *,
+        weights: npt.NDArray[np.float32] | None = None,
         progressive: bool,
     ) -> None:
         """Take in a step.
@@ -82,11 +84,12 @@ class RunLog:
             labels: (B,) of all ranks.
             probability: (B,) predictions before they were learned.
             timing: returns what a clock measured.
+            weights: (B,) of all ranks; None for 1 each.
             progressive: keep the predictions.
         """
         if progressive:
             self.progressive.append(probability)
-        self._window.add(labels, probability)
+        self._window.add(labels, probability, weights)
         self._bar.update(len(probability))
         self._done += len(probability)
         self._tell()
@@ -95,8 +98,7 @@ class RunLog:
         recent = self._window.metrics()
         record = {"step": step, "loss": loss, "window_auc": recent.auc, "window_logloss": recent.logloss}
         self._metrics.log(record, timing())
-        auc = "-" if recent.auc is None else f"{recent.auc:.4f}"
-        self._bar.set_postfix(loss=f"{recent.logloss:.4f}", auc=auc)
+        self._bar.set_postfix(loss=_shown(recent.logloss), auc=_shown(recent.auc))
         if self._board is not None:
             self._board.add_scalar("train/loss", loss, step)
             if recent.auc is not None:
@@ -107,10 +109,8 @@ class RunLog:
         if self._title is None or not self._bar.disable or time.monotonic() < self._told + _LINE_EVERY:
             return
         self._told = time.monotonic()
-        recent = self._window.metrics().logloss
-        logger.info(
-            "%s: %s of %s samples, log loss %.4f", self._title, f"{self._done:,}", f"{self._total:,}", recent
-        )
+        done, recent = f"{self._done:,} of {self._total:,}", self._window.metrics().logloss
+        logger.info("%s: %s samples, log loss %s", self._title, done, _shown(recent))
 
     def validated(self, step: int, found: BinaryMetrics, timing: Mapping[str, object]) -> None:
         """Take in an evaluation on validation rows."""
@@ -192,38 +192,66 @@ class RecentWindow:
             raise ValueError(f"capacity must be at least 1 row, got {capacity}; 100,000 steadies the AUC")
         self._labels = np.zeros(capacity, np.int8)
         self._probability = np.zeros(capacity, np.float32)
+        self._weights: npt.NDArray[np.float32] | None = None  # once a row comes with one
         self._next = 0  # where the next row goes: the oldest one, once the window is full
         self._rows = 0
 
     def __len__(self) -> int:
         return self._rows
 
-    def add(self, labels: Labels, probability: Probabilities) -> None:
+    def add(self, labels: Labels, probability: Probabilities, weights: Weights | None = None) -> None:
         """Take in one batch (B,), the newest row last; raises ValueError as `check_predictions`."""
-        check_predictions(labels, probability)
+        check_predictions(labels, probability, weights)
         capacity = len(self._labels)
         count = min(len(labels), capacity)
         slots = (self._next + np.arange(count)) % capacity
         self._labels[slots] = labels[len(labels) - count :]
         self._probability[slots] = probability[len(labels) - count :]
+        if weights is not None:
+            if self._weights is None:
+                self._weights = np.ones(capacity, np.float32)
+            self._weights[slots] = weights[len(labels) - count :]
         self._next = (self._next + count) % capacity
         self._rows = min(self._rows + count, capacity)
 
     def metrics(self) -> BinaryMetrics:
         """Return the figures of the rows now in the window."""
-        return binary_metrics(self._labels[: self._rows], self._probability[: self._rows])
+        weights = None if self._weights is None else self._weights[: self._rows]
+        return binary_metrics(self._labels[: self._rows], self._probability[: self._rows], weights)
 
     def state(self) -> dict[str, Any]:
-        """Return the window as JSON values, 5.4 characters a row: probabilities, those of label 1 with a minus sign."""
+        """Return the window as JSON values, 5.4 characters a row: probabilities, those of label 1 with a minus sign.
+
+        Weights are as many again.
+        """
         signed = np.where(self._labels == 1, -self._probability, self._probability)[: self._rows]
-        return {"next": self._next, "rows": b64encode(signed.astype("<f4").tobytes()).decode()}
+        state: dict[str, Any] = {"next": self._next, "rows": _encoded(signed)}
+        if self._weights is not None:
+            state["weights"] = _encoded(self._weights[: self._rows])
+        return state
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` returned of a window of the same capacity."""
-        signed = np.frombuffer(b64decode(state["rows"]), "<f4")
+        signed = _decoded(state["rows"])
         self._next, self._rows = state["next"], len(signed)
         self._labels[: self._rows] = np.signbit(signed)  # of label 1 and probability 0 it is -0.0
         self._probability[: self._rows] = np.abs(signed)
+        self._weights = None
+        if "weights" in state:
+            self._weights = np.ones(len(self._labels), np.float32)
+            self._weights[: self._rows] = _decoded(state["weights"])
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _encoded(values: npt.NDArray[np.float32]) -> str:
+    return b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def _decoded(text: str) -> npt.NDArray[np.float32]:
+    return np.frombuffer(b64decode(text), "<f4")
 
 
 def _tensorboard(run: RunDirectory, *, purge_step: int | None = None) -> Any:

@@ -1,5 +1,5 @@
 # pyright: basic
-"""The samples of a run: those that it trains on, in which batches, and those that its progressive validation counts."""
+"""Which samples a run trains on, in which order, and what they are judged by: labels, and weights where there are any."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,13 +8,28 @@ from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.run_directory import PredictionLog
 from dlrm_adahessian.train.results import Predicted
 
 
-def labels_of(data: PreparedData, rows: range) -> npt.NDArray[np.int8]:
-    """Return the labels of rows, (rows,) int8."""
-    return np.asarray(data.labels[rows.start : rows.stop])
+def predicted(
+    data: PreparedData, rows: range | npt.NDArray[np.int64], probability: npt.NDArray[np.float32]
+) -> Predicted:
+    """Return the predictions (rows,) of some rows with their labels and weights."""
+    places = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+    weights = None if data.weights is None else np.asarray(data.weights[places])
+    return Predicted(np.asarray(data.labels[places]), probability, weights)
+
+
+def require_weight(data: PreparedData) -> None:
+    """Refuse validation samples of which none has weight: nothing could be judged by them; raises a DataError."""
+    rows = data.split.val
+    if data.weights is not None and not data.weights[rows.start : rows.stop].any():
+        raise DataError(
+            f"validation needs samples with weight, and all {len(rows):,} of them have weight 0; give some of the last rows "
+            "a weight, or leave the weights out"
+        )
 
 
 def training_rows(config: RunConfig, data: PreparedData) -> range:
@@ -44,4 +59,4 @@ def progressive(data: PreparedData, loader: Loader, log: PredictionLog) -> Predi
     first_day = data.split.days[1] * len(order) // len(data.split.train)
     order = order[: log.rows]
     later = slice(min(first_day, len(order)), None)
-    return Predicted(data.labels[order[later]], np.array(log.read()[later]))
+    return predicted(data, order[later], np.array(log.read()[later]))

@@ -186,4 +186,4 @@ def _compared(folder: Path, ours: RunResult, baseline: RunResult | None) -> JobR
 def _difference(ours: Predicted, theirs: Predicted) -> Difference | None:
     if len(ours.labels) != len(theirs.labels):
         return None
-    return compare_predictions(ours.labels, ours.probability, theirs.probability)
+    return compare_predictions(ours.labels, ours.probability, theirs.probability, ours.weights)
