@@ -8,24 +8,33 @@ from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head
 
 DENSE, FEATURES, ROWS, WIDTH, BATCH = 4, 3, 5, 3, 7
+PARTS = {
+    "both kinds of column": (DENSE, FEATURES),
+    "no dense column": (0, FEATURES),
+    "one categorical column alone": (0, 1),
+    "no categorical column": (DENSE, 0),
+}
+"""K and F of the kinds of model."""
 
 
 def small_config(**changes: object) -> ModelConfig:
     return ModelConfig(**{"embedding_dim": WIDTH, "bottom": (6,), "top": (5,), **changes})
 
 
-def small_head(**changes: object) -> Head:
+def small_head(num_dense: int = DENSE, num_features: int = FEATURES, **changes: object) -> Head:
     cfg = small_config(**changes)
     generator = torch.Generator().manual_seed(1)
-    return Head(cfg, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=torch.float64)
+    return Head(cfg, num_dense=num_dense, num_features=num_features, generator=generator, dtype=torch.float64)
 
 
-def small_batch(seed: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def small_batch(
+    seed: int = 2, num_dense: int = DENSE, num_features: int = FEATURES
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Dense (B, K), tables (F, R, D), hits (F, B, R) that count how often a bag has a row, labels (B,)."""
     g = torch.Generator().manual_seed(seed)
-    dense = torch.rand(BATCH, DENSE, generator=g, dtype=torch.float64)
-    tables = torch.randn(FEATURES, ROWS, WIDTH, generator=g, dtype=torch.float64)
-    hits = torch.randint(0, 3, (FEATURES, BATCH, ROWS), generator=g).double()
+    dense = torch.rand(BATCH, num_dense, generator=g, dtype=torch.float64)
+    tables = torch.randn(num_features, ROWS, WIDTH, generator=g, dtype=torch.float64)
+    hits = torch.randint(0, 3, (num_features, BATCH, ROWS), generator=g).double()
     labels = (torch.rand(BATCH, generator=g) < 0.4).double()
     return dense, tables, hits, labels
 
@@ -49,11 +58,14 @@ def plain_logits(values: dict[str, Tensor], cfg: ModelConfig, dense: Tensor, poo
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ values[f"{name}.weight"].T + values[f"{name}.bias"]
 
-    bottom = activation(linear(activation(linear(dense, "bottom.0")), "bottom.2"))
-    vectors = torch.cat([bottom.unsqueeze(1), pooled], 1)
-    pairs = [(i, j) for i in range(vectors.shape[1]) for j in range(i + cfg.self_interaction)]
-    products = torch.stack([(vectors[:, i] * vectors[:, j]).sum(1) for i, j in pairs], 1)
-    return linear(activation(linear(torch.cat([bottom, products], 1), "top.0")), "top.2").squeeze(1)
+    vectors = list(pooled.unbind(1))
+    read = vectors
+    if dense.shape[1]:
+        read = [activation(linear(activation(linear(dense, "bottom.0")), "bottom.2"))]
+        vectors = read + vectors
+    pairs = [(i, j) for i in range(len(vectors)) for j in range(i + cfg.self_interaction)]
+    products = [(vectors[i] * vectors[j]).sum(1, keepdim=True) for i, j in pairs]
+    return linear(activation(linear(torch.cat([*read, *products], 1), "top.0")), "top.2").squeeze(1)
 
 
 def brute_force_diagonals(

@@ -217,7 +217,7 @@ class Comparison:
         optimizers: by name, in the order of the configuration.
         target_val_logloss: mean final log loss of the first optimizer on the validation samples.
         differences: of each pair, by part.
-        bands: None where seeds predict other samples, or no pair finished.
+        bands: None where seeds predict other samples, no pair finished, or there are no tokens.
         best_trial_logloss: of all optimizers.
         bayes: metrics of the true probabilities of the test samples, where they were generated.
         environment: versions and machine.

@@ -275,7 +275,7 @@ def _bands(study: Study, finals: _Finals) -> TokenBands | None:
     first, *others = finals
     common = {name: sorted(finals[name].keys() & finals[first].keys()) for name in others}
     pairs = {name: seeds for name, seeds in common.items() if seeds}
-    if study.config.data.order != "time" or not pairs:
+    if study.config.data.order != "time" or not pairs or not study.data.preprocessing.schema.tokens:
         return None
     samples = np.arange(study.data.split.days[1], study.data.split.train.stop)
     samples = samples[reported_samples(len(samples), study.config.select, study.config.batch_size)]

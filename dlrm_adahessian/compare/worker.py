@@ -116,9 +116,11 @@ def curvature_by_band(
         device: to compute on.
 
     Returns:
-        Means by table and band; None for a model without an exact diagonal.
+        Means by table and band; None for a model without an exact diagonal, or without tables of tokens.
     """
     schema = data.preprocessing.schema
+    if not schema.tokens:
+        return None
     state = TrainState(config, schema, data.preprocessing.num_rows, device)
     try:
         refuse_inexact(state.head, schema.features)

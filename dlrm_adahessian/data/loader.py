@@ -35,7 +35,8 @@ class Batch:
 
     Attributes:
         dense: (b, K) float32.
-        kjt: F features with a bag per row, of any number of rows of its table; then empty bags, up to as many on every rank.
+        kjt: F features, or none, with a bag per row, of any number of rows of its table; then empty bags, up to as many on
+            every rank, which its stride says.
         labels: (b,) float32, 0 or 1.
         share: which rows of the batch these are.
         all_labels: (B,) int8, of the rows of all ranks, on the host.

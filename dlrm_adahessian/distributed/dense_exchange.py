@@ -35,7 +35,7 @@ def over_ranks(
     Returns:
         `loss`, `grad`, `curvature`, `factors`, `pooled_factors`, `sums` and the logits (B,) of the global batch, equal on
         all ranks. `pooled_grad` and `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale
-        that `ShardedLookup.push` wants. `pooled_samples` is that of the global batch.
+        that `Lookup.push` wants. `pooled_samples` is that of the global batch.
     """
     if share.world_size == 1:
         return found

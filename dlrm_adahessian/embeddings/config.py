@@ -1,10 +1,12 @@
 """How the tables are spread over the ranks. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runtime.settings import settings
 
 Sharding = Literal["auto", "table", "row", "column", "replicate"]
@@ -28,6 +30,25 @@ class DistributedConfig:
     def sharding_of(self, table: str) -> Sharding:
         """Return how a table is spread."""
         return self.tables.get(table, self.sharding)
+
+    def require_tables(self, names: Sequence[str]) -> None:
+        """Refuse settings of tables that are not there.
+
+        Args:
+            names: of the model's tables; there may be none.
+
+        Raises:
+            UsageError: a name in `tables` is not one of these.
+        """
+        unknown = ", ".join(name for name in self.tables if name not in names)
+        if unknown and not names:
+            raise UsageError(
+                f"distributed.tables names tables, and this model has none, got {unknown}; leave it out"
+            )
+        if unknown:
+            raise UsageError(
+                f"distributed.tables names tables, which are {', '.join(names)}, got {unknown}; name one of these"
+            )
 
     @property
     def memory_bytes(self) -> int | None:

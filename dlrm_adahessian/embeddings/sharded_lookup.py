@@ -9,9 +9,7 @@ time of a lookup and its update (docs/performance.md).
 """
 
 import logging
-import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -19,20 +17,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.types import ModuleSharder, ShardingPlan
+from torchrec.distributed.types import ModuleSharder
 
-from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.config import ExchangePrecision, TableSpec
 from dlrm_adahessian.embeddings.gradient_exchange import RowExchange
 from dlrm_adahessian.embeddings.local_tables import RowTables
-from dlrm_adahessian.embeddings.planning.plan import Machines, Plan, plan_text
+from dlrm_adahessian.embeddings.lookup import Lookup, NoTables
 from dlrm_adahessian.embeddings.planning.planner import PlanRequest, bag_collection
-from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
+from dlrm_adahessian.embeddings.planning.together import plan_together, these_machines
 from dlrm_adahessian.embeddings.table_shard import TableShard, fill_uniform_
 from dlrm_adahessian.embeddings.torchrec_kernel import LookupsAhead, RowKernel, RowSharder, ShardedRows
 from dlrm_adahessian.model.config import NO_DENSE, DenseMemory
 from dlrm_adahessian.optim.base import RowRule
-from dlrm_adahessian.runs.sealed import fingerprint
 
 # TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
 logging.getLogger("torch.fx._symbolic_trace").addFilter(
@@ -46,11 +42,8 @@ for _name in ("AllRankStatic", "Cap01", "Cap1", "Capped", "Method", "SingleRankS
     logging.getLogger(f"{_name}Logger-NullHandler").setLevel(logging.WARNING)
 
 
-class ShardedLookup:
-    """Pooled lookups into tables that are spread over the ranks; needs a process group.
-
-    Not an `nn.Module`: the rows have their own rule, and must not turn up among a model's dense parameters.
-    """
+class ShardedLookup(Lookup):
+    """Pooled lookups into tables that are spread over the ranks; needs a process group."""
 
     def __init__(
         self,
@@ -68,7 +61,7 @@ class ShardedLookup:
         """Plan, allocate and initialise the tables; the initial rows are the same however they are sharded.
 
         Args:
-            tables: in the order of the features of a lookup.
+            tables: in the order of the features of a lookup, at least one.
             rule: how touched rows are updated.
             device: where the rows of this rank live.
             dtype: of rows, state and pooled embeddings.
@@ -81,25 +74,29 @@ class ShardedLookup:
         Tables that do not fit into the memory of the ranks, or cannot be cut as asked, are refused with a UsageError.
 
         Raises:
-            ValueError: the tables differ in width, or two have the same name.
+            ValueError: there is no table, the tables differ in width, or two have the same name.
         """
         self._specs = list(tables)
-        self._names = [spec.name for spec in self._specs]
+        names = [spec.name for spec in self._specs]
         dims = {spec.dim for spec in self._specs}
+        if not dims:
+            raise ValueError("tables to spread over the ranks are needed, got none; use NoTables")
         if len(dims) != 1:
             raise ValueError(f"all tables have the same width, got widths {sorted(dims)}; choose one")
-        if len(set(self._names)) < len(self._names):
-            raise ValueError(f"table names are distinct, got {self._names}; rename one")
+        if len(set(names)) < len(names):
+            raise ValueError(f"table names are distinct, got {names}; rename one")
         self._dim = dims.pop()
-        request = PlanRequest(
-            tables=self._specs,
-            rule=rule,
-            machines=_machines(device, memory_bytes),
-            batch_size=batch_size,
-            dense=dense,
-            dtype=dtype,
+        plan, sharding_plan = plan_together(
+            PlanRequest(
+                tables=self._specs,
+                rule=rule,
+                machines=these_machines(device, memory_bytes),
+                batch_size=batch_size,
+                dense=dense,
+                dtype=dtype,
+            )
         )
-        self.plan, sharding_plan = _plan_together(request)
+        super().__init__(names, plan)
         sharder = cast(ModuleSharder[nn.Module], RowSharder(rule, dtype, exchange, device.type))  # invariant
         self._parallel = DistributedModelParallel(
             bag_collection(self._specs),
@@ -130,39 +127,18 @@ class ShardedLookup:
             )
 
     def send(self, kjt: KeyedJaggedTensor) -> None:
-        """Begin to send the next batch's lookups to the ranks that hold its rows, while this one is worked on.
-
-        Args:
-            kjt: as in the call that takes it up.
-        """
+        """Begin to send the next batch's lookups, where other ranks hold rows; see `Lookup`."""
         self._require_order(kjt)
         if self._alone is None:
             self._ahead.send(kjt)
 
     def __call__(self, kjt: KeyedJaggedTensor) -> Tensor:
-        """Sum the rows of each bag.
-
-        Args:
-            kjt: one feature per table, in the order of the tables, int64 rows, no weights; B bags a feature,
-                B the same on all ranks.
-
-        Returns:
-            (B, F, D) pooled embeddings, features in the order of the tables. With gradients enabled `push`
-            takes their derivatives, until the next such lookup. Other features than the tables in their order are refused by
-            a ValueError.
-        """
+        """Return the pooled embeddings; see `Lookup`."""
         self._require_order(kjt)
         pooled = self._look_up(kjt)
         if torch.is_grad_enabled():
             self._pending = pooled
         return pooled
-
-    def _require_order(self, kjt: KeyedJaggedTensor) -> None:
-        # TorchRec remembers the order of the first batch, and would silently mix up features of a later one.
-        if kjt.keys() != self._names:
-            raise ValueError(
-                f"features must be the tables in order, {self._names}, got {kjt.keys()}; reorder them"
-            )
 
     def _look_up(self, kjt: KeyedJaggedTensor) -> Tensor:
         if self._alone is not None:
@@ -186,22 +162,7 @@ class ShardedLookup:
         curvature_samples: int | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        """Send derivatives to the ranks that own the rows, and update the rows.
-
-        The derivatives are those of the mean loss over this rank's batch; the owners receive those of the
-        mean over all ranks' batches, which must be of equal size, padding included.
-
-        Args:
-            pooled: (B, F, D), what the last lookup with gradients enabled returned.
-            grad: (B, F, D) gradient with respect to `pooled`.
-            curvature: (B, F, D) Hessian diagonal, or its mean over D (B, F, 1) for a rule that reads no more, or None on a
-                step without curvature.
-            lr_scale: in [0, 1], the schedule's factor on the learning rate.
-            samples: over how many samples of all ranks the loss is a mean, or the sum of their weights.
-            curvature_samples: how many samples, the first ones of all ranks' batches one after another, took part in
-                the curvature; None for all.
-            weights: (W * B,) of the samples of all ranks' batches one after another, of the type of `grad`, 0 in the
-                padding; they are in the derivatives already. None for 1 each.
+        """Send derivatives to the ranks that own the rows, and update the rows; see `Lookup`.
 
         Raises:
             RuntimeError: `pooled` is not from the last lookup with gradients enabled; no row has changed.
@@ -234,32 +195,8 @@ class ShardedLookup:
             )
 
     def shards(self) -> dict[str, TableShard]:
-        """Return what this rank holds; on one rank that is all of every table. Views: writing is loading.
-
-        Returns:
-            By table; a column shard that begins at column 8 of C3 is named "C3[:, 8:]", since a rank may have several.
-        """
+        """Return what this rank holds; see `Lookup`."""
         return self._shards
-
-    def shards_to_save(self) -> list[TableShard]:
-        """Return this rank's part of a checkpoint of all ranks: its shards, and of replicated tables rank 0's copy."""
-        replicated = {shard.table for shard in self.plan.shards if shard.sharding == "replicate"}
-        return [s for s in self._shards.values() if dist.get_rank() == 0 or s.table not in replicated]
-
-    def describe_plan(self) -> str:
-        """Return who holds what, as text; the same on all ranks."""
-        return plan_text(self.plan)
-
-    def tables(self) -> dict[str, Tensor]:
-        """Return the rows (rows, columns) that this rank holds, by shard; views."""
-        return {name: shard.tensors["weight"] for name, shard in self._shards.items()}
-
-    def row_states(self) -> dict[str, dict[str, Tensor]]:
-        """Return the rule's state of the rows that this rank holds, by shard and state name; views."""
-        return {
-            name: {key: tensor for key, tensor in shard.tensors.items() if key != "weight"}
-            for name, shard in self._shards.items()
-        }
 
     def _make_exchange(self, device: torch.device, travel_as: torch.dtype) -> RowExchange:
         places = {name: place for place, name in enumerate(self._names)}
@@ -298,31 +235,38 @@ def _flat(derivative: Tensor | None) -> Tensor | None:
     return None if derivative is None else derivative.reshape(-1, derivative.shape[2])
 
 
-def _plan_together(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
-    """Plan on each rank for the machine of the first; plans that differ are a defect."""
-    machines = request.machines
-    memory, here = ranks.first_does(lambda: [machines.memory_bytes, machines.ranks_per_host])
-    machines = replace(machines, memory_bytes=memory, ranks_per_host=here)
-    plan, sharding_plan = plan_or_refuse(replace(request, machines=machines))
-    plans = ranks.agreed(lambda: fingerprint(plan.asdict()))
-    if len(set(plans)) > 1:
-        raise RuntimeError(f"all ranks must have the same plan of the tables, got {plans}")
-    return plan, sharding_plan
-
-
-def _machines(device: torch.device, memory_bytes: int | None) -> Machines:
-    world_size = dist.get_world_size()
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return Machines(
-        ranks=world_size,
-        ranks_per_host=ranks_here,
-        memory_bytes=memory_bytes or _memory(device, ranks_here),
-        device=device.type,
+def new_lookup(
+    tables: Sequence[TableSpec],
+    *,
+    dim: int,
+    rule: RowRule,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    batch_size: int,
+    dense: DenseMemory,
+    memory_bytes: int | None,
+    exchange: ExchangePrecision,
+) -> Lookup:
+    """Return the lookup of a model with any number of tables; arguments as of `ShardedLookup`, and D."""
+    if tables:
+        return ShardedLookup(
+            tables,
+            rule=rule,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            batch_size=batch_size,
+            dense=dense,
+            memory_bytes=memory_bytes,
+            exchange=exchange,
+        )
+    request = PlanRequest(
+        tables=[],
+        rule=rule,
+        machines=these_machines(device, memory_bytes),
+        batch_size=batch_size,
+        dense=dense,
+        dtype=dtype,
     )
-
-
-def _memory(device: torch.device, ranks_here: int) -> int:
-    """Return the bytes of the GPU, or of the rank's share of the host."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks_here
+    return NoTables(plan_together(request)[0], dim, device=device, dtype=dtype)

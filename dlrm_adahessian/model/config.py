@@ -18,7 +18,7 @@ class ModelConfig:
     embedding_dim: int = Field(default=16, ge=1)
     """D, width of the tables and of the bottom MLP's output."""
     bottom: tuple[int, ...] = (512, 256, 64)
-    """Hidden widths of the bottom MLP, between 13 inputs and D outputs."""
+    """Hidden widths of the bottom MLP, between K inputs and D outputs; without dense columns there is none."""
     top: tuple[int, ...] = (512, 256)
     """Hidden widths of the top MLP, between the interactions and the logit."""
     activation: Literal["relu", "gelu", "silu"] = "relu"
@@ -55,10 +55,12 @@ def dense_memory(
         num_dense: K.
         num_features: F.
     """
-    vectors = num_features + 1
+    dim, vectors = cfg.embedding_dim, num_features + (num_dense > 0)
     pairs = vectors * (vectors - 1 + 2 * cfg.self_interaction) // 2
-    layers = num_dense + sum(cfg.bottom) + sum(cfg.top) + 2 * cfg.embedding_dim + pairs
-    interaction = vectors * (cfg.embedding_dim + vectors)
+    bottom = num_dense + sum(cfg.bottom) + dim if num_dense else 0
+    read = dim if num_dense else num_features * dim
+    layers = bottom + read + pairs + sum(cfg.top)
+    interaction = vectors * (dim + vectors)
     return DenseMemory(
         kept=3 * parameter_bytes + state_bytes,  # with gradient and curvature
         per_sample=_FLOAT * _COPIES * (layers + interaction),

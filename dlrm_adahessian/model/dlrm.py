@@ -2,6 +2,10 @@
 
 Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019. The initial
 weights follow its reference implementation: normal with variance 2 / (in + out), biases with variance 1 / out.
+
+The paper has both kinds of column. Without dense columns there is no bottom MLP, and the pooled embeddings stand in the
+place of its output: the top MLP reads them beside their products. Products alone would hardly learn, since products of
+small initial rows have next to no slope. Without categorical columns there is one vector and no pair: bottom, then top.
 """
 
 import math
@@ -65,7 +69,13 @@ class _PairProducts(torch.autograd.Function):
 
 
 class Head(nn.Module):
-    """Dense inputs and pooled embeddings to a logit."""
+    """K dense inputs and F pooled embeddings to a logit; K or F may be 0, not both.
+
+    Attributes:
+        bottom: K inputs to D; None without dense columns.
+        interaction: products of the bottom's output, if any, and the pooled embeddings.
+        top: the bottom's output (D), or without it the pooled embeddings (F * D), and the products, to the logit.
+    """
 
     affine_in_each_input = True
     """Its own glue concatenates; what its modules do, they declare themselves."""
@@ -87,20 +97,34 @@ class Head(nn.Module):
             num_features: F.
             generator: of the initial weights, on the CPU.
             dtype: of the parameters.
+
+        Raises:
+            ValueError: there is nothing to read.
         """
         super().__init__()
-        activation = _ACTIVATIONS[cfg.activation]
-        self.bottom = _mlp([num_dense, *cfg.bottom, cfg.embedding_dim], activation, generator, dtype)
-        self.bottom.append(activation())
-        self.interaction = DotInteraction(num_features + 1, self_interaction=cfg.self_interaction)
-        inputs = cfg.embedding_dim + self.interaction.pairs
+        if num_dense + num_features == 0:
+            raise ValueError(
+                "a model reads at least one column, got no dense and no categorical ones; give it one"
+            )
+        activation, dim = _ACTIVATIONS[cfg.activation], cfg.embedding_dim
+        self.bottom = None
+        if num_dense:
+            self.bottom = _mlp([num_dense, *cfg.bottom, dim], activation, generator, dtype).append(
+                activation()
+            )
+        vectors = num_features + (num_dense > 0)
+        self.interaction = DotInteraction(vectors, self_interaction=cfg.self_interaction)
+        inputs = (dim if num_dense else num_features * dim) + self.interaction.pairs
         self.top = _mlp([inputs, *cfg.top, 1], activation, generator, dtype)
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """Map dense (B, K) and pooled (B, F, D) to logits (B,)."""
-        bottom = self.bottom(dense)
-        products = self.interaction(torch.cat([bottom.unsqueeze(1), pooled], 1))
-        return self.top(torch.cat([bottom, products], 1)).squeeze(1)
+        if self.bottom is None:
+            read, vectors = pooled.flatten(1), pooled
+        else:
+            read = self.bottom(dense)
+            vectors = torch.cat([read.unsqueeze(1), pooled], 1)
+        return self.top(torch.cat([read, self.interaction(vectors)], 1)).squeeze(1)
 
 
 def _mlp(

@@ -41,8 +41,8 @@ class ColumnsConfig:
     """Added to the eigenvalues of C, times their mean."""
 
     def build(self, like: Tensor, features: int, dim: int) -> Columns | None:
-        """Return the preconditioners, as `Columns` has it; None where they are off."""
-        return Columns(self, like, features, dim) if self.power else None
+        """Return the preconditioners, as `Columns` has it; None where they are off, or there is no feature."""
+        return Columns(self, like, features, dim) if self.power and features else None
 
 
 class Columns:

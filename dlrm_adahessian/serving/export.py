@@ -108,11 +108,12 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
             put_in_place(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return _figures(trained, out, tables, size, parity, max(largest_error(rows[n], tables) for n in features))
+    error = max((largest_error(rows[n], tables) for n in features), default=0.0)
+    return _figures(trained, out, tables, size, parity, error)
 
 
 def head_program(head: Head, *, num_dense: int, features: int, dim: int) -> bytes:
-    """Return the file: (B, K) dense inputs and (B, F, D) pooled rows to (B,) logits, for any B.
+    """Return the file: (B, K) dense inputs and (B, F, D) pooled rows to (B,) logits, for any B; K or F may be 0.
 
     Args:
         head: float32, on the CPU.

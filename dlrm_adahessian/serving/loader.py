@@ -64,16 +64,20 @@ class Model:
     def __init__(self, manifest: dict[str, Any], head: Any, tables: Any, words: Any) -> None:
         """Take the tensors by name; others than the manifest tells of raise an error of some kind."""
         sizes, dim = manifest["model"], manifest["model"]["embedding_dim"]
-        first, second = torch.tril_indices(TOKENS + 1, TOKENS + 1, 0 if sizes["self_interaction"] else -1)
-        self._picked = first * (TOKENS + 1) + second
+        names = manifest["features"]["tokens"]
+        self._widths = dense, num_tokens = len(manifest["features"]["integers"]), len(names)
+        vectors = num_tokens + (dense > 0)
+        first, second = torch.tril_indices(vectors, vectors, 0 if sizes["self_interaction"] else -1)
+        self._picked = first * vectors + second
         activation = _ACTIVATIONS[sizes["activation"]]()
-        self._bottom = _mlp([INTEGERS, *sizes["bottom"], dim], activation)
-        self._top = _mlp([dim + len(first), *sizes["top"], 1], activation)[:-1]
+        self._bottom = _mlp([dense, *sizes["bottom"], dim] if dense else [], activation)
+        read = dim if dense else num_tokens * dim
+        self._top = _mlp([read + len(first), *sizes["top"], 1], activation)[:-1]
         nn.ModuleDict({"bottom": self._bottom, "top": self._top}).load_state_dict(head, assign=True)
         kind, heights = _TYPES[manifest["tables"]["type"]], manifest["tables"]["rows"]
         self._features = [
-            _Feature(f"C{i}", (rows, dim), kind, tables, words)
-            for i, rows in zip(range(1, TOKENS + 1), heights, strict=True)
+            _Feature(name, (rows, dim), kind, tables, words)
+            for name, rows in zip(names, heights, strict=True)
         ]
 
     @torch.no_grad()
@@ -94,9 +98,9 @@ class Model:
             numbers, words = torch.as_tensor(integers), torch.as_tensor(tokens)
         else:
             numbers, words = _tensors([_row(*row) for row in zip(integers, tokens, strict=True)])
-        shapes = (*numbers.shape,), (*words.shape,)
-        if shapes != ((len(words), INTEGERS), (len(words), TOKENS)):
-            raise ValueError(f"rows are (N, {INTEGERS}) integers and (N, {TOKENS}) tokens, got {shapes}")
+        shapes, (dense, num_tokens) = ((*numbers.shape,), (*words.shape,)), self._widths
+        if shapes != ((len(words), dense), (len(words), num_tokens)):
+            raise ValueError(f"rows are (N, {dense}) integers and (N, {num_tokens}) tokens, got {shapes}")
         if bool(((words < -1) | (words >> 32 > 0)).any()):
             raise ValueError("a token is -1 or in [0, 2**32), and one is not")
         parts = zip(numbers.split(BATCH), words.split(BATCH), strict=True)
@@ -106,11 +110,13 @@ class Model:
         return sigmoid.float().clamp(2**-126, 1 - 2**-24)
 
     def _logits(self, integers: Tensor, tokens: Tensor) -> Tensor:
-        bottom = self._bottom(integers.clamp(min=0).double().log1p().float())
-        rows = map(_Feature.rows, self._features, tokens.T.contiguous())
-        vectors = torch.stack([bottom, *rows], 1)
+        read = rows = list(map(_Feature.rows, self._features, tokens.T.contiguous()))
+        if self._bottom:
+            read = [self._bottom(integers.clamp(min=0).double().log1p().float())]
+            rows = [*read, *rows]
+        vectors = torch.stack(rows, 1)
         products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self._picked)
-        return self._top(torch.cat([bottom, products], 1)).squeeze(1)
+        return self._top(torch.cat([*read, products], 1)).squeeze(1)
 
 
 class _Feature:

@@ -27,7 +27,7 @@ from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
 from dlrm_adahessian.embeddings.config import TableSpec
-from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
+from dlrm_adahessian.embeddings.sharded_lookup import new_lookup
 from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.config import dense_memory
@@ -188,11 +188,7 @@ class TrainState:
         Raises:
             UsageError: the estimator is not right for this model, or a setting names a table that is not there.
         """
-        if unknown := [name for name in config.distributed.tables if name not in schema.features]:
-            raise UsageError(
-                f"distributed.tables names tables, which are {', '.join(schema.features)}, got {', '.join(unknown)}; name "
-                "one of these"
-            )
+        config.distributed.require_tables(schema.features)
         self.dtype = dtype
         self.precision: Precision = config.precision
         self._device = device
@@ -217,21 +213,23 @@ class TrainState:
             )
             for name, rows in zip(schema.features, num_rows, strict=True)
         ]
-        self.lookup = ShardedLookup(
+        dense = dense_memory(
+            config.model,
+            parameter_bytes=self.parameters.nbytes,
+            state_bytes=self.dense_optimizer.num_bytes(self.parameters)
+            + (0 if self.columns is None else self.columns.num_bytes()),
+            num_dense=len(schema.dense),
+            num_features=len(num_rows),
+        )
+        self.lookup = new_lookup(
             tables,
+            dim=config.model.embedding_dim,
             rule=config.optim.rows.build(),
             device=device,
             dtype=dtype,
             seed=config.seed,
             batch_size=config.batch_size,
-            dense=dense_memory(
-                config.model,
-                parameter_bytes=self.parameters.nbytes,
-                state_bytes=self.dense_optimizer.num_bytes(self.parameters)
-                + (0 if self.columns is None else self.columns.num_bytes()),
-                num_dense=len(schema.dense),
-                num_features=len(num_rows),
-            ),
+            dense=dense,
             memory_bytes=config.distributed.memory_bytes,
             exchange=config.exchange_precision,
         )

@@ -9,7 +9,7 @@ from dlrm_adahessian.compare.results import CurvePoint
 from dlrm_adahessian.compare.study import Contender, SearchResult
 from dlrm_adahessian.compare.summary import runs_table, summarize, time_to
 from dlrm_adahessian.metrics.binary import log_losses
-from dlrm_adahessian.report.comparison import verdict
+from dlrm_adahessian.report.comparison import verdict, write_report
 from dlrm_adahessian.statistics.crossed import crossed_mean
 
 
@@ -34,6 +34,16 @@ def test_an_optimizer_that_always_diverges_leaves_the_others_compared(study):
     assert found.optimizers["sgd"].final_runs_diverged == 1
     assert found.optimizers["sgd"].val == {}
     assert verdict(found)[-1] == "sgd cannot be compared with adagrad: no seed finished with both."
+
+
+def test_rows_without_tokens_have_no_bands_and_are_compared_all_the_same(study, tmp_path):
+    preprocessing = study.data.preprocessing
+    without = replace(preprocessing, schema=replace(preprocessing.schema, tokens=()))
+    found = summarize(replace(study, data=replace(study.data, preprocessing=without)))
+    assert found.bands is None
+    assert found.differences == summarize(study).differences
+    write_report(tmp_path, found, runs_table(study))
+    assert "Where the difference lies" not in (tmp_path / "report.html").read_text()
 
 
 def test_what_is_kept_of_a_run_is_what_the_report_needs(study):

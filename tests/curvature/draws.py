@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.oracles import pooled_of, small_batch
+from tests.oracles import DENSE, FEATURES, pooled_of, small_batch
 
 CALLS, DRAWS = 300, 5
 """1,500 draws; each call takes the mean of 5, which costs one forward pass."""
@@ -12,9 +12,9 @@ def table_diagonal(pooled_curvature, hits):
     return torch.einsum("fbr,bfd->frd", hits.square(), pooled_curvature)
 
 
-def draws_of(kind, head, curvature_samples, weights=None):
+def draws_of(kind, head, curvature_samples, weights=None, sizes=(DENSE, FEATURES)):
     """Curvature at the head's parameters and the tables, (CALLS, P); a call takes the mean of DRAWS draws."""
-    dense, tables, hits, labels = small_batch()
+    dense, tables, hits, labels = small_batch(2, *sizes)
     estimator = kind(DRAWS, 0, torch.device("cpu"))
     draws = []
     for _ in range(CALLS):

@@ -11,6 +11,7 @@ from tests.curvature.draws import table_diagonal
 from tests.oracles import (
     BATCH,
     FEATURES,
+    PARTS,
     WIDTH,
     brute_force_diagonals,
     pooled_of,
@@ -25,9 +26,11 @@ pytestmark = pytest.mark.oracle
 TABLES = [f"C{i}" for i in range(FEATURES)]
 
 
-def test_exact_diagonal_equals_the_brute_force_hessian():
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
+@pytest.mark.parametrize("sizes", PARTS.values(), ids=PARTS)
+def test_exact_diagonal_equals_the_brute_force_hessian(sizes):
+    head = small_head(*sizes)
+    dense, tables, hits, labels = small_batch(2, *sizes)
+    refuse_inexact(head, TABLES[: sizes[1]])
     *expected, expected_tables = brute_force_diagonals(head, small_config(), dense, tables, hits, labels)
     found = ExactDiagonal()(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
     torch.testing.assert_close(found.curvature, flat(expected), rtol=1e-10, atol=1e-17)
@@ -36,9 +39,10 @@ def test_exact_diagonal_equals_the_brute_force_hessian():
     )
 
 
-def test_exact_gradient_equals_autograd():
-    head = small_head()
-    dense, tables, hits, labels = small_batch()
+@pytest.mark.parametrize("sizes", PARTS.values(), ids=PARTS)
+def test_exact_gradient_equals_autograd(sizes):
+    head = small_head(*sizes)
+    dense, tables, hits, labels = small_batch(2, *sizes)
     pooled = pooled_of(tables, hits)
     found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
     expected = gradient(head, dense, pooled, labels)

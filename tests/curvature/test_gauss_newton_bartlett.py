@@ -6,6 +6,7 @@ from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from tests.curvature.draws import draws_of, within_five_standard_errors
 from tests.oracles import (
     BATCH,
+    PARTS,
     brute_force_diagonals,
     plain_logits,
     pooled_of,
@@ -26,6 +27,16 @@ def test_mean_of_gauss_newton_bartlett_draws_is_within_five_standard_errors_of_t
     )
     draws = draws_of(GaussNewtonBartlett, head, samples)
     assert (draws >= 0).all()
+    assert within_five_standard_errors(draws, torch.cat([flat(expected), expected_tables.reshape(-1)]))
+
+
+@pytest.mark.parametrize("sizes", list(PARTS.values())[1:], ids=list(PARTS)[1:])
+def test_models_with_one_kind_of_column_have_their_hessian_too(sizes):
+    head, batch = small_head(*sizes), small_batch(2, *sizes)
+    with torch.no_grad():
+        head.top[-1].weight.mul_(0.1)  # no sample so confident that 1,500 draws miss one of its labels
+    *expected, expected_tables = brute_force_diagonals(head, small_config(), *batch)
+    draws = draws_of(GaussNewtonBartlett, head, BATCH, sizes=sizes)
     assert within_five_standard_errors(draws, torch.cat([flat(expected), expected_tables.reshape(-1)]))
 
 

@@ -5,8 +5,9 @@ from itertools import combinations, combinations_with_replacement
 import pytest
 import torch
 
-from dlrm_adahessian.model.dlrm import DotInteraction, flatten_parameters_
-from tests.oracles import plain_logits, pooled_of, small_batch, small_config, small_head
+from dlrm_adahessian.model.config import ModelConfig, dense_memory
+from dlrm_adahessian.model.dlrm import DotInteraction, Head, flatten_parameters_
+from tests.oracles import PARTS, plain_logits, pooled_of, small_batch, small_config, small_head
 
 
 @pytest.mark.oracle
@@ -25,13 +26,83 @@ def test_interaction_has_each_pair_once_and_its_derivatives(squares, pairs_of):
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("changes", [{}, {"self_interaction": True}, {"activation": "gelu"}])
-def test_logits_are_those_of_dlrm_written_down_again(changes):
-    head = small_head(**changes)
-    dense, tables, hits, _ = small_batch()
+@pytest.mark.parametrize("sizes", PARTS.values(), ids=PARTS)
+def test_logits_are_those_of_dlrm_written_down_again(sizes, changes):
+    head = small_head(*sizes, **changes)
+    dense, tables, hits, _ = small_batch(2, *sizes)
     pooled = pooled_of(tables, hits)
     values = dict(head.named_parameters())
     expected = plain_logits(values, small_config(**changes), dense, pooled)
     torch.testing.assert_close(head(dense, pooled), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (
+            (4, 3),
+            [(6, 4), (3, 6), (5, 3 + 6), (1, 5)],
+        ),  # six pairs of the bottom's output and three embeddings
+        ((0, 3), [(5, 9 + 3), (1, 5)]),  # three embeddings of three numbers, and their three pairs
+        ((0, 1), [(5, 3), (1, 5)]),  # an embedding, and no pair
+        ((4, 0), [(6, 4), (3, 6), (5, 3), (1, 5)]),  # the bottom's output, and no pair
+    ],
+)
+def test_there_are_layers_for_the_columns_that_a_model_has_and_no_others(sizes, expected):
+    head = small_head(*sizes)
+    assert [p.shape for p in head.parameters() if p.ndim == 2] == expected
+    assert [p.shape for p in head.parameters() if p.ndim == 1] == [(rows,) for rows, _ in expected]
+
+
+def test_a_model_that_reads_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one column, got no dense and no categorical ones"):
+        small_head(0, 0)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("columns", [(13, 26), (0, 26), (13, 0)])
+def test_initial_weights_are_drawn_layer_by_layer_as_the_reference_does(columns):
+    """The same draws from the same generator, in order, which the number of columns of the other kind does not change."""
+    cfg = ModelConfig(embedding_dim=4, bottom=(6,), top=(5,))
+    num_dense, num_features = columns
+    head = Head(
+        cfg, num_dense=num_dense, num_features=num_features, generator=torch.Generator().manual_seed(3)
+    )
+    vectors = num_features + (num_dense > 0)
+    read = 4 if num_dense else 4 * num_features
+    widths = [(num_dense, 6), (6, 4)] if num_dense else []
+    widths += [(read + vectors * (vectors - 1) // 2, 5), (5, 1)]
+    generator, drawn = torch.Generator().manual_seed(3), []
+    for inputs, outputs in widths:
+        drawn.append(
+            torch.empty(outputs, inputs).normal_(0, (2 / (inputs + outputs)) ** 0.5, generator=generator)
+        )
+        drawn.append(torch.empty(outputs).normal_(0, (1 / outputs) ** 0.5, generator=generator))
+    found = list(head.parameters())
+    assert len(found) == len(drawn)
+    assert all(torch.equal(p, values) for p, values in zip(found, drawn, strict=True))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("sizes", PARTS.values(), ids=PARTS)
+def test_planned_activations_are_at_most_four_copies_of_what_each_layer_takes_and_gives(sizes):
+    head, (num_dense, num_features) = small_head(*sizes), sizes
+    dense, tables, hits, _ = small_batch(2, *sizes)
+    taken: list[int] = []
+    for module in head.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, inputs, output: taken.append(inputs[0].shape[1]))
+    head(dense, pooled_of(tables, hits))
+    if num_dense:
+        taken.append(3)  # of the bottom's last layer, whose output is no layer's input as it is
+    vectors = num_features + (num_dense > 0)
+    found = dense_memory(
+        small_config(), parameter_bytes=10, state_bytes=5, num_dense=num_dense, num_features=num_features
+    )
+    # The vectors of a sample, and all products of two of them.
+    assert found.per_sample == 4 * 4 * (sum(taken) + vectors * 3 + vectors**2)
+    assert found.kept == 35
 
 
 def test_flattened_parameters_are_views_of_the_vector_in_order():

@@ -109,6 +109,12 @@ def test_samples_without_a_gradient_get_none_and_no_nan():
         assert bool(after.isfinite().all())
 
 
+def test_there_is_nothing_to_turn_without_features_or_without_power():
+    assert ColumnsConfig(power=0.5).build(LIKE, 0, DIM) is None
+    assert ColumnsConfig(power=0.0).build(LIKE, FEATURES, DIM) is None
+    assert ColumnsConfig(power=0.5).build(LIKE, FEATURES, DIM) is not None
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0])
 def test_a_feature_that_had_no_gradient_yet_is_not_turned(power):
     grad = gradients()

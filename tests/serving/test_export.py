@@ -3,26 +3,35 @@
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import Tensor
 
+from dlrm_adahessian.checkpoint.reader import Checkpoint
 from dlrm_adahessian.cli import main
+from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.config import SyntheticConfig
+from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.data.schema import Column, DenseColumn, Schema, TokenColumn
 from dlrm_adahessian.data.synthetic.generator import write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import EvaluationRequest
+from dlrm_adahessian.evaluation.trained_model import TrainedModel
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import BOUND, export, head_program, write_folder
 from dlrm_adahessian.serving.parity import Parity, as_tensors, compared, drawn
 from dlrm_adahessian.serving.rounding import largest_error, rounded
-from dlrm_adahessian.train.step import SCORING_BATCH
+from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
+from tests.oracles import plain_logits
 
 
 def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exact):
@@ -191,3 +200,62 @@ def test_a_head_that_reads_back_otherwise_is_refused(trained, monkeypatch):
     monkeypatch.setattr(torch.export, "load", lambda buffer: Other())
     with pytest.raises(CheckpointError, match="exported head must predict as the checkpoint's to 1e-06"):
         head_program(trained.state.head, num_dense=13, features=26, dim=4)
+
+
+def trained_on(schema: Schema, heights: list[int]) -> TrainedModel:
+    """Return a model of other columns, with weights as they are drawn and rows of some size."""
+    generator = torch.Generator().manual_seed(2)
+    tokens = [np.arange(rows - 1, dtype=np.uint32) * 7919 + 1 for rows in heights]
+    vocabulary = Vocabulary(
+        tokens=np.concatenate([np.empty(0, np.uint32), *tokens]),
+        offsets=np.cumsum([0, *map(len, tokens)]),
+        missing=np.zeros(len(heights), np.int32),
+    )
+    model = {"embedding_dim": 4, "bottom": [8], "top": [8]}
+    config = from_dict({"model": model, "batch_size": 16})
+    state = TrainState(config, schema, heights, torch.device("cpu"))
+    for rows in state.lookup.tables().values():
+        rows.normal_(generator=generator)
+    return TrainedModel(
+        name="run", run=Path("run"), config=config, fingerprint="run", rows_fingerprint="rows",
+        preprocessing=Preprocessing(schema, vocabulary, NO_SCALES), state=state,
+        checkpoint=Checkpoint(path=Path("step-00000001"), step=1, state={}, stored=[]),
+    )  # fmt: skip
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("num_dense", "heights"), [(0, [5, 300, 2]), (0, [40]), (3, [])])
+def test_models_with_one_kind_of_column_predict_as_written_down_again(
+    num_dense, heights, tmp_path, monkeypatch
+):
+    schema = Schema(
+        format="criteo",
+        label=Column(column="click"),
+        dense=tuple(DenseColumn(column=f"x{i}") for i in range(num_dense)),
+        tokens=tuple(TokenColumn(column=f"t{i}") for i in range(len(heights))),
+    )
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))
+    with init_process_group():
+        trained = trained_on(schema, heights)
+        figures = {kind: write_folder(trained, tmp_path / kind, kind) for kind in ("fp32", "int8")}
+    block = drawn(trained.preprocessing, 500, seed=8)
+    ids = torch.from_numpy(trained.preprocessing.features(block).ids).long()
+    dense = torch.from_numpy(np.log1p(np.maximum(block.values, 0)))
+    rows = [table.double()[ids[:, f]] for f, table in enumerate(trained.state.lookup.tables().values())]
+    pooled = torch.stack(rows, 1) if rows else torch.empty(500, 0, 4, dtype=torch.float64)
+    values = {name: p.detach().double() for name, p in trained.state.head.named_parameters()}
+    expected = plain_logits(values, trained.config.model, dense, pooled).sigmoid()
+    found = loader.load(tmp_path / "fp32").probabilities(*as_tensors(block))
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    assert found.std() > 0.01
+    with (tmp_path / "fp32" / "head.pt2").open("rb") as file:
+        program = torch.export.load(file).module()
+    logits: Tensor = program(dense.float(), pooled.float())
+    torch.testing.assert_close(logits.sigmoid().double(), expected, rtol=0, atol=1e-5)
+    assert pq.read_table(tmp_path / "fp32" / "vocabulary.parquet").num_rows == sum(heights) - len(heights)
+    assert (figures["int8"]["largest_difference"] > 0) == bool(heights)
+    assert (figures["int8"]["largest_error_of_an_entry"] > 0) == bool(heights)
+    with pytest.raises(
+        ValueError, match=rf"rows are \(N, {num_dense}\) integers and \(N, {len(heights)}\) tokens"
+    ):
+        loader.load(tmp_path / "fp32").probabilities(torch.zeros(1, 5).long(), torch.zeros(1, 5).long())

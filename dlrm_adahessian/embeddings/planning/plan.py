@@ -136,7 +136,7 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 
 def plan_text(plan: Plan) -> str:
-    """Return two tables: where each table lies, and what each rank needs.
+    """Return two tables: where each table lies, if there are any, and what each rank needs.
 
     Args:
         plan: to show.
@@ -147,11 +147,11 @@ def plan_text(plan: Plan) -> str:
     machines = plan.machines
     memory = _size(machines.memory_bytes)
     lines = [
-        f"{len({shard.table for shard in plan.shards})} tables on {machines.ranks} {machines.device} ranks of "
-        f"{memory}, {machines.ranks_per_host} a host, batch {plan.batch_size:,}",
-        "",
-        f"{'table':<10}{'rows':>14}  {'kept as':<14}on ranks",
+        f"{len({shard.table for shard in plan.shards}) or 'no'} tables on {machines.ranks} {machines.device} ranks of "
+        f"{memory}, {machines.ranks_per_host} a host, batch {plan.batch_size:,}"
     ]
+    if plan.shards:
+        lines += ["", f"{'table':<10}{'rows':>14}  {'kept as':<14}on ranks"]
     lines += [_table(list(shards)) for _, shards in groupby(plan.shards, key=lambda shard: shard.table)]
     heads = ("shards", "weights", "state", "scratch", "activations", "dense", "total", "of memory")
     lines += ["", "".join(f"{head:>12}" for head in heads) + "  on each of ranks"]

@@ -50,7 +50,7 @@ class PlanRequest:
     """What a plan is asked for.
 
     Attributes:
-        tables: in the order of the features of a lookup.
+        tables: in the order of the features of a lookup; there may be none.
         rule: how touched rows are updated.
         machines: the ranks.
         batch_size: samples a step, over all ranks.
@@ -75,6 +75,11 @@ class PlanRequest:
         """Bytes of a rank's dense part."""
         return self.dense.kept + self.dense.per_sample * self.local_batch
 
+    @property
+    def shard_bytes(self) -> float:
+        """Bytes of a rank that shards may take; negative where the dense part alone does not fit."""
+        return self.machines.memory_bytes * (1 - RESERVED) - self.dense_bytes
+
 
 def plan(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     """Plan the shards, without a process group or a GPU; the same request gives the same plan.
@@ -88,6 +93,8 @@ def plan(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     Raises:
         DoesNotFitError: no plan fits; it has no message, `remedies.plan_or_refuse` finds one.
     """
+    if not request.tables:
+        return _plan_without_tables(request)
     machines = request.machines
     bags = bag_collection(request.tables)
     topology = _topology(machines)
@@ -126,14 +133,21 @@ def plan(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     ]
     order = {spec.name: place for place, spec in enumerate(request.tables)}
     shards.sort(key=lambda shard: (order[shard.table], shard.rank, shard.first_column))
-    return (
-        Plan(
-            machines=machines,
-            batch_size=request.batch_size,
-            dense_bytes=request.dense_bytes,
-            shards=tuple(shards),
-        ),
-        found,
+    return _plan_of(request, shards), found
+
+
+def _plan_without_tables(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
+    if request.shard_bytes < 0:
+        raise DoesNotFitError
+    return _plan_of(request, []), ShardingPlan({})
+
+
+def _plan_of(request: PlanRequest, shards: Sequence[PlannedShard]) -> Plan:
+    return Plan(
+        machines=request.machines,
+        batch_size=request.batch_size,
+        dense_bytes=request.dense_bytes,
+        shards=tuple(shards),
     )
 
 

@@ -62,17 +62,12 @@ def _refusal(request: PlanRequest) -> str:
         found for remedy in (_ranks, _rowwise, _dim, _memory, _batch, _sharding) for found in remedy(request)
     ]
     return (
-        f"each rank's shards must fit into its memory, of which {max(_usable(request), 0) / _GIB:,.1f} of "
+        f"each rank's shards must fit into its memory, of which {max(request.shard_bytes, 0) / _GIB:,.1f} of "
         f"{machines.memory_bytes / _GIB:,.1f} GiB are for them, and no plan for {machines.ranks} ranks does: "
         f"{len(whole)} tables of {weights / _GIB:,.1f} GiB, state of {request.rule.cfg.name} of {state / _GIB:,.1f} GiB, "
         f"activations of a batch of {request.batch_size:,}; "
         f"what would fit: {'; '.join(remedies) or 'nothing that was tried; use a smaller model'}"
     )
-
-
-def _usable(request: PlanRequest) -> float:
-    """Bytes of a rank that shards may take; negative where the dense part alone does not fit."""
-    return request.machines.memory_bytes * (1 - RESERVED) - request.dense_bytes
 
 
 def _whole(request: PlanRequest) -> list[PlannedShard]:
@@ -122,12 +117,13 @@ def _rowwise(request: PlanRequest) -> Iterator[str]:
 
 
 def _dim(request: PlanRequest) -> Iterator[str]:
-    dim = request.tables[0].dim // 2
+    width = max((table.dim for table in request.tables), default=0)
+    dim = width // 2
     while dim >= 4:
         if _fits(
             dataclasses.replace(request, tables=[dataclasses.replace(t, dim=dim) for t in request.tables])
         ):
-            yield f"embeddings of {dim} numbers in place of {request.tables[0].dim}"
+            yield f"embeddings of {dim} numbers in place of {width}"
             return
         dim //= 2
 

@@ -43,3 +43,15 @@ def test_rank_without_shards_is_listed():
     plan = planned(request(10, ranks=4, sharding="table"))
     assert sorted(rows_of(plan)) == [0, 0, 0, 10]
     assert [entry["shards"] for entry in plan.asdict()["ranks"]].count(0) == 3
+
+
+def test_a_plan_without_tables_lists_what_the_ranks_need():
+    plan = planned(request(ranks=2, dense=2**20))
+    lines = plan_text(plan).splitlines()
+    assert lines[0] == "no tables on 2 cuda ranks of 1,024.0 GiB, 2 a host, batch 64"
+    assert len(lines) == 4  # a blank one, a heading and the ranks
+    assert lines[-1].split()[:8] == ["0", "0", "B", "0", "B", "0", "B", "0"]
+    assert lines[-1].endswith("1.0 MiB     1.0 MiB        0.0%  0-1")
+    found = plan.asdict()
+    assert found["shards"] == []
+    assert [(entry["tables"], entry["total_bytes"]) for entry in found["ranks"]] == [(0, 2**20)] * 2

@@ -7,6 +7,7 @@ import pytest
 
 from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.model.config import DenseMemory
 from dlrm_adahessian.optim.rows import RowAdaHessianConfig
 from tests.embeddings.planning.requests import MIB, ROWWISE, other, planned, refusal, request
 
@@ -70,3 +71,12 @@ def test_column_shards_of_a_rule_with_a_state_per_row_are_refused():
         plan_or_refuse(one)
     assert {shard.sharding for shard in planned(other(asked, ranks=1)).shards} == {"table"}
     assert "column" not in {shard.sharding for shard in planned(other(asked, sharding="auto")).shards}
+
+
+def test_a_model_without_tables_fits_where_its_dense_part_does():
+    fits = dataclasses.replace(request(ranks=2), dense=DenseMemory(per_sample=MIB))
+    need = 32 * MIB  # of a batch of 64
+    assert planned(other(fits, memory_bytes=int(need / 0.85) + 1)).rank_bytes(0) == need
+    message = refusal(other(fits, memory_bytes=int(need / 0.85) - 1))
+    assert "0 tables of 0.0 GiB" in message
+    assert message.endswith("what would fit: 4 ranks; 1 GiB a rank; a batch of 32")
