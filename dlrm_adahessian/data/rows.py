@@ -34,13 +34,13 @@ class Bags:
         return np.diff(self.offsets)
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Bags":
-        """Return some of the rows; the values of a slice are a view."""
-        if isinstance(rows, slice):
+        """Return some of the rows, as of a NumPy array; the values of consecutive rows are a view."""
+        if isinstance(rows, slice) and rows.step in (None, 1):
             start, stop, _ = rows.indices(len(self))
-            offsets = np.asarray(self.offsets[start : stop + 1])
+            offsets = np.asarray(self.offsets[start : max(start, stop) + 1])
             return Bags(values=self.values[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
+        starts = self.offsets[:-1][rows]
+        lengths = self.offsets[1:][rows] - starts
         offsets = offsets_of(lengths)
         places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Bags(values=self.values[places], offsets=offsets)

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torchrec import KeyedJaggedTensor
 
 from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.rows import Features
+from dlrm_adahessian.data.schema import BagColumn, Column, Schema, TokenColumn
+from tests.data.bags import bags_of
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -56,3 +59,52 @@ def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, worl
         for f, name in enumerate(TOKEN_NAMES):
             looked_up = torch.cat([part.kjt[name].values() for part in parts])
             assert torch.equal(looked_up, batch.dense[:, 0].long() + 100 * f)
+
+
+@pytest.mark.parametrize(("order", "world_size"), list(product(["time", "shuffled"], [1, 2, 3, 5])))
+def test_bags_of_all_ranks_are_those_of_the_rows_in_their_order(order, world_size):
+    """Against lists: bag b of a feature holds the values that its row of the data has."""
+    rng = np.random.default_rng(3)
+    rows, batch_size = range(3, 41), 7
+    lengths = rng.integers(21, size=(2, rows.stop)) * (rng.random((2, rows.stop)) < 0.7)
+    lists = [[rng.integers(9, size=length).tolist() for length in of_feature] for of_feature in lengths]
+    ids = np.arange(rows.stop, dtype=np.int32)[:, None]
+    schema = Schema(
+        label=Column(column="clicked"),
+        tokens=(TokenColumn(column="shop"),),
+        bags=(BagColumn(column="seen"), BagColumn(column="liked")),
+    )
+    data = SimpleNamespace(
+        features=Features(
+            dense=np.zeros((rows.stop, 0), np.float32), ids=ids, bags=tuple(map(bags_of, lists))
+        ),
+        labels=(np.arange(rows.stop) % 3 == 0).astype(np.int8),
+        preprocessing=SimpleNamespace(schema=schema),
+    )
+    loaders = [
+        Loader(data, rows, batch_size, order=order, seed=1, rank=rank, world_size=world_size)  # pyright: ignore
+        for rank in range(world_size)
+    ]
+    row_order = loaders[0].row_order(2)
+    of_ranks = list(zip(*(loader.batches(2) for loader in loaders), strict=True))
+    assert len(of_ranks) == 6
+    for index, parts in enumerate(of_ranks):
+        expected = row_order[index * batch_size : (index + 1) * batch_size]
+        found = {name: [] for name in schema.features}
+        for part in parts:
+            assert part.kjt.keys() == ["shop", "seen", "liked"]
+            for name in schema.features:
+                jagged = part.kjt[name]
+                bags = [bag.tolist() for bag in jagged.to_dense()]
+                assert len(bags) == parts[0].share.padded
+                assert not any(bags[part.share.count :]), "padding looks up nothing"
+                found[name] += bags[: part.share.count]
+            # What TorchRec computes from lengths alone is what the batch was built with.
+            plain = KeyedJaggedTensor(part.kjt.keys(), part.kjt.values(), lengths=part.kjt.lengths())
+            assert part.kjt.length_per_key() == plain.length_per_key()
+            assert torch.equal(part.kjt.offsets(), plain.offsets())
+        assert found == {
+            "shop": [[row] for row in expected],
+            "seen": [lists[0][row] for row in expected],
+            "liked": [lists[1][row] for row in expected],
+        }
