@@ -39,7 +39,8 @@ class EvaluateConfig:
     stdin: bool = False
     """Score lines of the standard input as they come, and print a probability a line."""
     out: Path | None = None
-    """Parquet file to write: row, label (null where there is none), probability (of further models probability_2, ...)."""
+    """Parquet file to write: row, label (null where there is none), weight (where rows have one), probability (of further
+    models probability_2, ...)."""
     report: Path | None = None
     """HTML file to write: figures, curves, calibration and slices, readable without a network."""
     against: tuple[str, ...] = ()
@@ -121,6 +122,9 @@ def _stream(args: EvaluateConfig) -> None:
             sys.stdout.flush()
 
 
+_WEIGHTED = "Rows count by their weights in all figures, {:,.6g} in all; intervals are over the draw of rows."
+
+
 def evaluation_table(summary: "EvaluationSummary") -> str:
     """Return what `evaluate` prints: samples, a line for each figure with its interval, differences, slices.
 
@@ -144,8 +148,10 @@ def evaluation_table(summary: "EvaluationSummary") -> str:
     for slicing in summary.slicings:
         lines += ["", *_slicing_lines(slicing)]
     if summary.labelled:
+        weighted = [] if summary.weight is None else [_WEIGHTED.format(summary.weight)]
         lines += [
             "",
+            *weighted,
             "Intervals hold 95% over the chance of the rows, for these models; other seeds vary too.",
         ]
     if summary.predictions is not None:

@@ -44,9 +44,7 @@ class RowReader:
             return read_rows(
                 source, self._bad_rows, labels=self._labels, block_bytes=_BLOCK_BYTES, limit=limit
             )
-        split = self._schema.split
-        part = part_of(source.name, split) if split.by == "files" else None
-        return self._columns.read(source, limit=limit, part=part)
+        return self._columns.read(source, limit=limit)
 
 
 def part_of(name: str, rule: SplitRule) -> int:

@@ -93,19 +93,19 @@ class SplitRule:
     validation_from: str | int | float | None = None
     """By time: the first time that validates."""
     test_files: tuple[str, ...] = ()
-    """By files: names or patterns of the files that test."""
+    """By files: names or patterns of the files that test; an input of one file is cut by order."""
     validation_files: tuple[str, ...] = ()
-    """By files: names or patterns of the files that validate."""
+    """By files: names or patterns of the files that validate; default: the last half of the rows of those that test."""
 
     @model_validator(mode="after")
     def _complete(self) -> "SplitRule":
         given = {
             "time": self.test_from is not None and self.validation_from is not None,
-            "files": bool(self.test_files and self.validation_files),
+            "files": bool(self.test_files),
             "order": True,
         }
         if not given[self.by]:
-            named = {"time": "test_from and validation_from", "files": "test_files and validation_files"}
+            named = {"time": "test_from and validation_from", "files": "test_files"}
             raise ValueError(f"a split by {self.by} needs {named[self.by]}; add them to [split]")
         if (self.train or 0) + (self.test or 0) >= 1:
             raise ValueError(

@@ -76,7 +76,9 @@ def split_rows(rows: int, rule: SplitRule = _WEEK, counts: Sequence[int] | None 
         DataError: a part would have no row.
     """
     if rule.by != "order" and counts is not None:
-        found = Split(counts[0], counts[0] + counts[1], rows)
+        train, test, validation = counts
+        half = test // 2 if rule.by == "files" and not rule.validation_files else 0
+        found = Split(train, train + test - half, train + test + validation)
     elif rule.train is None and rule.test is None:
         if rows < MIN_ROWS:
             raise DataError(f"{MIN_ROWS} good rows at least are needed, found {rows}; give more rows")

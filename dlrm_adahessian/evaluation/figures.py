@@ -17,6 +17,7 @@ from dlrm_adahessian.evaluation.results import (
 from dlrm_adahessian.evaluation.slices import Slice
 from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
 from dlrm_adahessian.metrics.curves import calibration_bins
+from dlrm_adahessian.metrics.means import Weights, of_weight
 from dlrm_adahessian.metrics.ranking import Labels
 from dlrm_adahessian.statistics.comparison import compare_predictions, paired_difference
 from dlrm_adahessian.statistics.intervals import PairedDifference, holm
@@ -26,7 +27,11 @@ Scored = Mapping[str, npt.NDArray[np.float32]]
 
 
 def model_figures(
-    name: str, source: Source | None, labels: Labels, probability: npt.NDArray[np.float32]
+    name: str,
+    source: Source | None,
+    labels: Labels,
+    probability: npt.NDArray[np.float32],
+    weights: Weights | None = None,
 ) -> ModelFigures:
     """Return the figures of one model.
 
@@ -35,6 +40,7 @@ def model_figures(
         source: where it is from.
         labels: (N,) 0 or 1.
         probability: (N,).
+        weights: (N,) as how many samples each counts; None for 1 each.
 
     Returns:
         Its figures; of no samples there are none.
@@ -42,24 +48,25 @@ def model_figures(
     return ModelFigures(
         name=name,
         source=source,
-        figures=_figures(labels, probability) if len(labels) else None,
-        calibration_bins=calibration_bins(labels, probability),
+        figures=_figures(labels, probability, weights) if len(labels) else None,
+        calibration_bins=calibration_bins(labels, probability, weights=weights),
     )
 
 
-def differences(labels: Labels, scored: Scored) -> list[ModelDifference]:
+def differences(labels: Labels, scored: Scored, weights: Weights | None = None) -> list[ModelDifference]:
     """Return each later model minus the first one, on the same samples.
 
     Args:
         labels: (N,) 0 or 1, N at least 1.
         scored: predictions of each model, (N,).
+        weights: (N,) as how many samples each counts; None for 1 each.
 
     Returns:
         For each later model the differences with their intervals, and the p value of the log loss, adjusted by Holm
         over the models.
     """
     first, *others = scored
-    found = [compare_predictions(labels, scored[name], scored[first]) for name in others]
+    found = [compare_predictions(labels, scored[name], scored[first], weights) for name in others]
     adjusted = _adjusted([difference["logloss"] for difference in found])
     return [
         ModelDifference(
@@ -69,13 +76,16 @@ def differences(labels: Labels, scored: Scored) -> list[ModelDifference]:
     ]
 
 
-def slice_figures(labels: Labels, scored: Scored, slices: Sequence[Slice]) -> list[SliceFigures]:
+def slice_figures(
+    labels: Labels, scored: Scored, slices: Sequence[Slice], weights: Weights | None = None
+) -> list[SliceFigures]:
     """Return the figures of the slices that have labeled samples.
 
     Args:
         labels: (N,) 0, 1 or `NO_LABEL`.
         scored: predictions of each model, (N,).
         slices: of these samples.
+        weights: (N,) as how many samples each counts; None for 1 each.
 
     Returns:
         For each slice the figures of each model with intervals, and for each later model the difference of the log loss
@@ -84,8 +94,14 @@ def slice_figures(labels: Labels, scored: Scored, slices: Sequence[Slice]) -> li
     labelled = [(part.label, part.rows[labels[part.rows] != NO_LABEL]) for part in slices]
     labelled = [(label, samples) for label, samples in labelled if len(samples)]
     first, *others = scored
+
+    def weights_of(samples: npt.NDArray[np.int64]) -> Weights | None:
+        return None if weights is None else weights[samples]
+
     found = [
-        _logloss_difference(labels[samples], scored[name][samples], scored[first][samples])
+        _logloss_difference(
+            labels[samples], scored[name][samples], scored[first][samples], weights_of(samples)
+        )
         for _, samples in labelled
         for name in others
     ]
@@ -96,7 +112,8 @@ def slice_figures(labels: Labels, scored: Scored, slices: Sequence[Slice]) -> li
             samples=len(samples),
             clicks=int(np.count_nonzero(labels[samples])),
             models={
-                name: _figures(labels[samples], probability[samples]) for name, probability in scored.items()
+                name: _figures(labels[samples], probability[samples], weights_of(samples))
+                for name, probability in scored.items()
             },
             differences=[
                 LoglossDifference(model=name, against=first, logloss=logloss, p_adjusted=p)
@@ -107,17 +124,24 @@ def slice_figures(labels: Labels, scored: Scored, slices: Sequence[Slice]) -> li
     ]
 
 
-def _figures(labels: Labels, probability: npt.NDArray[np.float32]) -> Figures:
+def _figures(labels: Labels, probability: npt.NDArray[np.float32], weights: Weights | None) -> Figures:
     return Figures(
-        metrics=binary_metrics(labels, probability), intervals=metric_intervals(labels, probability)
+        metrics=binary_metrics(labels, probability, weights),
+        intervals=metric_intervals(labels, probability, weights),
     )
 
 
 def _logloss_difference(
-    labels: Labels, ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]
+    labels: Labels,
+    ours: npt.NDArray[np.float32],
+    theirs: npt.NDArray[np.float32],
+    weights: Weights | None,
 ) -> PairedDifference | None:
     metric = METRICS["logloss"]
-    return None if metric.lacking(labels) else paired_difference(metric, labels, ours, theirs)
+    _, of_weight_above_0 = of_weight(weights, labels)
+    if metric.lacking(of_weight_above_0):
+        return None
+    return paired_difference(metric, labels, ours, theirs, weights)
 
 
 def _adjusted(family: Sequence[PairedDifference | None]) -> list[float | None]:

@@ -139,11 +139,12 @@ def _scored(request: EvaluationRequest) -> _Found:
             origins=[model.origin for model in models],
         )
         cuts = [of_rows(name, rows.files, models[0].preprocessing) for name in dict.fromkeys(request.slices)]
-        file = stack.enter_context(writing(out, len(models)))
+        file = stack.enter_context(writing(out, len(models), weighted=rows.weighted))
         began = time.perf_counter()
         columns = _columns(rows, models, list(preprocessings), cuts, file)
         seconds = time.perf_counter() - began
     labels, origin, *rest = columns
+    weights = rest.pop() if rows.weighted else None
     names = unique_names(printable_name(model.name) for model in models)
     predictions = Predictions(
         labels=labels,
@@ -152,6 +153,7 @@ def _scored(request: EvaluationRequest) -> _Found:
         files=rows.files,
         first_row=rows.first_row,
         all_rows=rows.all_rows,
+        weights=weights,
     )
     of_blocks = dict(zip((each for each in cuts if each.of_block), rest[len(models) :], strict=True))
     return _Found(
@@ -192,7 +194,8 @@ def _columns(
         file: takes the predictions.
 
     Returns:
-        Labels, file, the predictions of each model, and the codes of each slicing that reads columns, (N,) each.
+        Labels, file, the predictions of each model, the codes of each slicing that reads columns, and weights where rows
+        have them, (N,) each.
 
     Raises:
         DataError: there is no good sample.
@@ -202,10 +205,11 @@ def _columns(
     with progress_bar("evaluate", unit=" rows") as bar:
         for block in regrouped(rows.blocks(_BLOCK), _BLOCK):
             scored = [model.score(block.features[place[model.rows_fingerprint]]) for model in models]
+            weights = [] if block.weights is None else [block.weights]
             if file is not None:
-                file.write(block.labels, scored)
+                file.write(block.labels, scored, *weights)
             coded = (each.of_block(block) for each in cuts if each.of_block)
-            kept.append([block.labels, block.file, *scored, *coded])
+            kept.append([block.labels, block.file, *scored, *coded, *weights])
             done = rows.done()
             bar.set_postfix_str("" if done is None else f"{done:.0%}", refresh=False)
             bar.update(len(block))
@@ -216,20 +220,27 @@ def _columns(
 
 def _summary(predictions: Predictions, found: _Found, out: Path | None) -> EvaluationSummary:
     labelled = predictions.labelled
+    weights = labelled.weights
+    if weights is not None and len(weights) and not weights.any():
+        raise DataError(
+            f"figures need labelled rows with weight, and all {len(weights):,} have weight 0; give some of them a weight"
+        )
     counts = np.bincount(predictions.file, minlength=len(predictions.files)).tolist()
     return EvaluationSummary(
         samples=len(predictions.labels),
         labelled=len(labelled.labels),
         models=[
-            model_figures(name, source, labelled.labels, probability)
+            model_figures(name, source, labelled.labels, probability, weights)
             for (name, probability), source in zip_longest(labelled.scored.items(), found.sources)
         ],
-        differences=differences(labelled.labels, labelled.scored) if len(labelled.labels) else [],
+        differences=differences(labelled.labels, labelled.scored, weights) if len(labelled.labels) else [],
         slicings=[
             SlicingFigures(
                 name=each.name,
                 about=each.about,
-                slices=slice_figures(predictions.labels, predictions.scored, cut(each, codes)),
+                slices=slice_figures(
+                    predictions.labels, predictions.scored, cut(each, codes), predictions.weights
+                ),
             )
             for each, codes in found.codes.items()
         ],

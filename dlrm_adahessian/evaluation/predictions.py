@@ -1,8 +1,8 @@
 # pyright: basic
 """Predictions as parquet: written while rows are scored, and read again as a model of their own.
 
-Columns: row (int64, from 0), label (int8, null where there is none), probability (float32), and of further models scored
-on the same rows probability_2, probability_3, ...
+Columns: row (int64, from 0), label (int8, null where there is none), weight (float32) where rows have weights, probability
+(float32), and of further models scored on the same rows probability_2, probability_3, ...
 """
 
 import os
@@ -23,7 +23,7 @@ from dlrm_adahessian.runs.sealed import storage_errors
 from dlrm_adahessian.runtime.terminal import printable_name
 
 _MAGIC = b"PAR1"
-_PROBABILITY = "probability"
+_PROBABILITY, _WEIGHT = "probability", "weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class Predictions:
         numbers: (N,) int64 of the rows; None where they count from 0.
         first_row: place of the first row among the rows that days are cut of.
         all_rows: number of those; None where they are these N.
+        weights: (N,) float32, as how many samples each row counts; None for 1 each.
     """
 
     labels: npt.NDArray[np.int8]
@@ -47,6 +48,7 @@ class Predictions:
     numbers: npt.NDArray[np.int64] | None = None
     first_row: int = 0
     all_rows: int | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     @property
     def labelled(self) -> "Predictions":
@@ -56,7 +58,15 @@ class Predictions:
             return self
         scored = {name: probability[known] for name, probability in self.scored.items()}
         numbers = np.flatnonzero(known) if self.numbers is None else self.numbers[known]
-        return replace(self, labels=self.labels[known], scored=scored, file=self.file[known], numbers=numbers)
+        weights = None if self.weights is None else self.weights[known]
+        return replace(
+            self,
+            labels=self.labels[known],
+            scored=scored,
+            file=self.file[known],
+            numbers=numbers,
+            weights=weights,
+        )
 
     def and_by(self, others: "Predictions") -> "Predictions":
         """Return these with the models of others beside them.
@@ -65,10 +75,10 @@ class Predictions:
             others: of the same rows.
 
         Returns:
-            All models; one whose name is taken gets a number.
+            All models; one whose name is taken gets a number. The weights are those that are known.
 
         Raises:
-            DataError: the rows are not the same in the same order.
+            DataError: the rows are not the same in the same order, or have other weights.
         """
         ours, theirs = next(iter(self.scored)), next(iter(others.scored))
         if len(self.labels) != len(others.labels):
@@ -81,9 +91,17 @@ class Predictions:
                 f"predictions to compare are of the same rows in the same order, and {theirs} differs from {ours} first "
                 f"at {differing}; sort both by row, or score the same rows"
             )
+        known = [each.weights for each in (self, others) if each.weights is not None]
+        if len(known) == 2 and not np.array_equal(known[0], known[1]):
+            raise DataError(
+                f"predictions to compare are of the same rows, and {next(iter(others.scored))} has them with other weights "
+                f"than {next(iter(self.scored))}; score the same rows"
+            )
         names = unique_names([*self.scored, *others.scored])
         return replace(
-            self, scored=dict(zip(names, (*self.scored.values(), *others.scored.values()), strict=True))
+            self,
+            scored=dict(zip(names, (*self.scored.values(), *others.scored.values()), strict=True)),
+            weights=known[0] if known else None,
         )
 
     def _first_difference(self, others: "Predictions") -> str | None:
@@ -123,21 +141,28 @@ class PredictionFile:
         """Take the writer, see `writing`."""
         self._writer, self._rows = writer, 0
 
-    def write(self, labels: npt.NDArray[np.int8], scored: Sequence[npt.NDArray[np.float32]]) -> None:
-        """Append rows: labels (N,) and for each model (N,)."""
+    def write(
+        self,
+        labels: npt.NDArray[np.int8],
+        scored: Sequence[npt.NDArray[np.float32]],
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        """Append rows: labels (N,), for each model (N,), and (N,) weights in a file that has them."""
         rows = np.arange(self._rows, self._rows + len(labels), dtype=np.int64)
-        columns = [pa.array(rows), pa.array(labels, mask=labels == NO_LABEL), *map(pa.array, scored)]
+        numbers = scored if weights is None else [weights, *scored]
+        columns = [pa.array(rows), pa.array(labels, mask=labels == NO_LABEL), *map(pa.array, numbers)]
         self._writer.write_table(pa.table(columns, schema=self._writer.schema))
         self._rows += len(labels)
 
 
 @contextmanager
-def writing(path: Path | None, models: int) -> Generator[PredictionFile | None]:
+def writing(path: Path | None, models: int, *, weighted: bool = False) -> Generator[PredictionFile | None]:
     """Write a file while the block runs; it replaces what stands at `path` when the block ends well.
 
     Args:
         path: where; None writes nothing.
         models: number of columns of probabilities.
+        weighted: whether rows have weights.
 
     Yields:
         The file, or None.
@@ -149,6 +174,7 @@ def writing(path: Path | None, models: int) -> Generator[PredictionFile | None]:
         [
             ("row", pa.int64()),
             ("label", pa.int8()),
+            *([(_WEIGHT, pa.float32())] if weighted else []),
             *((column_of(place), pa.float32()) for place in range(models)),
         ]
     )
@@ -210,6 +236,11 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
             raise DataError(
                 f"probabilities must lie in [0, 1], and those of {name} do not all; score the rows again"
             )
+    weights = table[_WEIGHT].to_numpy() if _WEIGHT in table.column_names else None
+    if weights is not None and not ((weights >= 0) & (weights < np.inf)).all():  # so that NaN fails too
+        raise DataError(
+            f"weights must be finite and at least 0, and those of {paths[0]} are not all; score the rows again"
+        )
     sizes = [len(part) for part in tables]
     file = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
     return Predictions(
@@ -218,6 +249,7 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
         file=file,
         files=[printable_name(Path(path).name) for path in paths],
         numbers=_numbers([table["row"].to_numpy() for table in tables]),
+        weights=weights,
     )
 
 
@@ -234,6 +266,7 @@ def _read(path: Path) -> pa.Table:
     wanted = {"row": pa.int64(), "label": pa.int8(), _PROBABILITY: pa.float32()}
     try:
         schema = pq.read_schema(path)
+        wanted |= {name: pa.float32() for name in schema.names if name == _WEIGHT}
         for name, kind in wanted.items():
             if name not in schema.names or schema.field(name).type != kind:
                 found = schema.field(name).type if name in schema.names else "nothing"
@@ -243,7 +276,8 @@ def _read(path: Path) -> pa.Table:
         columns = [name for name in schema.names if name.startswith(_PROBABILITY)]
         if any(schema.field(name).type != pa.float32() for name in columns):
             raise DataError(f"probabilities are float, and {path} has others; give what evaluate wrote")
-        table = pq.read_table(path, columns=["row", "label", *columns])
+        weight = [name for name in schema.names if name == _WEIGHT]
+        table = pq.read_table(path, columns=["row", "label", *columns, *weight])
         if table["row"].null_count:
             raise DataError(f"every row has a number, and {path} has rows with none; score the rows again")
         return table

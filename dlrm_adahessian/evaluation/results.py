@@ -78,7 +78,7 @@ class ModelFigures:
         return {
             **self.figures.asdict(),
             "expected_calibration_error": self.expected_calibration_error,
-            "calibration_bins": [entry._asdict() for entry in self.calibration_bins],
+            "calibration_bins": [entry.asdict() for entry in self.calibration_bins],
         }
 
     def asdict(self) -> dict[str, Any]:
@@ -201,6 +201,11 @@ class EvaluationSummary:
     seconds: float
     predictions: Path | None
     trained_on: Sequence[str] = ()
+
+    @property
+    def weight(self) -> float | None:
+        """Weight of the labeled samples, where samples have weights, which all figures count then."""
+        return self.first.figures and self.first.figures.metrics.weight
 
     @property
     def first(self) -> ModelFigures:

@@ -35,11 +35,13 @@ class Block:
         labels: (N,) int8.
         file: (N,) int32, of which file each row is.
         features: of the rows, by each preprocessing.
+        weights: (N,) float32, as how many samples each row counts; None for 1 each.
     """
 
     labels: npt.NDArray[np.int8]
     file: npt.NDArray[np.int32]
     features: tuple[Features, ...]
+    weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,15 +51,18 @@ class Block:
             labels=self.labels[rows],
             file=self.file[rows],
             features=tuple(features[rows] for features in self.features),
+            weights=None if self.weights is None else self.weights[rows],
         )
 
     @classmethod
     def joined(cls, blocks: Sequence["Block"]) -> "Block":
         """Return the rows of all blocks, one after another."""
+        weights = [block.weights for block in blocks if block.weights is not None]
         return cls(
             labels=np.concatenate([block.labels for block in blocks]),
             file=np.concatenate([block.file for block in blocks]),
             features=tuple(map(Features.joined, zip(*(block.features for block in blocks), strict=True))),
+            weights=np.concatenate(weights) if weights else None,
         )
 
 
@@ -69,6 +74,7 @@ class PreparedRows:
         rejected: no line.
         first_row: place of the first row in the folder.
         all_rows: rows in the folder.
+        weighted: whether they have weights.
     """
 
     def __init__(self, folder: str, part: Part, fingerprints: Iterable[str]) -> None:
@@ -82,6 +88,7 @@ class PreparedRows:
                 f"{folder} was prepared with another vocabulary than a run was trained on; name the raw rows instead"
             )
         self.all_rows = len(self._data.labels)
+        self.weighted = self._data.weights is not None
         self._rows = range(self.all_rows) if part == "all" else getattr(self._data.split, part)
         self.first_row = self._rows.start
         self.files, self.rejected = [printable_name(Path(folder).name)], [0]
@@ -92,8 +99,13 @@ class PreparedRows:
         for start in range(self._rows.start, self._rows.stop, size):
             these = slice(start, min(start + size, self._rows.stop))
             labels = np.asarray(self._data.labels[these])
-            features = self._data.features[these]
-            yield Block(labels=labels, file=np.zeros(len(labels), np.int32), features=(features,))
+            weights = self._data.weights
+            yield Block(
+                labels=labels,
+                file=np.zeros(len(labels), np.int32),
+                features=(self._data.features[these],),
+                weights=None if weights is None else np.asarray(weights[these]),
+            )
             self._read += len(labels)
 
     def done(self) -> float | None:
@@ -109,6 +121,7 @@ class RawRows:
         rejected: bad lines of each.
         first_row: place of the first row among those that days are cut of.
         all_rows: number of these; None where they are all that are read.
+        weighted: whether they have weights.
     """
 
     def __init__(
@@ -127,6 +140,7 @@ class RawRows:
         self._paths, self._bad_lines, self._preprocessings = paths, bad_lines, preprocessings
         self._schema = _common_schema(preprocessings)
         self._reader = RowReader(self._schema, bad_lines, "optional")
+        self.weighted = self._schema.weight is not None
         self._input, self._source = 0, None
 
     def blocks(self, size: int) -> Iterator[Block]:
@@ -167,6 +181,7 @@ class RawRows:
                 labels=rows.labels,
                 file=np.full(len(rows), len(self.files) - 1, np.int32),
                 features=tuple(each.features(rows) for each in self._preprocessings),
+                weights=rows.weights,
             )
         self.rejected[-1] = self._bad_lines.count - before
 

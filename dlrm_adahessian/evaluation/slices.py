@@ -16,6 +16,7 @@ from dlrm_adahessian.data.split import DAYS, split_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.rows import Block
+from dlrm_adahessian.metrics.curves import cuts_of_weight
 
 MOST_VALUES = 15
 """Slices of a column's values at most; rarer values share one."""
@@ -224,8 +225,14 @@ def _days(predictions: Predictions) -> _Codes:
 
 
 def _calibration_bins(predictions: Predictions) -> _Codes:
-    """Return which tenth of the rows each lies in, equal probabilities in the same, the lower one."""
-    probability = next(iter(predictions.scored.values()))
+    """Return which tenth of the rows, or of their weight, each lies in, equal probabilities in the same, the lower one."""
+    probability, weights = next(iter(predictions.scored.values())), predictions.weights
+    if weights is not None and weights.any():
+        order = np.argsort(probability, kind="stable")
+        order = order[weights[order] > 0]
+        ordered = probability[order]
+        ends = cuts_of_weight(ordered, weights[order].astype(np.float64), _CALIBRATION_BINS)
+        return np.searchsorted(ordered[ends[:-1] - 1], probability, "left").astype(np.int32)
     ordered = np.sort(probability)
     cuts = [len(ordered) * bin_ // _CALIBRATION_BINS - 1 for bin_ in range(1, _CALIBRATION_BINS)]
     return np.searchsorted(ordered[[cut for cut in cuts if cut >= 0]], probability, "left").astype(np.int32)

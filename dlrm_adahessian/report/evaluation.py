@@ -22,8 +22,12 @@ def write_evaluation(path: Path, summary: EvaluationSummary, labelled: Predictio
         summary: of `evaluation.job.evaluate`.
         labelled: the predictions of the samples with a label, at least one.
     """
-    both = 0 < int(labelled.labels.sum()) < len(labelled.labels)
-    found = {name: curve(labelled.labels, scored) for name, scored in labelled.scored.items()} if both else {}
+    both = summary.first.measured.metrics.auc is not None
+    found = {
+        name: curve(labelled.labels, scored, weights=labelled.weights)
+        for name, scored in labelled.scored.items()
+        if both
+    }
     drawn = {
         "curves": plots.curves(found) if found else None,
         "reliability": plots.reliability({model.name: model.calibration_bins for model in summary.models}),

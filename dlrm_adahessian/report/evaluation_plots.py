@@ -101,4 +101,6 @@ def _interval(
 
 
 def _wilson(entry: CalibrationBin) -> tuple[float, float]:
+    if entry.effective_rows is not None:
+        return proportion_interval(entry.click_rate * entry.effective_rows, entry.effective_rows)
     return proportion_interval(round(entry.click_rate * entry.rows), entry.rows)

@@ -43,3 +43,14 @@ def test_means_by_table_and_band(rows):
             cell = values[bands[:, feature] == band, feature]
             expected = cell.mean() if len(cell) else np.nan
             np.testing.assert_allclose(found[feature, band], expected, atol=1e-12)
+
+
+def test_whole_weights_repeat_the_rows(rows):
+    bands, labels, ours, theirs = rows
+    weights = np.random.default_rng(2).integers(0, 4, 40)
+    found = logloss_by_band(bands, labels, ours, theirs, weights.astype(np.float32))
+    repeated = (np.repeat(part, weights, axis=0) for part in (bands, labels))
+    expected = logloss_by_band(*repeated, *(np.repeat(side, weights, axis=1) for side in (ours, theirs)))
+    for ours_, theirs_ in zip(found, expected, strict=True):
+        assert (ours_ is None) == (theirs_ is None)
+        assert ours_ is None or ours_.estimate == pytest.approx(theirs_.estimate, rel=1e-9)

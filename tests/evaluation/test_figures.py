@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from dlrm_adahessian.data.rows import NO_LABEL
-from dlrm_adahessian.evaluation.figures import differences, slice_figures
+from dlrm_adahessian.evaluation.figures import differences, model_figures, slice_figures
 from dlrm_adahessian.evaluation.slices import Slice
 from dlrm_adahessian.statistics.intervals import holm
 
@@ -69,3 +69,33 @@ def test_rows_without_a_label_are_in_no_slice(scored):
     assert [(entry.label, entry.samples) for entry in found] == [("one", 1), ("rest", 599)]
     assert found[0].differences[0].p_adjusted is None
     assert found[1].differences[0].p_adjusted is not None
+
+
+@pytest.mark.oracle
+def test_whole_weights_repeat_the_rows_in_all_figures(scored):
+    labels, models = scored
+    weights = np.random.default_rng(1).integers(0, 4, 900)
+    weights[0] += -weights.sum() % 10
+    of_labels = np.repeat(labels, weights)
+    of_models = {name: np.repeat(probability, weights) for name, probability in models.items()}
+    found = model_figures("a", None, labels, models["a"], weights.astype(np.float32))
+    expected = model_figures("a", None, of_labels, of_models["a"])
+    for name in ("auc", "accuracy", "logloss", "normalized_entropy", "calibration"):
+        assert found.figures.value(name) == pytest.approx(expected.figures.value(name), rel=1e-9), name
+    assert found.expected_calibration_error == pytest.approx(expected.expected_calibration_error, rel=1e-9)
+    assert found.figures_asdict()["weight"] == weights.sum()
+    rows = np.arange(200, 500)
+    (part,) = slice_figures(labels, models, [Slice("part", rows)], weights.astype(np.float32))
+    plain = model_figures(
+        "b", None, np.repeat(labels[rows], weights[rows]), np.repeat(models["b"][rows], weights[rows])
+    )
+    assert (part.samples, part.clicks) == (300, labels[rows].sum())
+    assert part.models["b"].value("logloss") == pytest.approx(plain.figures.value("logloss"), rel=1e-9)
+    pairs = zip(
+        differences(labels, models, weights.astype(np.float32)),
+        differences(of_labels, of_models),
+        strict=True,
+    )
+    for row, of_repeated in pairs:
+        assert row.logloss.estimate == pytest.approx(of_repeated.logloss.estimate, rel=1e-6)
+        assert row.logloss.standard_error > of_repeated.logloss.standard_error, "rows are what was drawn"

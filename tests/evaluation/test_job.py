@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES
+from dlrm_adahessian.data.prepared.folder import open_prepared
+from dlrm_adahessian.evaluation import rows
 from dlrm_adahessian.evaluation.predictions import writing
 from tests.evaluation.jobs import ROWS
 
@@ -292,3 +295,34 @@ def test_a_run_has_its_name_wherever_it_is_named_from(place, evaluate, monkeypat
     (step,) = {path.name for path in place.glob("hybrid/checkpoints/step-*")} - {found["checkpoint"]}
     found = json.loads(evaluate("--run", step, "--data-path", place / "rows.txt", "--json"))
     assert found["models"][0]["name"] == f"hybrid@{int(step.removeprefix('step-'))}"
+
+
+@pytest.mark.oracle
+def test_weights_of_prepared_rows_count_in_all_figures_and_come_with_the_predictions(
+    place, evaluate, tmp_path, monkeypatch
+):
+    folder = json.loads((place / "hybrid" / "config.json").read_text())["prepared"]["folder"]
+    weights = np.random.default_rng(0).exponential(1.0, ROWS).astype(np.float32)
+    monkeypatch.setattr(rows, "open_prepared", lambda path: replace(open_prepared(path), weights=weights))
+    asked = ["--run", place / "hybrid", "--data-path", folder, "--slices", "day", "calibration"]
+    found = json.loads(evaluate(*asked, "--out", tmp_path / "a.parquet", "--json"))
+    written = pd.read_parquet(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(written["weight"], weights)
+    label, p = written["label"], written["probability"].to_numpy(np.float64)
+    assert found["weight"] == pytest.approx(weights.sum(dtype=np.float64), rel=1e-12)
+    assert found["logloss"] == pytest.approx(log_loss(label, p, sample_weight=weights), abs=1e-9)
+    assert found["auc"] == pytest.approx(roc_auc_score(label, p, sample_weight=weights), abs=1e-9)
+    for cut in found["slices"].values():
+        parts = [part["models"]["hybrid"] for part in cut["slices"]]
+        assert sum(part["weight"] for part in parts) == pytest.approx(found["weight"], rel=1e-9)
+        total = sum(part["weight"] * part["logloss"] for part in parts)
+        assert total == pytest.approx(found["weight"] * found["logloss"], rel=1e-9)
+    stored = ["--data-path", tmp_path / "a.parquet", "--slices", "day", "calibration"]
+    again = json.loads(evaluate(*stored, "--json"))
+    for figure in ("weight", "logloss", "logloss_ci95", "accuracy_ci95", "calibration_bins"):
+        assert again[figure] == found[figure]
+    text = evaluate(*stored, "--report", tmp_path / "a.html")
+    assert "Rows count by their weights in all figures" in text
+    assert "rows count by their weights" in (tmp_path / "a.html").read_text()
+    monkeypatch.setattr(rows, "open_prepared", lambda path: replace(open_prepared(path), weights=0 * weights))
+    assert "all 6,000 have weight 0" in evaluate(*asked, code=65)

@@ -180,3 +180,35 @@ def test_files_of_one_scoring_and_of_several_are_the_rows_of_the_whole(tmp_path)
         read_predictions(cut[:1]).and_by(read_predictions(cut[1:]))
     assert read_predictions(cut[1:]).labelled.numbers.tolist() == [4, 5, 7]
     assert all_rows.labelled.numbers.tolist() == [0, 1, 3, 4, 5, 7]
+
+
+def test_weights_are_written_beside_the_labels_and_read_again(tmp_path):
+    weights = np.array([0.5, 0.0, 2.0, 3.0], np.float32)
+    with writing(tmp_path / "a.parquet", 1, weighted=True) as file:
+        file.write(LABELS, SCORES[:1], weights)
+    assert pq.read_schema(tmp_path / "a.parquet").names == ["row", "label", "weight", "probability"]
+    found = read_predictions([str(tmp_path / "a.parquet")])
+    np.testing.assert_array_equal(found.weights, weights)
+    assert found.labelled.weights.tolist() == [0.5, 0.0, 3.0]
+    plain = read_predictions([write(tmp_path / "b.parquet")])
+    assert plain.weights is None
+    assert plain.and_by(found).weights is found.weights
+    other = Predictions(
+        labels=LABELS, scored={"c": SCORES[0]}, file=found.file, files=["c"], weights=weights + 1
+    )
+    with pytest.raises(DataError, match="c has them with other weights than a; score the same rows"):
+        found.and_by(other)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (pa.array([1.0, -1.0], pa.float32()), "weights must be finite and at least 0"),
+        (pa.array([1.0, None], pa.float32()), "weights must be finite and at least 0"),
+        (pa.array([1.0, np.inf], pa.float32()), "weights must be finite and at least 0"),
+        (pa.array([1, 2], pa.int64()), "a column weight of float, and .* has int64"),
+    ],
+)
+def test_weights_are_finite_numbers_from_0_on(tmp_path, weights, message):
+    with pytest.raises(DataError, match=message):
+        read_predictions([table(tmp_path / "a.parquet", weight=weights)])

@@ -146,3 +146,27 @@ def test_magnitudes_reach_their_last_slice():
     slicing = of_rows("I1", [], PREPROCESSING)
     dense = np.full((1, 13), math.log1p(2.0**62), np.float32)
     assert labels_of(slicing, slicing.of_block(block(dense))) == [f"{2**39:,} or more"]
+
+
+def test_tenths_of_the_weight_are_those_of_repeated_rows():
+    rng = np.random.default_rng(0)
+    probability, weights = rng.random(300).astype(np.float32), rng.integers(0, 4, 300)
+    weights[0] += -weights.sum() % 10
+    slicing = of_predictions("calibration", [])
+    labels = np.zeros(300, np.int8)
+    of_rows_ = Predictions(
+        labels=labels,
+        scored={"a": probability},
+        file=np.zeros(300, np.int32),
+        files=["x"],
+        weights=weights.astype(np.float32),
+    )
+    repeated = np.repeat(probability, weights)
+    of_repeated = Predictions(
+        labels=np.repeat(labels, weights),
+        scored={"a": repeated},
+        file=np.zeros(len(repeated), np.int32),
+        files=["x"],
+    )
+    found, expected = slicing.of_all(of_rows_), slicing.of_all(of_repeated)
+    np.testing.assert_array_equal(np.repeat(found, weights), expected)

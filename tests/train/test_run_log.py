@@ -100,3 +100,21 @@ def test_window_refuses_what_metrics_refuse() -> None:
         RecentWindow(0)
     with pytest.raises(ValueError, match="probability must lie"):
         RecentWindow(4).add(np.array([1], np.int8), np.array([np.nan], np.float32))
+
+
+def test_the_window_counts_weighted_samples_and_keeps_their_weights():
+    rng = np.random.default_rng(0)
+    labels, probability = rng.integers(0, 2, 30).astype(np.int8), rng.random(30).astype(np.float32)
+    weights = rng.integers(0, 4, 30).astype(np.float32)
+    window, loaded = RecentWindow(20), RecentWindow(20)
+    for part in (slice(0, 12), slice(12, 30)):
+        window.add(labels[part], probability[part], weights[part])
+    loaded.load(json.loads(json.dumps(window.state())))
+    times = weights[10:].astype(int)
+    expected = binary_metrics(np.repeat(labels[10:], times), np.repeat(probability[10:], times))
+    for found in (window.metrics(), loaded.metrics()):
+        assert found.logloss == pytest.approx(expected.logloss, rel=1e-12)
+        assert found.auc == pytest.approx(expected.auc, rel=1e-12)
+    plain = RecentWindow(20)
+    plain.add(labels, probability)
+    assert set(plain.state()) == {"next", "rows"}
