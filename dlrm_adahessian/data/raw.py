@@ -1,11 +1,14 @@
 """Raw rows of any schema: read, and prepared under the name of their content."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dlrm_adahessian.data.columnar.reader import ColumnReader
 from dlrm_adahessian.data.config import BadRows, DataConfig
@@ -18,7 +21,7 @@ from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
 from dlrm_adahessian.data.rows import RowBlock
 from dlrm_adahessian.data.schema import Schema, SplitRule
 from dlrm_adahessian.data.split import MIN_ROWS
-from dlrm_adahessian.data.text.sources import Source, input_identity, is_pipe, open_sources
+from dlrm_adahessian.data.text.sources import Source, input_files, input_identity, is_pipe, open_sources
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.sealed import fingerprint
 
@@ -150,19 +153,29 @@ class _Reading:
         good = 0
         schema = self._schema
         reader = RowReader(schema, bad_lines)
-        for source in open_sources(
-            self._path, schema.format, part_of=lambda name: part_of(name, schema.split)
-        ):
+        part = self._part_of_files()
+        for source in open_sources(self._path, schema.format, part_of=part or (lambda name: 0)):
             self._source = source
             self._stages.total_bytes = source.total
             for block in reader.read(source, limit=left):
                 left = None if left is None else left - len(block)
                 good += len(block)
                 self._stages.bytes_read = source.consumed()
-                yield block
+                yield (
+                    block
+                    if part is None
+                    else replace(block, part=np.full(len(block), part(source.name), np.int8))
+                )
             if left == 0:
                 break
         if bad_lines.count and good < MIN_ROWS:
             raise DataError(
                 f"{MIN_ROWS} good rows at least are needed, found {good}: {bad_lines.told(good)}; repair the lines"
             )
+
+    def _part_of_files(self) -> Callable[[str], int] | None:
+        """Return what says of the name of a file in which part its rows are; None where their order says it."""
+        split, path = self._schema.split, self._path
+        if split.by != "files" or is_pipe(path) or len(input_files(path, self._schema.format)) == 1:
+            return None
+        return lambda name: part_of(name, split)

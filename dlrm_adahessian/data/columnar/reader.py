@@ -51,22 +51,19 @@ class ColumnReader:
         self._row = 0  # rows of this source before the batch, the bad ones included
         self._source = ""
 
-    def read(
-        self, source: Source, *, limit: int | None = None, part: int | None = None
-    ) -> Iterator[ColumnBlock]:
+    def read(self, source: Source, *, limit: int | None = None) -> Iterator[ColumnBlock]:
         """Read the rows of a source in order; `DataError` when columns are absent or of a wrong type, or times fall.
 
         Args:
             source: of the format that the schema says.
             limit: good rows after which to stop; None reads to the end.
-            part: of all rows, where the schema splits by files.
 
         Yields:
             Blocks that are not empty.
         """
         self._source, self._row = source.name, 0
         for batch in self._batches(source):
-            block = self._block(batch, part)
+            block = self._block(batch)
             self._row += len(batch)
             block = block[:limit] if limit is not None else block
             if len(block):
@@ -127,7 +124,7 @@ class ColumnReader:
             )
         return wanted
 
-    def _block(self, batch: Any, part: int | None) -> ColumnBlock:
+    def _block(self, batch: Any) -> ColumnBlock:
         """Convert a batch, hand over its bad rows, and return the others."""
         columns = _Columns(batch, self._source)
         schema = self._schema
@@ -147,7 +144,7 @@ class ColumnReader:
             missing=missing_words(absent),
             bags=bags,
             weights=weights,
-            part=_parts(len(batch), time, schema.split, part),
+            part=_parts(time, schema.split),
         )
         return whole if len(good) == len(batch) else whole[good]
 
@@ -246,11 +243,8 @@ def wanted_columns(schema: Schema) -> list[str]:
     return list(dict.fromkeys(column.column for column in read))
 
 
-def _parts(
-    rows: int, time: npt.NDArray[Any] | None, split: SplitRule, part: int | None
-) -> npt.NDArray[np.int8] | None:
-    if part is not None:
-        return np.full(rows, part, np.int8)
+def _parts(time: npt.NDArray[Any] | None, split: SplitRule) -> npt.NDArray[np.int8] | None:
+    """Return the part of each row, where it follows from its time."""
     if split.by != "time" or time is None:
         return None
     starts = as_times(pa.array([str(split.test_from), str(split.validation_from)]))
