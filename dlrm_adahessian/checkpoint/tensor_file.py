@@ -107,7 +107,8 @@ def _blocks(header: bytes, ordered: Sequence[tuple[str, Tensor]]) -> Iterator[by
 
 def _raw(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+    # An empty tensor may have a stride that no other type can be viewed with.
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def write_past_cache(file: BinaryIO, parts: Iterable[bytes | memoryview]) -> None:

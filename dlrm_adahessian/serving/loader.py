@@ -1,11 +1,12 @@
-"""Predict clicks with an exported model. Needs Python 3.11, torch and safetensors, and nothing else.
+"""Predict clicks with an exported model. Needs Python 3.11, torch and safetensors, and nothing else: one file, for copies.
 
     from loader import load
 
     model = load("FOLDER")
-    model.probabilities([[1, None, ...]], [["68fd1e64", None, ...]])  # 13 integers and 26 tokens a row
+    model.predict([{"price": 2.5, "site": "news", "genres": ["a", "b"]}])  # rows by the names of their columns
+    model.probabilities([[2.5]], [["news"]], [[["a", "b"]]])  # the same in the order of the schema
 
-    python FOLDER/loader.py < rows.txt  # a probability a line, for tab-separated rows with or without a label
+    python FOLDER/loader.py < rows.jsonl  # a probability a line, for a JSON object a line; of Criteo's for its text
 
 Every byte is compared with the manifest first, so damage is refused, and nothing is unpickled. The manifest bears no
 signature: who can write to the folder can put another model there. The steps are those of the program that trained it, in
@@ -14,10 +15,11 @@ float32, 8,192 rows at a time as it scores: a row's last bits depend on the rows
 
 import hashlib
 import json
+import math
 import signal
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -28,20 +30,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-FORMAT, MANIFEST = 1, "manifest.json"
+FORMAT, MANIFEST = 2, "manifest.json"
 TENSORS = ("head.safetensors", "tables.safetensors", "vocabulary.safetensors")
 FILES = ("head.pt2", "loader.py", "vocabulary.parquet", *TENSORS)
-INTEGERS, TOKENS, BATCH = 13, 26, 8192
+BATCH = 8192
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
-_MAX_MANIFEST, _MAX_LINE = 1 << 20, 1 << 12  # bytes
+_MAX_MANIFEST, _MAX_LINE = 1 << 20, 1 << 16  # bytes
 _MARK = b"\xef\xbb\xbf"  # of the byte order, as some programs begin a file
 _SIGN = -(1 << 31)  # adding it keeps the order of uint32 within int32
-_RULE = "a row has 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each of which may be missing"
 _DIGITS = frozenset("0123456789abcdefABCDEF")
-_Row = tuple[list[int], list[int]]
-_Integers = Iterable[Sequence[int | None]] | Tensor
-_Tokens = Iterable[Sequence[str | None]] | Tensor
+_BASIS, _PRIME, _BITS = (
+    0xCBF29CE484222325,
+    0x100000001B3,
+    (1 << 63) - 1,
+)  # FNV-1a (RFC 9923) of 64 bits but one
+_Value = Any  # a number; text; a list of texts; None where missing
+_Row = tuple[list[float], list[int], list[list[int]]]
+_Bag = tuple[Tensor, Tensor]
 
 
 class BadFolderError(Exception):
@@ -64,29 +70,41 @@ class Model:
     def __init__(self, manifest: dict[str, Any], head: Any, tables: Any, words: Any) -> None:
         """Take the tensors by name; others than the manifest tells of raise an error of some kind."""
         sizes, dim = manifest["model"], manifest["model"]["embedding_dim"]
-        names = manifest["features"]["tokens"]
-        self._widths = dense, num_tokens = len(manifest["features"]["integers"]), len(names)
-        vectors = num_tokens + (dense > 0)
+        self.schema = _Schema(manifest["schema"], words.get("scales"))
+        dense, columns = len(self.schema.dense), [*self.schema.tokens, *self.schema.bags]
+        vectors = len(columns) + (dense > 0)
         first, second = torch.tril_indices(vectors, vectors, 0 if sizes["self_interaction"] else -1)
         self._picked = first * vectors + second
         activation = _ACTIVATIONS[sizes["activation"]]()
         self._bottom = _mlp([dense, *sizes["bottom"], dim] if dense else [], activation)
-        read = dim if dense else num_tokens * dim
+        read = dim if dense else len(columns) * dim
         self._top = _mlp([read + len(first), *sizes["top"], 1], activation)[:-1]
         nn.ModuleDict({"bottom": self._bottom, "top": self._top}).load_state_dict(head, assign=True)
         kind, heights = _TYPES[manifest["tables"]["type"]], manifest["tables"]["rows"]
         self._features = [
-            _Feature(name, (rows, dim), kind, tables, words)
-            for name, rows in zip(names, heights, strict=True)
+            _Feature(column, (rows, dim), kind, tables, words)
+            for column, rows in zip(columns, heights, strict=True)
         ]
 
-    @torch.no_grad()
-    def probabilities(self, integers: _Integers, tokens: _Tokens) -> Tensor:
-        """Predict raw rows.
+    def predict(self, rows: Iterable[Mapping[str, _Value]]) -> Tensor:
+        """Predict rows by the names of their columns in the file; columns that are absent or None are missing.
 
         Args:
-            integers: 13 a row, None where missing; or (N, 13) int64, 0 where missing.
-            tokens: 26 a row of 8 hexadecimal digits, None where missing; or (N, 26) int64, -1 where missing.
+            rows: numbers, text or whole numbers, and lists of these or text with the schema's separator.
+
+        Returns:
+            (N,) float32 probabilities of a click; a value that does not fit its column raises a ValueError.
+        """
+        return self.of_parsed([self.schema.row(row) for row in rows])
+
+    @torch.no_grad()
+    def probabilities(self, values: Any, tokens: Any, bags: Any = ()) -> Tensor:
+        """Predict rows in the order of the schema's columns.
+
+        Args:
+            values: K numbers a row, None where missing; or (N, K) float64, NaN where missing.
+            tokens: T a row, None where missing; or (N, T) int64 of hashes, -1 where missing.
+            bags: a list for each bag column of a row; or for each column its values (V,) int64 and offsets (N + 1,).
 
         Returns:
             (N,) float32 probabilities of a click, in (0, 1).
@@ -94,59 +112,166 @@ class Model:
         Raises:
             ValueError: a row has too few or too many values, or a value is out of range.
         """
-        if isinstance(integers, Tensor) or isinstance(tokens, Tensor):
-            numbers, words = torch.as_tensor(integers), torch.as_tensor(tokens)
-        else:
-            numbers, words = _tensors([_row(*row) for row in zip(integers, tokens, strict=True)])
-        shapes, (dense, num_tokens) = ((*numbers.shape,), (*words.shape,)), self._widths
-        if shapes != ((len(words), dense), (len(words), num_tokens)):
-            raise ValueError(f"rows are (N, {dense}) integers and (N, {num_tokens}) tokens, got {shapes}")
-        if bool(((words < -1) | (words >> 32 > 0)).any()):
-            raise ValueError("a token is -1 or in [0, 2**32), and one is not")
-        parts = zip(numbers.split(BATCH), words.split(BATCH), strict=True)
-        z = torch.cat([self._logits(*part) for part in parts]).double()
+        if not isinstance(tokens, Tensor):
+            empty: list[Any] = [[]] * max(len(values), len(tokens))
+            rows = zip(values or empty, tokens or empty, bags or empty, strict=True)
+            return self.of_parsed([self.schema.ordered(*row) for row in rows])
+        values, (dense, width) = torch.as_tensor(values), (len(self.schema.dense), len(self.schema.tokens))
+        shapes = (*values.shape,), (*tokens.shape,)
+        if shapes != ((len(tokens), dense), (len(tokens), width)) or len(bags) != len(self.schema.bags):
+            raise ValueError(
+                f"rows are (N, {dense}) values, (N, {width}) tokens and {len(self.schema.bags)} bags, got {shapes} and "
+                f"{len(bags)}"
+            )
+        largest = (1 << self.schema.bits) - 1
+        if bool(((tokens < -1) | (tokens > largest)).any()):
+            raise ValueError(f"a token is -1 or in [0, 2**{self.schema.bits}), and one is not")
+        starts = range(0, len(tokens), BATCH)
+        parts = [self._logits(*_cut(values, tokens, bags, slice(at, at + BATCH))) for at in starts]
+        z = torch.cat([torch.empty(0), *parts]).double()
         decay = (-z.abs()).exp()
         sigmoid = torch.where(z >= 0, 1.0, decay) / (1.0 + decay)
         return sigmoid.float().clamp(2**-126, 1 - 2**-24)
 
-    def _logits(self, integers: Tensor, tokens: Tensor) -> Tensor:
-        read = rows = list(map(_Feature.rows, self._features, tokens.T.contiguous()))
+    def of_parsed(self, rows: Sequence[_Row]) -> Tensor:
+        """Predict rows as `_Schema` returns them."""
+        schema = self.schema
+        bags = [_bag([row[2][place] for row in rows]) for place in range(len(schema.bags))]
+        values = torch.tensor([row[0] for row in rows], dtype=torch.float64).view(-1, len(schema.dense))
+        tokens = torch.tensor([row[1] for row in rows], dtype=torch.int64).view(-1, len(schema.tokens))
+        if not len(schema.dense):
+            values = torch.empty(len(rows), 0, dtype=torch.float64)
+        if not len(schema.tokens):
+            tokens = torch.empty(len(rows), 0, dtype=torch.int64)
+        return self.probabilities(values, tokens, bags)
+
+    def _logits(self, values: Tensor, tokens: Tensor, bags: Sequence[_Bag]) -> Tensor:
+        looked_up = [*tokens.T.contiguous(), *bags]
+        read = rows = [
+            feature.pooled(*found) if isinstance(found, tuple) else feature.rows(found)
+            for feature, found in zip(self._features, looked_up, strict=True)
+        ]
         if self._bottom:
-            read = [self._bottom(integers.clamp(min=0).double().log1p().float())]
+            read = [self._bottom(self.schema.transformed(values))]
             rows = [*read, *rows]
+        if not rows[1:]:
+            return self._top(torch.cat(read, 1)).squeeze(1)
         vectors = torch.stack(rows, 1)
         products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self._picked)
         return self._top(torch.cat([*read, products], 1)).squeeze(1)
 
 
+class _Schema:
+    """The columns of a row, and how each becomes numbers."""
+
+    def __init__(self, schema: dict[str, Any], scales: Tensor | None) -> None:
+        self.criteo = schema["format"] == "criteo"
+        self.bits = 32 if self.criteo else 63
+        self.dense, self.tokens, self.bags = schema["dense"], schema["tokens"], schema["bags"]
+        self._scales = scales
+
+    def row(self, row: Mapping[str, _Value]) -> _Row:
+        """Return a row by the names of its columns."""
+        values, tokens, bags = (
+            [row.get(column["column"]) for column in columns]
+            for columns in (self.dense, self.tokens, self.bags)
+        )
+        return self.ordered(values, tokens, bags)
+
+    def ordered(self, values: Sequence[_Value], tokens: Sequence[_Value], bags: Sequence[_Value]) -> _Row:
+        """Return a row whose values are in the order of the columns."""
+        try:
+            return (
+                [_number(value) for _, value in zip(self.dense, values, strict=True)],
+                [self._token(value, column) for column, value in zip(self.tokens, tokens, strict=True)],
+                [self._values(value, column) for column, value in zip(self.bags, bags, strict=True)],
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            counts = ", ".join(map(str, (len(self.dense), len(self.tokens), len(self.bags))))
+            raise ValueError(
+                f"a row has {counts} numbers, tokens and bags: {error}, got {values}, {tokens} and {bags}"
+            ) from error
+
+    def transformed(self, values: Tensor) -> Tensor:
+        """Return the dense inputs (N, K) float32 of values (N, K), NaN where missing."""
+        found, standardized = [], 0
+        for column, given in zip(self.dense, values.double().T, strict=True):
+            if column["transform"] == "standardize" and self._scales is not None:
+                mean, deviation = self._scales[:, standardized]
+                given, standardized = (given - mean) / deviation, standardized + 1
+            given = given.nan_to_num(nan=0.0)
+            found.append(given.clamp(min=0).log1p() if column["transform"] == "log1p" else given)
+        return torch.stack(found, 1).float()
+
+    def _token(self, value: _Value, column: dict[str, Any]) -> int:
+        if value is None or value == "":
+            return -1
+        if self.criteo:
+            if len(value) != 8 or not _DIGITS.issuperset(value):
+                raise ValueError(f"a token of Criteo's has 8 hexadecimal digits, found {value!r}")
+            return int(value, 16)
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError(f"{column['column']} is text or a whole number, found {value!r}")
+        text = (
+            str(value).lower()
+            if isinstance(value, bool)
+            else str(int(value) if isinstance(value, float) else value)
+        )
+        return _hash(text[slice(*column["characters"])] if column.get("characters") else text)
+
+    def _values(self, value: _Value, column: dict[str, Any]) -> list[int]:
+        if isinstance(value, str) and column.get("separator"):
+            value = value.split(column["separator"])
+        found = [self._token(each, column) for each in value or ()]
+        return [token for token in found if token >= 0][: column.get("max_length")]
+
+
 class _Feature:
     """The tokens of one feature, and their rows; row 0 is that of unknown tokens."""
 
-    def __init__(self, name: str, shape: tuple[int, int], kind: torch.dtype, tables: Any, words: Any) -> None:
+    def __init__(
+        self, column: dict[str, Any], shape: tuple[int, int], kind: torch.dtype, tables: Any, words: Any
+    ) -> None:
+        name = column.get("name") or column["column"]
         self._weight = tables[f"{name}/weight"]
         self._code = [tables[f"{name}/{part}"] for part in ("scale", "offset") if kind == torch.int8]
-        self._missing = words[f"{name}/missing"]
+        self._missing, self._buckets = words[f"{name}/missing"], column.get("buckets")
+        known = words[f"{name}/tokens"]
+        # Tokens of 32 bits are kept in as many.
+        self._narrow = known.dtype == torch.uint32
+        known = known.long().add_(_SIGN).int() if self._narrow else known
         # One more at the end, so that every search ends at a token.
-        self._known = F.pad(words[f"{name}/tokens"].long().add_(_SIGN).int(), (0, 1), value=~_SIGN)
+        self._known = torch.cat([known, known.new_tensor([torch.iinfo(known.dtype).max])])
         self._rows = F.pad(words[f"{name}/rows"], (0, 1))
         used = torch.cat([self._rows, self._missing]).aminmax()
         shapes = (self._weight.shape, self._rows.shape, *(part.shape for part in self._code))
         if self._weight.dtype != kind or shapes != (shape, self._known.shape, *[shape[:1]] * len(self._code)):
             raise ValueError(f"the table of {name} is {self._weight.dtype} {shapes}, not {kind} {shape}")
-        if not 0 <= int(used.min) <= int(used.max) < shape[0]:
+        if not 0 <= int(used.min) <= int(used.max) < shape[0] or (self._buckets or 1) >= shape[0] + (
+            not self._buckets
+        ):
             raise ValueError(f"the tokens of {name} must have rows in [0, {shape[0]})")
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Return the rows (B, D) float32 of tokens (B,) int64."""
-        signed = (tokens + _SIGN).int()
-        place = torch.searchsorted(self._known, signed)
-        row = torch.where(self._known[place] == signed, self._rows[place], 0)
-        row = row.where(tokens >= 0, self._missing)
+        if self._buckets:
+            row = torch.where(tokens >= 0, tokens % self._buckets + 1, 0)
+        else:
+            sought = (tokens + _SIGN).int() if self._narrow else tokens
+            place = torch.searchsorted(self._known, sought)
+            row = torch.where(self._known[place] == sought, self._rows[place], 0)
+            row = row.where(tokens >= 0, self._missing)
         found = self._weight.index_select(0, row).float()
         if self._code:
             scale, offset = (part[row].unsqueeze(1) for part in self._code)
             found = found * scale + offset
         return found
+
+    def pooled(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """Return the sums (B, D) of the rows of bags: values (V,) int64, offsets (B + 1,) int64."""
+        rows = self.rows(values)
+        bag = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
+        return torch.zeros(len(offsets) - 1, rows.shape[1]).index_add_(0, bag, rows)
 
 
 def _mlp(widths: Sequence[int], activation: nn.Module) -> nn.Sequential:
@@ -185,24 +310,40 @@ def _verified(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _row(integers: Sequence[int | None], tokens: Sequence[str | None]) -> _Row:
-    """Check a row, and return it as a row of tensors has it."""
-    numbers = [value or 0 for value in integers]
-    words = [token for token in tokens if token is not None]
-    right = (len(numbers), len(tokens)) == (INTEGERS, TOKENS) and not {len(word) for word in words} - {8}
-    if not right or not _DIGITS.issuperset("".join(words)) or {value >> 63 for value in numbers} - {0, -1}:
-        raise ValueError(f"{_RULE}, got {integers} and {tokens}")
-    return numbers, [-1 if token is None else int(token, 16) for token in tokens]
+def _hash(text: str) -> int:
+    value = _BASIS
+    for byte in text.encode():
+        value = (value ^ byte) * _PRIME % (1 << 64)
+    return value & _BITS
 
 
-def _tensors(rows: Sequence[_Row]) -> Iterator[Tensor]:
-    for part, width in enumerate((INTEGERS, TOKENS)):
-        yield torch.tensor([row[part] for row in rows], dtype=torch.int64).view(-1, width)
+def _number(value: _Value) -> float:
+    if value is None or value == "":
+        return math.nan
+    if not math.isfinite(found := float(value)):
+        raise ValueError(f"a number is finite, found {value!r}")
+    return found
 
 
-def _rows(lines: Iterable[bytes]) -> Iterator[_Row]:
-    """Parse lines; all have as many columns as the first, and a `ValueError` names the one that is no row."""
-    columns = 0
+def _bag(rows: Sequence[Sequence[int]]) -> _Bag:
+    lengths = torch.tensor([0, *map(len, rows)])
+    return torch.tensor([token for row in rows for token in row], dtype=torch.int64), lengths.cumsum(0)
+
+
+def _cut(
+    values: Tensor, tokens: Tensor, bags: Sequence[_Bag], rows: slice
+) -> tuple[Tensor, Tensor, list[_Bag]]:
+    """Return some of the rows."""
+    ends = slice(rows.start, rows.stop + 1)
+    cut = [
+        (each[offsets[ends][0] : offsets[ends][-1]], offsets[ends] - offsets[ends][0])
+        for each, offsets in bags
+    ]
+    return values[rows], tokens[rows], cut
+
+
+def _lines(lines: Iterable[bytes]) -> Iterator[str]:
+    """Yield lines without their ends; a `ValueError` names one that is too long."""
     for number, line in enumerate(lines, 1):
         if len(line) >= _MAX_LINE and not line.endswith(
             b"\n"
@@ -213,26 +354,41 @@ def _rows(lines: Iterable[bytes]) -> Iterator[_Row]:
         if number == 1 and line == _MARK:
             return
         text = line.removeprefix(_MARK) if number == 1 else line
-        fields = text.removesuffix(b"\n").removesuffix(b"\r").decode("latin-1").split("\t")
-        columns = columns or len(fields)
-        label, values, tokens = fields[:-39], fields[-39:-26], fields[-26:]
+        yield text.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
+
+
+def _rows(schema: _Schema, lines: Iterable[bytes]) -> Iterator[_Row]:
+    """Parse lines: JSON objects, or Criteo's text; a `ValueError` names the one that is no row."""
+    columns = 0
+    for number, line in enumerate(_lines(lines), 1):
         try:
-            whole = all(value.removeprefix("-").isdigit() for value in values if value)
+            if not schema.criteo:
+                found = json.loads(line)
+                if not isinstance(found, dict):
+                    raise ValueError(f"a row is a JSON object by the names of the columns, got {found!r:.60}")
+                yield schema.row(found)
+                continue
+            fields = line.split("\t")
+            columns = columns or len(fields)
+            label, values, tokens = fields[:-39], fields[-39:-26], fields[-26:]
+            whole = all(v.removeprefix("-").isdigit() and int(v) >> 63 in (0, -1) for v in values if v)
             if len(fields) != columns or label not in ([], [""], ["0"], ["1"]) or not whole:
-                raise ValueError(f"{_RULE}, after a label if the first line has one, got {fields}")
-            row = _row([int(v) if v else None for v in values], [token or None for token in tokens])
+                raise ValueError(
+                    "a row has 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each of which may "
+                    f"be missing, after a label if the first line has one, got {fields}"
+                )
+            yield schema.ordered(values, tokens, [])
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
-        yield row
 
 
 def _main() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader of the output may leave early
     try:
         model = load(Path(__file__).parent)
-        rows = _rows(iter(lambda: sys.stdin.buffer.readline(_MAX_LINE), b""))
+        rows = _rows(model.schema, iter(lambda: sys.stdin.buffer.readline(_MAX_LINE), b""))
         while batch := list(islice(rows, BATCH)):
-            found = model.probabilities(*_tensors(batch))
+            found = model.of_parsed(batch)
             sys.stdout.writelines(f"{value:.9g}\n" for value in found.tolist())
     except (BadFolderError, ValueError) as error:
         sys.stdout.flush()

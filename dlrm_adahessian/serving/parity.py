@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
-from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN
-from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, Features, missing_words
+from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, token_type
+from dlrm_adahessian.data.rows import NO_LABEL, Bags, ColumnBlock, Features, missing_words, offsets_of
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.serving import loader
@@ -18,6 +18,7 @@ from dlrm_adahessian.serving.rounding import RowType, rounded, unrounded
 from dlrm_adahessian.train.step import SCORING_BATCH
 
 ROWS = 1 << 16
+_LONGEST_BAG = 5  # values
 _ABSENT = 0.1  # share of missing values, and of tokens that are drawn regardless of the vocabulary
 
 
@@ -80,25 +81,43 @@ def drawn(preprocessing: Preprocessing, rows: int, seed: int = 0) -> ColumnBlock
         The rows, without labels.
     """
     rng = np.random.default_rng(seed)
-    schema, vocabulary = preprocessing.schema, preprocessing.vocabulary
-    num_dense, num_tokens = len(schema.dense), len(schema.features)
+    schema = preprocessing.schema
+    num_dense, num_tokens = len(schema.dense), len(schema.tokens)
     values = np.floor(np.exp(rng.uniform(0, 43, (rows, num_dense)))) - 3  # up to 2**62
     absent = rng.random((rows, num_dense + num_tokens)) < _ABSENT
-    values[absent[:, :num_dense]] = 0
-    tokens = rng.integers(0, 1 << 32, (rows, num_tokens), dtype=np.uint32)
-    for feature, height in enumerate(preprocessing.num_rows):
-        row = rng.integers(0, height, rows)
-        absent[:, num_dense + feature] |= (row != UNKNOWN) & (row == vocabulary.missing[feature])
-        known = (row != UNKNOWN) & (rng.random(rows) > _ABSENT)
-        tokens[known, feature] = vocabulary.tokens[vocabulary.offsets[feature] + row[known] - 1]
+    values[absent[:, :num_dense]] = np.nan
+    tokens = np.empty((rows, num_tokens), token_type(schema))
+    for feature in range(num_tokens):
+        tokens[:, feature], missing = _drawn_tokens(preprocessing, feature, rows, rng)
+        absent[:, num_dense + feature] |= missing
     tokens[absent[:, num_dense:]] = 0
+    bags: list[Bags] = []
+    for feature in range(num_tokens, len(schema.features)):
+        offsets = offsets_of(rng.integers(0, _LONGEST_BAG + 1, rows))
+        found, _ = _drawn_tokens(preprocessing, feature, offsets[-1], rng)
+        bags.append(Bags(values=found, offsets=offsets))
     return ColumnBlock(
         schema=schema,
         labels=np.full(rows, NO_LABEL, np.int8),
         values=values,
         tokens=tokens,
         missing=missing_words(absent),
+        bags=bags,
     )
+
+
+def _drawn_tokens(
+    preprocessing: Preprocessing, feature: int, count: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Draw tokens (count,) of a feature, some unknown, and where the missing one was drawn (count,)."""
+    vocabulary = preprocessing.vocabulary
+    known = vocabulary.tokens_of(feature)
+    found = rng.integers(0, 1 << preprocessing.schema.token_bits, count, np.uint64)
+    found = found.astype(vocabulary.tokens.dtype)
+    row = rng.integers(0, len(known) + 1, count)
+    taken = (row != UNKNOWN) & (rng.random(count) > _ABSENT)
+    found[taken] = known[row[taken] - 1]
+    return found, (row != UNKNOWN) & (row == vocabulary.missing[feature])
 
 
 @torch.no_grad()
@@ -109,21 +128,43 @@ def _rounded_probabilities(
 
     So no second copy of the tables is made. A row is rounded by itself, whatever is rounded with it.
     """
-    ids = torch.from_numpy(features.ids).long()
-    dense = torch.from_numpy(features.dense)
-    weights = trained.state.lookup.tables()
     names = trained.preprocessing.schema.features
+    weights = trained.state.lookup.tables()
     logits: list[torch.Tensor] = []
-    for some, of_them in zip(dense.split(SCORING_BATCH), ids.split(SCORING_BATCH), strict=True):
-        looked_up = [weights[name][of_them[:, feature]] for feature, name in enumerate(names)]
-        pooled = torch.stack([unrounded(rounded(rows, tables)) for rows in looked_up], 1)
-        logits.append(trained.state.head(some, pooled))
+    for start in range(0, len(features), SCORING_BATCH):
+        some = features[start : start + SCORING_BATCH]
+        ids = [torch.from_numpy(column).long() for column in np.ascontiguousarray(some.ids.T)]
+        vectors = [
+            _looked_up(weights[name], column, tables) for name, column in zip(names, ids, strict=False)
+        ]
+        for name, bags in zip(names[len(ids) :], some.bags, strict=True):
+            rows = _looked_up(weights[name], torch.from_numpy(bags.values).long(), tables)
+            bag = torch.from_numpy(np.repeat(np.arange(len(bags)), bags.lengths))
+            vectors.append(torch.zeros(len(bags), rows.shape[1]).index_add_(0, bag, rows))
+        dim = trained.config.model.embedding_dim
+        pooled = torch.stack(vectors, 1) if vectors else torch.empty(len(some), 0, dim)
+        logits.append(trained.state.head(torch.from_numpy(np.array(some.dense)), pooled))
     return probability_from_logit(torch.cat(logits).numpy())
 
 
-def as_tensors(block: ColumnBlock) -> tuple[Any, Any]:
-    """Return values (N, K) float64 and tokens (N, F) int64 of raw rows as the loader takes them; -1 is a missing token."""
+def _looked_up(table: torch.Tensor, ids: torch.Tensor, tables: RowType) -> torch.Tensor:
+    return unrounded(rounded(table[ids], tables))
+
+
+def as_tensors(block: ColumnBlock) -> tuple[Any, Any, list[tuple[Any, Any]]]:
+    """Return raw rows as the loader takes them.
+
+    Args:
+        block: the rows.
+
+    Returns:
+        Values (N, K) float64, NaN where missing; tokens (N, T) int64, -1 where missing; values and offsets of each bag.
+    """
     bits = np.unpackbits(block.missing.view(np.uint8), axis=1, bitorder="little")
-    gone = bits[:, len(block.schema.dense) :][:, : len(block.schema.features)]
+    gone = bits[:, len(block.schema.dense) :][:, : len(block.schema.tokens)]
     tokens = np.where(gone, -1, block.tokens.astype(np.int64))
-    return torch.from_numpy(block.values), torch.from_numpy(tokens)
+    bags = [
+        (torch.from_numpy(each.values.astype(np.int64)), torch.from_numpy(each.offsets))
+        for each in block.bags
+    ]
+    return torch.from_numpy(block.values), torch.from_numpy(tokens), bags

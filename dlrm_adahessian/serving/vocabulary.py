@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +20,24 @@ _BLOCK = 1 << 20  # tokens written at once
 
 
 def sorted_tensors(preprocessing: Preprocessing) -> dict[str, Tensor]:
-    """Return by feature `tokens` (K,) uint32 ascending, `rows` (K,) int32, and `missing` (1,) int32."""
+    """Return by feature `tokens` (K,) ascending, `rows` (K,) int32, and `missing` (1,) int32; and `scales`, if any.
+
+    Tokens of 32 bits are uint32, hashes of 63 int64.
+    """
     found: dict[str, Tensor] = {}
     for name, tokens, rows, missing in _features(preprocessing):
         order = np.argsort(tokens)
-        found[f"{name}/tokens"] = torch.from_numpy(tokens[order])
+        narrow = tokens.dtype == np.uint32
+        found[f"{name}/tokens"] = torch.from_numpy(tokens[order].astype(np.uint32 if narrow else np.int64))
         found[f"{name}/rows"] = torch.from_numpy(rows[order])
         found[f"{name}/missing"] = torch.tensor([missing], dtype=torch.int32)
+    if preprocessing.schema.standardized:
+        found["scales"] = torch.from_numpy(preprocessing.scales)
     return found
 
 
 def write_parquet(preprocessing: Preprocessing, path: Path) -> None:
-    """Write feature, token (8 hexadecimal digits; null is the missing token) and row; tokens not listed have row 0."""
+    """Write feature, token (hexadecimal; null is the missing token) and row; tokens not listed have row 0."""
     with pq.ParquetWriter(path, _SCHEMA) as writer:
         for name, tokens, rows, missing in _features(preprocessing):
             for first in range(0, len(tokens), _BLOCK):
@@ -42,7 +49,7 @@ def write_parquet(preprocessing: Preprocessing, path: Path) -> None:
 
 def _features(
     preprocessing: Preprocessing,
-) -> Iterator[tuple[str, npt.NDArray[np.uint32], npt.NDArray[np.int32], int]]:
+) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[np.int32], int]]:
     """Yield name, tokens, their rows, and the row of the missing token, `UNKNOWN` when it has none."""
     vocabulary = preprocessing.vocabulary
     for feature, name in enumerate(preprocessing.schema.features):
@@ -54,9 +61,9 @@ def _features(
         yield name, tokens[rows != missing], rows[rows != missing], missing
 
 
-def _hexadecimal(tokens: npt.NDArray[np.uint32]) -> pa.Array:
-    digits = tokens.astype(">u4").tobytes().hex().encode()
-    offsets = np.arange(0, len(digits) + 1, 8, dtype=np.int32)
+def _hexadecimal(tokens: npt.NDArray[Any]) -> pa.Array:
+    digits = tokens.astype(tokens.dtype.newbyteorder(">")).tobytes().hex().encode()
+    offsets = np.arange(0, len(digits) + 1, 2 * tokens.itemsize, dtype=np.int32)
     return pa.StringArray.from_buffers(len(tokens), pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
