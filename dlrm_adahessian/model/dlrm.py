@@ -4,8 +4,8 @@ Naumov et al., "Deep Learning Recommendation Model for Personalization and Recom
 weights follow its reference implementation: normal with variance 2 / (in + out), biases with variance 1 / out.
 
 The paper has both kinds of column. Without dense columns there is no bottom MLP, and the pooled embeddings stand in the
-place of its output: the top MLP reads them beside their products. Products alone would hardly learn, since products of
-small initial rows have next to no slope. Without categorical columns there is one vector and no pair: bottom, then top.
+place of its output: the top MLP reads them beside their products. Of products alone a row would have a slope as small as
+the other rows are at first. Without categorical columns there is one vector and no pair: bottom, then top.
 """
 
 import math
