@@ -22,20 +22,21 @@ Bands = npt.NDArray[np.int8]
 
 
 def band_of_ids(data: PreparedData) -> list[Bands]:
-    """Return the band of each row of each table, (rows of the table,) int8 per table."""
+    """Return the band of each row of the table of each token column, (rows of the table,) int8 per table."""
     train = data.split.train
+    heights = data.preprocessing.num_rows[: len(data.preprocessing.schema.tokens)]
     return [
         np.digitize(
             np.bincount(data.features.ids[train.start : train.stop, feature], minlength=rows), _EDGES
         ).astype(np.int8)
-        for feature, rows in enumerate(data.preprocessing.num_rows)
+        for feature, rows in enumerate(heights)
     ]
 
 
 def bands_of_samples(
     data: PreparedData, band_of_id: Sequence[Bands], samples: npt.NDArray[np.int64]
 ) -> Bands:
-    """Return the band of each token of some samples, (samples, F) int8."""
+    """Return the band of each token of some samples, (samples, T) int8."""
     ids = data.features.ids[samples]
     return np.stack([band[ids[:, feature]] for feature, band in enumerate(band_of_id)], axis=1)
 
@@ -50,7 +51,7 @@ def logloss_by_band(
     """Return the difference of log loss in each band, a sample counting once for each of its tokens there.
 
     Args:
-        bands: (N, F) of the tokens.
+        bands: (N, T) of the tokens.
         labels: (N,) 0 or 1.
         ours: (N,) predictions of each seed.
         theirs: like `ours`, of the same seeds.
@@ -74,11 +75,11 @@ def mean_by_table_and_band(bands: Bands, values: npt.NDArray[np.floating]) -> np
     """Return the mean of values over the tokens of each table and band.
 
     Args:
-        bands: (N, F) of the tokens.
-        values: (N,) per sample, or (N, F) per token.
+        bands: (N, T) of the tokens.
+        values: (N,) per sample, or (N, T) per token.
 
     Returns:
-        (F, bands) float64; NaN where there is no token.
+        (T, bands) float64; NaN where there is no token.
     """
     per_token = np.broadcast_to(values if values.ndim == 2 else values[:, None], bands.shape)
     means = np.full((bands.shape[1], len(BANDS)), np.nan)

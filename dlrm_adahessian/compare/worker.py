@@ -141,10 +141,11 @@ def curvature_by_band(
             curvature.append((found.pooled_curvature.sum(2) * samples).cpu().numpy())
         squared.append((found.pooled_grad * samples).square().sum(2).cpu().numpy())
     bands = bands_of_samples(data, band_of_ids(data), np.arange(rows.start, rows.stop))
+    tokens = len(schema.tokens)  # a bag has several, of several bands
     return CurvatureByBand(
-        tables=list(schema.features),
-        curvature=_nested(mean_by_table_and_band(bands, np.concatenate(curvature))),
-        squared_gradient=_nested(mean_by_table_and_band(bands, np.concatenate(squared))),
+        tables=list(schema.features[:tokens]),
+        curvature=_nested(mean_by_table_and_band(bands, np.concatenate(curvature)[:, :tokens])),
+        squared_gradient=_nested(mean_by_table_and_band(bands, np.concatenate(squared)[:, :tokens])),
     )
 
 

@@ -79,6 +79,7 @@ def test_bags_of_all_ranks_are_those_of_the_rows_in_their_order(order, world_siz
             dense=np.zeros((rows.stop, 0), np.float32), ids=ids, bags=tuple(map(bags_of, lists))
         ),
         labels=(np.arange(rows.stop) % 3 == 0).astype(np.int8),
+        weights=None,
         preprocessing=SimpleNamespace(schema=schema),
     )
     loaders = [

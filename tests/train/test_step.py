@@ -122,8 +122,9 @@ def weighted_batches(step: int) -> tuple[Batch, Batch]:
     ids = rng.integers(0, min(step + 1, ROWS), (BATCH, len(TOKEN_NAMES)), np.int32)
     labels = (rng.random(BATCH) < 0.3).astype(np.int8)
     weights = rng.integers(0, 4, BATCH)
-    repeated = (np.repeat(part, weights, axis=0) for part in (dense, ids, labels))
-    return make_batch(dense, ids, labels, weights=weights.astype(np.float32)), make_batch(*repeated)
+    features, places = Features(dense=dense, ids=ids), np.repeat(np.arange(BATCH), weights)
+    weighted = make_batch(CRITEO.features, features, labels, weights=weights.astype(np.float32))
+    return weighted, make_batch(CRITEO.features, features[places], labels[places])
 
 
 def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -147,7 +148,7 @@ def test_a_step_with_whole_weights_is_that_of_repeated_samples(name):
     if config.optim.dense.name == "soap":  # its bases are computed in float32: roundings turn them
         config = replace(config, optim=replace(config.optim, dense=replace(config.optim.dense, max_dim=1)))
     weighted, repeated = (
-        TrainState(config, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
+        TrainState(config, CRITEO, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
         for _ in range(2)
     )
     for step in range(9):
@@ -158,7 +159,7 @@ def test_a_step_with_whole_weights_is_that_of_repeated_samples(name):
             losses.append(train_step(state, batch, curvature_samples=samples, lr_scale=0.1).loss)
         assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert_alike(tensors_of(weighted), tensors_of(repeated))
-    initial = TrainState(config, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
+    initial = TrainState(config, CRITEO, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
     assert not torch.equal(initial.parameters, weighted.parameters), "training must have moved something"
 
 
@@ -171,7 +172,9 @@ def test_a_batch_without_weight_is_predicted_and_updates_nothing(name):
     plain = batch_of(2)
     dense, labels = plain.dense.numpy(), plain.all_labels
     ids = plain.kjt.values().view(len(TOKEN_NAMES), BATCH).T.numpy()
-    batch = make_batch(dense, ids, labels, weights=np.zeros(BATCH, np.float32))
+    batch = make_batch(
+        CRITEO.features, Features(dense=dense, ids=ids), labels, weights=np.zeros(BATCH, np.float32)
+    )
     found = train_step(state, batch, curvature_samples=BATCH, lr_scale=0.5)
     assert (found.finite, found.loss) == (True, 0.0)
     assert found.probability.tolist() == state.score([plain]).tolist()
@@ -188,7 +191,9 @@ def test_curvature_of_some_samples_is_that_of_their_weighted_mean(name):
     weights = np.repeat(np.array([3, 1], np.float32), half)
     plain = batch_of(5)
     ids = plain.kjt.values().view(len(TOKEN_NAMES), BATCH).T.numpy()
-    weighted = make_batch(plain.dense.numpy(), ids, plain.all_labels, weights=weights)
+    weighted = make_batch(
+        CRITEO.features, Features(dense=plain.dense.numpy(), ids=ids), plain.all_labels, weights=weights
+    )
     first, second = (
         train_step(new_state(config), batch, curvature_samples=half, lr_scale=0.1).derivatives
         for batch in (plain, weighted)
@@ -198,7 +203,9 @@ def test_curvature_of_some_samples_is_that_of_their_weighted_mean(name):
             torch.testing.assert_close(getattr(second, part), getattr(first, part), rtol=1e-5, atol=1e-9)
     # No sample of the first ones has weight: a step without curvature of the dense part.
     weights[:half] = 0
-    third = make_batch(plain.dense.numpy(), ids, plain.all_labels, weights=weights)
+    third = make_batch(
+        CRITEO.features, Features(dense=plain.dense.numpy(), ids=ids), plain.all_labels, weights=weights
+    )
     found = train_step(new_state(config), third, curvature_samples=half, lr_scale=0.1)
     assert found.finite
     assert found.derivatives.curvature is None

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Batch, Loader, make_batch
-from dlrm_adahessian.data.schema import NUM_INTEGERS, TOKEN_NAMES
+from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.presets import optimizer_preset
@@ -24,10 +25,13 @@ BATCH, STEPS = 11, 8  # 6 and 5 samples; the last batch has 4, all on the first 
 ROWS = BATCH * (STEPS - 1) + 4
 NUM_ROWS = [2 + 5 * (i % 4) for i in range(len(TOKEN_NAMES))]
 DATA = SimpleNamespace(
-    dense=np.random.default_rng(0).random((ROWS, NUM_INTEGERS), np.float32),
-    ids=np.stack(
-        [np.random.default_rng(i).integers(0, n, ROWS, np.int32) for i, n in enumerate(NUM_ROWS)], 1
+    features=Features(
+        dense=np.random.default_rng(0).random((ROWS, NUM_INTEGERS), np.float32),
+        ids=np.stack(
+            [np.random.default_rng(i).integers(0, n, ROWS, np.int32) for i, n in enumerate(NUM_ROWS)], 1
+        ),
     ),
+    preprocessing=SimpleNamespace(schema=CRITEO),
     labels=(np.random.default_rng(1).random(ROWS) < 0.4).astype(np.int8),
     weights=np.random.default_rng(2).integers(0, 4, ROWS).astype(np.float32),
 )
@@ -47,7 +51,7 @@ def config_of(case: str) -> RunConfig:
 
 def train(case: str, batches: list[Batch]) -> tuple[list[float], TrainState]:
     config = config_of(case)
-    state = TrainState(config, NUM_ROWS, torch.device("cpu"), dtype=torch.float64)
+    state = TrainState(config, CRITEO, NUM_ROWS, torch.device("cpu"), dtype=torch.float64)
     losses = []
     for batch in batches:
         samples = batch.share.samples if config.curvature != "none" else 0
@@ -80,11 +84,8 @@ def repeated_batches() -> list[Batch]:
         part = slice(first, first + BATCH)
         times = DATA.weights[part].astype(int)
         if times.any():
-            found.append(
-                make_batch(
-                    *(np.repeat(all_[part], times, axis=0) for all_ in (DATA.dense, DATA.ids, DATA.labels))
-                )
-            )
+            places = np.repeat(np.arange(ROWS)[part], times)
+            found.append(make_batch(CRITEO.features, DATA.features[places], DATA.labels[places]))
     return found
 
 
