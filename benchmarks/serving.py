@@ -62,7 +62,7 @@ def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: 
     model = loader.load(folder / kind)
     loading = time.perf_counter() - began
     tensors = as_tensors(block)
-    lists = [[int(value) or None for value in row] for row in tensors[0].tolist()]
+    lists = [[None if value != value else int(value) for value in row] for row in tensors[0].tolist()]
     words = [[None if value < 0 else f"{value:08x}" for value in row] for row in tensors[1].tolist()]
     calls: dict[str, Callable[[], object]] = {
         "checkpoint": lambda: trained.score(trained.preprocessing.features(block)),

@@ -29,9 +29,8 @@ class Split:
 
     @property
     def days(self) -> tuple[int, ...]:
-        """(8,) first row of each of 7 equal days, earlier ones longer by one where they don't divide; and the end."""
-        each, more = divmod(self.rows, DAYS)
-        return tuple(day * each + min(day, more) for day in range(DAYS + 1))
+        """(8,) first row of each day, as `days_of` cuts them."""
+        return days_of(self.rows)
 
     @property
     def train(self) -> range:
@@ -58,6 +57,12 @@ class Split:
         return cls(values["test"][0], values["val"][0], values["val"][1])
 
 
+def days_of(rows: int) -> tuple[int, ...]:
+    """Return the first row of each of 7 equal days, earlier ones longer by one where they don't divide; and the end."""
+    each, more = divmod(rows, DAYS)
+    return tuple(day * each + min(day, more) for day in range(DAYS + 1))
+
+
 def split_rows(rows: int, rule: SplitRule = _WEEK, counts: Sequence[int] | None = None) -> Split:
     """Cut rows into parts.
 
@@ -82,7 +87,7 @@ def split_rows(rows: int, rule: SplitRule = _WEEK, counts: Sequence[int] | None 
     elif rule.train is None and rule.test is None:
         if rows < MIN_ROWS:
             raise DataError(f"{MIN_ROWS} good rows at least are needed, found {rows}; give more rows")
-        days = Split(0, 0, rows).days
+        days = days_of(rows)
         found = Split(days[-2], rows - (rows - days[-2]) // 2, rows)
     else:
         train = rule.train or (DAYS - 1) / DAYS * (1 - (rule.test or 0))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Vocabulary
 from dlrm_adahessian.data.schema import Schema
-from dlrm_adahessian.data.split import DAYS, split_rows
+from dlrm_adahessian.data.split import DAYS, days_of
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.rows import Block
@@ -219,7 +219,7 @@ def _magnitude(code: int) -> str:
 
 def _days(predictions: Predictions) -> _Codes:
     count = len(predictions.labels)
-    starts = split_rows(predictions.all_rows or count).days
+    starts = days_of(predictions.all_rows or count)
     places = np.arange(predictions.first_row, predictions.first_row + count)
     return (np.searchsorted(starts[:DAYS], places, "right") - 1).astype(np.int32)
 

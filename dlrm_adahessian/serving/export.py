@@ -190,6 +190,10 @@ def _write_manifest(trained: TrainedModel, folder: Path, tables: RowType) -> Non
             "step": trained.checkpoint.step,
         },
         "model": dataclasses.asdict(trained.config.model),
+        "features": {
+            "integers": trained.preprocessing.schema.dense_names,
+            "tokens": trained.preprocessing.schema.features,
+        },
         "schema": trained.preprocessing.schema.asdict(),
         "tables": {"type": tables, "rows": trained.preprocessing.num_rows},
         "files": {path.name: _entry(path) for path in sorted(folder.iterdir())},

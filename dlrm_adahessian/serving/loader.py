@@ -182,7 +182,7 @@ class _Schema:
         """Return a row whose values are in the order of the columns."""
         try:
             return (
-                [_number(value) for _, value in zip(self.dense, values, strict=True)],
+                [_number(value, whole=self.criteo) for _, value in zip(self.dense, values, strict=True)],
                 [self._token(value, column) for column, value in zip(self.tokens, tokens, strict=True)],
                 [self._values(value, column) for column, value in zip(self.bags, bags, strict=True)],
             )
@@ -317,9 +317,11 @@ def _hash(text: str) -> int:
     return value & _BITS
 
 
-def _number(value: _Value) -> float:
+def _number(value: _Value, *, whole: bool) -> float:
     if value is None or value == "":
         return math.nan
+    if whole and int(value) >> 63 not in (0, -1):
+        raise ValueError(f"an integer has 64 bits with a sign, found {value}")
     if not math.isfinite(found := float(value)):
         raise ValueError(f"a number is finite, found {value!r}")
     return found
@@ -371,7 +373,7 @@ def _rows(schema: _Schema, lines: Iterable[bytes]) -> Iterator[_Row]:
             fields = line.split("\t")
             columns = columns or len(fields)
             label, values, tokens = fields[:-39], fields[-39:-26], fields[-26:]
-            whole = all(v.removeprefix("-").isdigit() and int(v) >> 63 in (0, -1) for v in values if v)
+            whole = all(value.removeprefix("-").isdigit() for value in values if value)
             if len(fields) != columns or label not in ([], [""], ["0"], ["1"]) or not whole:
                 raise ValueError(
                     "a row has 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each of which may "

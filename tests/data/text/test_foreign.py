@@ -51,7 +51,6 @@ def compressed(codec: str) -> bytes:
 
 FOREIGN = {
     "zip": (zipped(), r"a zip archive; .* unzip -p 'the rows' MEMBER \| \.\.\. --data-path -"),
-    "zstd": (compressed("zstd"), r"zstd; .* zstd -dc 'the rows' \| \.\.\. --data-path -"),
     "lz4": (compressed("lz4"), r"lz4; .* lz4 -dc 'the rows' \|"),
     "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive; .* 7z x -so 'the rows'"),
     "parquet": (parquet(), r"a parquet file; describe its columns with --schema .*docs/own-data\.md"),

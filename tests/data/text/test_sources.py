@@ -251,7 +251,8 @@ def test_a_folder_that_may_not_be_looked_into_is_told_by_its_name(mode: int, tmp
     (folder / "a.txt").write_bytes(b"")
     folder.chmod(mode)
     program = (
-        "import sys; from dlrm_adahessian.data.text.sources import require_rows as f; f(sys.argv[1], 'train')"
+        "import sys; from dlrm_adahessian.data.text.sources import require_rows as f; "
+        "f(sys.argv[1], 'train', 'criteo')"
     )
     told = plain_user.python(program, folder, environment={}).stderr
     assert (
