@@ -256,6 +256,6 @@ def test_models_with_one_kind_of_column_predict_as_written_down_again(
     assert (figures["int8"]["largest_difference"] > 0) == bool(heights)
     assert (figures["int8"]["largest_error_of_an_entry"] > 0) == bool(heights)
     with pytest.raises(
-        ValueError, match=rf"rows are \(N, {num_dense}\) values and \(N, {len(heights)}\) tokens"
+        ValueError, match=rf"rows are \(N, {num_dense}\) values, \(N, {len(heights)}\) tokens"
     ):
         loader.load(tmp_path / "fp32").probabilities(torch.zeros(1, 5).long(), torch.zeros(1, 5).long())
