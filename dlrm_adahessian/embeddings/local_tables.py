@@ -133,12 +133,11 @@ class RowTables(nn.Module):
             by_feature = indices.view(num_features, batch) + self._feature_starts.unsqueeze(1)
             pooled = self.weight.index_select(0, by_feature.t().reshape(-1))
             return by_feature.reshape(-1), positions, pooled
-        bag = torch.arange(len(lengths), device=indices.device)
-        bag = bag.repeat_interleave(lengths, output_size=indices.numel())
-        rows = indices + self._feature_starts[bag.div(batch, rounding_mode="floor")]
+        of_features = lengths.view(num_features, batch).sum(1)
+        rows = self._feature_starts.repeat_interleave(of_features, output_size=len(indices)).add_(indices)
         pooled = F.embedding_bag(rows, self.weight, offsets, mode="sum", include_last_offset=True)
         pooled = pooled.view(num_features, batch, dim).transpose(0, 1).reshape(-1, dim)
-        return rows, positions[bag], pooled
+        return rows, positions.repeat_interleave(lengths, output_size=len(indices)), pooled
 
     def apply_(
         self,
@@ -253,8 +252,8 @@ def _sum_over_ranks(local: Hits, num_rows: int) -> Hits:
         return counts.to(local.grad.dtype).unsqueeze(1)
 
     parts = [local.grad, column(local.count)]
-    if local.curvature is not None and local.curvature_count is not None:
-        parts += [local.curvature, column(local.curvature_count)]
+    if local.curvature is not None and local.squares is not None and local.curvature_squares is not None:
+        parts += [local.curvature, column(local.squares), column(local.curvature_squares)]
     summed = local.grad.new_zeros(num_rows, sum(part.shape[1] for part in parts))
     summed[local.rows] = torch.cat(parts, 1)
     dist.all_reduce(summed)
@@ -268,6 +267,7 @@ def _sum_over_ranks(local: Hits, num_rows: int) -> Hits:
         rows=rows,
         grad=grad,
         count=count,
-        curvature=summed[:, dim + 1 : -1] / ranks,
-        curvature_count=summed[:, -1].to(local.count.dtype),
+        curvature=summed[:, dim + 1 : -2] / ranks,
+        squares=summed[:, -2].to(local.count.dtype),
+        curvature_squares=summed[:, -1].to(local.count.dtype),
     )

@@ -7,10 +7,10 @@ A bag's pooled embedding is the sum of its rows, so with m the number of times t
 
 The second is exact for a loss that is a mean over samples, when one feature reads each table: no two bags
 that hold the row belong to one sample, so no cross term is left out. Where not all samples take part in the
-curvature, the sum over those that do is scaled by the row's hits over theirs (`Hits.with_curvature_of_all`).
+curvature, the sum over those that do is scaled by the row's sum of m**2 over theirs (`Hits.with_curvature_of_all`).
 
-Where samples have weights, these are in the derivatives already. A lookup then counts as often as its sample's weight says,
-and a sample without weight touches no row.
+Where samples have weights, these are in the derivatives already. A bag of weight w then counts as w bags, so it adds w m
+to the row's lookups and w m**2 to its squares, and a sample without weight touches no row.
 
 `sum_hits_torch` is the oracle. On the CPU numba sums with one thread per table and a slot map instead of a sort. A slot
 map has one int32 per row, -1 at rest. The first lookup of a row writes the row's position among the table's touched rows
@@ -43,8 +43,10 @@ class Hits:
         grad: (U, D) gradient of the mean loss.
         curvature: (U, D) Hessian diagonal of the mean loss, or its mean over D (U, 1) for a rule with one accumulator
             per row; None on a step without curvature.
-        count: (U,) int64, how many lookups each row had; with weights the sum of theirs, of the type of `grad`.
-        curvature_count: (U,) like `count`, how many of them were of samples that took part in the curvature (with
+        count: (U,) int64, how many lookups each row had: the sum of m over the bags; with weights the sum of w m, of the
+            type of `grad`.
+        squares: (U,) like `count`, the sum of m**2 over the bags, with weights of w m**2; None exactly when `curvature` is.
+        curvature_squares: (U,) like `count`, the part of `squares` of samples that took part in the curvature (with
             `curvature_fraction` below 1 not every sample does); None exactly when `curvature` is.
     """
 
@@ -52,20 +54,21 @@ class Hits:
     grad: Tensor
     count: Tensor
     curvature: Tensor | None = None
-    curvature_count: Tensor | None = None
+    squares: Tensor | None = None
+    curvature_squares: Tensor | None = None
 
     @property
     def has_curvature(self) -> Tensor | None:
         """(U,) bool, whether a sample that took part in the curvature hit the row; None without curvature."""
-        return None if self.curvature_count is None else self.curvature_count > 0
+        return None if self.curvature_squares is None else self.curvature_squares > 0
 
     def with_curvature_of_all(self) -> "Hits":
         """Return these hits with the curvature of all samples, taken to be as that of those that took part."""
-        if self.curvature is None or self.curvature_count is None:
+        if self.curvature is None or self.squares is None or self.curvature_squares is None:
             return self
         # In the type of the curvature: integers would be divided in float32.
-        count = self.count.to(self.curvature.dtype)
-        scale = count / self.curvature_count.where(self.curvature_count > 0, 1)
+        squares = self.squares.to(self.curvature.dtype)
+        scale = squares / self.curvature_squares.where(self.curvature_squares > 0, 1)
         return replace(self, curvature=self.curvature * scale.unsqueeze(1))
 
     def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
@@ -128,27 +131,28 @@ def _sum_weighted_hits(
     slots: Tensor | None,
     sampled: Tensor | None,
 ) -> Hits:
-    """Leave out the lookups of samples without weight, and count the others by their weights."""
-    sample = bags // (len(grad) // len(weights))
-    kept = weights[sample] > 0
+    """Leave out the lookups of samples without weight, and sum the weights of the others as derivatives are summed."""
+    bags_per_sample = len(grad) // len(weights)
+    kept = weights[bags // bags_per_sample] > 0
+    rows, bags = rows[kept], bags[kept]
     if table_starts is not None:
         table_starts = torch.cat([table_starts[:1], kept.cumsum(0)])[table_starts]
-    rows, bags, sample = rows[kept], bags[kept], sample[kept]
     hits = sum_hits(rows, bags, grad, curvature, table_starts=table_starts, slots=slots, sampled=sampled)
-    if slots is None:  # the rows are ascending
-        place = torch.searchsorted(hits.rows, rows)
-    else:
-        slots[hits.rows] = torch.arange(len(hits.rows), dtype=slots.dtype)
-        place = slots[rows].long()
-        slots[hits.rows] = -1
-
-    def counted(of_lookups: Tensor) -> Tensor:
-        return grad.new_zeros(len(hits.rows)).index_add_(0, place, of_lookups)
-
-    count = counted(weights[sample])
-    if hits.curvature is None or sampled is None:
-        return replace(hits, count=count, curvature_count=None if hits.curvature is None else count)
-    return replace(hits, count=count, curvature_count=counted(weights[sample] * sampled[sample]))
+    counted = torch.stack([weights, weights if sampled is None else weights * sampled], 1)
+    counted = counted.repeat_interleave(bags_per_sample, 0)
+    sums = sum_hits(
+        rows,
+        bags,
+        counted,
+        None if curvature is None else counted,
+        table_starts=table_starts,
+        slots=slots,
+    )
+    hits = replace(hits, count=sums.grad[:, 0])
+    if sums.curvature is None:
+        return hits
+    squares, curvature_squares = sums.curvature.unbind(1)
+    return replace(hits, squares=squares, curvature_squares=curvature_squares)
 
 
 def sum_hits_torch(
@@ -173,21 +177,21 @@ def sum_hits_torch(
     touched, segment = torch.unique_consecutive(pairs // num_bags, return_inverse=True)
     # Integer sums are the same in every order, so the atomics of index_add_ do no harm here.
     count = torch.zeros_like(touched).index_add_(0, segment, m)
-    lookups, m = m, m.to(grad.dtype).unsqueeze(1)
-    grad_sum = _segment_sum(grad[pair_bags] * m, segment, len(touched))
+    grad_sum = _segment_sum(grad[pair_bags] * m.to(grad.dtype).unsqueeze(1), segment, len(touched))
     if curvature is None:
         return Hits(rows=touched, grad=grad_sum, count=count)
-    weight = m.square()
-    took_part = torch.ones_like(pair_bags)
+    square = m.square()
+    taking_part = square
     if sampled is not None:
-        took_part = sampled[pair_bags // (num_bags // len(sampled))].long()
-        weight = weight * took_part.unsqueeze(1)
+        taking_part = square * sampled[pair_bags // (num_bags // len(sampled))]
+    weighted = curvature[pair_bags] * taking_part.to(grad.dtype).unsqueeze(1)
     return Hits(
         rows=touched,
         grad=grad_sum,
         count=count,
-        curvature=_segment_sum(curvature[pair_bags] * weight, segment, len(touched)),
-        curvature_count=torch.zeros_like(touched).index_add_(0, segment, lookups * took_part),
+        curvature=_segment_sum(weighted, segment, len(touched)),
+        squares=torch.zeros_like(touched).index_add_(0, segment, square),
+        curvature_squares=torch.zeros_like(touched).index_add_(0, segment, taking_part),
     )
 
 
@@ -228,7 +232,7 @@ def sum_hits_numba(
     slot_of, first_seen, counts = _number_rows(rows.numpy(), table_starts.numpy(), slots.numpy())
     with_curvature = curvature is not None
     samples = torch.ones(1, dtype=torch.bool) if sampled is None else sampled
-    touched, grad_sum, count, curvature_sum, curvature_count = _sum(
+    touched, grad_sum, count, curvature_sum, squares, curvature_squares = _sum(
         bags.numpy(),
         grad.numpy(),
         (grad[:0] if curvature is None else curvature).numpy(),
@@ -245,7 +249,8 @@ def sum_hits_numba(
         grad=torch.from_numpy(grad_sum),
         count=torch.from_numpy(count),
         curvature=torch.from_numpy(curvature_sum) if with_curvature else None,
-        curvature_count=torch.from_numpy(curvature_count) if with_curvature else None,
+        squares=torch.from_numpy(squares) if with_curvature else None,
+        curvature_squares=torch.from_numpy(curvature_squares) if with_curvature else None,
     )
 
 
@@ -291,7 +296,7 @@ def _sum(
     slot_of: npt.NDArray[np.int32],
     first_seen: IntArray,
     counts: IntArray,
-) -> tuple[IntArray, FloatArray, IntArray, FloatArray, IntArray]:
+) -> tuple[IntArray, FloatArray, IntArray, FloatArray, IntArray, IntArray]:
     num_tables, dim, columns = counts.shape[0], grad.shape[1], curvature.shape[1]
     firsts = np.zeros(num_tables + 1, np.int64)
     firsts[1:] = np.cumsum(counts)
@@ -300,7 +305,8 @@ def _sum(
     grad_sum = np.zeros((num_touched, dim), grad.dtype)
     curvature_sum = np.zeros((num_touched if with_curvature else 0, columns), grad.dtype)
     count = np.zeros(num_touched, np.int64)
-    curvature_count = np.zeros(num_touched, np.int64)
+    squares = np.zeros(num_touched, np.int64)
+    curvature_squares = np.zeros(num_touched, np.int64)
     last_bag = np.full(num_touched, -1, np.int64)
     repeats = np.zeros(num_touched, np.int64)
     for k in numba.prange(num_tables):
@@ -312,13 +318,15 @@ def _sum(
             count[u] += 1
             for d in range(dim):
                 grad_sum[u, d] += grad[bag, d]
-            if with_curvature and sampled[bag // bags_per_sample]:
+            if with_curvature:
                 # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the
                 # first m odd numbers sum to m**2.
                 repeats[u] = repeats[u] + 1 if last_bag[u] == bag else 1
                 last_bag[u] = bag
-                curvature_count[u] += 1
                 weight = 2 * repeats[u] - 1
-                for d in range(columns):
-                    curvature_sum[u, d] += weight * curvature[bag, d]
-    return touched, grad_sum, count, curvature_sum, curvature_count
+                squares[u] += weight
+                if sampled[bag // bags_per_sample]:
+                    curvature_squares[u] += weight
+                    for d in range(columns):
+                        curvature_sum[u, d] += weight * curvature[bag, d]
+    return touched, grad_sum, count, curvature_sum, squares, curvature_squares

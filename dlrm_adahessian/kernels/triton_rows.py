@@ -142,8 +142,10 @@ def update_rows_triton_(
     # What runs that cross tiles leave in each tile: [0] by the run that entered it, [1] by the run that leaves it.
     edge_grad = weight.new_empty(2, num_tiles, padded)
     edge_curvature = edge_grad if curvature is None else torch.empty_like(edge_grad)
-    edge_has = keys.new_empty((2, num_tiles), dtype=torch.int32 if weights is None else weights.dtype)
-    scratch = (edge_grad, edge_curvature, edge_has, torch.empty_like(edge_has))
+    edge_count = keys.new_empty((2, num_tiles), dtype=torch.int32 if weights is None else weights.dtype)
+    # Real numbers, since squares of long bags may exceed 32 bits.
+    edge_squares, edge_sampled = (weight.new_empty(2, num_tiles) for _ in range(2))
+    scratch = (edge_grad, edge_curvature, edge_count, edge_squares, edge_sampled)
     states = tuple(state.values())
     constants = {
         "RULE": rule,
@@ -175,7 +177,7 @@ def _add_within_run(starts, value, starts_right, value_right):
 
 @jit
 def _update(
-    weight, states, row, touched, grad, curvature, has, count, lr, samples,
+    weight, states, row, touched, grad, curvature, count, squares, sampled_squares, lr, samples,
     RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
 ):  # fmt: skip
     column = tl.arange(0, PADDED)[None, :]
@@ -184,10 +186,10 @@ def _update(
     old = tl.load(weight + entry, mask=here, other=0)
     if WITH_CURVATURE and not ALL_SAMPLED:
         # As if the samples that took no part had the curvature of those that did.
-        curvature *= count.to(curvature.dtype) / tl.where(has > 0, has, 1).to(curvature.dtype)
+        curvature *= squares / tl.where(sampled_squares > 0, sampled_squares, 1)
     direction = RULE(
-        states, old, row, entry, touched, here, grad, curvature, has > 0, count, samples, CFG, WIDTH
-    )
+        states, old, row, entry, touched, here, grad, curvature, sampled_squares > 0, count, samples, CFG, WIDTH
+    )  # fmt: skip
     tl.store(weight + entry, old - lr * direction, mask=here)
 
 
@@ -218,6 +220,14 @@ def _counted(exists, weights, sample, WEIGHTED):
 
 
 @jit
+def _took_part(exists, sampled, sample, ALL_SAMPLED):
+    if ALL_SAMPLED:
+        return exists
+    else:
+        return exists & (tl.load(sampled + sample, mask=exists, other=0) != 0)
+
+
+@jit
 def _update_within_tiles(
     weight, states, keys, order, bags, grad, curvature, sampled, weights, scratch, num_lookups, bags_per_sample, lr, samples,
     RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
@@ -244,38 +254,41 @@ def _update_within_tiles(
     curvature_sum = grad_sum
     counted = _counted(exists, weights, bag // bags_per_sample, WEIGHTED)
     _, count = tl.associative_scan((starts, counted), 0, _add_within_run)
-    has = tl.zeros((TILE,), tl.int32)
+    squares = tl.zeros((TILE,), weight.dtype.element_ty)
+    sampled_squares = squares
     if WITH_CURVATURE:
         # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the first m odd
         # numbers sum to m**2.
         repeats = _repeats(keys, order, bags, lookup, row, bag, starts)
-        took_part = exists
-        if not ALL_SAMPLED:
-            took_part = exists & (tl.load(sampled + bag // bags_per_sample, mask=exists, other=0) != 0)
+        took_part = _took_part(exists, sampled, bag // bags_per_sample, ALL_SAMPLED)
         if CURVATURE_WIDTH == 1:
             entry = bag[:, None] + column * 0  # the mean stands for each entry
-        weighted = tl.load(curvature + entry, mask=here & took_part[:, None], other=0)
-        weighted *= (2 * repeats - 1)[:, None].to(weighted.dtype)
+        odd = (2 * repeats - 1).to(squares.dtype)
+        weighted = tl.load(curvature + entry, mask=here & took_part[:, None], other=0) * odd[:, None]
         _, curvature_sum = tl.associative_scan((starts_wide, weighted), 0, _add_within_run)
-        has = count
+        counted_odd = odd * counted
+        _, squares = tl.associative_scan((starts, counted_odd), 0, _add_within_run)
+        sampled_squares = squares
         if not ALL_SAMPLED:
-            has = tl.where(took_part, counted, 0)
-            _, has = tl.associative_scan((starts, has), 0, _add_within_run)
+            _, sampled_squares = tl.associative_scan(
+                (starts, tl.where(took_part, counted_odd, 0)), 0, _add_within_run
+            )
     began_here = tl.cumsum(starts, 0) > 0
 
     complete = ends & began_here
     _update(
-        weight, states, row[:, None], complete[:, None], grad_sum, curvature_sum, has[:, None], count[:, None],
-        lr, samples, RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
+        weight, states, row[:, None], complete[:, None], grad_sum, curvature_sum, count[:, None], squares[:, None],
+        sampled_squares[:, None], lr, samples, RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
     )  # fmt: skip
-    edge_grad, edge_curvature, edge_has, edge_count = scratch
+    edge_grad, edge_curvature, edge_count, edge_squares, edge_sampled = scratch
     last = (lane == TILE - 1) & exists & (row == after)
     entered = exists & (began_here == 0) & (ends | last)
     leaves = began_here & last
     slot = (tl.where(leaves, num_tiles, 0) + tile)[:, None]
     edge = entered | leaves
-    tl.store(edge_has + slot, has[:, None], mask=edge[:, None])
     tl.store(edge_count + slot, count[:, None], mask=edge[:, None])
+    tl.store(edge_squares + slot, squares[:, None], mask=edge[:, None])
+    tl.store(edge_sampled + slot, sampled_squares[:, None], mask=edge[:, None])
     tl.store(edge_grad + slot * PADDED + column, grad_sum, mask=edge[:, None])
     if WITH_CURVATURE:
         tl.store(edge_curvature + slot * PADDED + column, curvature_sum, mask=edge[:, None])
@@ -294,15 +307,16 @@ def _update_across_tiles(
         before_tile = tl.load(keys + end - TILE - 1, mask=tile > 0, other=-1)
         # This program is of the tile that the run began in.
         if (tl.load(keys + end) == row) & (before_tile != row):
-            edge_grad, edge_curvature, edge_has, edge_count = scratch
+            edge_grad, edge_curvature, edge_count, edge_squares, edge_sampled = scratch
             column = tl.arange(0, PADDED)[None, :]
             leaving = (num_tiles + tile) * PADDED + column
             grad_sum = tl.load(edge_grad + leaving)
             curvature_sum = grad_sum
             if WITH_CURVATURE:
                 curvature_sum = tl.load(edge_curvature + leaving)
-            has = tl.load(edge_has + num_tiles + tile)
             count = tl.load(edge_count + num_tiles + tile)
+            squares = tl.load(edge_squares + num_tiles + tile)
+            sampled_squares = tl.load(edge_sampled + num_tiles + tile)
             first = tile + 1
             more = 1
             while more > 0:
@@ -314,12 +328,14 @@ def _update_across_tiles(
                 if WITH_CURVATURE:
                     part = tl.load(edge_curvature + at, mask=mine[:, None], other=0)
                     curvature_sum += tl.sum(part, 0)[None, :]
-                has += tl.sum(tl.load(edge_has + entered, mask=mine, other=0), 0)
                 count += tl.sum(tl.load(edge_count + entered, mask=mine, other=0), 0)
+                squares += tl.sum(tl.load(edge_squares + entered, mask=mine, other=0), 0)
+                sampled_squares += tl.sum(tl.load(edge_sampled + entered, mask=mine, other=0), 0)
                 first += SPAN
                 more = tl.min(mine.to(tl.int32), 0)
             one = tl.full((1, 1), 1, tl.int32)
             _update(
-                weight, states, row * one, one != 0, grad_sum, curvature_sum, has * one, count * one, lr, samples,
+                weight, states, row * one, one != 0, grad_sum, curvature_sum, count * one,
+                squares * one.to(squares.dtype), sampled_squares * one.to(squares.dtype), lr, samples,
                 RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
             )  # fmt: skip

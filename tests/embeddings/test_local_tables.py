@@ -1,12 +1,36 @@
-"""Rows of one rank: each way to look up sums the same rows, and an update is of the last lookup."""
+"""Rows of one rank: each way to look up sums the same rows, an update is of the last lookup, and has its derivatives."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.embeddings import local_tables
 from dlrm_adahessian.embeddings.local_tables import RowTables
+from dlrm_adahessian.kernels.compiled import triton_kernel
+from dlrm_adahessian.kernels.row_sums import Hits, sum_hits_torch
+from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.rows.adagrad import RowAdagradConfig
+from dlrm_adahessian.optim.rows.sgd import RowSGDConfig
+from tests import oracles
+from tests.devices import needs_triton
+from tests.oracles import (
+    brute_force_diagonals,
+    plain_logits,
+    pooled_of,
+    small_batch,
+    small_config,
+    small_head,
+)
+
+if TYPE_CHECKING:
+    import triton.language as tl
 
 BATCH, FEATURES, DIM = 3, 2, 4
 
@@ -51,3 +75,110 @@ def test_an_update_without_a_lookup_is_refused():
         tables(*one_hot())
     with pytest.raises(RuntimeError, match="needs a lookup before it, got none"):
         tables.apply_(torch.ones(BATCH * FEATURES, DIM), None, sampled=None, lr_scale=1.0, samples=BATCH)
+
+
+class Recording(RowRule):
+    """Keeps what reaches a rule, and updates nothing."""
+
+    cfg = RowSGDConfig()
+
+    def new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return places for the derivatives of each row, and for its lookups."""
+        return {
+            "grad": torch.zeros_like(weight),
+            "curvature": torch.zeros_like(weight),
+            "count": weight.new_zeros(len(weight), dtype=torch.int32),
+        }
+
+    @property
+    def direction_triton(self) -> Any:
+        """The rule as a function that the GPU kernels inline."""
+        return _recorded.compiled
+
+    def update_torch_(
+        self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
+    ) -> None:
+        """Keep the hits."""
+        assert hits.curvature is not None
+        state["grad"][hits.rows] = hits.grad
+        state["curvature"][hits.rows] = hits.curvature
+        state["count"][hits.rows] = hits.count.int()
+
+    update_numba_ = update_torch_
+
+
+@triton_kernel
+def _recorded(
+    states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
+):
+    tl.store(states[0] + entry, grad, mask=here)
+    tl.store(states[1] + entry, curvature, mask=here)
+    tl.store(states[2] + row, count, mask=touched)
+    return weight * 0
+
+
+def long_bags(samples: int) -> list[list[list[int]]]:
+    """Return for each feature and sample 0 to 20 rows, which repeat in a bag and in others."""
+    rng = np.random.default_rng(6)
+    lengths = rng.integers(21, size=(oracles.FEATURES, samples))
+    lengths[:, 0], lengths[:, 1] = (0, 20, 1), 20
+    return [
+        [rng.integers(oracles.ROWS, size=length).tolist() for length in of_feature] for of_feature in lengths
+    ]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kernel", ["numba", "torch", pytest.param("triton", marks=needs_triton)])
+def test_what_reaches_a_rule_of_long_bags_are_the_derivatives_at_the_rows(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Against autograd and a brute-force Hessian with respect to the tables themselves."""
+    head, (dense, weights, _, labels) = small_head(), small_batch()
+    bags = long_bags(len(labels))
+    hits = torch.tensor(
+        [[[bag.count(row) for row in range(oracles.ROWS)] for bag in feature] for feature in bags]
+    ).double()
+    tables = RowTables(
+        [oracles.ROWS] * oracles.FEATURES,
+        oracles.WIDTH,
+        list(range(oracles.FEATURES)),
+        rule=Recording(),
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
+    tables.weight.copy_(weights.flatten(0, 1))
+    tables._fused = kernel == "triton"
+    if kernel == "torch":
+        monkeypatch.setattr(
+            local_tables,
+            "sum_hits",
+            lambda *args, sampled, **_: sum_hits_torch(*args, sampled=sampled),
+        )
+    lengths = torch.tensor([len(bag) for feature in bags for bag in feature])
+    pooled = tables(
+        torch.tensor([row for feature in bags for bag in feature for row in bag]),
+        torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+    ).view(len(labels), oracles.FEATURES, oracles.WIDTH)
+    torch.testing.assert_close(pooled, pooled_of(weights, hits), rtol=1e-13, atol=1e-13)
+    found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=0)
+    assert found.pooled_curvature is not None
+    tables.apply_(
+        found.pooled_grad.flatten(0, 1),
+        found.pooled_curvature.flatten(0, 1),
+        sampled=None,
+        lr_scale=1.0,
+        samples=len(labels),
+    )
+
+    def loss(at: Tensor) -> Tensor:
+        values = dict(head.named_parameters())
+        logits = plain_logits(values, small_config(), dense, pooled_of(at, hits))
+        return F.binary_cross_entropy_with_logits(logits, labels)
+
+    *_, diagonal = brute_force_diagonals(head, small_config(), dense, weights, hits, labels)
+    gradient = torch.func.grad(loss)(weights)
+    assert hits.max() >= 6, "ids repeat within a bag"
+    assert diagonal.max() > 1e-3, "there is something to compare"
+    torch.testing.assert_close(tables.state["grad"], gradient.flatten(0, 1), rtol=1e-10, atol=1e-15)
+    torch.testing.assert_close(tables.state["curvature"], diagonal.flatten(0, 1), rtol=1e-10, atol=1e-17)
+    assert tables.state["count"].tolist() == hits.sum(1).flatten().tolist()

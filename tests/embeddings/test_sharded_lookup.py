@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist  # noqa: TID251 - mirrors distributed/
@@ -51,6 +52,7 @@ class Case:
     specs: list[TableSpec]
     batch: list[list[list[int]]]
     curvature_samples: int | None = None
+    bound: float = 1e-12  # sums of about ten terms of size 10: 1e-13 and some room
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +85,12 @@ def specs(*rows: int, sharding: str = "auto", dim: int = DIM) -> list[TableSpec]
 
 ONE_HOT = [[[2], [0], [4]], [[1], [1], [4]], [[2], [1], [0]], [[0], [1], [4]]]
 BAGS = [[[2, 0, 2], [0], []], [[1], [1, 1], [4, 4, 4]], [[], [0, 1], [0, 4]], [[0, 2], [], [3]]]
+_RNG = np.random.default_rng(1)
+LONG_BOUND = 1e-10  # a bag that holds a row ten times has terms a hundred times as large
+LONG = [
+    [_RNG.integers(rows, size=length).tolist() for rows, length in zip((3, 2, 5), lengths, strict=True)]
+    for lengths in [(20, 1, 13), (0, 17, 20), (7, 0, 9), (11, 20, 0)]
+]
 
 
 def sample_losses(pooled: Tensor) -> Tensor:
@@ -147,16 +155,19 @@ def reference(case: Case, initial: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = step(flat).view(-1, case.dim).split(sizes)
     expected = {}
     for f, (name, weight, diag) in enumerate(zip(case.names, weights, curvature, strict=True)):
-        hits = [(row, took_part[b]) for b, sample in enumerate(case.batch) for row in sample[f]]
-        count, those = (
+        bags = [(sample[f], took_part[b]) for b, sample in enumerate(case.batch)]
+        squares, those = (
             torch.tensor(
-                [sum(r == row and (part or every) for r, part in hits) for row in range(len(weight))]
+                [
+                    sum(bag.count(row) ** 2 for bag, part in bags if part or every)
+                    for row in range(len(weight))
+                ]
             )
             for every in (True, False)
         )
         expected[f"{name}.weight"] = weight
-        # What took no part is taken to be as what did.
-        expected[f"{name}.curvature"] = diag * (count.double() / those.clamp(min=1)).unsqueeze(1)
+        # What took no part is taken to be as what did; a bag's part grows with the square of its repeats.
+        expected[f"{name}.curvature"] = diag * (squares.double() / those.clamp(min=1)).unsqueeze(1)
         expected[f"{name}.steps"] = (those > 0).long()
     return expected
 
@@ -170,12 +181,11 @@ def held(lookup: ShardedLookup) -> dict[str, Tensor]:
     }
 
 
-def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor], bound: float) -> None:
     assert got.keys() == expected.keys()
     for name, tensor in got.items():
-        # Sums of about ten terms of size 10: 1e-13 and some room.
         torch.testing.assert_close(
-            tensor, expected[name], rtol=0, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+            tensor, expected[name], rtol=0, atol=bound, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
@@ -194,6 +204,10 @@ WORLD_ONE_CASES = {
     "one_hot": Case(specs=specs(3, 2, 5), batch=ONE_HOT),
     "bags": Case(specs=specs(3, 2, 5), batch=BAGS),
     "curvature_from_half_of_the_batch": Case(specs=specs(3, 2, 5), batch=BAGS, curvature_samples=2),
+    "long_bags": Case(specs=specs(3, 2, 5), batch=LONG, bound=LONG_BOUND),
+    "long_bags_and_curvature_from_half": Case(
+        specs=specs(3, 2, 5), batch=LONG, curvature_samples=2, bound=LONG_BOUND
+    ),
 }
 
 
@@ -203,7 +217,7 @@ WORLD_ONE_CASES = {
 def test_two_steps_equal_dense_tables(name: str):
     case = WORLD_ONE_CASES[name]
     initial = initial_rows(case)
-    assert_same(held(two_steps(case, slice(None))), reference(case, initial))
+    assert_same(held(two_steps(case, slice(None))), reference(case, initial), case.bound)
 
 
 TWO_RANK_CASES = {
@@ -236,6 +250,16 @@ TWO_RANK_CASES = {
         ],
         batch=[[*row, [b, b % 2]] for b, row in enumerate(BAGS)],
         curvature_samples=1,
+    ),
+    "all_kinds_and_long_bags": Case(
+        specs=[
+            specs(3, sharding="column", dim=8)[0],
+            specs(3, 2, sharding="row", dim=8)[1],
+            specs(3, 2, 5, sharding="replicate", dim=8)[2],
+        ],
+        batch=LONG,
+        curvature_samples=3,
+        bound=LONG_BOUND,
     ),
     # One rank holds nothing, and still has to take part in every collective.
     "a_rank_without_tables": Case(specs=specs(3, sharding="table"), batch=[row[:1] for row in ONE_HOT]),
@@ -295,7 +319,9 @@ def test_two_ranks_equal_dense_tables(name: str, two: Path):
             at = slice(first, first + rows), slice(column, column + columns)
             copies[table][at] += 1
             for key in ("weight", "curvature"):
-                assert_same({name: shard[f"{name}.{key}"]}, {name: expected[f"{table}.{key}"][at]})
+                assert_same(
+                    {name: shard[f"{name}.{key}"]}, {name: expected[f"{table}.{key}"][at]}, case.bound
+                )
             assert torch.equal(shard[f"{name}.steps"], expected[f"{table}.steps"][at[0]])
     for spec in case.specs:
         replicated = spec.sharding == "replicate"

@@ -1,11 +1,15 @@
 """Sums over hits against a loop over lookups in float64, and against the exact Hessian."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from dlrm_adahessian.kernels import row_sums
 from dlrm_adahessian.kernels.row_sums import Hits, sum_hits, sum_hits_torch
+from tests.kernels.repetition import repeated
 
 DIM = 3
 
@@ -26,14 +30,14 @@ CASES: dict[str, Case] = {
 }
 
 
-def random_case() -> Case:
+def random_case(sizes: list[int], most: int) -> Case:
+    """Draw 40 bags of each table with 0 to `most` values."""
     rng = np.random.default_rng(7)
-    sizes = [2, 50, 1]
-    bags = [[rng.integers(n, size=rng.integers(5)).tolist() for _ in range(40)] for n in sizes]
-    return bags, sizes
+    return [[rng.integers(n, size=rng.integers(most + 1)).tolist() for _ in range(40)] for n in sizes], sizes
 
 
-CASES["random_bags"] = random_case()
+CASES["random_bags"] = random_case([2, 50, 1], 4)
+CASES["long_bags"] = random_case([6, 50, 1], 20)
 
 
 class Problem:
@@ -59,20 +63,31 @@ class Problem:
         self.grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
         self.curvature = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    def brute_force(self, sampled: list[bool]) -> tuple[Tensor, Tensor, list[bool], set[int]]:
-        """Return (R, D) gradient and curvature, (R,) has_curvature, and the touched rows."""
+    @property
+    def multiplicities(self) -> Counter[tuple[int, int]]:
+        """How often a bag holds a row, by row and bag."""
+        return Counter(zip(self.rows.tolist(), self.bags.tolist(), strict=True))
+
+    def brute_force(self, sampled: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor, set[int]]:
+        """Return (R, D) gradient and curvature, (R,) squares and those of sampled bags, and the touched rows."""
         grad = torch.zeros(self.num_rows, DIM, dtype=torch.float64)
         curvature = torch.zeros_like(grad)
-        has_curvature = [False] * self.num_rows
-        lookups = list(zip(self.rows.tolist(), self.bags.tolist(), strict=True))
+        squares, curvature_squares = torch.zeros(2, self.num_rows, dtype=torch.int64)
         bags_per_sample = len(self.grad) // self.num_samples
-        for row, bag in set(lookups):
-            m = lookups.count((row, bag))
+        for (row, bag), m in self.multiplicities.items():
             grad[row] += m * self.grad[bag].double()
+            squares[row] += m**2
             if sampled[bag // bags_per_sample]:
                 curvature[row] += m**2 * self.curvature[bag].double()
-                has_curvature[row] = True
-        return grad, curvature, has_curvature, {row for row, _ in lookups}
+                curvature_squares[row] += m**2
+        return grad, curvature, squares, curvature_squares, {row for row, _ in self.multiplicities}
+
+    @property
+    def bound(self) -> float:
+        """Of the error of a sum."""
+        # Sums of at most 40 bags x m**2 values of size below 5, each rounded once per addition.
+        largest = max(self.multiplicities.values(), default=1)
+        return 40 * largest**2 * 5 * torch.finfo(self.grad.dtype).eps
 
     def hits(self, device_kernel: str, *, curvature: bool = True, sampled: Tensor | None = None) -> Hits:
         """Return what the kernel makes of the case."""
@@ -85,11 +100,6 @@ class Problem:
         )  # fmt: skip
 
 
-def bound(dtype: torch.dtype) -> float:
-    # Sums of at most 40 bags x 16 (m**2) values of size below 5, each rounded once per addition.
-    return 40 * 16 * 5 * torch.finfo(dtype).eps
-
-
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kernel", ["torch", "numba"])
@@ -99,16 +109,18 @@ def test_sums_equal_a_loop_over_bags(name: str, num_sampled: int | None, kernel:
     problem = Problem(CASES[name], dtype)
     sampled = None if num_sampled is None else torch.arange(problem.num_samples) < num_sampled
     hits = problem.hits(kernel, sampled=sampled)
-    grad, curvature, has_curvature, touched = problem.brute_force(
+    grad, curvature, squares, curvature_squares, touched = problem.brute_force(
         [True] * problem.num_samples if sampled is None else sampled.tolist()
     )
     assert sorted(hits.rows.tolist()) == sorted(touched)
     assert hits.grad.dtype == dtype
     assert hits.curvature is not None
     assert hits.has_curvature is not None
-    torch.testing.assert_close(hits.grad.double(), grad[hits.rows], rtol=0, atol=bound(dtype))
-    torch.testing.assert_close(hits.curvature.double(), curvature[hits.rows], rtol=0, atol=bound(dtype))
-    assert hits.has_curvature.tolist() == [has_curvature[row] for row in hits.rows.tolist()]
+    torch.testing.assert_close(hits.grad.double(), grad[hits.rows], rtol=0, atol=problem.bound)
+    torch.testing.assert_close(hits.curvature.double(), curvature[hits.rows], rtol=0, atol=problem.bound)
+    assert torch.equal(hits.squares, squares[hits.rows])
+    assert torch.equal(hits.curvature_squares, curvature_squares[hits.rows])
+    assert torch.equal(hits.has_curvature, curvature_squares[hits.rows] > 0)
     assert hits.count.tolist() == [problem.rows.tolist().count(row) for row in hits.rows.tolist()]
 
 
@@ -157,7 +169,7 @@ def test_same_input_gives_same_bits_whatever_the_thread_count(kernel: str):
     finally:
         torch.set_num_threads(threads)
     again = problem.hits(kernel)
-    for name in ("rows", "grad", "count", "curvature", "curvature_count"):
+    for name in ("rows", "grad", "count", "curvature", "squares", "curvature_squares"):
         assert torch.equal(getattr(alone, name), getattr(again, name))
 
 
@@ -188,9 +200,25 @@ def test_the_curvature_of_samples_that_took_no_part_is_taken_to_be_that_of_those
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+def test_curvature_that_is_the_same_in_all_bags_is_that_of_all_whichever_took_part(kernel: str):
+    """A bag that holds a row 3 times has 9 times its curvature, so it is not 3 lookups that are made up for."""
+    problem = Problem(CASES["long_bags"], torch.float64)
+    problem.curvature = torch.ones_like(problem.curvature)
+    whole = problem.hits(kernel)
+    part = problem.hits(kernel, sampled=torch.arange(problem.num_samples) % 3 == 1).with_curvature_of_all()
+    assert whole.curvature is not None
+    assert part.curvature is not None
+    assert part.has_curvature is not None
+    assert part.has_curvature.sum() > len(part.rows) // 2
+    found, expected = part.curvature[part.has_curvature], whole.curvature[part.has_curvature]
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.oracle
 @pytest.mark.parametrize("num_sampled", [None, 0, 3])
 @pytest.mark.parametrize("name", CASES)
-def test_weighted_lookups_count_as_often_as_their_weight_says_and_none_of_weight_0_touches_a_row(
+def test_lookups_count_by_weights_that_are_no_whole_numbers_and_none_of_weight_0_touches_a_row(
     name: str, num_sampled: int | None
 ):
     problem = Problem(CASES[name], torch.float64)
@@ -200,12 +228,13 @@ def test_weighted_lookups_count_as_often_as_their_weight_says_and_none_of_weight
     of_weight = weights.repeat_interleave(len(problem.grad) // samples).unsqueeze(1)
     problem.grad *= of_weight  # as the derivatives of a weighted loss are
     problem.curvature *= of_weight
-    grad, curvature, _, _ = problem.brute_force([True] * samples if sampled is None else sampled.tolist())
-    counts, took_part = torch.zeros(2, problem.num_rows, dtype=torch.float64)
-    for row, bag in zip(problem.rows.tolist(), problem.bags.tolist(), strict=True):
+    grad, curvature, *_ = problem.brute_force([True] * samples if sampled is None else sampled.tolist())
+    counts, squares, of_part = torch.zeros(3, problem.num_rows, dtype=torch.float64)
+    for (row, bag), m in problem.multiplicities.items():
         sample = bag // (len(problem.grad) // samples)
-        counts[row] += weights[sample]
-        took_part[row] += weights[sample] if sampled is None or sampled[sample] else 0
+        counts[row] += weights[sample] * m
+        squares[row] += weights[sample] * m**2
+        of_part[row] += weights[sample] * m**2 if sampled is None or sampled[sample] else 0
 
     hits = sum_hits(
         problem.rows, problem.bags, problem.grad, problem.curvature,
@@ -214,12 +243,58 @@ def test_weighted_lookups_count_as_often_as_their_weight_says_and_none_of_weight
 
     assert sorted(hits.rows.tolist()) == counts.nonzero().flatten().tolist()
     torch.testing.assert_close(hits.count, counts[hits.rows])
-    torch.testing.assert_close(hits.curvature_count, took_part[hits.rows])
-    torch.testing.assert_close(hits.grad, grad[hits.rows], rtol=0, atol=bound(torch.float64))
-    torch.testing.assert_close(hits.curvature, curvature[hits.rows], rtol=0, atol=bound(torch.float64))
+    torch.testing.assert_close(hits.squares, squares[hits.rows])
+    torch.testing.assert_close(hits.curvature_squares, of_part[hits.rows])
+    torch.testing.assert_close(hits.grad, grad[hits.rows], rtol=0, atol=problem.bound)
+    torch.testing.assert_close(hits.curvature, curvature[hits.rows], rtol=0, atol=problem.bound)
     assert (problem.slots == -1).all()
     scaled = hits.with_curvature_of_all()
-    has = took_part[hits.rows] > 0
-    scale = (counts / took_part)[hits.rows][has].unsqueeze(1)
+    has = of_part[hits.rows] > 0
+    scale = (squares / of_part)[hits.rows][has].unsqueeze(1)
     torch.testing.assert_close(scaled.curvature[has], hits.curvature[has] * scale)
     assert not scaled.curvature[~has].any()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+@pytest.mark.parametrize("num_sampled", [None, 0, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_a_sample_of_weight_w_counts_as_w_samples_whatever_its_bags_hold(
+    name: str, num_sampled: int | None, kernel: str, monkeypatch: pytest.MonkeyPatch
+):
+    problem = Problem(CASES[name], torch.float64)
+    samples, bags_per_sample = problem.num_samples, len(problem.grad) // problem.num_samples
+    weights = torch.arange(samples) % 3
+    sampled = None if num_sampled is None else torch.arange(samples) < num_sampled
+    times = weights.repeat_interleave(bags_per_sample)
+    expected = sum_hits_torch(
+        *repeated(problem.rows, problem.bags, times),
+        problem.grad.repeat_interleave(times, 0),
+        problem.curvature.repeat_interleave(times, 0),
+        sampled=None
+        if sampled is None
+        else sampled.repeat_interleave(bags_per_sample).repeat_interleave(times),
+    )
+    problem.grad *= times.unsqueeze(1)  # as the derivatives of a weighted loss are
+    problem.curvature *= times.unsqueeze(1)
+    if kernel == "torch":  # which without a GPU nothing else asks for
+
+        def of_torch(*where: Tensor, sampled: Tensor | None, **_: Tensor) -> Hits:
+            return sum_hits_torch(*where, sampled=sampled)
+
+        monkeypatch.setattr(row_sums, "sum_hits_numba", of_torch)
+
+    hits = sum_hits(
+        problem.rows, problem.bags, problem.grad, problem.curvature,
+        table_starts=problem.table_starts, slots=problem.slots, sampled=sampled, weights=weights.double(),
+    )  # fmt: skip
+
+    assert (problem.slots == -1).all()
+    order = hits.rows.argsort()
+    assert torch.equal(hits.rows[order], expected.rows)
+    for counted in ("count", "squares", "curvature_squares"):
+        assert torch.equal(getattr(hits, counted)[order], getattr(expected, counted).double())
+    assert torch.equal(hits.has_curvature[order], expected.has_curvature)
+    for summed in ("grad", "curvature"):
+        found = getattr(hits, summed)[order]
+        torch.testing.assert_close(found, getattr(expected, summed), rtol=0, atol=2 * problem.bound)

@@ -18,6 +18,7 @@ from dlrm_adahessian.optim.rows import (
     RowConfig,
 )
 from tests.devices import DEVICES, needs_triton
+from tests.kernels.repetition import repeated
 
 pytestmark = [
     pytest.mark.oracle,
@@ -79,9 +80,9 @@ def one_hot(sizes: list[int], batch: int) -> Lookups:
     return lookups(sizes, [[1] * batch] * len(sizes))
 
 
-def ragged(sizes: list[int], batch: int) -> Lookups:
+def ragged(sizes: list[int], batch: int, most: int = 4) -> Lookups:
     rng = np.random.default_rng(5)
-    return lookups(sizes, [rng.integers(0, 5, batch).tolist() for _ in sizes])
+    return lookups(sizes, [rng.integers(0, most + 1, batch).tolist() for _ in sizes])
 
 
 CASES = {
@@ -91,24 +92,28 @@ CASES = {
     "runs_that_end_with_their_tile": one_hot([1, 1, 1], TILE),
     "one_lookup": one_hot([4], 1),
     "bags_with_repeated_rows": ragged([2, 1, 12], 6),
+    "long_bags_with_repeated_rows": ragged([2, 12], 6, most=20),
     "no_lookup_at_all": lookups([3], [[0, 0]]),
 }
 
 
 def sums(case: Lookups, where, sampled: Tensor | None, weights: Tensor | None) -> Hits:
-    """Return the sums over hits; with weights without the kernel's own way of leaving out lookups and counting."""
+    """Return the sums over hits; with weights in halves those of a batch with two copies of a sample of weight 1."""
     if weights is None:
         return sum_hits_torch(*where, sampled=sampled)
     rows, bags, *derivatives = where
-    of_lookups = weights[bags // (len(derivatives[0]) // case.batch)]
-    kept = of_lookups > 0
-    hits = sum_hits_torch(rows[kept], bags[kept], *derivatives, sampled=sampled)
-    hit = rows[kept] == hits.rows.unsqueeze(1)
-    count = (hit * of_lookups[kept]).sum(1)
-    if hits.curvature is None or sampled is None:
-        return replace(hits, count=count, curvature_count=None if hits.curvature is None else count)
-    took_part = sampled[bags[kept] // (len(derivatives[0]) // case.batch)]
-    return replace(hits, count=count, curvature_count=(hit * of_lookups[kept] * took_part).sum(1))
+    tables = len(derivatives[0]) // case.batch
+    times = (2 * weights).long().repeat_interleave(tables)
+    hits = sum_hits_torch(
+        *repeated(rows, bags, times),
+        *(d if d is None else (d / times.unsqueeze(1)).repeat_interleave(times, 0) for d in derivatives),
+        sampled=None if sampled is None else sampled.repeat_interleave(tables).repeat_interleave(times),
+    )
+    if hits.curvature is None:
+        return replace(hits, count=hits.count / 2)
+    return replace(
+        hits, count=hits.count / 2, squares=hits.squares / 2, curvature_squares=hits.curvature_squares / 2
+    )
 
 
 def run(
@@ -174,13 +179,14 @@ def test_rules_equal_the_torch_reference(name: str, device: str):
     ("rule", "name", "some"),
     [
         ("cowclip", "bags_with_repeated_rows", False),  # it reads the counts
-        ("hessian_adagrad", "bags_with_repeated_rows", True),  # scaled by counts
+        ("hessian_adagrad", "bags_with_repeated_rows", True),  # scaled by squares
+        ("hessian_adagrad", "long_bags_with_repeated_rows", True),
         ("hessian_adagrad", "one_row_hit_by_the_whole_batch", True),
         ("hessian_adagrad", "runs_that_end_with_their_tile", False),
         ("adam", "one_lookup", False),  # of weight 0
     ],
 )
-def test_weighted_sums_equal_the_torch_reference(rule: str, name: str, some: bool, device: str):
+def test_a_sample_of_weight_w_is_learned_as_w_samples(rule: str, name: str, some: bool, device: str):
     case = CASES[name]
     sample = torch.arange(case.batch)
     sampled = sample % 2 == 0 if some else None
@@ -195,8 +201,11 @@ def test_sums_equal_the_torch_reference(name: str, device: str):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_sampled", [0, 1])
-def test_a_run_over_tiles_has_curvature_where_one_of_its_samples_took_part(num_sampled: int, device: str):
-    case = CASES["one_row_hit_by_the_whole_batch"]
+@pytest.mark.parametrize("name", ["one_row_hit_by_the_whole_batch", "long_bags_with_repeated_rows"])
+def test_a_run_over_tiles_has_curvature_where_one_of_its_samples_took_part(
+    name: str, num_sampled: int, device: str
+):
+    case = CASES[name]
     assert_same(RULES["hessian_adagrad"], case, device, sampled=torch.arange(case.batch) < num_sampled)
 
 
@@ -250,6 +259,7 @@ def test_rules_equal_the_torch_reference_on_many_rows(name: str, device: str):
 TABLE_ROWS = [4, 1, 9]
 LENGTHS = {
     "one_hot": [1] * 15,
+    "long_bags": [20, 0, 7, 13, 1, 20],
     "bags_of_several_and_empty_ones": [0, 3, 1, 0, 2, 5, 0, 0, 1, 1, 0, 0, 0, 2, 4],
     "no_lookup_at_all": [0] * 6,
     "more_bags_than_a_program_takes": [1] * 75,

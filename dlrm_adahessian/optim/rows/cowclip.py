@@ -6,6 +6,8 @@ minutes on 1 GPU", 2023, algorithm 1: the gradient of a row w that was looked up
 
     n * max(r * ||w||, zeta).
 
+A bag that holds the row m times counts m times, as the gradient of the row has that of the bag m times.
+
 In large batches frequent rows have large gradients and rare ones do not, and one rate has to serve both. Then Adam
 steps, on touched rows only, as in adam.py; the paper's decays all rows.
 """
@@ -46,9 +48,9 @@ class CowClipConfig:
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled: a row shrinks by lr * weight_decay a touch."""
     ratio: float = Field(default=1.0, gt=0)
-    """Norm of the gradient per sample that hit the row, over the norm of the row: r of the paper."""
+    """Norm of the gradient per lookup of the row, over the norm of the row: r of the paper."""
     least: float = Field(default=1e-5, gt=0)
-    """Norm per sample that is always let pass, since rows may begin near 0: zeta of the paper."""
+    """Norm per lookup that is always let pass, since rows may begin near 0: zeta of the paper."""
 
     def build(self) -> RowRule:
         """Return the rule."""

@@ -12,6 +12,7 @@ import torch
 
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.planning.plan import RESERVED
+from dlrm_adahessian.embeddings.planning.planner import PlanRequest
 from dlrm_adahessian.embeddings.sharded_lookup import ShardedLookup
 from dlrm_adahessian.kernels.row_sums import Hits
 from dlrm_adahessian.model.config import DenseMemory
@@ -71,7 +72,8 @@ def test_rules_said_to_part_by_columns_are_those_whose_halves_update_alone(name:
                 grad=grad[:, columns],
                 count=torch.ones(5, dtype=torch.int64),
                 curvature=read(curvature[:, columns]),
-                curvature_count=has.long(),
+                squares=torch.ones(5, dtype=torch.int64),
+                curvature_squares=has.long(),
             )
             rule.update_torch_(part, state, hits, lr_scale=1.0, samples=3)
         return part
@@ -108,6 +110,30 @@ def test_auto_replicates_tiny_tables_under_large_batches_and_never_cuts_columns_
     assert "column" not in {
         s.sharding for s in planned(request(*large, dim=128, ranks=16, rule=ROWWISE)).shards
     }
+
+
+def test_a_table_of_long_bags_has_a_rank_to_itself():
+    asked = request(*[1000] * 3, ranks=2, sharding="table", batch=4096)
+
+    def with_first(values: float) -> PlanRequest:
+        first, *others = asked.tables
+        return dataclasses.replace(asked, tables=[dataclasses.replace(first, values_per_bag=values), *others])
+
+    first, second, third = (shard.rank for shard in planned(with_first(50.0)).shards)
+    assert first != second == third
+    assert planned(with_first(1.0)) == planned(asked)
+
+
+@pytest.mark.parametrize("sharding", ["table", "row", "column", "replicate"])
+def test_memory_of_a_step_grows_with_the_values_of_a_bag(sharding: str):
+    asked = request(1000, sharding=sharding, batch=64, dim=32)
+    for values, lookups in ((0.0, 0), (2.5, 160), (50.0, 3200)):
+        table = dataclasses.replace(asked.tables[0], values_per_bag=values)
+        for shard in planned(dataclasses.replace(asked, tables=[table])).shards:
+            # A rank with a copy has its own samples, a fourth.
+            own = 4 if sharding == "replicate" else 1
+            of_bags, of_rows = 3 * 64 // own, 2 * min(lookups // own, shard.rows)
+            assert shard.activations == 4 * 8 * lookups // own + 4 * shard.columns * (of_bags + of_rows)
 
 
 def test_no_rank_is_filled_beyond_its_memory():

@@ -17,7 +17,12 @@ def hits_of(rows, grad, curvature=None, has_curvature=None):
     if has_curvature is not None:
         counts = has_curvature.long()
     return Hits(
-        rows=rows, grad=grad, count=torch.ones_like(rows), curvature=curvature, curvature_count=counts
+        rows=rows,
+        grad=grad,
+        count=torch.ones_like(rows),
+        curvature=curvature,
+        squares=None if curvature is None else torch.ones_like(rows),
+        curvature_squares=counts,
     )
 
 
