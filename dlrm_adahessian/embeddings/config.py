@@ -65,9 +65,11 @@ class TableSpec:
         num_rows: R, at least 1.
         dim: D, the same for all tables.
         sharding: how it is spread over the ranks; "auto" lets the planner choose.
+        values_per_bag: rows that a sample looks up, on average, at least 0.
     """
 
     name: str
     num_rows: int
     dim: int
     sharding: Sharding = "auto"
+    values_per_bag: float = 1.0

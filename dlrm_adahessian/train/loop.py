@@ -81,7 +81,8 @@ class _Fit:
         self.config, self.data, self.directory = config, data, run
         self.fingerprints = config.checkpoint_fingerprints(data.fingerprint)
         self.device = device
-        self.state = TrainState(config, data.preprocessing.schema, data.preprocessing.num_rows, device)
+        schema, num_rows = data.preprocessing.schema, data.preprocessing.num_rows
+        self.state = TrainState(config, schema, num_rows, device, values_per_bag=data.values_per_bag)
         self.loader = training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.eval_every = config.eval_every or self.loader.batches_per_epoch

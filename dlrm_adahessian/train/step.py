@@ -175,6 +175,7 @@ class TrainState:
         device: torch.device,
         *,
         dtype: torch.dtype = torch.float32,
+        values_per_bag: Sequence[float] | None = None,
     ) -> None:
         """Build the model with its initial weights, which depend on the seed and the model alone.
 
@@ -184,6 +185,7 @@ class TrainState:
             num_rows: height of each table.
             device: where it computes.
             dtype: of weights, optimizer state and derivatives.
+            values_per_bag: that a sample has of each feature, on average, for which memory is planned; None for one each.
 
         Raises:
             UsageError: the estimator is not right for this model, or a setting names a table that is not there.
@@ -210,8 +212,11 @@ class TrainState:
                 num_rows=rows,
                 dim=config.model.embedding_dim,
                 sharding=config.distributed.sharding_of(name),
+                values_per_bag=values,
             )
-            for name, rows in zip(schema.features, num_rows, strict=True)
+            for name, rows, values in zip(
+                schema.features, num_rows, values_per_bag or [1.0] * len(num_rows), strict=True
+            )
         ]
         dense = dense_memory(
             config.model,

@@ -67,6 +67,13 @@ class PreparedData:
     manifest: Mapping[str, Any]
     weights: npt.NDArray[np.float32] | None = None
 
+    @property
+    def values_per_bag(self) -> tuple[float, ...]:
+        """Mean number of values that a row of the training part has of each of the F categorical features."""
+        train = self.split.train
+        of_bags = (bags.offsets[train.stop] - bags.offsets[train.start] for bags in self.features.bags)
+        return (1.0,) * self.features.ids.shape[1] + tuple(float(values) / len(train) for values in of_bags)
+
 
 def is_prepared(path: str | Path) -> bool:
     """Whether a path names a folder of prepared rows, sealed by its manifest, rather than raw ones."""

@@ -54,7 +54,7 @@ class PlannedShard:
         weights: of the embeddings; exact.
         state: of the row rule; exact.
         scratch: of the CPU's row finder; exact.
-        activations: at most, in a step in which every bag has one row.
+        activations: at most, in a step in which bags have the table's mean number of rows.
     """
 
     table: str

@@ -6,6 +6,7 @@ FBGEMM; `RowStorage` puts ours in its place. What a row costs, and whether its c
 rule itself: there is no table by hand.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -97,6 +98,7 @@ def plan(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
         return _plan_without_tables(request)
     machines = request.machines
     bags = bag_collection(request.tables)
+    specs = {spec.name: spec for spec in request.tables}
     topology = _topology(machines)
     constraints = {spec.name: _constraints(spec, request) for spec in request.tables}
     enumerator = _StableEnumerator(
@@ -126,7 +128,7 @@ def plan(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
         raise DoesNotFitError from error
     shards = [
         planned_shard(
-            request, option.name, option.sharding_type, cast(int, shard.rank), shard.offset, shard.size
+            request, specs[option.name], option.sharding_type, cast(int, shard.rank), shard.offset, shard.size
         )
         for option in cast(list[ShardingOption], planner._best_plan)
         for shard in option.shards
@@ -169,7 +171,7 @@ def bag_collection(tables: Sequence[TableSpec]) -> EmbeddingBagCollection:
 
 def planned_shard(
     request: PlanRequest,
-    table: str,
+    table: TableSpec,
     sharding_type: str,
     rank: int,
     offset: Sequence[int],
@@ -179,24 +181,25 @@ def planned_shard(
 
     Args:
         request: rule, batch size and machines.
-        table: name of the table.
+        table: of which it is a part.
         sharding_type: TorchRec's name of how it is spread.
         rank: that holds the shard.
         offset: first row and first column.
         size: rows and columns.
 
     Returns:
-        The shard. Its activations are an upper bound where every bag has one row, for a rank that owns the rows of all
-        ranks' lookups: the row number and what it becomes (rows, bags), the pooled embeddings, gradient and curvature at
-        them, and both once more summed over each row's hits.
+        The shard. Its activations are an upper bound where bags have the table's mean number of rows, for a rank that owns
+        the rows of all ranks' lookups: the row number and what it becomes (rows, bags), the pooled embeddings, gradient and
+        curvature at them, and both once more summed over each row's hits.
     """
     rows, columns = size
     each = _row_bytes(request.rule, columns, request.dtype)
     replicated = sharding_type == TYPES["replicate"]
     bags = request.local_batch if replicated else request.batch_size
-    touched = min(bags, rows)
+    lookups = math.ceil(bags * table.values_per_bag)
+    touched = min(lookups, rows)
     return PlannedShard(
-        table=table,
+        table=table.name,
         sharding=_KINDS[sharding_type],
         rank=rank,
         first_row=offset[0],
@@ -206,7 +209,7 @@ def planned_shard(
         weights=rows * each.weight,
         state=rows * each.state,
         scratch=rows * _SLOT if request.machines.device == "cpu" else 0,
-        activations=0 if rows == 0 else 4 * _ID * bags + each.weight * (3 * bags + 2 * touched),
+        activations=0 if rows == 0 else 4 * _ID * lookups + each.weight * (3 * bags + 2 * touched),
     )
 
 
@@ -234,6 +237,7 @@ class RowStorage(ShardEstimator):
 
     def __init__(self, request: PlanRequest) -> None:
         self._request = request
+        self._specs = {spec.name: spec for spec in request.tables}
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: object) -> None:
         """Fill in the storage of each shard."""
@@ -241,7 +245,7 @@ class RowStorage(ShardEstimator):
         for option in sharding_options:
             for shard in option.shards:
                 need = planned_shard(
-                    self._request, option.name, option.sharding_type, 0, shard.offset, shard.size
+                    self._request, self._specs[option.name], option.sharding_type, 0, shard.offset, shard.size
                 ).total
                 on_gpu = self._request.machines.device == "cuda"
                 shard.storage = Storage(hbm=need if on_gpu else 0, ddr=0 if on_gpu else need)
@@ -281,7 +285,11 @@ def _constraints(spec: TableSpec, request: PlanRequest) -> ParameterConstraints:
     else:
         kinds = [kind for kind in TYPES if kind != "column" or not request.rule.mixes_columns]
     widest = max(min(_LINE, spec.dim // 2), -(-spec.dim // ranks), 1)
-    return ParameterConstraints(sharding_types=[TYPES[kind] for kind in kinds], min_partition=widest)
+    return ParameterConstraints(
+        sharding_types=[TYPES[kind] for kind in kinds],
+        min_partition=widest,
+        pooling_factors=[spec.values_per_bag],
+    )
 
 
 def _topology(machines: Machines) -> Topology:

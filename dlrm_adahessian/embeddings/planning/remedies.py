@@ -73,7 +73,7 @@ def _refusal(request: PlanRequest) -> str:
 def _whole(request: PlanRequest) -> list[PlannedShard]:
     """Return each table as if one rank held it."""
     return [
-        planned_shard(request, spec.name, TYPES["table"], 0, (0, 0), (spec.num_rows, spec.dim))
+        planned_shard(request, spec, TYPES["table"], 0, (0, 0), (spec.num_rows, spec.dim))
         for spec in request.tables
     ]
 

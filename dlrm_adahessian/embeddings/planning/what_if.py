@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dlrm_adahessian.embeddings.config import Sharding, TableSpec
 from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
@@ -55,9 +55,25 @@ class TableSizes:
 
     rows: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     """Of each table."""
+    values_per_bag: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+    """Rows of each table that a sample looks up, on average; default: one each."""
     dense: int = Field(default=0, ge=0)
     """Dense columns."""
     model: ModelConfig = ModelConfig()
+
+    @model_validator(mode="after")
+    def _of_each_table(self) -> "TableSizes":
+        if self.values_per_bag is not None and len(self.values_per_bag) != len(self.rows):
+            raise ValueError(
+                f"values_per_bag has a number for each of the {len(self.rows)} tables, got {len(self.values_per_bag)}; "
+                "give as many as rows, or leave it out"
+            )
+        return self
+
+    @property
+    def bag_lengths(self) -> tuple[float, ...]:
+        """Values per bag of each table."""
+        return self.values_per_bag or (1.0,) * len(self.rows)
 
 
 def table_sizes(name: str) -> TableSizes:
@@ -104,8 +120,14 @@ def planned(config: PlanConfig) -> Plan:
         model = dataclasses.replace(model, embedding_dim=config.embedding_dim)
     request = PlanRequest(
         tables=[
-            TableSpec(name=f"C{place}", num_rows=rows, dim=model.embedding_dim, sharding=config.sharding)
-            for place, rows in enumerate(sizes.rows, 1)
+            TableSpec(
+                name=f"C{place}",
+                num_rows=rows,
+                dim=model.embedding_dim,
+                sharding=config.sharding,
+                values_per_bag=values,
+            )
+            for place, (rows, values) in enumerate(zip(sizes.rows, sizes.bag_lengths, strict=True), 1)
         ],
         rule=config.optim.rows.build(),
         machines=Machines(

@@ -1,5 +1,6 @@
 """Folders of the cache: found again, opened only as they were written, remade when damaged."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from dlrm_adahessian.data.prepared.folder import (
 )
 from dlrm_adahessian.data.prepared.writer import write_prepared
 from dlrm_adahessian.runs.sealed import DamagedFolderError
+from tests.data.bags import bags_of
 from tests.data.oracle import random_block
 from tests.hostile import reseal
 
@@ -54,6 +56,17 @@ DAMAGE = {
     "edit manifest": (edit_manifest, "manifest.json"),
     "foreign file": (Path.touch, "more.npy"),
 }  # fmt: skip
+
+
+def test_values_per_bag_are_means_over_the_training_rows(tmp_path: Path) -> None:
+    data = prepare(tmp_path)
+    assert data.split.train == range(120)
+    assert data.values_per_bag == (1.0,) * 26
+    # Every third row of the first 120 has 3 values, and later rows do not count; the other column has none.
+    lists = [[1, 1, 2] if row < 120 and row % 3 == 0 else [] for row in range(120)] + [[7] * 9] * 20
+    bags = (bags_of(lists), bags_of([[]] * 120 + [[1]] * 20))
+    features = dataclasses.replace(data.features, ids=data.features.ids[:, :2], bags=bags)
+    assert dataclasses.replace(data, features=features).values_per_bag == (1.0, 1.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

@@ -33,6 +33,13 @@ def test_published_sizes_are_those_of_26_tables():
     assert (kaggle.model.embedding_dim, large.model.embedding_dim) == (16, 128)
 
 
+def test_published_multi_hot_sizes_are_those_of_26_tables():
+    multi_hot = table_sizes("criteo_1tb_multihot")
+    # Embeddings and values of a sample in all tables of MLPerf's DLRM-DCNv2.
+    assert (len(multi_hot.rows), sum(multi_hot.rows), sum(multi_hot.bag_lengths)) == (26, 204_184_588, 214)
+    assert (multi_hot.bag_lengths[20], multi_hot.rows[20]) == (100, 40_000_000)
+
+
 @pytest.mark.parametrize("hosts", [1, 4, 16])
 def test_the_1_tb_tables_fit_on_gpus_of_80_gib(hosts: int):
     plan = planned(config(tables="criteo_1tb", hosts=hosts))
@@ -66,6 +73,22 @@ def test_the_file_of_the_tables_and_the_text(tmp_path: Path):
     assert printed.startswith("2 tables on 2 cpu ranks of 1.0 GiB, 2 a host, batch 65,536\n")
 
 
+def test_values_per_bag_of_a_file_are_those_of_its_tables(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    model = "[model]\nembedding_dim = 8\nbottom = [4]\ntop = [4]\n"
+    path.write_text(f"rows = [10, 2000]\nvalues_per_bag = [1, 2.5]\n{model}")
+    machines: dict[str, object] = {"gpus_per_host": 1, "batch_size": 100, "optimizer": "adagrad"}
+    first, second = planned(config(tables=str(path), **machines)).shards
+    # Row number and what it becomes, 8 bytes each, of a lookup; pooled embeddings and derivatives of a bag; those of a row.
+    assert first.activations == 4 * 8 * 100 + 32 * (3 * 100 + 2 * 10)
+    assert second.activations == 4 * 8 * 250 + 32 * (3 * 100 + 2 * 250)
+    path.write_text(f"rows = [10, 2000]\n{model}")
+    assert [shard.activations for shard in planned(config(tables=str(path), **machines)).shards] == [
+        first.activations,
+        4 * 8 * 100 + 32 * (3 * 100 + 2 * 100),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,10 +111,13 @@ def test_what_cannot_be_is_one_message_with_its_remedy(arguments: list[str], mes
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "tables are kaggle, criteo_1tb or a TOML file, got 'nothing'"),
+        (None, "tables are kaggle, criteo_1tb, criteo_1tb_multihot or a TOML file, got 'nothing'"),
         ("rows = []", "at least 1 item"),
         ("rows = [0]", "greater than or equal to 1"),
         ("rows = [1]\ncolumns = 3", "columns is no setting"),
+        ("rows = [1, 2]\nvalues_per_bag = [1.5]", "number for each of the 2 tables, got 1; give as many"),
+        ("rows = [1]\nvalues_per_bag = [-1]", "greater than or equal to 0"),
+        ("rows = [1]\nvalues_per_bag = [inf]", "finite number"),
     ],
 )
 def test_unfit_table_files_are_refused(text: str | None, message: str, tmp_path: Path):
