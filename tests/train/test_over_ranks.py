@@ -28,6 +28,7 @@ from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 from tests.checkpoints import same_bits
 from tests.processes import worlds
+from tests.train.bags import BAG_ROWS, BAGS, data_of_bags
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -68,6 +69,15 @@ CASES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "sampled labels, two draws, on some": (
         "sophia", {"sharding": "table"}, {"curvature_every": 2, "curvature_probes": 2, "curvature_fraction": 0.4}),
 }  # fmt: skip
+MIXED_BAGS = dict(zip(BAGS.features, 3 * ["row", "table", "replicate"], strict=False))
+OF_BAGS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    "bags, whole tables": ("hybrid", {"sharding": "table"}, {"curvature_every": 3, "curvature_fraction": 0.4}),
+    "bags, rows cut": ("hybrid_diagonal", {"sharding": "row"}, {}),
+    "bags, columns cut": ("adahessian", {"sharding": "column"}, {"curvature_probes": 2, "curvature_fraction": 0.4}),
+    "bags, copies": ("adahessian", {"sharding": "replicate"}, {"curvature_fraction": 0.4}),
+    "bags, clipped by lookups": ("cowclip", {"tables": MIXED_BAGS}, {}),
+}  # fmt: skip
+CASES |= OF_BAGS
 ON_FOUR = [name for name in CASES if name not in NAMES]
 IN_FLOAT32 = ["hybrid", "hybrid_diagonal", "adahessian", "sophia"]
 PASSED_ON, PASSED_AT = "adahessian", 12  # from 2 ranks to 1 to 4 to 2; it draws at random
@@ -90,13 +100,14 @@ def config_of(case: str) -> RunConfig:
 
 
 def new_state(case: str, dtype: torch.dtype = torch.float64) -> TrainState:
-    return TrainState(config_of(case), CRITEO, NUM_ROWS, CPU, dtype=dtype)
+    schema, num_rows = (BAGS, BAG_ROWS) if case in OF_BAGS else (CRITEO, NUM_ROWS)
+    return TrainState(config_of(case), schema, num_rows, CPU, dtype=dtype)
 
 
-def batches(first_step: int, batch_size: int = BATCH) -> Iterator[Batch]:
+def batches(first_step: int, data: SimpleNamespace = DATA) -> Iterator[Batch]:
     """Yield this rank's batches from a step on, for ever."""
     loader = Loader(
-        DATA, ROWS, batch_size, order="shuffled", seed=5, rank=ranks.rank(), world_size=ranks.world_size()
+        data, ROWS, BATCH, order="shuffled", seed=5, rank=ranks.rank(), world_size=ranks.world_size()
     )  # pyright: ignore
     epoch, first = divmod(first_step, loader.batches_per_epoch)
     while True:
@@ -104,9 +115,9 @@ def batches(first_step: int, batch_size: int = BATCH) -> Iterator[Batch]:
         epoch, first = epoch + 1, 0
 
 
-def train(state: TrainState, config: RunConfig, steps: range) -> list[float]:
+def train(state: TrainState, config: RunConfig, steps: range, data: SimpleNamespace = DATA) -> list[float]:
     losses = []
-    coming = pairwise(batches(steps.start))
+    coming = pairwise(batches(steps.start, data))
     for step, (batch, following) in zip(steps, coming, strict=False):
         samples = curvature_samples(config, step, batch.share.samples)
         found = train_step(state, batch, curvature_samples=samples, lr_scale=0.1, following=following)
@@ -154,12 +165,18 @@ def keep(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, folder / f"{name}.{ranks.rank()}")
 
 
+def trained(case: str) -> TrainState:
+    """Return what a case ends with on this rank."""
+    state = new_state(case)
+    data = data_of_bags(DATA.features.dense, DATA.labels) if case in OF_BAGS else DATA
+    train(state, config_of(case), range(STEPS), data)
+    return state
+
+
 def train_cases(folder: Path, cases: list[str]) -> None:
     """Train each case on this rank, and keep what it ends with."""
     for case in cases:
-        state = new_state(case)
-        train(state, config_of(case), range(STEPS))
-        keep(folder, case, held(state))
+        keep(folder, case, held(trained(case)))
 
 
 def train_in_float32(folder: Path) -> None:
@@ -312,9 +329,7 @@ def last(four: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_end_with_the_weights_and_states_of_one_process(case: str, two: Path, four: Path):
-    state = new_state(case)
-    train(state, config_of(case), range(STEPS))
-    expected = joined([held(state)])
+    expected = joined([held(trained(case))])
     worlds_of_case = [(two, 2), *([(four, 4)] if case in ON_FOUR else [])]
     for folder, count in worlds_of_case:
         found = of_world(folder, case, count)

@@ -17,6 +17,7 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.train.step import TrainState, train_step
 from tests.processes import worlds
+from tests.train.bags import drawn_bags
 
 CPU = torch.device("cpu")
 
@@ -48,11 +49,16 @@ def planned_difference(run_config: RunConfig) -> int:
     return two.lookup.plan.dense_bytes - one.lookup.plan.dense_bytes
 
 
-def batch_of(samples: int) -> Batch:
+def batch_of(samples: int, bags: int) -> Batch:
+    """Return samples whose last features are bags of 0 to 20 values."""
     rng = np.random.default_rng(samples)
-    ids = rng.integers(0, 2000, (samples, len(TOKEN_NAMES)), np.int32)
+    ids = rng.integers(0, 2000, (samples, len(TOKEN_NAMES) - bags), np.int32)
     labels = (rng.random(samples) < 0.3).astype(np.int8)
-    features = Features(dense=rng.random((samples, NUM_INTEGERS), np.float32), ids=ids)
+    features = Features(
+        dense=rng.random((samples, NUM_INTEGERS), np.float32),
+        ids=ids,
+        bags=tuple(drawn_bags(2000, samples, rng) for _ in range(bags)),
+    )
     return make_batch(CRITEO.features, features, labels)
 
 
@@ -61,33 +67,36 @@ def peak() -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
-def step(state: TrainState, samples: int) -> None:
-    batch = batch_of(samples)
+def step(state: TrainState, samples: int, bags: int) -> None:
+    batch = batch_of(samples, bags)
     train_step(state, batch, curvature_samples=samples, lr_scale=0.0)
 
 
-def measure(optimizer: str) -> None:
+def measure(optimizer: str, bags: int) -> None:
     """Print by how many bytes a step at 32,768 samples raises the peak of a process, and what its plan says."""
     samples = 32_768
     with init_process_group():
-        state = TrainState(small(optimizer, samples), CRITEO, [2000] * 26, CPU)
+        lengths = [1.0] * (26 - bags) + [10.0] * bags
+        state = TrainState(small(optimizer, samples), CRITEO, [2000] * 26, CPU, values_per_bag=lengths)
         for _ in range(2):
-            step(state, 64)
+            step(state, 64, bags)
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = peak()
         for _ in range(2):
-            step(state, samples)
+            step(state, samples, bags)
         plan = state.lookup.plan
         kept = sum(shard.weights + shard.state + shard.scratch for shard in plan.shards)
         print(peak() - before, plan.rank_bytes(0) - kept)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["hybrid", "adahessian"])
-def test_activations_of_a_step_stay_below_the_plan_and_are_of_its_size(optimizer: str, tmp_path: Path):
-    worlds.run(1, measure, optimizer, log=tmp_path / "log")
+@pytest.mark.parametrize(("optimizer", "bags"), [("hybrid", 0), ("adahessian", 0), ("hybrid", 20)])
+def test_activations_of_a_step_stay_below_the_plan_and_are_of_its_size(
+    optimizer: str, bags: int, tmp_path: Path
+):
+    worlds.run(1, measure, optimizer, bags, log=tmp_path / "log")
     measured, estimate = map(int, worlds.printed(tmp_path / "log", 0).split("\n")[-2].split())
     assert estimate / 3 < measured < estimate
 
