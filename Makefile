@@ -57,6 +57,7 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, a
 	$(BIN)/python -m benchmarks.step --json > benchmarks/results/step.json
 	$(BIN)/python -m benchmarks.scaling --json > benchmarks/results/scaling.json
 	$(BIN)/python -m benchmarks.tables --json > benchmarks/results/tables.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bag_length --json > benchmarks/results/bag_length.json
 	$(BIN)/python -m benchmarks.checkpoint --json > benchmarks/results/checkpoint.json
 	$(BIN)/python -m benchmarks.ranks --json > benchmarks/results/ranks.json
 	$(BIN)/python -m benchmarks.prepare --json > benchmarks/results/prepare.json
