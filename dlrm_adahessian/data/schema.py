@@ -4,11 +4,12 @@ A schema comes with a dataset, or from a file of the user's; prepared rows, runs
 """
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runtime.settings import read_toml, settings, validated
@@ -16,6 +17,10 @@ from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 Format = Literal["parquet", "csv", "tsv", "criteo"]
 """How the rows are written; criteo is its tab-separated text without a header, whose tokens are 8 hexadecimal digits."""
 Transform = Literal["log1p", "none", "standardize"]
+Time = Annotated[
+    str | int | float, BeforeValidator(lambda time: time.isoformat() if isinstance(time, date) else time)
+]
+"""A number, or ISO 8601; TOML's dates and times are the latter without quotes."""
 _NAME = re.compile(r"[\w-]+")
 
 
@@ -60,10 +65,15 @@ class TokenColumn(NamedColumn):
     """First character taken of the text, from 0, and the one after the last; default: all."""
 
     @model_validator(mode="after")
-    def _one_of(self) -> "TokenColumn":
+    def _consistent(self) -> "TokenColumn":
         if self.min_count is not None and self.buckets is not None:
             raise ValueError(
                 f"{self.feature} has buckets or a vocabulary with a min_count, not both; leave one out"
+            )
+        if self.characters is not None and self.characters[0] >= self.characters[1]:
+            raise ValueError(
+                f"characters of {self.feature} must end after they begin, got {list(self.characters)}; the second number "
+                "is the character after the last"
             )
         return self
 
@@ -88,9 +98,9 @@ class SplitRule:
     """By order: share of the rows; default six sevenths, as of a week the last day tests."""
     test: Annotated[float, Field(gt=0, lt=1)] | None = None
     """By order: share of the rows, after those for training; default half of what is left. The rest validates."""
-    test_from: str | int | float | None = None
+    test_from: Time | None = None
     """By time: the first time that tests."""
-    validation_from: str | int | float | None = None
+    validation_from: Time | None = None
     """By time: the first time that validates."""
     test_files: tuple[str, ...] = ()
     """By files: names or patterns of the files that test; an input of one file is cut by order."""

@@ -1,6 +1,7 @@
 """One column of a batch: from pyarrow to the numbers of a `ColumnBlock`, and which of its values break a rule."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,12 @@ from dlrm_adahessian.data.schema import BagColumn, TokenColumn
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
 _MISSING = ["", "NA", "NaN", "nan", "null", "NULL"]
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?)\s*$"
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_LARGEST = float(np.finfo(np.float32).max)  # a model reads float32
+
+_TIME = "must be a number or an ISO 8601 time"
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 @dataclass(frozen=True)
@@ -37,28 +43,23 @@ class WrongTypeError(Exception):
 
 
 def as_numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
-    """Return numbers (N,) float64, NaN where missing, and those that are none or not finite."""
+    """Return numbers (N,) float64, NaN where missing, and those that are none or do not fit float32."""
     values = _decoded(values)
     kind = values.type
     bad = np.zeros(len(values), np.bool_)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
+        values = pc.utf8_trim_whitespace(values)
         values = pc.if_else(pc.is_in(values, pa.array(_MISSING, kind)), None, values)
         fits = pc.match_substring_regex(values, _NUMBER).fill_null(True)
         bad = ~fits.to_numpy(zero_copy_only=False)
-        values = pc.utf8_trim_whitespace(pc.if_else(fits, values, None))
-    elif not (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_null(kind)
-    ):
-        raise WrongTypeError(f"must hold numbers, and is of type {kind}")
-    if pa.types.is_boolean(kind):
+        values = pc.if_else(fits, values, None)
+    elif pa.types.is_boolean(kind):
         values = values.cast(pa.int8())
+    elif not any(is_number(kind) for is_number in _NUMBERS):
+        raise WrongTypeError(f"must hold numbers, and is of type {kind}")
     found = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
-    bad = bad | np.isinf(found)
-    return np.where(bad, np.nan, found), Fault(bad, "must be empty or a finite number")
+    bad = bad | (np.abs(found) > _LARGEST)
+    return np.where(bad, np.nan, found), Fault(bad, "must be empty or a finite float32 number")
 
 
 def as_labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fault]:
@@ -76,7 +77,9 @@ def as_weights(values: Any) -> tuple[npt.NDArray[np.float32], Fault]:
     """Return weights (N,), and those that are missing, negative or no number."""
     found, fault = as_numbers(values)
     bad = fault.rows | ~(found >= 0)
-    return np.where(bad, 0, found).astype(np.float32), Fault(bad, "must be a number of at least 0")
+    return np.where(bad, 0, found).astype(np.float32), Fault(
+        bad, "must be a finite float32 number of at least 0"
+    )
 
 
 def as_tokens(values: Any, column: TokenColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
@@ -87,14 +90,14 @@ def as_tokens(values: Any, column: TokenColumn) -> tuple[npt.NDArray[np.uint64],
 def as_bags(values: Any, column: BagColumn) -> Bags:
     """Return the values of each row; a missing bag is empty, and missing values in it are left out."""
     kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if any(is_list(kind) for is_list in _LISTS):
         lists = values
     elif column.separator is None:
         raise WrongTypeError(
             f'must hold lists, and is of type {kind}; name what separates the values: separator = "|"'
         )
     else:
-        lists = pc.split_pattern(_decoded(values).cast(pa.string()), column.separator)
+        lists = pc.split_pattern(_plain(_decoded(values)), column.separator)
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
     found, absent = hashed(_text(pc.list_flatten(lists), column))
     row = np.repeat(np.arange(len(lengths)), lengths)[~absent]
@@ -107,33 +110,47 @@ def as_bags(values: Any, column: BagColumn) -> Bags:
     return Bags(values=found, offsets=offsets_of(kept))
 
 
-def as_times(values: Any) -> npt.NDArray[Any]:
-    """Return times as numbers that compare alike: int64 nanoseconds of timestamps and of ISO 8601 text, or float64."""
+def as_times(values: Any) -> tuple[npt.NDArray[Any], Fault]:
+    """Return times (N,) that compare alike, and those that are missing or none.
+
+    Args:
+        values: timestamps, dates, numbers, or text, which is either ISO 8601 or numbers, as most of it is.
+
+    Returns:
+        int64 nanoseconds since 1970 of timestamps, dates and ISO 8601, of UTC where it has a zone; float64 of numbers.
+    """
     values = _decoded(values)
     kind = values.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         found, fault = as_numbers(values)
-        if not fault.rows.any():
-            return found
-        try:
-            values = values.cast(pa.timestamp("ns"))
-        except pa.ArrowInvalid as error:
-            raise WrongTypeError(f"must hold numbers or ISO 8601 times: {error}") from error
-        kind = values.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        if values.null_count:
-            raise WrongTypeError("must hold a time in every row, and some have none")
-        return values.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return as_numbers(values)[0]
+        if not _is_text(kind) or 2 * np.count_nonzero(fault.rows) < len(found):
+            return found, Fault(np.isnan(found), _TIME)
+    instants = _instants(values)
+    return instants.fill_null(0).to_numpy(), Fault(instants.is_null().to_numpy(zero_copy_only=False), _TIME)
 
 
-def _text(values: Any, column: TokenColumn) -> Any:
+def _instants(values: Any) -> Any:
+    """Return nanoseconds, null where a value is no time; of values that are not times all, each half is tried again."""
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
+        with suppress(pa.ArrowInvalid):
+            return values.cast(kind).cast(pa.int64())
+    if len(values) == 1:
+        return pa.nulls(1, pa.int64())
+    middle = len(values) // 2
+    return pa.concat_arrays([_instants(values[:middle]), _instants(values[middle:])])
+
+
+def _plain(values: Any) -> Any:
     try:
-        text = as_text(values)
+        return as_text(values)
     except pa.ArrowInvalid as error:
         raise WrongTypeError(f"must hold text or whole numbers: {error}") from error
     except pa.ArrowNotImplementedError as error:
         raise WrongTypeError(f"must hold text or whole numbers, and is of type {values.type}") from error
+
+
+def _text(values: Any, column: TokenColumn) -> Any:
+    text = _plain(values)
     if column.characters is None:
         return text
     first, stop = column.characters
@@ -147,4 +164,10 @@ def _on_distinct(text: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _decoded(values: Any) -> Any:
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    """Return values without a dictionary, text as such that all functions take."""
+    values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
+
+
+def _is_text(kind: Any) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -39,6 +39,7 @@ def as_text(values: Any) -> Any:
         pa.types.is_integer(kind)
         or pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
         or pa.types.is_boolean(kind)
         or pa.types.is_null(kind)
     ):

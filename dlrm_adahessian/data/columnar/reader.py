@@ -1,6 +1,7 @@
 """Files of any schema to blocks of rows, in bounded memory; a value that breaks a rule makes its row a bad one."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -8,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from dlrm_adahessian.data.columnar.columns import (
@@ -21,16 +21,15 @@ from dlrm_adahessian.data.columnar.columns import (
     as_tokens,
     as_weights,
 )
+from dlrm_adahessian.data.columnar.delimited import DelimitedText, OddRow
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, missing_words
 from dlrm_adahessian.data.schema import Schema, SplitRule
 from dlrm_adahessian.data.text.sources import Source
-from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import nearest
 
 _ROWS = 1 << 16  # of a batch of parquet
-_BYTES = 8 << 20  # of a block of text
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 class ColumnReader:
@@ -47,8 +46,11 @@ class ColumnReader:
             labels: with `optional`, a row or a whole source may lack its label.
         """
         self._schema, self._bad_rows, self._labels = schema, bad_rows, labels
+        self._starts = _starts(schema.split)
+        self._time_type = None if self._starts is None else self._starts.dtype
         self._latest: Any = None  # time of the rows so far
-        self._row = 0  # rows of this source before the batch, the bad ones included
+        self._row = 0  # of this source, the last one read; bad ones count
+        self._odd: deque[OddRow] = deque()
         self._source = ""
 
     def read(self, source: Source, *, limit: int | None = None) -> Iterator[ColumnBlock]:
@@ -61,57 +63,41 @@ class ColumnReader:
         Yields:
             Blocks that are not empty.
         """
-        self._source, self._row = source.name, 0
+        self._source, self._row, self._odd = source.name, 0, deque()
         for batch in self._batches(source):
-            block = self._block(batch)
-            self._row += len(batch)
-            block = block[:limit] if limit is not None else block
+            block = self._block(batch, limit)
             if len(block):
                 yield block
                 limit = None if limit is None else limit - len(block)
             if limit == 0:
                 return
+        self._reject_odd()
 
     def _batches(self, source: Source) -> Iterator[Any]:
         batches = self._parquet if self._schema.format == "parquet" else self._text
         try:
             yield from batches(source)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{source.name} must be a whole {self._schema.format} file: {error}; write it again"
             ) from error
 
     def _parquet(self, source: Source) -> Iterator[Any]:
-        tokens = [column.column for column in self._schema.tokens]
-        with pq.ParquetFile(pa.PythonFile(source.file, "r"), read_dictionary=tokens) as file:
-            yield from file.iter_batches(_ROWS, columns=self._present(file.schema_arrow.names))
+        opened = pa.PythonFile(source.file, "r")
+        fields = pq.read_schema(opened)
+        wanted = self._present(fields.names)
+        flat = [
+            column.column
+            for column in self._schema.tokens
+            if not pa.types.is_nested(fields.field(column.column).type)
+        ]
+        with pq.ParquetFile(opened, read_dictionary=flat) as file:
+            yield from file.iter_batches(_ROWS, columns=wanted)
 
     def _text(self, source: Source) -> Iterator[Any]:
-        def broken(row: Any) -> str:
-            self._bad_rows.reject(
-                (row.text + "\n").encode(),
-                lambda: (
-                    f"{source.name}, after row {self._row}: a row has {row.expected_columns} columns as the first line, "
-                    f"and this one {row.actual_columns}, found {row.text!r:.60}"
-                ),
-            )
-            return "skip"
-
-        reader = pyarrow.csv.open_csv(
-            pa.PythonFile(_Stream(source.read), "r"),
-            read_options=pyarrow.csv.ReadOptions(
-                block_size=_BYTES, column_names=self._schema.header or None, use_threads=True
-            ),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=_DELIMITERS[self._schema.format], invalid_row_handler=broken
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted_columns(self._schema), pa.string())
-            ),
-        )
-        found = self._present(reader.schema.names)
-        for batch in reader:
-            yield batch.select(found)
+        text = DelimitedText(source, self._schema)
+        self._odd = text.odd
+        return text.batches(self._present(text.names))
 
     def _present(self, names: Sequence[str]) -> list[str]:
         """Return the wanted columns that a source has; refuse one that lacks any but a label that is optional."""
@@ -122,20 +108,26 @@ class ColumnReader:
             raise DataError(
                 f"{self._source} has no column {absent[0]!r}, which the schema reads{nearest(absent[0], list(names))}"
             )
+        if repeated := [column for column in wanted if names.count(column) > 1]:
+            raise DataError(
+                f"{self._source} has {names.count(repeated[0])} columns {repeated[0]!r}, and the schema reads one; give "
+                "them different names"
+            )
         return wanted
 
-    def _block(self, batch: Any) -> ColumnBlock:
-        """Convert a batch, hand over its bad rows, and return the others."""
+    def _block(self, batch: Any, limit: int | None) -> ColumnBlock:
+        """Convert a batch, hand over its bad rows, and return the others, at most `limit`."""
         columns = _Columns(batch, self._source)
         schema = self._schema
         values, tokens, absent = columns.fixed(schema)
         labels = columns.labels(schema.label.column, required=self._labels == "required")
         bags = [columns.convert(bag.column, partial(as_bags, column=bag)) for bag in schema.bags]
         weights = None if schema.weight is None else columns.checked(schema.weight.column, as_weights)
-        time = None if schema.time is None else columns.convert(schema.time.column, as_times)
-        good = self._good(batch, columns.faults)
-        if time is not None:
-            self._require_order(time[good], good)
+        time = None if schema.time is None else columns.checked(schema.time.column, as_times)
+        numbers = self._numbers(len(batch))
+        good = self._good(batch, numbers, columns.faults, limit)
+        if time is not None and len(good):
+            self._require_order(time[good], numbers[good])
         whole = ColumnBlock(
             schema=schema,
             labels=labels,
@@ -144,38 +136,64 @@ class ColumnReader:
             missing=missing_words(absent),
             bags=bags,
             weights=weights,
-            part=_parts(time, schema.split),
+            part=None
+            if self._starts is None or time is None
+            else np.searchsorted(self._starts, time, "right").astype(np.int8),
         )
         return whole if len(good) == len(batch) else whole[good]
 
-    def _good(self, batch: Any, faults: Mapping[str, Fault]) -> npt.NDArray[np.int64]:
-        """Hand over the bad rows in order, and return the places of the others."""
-        if not faults:
-            return np.arange(len(batch))
-        bad = np.logical_or.reduce([fault.rows for fault in faults.values()])
-        for row in np.flatnonzero(bad).tolist():
+    def _numbers(self, rows: int) -> npt.NDArray[np.int64]:
+        """Return the numbers from 1 (N,) of the next `rows` rows of the source, between which are odd ones."""
+        odd = [row.number for row in self._odd]
+        first = self._row + 1
+        numbers = np.setdiff1d(np.arange(first, first + rows + len(odd)), odd)[:rows]
+        self._row = int(numbers[-1]) if rows else self._row
+        return numbers
+
+    def _good(
+        self, batch: Any, numbers: npt.NDArray[np.int64], faults: Mapping[str, Fault], limit: int | None
+    ) -> npt.NDArray[np.int64]:
+        """Return the places of the good rows, at most `limit`; hand over the bad ones before the last of those in order."""
+        bad = np.logical_or.reduce(
+            [np.zeros(len(batch), np.bool_), *(fault.rows for fault in faults.values())]
+        )
+        good = np.flatnonzero(~bad)[:limit]
+        end = good[-1] + 1 if len(good) == limit else len(batch)
+        for row in np.flatnonzero(bad[:end]).tolist():
+            self._reject_odd(before=numbers[row])
             (raw,) = batch.slice(row, 1).to_pylist()
             self._bad_rows.reject(
-                (json.dumps(raw, default=str) + "\n").encode(), partial(self._explain, row, raw, faults)
+                _line(raw), partial(self._explain, row=row, number=numbers[row], raw=raw, faults=faults)
             )
-        return np.flatnonzero(~bad)
+        if end:
+            self._reject_odd(before=numbers[end - 1])
+        return good
 
-    def _explain(self, row: int, raw: Mapping[str, Any], faults: Mapping[str, Fault]) -> str:
+    def _reject_odd(self, before: float = np.inf) -> None:
+        """Hand over the rows with a wrong number of columns, up to a row."""
+        while self._odd and self._odd[0].number < before:
+            odd = self._odd.popleft()
+            self._bad_rows.reject(
+                _line(odd.text), lambda odd=odd: f"{self._source}, row {odd.number}: the row {odd.fault}"
+            )
+
+    def _explain(self, *, row: int, number: int, raw: Mapping[str, Any], faults: Mapping[str, Fault]) -> str:
         column = next(name for name, fault in faults.items() if fault.rows[row])
-        return (
-            f"{self._source}, row {self._row + row + 1}: column {column!r} {faults[column].rule}, found "
-            f"{raw[column]!r:.60}"
-        )
+        return f"{self._source}, row {number}: column {column!r} {faults[column].rule}, found {raw[column]!r:.60}"
 
-    def _require_order(self, time: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> None:
-        """Refuse rows that are older than one before them."""
-        if not len(time):
-            return
-        first = time[0] if self._latest is None else self._latest
-        if len(wrong := np.flatnonzero(~(time >= np.append(first, time[:-1])))):
+    def _require_order(self, time: npt.NDArray[Any], numbers: npt.NDArray[np.int64]) -> None:
+        """Refuse times of another kind, and rows that are older than one before them."""
+        if self._time_type not in (None, time.dtype):
             raise DataError(
-                f"{self._source}, row {self._row + int(rows[wrong[0]]) + 1}: rows must be in the order of time, and this "
-                "one is older than the one before it; sort the rows, or leave [time] out of the schema"
+                f"{self._source}, row {numbers[0]}: times must be numbers in all rows and in [split], or ISO 8601 times in "
+                "all, and here they change; write them alike"
+            )
+        self._time_type = time.dtype
+        first = time[0] if self._latest is None else self._latest
+        if len(wrong := np.flatnonzero(time < np.append(first, time[:-1]))):
+            raise DataError(
+                f"{self._source}, row {numbers[wrong[0]]}: rows must be in the order of time, and this one is older than "
+                "the one before it; sort the rows, or leave [time] out of the schema"
             )
         self._latest = time[-1]
 
@@ -227,15 +245,6 @@ class _Columns:
         return values, found, absent
 
 
-class _Stream:
-    """What a source reads, as a file."""
-
-    closed = False
-
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self.read = read
-
-
 def wanted_columns(schema: Schema) -> list[str]:
     """Return the names of the columns that are read, the label first, each once."""
     optional = [column for column in (schema.weight, schema.time) if column is not None]
@@ -243,9 +252,19 @@ def wanted_columns(schema: Schema) -> list[str]:
     return list(dict.fromkeys(column.column for column in read))
 
 
-def _parts(time: npt.NDArray[Any] | None, split: SplitRule) -> npt.NDArray[np.int8] | None:
-    """Return the part of each row, where it follows from its time."""
-    if split.by != "time" or time is None:
+def _line(row: Any) -> bytes:
+    """Return a bad row as a line of JSON: its columns by name, or the text of one with a wrong number of columns."""
+    return (json.dumps(row, default=str) + "\n").encode()
+
+
+def _starts(split: SplitRule) -> npt.NDArray[Any] | None:
+    """Return the first times that test and that validate, where the split is by time."""
+    if split.by != "time":
         return None
-    starts = as_times(pa.array([str(split.test_from), str(split.validation_from)]))
-    return np.searchsorted(starts, time, "right").astype(np.int8)
+    starts, fault = as_times(pa.array([str(split.test_from), str(split.validation_from)]))
+    if fault.rows.any() or not starts[0] < starts[1]:
+        raise UsageError(
+            "split.test_from must come before split.validation_from, both numbers or both ISO 8601 times, found "
+            f"{split.test_from!r} and {split.validation_from!r}; change [split] of the schema"
+        )
+    return starts

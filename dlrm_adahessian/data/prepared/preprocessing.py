@@ -92,15 +92,17 @@ def scales_of(pieces: Callable[[], Iterable[npt.NDArray[np.float64]]], columns: 
     if not columns:
         return NO_SCALES
     count, total, squares = np.zeros((3, columns))
+    least, most = np.full(columns, np.inf), np.full(columns, -np.inf)
     for piece in pieces():
         count += np.isfinite(piece).sum(0)
         total += np.nansum(piece, 0)
+        least, most = np.fmin(least, np.fmin.reduce(piece)), np.fmax(most, np.fmax.reduce(piece))
     count = np.maximum(count, 1)
     mean = total / count
     for piece in pieces():
         squares += np.nansum((piece - mean) ** 2, 0)
-    deviation = np.sqrt(squares / count)
-    return np.stack([mean, np.where(deviation > 0, deviation, 1.0)])
+    # Of equal values the mean may be rounded, and the deviation be tiny in place of 0.
+    return np.stack([mean, np.where(least < most, np.sqrt(squares / count), 1.0)])
 
 
 def scaled(values: npt.NDArray[np.float64], scales: Scales) -> npt.NDArray[np.float32]:

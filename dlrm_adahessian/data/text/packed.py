@@ -44,6 +44,18 @@ class Peekable:
         return data + self._source.read(size - len(data)) if len(data) < size else data
 
 
+class OpenFile:
+    """Bytes as the file that pyarrow asks for."""
+
+    closed = False
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self.read = read
+
+    def close(self) -> None:
+        """Do nothing: who opened the bytes closes them."""
+
+
 def unpacked(stream: Peekable, name: str) -> Peekable:
     """Look through compression.
 
@@ -87,22 +99,13 @@ class _Zstd:
 
     def __init__(self, source: Readable, name: str) -> None:
         self._name = name
-        self._stream = pa.CompressedInputStream(pa.PythonFile(_Open(source), "r"), "zstd")
+        self._stream = pa.CompressedInputStream(pa.PythonFile(OpenFile(source.read), "r"), "zstd")
 
     def read(self, size: int, /) -> bytes:
         try:
             return self._stream.read(size)
         except OSError as error:
             raise _damaged(self._name, "zstd", error) from error
-
-
-class _Open:
-    """A source as the file that pyarrow asks for."""
-
-    closed = False
-
-    def __init__(self, source: Readable) -> None:
-        self.read = source.read
 
 
 class _Decompressor(Protocol):

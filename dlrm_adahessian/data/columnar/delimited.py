@@ -1,0 +1,110 @@
+"""Delimited text to batches of text columns, in bounded memory; rows with a wrong number of columns are set apart."""
+
+import csv
+import io
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from dlrm_adahessian.data.schema import Schema
+from dlrm_adahessian.data.text.packed import OpenFile, Peekable
+from dlrm_adahessian.data.text.sources import Source
+from dlrm_adahessian.errors import DataError
+
+_BYTES = 8 << 20  # of a block
+_HEADER = 1 << 20  # bytes within which the first line ends
+_BARREN = 64 << 20  # bytes without a good row, whose odd rows are all held in memory
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class OddRow:
+    """A row with a wrong number of columns.
+
+    Attributes:
+        number: among the rows of its file, from 1; a line that names the columns does not count.
+        text: of the row.
+        fault: what is wrong.
+    """
+
+    number: int
+    text: str
+    fault: str
+
+
+class DelimitedText:
+    """The rows of a source.
+
+    Attributes:
+        names: of its columns, in order.
+        odd: rows with a wrong number of columns, read so far and not taken away; some may come after the batch read last.
+    """
+
+    def __init__(self, source: Source, schema: Schema) -> None:
+        """Read the names of the columns, where the schema does not say them; `DataError` when they cannot be read."""
+        self.odd: deque[OddRow] = deque()
+        self._source, self._schema = source, schema
+        self._delimiter = _DELIMITERS[schema.format]
+        self._stream = Peekable(source)
+        self._barren = 0  # bytes read since the last batch
+        self.names: Sequence[str] = schema.header or self._first_line()
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield the rows of the right number of columns; others go to `odd`.
+
+        Args:
+            columns: names of those to read, as text; what others hold does not matter.
+
+        Yields:
+            pyarrow batches.
+        """
+        reader = pyarrow.csv.open_csv(
+            pa.PythonFile(OpenFile(self._read), "r"),
+            read_options=pyarrow.csv.ReadOptions(
+                block_size=_BYTES,
+                column_names=self._schema.header or None,
+                use_threads=False,  # as fast, and only so is the number of an odd row known
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=self._set_apart
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
+            ),
+        )
+        for batch in reader:
+            self._barren = 0
+            yield batch
+
+    def _first_line(self) -> Sequence[str]:
+        head = self._stream.peek(_HEADER).decode("utf-8-sig", "replace")
+        try:
+            return next(
+                filter(None, csv.reader(io.StringIO(head, newline=""), delimiter=self._delimiter)), []
+            )
+        except csv.Error as error:
+            raise DataError(
+                f"{self._source.name} must name its columns in the first line: {error}; add the line, or name them by "
+                "`header` of the schema"
+            ) from error
+
+    def _read(self, size: int) -> bytes:
+        self._barren += size
+        if self._barren > _BARREN and self.odd:
+            raise DataError(
+                f"{self._source.name}, row {self.odd[0].number}: {self.odd[0].fault}, and so in all rows of the "
+                f"{_BARREN >> 20} MiB that follow; change the format or the `header` of the schema"
+            )
+        return self._stream.read(size)
+
+    def _set_apart(self, row: Any) -> str:
+        number = row.number if self._schema.header else row.number - 1
+        fault = (
+            f"must have {row.expected_columns} columns and has {row.actual_columns}, found {row.text!r:.60}"
+        )
+        self.odd.append(OddRow(number, row.text, fault))
+        return "skip"
