@@ -96,10 +96,12 @@ class DelimitedText:
         self._barren += size
         if self._barren > _BARREN and self.odd:
             raise DataError(
-                f"{self._source.name}, row {self.odd[0].number}: {self.odd[0].fault}, and so in all rows of the "
-                f"{_BARREN >> 20} MiB that follow; change the format or the `header` of the schema"
+                f"{self._source.name}, row {self.odd[0].number}: {self.odd[0].fault}, and so in all that follow within "
+                f"{_BARREN:,} bytes; change the format or the `header` of the schema"
             )
-        return self._stream.read(size)
+        # pyarrow skips a line feed that begins a block after a carriage return, within quotes too.
+        cut = self._stream.peek(size).endswith(b"\r")
+        return self._stream.read(size - cut)
 
     def _set_apart(self, row: Any) -> str:
         number = row.number if self._schema.header else row.number - 1
