@@ -30,6 +30,7 @@ from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import nearest
 
 _ROWS = 1 << 16  # of a batch of parquet
+_BUFFER = 1 << 20  # bytes of a column that are read at a time
 
 
 class ColumnReader:
@@ -91,7 +92,8 @@ class ColumnReader:
             for column in self._schema.tokens
             if not pa.types.is_nested(fields.field(column.column).type)
         ]
-        with pq.ParquetFile(opened, read_dictionary=flat) as file:
+        # Else it would read the columns of all row groups before the first rows.
+        with pq.ParquetFile(opened, read_dictionary=flat, pre_buffer=False, buffer_size=_BUFFER) as file:
             yield from file.iter_batches(_ROWS, columns=wanted)
 
     def _text(self, source: Source) -> Iterator[Any]:
@@ -183,7 +185,7 @@ class ColumnReader:
 
     def _require_order(self, time: npt.NDArray[Any], numbers: npt.NDArray[np.int64]) -> None:
         """Refuse times of another kind, and rows that are older than one before them."""
-        if self._time_type not in (None, time.dtype):
+        if self._time_type is not None and self._time_type != time.dtype:
             raise DataError(
                 f"{self._source}, row {numbers[0]}: times must be numbers in all rows and in [split], or ISO 8601 times in "
                 "all, and here they change; write them alike"
