@@ -1,6 +1,7 @@
 """Compressed files: what was compressed comes out, of any number of streams, in little memory."""
 
 import bz2
+import gc
 import gzip
 import io
 import lzma
@@ -8,13 +9,20 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 
 from dlrm_adahessian.data.text.packed import Peekable, unpacked
 from dlrm_adahessian.errors import DataError
 from tests.data.text.reading import TEXT
 
+
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data, asbytes=True)
+
+
 KINDS = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress}
+ALL = {**KINDS, "zstd": zstd}
 Compress = Callable[[bytes], bytes]
 
 
@@ -22,15 +30,16 @@ def opened(data: bytes) -> Peekable:
     return unpacked(Peekable(io.BytesIO(data)), "rows")
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=ALL)
 def compress(request: pytest.FixtureRequest) -> Compress:
-    return KINDS[request.param]
+    return ALL[request.param]
 
 
 @pytest.mark.parametrize("size", [1, 3, 4096, 1 << 30])
 def test_streams_of_a_file_follow_one_another(size: int, compress: Compress) -> None:
     text = TEXT[:20_000]
-    stream = opened(compress(text[:7]) + compress(b"") + bytes(8) + compress(text[7:]) + bytes(4))
+    padding = b"" if compress is zstd else bytes(8)  # zstd knows none
+    stream = opened(compress(text[:7]) + compress(b"") + padding + compress(text[7:]) + padding)
     assert b"".join(iter(lambda: stream.read(size), b"")) == text
     assert stream.read(size) == b""
 
@@ -78,3 +87,23 @@ def test_an_xz_file_that_asks_for_gigabytes_is_refused() -> None:
 
 def checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("cut", [7, 100, -1], ids=str)
+def test_a_cut_or_damaged_file_is_refused(cut: int, compress: Compress) -> None:
+    packed = compress(TEXT[:100_000])
+    damaged = packed[:10] + b"\xff" * 50 + packed[60:]
+    for data in (packed[:cut], damaged):
+        stream = opened(data)
+        with pytest.raises(DataError, match="rows must be a whole .* file: .*; fetch or compress it again"):
+            while stream.read(1 << 20):
+                pass
+
+
+def test_zstd_leaves_nothing_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """Arrow writes there what goes wrong when it closes a file."""
+    stream = opened(zstd(TEXT))
+    assert stream.read(1 << 30) == TEXT
+    del stream
+    gc.collect()
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,145 @@
+"""Schemas: what a file may say, and what is refused."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlrm_adahessian.data.schema import Schema, from_dict, read_schema
+from dlrm_adahessian.errors import NoInputError, UsageError
+
+FULL = """
+format = "tsv"
+header = ["y", "w", "day", "x", "x2", "t", "u", "b"]
+label = { column = "y" }
+weight = { column = "w" }
+time = { column = "day" }
+
+[[dense]]
+column = "x"
+transform = "standardize"
+
+[[dense]]
+column = "x2"
+name = "length of"
+
+[[tokens]]
+column = "t"
+min_count = 3
+
+[[tokens]]
+column = "u"
+name = "day"
+buckets = 100
+characters = [6, 8]
+
+[[bags]]
+column = "b"
+separator = "|"
+max_length = 20
+
+[split]
+by = "time"
+test_from = 2024-01-07
+validation_from = 2024-01-07T12:00:00Z
+"""
+
+
+def minimal(**more: Any) -> dict[str, Any]:
+    return {"label": {"column": "y"}, "tokens": [{"column": "t"}], **more}
+
+
+def test_a_file_with_everything(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(FULL.replace("length of", "length-of"))
+    schema = read_schema(path)
+    assert schema.dense_names == ("x", "length-of")
+    assert schema.features == ("t", "day", "b")
+    assert [column.column for column in schema.categorical] == ["t", "u", "b"]
+    assert schema.standardized == [0]
+    assert (schema.dense[1].transform, schema.tokens[1].characters) == ("log1p", (6, 8))
+    assert (schema.bags[0].separator, schema.bags[0].max_length) == ("|", 20)
+    assert schema.token_bits == 63
+    assert (schema.split.test_from, schema.split.validation_from) == (
+        "2024-01-07",
+        "2024-01-07T12:00:00+00:00",
+    )
+
+
+def test_a_schema_comes_back_from_json(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(FULL.replace("length of", "length-of"))
+    schema = read_schema(path)
+    assert from_dict(json.loads(json.dumps(schema.asdict()))) == schema
+    assert from_dict(from_dict(minimal()).asdict()) == from_dict(minimal())
+
+
+def test_defaults() -> None:
+    schema = from_dict(minimal())
+    assert (schema.format, schema.header, schema.weight, schema.time, schema.dense, schema.bags) == (
+        "csv", (), None, None, (), ()
+    )  # fmt: skip
+    assert schema.split.by == "order"
+    assert from_dict(minimal(format="criteo")).token_bits == 32
+
+
+@pytest.mark.parametrize("time", [20240107, 1.5, "2024-01-07", datetime(2024, 1, 7, tzinfo=UTC)])
+def test_times_keep_their_kind(time: Any) -> None:
+    split = {"by": "time", "test_from": time, "validation_from": time}
+    found = from_dict(minimal(time={"column": "k"}, split=split)).split.test_from
+    assert found == (time.isoformat() if isinstance(time, datetime) else time)
+    assert type(found) is (str if isinstance(time, datetime) else type(time))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"label": {"column": "y"}}, r"a model reads at least one column; name \[\[dense\]\], \[\[tokens\]\] or"),
+        ({"tokens": [{"column": "t"}]}, "label"),
+        (minimal(dense=[{"column": "t"}]), "names of columns must differ, and t occurs twice; rename one by `name`"),
+        (minimal(bags=[{"column": "b", "name": "t"}]), "and t occurs twice"),
+        (minimal(dense=[{"column": "a b"}]), "letters, digits, _ and -, got 'a b'; give the column another `name`"),
+        (minimal(dense=[{"column": "x", "name": "../x"}]), r"got '\.\./x'"),
+        (minimal(dense=[{"column": "x", "transform": "log"}]), "transform"),
+        (minimal(tokens=[{"column": "t", "buckets": 5, "min_count": 2}]), "t has buckets or a vocabulary .* not both"),
+        (minimal(tokens=[{"column": "t", "buckets": 0}]), "buckets"),
+        (minimal(tokens=[{"column": "t", "buckets": 2**31 - 1}]), "buckets"),
+        (minimal(tokens=[{"column": "t", "min_count": 0}]), "min_count"),
+        (minimal(tokens=[{"column": "t", "characters": [8, 6]}]), r"must end after they begin, got \[8, 6\]"),
+        (minimal(tokens=[{"column": "t", "characters": [2, 2]}]), r"must end after they begin, got \[2, 2\]"),
+        (minimal(tokens=[{"column": "t", "characters": [-1, 2]}]), "characters"),
+        (minimal(tokens=[{"column": "t", "separator": "|"}]), "separator"),
+        (minimal(bags=[{"column": "b", "separator": ""}]), "separator"),
+        (minimal(bags=[{"column": "b", "max_length": 0}]), "max_length"),
+        (minimal(lable={"column": "y"}), "did you mean label"),
+        (minimal(format="json"), "format"),
+        (minimal(split={"by": "time", "test_from": 1, "validation_from": 2}), r"a split by time needs a time column; add"),
+        (minimal(time={"column": "k"}, split={"by": "time", "test_from": 1}), "needs test_from and validation_from; add"),
+        (minimal(split={"by": "files"}), r"a split by files needs test_files; add them to \[split\]"),
+        (minimal(split={"train": 0.8, "test": 0.2}), "leave rows to validate, got 0.8 and 0.2"),
+        (minimal(split={"train": 1.0}), "train"),
+        (minimal(split={"test": 0.0}), "test"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        from_dict(values)
+
+
+def test_messages_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('label = { column = "y" }\n[[dense]]\ncolum = "x"\n')
+    with pytest.raises(UsageError, match=r"s\.toml: .*colum"):
+        read_schema(path)
+    path.write_text("label = ")
+    with pytest.raises(UsageError, match="must be valid TOML"):
+        read_schema(path)
+    with pytest.raises(NoInputError, match=r"cannot read .*no\.toml"):
+        read_schema(tmp_path / "no.toml")
+
+
+def test_names_may_be_of_any_language() -> None:
+    schema: Schema = from_dict(minimal(dense=[{"column": "größe"}, {"column": "価格"}]))
+    assert schema.dense_names == ("größe", "価格")
