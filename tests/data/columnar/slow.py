@@ -1,6 +1,7 @@
 """Rows of a schema once more: whole files in plain Python, values one by one, and tables to read."""
 
 import csv
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -42,8 +43,7 @@ def dense_of(rows: Sequence[dict[str, Any]], schema: Schema, train: int) -> pd.D
     for column in schema.dense:
         values = pd.Series([row[column.column] for row in rows], dtype=object).replace("", None).astype(float)
         if column.transform == "log1p":
-            values = pd.Series([pd.NA if x != x else max(x, 0.0) for x in values]).astype(float)
-            values = values.map(lambda x: float(pd.NA) if x is pd.NA else x)
+            values = values.map(lambda x: math.log1p(max(x, 0.0)), na_action="ignore")
         elif column.transform == "standardize":
             values = (values - values[:train].mean()) / values[:train].std(ddof=0)
         found[column.feature] = values
