@@ -35,7 +35,7 @@ def open_dataset(
         cfg: preparation.
         rows: how many at most.
         bad_rows: what happens to bad rows.
-        schema: file of the schema, in place of the dataset's own.
+        schema: file of the schema, in place of the dataset's own; generated rows have its columns too.
 
     Returns:
         The rows.
@@ -44,7 +44,7 @@ def open_dataset(
         DataError: the training part holds one class only.
     """
     if dataset in GENERATED:
-        return prepare_synthetic(cfg, rows=rows)
+        return prepare_synthetic(cfg, rows=rows, schema=schema)
     if path is not None and is_prepared(path):
         data = _open_folder(Path(path), rows)
     else:

@@ -48,3 +48,12 @@ def test_prepared_rows_are_taken_as_they_are_or_refused(text: Path, tmp_path: Pa
     with pytest.raises(DataError, match=r"ids\.npy changed since it was written; prepare the rows again"):
         open_dataset("criteo", str(made.folder), elsewhere, rows=None, bad_rows="strict")
     assert not (tmp_path / "none").exists()
+
+
+def test_generated_rows_have_the_columns_of_a_schema(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.toml"
+    schema.write_text('label = { column = "y" }\ntokens = [{ column = "site" }]')
+    cfg = DataConfig(cache_dir=tmp_path / "cache")
+    found = open_dataset("synthetic", None, cfg, rows=70, bad_rows="strict", schema=schema)
+    assert found.preprocessing.schema.features == ("site",)
+    assert found.features.dense.shape == (70, 0)

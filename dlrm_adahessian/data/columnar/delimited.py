@@ -18,7 +18,7 @@ from dlrm_adahessian.errors import DataError
 _BYTES = 8 << 20  # of a block
 _HEADER = 1 << 20  # bytes within which the first line ends
 _BARREN = 64 << 20  # bytes without a good row, whose odd rows are all held in memory
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DelimitedText:
         """Read the names of the columns, where the schema does not say them; `DataError` when they cannot be read."""
         self.odd: deque[OddRow] = deque()
         self._source, self._schema = source, schema
-        self._delimiter = _DELIMITERS[schema.format]
+        self._delimiter = DELIMITERS[schema.format]
         self._stream = Peekable(source)
         self._barren = 0  # bytes read since the last batch
         self.names: Sequence[str] = schema.header or self._first_line()

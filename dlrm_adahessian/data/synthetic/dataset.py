@@ -1,5 +1,6 @@
 """Generated rows to prepared ones, identified by the settings of the generator."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,28 @@ from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, find_or_make
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
+from dlrm_adahessian.data.rows import RowBlock
+from dlrm_adahessian.data.schema import Schema, read_schema
+from dlrm_adahessian.data.synthetic import any_schema
 from dlrm_adahessian.data.synthetic.generator import GENERATOR, row_blocks
+from dlrm_adahessian.errors import UsageError
 
 DEFAULT_ROWS = 1_000_000
 
 _DATASET = "synthetic"
 
 
-def prepare_synthetic(cfg: DataConfig, *, rows: int | None) -> PreparedData:
-    """Return generated rows; generate them when the cache lacks them."""
+def prepare_synthetic(cfg: DataConfig, *, rows: int | None, schema: Path | None = None) -> PreparedData:
+    """Return generated rows; generate them when the cache lacks them.
+
+    Args:
+        cfg: preparation, and the generator's settings.
+        rows: how many; default a million.
+        schema: file of the columns; default Criteo's.
+
+    Returns:
+        The rows; a `UsageError` when the schema splits them by times or files, which they lack.
+    """
     count = rows or DEFAULT_ROWS
     key = {
         "format": FORMAT,
@@ -25,11 +39,28 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None) -> PreparedData:
         "synthetic": asdict(cfg.synthetic),
         "generator": GENERATOR,
     }
+    columns = CRITEO
+    if schema is not None:
+        columns = _schema_by_order(schema)
+        key |= {"generator": any_schema.GENERATOR, "schema": columns.asdict()}
+
+    def blocks() -> Iterator[RowBlock]:
+        if schema is None:
+            return row_blocks(cfg.synthetic, count)
+        return any_schema.row_blocks(columns, cfg.synthetic, count)
 
     def fill(folder: Path) -> dict[str, Any]:
         with StageBar(count) as stages:
-            blocks = row_blocks(cfg.synthetic, count)
-            found = write_prepared(blocks, folder, CRITEO, min_count=cfg.min_count, advance=stages.advance)
+            found = write_prepared(blocks(), folder, columns, min_count=cfg.min_count, advance=stages.advance)
         return {**found, "rejected": 0}
 
     return find_or_make(cfg.cache_dir, _DATASET, key, fill)
+
+
+def _schema_by_order(path: Path) -> Schema:
+    schema = read_schema(path)
+    if schema.split.by != "order":
+        raise UsageError(
+            f"{path}: generated rows have no {schema.split.by} to be split by; leave [split] out, or split by order"
+        )
+    return schema

@@ -32,6 +32,7 @@ from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.criteo.columns import NUM_INTEGERS, NUM_TOKENS, CriteoBlock
 from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic import marginals
+from dlrm_adahessian.data.synthetic.calibration import Logit, calibrated
 from dlrm_adahessian.runs.sealed import storage_errors
 
 PART_DEVIATIONS = (0.75, 1.15, 0.75)
@@ -84,15 +85,10 @@ class _Draws(NamedTuple):
 
 
 class _Planted(NamedTuple):
-    """A complete generator: the kernel's tables, and logit = parts @ scale + intercept."""
+    """A complete generator: the kernel's tables, and the logit of the parts."""
 
     tables: _Tables
-    scale: npt.NDArray[np.float64]
-    intercept: float
-
-    def probability(self, parts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return P(click) (N,) of parts (N, 3)."""
-        return special.expit(parts @ self.scale + self.intercept).astype(np.float32)
+    logit: Logit
 
 
 def row_blocks(config: SyntheticConfig, rows: int, *, block_rows: int = 65536) -> Iterator[CriteoBlock]:
@@ -114,7 +110,7 @@ def row_blocks(config: SyntheticConfig, rows: int, *, block_rows: int = 65536) -
     planted = _plant(config)
     for start in range(0, rows, block_rows):
         draws = _draw(planted.tables, start, min(block_rows, rows - start))
-        probability = planted.probability(draws.parts)
+        probability = planted.logit.probability(draws.parts)
         yield CriteoBlock(
             labels=(draws.uniform < probability).astype(np.int8),
             integers=draws.integers,
@@ -139,7 +135,7 @@ def write_tsv(config: SyntheticConfig, rows: int, path: Path) -> None:
 
 @lru_cache(maxsize=4)
 def _plant(config: SyntheticConfig) -> _Planted:
-    """Draw the click model of a seed, and set its scales and intercept on rows that are never emitted."""
+    """Draw the click model of a seed."""
     model_seed, keys = np.random.SeedSequence(config.seed).spawn(2)
     row_key, calibration_key, token_key = keys.generate_state(3, np.uint64)
     tables = _tables(config, np.random.default_rng(model_seed), row_key, token_key)
@@ -150,17 +146,7 @@ def _plant(config: SyntheticConfig) -> _Planted:
             for block in range(_CALIBRATION_BLOCKS)
         ]
     )
-    scale = np.array(PART_DEVIATIONS) / parts.std(axis=0, dtype=np.float64)
-    # Parts correlate by chance of the seed: a common factor gives all seeds the same deviation of the sum.
-    scale *= np.linalg.norm(PART_DEVIATIONS) / (parts @ scale).std()
-    logits = parts @ scale
-    from scipy import optimize  # half a second, for rows that are made once
-
-    def excess(intercept: float) -> float:
-        return float(special.expit(logits + intercept).mean()) - marginals.CLICKS / marginals.ROWS
-
-    centre = float(logits.mean())
-    return _Planted(tables, scale, float(optimize.brentq(excess, -centre - 20, -centre + 20)))  # pyright: ignore[reportArgumentType]
+    return _Planted(tables, calibrated(parts, PART_DEVIATIONS, marginals.CLICKS / marginals.ROWS))
 
 
 def _tables(

@@ -259,7 +259,7 @@ def test_probability_is_that_of_the_planted_model_at_the_emitted_row() -> None:
         pairs = itertools.combinations([latent[f, c] for f, c in enumerate(codes)], 2)
         effects = [effect[f, c] for f, c in enumerate(codes)]
         parts = (sum(effects[:NUM_INTEGERS]), sum(effects[NUM_INTEGERS:]), sum(a @ b for a, b in pairs))
-        logit = float(np.dot(parts, planted.scale)) + planted.intercept
+        logit = float(np.dot(parts, planted.logit.scale)) + planted.logit.intercept
         # float32 sums of 39 terms whose sizes add up to a few hundred
         assert rows.probability[n] == pytest.approx(1 / (1 + np.exp(-logit)), abs=2e-5)
 
