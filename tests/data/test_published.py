@@ -1,0 +1,156 @@
+"""Published data sets by name: small files in their exact layout, prepared by the command, against pandas."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dlrm_adahessian.cli import main
+from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
+
+MIN_COUNT = 2
+INTEGERS = [f"I{i}" for i in range(1, 14)]
+TOKENS = [f"C{i}" for i in range(1, 27)]
+CRITEO = ["label", *INTEGERS, *TOKENS]
+AVAZU = (
+    "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"
+    "device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
+).split(",")
+
+
+def hexadecimal(rng: np.random.Generator, rows: int, distinct: int) -> list[str]:
+    return [f"{value * 2654435761 % 2**32:08x}" for value in rng.integers(1, distinct, rows).tolist()]
+
+
+def criteo_rows(rows: int, seed: int = 0) -> pd.DataFrame:
+    """Return rows as text, as Criteo publishes them: missing values are empty."""
+    rng = np.random.default_rng(seed)
+    columns = {"label": rng.integers(0, 2, rows).astype(str)}
+    for name in INTEGERS:
+        columns[name] = np.where(rng.random(rows) < 0.3, "", rng.integers(-2, 60, rows).astype(str))
+    for name in TOKENS:
+        columns[name] = np.where(rng.random(rows) < 0.2, "", hexadecimal(rng, rows, 9))
+    return pd.DataFrame(columns)
+
+
+def avazu_rows(rows: int) -> pd.DataFrame:
+    """Return rows as Avazu's train.csv has them, ten days in the order of time."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "id": [str(10**19 + value) for value in rng.choice(10**8, rows, replace=False).tolist()],
+        "click": rng.integers(0, 2, rows),
+        "hour": [
+            f"1410{21 + hour // 24}{hour % 24:02d}" for hour in np.sort(rng.integers(0, 240, rows)).tolist()
+        ],
+    }
+    for name in AVAZU[3:]:
+        text = name.startswith(("site", "app", "device_id", "device_ip", "device_model"))
+        columns[name] = hexadecimal(rng, rows, 12) if text else rng.integers(-1, 7, rows)
+    return pd.DataFrame(columns)[AVAZU].astype(str)
+
+
+def prepared(dataset: str, path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> PreparedData:
+    """Return what the command `prepare` makes of raw rows."""
+    flags = ["--data.cache-dir", str(cache), "--data.min-count", str(MIN_COUNT), "--json"]
+    assert main(["prepare", "--dataset", dataset, "--data-path", str(path), *flags]) == 0
+    return open_prepared(Path(json.loads(capsys.readouterr().out)["folder"]))
+
+
+def assert_parts(data: PreparedData, labels: list[list[str]]) -> None:
+    """See that the parts train, test and val have these labels in this order."""
+    found = [
+        data.labels[part.start : part.stop].tolist()
+        for part in (data.split.train, data.split.test, data.split.val)
+    ]
+    assert found == [[int(label) for label in part] for part in labels]
+
+
+def assert_ids(data: PreparedData, tokens: pd.DataFrame) -> None:
+    """See that rows of tables stand for tokens one to one, by falling frequency in the training part, rare ones for 0."""
+    train = data.split.train.stop
+    for place, name in enumerate(tokens):
+        ids = np.asarray(data.features.ids[:, place])
+        counts = tokens[name][:train].value_counts()
+        frequent = tokens[name].isin(counts.index[counts >= MIN_COUNT])
+        assert ((ids > 0) == frequent).all(), name
+        pairs = pd.DataFrame({"token": tokens[name], "id": ids})[frequent].drop_duplicates()
+        assert pairs.token.is_unique
+        assert sorted(pairs.id) == list(range(1, (counts >= MIN_COUNT).sum() + 1))
+        assert counts[pairs.sort_values("id").token].is_monotonic_decreasing
+
+
+def test_avazu_is_cut_by_order_and_reads_the_hour_of_the_day(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = avazu_rows(700)
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    data = prepared("avazu", tmp_path / "train.csv", tmp_path / "cache", capsys)
+    click = rows.click.tolist()
+    assert_parts(data, [click[:600], click[600:650], click[650:]])
+    tokens = pd.concat([rows.hour.str[6:8].rename("hour_of_day"), rows[AVAZU[3:]]], axis=1)
+    assert data.preprocessing.schema.features == tuple(tokens)
+    assert data.features.dense.shape == (700, 0)
+    assert_ids(data, tokens)
+
+
+@pytest.mark.parametrize("dataset", ["criteo_x1", "criteo_x4"])
+def test_the_files_of_the_criteo_benchmarks_are_the_parts(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = criteo_rows(160)
+    if dataset == "criteo_x1":  # scaled numbers, tokens that are numbers, nothing missing
+        rng = np.random.default_rng(1)
+        rows[INTEGERS] = np.char.mod("%.6f", rng.random((160, 13)))
+        rows[TOKENS] = rng.integers(0, 20, (160, 26)).astype(str)
+    parts = {"train": rows[:100], "test": rows[100:130], "valid": rows[130:]}
+    (tmp_path / "raw").mkdir()
+    for name, part in parts.items():
+        part.to_csv(tmp_path / "raw" / f"{name}.csv", index=False)
+    data = prepared(dataset, tmp_path / "raw", tmp_path / "cache", capsys)
+    assert_parts(data, [part.label.tolist() for part in parts.values()])
+    numbers = rows[INTEGERS].replace("", "0").astype(float).to_numpy()
+    expected = numbers if dataset == "criteo_x1" else np.log1p(np.maximum(numbers, 0))
+    np.testing.assert_allclose(data.features.dense, expected, rtol=2**-23)
+    assert_ids(data, rows[TOKENS])
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_of_the_terabyte_the_last_day_tests_and_validates(
+    compression: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = [criteo_rows(11, seed=day) for day in range(24)]
+    (tmp_path / "raw").mkdir()
+    for day, rows in enumerate(days):
+        path = tmp_path / "raw" / f"day_{day}{'.gz' if compression else ''}"
+        rows.to_csv(path, sep="\t", index=False, header=False, compression=compression)
+    data = prepared("criteo_1tb", tmp_path / "raw", tmp_path / "cache", capsys)
+    rows = pd.concat(days, ignore_index=True)
+    last = days[-1].label.tolist()
+    assert_parts(data, [rows.label[: 23 * 11].tolist(), last[:6], last[6:]])
+    numbers = rows[INTEGERS].replace("", "0").astype(float).to_numpy()
+    np.testing.assert_allclose(data.features.dense, np.log1p(np.maximum(numbers, 0)), rtol=2**-23)
+    assert_ids(data, rows[TOKENS])
+
+
+def test_avazu_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = avazu_rows(1400)
+    rows["click"] = (rows.site_id.isin(sorted(rows.site_id.unique())[::2])).astype(int)
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    small = ["--model.bottom", "8", "--model.top", "8", "--batch-size", "50", "--data.min-count", "2"]
+    folders = ["--data.cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
+    flags = [
+        "--dataset",
+        "avazu",
+        "--data-path",
+        str(tmp_path / "train.csv"),
+        "--baseline",
+        "none",
+        "--epochs",
+        "4",
+    ]
+    assert main(["train", *flags, *small, *folders]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["train"]["samples"] == 4 * 1200
+    assert summary["test"]["auc"] > 0.9, "the site alone says whether there is a click"
