@@ -13,10 +13,12 @@ from dlrm_adahessian.commands.evaluate import evaluate
 from dlrm_adahessian.commands.export import export
 from dlrm_adahessian.commands.plan import plan
 from dlrm_adahessian.commands.prepare import prepare
+from dlrm_adahessian.commands.schema import schema
 from dlrm_adahessian.commands.train import train
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "download": download,
+    "schema": schema,
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,

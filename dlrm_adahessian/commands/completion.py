@@ -17,6 +17,7 @@ from dlrm_adahessian.commands.download import DownloadConfig
 from dlrm_adahessian.commands.evaluate import EvaluateConfig
 from dlrm_adahessian.commands.export import ExportConfig
 from dlrm_adahessian.commands.prepare import PrepareConfig
+from dlrm_adahessian.commands.schema import SchemaConfig
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.embeddings.planning.what_if import PlanConfig
 
@@ -77,6 +78,7 @@ def _commands() -> Any:  # a union, for which there is no type
     preset = config.load(None, None)
     kinds = [
         Annotated[DownloadConfig, subcommand("download")],
+        Annotated[SchemaConfig, subcommand("schema")],
         Annotated[PrepareConfig, subcommand("prepare")],
         Annotated[_WithFile[config.RunConfig], subcommand("train", default=_WithFile(preset))],
         Annotated[EvaluateConfig, subcommand("evaluate")],

@@ -6,6 +6,7 @@ A dataset that is read is its schema, a file of presets/schemas, and a name in c
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.prepared.folder import PreparedData, is_prepared, open_prepared
@@ -38,10 +39,7 @@ def open_dataset(
         schema: file of the schema, in place of the dataset's own; generated rows have its columns too.
 
     Returns:
-        The rows.
-
-    Raises:
-        DataError: the training part holds one class only.
+        The rows; a `DataError` when the training part holds one class only.
     """
     if dataset in GENERATED:
         return prepare_synthetic(cfg, rows=rows, schema=schema)
@@ -52,13 +50,17 @@ def open_dataset(
         data = prepare_raw(
             name, schema_of(dataset, schema), path or str(RAW), cfg, rows=rows, bad_rows=bad_rows
         )
-    train = data.split.train
-    clicks = int(np.count_nonzero(data.labels[: train.stop]))
-    if clicks in (0, len(train)):
-        raise DataError(
-            f"the training part needs both labels, {clicks} of {len(train)} are clicks; give more rows"
-        )
+    require_both_labels(data.labels[: data.split.train.stop])
     return data
+
+
+def require_both_labels(labels: npt.NDArray[np.int8]) -> None:
+    """Refuse, with a `DataError`, a training part whose labels (N,) are all the same."""
+    clicks = int(np.count_nonzero(labels))
+    if clicks in (0, len(labels)):
+        raise DataError(
+            f"the training part needs both labels, {clicks} of {len(labels)} are clicks; give more rows"
+        )
 
 
 def _open_folder(folder: Path, rows: int | None) -> PreparedData:

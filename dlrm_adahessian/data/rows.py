@@ -153,6 +153,12 @@ def missing_words(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     return np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
 
 
+def missing_columns(words: npt.NDArray[np.uint64], columns: int) -> npt.NDArray[np.bool_]:
+    """Return which of K + T columns are missing, (N, K + T), of `RowBlock.missing`."""
+    each = np.ascontiguousarray(words.reshape(len(words), -1), "<u8").view(np.uint8)
+    return np.unpackbits(each, axis=1, bitorder="little")[:, :columns].astype(np.bool_)
+
+
 def words_of(columns: int) -> int:
     """Return W, the words of `RowBlock.missing` for K + T columns, at least 1."""
     return max(1, -(-columns // 64))

@@ -90,8 +90,7 @@ def split_rows(rows: int, rule: SplitRule = _WEEK, counts: Sequence[int] | None 
         days = days_of(rows)
         found = Split(days[-2], rows - (rows - days[-2]) // 2, rows)
     else:
-        train = rule.train or (DAYS - 1) / DAYS * (1 - (rule.test or 0))
-        test = rule.test or (1 - train) / 2
+        train, test, _ = shares(rule)
         found = Split(round(rows * train), round(rows * (train + test)), rows)
     if empty := [part for part in PARTS if not getattr(found, part)]:
         raise DataError(
@@ -99,3 +98,10 @@ def split_rows(rows: int, rule: SplitRule = _WEEK, counts: Sequence[int] | None 
             f"{' and '.join(empty)}; change [split] of the schema, or give more rows"
         )
     return found
+
+
+def shares(rule: SplitRule) -> tuple[float, float, float]:
+    """Return the shares of the rows that train, test and validate, of a split by order."""
+    train = rule.train or (DAYS - 1) / DAYS * (1 - (rule.test or 0))
+    test = rule.test or (1 - train) / 2
+    return train, test, 1 - train - test

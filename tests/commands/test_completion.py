@@ -35,6 +35,8 @@ def test_a_prefix_of_a_command_and_of_a_flag(script):
     assert completed(script, "dlrm-adahessian", "pre") == {"prepare"}
     assert completed(script, "dlrm-adahessian", "evaluate", "--ru") == {"--run"}
     assert completed(script, "dlrm-adahessian", "train", "--bad-rows", "q") == {"quarantine"}
+    assert completed(script, "dlrm-adahessian", "schema", "ch") == {"check"}
+    assert completed(script, "dlrm-adahessian", "schema", "infer", "--o") == {"--out"}
 
 
 def test_all_commands(script):

@@ -14,10 +14,11 @@ MIN_COUNT = 2
 INTEGERS = [f"I{i}" for i in range(1, 14)]
 TOKENS = [f"C{i}" for i in range(1, 27)]
 CRITEO = ["label", *INTEGERS, *TOKENS]
-AVAZU = (
-    "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"
-    "device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
-).split(",")
+AVAZU = [
+    "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id",
+    "app_domain", "app_category", "device_id", "device_ip", "device_model", "device_type",
+    "device_conn_type", *(f"C{i}" for i in range(14, 22)),
+]  # fmt: skip
 
 
 def hexadecimal(rng: np.random.Generator, rows: int, distinct: int) -> list[str]:

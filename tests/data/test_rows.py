@@ -1,9 +1,9 @@
-"""Bags against plain lists of lists."""
+"""Bags against plain lists of lists; which columns a row lacks, as bits."""
 
 import numpy as np
 import pytest
 
-from dlrm_adahessian.data.rows import Bags, Features
+from dlrm_adahessian.data.rows import Bags, Features, missing_columns, missing_words
 from tests.data.bags import bags_of, lists_of
 
 _RNG = np.random.default_rng(0)
@@ -82,3 +82,11 @@ def test_rows_of_features_keep_their_columns_together():
             [LISTS[row] for row in rows],
             [other[row] for row in rows],
         ]
+
+
+def test_bits_of_missing_columns_come_back():
+    words = np.array([[1, 2], [0, 0], [1 << 63, 1]], np.uint64)
+    absent = missing_columns(words, 66)
+    assert [np.flatnonzero(row).tolist() for row in absent] == [[0, 65], [], [63, 64]]
+    assert missing_words(absent).tolist() == words.tolist()
+    assert missing_columns(np.array([5], np.uint64), 3).tolist() == [[True, False, True]]

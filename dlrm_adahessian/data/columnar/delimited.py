@@ -3,14 +3,14 @@
 import csv
 import io
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
-from dlrm_adahessian.data.schema import Schema
+from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.text.packed import OpenFile, Peekable
 from dlrm_adahessian.data.text.sources import Source
 from dlrm_adahessian.errors import DataError
@@ -18,7 +18,7 @@ from dlrm_adahessian.errors import DataError
 _BYTES = 8 << 20  # of a block
 _HEADER = 1 << 20  # bytes within which the first line ends
 _BARREN = 64 << 20  # bytes without a good row, whose odd rows are all held in memory
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+DELIMITERS: Mapping[str, str] = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class DelimitedText:
         odd: rows with a wrong number of columns, read so far and not taken away; some may come after the batch read last.
     """
 
-    def __init__(self, source: Source, schema: Schema) -> None:
-        """Read the names of the columns, where the schema does not say them; `DataError` when they cannot be read."""
+    def __init__(self, source: Source, form: Format, header: Sequence[str]) -> None:
+        """Read the names of the columns, where the header does not say them; `DataError` when they cannot be read."""
         self.odd: deque[OddRow] = deque()
-        self._source, self._schema = source, schema
-        self._delimiter = DELIMITERS[schema.format]
+        self._source, self._header = source, header
+        self._delimiter = DELIMITERS[form]
         self._stream = Peekable(source)
         self._barren = 0  # bytes read since the last batch
-        self.names: Sequence[str] = schema.header or self._first_line()
+        self.names: Sequence[str] = header or self._first_line()
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield the rows of the right number of columns; others go to `odd`.
@@ -66,7 +66,7 @@ class DelimitedText:
             pa.PythonFile(OpenFile(self._read), "r"),
             read_options=pyarrow.csv.ReadOptions(
                 block_size=_BYTES,
-                column_names=self._schema.header or None,
+                column_names=list(self._header) or None,
                 use_threads=False,  # as fast, and only so is the number of an odd row known
             ),
             parse_options=pyarrow.csv.ParseOptions(
@@ -104,7 +104,7 @@ class DelimitedText:
         return self._stream.read(size - cut)
 
     def _set_apart(self, row: Any) -> str:
-        number = row.number if self._schema.header else row.number - 1
+        number = row.number if self._header else row.number - 1
         fault = (
             f"must have {row.expected_columns} columns and has {row.actual_columns}, found {row.text!r:.60}"
         )

@@ -2,7 +2,8 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -24,13 +25,22 @@ from dlrm_adahessian.data.columnar.columns import (
 from dlrm_adahessian.data.columnar.delimited import DelimitedText, OddRow
 from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, missing_words
-from dlrm_adahessian.data.schema import Schema, SplitRule
+from dlrm_adahessian.data.schema import Format, Schema, SplitRule
 from dlrm_adahessian.data.text.sources import Source
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import nearest
 
 _ROWS = 1 << 16  # of a batch of parquet
 _BUFFER = 1 << 20  # bytes of a column that are read at a time
+
+
+@contextmanager
+def whole_file(source: Source, form: Format) -> Generator[None]:
+    """Refuse, with a `DataError`, a file that turns out to be none of the format while it is read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{source.name} must be a whole {form} file: {error}; write it again") from error
 
 
 class ColumnReader:
@@ -76,12 +86,8 @@ class ColumnReader:
 
     def _batches(self, source: Source) -> Iterator[Any]:
         batches = self._parquet if self._schema.format == "parquet" else self._text
-        try:
+        with whole_file(source, self._schema.format):
             yield from batches(source)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{source.name} must be a whole {self._schema.format} file: {error}; write it again"
-            ) from error
 
     def _parquet(self, source: Source) -> Iterator[Any]:
         opened = pa.PythonFile(source.file, "r")
@@ -97,7 +103,7 @@ class ColumnReader:
             yield from file.iter_batches(_ROWS, columns=wanted)
 
     def _text(self, source: Source) -> Iterator[Any]:
-        text = DelimitedText(source, self._schema)
+        text = DelimitedText(source, self._schema.format, self._schema.header)
         self._odd = text.odd
         return text.batches(self._present(text.names))
 

@@ -1,0 +1,128 @@
+"""`schema`: a schema of rows of your own, guessed from a file, and what would be read by it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from pydantic import Field
+from tyro.conf import Positional, arg, subcommand
+
+from dlrm_adahessian.data.schema import read_schema
+from dlrm_adahessian.data.text.sources import input_files, is_pipe
+from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.runs.sealed import require_writable, storage_errors
+from dlrm_adahessian.runtime.settings import settings
+from dlrm_adahessian.runtime.terminal import printable_name, say
+
+if TYPE_CHECKING:
+    from dlrm_adahessian.data.preview import Preview
+
+_FLUSH_RIGHT = (3, 4)  # columns of the table
+
+
+@settings
+class InferConfig:
+    """Guess a schema from the first rows of a file, to be edited."""
+
+    file: Annotated[Path, Positional]
+    """Parquet, CSV or TSV, plain or compressed."""
+    out: Path | None = None
+    """TOML file to write; it must not exist. Default: standard output."""
+    rows: Annotated[int, Field(ge=1)] = 1_000_000
+    """Look at the first N rows."""
+
+
+@settings
+class CheckConfig:
+    """Show what would be read of rows, and what training would refuse."""
+
+    schema: Path
+    """TOML file that describes the columns (docs/own-data.md)."""
+    data_path: str
+    """Raw rows: a file, plain or compressed, or a folder of files."""
+    rows: Annotated[int, Field(ge=1)] = 100_000
+    """Read the first N rows."""
+
+
+@dataclass(frozen=True)
+class SchemaConfig:
+    """Guess a schema from a file of your own, or check one."""
+
+    action: Annotated[
+        Annotated[InferConfig, subcommand("infer")] | Annotated[CheckConfig, subcommand("check")],
+        arg(name=""),
+    ]
+
+
+def schema(arguments: Sequence[str]) -> int:
+    """Guess the schema of a file of your own, or check what it reads."""
+    action = tyro.cli(SchemaConfig, args=arguments, prog="python -m dlrm_adahessian schema").action
+    if isinstance(action, InferConfig):
+        _infer(action)
+    else:
+        _check(action)
+    return 0
+
+
+def _infer(args: InferConfig) -> None:
+    if args.out is not None:
+        require_writable(args.out.parent, "--out")
+        if args.out.exists():
+            raise UsageError(f"--out must not exist, and {args.out} does; name another file")
+    from dlrm_adahessian.data.columnar.guess import guess_roles, schema_text
+    from dlrm_adahessian.data.columnar.own_file import profile_file
+
+    profile = profile_file(args.file, rows=args.rows)
+    text = schema_text(profile, guess_roles(profile.columns))
+    if args.out is None:
+        say(text.rstrip("\n"))
+        return
+    with storage_errors(args.out), args.out.open("x") as file:
+        file.write(text)
+
+
+def _check(args: CheckConfig) -> None:
+    schema = read_schema(args.schema)
+    if is_pipe(args.data_path):
+        raise UsageError(f"the rows are read twice, and {args.data_path} is a pipe; name a file or a folder")
+    input_files(args.data_path, schema.format)  # refuses rows that are not there, before anything slow begins
+    from dlrm_adahessian.data.preview import preview
+
+    say(preview_text(preview(schema, args.data_path, rows=args.rows)))
+
+
+def preview_text(found: "Preview") -> str:
+    """Say what a schema reads, as a table."""
+    rows = [
+        (
+            column.name,
+            column.reading,
+            column.type,
+            "" if column.missing is None else f"{column.missing:.1%}",
+            "" if column.distinct is None else f"{column.distinct:,}",
+            column.example,
+        )
+        for column in found.columns
+    ]
+    table = [("column", "read as", "type", "missing", "distinct", "example"), *rows]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    lines = [
+        f"{'All' if found.parts else 'The first'} {found.rows:,} rows, {found.clicks / found.rows:.2%} clicks:",
+        "",
+    ]
+    for cells in table:
+        aligned = [
+            f"{printable_name(cell):{'>' if place in _FLUSH_RIGHT else '<'}{width}}"
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    lines += [
+        "",
+        f"not read: {', '.join(map(printable_name, found.others)) or 'no column'}",
+        f"split {found.split}",
+    ]
+    if found.parts is not None:
+        lines.append("rows of these parts: {:,}, {:,}, {:,}".format(*found.parts))
+    return "\n".join(lines)

@@ -1,0 +1,277 @@
+"""What the columns of a file hold: one pass over its first rows, in memory that depends on the number of columns alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+
+from dlrm_adahessian.data.columnar.columns import WrongTypeError, as_numbers, as_times
+from dlrm_adahessian.data.columnar.hashing import as_text, hashed
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
+MOST_DISTINCT = 1 << 20
+"""Distinct values that are counted; of more, only that there are more is known."""
+SEPARATORS = ("|", ";", ",", " ")
+"""What may separate the values of a text, the likelier first."""
+
+_LONGEST = 10_000  # values of a bag; longer ones count as this long
+_USUAL = 0.99  # of the bags are no longer than is suggested
+_SHOWN = 40  # characters of an example
+
+Holds = Literal["nothing", "whole", "numbers", "times", "text", "other"]
+"""What all values of a column are: whole numbers, other numbers too, times, other text too; other types nothing reads."""
+
+
+_TOLD: dict[Holds, str] = {"whole": "text, whole numbers", "numbers": "text, numbers", "times": "text, times"}
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """What a column holds.
+
+    Attributes:
+        name: in the file.
+        type: as pyarrow names it; of delimited text "text", and what that holds.
+        holds: what its values are, or the items of lists or of text with a separator.
+        rows: that were seen.
+        missing: rows without a value: null, empty, NaN, or an empty list.
+        distinct: values or items, `MOST_DISTINCT` + 1 where there are more.
+        all_different: no value occurs twice.
+        low: least number, or 0 where that is less.
+        high: greatest number, or 0 where that is greater.
+        rising: numbers or times never fall, and none is missing.
+        separator: occurs in most values of a text.
+        usual_length: items that 99% of the bags have at most; None where the column holds single values.
+        example: its first value.
+    """
+
+    name: str
+    type: str
+    holds: Holds
+    rows: int
+    missing: int
+    distinct: int
+    all_different: bool
+    low: float
+    high: float
+    rising: bool
+    separator: str | None
+    usual_length: int | None
+    example: str
+
+
+def profile_columns(batches: Iterator[Any], *, rows: int, plain_text: bool) -> list[ColumnProfile]:
+    """Profile the columns of the first rows.
+
+    Args:
+        batches: of pyarrow, with the same columns each.
+        rows: after which to stop.
+        plain_text: the columns were written as text, whatever they hold.
+
+    Returns:
+        What the columns hold, in their order; nothing where there are no rows.
+    """
+    sketches: dict[str, _Sketch] = {}
+    for batch in batches:
+        batch = batch.slice(0, rows)
+        rows -= len(batch)
+        for field, values in zip(batch.schema, batch.columns, strict=True):
+            sketches.setdefault(field.name, _Sketch(field.name, plain_text=plain_text)).add(values)
+        if not rows:
+            break
+    return [sketch.profile() for sketch in sketches.values()]
+
+
+class _Sketch:
+    """What is known of a column so far."""
+
+    def __init__(self, name: str, *, plain_text: bool) -> None:
+        self._name = name
+        self._plain_text = plain_text
+        self._type = ""
+        self._example = ""
+        self._rows = self._missing = 0
+        self._separator: str | None = None
+        self._lengths: npt.NDArray[np.int64] | None = None  # how many bags have 0, 1, 2, ... items
+        self._distinct = _Distinct()
+        self._range = _Range()
+        self._readable = True
+
+    def add(self, values: Any) -> None:
+        """Take the next rows."""
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if not self._rows:
+            self._type = str(values.type)
+        self._rows += len(values)
+        try:
+            self._add(values)
+        except (WrongTypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            self._readable = False
+
+    def _add(self, values: Any) -> None:
+        lists, missing = self._as_lists(values), None
+        if lists is not None:
+            lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+            self._add_lengths(lengths)
+            missing = lengths == 0
+        items = values if lists is None else pc.list_flatten(lists)
+        seen = _seen(items)
+        missing = seen.missing if missing is None else missing
+        self._missing += int(missing.sum())
+        if not self._example and not missing.all():
+            self._example = str(values[int(np.argmin(missing))].as_py())
+        self._distinct.add(items.filter(pa.array(~seen.missing)))
+        self._range.add(seen)
+
+    def _as_lists(self, values: Any) -> Any:
+        """Return bags as lists; None where each row has one value. The first rows say whether a text is a bag."""
+        if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            return values
+        if self._rows == len(values):
+            self._separator = _separator(values)
+        if self._separator is None:
+            return None
+        return pc.split_pattern(pc.if_else(pc.equal(values, ""), None, values), self._separator)
+
+    def _add_lengths(self, lengths: npt.NDArray[np.int64]) -> None:
+        found = np.bincount(np.minimum(lengths, _LONGEST), minlength=_LONGEST + 1)
+        self._lengths = found if self._lengths is None else self._lengths + found
+
+    def _usual_length(self) -> int | None:
+        if self._lengths is None:
+            return None
+        return max(1, int(np.searchsorted(np.cumsum(self._lengths), _USUAL * self._rows)))
+
+    def profile(self) -> ColumnProfile:
+        """Return what the column holds."""
+        single = self._lengths is None
+        holds = self._range.holds if self._readable else "other"
+        return ColumnProfile(
+            name=self._name,
+            type=_TOLD.get(holds, "text") if self._plain_text else self._type,
+            holds=holds,
+            rows=self._rows,
+            missing=self._missing,
+            distinct=self._distinct.count,
+            all_different=single and self._distinct.all_different,
+            low=self._range.low,
+            high=self._range.high,
+            rising=single and self._range.rising and not self._missing,
+            separator=self._separator,
+            usual_length=self._usual_length(),
+            example=self._example if len(self._example) <= _SHOWN else f"{self._example[:_SHOWN]}...",
+        )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Single values, or items of bags.
+
+    Attributes:
+        holds: what they are.
+        missing: (N,) bool.
+        numbers: (N,) of numbers; of times those that are not missing; None of text.
+    """
+
+    holds: Holds
+    missing: npt.NDArray[np.bool_]
+    numbers: npt.NDArray[Any] | None
+
+
+def _seen(values: Any) -> _Seen:
+    kind = values.type
+    if not pa.types.is_temporal(kind):
+        found, fault = as_numbers(values)
+        if not _is_text(kind) or not fault.rows.any():
+            missing = np.isnan(found) & ~fault.rows
+            whole = (found[~missing] == np.rint(found[~missing])).all()
+            return _Seen("nothing" if missing.all() else "whole" if whole else "numbers", missing, found)
+    missing = (pc.equal(values, "").fill_null(True) if _is_text(kind) else values.is_null()).to_numpy(
+        zero_copy_only=False
+    )
+    if missing.all():
+        return _Seen("nothing", missing, None)
+    try:
+        found, fault = as_times(values.filter(pa.array(~missing)))
+    except WrongTypeError:
+        return _Seen("text", missing, None)
+    return _Seen("text", missing, None) if fault.rows.any() else _Seen("times", missing, found)
+
+
+class _Distinct:
+    """Distinct values, by their hashes, as long as these are few enough to keep."""
+
+    def __init__(self) -> None:
+        self.all_different = True
+        self._hashes = np.empty(0, np.uint64)
+        self._values = 0
+
+    @property
+    def count(self) -> int:
+        return min(len(self._hashes), MOST_DISTINCT + 1)
+
+    def add(self, values: Any) -> None:
+        """Take values, none of them missing."""
+        if self.count > MOST_DISTINCT:
+            return
+        self._values += len(values)
+        self._hashes = np.union1d(self._hashes, _hashes(pc.unique(values)))
+        self.all_different = self._values == len(self._hashes)
+
+
+class _Range:
+    """Least and greatest number, whether numbers or times rise, and whether all values are of one kind."""
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0
+        self.rising = True
+        self.holds: Holds = "nothing"
+        self._latest: Any = None
+
+    def add(self, seen: _Seen) -> None:
+        if seen.holds == "nothing":
+            return
+        kinds = {self.holds, seen.holds} - {"nothing"}
+        if len(kinds) == 1:
+            self.holds = seen.holds
+        else:
+            self.holds = "numbers" if kinds == {"whole", "numbers"} else "text"
+        if seen.numbers is None:
+            return
+        if seen.holds != "times":
+            ends = [np.nanmin(seen.numbers), np.nanmax(seen.numbers)]
+            self.low, self.high = min(ends[0], self.low), max(ends[1], self.high)
+        before = seen.numbers[0] if self._latest is None else self._latest
+        self.rising = self.rising and bool((seen.numbers >= np.append(before, seen.numbers[:-1])).all())
+        self._latest = seen.numbers[-1]
+
+
+def _separator(values: Any) -> str | None:
+    """Return what separates the values of most texts; numbers and times are no bags."""
+    if not _is_text(values.type) or (seen := _seen(values)).holds != "text":
+        return None
+    present = int((~seen.missing).sum())
+
+    def occurs(separator: str) -> bool:
+        return 2 * pc.sum(pc.match_substring(values, separator)).as_py() > present
+
+    return next(filter(occurs, SEPARATORS), None)
+
+
+def _hashes(values: Any) -> npt.NDArray[np.uint64]:
+    kind = values.type
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return (numbers + 0.0).view(np.uint64)  # -0.0 is 0.0
+    if pa.types.is_temporal(kind):
+        return values.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy().view(np.uint64)
+    return hashed(as_text(values))[0]
+
+
+def _is_text(kind: Any) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
