@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's recipes, followed in a copy of the package: a toy optimizer, row rule and estimator train."""
+"""CONTRIBUTING.md's recipes, followed in a copy of the package: a toy optimizer, row rule, estimator and data set train."""
 
 import json
 import os
@@ -111,11 +111,22 @@ class Toy(Estimator):
         )
 '''
 PRESET = 'curvature = "toy"\n[optim.dense]\nname = "toy"\n[optim.rows]\nname = "toy"\n'
+SCHEMA = """# A toy.
+format = "tsv"
+header = ["clicked", "price", "site"]
+[label]
+column = "clicked"
+[[dense]]
+column = "price"
+[[tokens]]
+column = "site"
+"""
 ADDED = {
     "optim/dense/toy.py": DENSE,
     "optim/rows/toy.py": ROWS,
     "curvature/toy.py": ESTIMATOR,
     "presets/optimizers/toy.toml": PRESET,
+    "presets/schemas/toy.toml": SCHEMA,
 }
 CASE = """        case "toy":
             from dlrm_adahessian.curvature.toy import Toy
@@ -131,6 +142,7 @@ CHANGED = {
         ("\nRowConfig = (\n", "from dlrm_adahessian.optim.rows.toy import ToyRowConfig\n\nRowConfig = (\n"),
         ("RowConfig = (\n", "RowConfig = (\n    ToyRowConfig\n    | "),
     ],
+    "data/config.py": [("DatasetName = Literal[", 'DatasetName = Literal["toy", ')],
     "curvature/registry.py": [
         ('CurvatureName = Literal["exact", ', 'CurvatureName = Literal["toy", "exact", '),
         ('        case "none":\n', f'{CASE}        case "none":\n'),
@@ -165,7 +177,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = text.replace(old, new)
         (copy / name).unlink()
         (copy / name).write_text(text)
-    flags = ["--dataset", "synthetic", "--rows", "2000", "--batch-size", "64", "--model.bottom", "8"]
+    (folder / "toy.tsv").write_text("".join(f"{n % 2}\t{n % 7}\t{'ab'[n % 2]}\n" for n in range(2000)))
+    flags = ["--dataset", "toy", "--data-path", "toy.tsv", "--batch-size", "64", "--model.bottom", "8"]
     flags += ["--model.top", "8", "--baseline", "none", "--out", "run", "--data.cache-dir", "cache"]
     done = subprocess.run(
         [sys.executable, "-m", "dlrm_adahessian", "train", "--optimizer", "toy", *flags],
@@ -181,7 +194,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_the_recipes_add_trains(folder: Path) -> None:
     summary = json.loads((folder / "run" / "summary.json").read_text())
-    assert (summary["optimizer"], summary["curvature"]) == ("toy", "toy")
+    assert (summary["dataset"], summary["optimizer"], summary["curvature"]) == ("toy", "toy", "toy")
     assert summary["train"]["steps"] == 27
     assert summary["skipped_steps"] == 0
     config = json.loads((folder / "run" / "config.json").read_text())
