@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,17 @@ class Case:
     batch: list[list[list[int]]]
     curvature_samples: int | None = None
     bound: float = 1e-12  # sums of about ten terms of size 10: 1e-13 and some room
+    weights: list[int] | None = None
+
+    @property
+    def repeated(self) -> "Case":
+        """Return the case with each sample as often as its weight says."""
+        if self.weights is None:
+            return self
+        batch = [sample for sample, times in zip(self.batch, self.weights, strict=True) for _ in range(times)]
+        return replace(
+            self, batch=batch, weights=None, curvature_samples=sum(self.weights[: self.curvature_samples])
+        )
 
     @property
     def names(self) -> list[str]:
@@ -115,16 +126,21 @@ def two_steps(case: Case, samples: slice) -> ShardedLookup:
     """Run two steps on this rank's samples, of which the second has curvature."""
     local = None if case.curvature_samples is None else max(case.curvature_samples - (samples.start or 0), 0)
     lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU, dtype=torch.float64, seed=3)
+    weights = None if case.weights is None else torch.tensor(case.weights, dtype=torch.float64)
     for with_curvature in (False, True):
         pooled = lookup(case.kjt(samples))
         grad, curvature = loss_derivatives(pooled, local)
+        if weights is not None:
+            of_samples = (weights / weights.mean())[samples].view(-1, 1, 1)
+            grad, curvature = grad * of_samples, curvature * of_samples
         lookup.push(
             pooled,
             grad,
             curvature if with_curvature else None,
             lr_scale=0.5,
-            samples=len(case.batch),
+            samples=len(case.repeated.batch),
             curvature_samples=case.curvature_samples,
+            weights=weights,
         )
     return lookup
 
@@ -208,6 +224,10 @@ WORLD_ONE_CASES = {
     "long_bags_and_curvature_from_half": Case(
         specs=specs(3, 2, 5), batch=LONG, curvature_samples=2, bound=LONG_BOUND
     ),
+    "weighted_long_bags": Case(specs=specs(3, 2, 5), batch=LONG, bound=LONG_BOUND, weights=[1, 0, 3, 2]),
+    "weighted_long_bags_and_curvature_from_some": Case(
+        specs=specs(3, 2, 5), batch=LONG, curvature_samples=3, bound=LONG_BOUND, weights=[1, 0, 3, 2]
+    ),
 }
 
 
@@ -217,7 +237,7 @@ WORLD_ONE_CASES = {
 def test_two_steps_equal_dense_tables(name: str):
     case = WORLD_ONE_CASES[name]
     initial = initial_rows(case)
-    assert_same(held(two_steps(case, slice(None))), reference(case, initial), case.bound)
+    assert_same(held(two_steps(case, slice(None))), reference(case.repeated, initial), case.bound)
 
 
 TWO_RANK_CASES = {
@@ -260,6 +280,17 @@ TWO_RANK_CASES = {
         batch=LONG,
         curvature_samples=3,
         bound=LONG_BOUND,
+    ),
+    "all_kinds_and_weighted_long_bags": Case(
+        specs=[
+            specs(3, sharding="column", dim=8)[0],
+            specs(3, 2, sharding="row", dim=8)[1],
+            specs(3, 2, 5, sharding="replicate", dim=8)[2],
+        ],
+        batch=LONG,
+        curvature_samples=3,
+        bound=LONG_BOUND,
+        weights=[1, 0, 3, 2],
     ),
     # One rank holds nothing, and still has to take part in every collective.
     "a_rank_without_tables": Case(specs=specs(3, sharding="table"), batch=[row[:1] for row in ONE_HOT]),
@@ -309,7 +340,7 @@ def test_two_ranks_equal_dense_tables(name: str, two: Path):
     case = TWO_RANK_CASES[name]
     initial = initial_rows(case)  # on one rank: so the initial rows do not depend on the sharding either
     ranks = [load_file(two / f"{name}.{rank}") for rank in range(2)]
-    expected = reference(case, initial)
+    expected = reference(case.repeated, initial)
     copies = {spec.name: torch.zeros(spec.num_rows, case.dim) for spec in case.specs}
     for shard in ranks:
         for name in [key.removesuffix(".corner") for key in shard if key.endswith(".corner")]:
