@@ -1,6 +1,5 @@
-"""Prepared rows: found again, shared by processes, remade when damaged, never half there; equal from every format."""
+"""Prepared rows: found again, shared by processes, remade when damaged, never half there."""
 
-import gzip
 import io
 import itertools
 import random
@@ -11,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from dlrm_adahessian.data import raw
@@ -19,20 +17,7 @@ from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.data.raw import prepare_raw
-from dlrm_adahessian.data.schema import Schema, from_dict
 from dlrm_adahessian.errors import DataError, NoInputError
-from tests.data.bags import lists_of
-from tests.data.columnar.slow import (
-    bag_of,
-    dense_of,
-    ids_of,
-    plain_rows,
-    random_table,
-    small,
-    token_of,
-    write_parquet,
-    write_text,
-)
 from tests.data.oracle import parse, random_line
 from tests.faults import Outcome, disk_full, each_operation
 
@@ -237,133 +222,3 @@ def test_full_disk_at_any_operation_leaves_no_half_cache(text: Path, tmp_path: P
         if outcome is Outcome.SURVIVED:
             assert whole
     assert Outcome.REPORTED in outcomes
-
-
-def prepare_as(schema: Schema, path: Path, cache: Path, **options: object) -> PreparedData:
-    chosen = {"rows": None, "bad_rows": "strict"} | options
-    return prepare_raw("own", schema, str(path), DataConfig(cache_dir=cache, min_count=2), **chosen)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_random_tables_are_those_of_a_slow_reader_in_every_format(seed: int, tmp_path: Path) -> None:
-    columns, described = random_table(seed)
-    packed = write_text(tmp_path / "plain.csv", columns)
-    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(packed.read_bytes()))
-    kinds = {name: pa.dictionary(pa.int32(), pa.string()) for name in columns if name == f"t{seed % 4}"}
-    texts = any(isinstance(value, str) for value in columns.get(f"t{seed % 4}", []))
-    paths = {
-        "csv": tmp_path / "x.csv.gz",
-        "tsv": write_text(tmp_path / "x.tsv", columns),
-        "parquet": write_parquet(tmp_path / "x.parquet", columns, kinds if texts else {}),
-    }
-    found = {
-        form: prepare_as(from_dict(described | {"format": form}), path, tmp_path / "cache")
-        for form, path in paths.items()
-    }
-    for name in sorted(path.name for path in found["csv"].folder.glob("*.npy")):
-        arrays = [(data.folder / name).read_bytes() for data in found.values()]
-        assert arrays[0] == arrays[1] == arrays[2], name
-
-    data, schema = found["parquet"], found["parquet"].preprocessing.schema
-    rows = plain_rows(paths["parquet"])
-    times = [row["time"] for row in rows]
-    train = sum(time < 60 for time in times)
-    assert data.split.asdict() == {
-        "train": [0, train],
-        "test": [train, sum(time < 75 for time in times)],
-        "val": [sum(time < 75 for time in times), len(rows)],
-    }
-    assert data.labels.tolist() == [row["y"] for row in rows]
-    assert data.weights is not None
-    assert data.weights.tolist() == [row["w"] for row in rows]
-    np.testing.assert_allclose(data.features.dense, dense_of(rows, schema, train), rtol=2**-23, atol=2**-40)
-    heights = []
-    for place, column in enumerate(schema.tokens):
-        tokens = [[token_of(row[column.column], column)] for row in rows]
-        *ids, (height,) = ids_of(tokens, train, column, 2)
-        assert data.features.ids[:, [place]].tolist() == ids
-        heights.append(height)
-    for bags, column in zip(data.features.bags, schema.bags, strict=True):
-        *ids, (height,) = ids_of([bag_of(row[column.column], column) for row in rows], train, column, 2)
-        assert lists_of(bags) == ids
-        heights.append(height)
-    assert data.preprocessing.num_rows == tuple(heights)
-    assert data.manifest["missing"] == {
-        column.feature: sum(row[column.column] is None for row in rows)
-        if column in schema.dense
-        else sum(token_of(row[column.column], column) < 0 for row in rows)
-        for column in (*schema.dense, *schema.tokens)
-    }
-
-
-FILES = {f"day{n}.csv": [100 * n + row for row in range(20)] for n in (1, 2, 3, 10)}
-
-
-def in_files(folder: Path) -> Path:
-    folder.mkdir()
-    for name, values in FILES.items():
-        write_text(folder / name, {"y": [value % 2 for value in values], "x": values, "t": values})
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("rule", "order", "ends"),
-    [
-        ({"test_files": ["day10.csv"]}, [1, 2, 3, 10], (60, 70)),
-        ({"test_files": ["day2*"]}, [1, 3, 10, 2], (60, 70)),
-        ({"test_files": ["day3.csv"], "validation_files": ["day1?.csv"]}, [1, 2, 3, 10], (40, 60)),
-        ({"test_files": ["day?.csv"], "validation_files": ["day2.csv"]}, [10, 1, 2, 3], None),
-        ({"test_files": ["day[12].csv"], "validation_files": ["day3.csv"]}, [10, 1, 2, 3], (20, 60)),
-    ],
-)
-def test_files_say_their_parts(
-    rule: dict[str, list[str]], order: list[int], ends: tuple[int, int] | None, tmp_path: Path
-) -> None:
-    """Files of a part keep their natural order; one that both name tests."""
-    schema = small(split={"by": "files", **rule})
-    raw = in_files(tmp_path / "raw")
-    if ends is None:
-        with pytest.raises(DataError, match="none is left for val; change"):
-            prepare_as(schema, raw, tmp_path / "cache")
-        return
-    data = prepare_as(schema, raw, tmp_path / "cache")
-    assert data.features.dense[:, 0].tolist() == [value for day in order for value in FILES[f"day{day}.csv"]]
-    assert (data.split.test.start, data.split.val.start, data.split.rows) == (*ends, 80)
-
-
-def test_one_file_is_cut_by_order_where_the_rule_names_files(tmp_path: Path) -> None:
-    raw = in_files(tmp_path / "raw")
-    for other in ("day1.csv", "day2.csv", "day10.csv"):
-        (raw / other).unlink()
-    for path in (raw, raw / "day3.csv"):
-        data = prepare_as(small(split={"by": "files", "test_files": ["day3.csv"]}), path, tmp_path / "cache")
-        assert data.split.asdict() == {"train": [0, 18], "test": [18, 19], "val": [19, 20]}
-
-
-def test_limit_counts_good_rows_of_all_files(tmp_path: Path) -> None:
-    raw = in_files(tmp_path / "raw")
-    with (raw / "day1.csv").open("a") as file:
-        file.write("0,x,1\n0,1\n")
-    with (raw / "day2.csv").open("a") as file:
-        file.write("0,x,1\n")
-    data = prepare_as(small(), raw, tmp_path / "cache", rows=30, bad_rows="quarantine")
-    assert data.features.dense[:, 0].tolist() == [*FILES["day1.csv"], *FILES["day2.csv"][:10]]
-    assert data.rejected == 2
-    assert (data.folder / "rejects.jsonl").read_text().splitlines() == [
-        '{"y": "0", "x": "x", "t": "1"}',
-        '"0,1"',
-    ]
-
-
-@pytest.mark.parametrize("good", [0, 13])
-def test_too_few_good_rows_name_the_first_bad_one(good: int, tmp_path: Path) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text("y,x,t\n" + "0,1\n" * 20 + "2,1,a\n" * 20 + "0,1,a\n" * good)
-    with pytest.raises(
-        DataError, match=rf"found {good}: 40 of {40 + good} lines are bad, the first: x\.csv, row 1: "
-    ):
-        prepare_as(small(), path, tmp_path / "cache", bad_rows="quarantine")
-    assert folders(tmp_path / "cache") == []
-    path.write_text("y,x,t\n" + "0,1,a\n" * good)
-    with pytest.raises(DataError, match=f"14 good rows at least are needed, found {good}; give more rows"):
-        prepare_as(small(), path, tmp_path / "cache")

@@ -106,7 +106,7 @@ def random_table(seed: int, rows: int = 260) -> tuple[dict[str, list[Any]], dict
             if whole
             else lambda: rng.choice(words)
         )
-        more = rng.choice([{}, {"min_count": 2}, {"buckets": 5}, {"characters": [1, 3]}])
+        more = rng.choice([{}, {"min_count": 7}, {"buckets": 5}, {"characters": [1, 3]}])
         schema["tokens"].append({"column": f"t{n}", "name": f"token-{n}", **more})
     for n in range(rng.choice([0, 2])):
         columns[f"b{n}"] = some(lambda: rng.choices(words, k=rng.randint(0, 4)))
