@@ -48,11 +48,7 @@ def as_numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
     kind = values.type
     bad = np.zeros(len(values), np.bool_)
     if _is_text(kind):
-        values = pc.utf8_trim_whitespace(values)
-        values = pc.if_else(pc.is_in(values, pa.array(_MISSING, kind)), None, values)
-        fits = pc.match_substring_regex(values, _NUMBER).fill_null(True)
-        bad = ~fits.to_numpy(zero_copy_only=False)
-        values = pc.if_else(fits, values, None)
+        values, bad = _parsed(pc.utf8_trim_whitespace(values))
     elif pa.types.is_boolean(kind):
         values = values.cast(pa.int8())
     elif not any(is_number(kind) for is_number in _NUMBERS):
@@ -60,6 +56,18 @@ def as_numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
     found = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
     bad = bad | (np.abs(found) > _LARGEST)
     return np.where(bad, np.nan, found), Fault(bad, "must be empty or a finite float32 number")
+
+
+def _parsed(text: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
+    """Return numbers written as text without blanks around them, null where missing, and where they are none (N,)."""
+    text = pc.if_else(pc.is_in(text, pa.array(_MISSING, text.type)), None, text)
+    with suppress(pa.ArrowInvalid):  # nearly always all parse; matching each would take longer than the rest
+        numbers = text.cast(pa.float64())
+        if pc.all(pc.is_finite(numbers), min_count=0).as_py():  # "infinity" and "-nan" parse too
+            return numbers, np.zeros(len(text), np.bool_)
+    fits = pc.match_substring_regex(text, _NUMBER).fill_null(True)
+    numbers = pc.if_else(fits, text, None).cast(pa.float64())
+    return numbers, ~fits.to_numpy(zero_copy_only=False)
 
 
 def as_labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fault]:
