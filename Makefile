@@ -61,6 +61,7 @@ bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, a
 	$(BIN)/python -m benchmarks.checkpoint --json > benchmarks/results/checkpoint.json
 	$(BIN)/python -m benchmarks.ranks --json > benchmarks/results/ranks.json
 	$(BIN)/python -m benchmarks.prepare --json > benchmarks/results/prepare.json
+	$(BIN)/python -m benchmarks.read_columns --json > benchmarks/results/read_columns.json
 	$(BIN)/python -m benchmarks.prepare_scaling --json > benchmarks/results/prepare_scaling.json
 	$(BIN)/python -m benchmarks.large_batches --json > benchmarks/results/large_batches.json
 	$(BIN)/python -m benchmarks.plots

@@ -241,8 +241,9 @@ class _Columns:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
         """Return dense values (N, K), tokens (N, T), and which of both are missing (N, K + T)."""
         rows, dense, tokens = len(self._batch), len(schema.dense), len(schema.tokens)
-        values, found = np.empty((rows, dense)), np.empty((rows, tokens), np.uint64)
-        absent = np.zeros((rows, dense + tokens), np.bool_)
+        # Column by column in memory, as they are filled and spilled: in order of rows both would take strides.
+        values, found = np.empty((rows, dense), order="F"), np.empty((rows, tokens), np.uint64, order="F")
+        absent = np.zeros((rows, dense + tokens), np.bool_, order="F")
         for place, column in enumerate(schema.dense):
             values[:, place] = self.checked(column.column, as_numbers)
         absent[:, :dense] = np.isnan(values)

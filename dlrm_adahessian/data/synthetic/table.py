@@ -11,7 +11,6 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from dlrm_adahessian.data.columnar.columns import pc
-from dlrm_adahessian.data.columnar.delimited import DELIMITERS
 from dlrm_adahessian.data.columnar.reader import wanted_columns
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.rows import Bags
@@ -87,7 +86,6 @@ def _bag_column(column: BagColumn, bags: Bags) -> Any:
 def _writer(schema: Schema, path: Path, columns: Any) -> Any:
     if schema.format == "parquet":
         return pyarrow.parquet.ParquetWriter(path, columns)
-    options = pyarrow.csv.WriteOptions(
-        delimiter=DELIMITERS[schema.format], include_header=not schema.header, quoting_style="needed"
-    )
+    delimiter = "," if schema.format == "csv" else "\t"
+    options = pyarrow.csv.WriteOptions(delimiter=delimiter, include_header=not schema.header)
     return pyarrow.csv.CSVWriter(path, columns, write_options=options)
