@@ -9,7 +9,7 @@ import tyro
 from pydantic import Field
 from tyro.conf import Positional, arg, subcommand
 
-from dlrm_adahessian.data.schema import read_schema
+from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import input_files, is_pipe
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.sealed import require_writable, storage_errors
@@ -84,7 +84,7 @@ def _infer(args: InferConfig) -> None:
 
 
 def _check(args: CheckConfig) -> None:
-    schema = read_schema(args.schema)
+    schema = schema_of("criteo", args.schema)
     if is_pipe(args.data_path):
         raise UsageError(f"the rows are read twice, and {args.data_path} is a pipe; name a file or a folder")
     input_files(args.data_path, schema.format)  # refuses rows that are not there, before anything slow begins

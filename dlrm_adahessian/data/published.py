@@ -1,11 +1,16 @@
 """Schemas by the name of a published data set. Imports no torch."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dlrm_adahessian.data.config import GENERATED, DatasetName
 from dlrm_adahessian.data.criteo.columns import CRITEO
-from dlrm_adahessian.data.schema import Schema, from_dict, read_schema
+from dlrm_adahessian.data.schema import Schema, from_dict
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import read_preset
+from dlrm_adahessian.runtime.settings import read_toml
 
 
 def schema_of(dataset: DatasetName, file: Path | None) -> Schema:
@@ -17,11 +22,28 @@ def schema_of(dataset: DatasetName, file: Path | None) -> Schema:
 
     Returns:
         The schema.
+
+    Raises:
+        UsageError: a key is unknown or missing, or values break a rule; it names the file.
     """
     if file is not None:
-        return read_schema(file)
+        values = read_toml(file)
+        try:
+            return _with_columns(values)
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from error
     if dataset in ("criteo", *GENERATED):
         return CRITEO
-    values = read_preset("schemas", dataset)
-    columns = CRITEO.asdict() if values["format"] == "criteo" else {}
-    return from_dict({**columns, **values})
+    return _with_columns(read_preset("schemas", dataset))
+
+
+def _with_columns(values: Mapping[str, Any]) -> Schema:
+    """Validate a schema; one of Criteo's text has its columns, and says no others."""
+    if values.get("format") != "criteo":
+        return from_dict(values)
+    schema = from_dict({**CRITEO.asdict(), **values})
+    if replace(schema, split=CRITEO.split) != CRITEO:
+        raise UsageError(
+            "rows in the format criteo have its columns; leave these out of the schema, but for [split]"
+        )
+    return schema

@@ -5,14 +5,12 @@ A schema comes with a dataset, or from a file of the user's; prepared rows, runs
 
 import re
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.runtime.settings import read_toml, settings, validated
+from dlrm_adahessian.runtime.settings import settings, validated
 
 Format = Literal["parquet", "csv", "tsv", "criteo"]
 """How the rows are written; criteo is its tab-separated text without a header, whose tokens are 8 hexadecimal digits."""
@@ -192,21 +190,3 @@ class Schema:
 def from_dict(values: Any) -> Schema:
     """Validate a schema; see `validated`."""
     return validated(Schema, values)
-
-
-def read_schema(path: Path) -> Schema:
-    """Read a schema from a TOML file.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        The schema.
-
-    Raises:
-        UsageError: a key is unknown or missing, or values break a rule; it names the file.
-    """
-    try:
-        return from_dict(read_toml(path))
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error

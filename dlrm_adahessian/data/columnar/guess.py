@@ -178,7 +178,7 @@ def schema_text(profile: FileProfile, guesses: Sequence[Guess]) -> str:
         guesses: what its columns may be.
 
     Returns:
-        TOML that `read_schema` reads, with a comment of what was seen before each column.
+        TOML that `--schema` takes, with a comment of what was seen before each column.
     """
     rows = profile.columns[0].rows
     lines = [

@@ -9,8 +9,9 @@ from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, find_or_make
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
+from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.rows import RowBlock
-from dlrm_adahessian.data.schema import Schema, read_schema
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.synthetic import any_schema
 from dlrm_adahessian.data.synthetic.generator import GENERATOR, row_blocks
 from dlrm_adahessian.errors import UsageError
@@ -58,7 +59,7 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None, schema: Path | None 
 
 
 def _schema_by_order(path: Path) -> Schema:
-    schema = read_schema(path)
+    schema = schema_of("synthetic", path)
     if schema.split.by != "order":
         raise UsageError(
             f"{path}: generated rows have no {schema.split.by} to be split by; leave [split] out, or split by order"

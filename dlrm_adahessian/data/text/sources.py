@@ -41,10 +41,13 @@ _DAY = re.compile(r"day_[0-9]+")  # of the terabyte log, whose unpacked files ha
 _SUFFIXES = re.compile(r"(\.txt|\.tsv|\.csv)?(\.gz|\.xz|\.bz2|\.zst)?$")
 _LISTED = 6  # names that a message lists; of more, those in the middle are left out
 _SMALL = 64 << 20  # bytes; a larger file takes long enough to hash that its digest is remembered
-_REMEDY = "name train.txt under any name, a .gz of it, dac.tar.gz, a folder of these, or - for standard input"
+_REMEDY = (
+    "name a file of rows, plain or compressed, dac.tar.gz, a folder of such files, or - for standard input"
+)
 _WAYS = """
 ways to rows:
-  name them       --data-path FILE      (train.txt, a .gz of it, dac.tar.gz, or a folder)
+  name them       --data-path FILE      (plain or compressed, dac.tar.gz, or a folder)
+  describe them   --schema FILE.toml    (parquet, CSV, TSV: docs/own-data.md)
   pipe them       zcat FILE.gz | python -m dlrm_adahessian {command} --data-path -
   download them   python -m dlrm_adahessian download --config MIRROR.toml      (data/README.md)
   generate them   --dataset synthetic"""

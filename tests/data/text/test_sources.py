@@ -22,7 +22,7 @@ from tests.data.text.reading import TEXT, read_all
 from tests.data.text.test_archive import ARCHIVE, member, tar
 from tests.processes import plain_user
 
-REMEDY = "name train.txt under any name"
+REMEDY = "name a file of rows, plain or compressed"
 
 
 @pytest.mark.parametrize("name", ["train.txt", "odd name", "named.gz", "rows.csv"])
