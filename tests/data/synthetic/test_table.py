@@ -88,6 +88,8 @@ def test_the_file_is_plain(tmp_path: Path) -> None:
     assert {len(line) for line in lines} == {len(HEADER)}
     assert [line[0] for line in lines] == [str(row) for row in range(200)]
     assert {line[1] for line in lines} == {""}
+    assert "" in {line[4] for line in lines}
+    assert "nan" not in {line[4] for line in lines}
     assert {line[7] for line in lines} <= {"", '"t0"', '"t1"', '"t2"'}
     write_table(LISTS, CONFIG, 200, tmp_path / "rows.parquet")
     bags = pq.read_table(tmp_path / "rows.parquet")["terms"].to_pylist()
