@@ -19,10 +19,10 @@ from pathlib import Path
 from benchmarks.prepare import peak_rss_mib
 from benchmarks.support.printing import print_rows
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.raw import RowReader, prepare_raw
 from dlrm_adahessian.data.schema import Column, DenseColumn, Format, Schema, TokenColumn
 from dlrm_adahessian.data.synthetic.table import write_table
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import open_sources
 
 _WARM_UP_ROWS = 1000

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from dlrm_adahessian.data.columnar.own_file import read_all
 from dlrm_adahessian.data.columnar.profile import profile_columns
 from dlrm_adahessian.data.columnar.reader import wanted_columns
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CriteoBlock
 from dlrm_adahessian.data.datasets import require_both_labels
 from dlrm_adahessian.data.raw import RowReader, part_of
@@ -29,6 +28,7 @@ from dlrm_adahessian.data.schema import (
     TokenColumn,
 )
 from dlrm_adahessian.data.split import shares, split_rows
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import input_files, listed, open_sources
 from dlrm_adahessian.errors import DataError
 

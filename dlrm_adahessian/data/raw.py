@@ -12,7 +12,6 @@ import numpy as np
 
 from dlrm_adahessian.data.columnar.reader import ColumnReader
 from dlrm_adahessian.data.config import BadRows, DataConfig
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.criteo.layout import Labels
 from dlrm_adahessian.data.criteo.reader import read_rows
@@ -21,6 +20,7 @@ from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
 from dlrm_adahessian.data.rows import RowBlock
 from dlrm_adahessian.data.schema import Schema, SplitRule
 from dlrm_adahessian.data.split import MIN_ROWS
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import Source, input_files, input_identity, is_pipe, open_sources
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.sealed import fingerprint

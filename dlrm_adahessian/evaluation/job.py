@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.raw import RowReader, rejects_name
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DataError

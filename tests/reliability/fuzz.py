@@ -33,8 +33,8 @@ def check(data: bytes) -> None:
     Raises:
         AssertionError: rows, rejected bytes or their count differ.
     """
-    from dlrm_adahessian.data.criteo.bad_lines import BadLines
     from dlrm_adahessian.data.criteo.reader import read_rows
+    from dlrm_adahessian.data.text.bad_lines import BadLines
     from dlrm_adahessian.errors import DataError
     from tests.data.oracle import may_be_refused, parse, rows_of, source_of
 
@@ -82,7 +82,7 @@ def fuzz(corpus: str, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["dlrm_adahessian.data"]):
-        from dlrm_adahessian.data.criteo import bad_lines, reader, text  # noqa: F401 -- instrumented as they are imported
+        from dlrm_adahessian.data.criteo import faults, reader, text  # noqa: F401 -- instrumented as they are imported
     flags = [
         f"-max_total_time={seconds}",
         f"-max_len={_LONGEST}",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from tests.reliability import fuzz
 
 

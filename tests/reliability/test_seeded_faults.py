@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dlrm_adahessian.checkpoint import reader, step_folders, tensor_file
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.prepared import folder as prepared_rows
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
 from tests.processes import worlds
 from tests.reliability import runs

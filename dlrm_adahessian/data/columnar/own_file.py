@@ -14,7 +14,7 @@ from dlrm_adahessian.data.columnar.columns import as_numbers
 from dlrm_adahessian.data.columnar.delimited import DELIMITERS, DelimitedText
 from dlrm_adahessian.data.columnar.profile import ColumnProfile, profile_columns
 from dlrm_adahessian.data.columnar.reader import whole_file
-from dlrm_adahessian.data.criteo.bad_lines import is_row
+from dlrm_adahessian.data.criteo.faults import is_row
 from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.text.packed import Peekable
 from dlrm_adahessian.data.text.sources import Source, is_pipe, open_sources

@@ -23,9 +23,9 @@ from dlrm_adahessian.data.columnar.columns import (
     as_weights,
 )
 from dlrm_adahessian.data.columnar.delimited import DelimitedText, OddRow
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, missing_words
 from dlrm_adahessian.data.schema import Format, Schema, SplitRule
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import Source
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import nearest

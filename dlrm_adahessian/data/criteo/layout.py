@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-from dlrm_adahessian.data.criteo.bad_lines import is_row
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES
+from dlrm_adahessian.data.criteo.faults import is_row
 from dlrm_adahessian.data.criteo.repairs import find_repairs
 from dlrm_adahessian.errors import DataError
 

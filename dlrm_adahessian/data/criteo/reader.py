@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlrm_adahessian.data.criteo.bad_lines import MAX_LINE, BadLines, find_fault
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CriteoBlock
+from dlrm_adahessian.data.criteo.faults import MAX_LINE, find_fault
 from dlrm_adahessian.data.criteo.layout import Labels, find_layout
 from dlrm_adahessian.data.criteo.text import PADDING, Columns, parse_lines
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import Source
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dlrm_adahessian.data.criteo.bad_lines import names_columns
+from dlrm_adahessian.data.criteo.faults import names_columns
 
 _SCHEMA = "describe its columns with --schema FILE.toml, see docs/own-data.md"
 

@@ -2,7 +2,7 @@
 
 Reading walks through a line once. No bound is checked on the way, since a newline stops everything: the caller
 ends the text with one, and appends as many bytes as a token may be read beyond it. Which lines are bad is all that is
-found here; why, `bad_lines` says.
+found here; why, `faults` says.
 """
 
 from typing import NamedTuple, Self
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from dlrm_adahessian.data.criteo.bad_lines import MAX_LINE
 from dlrm_adahessian.data.criteo.columns import NUM_INTEGERS, NUM_TOKENS, CriteoBlock
+from dlrm_adahessian.data.criteo.faults import MAX_LINE
 from dlrm_adahessian.data.rows import NO_LABEL
 
 PADDING = b"\n" + bytes(8)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlrm_adahessian.data.columnar.reader import ColumnReader
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.rows import ColumnBlock
 from dlrm_adahessian.data.schema import Schema, TokenColumn, from_dict
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import open_sources
 
 MISSING = -1  # sorts before every token of the same count

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 
 from dlrm_adahessian.data.columnar import delimited
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.schema import from_dict
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.errors import DataError
 from tests.data.columnar.slow import Explained, blocks_of, fnv, numbers_of, read, small
 

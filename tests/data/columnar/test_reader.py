@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlrm_adahessian.data.columnar import reader
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.data.schema import Schema
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.errors import DataError, UsageError
 from tests.data.columnar.slow import (
     Explained,

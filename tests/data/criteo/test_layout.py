@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.layout import find_layout
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.rows import NO_LABEL
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import parse, random_line, rows_of, source_in, source_of
 

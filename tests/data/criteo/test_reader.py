@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.rows import NO_LABEL
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import may_be_refused, parse, random_file, random_line, rows_of, source_in, source_of
 

@@ -7,9 +7,9 @@ import subprocess
 import pandas as pd
 import pytest
 
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES
 from dlrm_adahessian.data.criteo.reader import read_rows
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import parse, random_line, rows_of, source_of
 

@@ -5,12 +5,12 @@ import re
 import numpy as np
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.criteo.bad_lines import BadLines
 from dlrm_adahessian.data.criteo.columns import CriteoBlock
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.data.synthetic.generator import row_blocks
+from dlrm_adahessian.data.text.bad_lines import BadLines
 from tests.data.oracle import random_block, rows_of, source_of
 
 

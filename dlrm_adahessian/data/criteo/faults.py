@@ -1,23 +1,19 @@
-"""What happens to a line that breaks the format: it stops the reading, or it is put aside unchanged.
+"""Why a line is no row of Criteo's.
 
 The parser (text.py) only tells good lines from bad ones. Why a line is bad is found here, in plain Python, once for
 the one line that a message names.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, INTEGER_NAMES
-from dlrm_adahessian.errors import DataError
-from dlrm_adahessian.runs.sealed import storage_errors
 
 MAX_LINE = 1 << 16
 """Bytes of the longest line without its newline; a Criteo line has about 230."""
 
 _SHOWN = 40  # bytes of a value that a message shows
-_MAX_REJECT = 1 << 28  # bytes of one line put aside; a longer one is no text, or an unpacked bomb
 _NAME = re.compile(rb'("?[A-Za-z_][\w .-]*"?)?')
 _ODD_BYTES = {
     b"\x00": "a NUL byte",
@@ -25,71 +21,6 @@ _ODD_BYTES = {
     b"\r": "a carriage return",
     b'"': "a quote",
 }
-
-
-class BadLines:
-    """Takes the bad lines of an input, in order: refuses the first one, or writes all to a file.
-
-    Attributes:
-        count: lines taken so far.
-        first: place and reason of the first one.
-    """
-
-    def __init__(self, quarantine: Path | None = None) -> None:
-        self.count = 0
-        self.first: str | None = None
-        self._path = quarantine or Path()
-        with storage_errors(self._path):
-            self._file = quarantine.open("wb") if quarantine else None
-        self._open = False  # the line taken last has no newline
-        self._bytes = 0  # of that line
-
-    def reject(self, raw: bytes, explain: Callable[[], str]) -> None:
-        """Take a bad line.
-
-        Args:
-            raw: the line with its newline if it has one; more of it may follow by `extend`.
-            explain: says file:line:column and the reason.
-
-        Raises:
-            DataError: bad lines are not put aside.
-        """
-        if self._file is None:
-            raise DataError(
-                f"{explain()}; repair the line, or put bad lines aside with --bad-rows quarantine"
-            )
-        self.first = self.first or explain()
-        self.count += 1
-        self._bytes = 0
-        # The last line of a file may lack its newline, and the next file may bring more bad lines.
-        self.extend(b"\n" + raw if self._open else raw)
-
-    def extend(self, raw: bytes) -> None:
-        """Take more bytes of the same line, which is too long to be held in memory.
-
-        Args:
-            raw: what follows.
-
-        Raises:
-            DataError: the line is so long that the input is no text.
-        """
-        self._bytes += len(raw)
-        if self._bytes > _MAX_REJECT:
-            raise DataError(f"no line may be longer than {_MAX_REJECT} bytes and one is; give a text file")
-        if self._file:
-            with storage_errors(self._path):
-                self._file.write(raw)
-        self._open = not raw.endswith(b"\n")
-
-    def told(self, good: int) -> str:
-        """Say how many of the lines are bad, of which `good` others were read, and why the first one is."""
-        return f"{self.count:,} of {good + self.count:,} lines are bad, the first: {self.first}"
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        if self._file:
-            with storage_errors(self._path):
-                self._file.close()
 
 
 @dataclass(frozen=True)
