@@ -37,7 +37,7 @@ check: $(STAMP) ## format, lint, types, import layers, spelling
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
-test: check ## everything in `check`, then all tests but the four longest campaigns
+test: check ## everything in `check`, then all tests but the longest campaigns
 	$(PYTEST) -m "not campaign"
 
 .PHONY: test-fast

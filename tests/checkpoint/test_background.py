@@ -183,7 +183,7 @@ def test_a_failing_removal_is_reported(two: Path, monkeypatch: pytest.MonkeyPatc
     assert seed_of(load_newest_good(two, RUN)) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_kill_at_any_operation_leaves_the_old_or_the_new_one(
     light: ProcessPoolExecutor, two: Path, tmp_path: Path
 ) -> None:

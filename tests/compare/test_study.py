@@ -97,7 +97,9 @@ def test_progressive_rows_that_choose_are_not_reported(study):
     found = summarize(study)
     for contender in study.contenders:
         for run in contender.trials:
-            labels, probability = read_finished(run.config, study.data, RunDirectory(run.folder)).progressive
+            labels, probability, _ = read_finished(
+                run.config, study.data, RunDirectory(run.folder)
+            ).progressive
             chooses = np.arange(len(labels)) // 128 % 2 == 0
             assert run.judged_logloss == pytest.approx(
                 log_loss(labels[chooses], probability[chooses].astype(float)), rel=1e-9

@@ -76,7 +76,7 @@ def test_each_search_draws_for_itself_and_the_intervals_are_over_searches(search
     for pair in found.differences:
         theirs, ours = (
             [
-                [log_losses(*getattr(run.result, pair.part)) for run in search.finals]
+                [log_losses(*getattr(run.result, pair.part)[:2]) for run in search.finals]
                 for search in contender.searches
             ]
             for contender in searched.contenders

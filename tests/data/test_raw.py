@@ -208,6 +208,7 @@ def test_killed_writer_is_replaced_by_the_one_that_waits(text: Path, tmp_path: P
     assert len(folders(cache)) == 1, "what the killed process left is gone"
 
 
+@pytest.mark.campaign
 def test_full_disk_at_any_operation_leaves_no_half_cache(text: Path, tmp_path: Path) -> None:
     prepare(text, tmp_path / "warm")  # compiles before the forks
     numbers = itertools.count()

@@ -240,7 +240,7 @@ def test_models_with_one_kind_of_column_predict_as_written_down_again(
         figures = {kind: write_folder(trained, tmp_path / kind, kind) for kind in ("fp32", "int8")}
     block = drawn(trained.preprocessing, 500, seed=8)
     ids = torch.from_numpy(trained.preprocessing.features(block).ids).long()
-    dense = torch.from_numpy(np.log1p(np.maximum(block.values, 0)))
+    dense = torch.from_numpy(np.log1p(np.maximum(np.nan_to_num(block.values), 0)))
     rows = [table.double()[ids[:, f]] for f, table in enumerate(trained.state.lookup.tables().values())]
     pooled = torch.stack(rows, 1) if rows else torch.empty(500, 0, 4, dtype=torch.float64)
     values = {name: p.detach().double() for name, p in trained.state.head.named_parameters()}

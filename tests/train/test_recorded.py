@@ -16,7 +16,7 @@ BEGUN = composed({"optimizer": "hybrid", "data_path": "train.txt", **CONSTANT})
 
 
 def recorded(config: RunConfig = BEGUN) -> RecordedRun:
-    return RecordedRun(folder=Path("run"), config=config, rows="a" * 16)
+    return RecordedRun(folder=Path("run"), config=config, rows="a" * 16, prepared={})
 
 
 def told_of(config: RunConfig, begun: RunConfig = BEGUN) -> str:
@@ -30,7 +30,9 @@ def test_what_config_json_says_is_read_back(tmp_path: Path) -> None:
     assert RecordedRun.find(run) is None
     prepared = {"folder": "cache/criteo-a", "fingerprint": "a" * 16}
     (tmp_path / "config.json").write_text(json.dumps({**asdict(BEGUN), "prepared": prepared}))
-    assert RecordedRun.find(run) == RecordedRun(folder=tmp_path, config=BEGUN, rows="a" * 16)
+    assert RecordedRun.find(run) == RecordedRun(
+        folder=tmp_path, config=BEGUN, rows="a" * 16, prepared=prepared
+    )
 
 
 def test_each_setting_that_differs_is_told_with_both_values() -> None:

@@ -78,6 +78,10 @@ def read_all(path: str | Path, form: Format, header: tuple[str, ...]) -> Iterato
                         yield from file.iter_batches(_ROWS)
                 else:
                     text = DelimitedText(source, form, header)
+                    if twice := [name for name in text.names if text.names.count(name) > 1]:
+                        raise DataError(
+                            f"{source.name} must name each column once, and has several {twice[0]!r}; rename them"
+                        )
                     yield from text.batches(text.names)
 
 

@@ -200,7 +200,7 @@ def _new_slots(at_least: int, dtype: npt.DTypeLike) -> _Slots:
 def _find(slots: _Slots, token: int, shift: np.uint64) -> np.uint64:
     """Return the slot that holds `token`, or the empty one where it belongs."""
     at = (np.uint64(token) * _SPREAD) >> shift
-    while slots[at].value and slots[at].token != token:
+    while slots["value"][at] and slots["token"][at] != token:
         at = (at + np.uint64(1)) & np.uint64(len(slots) - 1)
     return at
 
@@ -223,10 +223,10 @@ def _count(slots: _Slots, tokens: _Tokens) -> int:
     new = 0
     for token in tokens:
         at = _find(slots, token, shift)
-        if not slots[at].value:
-            slots[at].token = token
+        if not slots["value"][at]:
+            slots["token"][at] = token
             new += 1
-        slots[at].value += 1
+        slots["value"][at] += 1
     return new
 
 
@@ -234,12 +234,12 @@ def _count(slots: _Slots, tokens: _Tokens) -> int:
 def _frequent(slots: _Slots, min_count: int) -> _Slots:
     """Select without a mask or a copy of the counts, which would take as much memory again."""
     frequent = 0
-    for slot in slots:
-        frequent += slot.value >= min_count
+    for value in slots["value"]:
+        frequent += value >= min_count
     kept = np.empty(frequent, slots.dtype)
     n = 0
     for at in range(len(slots)):
-        if slots[at].value >= min_count:
+        if slots["value"][at] >= min_count:
             kept[n] = slots[at]
             n += 1
     return kept
@@ -250,8 +250,8 @@ def _move(full: _Slots, slots: _Slots) -> None:
     """Enter all of one table into another, larger one."""
     shift = _shift(slots)
     for n in range(len(full)):
-        if full[n].value:
-            slots[_find(slots, full[n].token, shift)] = full[n]
+        if full["value"][n]:
+            slots[_find(slots, full["token"][n], shift)] = full[n]
 
 
 @njit(cache=True, nogil=True)
@@ -261,8 +261,8 @@ def _enter(slots: _Slots, tokens: _Tokens, missing: int) -> None:
     for n in range(len(tokens)):
         if n + 1 != missing:
             at = _find(slots, tokens[n], shift)
-            slots[at].token = tokens[n]
-            slots[at].value = n + 1
+            slots["token"][at] = tokens[n]
+            slots["value"][at] = n + 1
 
 
 @njit(cache=True, nogil=True)
@@ -270,7 +270,7 @@ def _encode(tokens: _Tokens, slots: _Slots, rows: npt.NDArray[np.int32]) -> None
     """Look tokens up; an empty slot holds 0, the row of unknown tokens."""
     shift = _shift(slots)
     for n in range(len(tokens)):
-        rows[n] = slots[_find(slots, tokens[n], shift)].value
+        rows[n] = slots["value"][_find(slots, tokens[n], shift)]
 
 
 @njit(cache=True, nogil=True)

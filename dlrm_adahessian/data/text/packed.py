@@ -8,8 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-import pyarrow as pa
-
 from dlrm_adahessian.data.text.archive import Readable
 from dlrm_adahessian.errors import DataError
 
@@ -99,6 +97,8 @@ class _Zstd:
 
     def __init__(self, source: Readable, name: str) -> None:
         self._name = name
+        import pyarrow as pa  # commands that read no such file start without it
+
         self._stream = pa.CompressedInputStream(pa.PythonFile(OpenFile(source.read), "r"), "zstd")
 
     def read(self, size: int, /) -> bytes:

@@ -122,7 +122,7 @@ def test_random_files_match_the_oracle(tmp_path: Path) -> None:
     check_random_files(2000, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_eight_thousand_more_random_files_match_the_oracle(tmp_path: Path) -> None:
     for seed in range(2000, 10_000):
         check_random_file(seed, tmp_path)

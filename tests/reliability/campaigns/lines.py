@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 
 from dlrm_adahessian import cli
-from dlrm_adahessian.data.criteo import dataset
+from dlrm_adahessian.data import raw
 from dlrm_adahessian.data.prepared.folder import open_prepared
 from tests.data.criteo.test_reader import BAD_LINES, FIELDS, PLACES, check_random_file
 from tests.data.oracle import parse, random_line
@@ -211,9 +211,9 @@ def prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, obje
     text.write_bytes(case.data)
     flags = ["--data-path", str(text), "--data.cache-dir", str(folder / "cache"), "--data.min-count", "1"]
     out, err = io.StringIO(), io.StringIO()
-    reading: Callable[..., object] = partial(dataset.read_rows, block_bytes=block)
+    reading: Callable[..., object] = partial(raw.read_rows, block_bytes=block)
     with (
-        mock.patch.object(dataset, "read_rows", _in_blocks(reading)),
+        mock.patch.object(raw, "read_rows", _in_blocks(reading)),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -223,7 +223,7 @@ def prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, obje
         return (0 if left else code), left, f"{err.getvalue()} left behind: {left}", b""
     data = open_prepared(Path(json.loads(out.getvalue())["folder"]))
     rows = [np.asarray(part).tobytes() for part in (data.labels, data.features.dense, data.features.ids)]
-    rejects = data.folder / dataset.REJECTS
+    rejects = data.folder / "rejects.tsv"
     return 0, rows, out.getvalue(), rejects.read_bytes() if rejects.exists() else b""
 
 

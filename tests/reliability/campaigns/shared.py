@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.data.criteo.test_dataset import LINES, TEXT, start
+from tests.data.test_raw import LINES, TEXT, start
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import Single, committed, differences, job, last_step, uninterrupted, wait_until
 
