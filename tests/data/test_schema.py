@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dlrm_adahessian.data.schema import Schema, from_dict, read_schema
+from dlrm_adahessian.data.published import schema_of
+from dlrm_adahessian.data.schema import Schema, from_dict
 from dlrm_adahessian.errors import NoInputError, UsageError
 
 FULL = """
@@ -54,7 +55,7 @@ def minimal(**more: Any) -> dict[str, Any]:
 def test_a_file_with_everything(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text(FULL.replace("length of", "length-of"))
-    schema = read_schema(path)
+    schema = schema_of("criteo", path)
     assert schema.dense_names == ("x", "length-of")
     assert schema.features == ("t", "day", "b")
     assert [column.column for column in schema.categorical] == ["t", "u", "b"]
@@ -71,7 +72,7 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
 def test_a_schema_comes_back_from_json(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text(FULL.replace("length of", "length-of"))
-    schema = read_schema(path)
+    schema = schema_of("criteo", path)
     assert from_dict(json.loads(json.dumps(schema.asdict()))) == schema
     assert from_dict(from_dict(minimal()).asdict()) == from_dict(minimal())
 
@@ -113,7 +114,7 @@ def test_times_keep_their_kind(time: Any) -> None:
         (minimal(tokens=[{"column": "t", "separator": "|"}]), "separator"),
         (minimal(bags=[{"column": "b", "separator": ""}]), "separator"),
         (minimal(bags=[{"column": "b", "max_length": 0}]), "max_length"),
-        (minimal(lable={"column": "y"}), "did you mean label"),
+        (minimal(labels={"column": "y"}), "did you mean label"),
         (minimal(format="json"), "format"),
         (minimal(split={"by": "time", "test_from": 1, "validation_from": 2}), r"a split by time needs a time column; add"),
         (minimal(time={"column": "k"}, split={"by": "time", "test_from": 1}), "needs test_from and validation_from; add"),
@@ -130,14 +131,14 @@ def test_what_makes_no_sense_is_refused(values: dict[str, Any], message: str, tm
 
 def test_messages_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
-    path.write_text('label = { column = "y" }\n[[dense]]\ncolum = "x"\n')
-    with pytest.raises(UsageError, match=r"s\.toml: .*colum"):
-        read_schema(path)
+    path.write_text('label = { column = "y" }\n[[dense]]\ncolumns = "x"\n')
+    with pytest.raises(UsageError, match=r"s\.toml: .*columns"):
+        schema_of("criteo", path)
     path.write_text("label = ")
     with pytest.raises(UsageError, match="must be valid TOML"):
-        read_schema(path)
+        schema_of("criteo", path)
     with pytest.raises(NoInputError, match=r"cannot read .*no\.toml"):
-        read_schema(tmp_path / "no.toml")
+        schema_of("criteo", tmp_path / "no.toml")
 
 
 def test_names_may_be_of_any_language() -> None:

@@ -7,7 +7,6 @@ import pytest
 from dlrm_adahessian.data.columnar.guess import guess_roles, schema_text
 from dlrm_adahessian.data.columnar.own_file import profile_file
 from dlrm_adahessian.data.published import schema_of
-from dlrm_adahessian.data.schema import read_schema
 from dlrm_adahessian.errors import DataError
 from tests.data.test_published import avazu_rows
 
@@ -27,7 +26,7 @@ def guessed(frame, folder, *, text=False):
     found = profile_file(path, rows=10**6)
     guesses = guess_roles(found.columns)
     (folder / "schema.toml").write_text(schema_text(found, guesses))
-    return {guess.column.name: guess.role for guess in guesses}, read_schema(folder / "schema.toml")
+    return {guess.column.name: guess.role for guess in guesses}, schema_of("criteo", folder / "schema.toml")
 
 
 RNG = np.random.default_rng(1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.data.schema import read_schema
+from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.synthetic import any_schema, dataset
 from dlrm_adahessian.data.synthetic.dataset import prepare_synthetic
 from dlrm_adahessian.errors import UsageError
@@ -53,7 +53,7 @@ def test_rows_of_a_schema_are_cached_under_it(tmp_path: Path, monkeypatch: pytes
     same.write_text(f"# the same columns\n{SCHEMA}")
     other.write_text(SCHEMA.replace('"none"', '"log1p"'))
     found = prepare_synthetic(cfg, rows=700, schema=file)
-    rows = generated(read_schema(file), 700, seed=1)
+    rows = generated(schema_of("criteo", file), 700, seed=1)
     np.testing.assert_array_equal(found.labels, rows.labels)
     np.testing.assert_array_equal(found.truth, rows.probability)
     np.testing.assert_array_equal(found.features.dense, np.nan_to_num(rows.values).astype(np.float32))
