@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs" / "tutorials").glob("*.md")), ROOT / "docs" / "own-data.md"]
+LONGEST = ("evaluate", "laptop")
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = re.compile(r"no difference shown|better|worse|criteo-[0-9a-f]{16}|[-+]?\d[\d,.]*(?:e-?\d+)?")
 _END = "--- end of a block"
@@ -64,7 +65,14 @@ def test_a_figure_may_differ_and_a_word_may_not():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    # The longest two take half of the time of all.
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.campaign] * (page.stem in LONGEST))
+        for page in PAGES
+    ],
+)
 def test_a_tutorial_does_and_shows_what_it_says(page, tmp_path):
     printed = session(page, tmp_path)
     shown = [text for _, text in blocks(page)]

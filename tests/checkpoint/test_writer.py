@@ -48,7 +48,7 @@ def test_saving_copies_no_table(light: ProcessPoolExecutor, tmp_path: Path) -> N
 # Faults in saving
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_kill_at_any_operation_leaves_the_old_or_the_new_one(
     light: ProcessPoolExecutor, two: Path, tmp_path: Path, keep: int

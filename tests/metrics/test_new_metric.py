@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_training_reports_it_with_its_difference_to_the_baseline(folder):
     summary = json.loads((folder / "run" / "summary.json").read_text())
     for part in ("progressive", "val", "test"):
@@ -95,7 +95,7 @@ def test_training_reports_it_with_its_difference_to_the_baseline(folder):
     assert f"brier      {summary['difference']['brier']:+.5f}" in text
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_evaluation_has_it_with_interval_and_difference(folder):
     found = json.loads((folder / "against.json").read_text())
     losses = {}
@@ -123,7 +123,7 @@ def test_evaluation_has_it_with_interval_and_difference(folder):
     assert page.count("Brier score") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_comparison_has_it_in_its_results_and_its_report(folder):
     summary = json.loads((folder / "study" / "summary.json").read_text())
     runs = pd.read_csv(folder / "study" / "results.csv").set_index("optimizer")

@@ -153,7 +153,7 @@ def half_written(checkpoints):
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished, rows, tmp_path):
     arguments = train(rows, tmp_path / "killed", finished / "cache", "--checkpoint-every", "3")
     arguments += ["--checkpoint-keep", "3", "--eval-every", "20"]

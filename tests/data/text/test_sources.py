@@ -159,7 +159,7 @@ def test_missing_rows_name_the_ways_to_get_some(
         told = str(caught.value).splitlines()
         assert "data/raw" in told[0]
         for line, way in zip(
-            told[2:], ("FILE", "compare --data-path -", "download", "synthetic"), strict=True
+            told[2:], ("FILE", "--schema", "compare --data-path -", "download", "synthetic"), strict=True
         ):
             assert way in line
             assert len(line) <= 100
