@@ -1,10 +1,9 @@
 """What a schema reads of the first rows of an input, column by column; what training would refuse is refused."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from dlrm_adahessian.data.columnar.profile import profile_columns
 from dlrm_adahessian.data.columnar.reader import wanted_columns
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CriteoBlock
 from dlrm_adahessian.data.datasets import require_both_labels
-from dlrm_adahessian.data.raw import RowReader, part_of
+from dlrm_adahessian.data.raw import RowReader, part_of, part_of_files
 from dlrm_adahessian.data.rows import ColumnBlock, RowBlock, missing_columns
 from dlrm_adahessian.data.schema import (
     BagColumn,
@@ -89,10 +88,8 @@ def preview(schema: Schema, path: str, *, rows: int) -> Preview:
         What was read; a `DataError` where training would raise one.
     """
     files, split = input_files(path, schema.format), schema.split
-    part: Callable[[str], int] | None = None
-    if split.by == "files" and len(files) > 1:
+    if (part := part_of_files(path, schema)) is not None:
         _require_test_files(files, split)
-        part = partial(part_of, rule=split)
     counts, reader, left = _Counts(), RowReader(schema, BadLines()), rows
     with closing(open_sources(path, schema.format, part_of=part or (lambda name: 0))) as sources:
         for source in sources:

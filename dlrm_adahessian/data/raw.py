@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def part_of(name: str, rule: SplitRule) -> int:
         if any(fnmatch(name, pattern) for pattern in patterns):
             return part
     return 0
+
+
+def part_of_files(path: str, schema: Schema) -> Callable[[str], int] | None:
+    """Return what says of the name of a file in which part its rows are; None where their order says it."""
+    if schema.split.by != "files" or is_pipe(path) or len(input_files(path, schema.format)) == 1:
+        return None
+    return partial(part_of, rule=schema.split)
 
 
 def rejects_name(schema: Schema) -> str:
@@ -153,7 +161,7 @@ class _Reading:
         good = 0
         schema = self._schema
         reader = RowReader(schema, bad_lines)
-        part = self._part_of_files()
+        part = part_of_files(self._path, schema)
         for source in open_sources(self._path, schema.format, part_of=part or (lambda name: 0)):
             self._source = source
             self._stages.total_bytes = source.total
@@ -172,10 +180,3 @@ class _Reading:
             raise DataError(
                 f"{MIN_ROWS} good rows at least are needed, found {good}: {bad_lines.told(good)}; repair the lines"
             )
-
-    def _part_of_files(self) -> Callable[[str], int] | None:
-        """Return what says of the name of a file in which part its rows are; None where their order says it."""
-        split, path = self._schema.split, self._path
-        if split.by != "files" or is_pipe(path) or len(input_files(path, self._schema.format)) == 1:
-            return None
-        return lambda name: part_of(name, split)

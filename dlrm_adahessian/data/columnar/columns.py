@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
 
-from dlrm_adahessian.data.columnar.hashing import as_text, hashed
+from dlrm_adahessian.data.columnar.hashing import as_text, hashed, is_text, pc
 from dlrm_adahessian.data.rows import NO_LABEL, Bags, offsets_of
 from dlrm_adahessian.data.schema import BagColumn, TokenColumn
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
 _MISSING = ["", "NA", "NaN", "nan", "null", "NULL"]
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _LARGEST = float(np.finfo(np.float32).max)  # a model reads float32
@@ -47,7 +45,7 @@ def as_numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
     values = _decoded(values)
     kind = values.type
     bad = np.zeros(len(values), np.bool_)
-    if _is_text(kind):
+    if is_text(kind):
         values, bad = _parsed(pc.utf8_trim_whitespace(values))
     elif pa.types.is_boolean(kind):
         values = values.cast(pa.int8())
@@ -131,7 +129,7 @@ def as_times(values: Any) -> tuple[npt.NDArray[Any], Fault]:
     kind = values.type
     if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         found, fault = as_numbers(values)
-        if not _is_text(kind) or 2 * np.count_nonzero(fault.rows) < len(found):
+        if not is_text(kind) or 2 * np.count_nonzero(fault.rows) < len(found):
             return found, Fault(np.isnan(found), _TIME)
     instants = _instants(values)
     return instants.fill_null(0).to_numpy(), Fault(instants.is_null().to_numpy(zero_copy_only=False), _TIME)
@@ -175,7 +173,3 @@ def _decoded(values: Any) -> Any:
     """Return values without a dictionary, text as such that all functions take."""
     values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
     return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
-
-
-def _is_text(kind: Any) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -18,6 +18,11 @@ _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _BITS = np.uint64((1 << 63) - 1)
 
 
+def is_text(kind: Any) -> bool:
+    """Whether a type of pyarrow is one of strings."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def as_text(values: Any) -> Any:
     """Return a column of tokens as text.
 

@@ -7,12 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
 
 from dlrm_adahessian.data.columnar.columns import WrongTypeError, as_numbers, as_times
-from dlrm_adahessian.data.columnar.hashing import as_text, hashed
+from dlrm_adahessian.data.columnar.hashing import as_text, hashed, is_text, pc
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
 MOST_DISTINCT = 1 << 20
 """Distinct values that are counted; of more, only that there are more is known."""
 SEPARATORS = ("|", ";", ",", " ")
@@ -187,11 +185,11 @@ def _seen(values: Any) -> _Seen:
     kind = values.type
     if not pa.types.is_temporal(kind):
         found, fault = as_numbers(values)
-        if not _is_text(kind) or not fault.rows.any():
+        if not is_text(kind) or not fault.rows.any():
             missing = np.isnan(found) & ~fault.rows
             whole = (found[~missing] == np.rint(found[~missing])).all()
             return _Seen("nothing" if missing.all() else "whole" if whole else "numbers", missing, found)
-    missing = (pc.equal(values, "").fill_null(True) if _is_text(kind) else values.is_null()).to_numpy(
+    missing = (pc.equal(values, "").fill_null(True) if is_text(kind) else values.is_null()).to_numpy(
         zero_copy_only=False
     )
     if missing.all():
@@ -253,7 +251,7 @@ class _Range:
 
 def _separator(values: Any) -> str | None:
     """Return what separates the values of most texts; numbers and times are no bags."""
-    if not _is_text(values.type) or (seen := _seen(values)).holds != "text":
+    if not is_text(values.type) or (seen := _seen(values)).holds != "text":
         return None
     present = int((~seen.missing).sum())
 
@@ -271,7 +269,3 @@ def _hashes(values: Any) -> npt.NDArray[np.uint64]:
     if pa.types.is_temporal(kind):
         return values.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy().view(np.uint64)
     return hashed(as_text(values))[0]
-
-
-def _is_text(kind: Any) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

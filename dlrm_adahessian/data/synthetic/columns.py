@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dlrm_adahessian.data.columnar.columns import pc
+from dlrm_adahessian.data.columnar.hashing import pc
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.rows import Bags, offsets_of
 from dlrm_adahessian.data.schema import BagColumn, Schema, TokenColumn, Transform

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from dlrm_adahessian.data.columnar.columns import pc
+from dlrm_adahessian.data.columnar.hashing import pc
 from dlrm_adahessian.data.columnar.reader import wanted_columns
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.rows import Bags
