@@ -143,7 +143,7 @@ class RunConfig(SharedConfig):
     @property
     def default_stem(self) -> str:
         """Name of the run directory when none is given."""
-        return f"{self.schema.stem if self.schema else self.dataset}-{self.optimizer}"
+        return run_stem(self.dataset, self.schema, self.optimizer)
 
     def fingerprint(self, rows: str) -> str:
         """Identify what determines the results.
@@ -183,6 +183,11 @@ class RunConfig(SharedConfig):
         values = {k: v for k, v in asdict(self).items() if k == "bad_rows" or k not in _NOT_RESULTS}
         values["data"] = {k: v for k, v in values["data"].items() if k not in ("cache_dir", "prefetch")}
         return values
+
+
+def run_stem(dataset: str, schema: Path | None, optimizer: str) -> str:
+    """Return the name that a run directory begins with when none is given: of the rows, and of the optimizer."""
+    return f"{schema.stem if schema else dataset}-{optimizer}"
 
 
 def asdict(config: RunConfig) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def _below_flags(arguments: Sequence[str]) -> RunConfig:
     base = config.load(file, optimizer)
     if not (base.resume or "--resume" in arguments):
         return base
-    stem = f"{value_of(arguments, '--dataset') or base.dataset}-{base.optimizer}"
+    dataset, schema = value_of(arguments, "--dataset") or base.dataset, value_of(arguments, "--schema")
+    stem = config.run_stem(dataset, Path(schema) if schema else base.schema, base.optimizer)
     named = value_of(arguments, "--out") or base.out
     run = RunDirectory(Path(named) if named else default_run_path(RUNS, stem, resume=True))
     begun = RecordedRun.find(run)
