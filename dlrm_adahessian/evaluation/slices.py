@@ -162,7 +162,9 @@ def of_rows(name: str, files: Sequence[str], preprocessing: Preprocessing) -> Sl
         return Slicing(
             name=name,
             about=f"value of {name}",
-            of_block=lambda block: _magnitudes(block.features[0].dense[:, place]),
+            of_block=lambda block: _magnitudes(
+                preprocessing.values(block.features[0].dense[:, place], place)
+            ),
             label=_magnitude,
         )
     column = name.removesuffix(_BAND)
@@ -202,10 +204,9 @@ def _token(vocabulary: Vocabulary, feature: int, row: int) -> str:
     return f"{int(vocabulary.tokens[vocabulary.offsets[feature] + row - 1]):08x}"
 
 
-def _magnitudes(dense: npt.NDArray[np.float32]) -> _Codes:
+def _magnitudes(values: npt.NDArray[np.float64]) -> _Codes:
     """Return 0 for 0, less and missing, which the model cannot tell apart, else 1 + log2 of the value, rounded down."""
-    values = np.rint(np.expm1(dense.astype(np.float64)))
-    return np.minimum(np.floor(np.log2(np.maximum(values, 0.5))) + 1, _LARGEST).astype(np.int32)
+    return np.minimum(np.floor(np.log2(np.maximum(np.rint(values), 0.5))) + 1, _LARGEST).astype(np.int32)
 
 
 def _magnitude(code: int) -> str:

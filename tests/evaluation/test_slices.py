@@ -12,6 +12,7 @@ from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.data.rows import Features
+from dlrm_adahessian.data.schema import from_dict
 from dlrm_adahessian.data.split import split_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
@@ -170,3 +171,14 @@ def test_tenths_of_the_weight_are_those_of_repeated_rows():
     )
     found, expected = slicing.of_all(of_rows_), slicing.of_all(of_repeated)
     np.testing.assert_array_equal(np.repeat(found, weights), expected)
+
+
+@pytest.mark.parametrize("transform", ["log1p", "none", "standardize"])
+def test_values_are_those_before_the_transform(transform):
+    values, scales = np.array([0.0, 1.0, 5.0, 700.0]), np.array([[3.0], [20.0]])
+    transformed = {"log1p": np.log1p(values), "none": values, "standardize": (values - 3) / 20}[transform]
+    schema = from_dict({"label": {"column": "y"}, "dense": [{"column": "x", "transform": transform}]})
+    none = Vocabulary(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.int32))
+    slicing = of_rows("x", [], Preprocessing(schema, none, scales))
+    found = labels_of(slicing, slicing.of_block(block(transformed.astype(np.float32)[:, None])))
+    assert found == ["0, less or missing", "1", "4 to 7", "512 to 1,023"]

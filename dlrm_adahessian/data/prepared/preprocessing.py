@@ -61,6 +61,16 @@ class Preprocessing:
             ),
         )
 
+    def values(self, dense: npt.NDArray[np.float32], place: int) -> npt.NDArray[np.float64]:
+        """Return the values (N,) of the dense column at a place, before the transform that gave `dense` (N,)."""
+        found, transform = dense.astype(np.float64), self.schema.dense[place].transform
+        if transform == "log1p":
+            return np.expm1(found)
+        if transform == "standardize":
+            mean, deviation = self.scales[:, self.schema.standardized.index(place)]
+            return found * deviation + mean
+        return found
+
     def save(self, folder: Path) -> dict[str, Any]:
         """Write what was learnt into a folder, and return what its manifest has to say for `load`."""
         self.vocabulary.save(folder)
