@@ -56,6 +56,7 @@ def test_what_is_kept_of_a_run_is_what_the_report_needs(study):
     assert table.loc[("adagrad", "final"), "test_auc"].item() == final.summary.test.auc
 
 
+@pytest.mark.campaign
 def test_each_search_draws_for_itself_and_the_intervals_are_over_searches(searched):
     found = summarize(searched)
     table = runs_table(searched)
