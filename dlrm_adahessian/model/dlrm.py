@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.model.config import ModelConfig
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -79,6 +80,8 @@ class Head(nn.Module):
 
     affine_in_each_input = True
     """Its own glue concatenates; what its modules do, they declare themselves."""
+    parts: Parts
+    """Of which matrix the diagonal of `ExactDiagonal` is."""
 
     def __init__(
         self,
@@ -107,6 +110,11 @@ class Head(nn.Module):
                 "a model reads at least one column, got no dense and no categorical ones; give it one"
             )
         activation, dim = _ACTIVATIONS[cfg.activation], cfg.embedding_dim
+        linear = cfg.activation == "relu"
+        self.parts = Parts(
+            weights="hessian" if linear and not cfg.self_interaction else "gauss_newton",
+            pooled="hessian" if linear and not cfg.self_interaction else "gauss_newton",
+        )
         self.bottom = None
         if num_dense:
             self.bottom = _mlp([num_dense, *cfg.bottom, dim], activation, generator, dtype).append(
