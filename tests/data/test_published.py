@@ -1,6 +1,7 @@
 """Published data sets by name: small files in their exact layout, prepared by the command, against pandas."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -135,23 +136,56 @@ def test_of_the_terabyte_the_last_day_tests_and_validates(
     assert_ids(data, rows[TOKENS])
 
 
-def test_avazu_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def write_avazu(place: Path) -> tuple[Path, int]:
     rows = avazu_rows(1400)
-    rows["click"] = (rows.site_id.isin(sorted(rows.site_id.unique())[::2])).astype(int)
-    rows.to_csv(tmp_path / "train.csv", index=False)
+    rows["click"] = rows.site_id.isin(sorted(rows.site_id.unique())[::2]).astype(int)
+    rows.to_csv(place / "train.csv", index=False)
+    return place / "train.csv", 1200
+
+
+def with_told_label(rows: pd.DataFrame) -> pd.DataFrame:
+    rows["label"] = rows.C1.isin(sorted(rows.C1.unique())[::2]).astype(int)
+    return rows
+
+
+def write_benchmark(place: Path) -> tuple[Path, int]:
+    rows = with_told_label(criteo_rows(1400))
+    for name, part in {"train": rows[:1200], "test": rows[1200:1300], "valid": rows[1300:]}.items():
+        part.to_csv(place / f"{name}.csv", index=False)
+    return place, 1200
+
+
+def write_terabyte(place: Path) -> tuple[Path, int]:
+    rows = with_told_label(criteo_rows(24 * 60))
+    for day in range(24):
+        part = rows[day * 60 : day * 60 + 60]
+        part.to_csv(place / f"day_{day}.gz", sep="\t", index=False, header=False, compression="gzip")
+    return place, 23 * 60
+
+
+@pytest.mark.parametrize(
+    ("dataset", "write"),
+    [
+        ("avazu", write_avazu),
+        ("criteo_x1", write_benchmark),
+        ("criteo_x4", write_benchmark),
+        ("criteo_1tb", write_terabyte),
+    ],
+)
+def test_one_line_trains(
+    dataset: str,
+    write: Callable[[Path], tuple[Path, int]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The label follows from one column alone."""
+    (tmp_path / "raw").mkdir()
+    path, train_rows = write(tmp_path / "raw")
+    line = ["train", "--dataset", dataset, "--data-path", str(path)]
     small = ["--model.bottom", "8", "--model.top", "8", "--batch-size", "50", "--data.min-count", "2"]
+    quick = ["--epochs", "4", "--baseline", "none"]
     folders = ["--data.cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
-    flags = [
-        "--dataset",
-        "avazu",
-        "--data-path",
-        str(tmp_path / "train.csv"),
-        "--baseline",
-        "none",
-        "--epochs",
-        "4",
-    ]
-    assert main(["train", *flags, *small, *folders]) == 0
+    assert main([*line, *small, *quick, *folders]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["train"]["samples"] == 4 * 1200
-    assert summary["test"]["auc"] > 0.9, "the site alone says whether there is a click"
+    assert summary["train"]["samples"] == 4 * train_rows
+    assert summary["test"]["auc"] > 0.9
