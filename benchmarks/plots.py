@@ -76,6 +76,24 @@ def prepare_plot(points: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def columns_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plot the peak of memory against the rows of a schema that were prepared, a line per format."""
+    figure = Figure((6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for colour, written in zip(CYCLE, dict.fromkeys(point["format"] for point in points), strict=False):
+        own = [point for point in points if point["format"] == written]
+        rows, peak = [point["rows"] for point in own], [point["peak_rss_mib"] for point in own]
+        axes.semilogx(rows, peak, "o-", color=colour, label=f"{written}, slope {slope(rows, peak):z.2f}")
+    _from_zero(axes, [point["peak_rss_mib"] for point in points])
+    axes.set_xticks(sorted({point["rows"] for point in points}))
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("rows prepared")
+    axes.set_ylabel("peak memory, MiB")
+    axes.legend(loc="lower right")
+    return figure
+
+
 def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot the samples to a log loss against the batch size, a line per optimizer; hollow marks never got there."""
     figure = Figure((6, 3.6), layout="constrained")
@@ -113,6 +131,8 @@ def main() -> None:
     with mpl.rc_context(STYLE):
         figures = {f"step-{axis.replace('_', '-')}": step_plot(by_axis[axis], axis) for axis in _SIZES}
         figures["prepare-rows"] = prepare_plot(prepared)
+        columns = json.loads((_RESULTS / "read_columns.json").read_text(encoding="utf-8"))
+        figures["columns-memory"] = columns_plot(columns)
         if (large := _RESULTS / "large_batches.json").exists():  # it takes hours
             figures["large-batches"] = large_batches_plot(json.loads(large.read_text(encoding="utf-8")))
         for name, figure in figures.items():

@@ -63,6 +63,8 @@ class Side:
         rank = self.reflectors.shape[1]
         if first:
             columns = torch.linalg.eigh(self.factor)[1][:, -rank:].flip(1)
+            # Of a silent unit it leaves roundings, whose signs would choose among reflections.
+            columns.masked_fill_((self.factor.diagonal() == 0).unsqueeze(1), 0)
         else:
             leading = -self.product @ self.reflectors[:rank].T
             leading.diagonal().add_(1)

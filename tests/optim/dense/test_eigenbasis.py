@@ -113,6 +113,24 @@ def test_a_turn_of_the_basis_moves_a_mean_with_it_and_keeps_what_was_accumulated
         torch.testing.assert_close(optimizer.state["square"].sum(), total, rtol=1e-13, atol=0)
 
 
+def test_rounding_moves_no_weight_of_a_silent_unit():
+    """Which never has a gradient; float64, where a turn leaves 1e-16 of it, is the truth."""
+    ends = []
+    for dtype in (torch.float32, torch.float64):
+        w = draw(12 * 20 + 12).to(dtype)
+        optimizer = EigenbasisConfig(lr=0.1, rank=4, refresh=1).build(w, [(12, 20), (12,)])
+        for step in range(40):
+            delta, inputs = draw(8 * 12, seed=step).view(8, 12), draw(8 * 20, seed=99 + step).view(8, 20)
+            delta[:, ::3] = 0
+            inputs[:, ::4] = 0
+            grad = torch.cat([(delta.T @ inputs).flatten(), delta.sum(0)])
+            optimizer.step(w, grad.to(dtype), None, lr_scale=1.0, samples=8)
+            factors = torch.cat([(delta.T @ delta).flatten(), (inputs.T @ inputs).flatten()])
+            optimizer.observe_(factors.to(dtype))
+        ends.append(w.double())
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-5)  # of steps of 0.1
+
+
 def test_the_kernel_equals_the_reference():
     ends = []
     for update in (Eigenbasis.update_torch_, Eigenbasis.update_numba_):
