@@ -20,7 +20,7 @@ from benchmarks.prepare import peak_rss_mib
 from benchmarks.support.printing import print_rows
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.raw import RowReader, prepare_raw
-from dlrm_adahessian.data.schema import Column, DenseColumn, Format, Schema, TokenColumn
+from dlrm_adahessian.data.schema import DenseColumn, Format, LabelColumn, Schema, TokenColumn
 from dlrm_adahessian.data.synthetic.table import write_table
 from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import open_sources
@@ -33,7 +33,7 @@ def schema_of(written: Format) -> Schema:
     """Return the 40 columns in a format."""
     return Schema(
         format=written,
-        label=Column(column="label"),
+        label=LabelColumn(column="label"),
         dense=tuple(DenseColumn(column=f"I{place}") for place in range(1, 14)),
         tokens=tuple(TokenColumn(column=f"C{place}") for place in range(1, 27)),
     )

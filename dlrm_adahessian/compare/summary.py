@@ -281,7 +281,7 @@ def _bands(study: Study, finals: _Finals) -> TokenBands | None:
     samples = samples[reported_samples(len(samples), study.config.select, study.config.batch_size)]
     bands = bands_of_samples(study.data, band_of_ids(study.data), samples)
     labels = np.asarray(study.data.labels[samples])
-    weights = None if study.data.weights is None else np.asarray(study.data.weights[samples])
+    weights = study.data.population_weights(samples)
     return TokenBands(
         names=BANDS,
         tokens=np.bincount(bands.reshape(-1), minlength=len(BANDS)).tolist(),

@@ -186,7 +186,8 @@ def _columns(schema: Schema, path: str, counts: _Counts) -> tuple[tuple[ReadColu
             example=about.example,
         )
 
-    single = (("label", schema.label), ("weight", schema.weight), ("time", schema.time))
+    rate = f", negative_rate {schema.label.negative_rate:g}" if schema.label.sampled else ""
+    single = ((f"label{rate}", schema.label), ("weight", schema.weight), ("time", schema.time))
     columns = [read(column, name) for name, column in single if column is not None]
     columns += [
         read(column, _reading(column), place)

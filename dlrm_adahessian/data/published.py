@@ -10,7 +10,7 @@ from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.schema import Schema, from_dict
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import read_preset
-from dlrm_adahessian.runtime.settings import read_toml
+from dlrm_adahessian.runtime.settings import merged, read_toml
 
 
 def schema_of(dataset: DatasetName, file: Path | None) -> Schema:
@@ -41,9 +41,10 @@ def _with_columns(values: Mapping[str, Any]) -> Schema:
     """Validate a schema; one of Criteo's text has its columns, and says no others."""
     if values.get("format") != "criteo":
         return from_dict(values)
-    schema = from_dict({**CRITEO.asdict(), **values})
-    if replace(schema, split=CRITEO.split) != CRITEO:
+    schema = from_dict(merged(CRITEO.asdict(), values))
+    if replace(schema, split=CRITEO.split, label=replace(schema.label, negative_rate=1.0)) != CRITEO:
         raise UsageError(
-            "rows in the format criteo have its columns; leave these out of the schema, but for [split]"
+            "rows in the format criteo have its columns; leave these out of the schema, but for [split] and the "
+            "negative_rate of [label]"
         )
     return schema

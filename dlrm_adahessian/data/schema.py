@@ -31,6 +31,19 @@ class Column:
 
 
 @settings
+class LabelColumn(Column):
+    """1 for a click, 0 for none."""
+
+    negative_rate: Annotated[float, Field(ge=1e-12, le=1)] = 1.0
+    """Share of the rows without a click that the log keeps; it keeps all rows with one."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether rows without a click were left out."""
+        return self.negative_rate < 1
+
+
+@settings
 class NamedColumn(Column):
     """A column that a model reads."""
 
@@ -129,8 +142,7 @@ class Schema:
     format: Format = "csv"
     header: tuple[str, ...] = ()
     """Names of the columns of text whose first line does not say them."""
-    label: Column
-    """1 for a click, 0 for none."""
+    label: LabelColumn
     weight: Column | None = None
     """How many samples a row counts as, at least 0."""
     time: Column | None = None
@@ -183,8 +195,11 @@ class Schema:
         return self
 
     def asdict(self) -> dict[str, Any]:
-        """Return the schema as JSON values."""
-        return pydantic.TypeAdapter(Schema).dump_python(self, mode="json", exclude_none=True)
+        """Return the schema as JSON values; without a rate where all rows are kept, as before there were rates."""
+        values = pydantic.TypeAdapter(Schema).dump_python(self, mode="json", exclude_none=True)
+        if not self.label.sampled:
+            del values["label"]["negative_rate"]
+        return values
 
 
 def from_dict(values: Any) -> Schema:

@@ -16,6 +16,7 @@ from dlrm_adahessian.data.prepared.folder import is_prepared, open_prepared
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.raw import RowReader
 from dlrm_adahessian.data.rows import Features
+from dlrm_adahessian.data.sampling import population_weights
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import Source, open_sources
@@ -35,7 +36,7 @@ class Block:
         labels: (N,) int8.
         file: (N,) int32, of which file each row is.
         features: of the rows, by each preprocessing.
-        weights: (N,) float32, as how many samples each row counts; None for 1 each.
+        weights: (N,) float32, as how many samples of the population each row counts; None for 1 each.
     """
 
     labels: npt.NDArray[np.int8]
@@ -88,7 +89,7 @@ class PreparedRows:
                 f"{folder} was prepared with another vocabulary than a run was trained on; name the raw rows instead"
             )
         self.all_rows = len(self._data.labels)
-        self.weighted = self._data.weights is not None
+        self.weighted = self._data.weights is not None or self._data.preprocessing.schema.label.sampled
         self._rows = range(self.all_rows) if part == "all" else getattr(self._data.split, part)
         self.first_row = self._rows.start
         self.files, self.rejected = [printable_name(Path(folder).name)], [0]
@@ -99,12 +100,11 @@ class PreparedRows:
         for start in range(self._rows.start, self._rows.stop, size):
             these = slice(start, min(start + size, self._rows.stop))
             labels = np.asarray(self._data.labels[these])
-            weights = self._data.weights
             yield Block(
                 labels=labels,
                 file=np.zeros(len(labels), np.int32),
                 features=(self._data.features[these],),
-                weights=None if weights is None else np.asarray(weights[these]),
+                weights=self._data.population_weights(these),
             )
             self._read += len(labels)
 
@@ -140,7 +140,7 @@ class RawRows:
         self._paths, self._bad_lines, self._preprocessings = paths, bad_lines, preprocessings
         self._schema = _common_schema(preprocessings)
         self._reader = RowReader(self._schema, bad_lines, "optional")
-        self.weighted = self._schema.weight is not None
+        self.weighted = self._schema.weight is not None or self._schema.label.sampled
         self._input, self._source = 0, None
 
     def blocks(self, size: int) -> Iterator[Block]:
@@ -181,7 +181,7 @@ class RawRows:
                 labels=rows.labels,
                 file=np.full(len(rows), len(self.files) - 1, np.int32),
                 features=tuple(each.features(rows) for each in self._preprocessings),
-                weights=rows.weights,
+                weights=population_weights(self._schema.label, rows.labels, rows.weights),
             )
         self.rejected[-1] = self._bad_lines.count - before
 

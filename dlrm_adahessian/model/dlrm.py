@@ -134,6 +134,12 @@ class Head(nn.Module):
             vectors = torch.cat([read.unsqueeze(1), pooled], 1)
         return self.top(torch.cat([read, self.interaction(vectors)], 1)).squeeze(1)
 
+    @torch.no_grad()
+    def shift_(self, logits: float) -> None:
+        """Add a number to all logits, in place."""
+        *_, bias = self.top.parameters()
+        bias.add_(logits)
+
 
 def _mlp(
     widths: Sequence[int], activation: type[nn.Module], generator: torch.Generator, dtype: torch.dtype

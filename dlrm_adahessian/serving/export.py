@@ -159,7 +159,7 @@ def _taken(out: Path) -> bool:
 
 
 def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor], tables: RowType) -> None:
-    head = trained.state.head
+    head = trained.state.served_head()
     write_tensors(folder / "head.safetensors", dict(head.state_dict()))
     program = head_program(
         head,

@@ -129,7 +129,7 @@ def _rounded_probabilities(
     So no second copy of the tables is made. A row is rounded by itself, whatever is rounded with it.
     """
     names = trained.preprocessing.schema.features
-    weights = trained.state.lookup.tables()
+    weights, head = trained.state.lookup.tables(), trained.state.served_head()
     logits: list[torch.Tensor] = []
     for start in range(0, len(features), SCORING_BATCH):
         some = features[start : start + SCORING_BATCH]
@@ -143,7 +143,7 @@ def _rounded_probabilities(
             vectors.append(torch.zeros(len(bags), rows.shape[1]).index_add_(0, bag, rows))
         dim = trained.config.model.embedding_dim
         pooled = torch.stack(vectors, 1) if vectors else torch.empty(len(some), 0, dim)
-        logits.append(trained.state.head(torch.from_numpy(np.array(some.dense)), pooled))
+        logits.append(head(torch.from_numpy(np.array(some.dense)), pooled))
     return probability_from_logit(torch.cat(logits).numpy())
 
 

@@ -24,6 +24,7 @@ from dlrm_adahessian.checkpoint.reader import Checkpoint, latest, load_newest_go
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData
+from dlrm_adahessian.data.sampling import population_probability, population_weights
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.planning.plan import write_plan
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics
@@ -82,6 +83,7 @@ class _Fit:
         self.fingerprints = config.checkpoint_fingerprints(data.fingerprint)
         self.device = device
         schema, num_rows = data.preprocessing.schema, data.preprocessing.num_rows
+        self.label = schema.label
         self.state = TrainState(config, schema, num_rows, device, values_per_bag=data.values_per_bag)
         self.loader = training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
@@ -120,7 +122,7 @@ class _Fit:
                     batch.all_labels,
                     found.probability,
                     self.clock.summary,
-                    weights=batch.all_weights,
+                    weights=population_weights(self.label, batch.all_labels, batch.all_weights),
                     progressive=epoch == 0,
                 )
                 signal, saving = vote.largest()
@@ -309,7 +311,9 @@ class _Fit:
                 model_mib=num_bytes / 2**20,
                 **timing,
             ),
-            bayes=None if truth is None else binary_metrics(of_test.labels, truth, of_test.weights),
+            bayes=None
+            if truth is None
+            else binary_metrics(of_test.labels, population_probability(self.label, truth), of_test.weights),
         )
         return RunResult(summary=summary, progressive=before_learning, test=of_test)
 

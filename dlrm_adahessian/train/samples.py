@@ -16,10 +16,9 @@ from dlrm_adahessian.train.results import Predicted
 def predicted(
     data: PreparedData, rows: range | npt.NDArray[np.int64], probability: npt.NDArray[np.float32]
 ) -> Predicted:
-    """Return the predictions (rows,) of some rows with their labels and weights."""
+    """Return the predictions (rows,) of some rows with their labels and weights in the population."""
     places = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-    weights = None if data.weights is None else np.asarray(data.weights[places])
-    return Predicted(np.asarray(data.labels[places]), probability, weights)
+    return Predicted(np.asarray(data.labels[places]), probability, data.population_weights(places))
 
 
 def require_weight(data: PreparedData) -> None:

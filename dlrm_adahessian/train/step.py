@@ -5,9 +5,9 @@ train_step   a batch: look up, differentiate, mean over ranks, update the dense 
 TrainState   the two halves of the model, their optimizers and the estimator, with their checkpoints
 """
 
+import copy
 import math
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import Derivatives, Place, all_finite
 from dlrm_adahessian.curvature.registry import make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
+from dlrm_adahessian.data.sampling import logit_shift
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
 from dlrm_adahessian.embeddings.config import TableSpec
@@ -59,7 +60,7 @@ class StepResult:
 
     Attributes:
         loss: mean over the global batch, weighted where samples have weights; 0 where none of them has any.
-        probability: (B,) float32 predictions of the global batch, 0.5 where a logit is not a number.
+        probability: (B,) float32 predictions of the global batch, for the population; of a logit 0 where it is not a number.
         finite: whether loss and derivatives were; otherwise nothing was updated.
         derivatives: of the mean loss over the global batch, at the pooled embeddings of this rank's samples.
     """
@@ -118,7 +119,7 @@ def train_step(
     finite = all_finite(found)
     # Read before the update is launched: a GPU updates while the host goes on to the next batch.
     loss = float(found.loss)
-    probability = probability_from_logit(torch.nan_to_num(found.logits).cpu().numpy())
+    probability = probability_from_logit((torch.nan_to_num(found.logits) + state.logit_shift).cpu().numpy())
     samples = batch.weight_of(share.samples)
     if finite and samples:
         state.dense_optimizer.step(
@@ -193,6 +194,7 @@ class TrainState:
         config.distributed.require_tables(schema.features)
         self.dtype = dtype
         self.precision: Precision = config.precision
+        self.logit_shift = logit_shift(schema.label)
         self._device = device
         generator = torch.Generator().manual_seed(config.seed)
         self.head = Head(
@@ -255,7 +257,7 @@ class TrainState:
 
     @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
-        """Return the probabilities of all rows, on every rank.
+        """Return the probabilities of all rows, for the population, on every rank.
 
         Args:
             batches: this rank's share of each, of `SCORING_BATCH` rows: a row's last bits depend on it.
@@ -266,9 +268,10 @@ class TrainState:
         Raises:
             DivergedError: a prediction is not finite.
         """
-        with self._serving(), matrix_products(self.precision):
+        head = self.served_head()
+        with matrix_products(self.precision):
             logits = [
-                gathered(self._logits(batch), batch.share) for batch in on_device(batches, self._device)
+                gathered(self._logits(head, batch), batch.share) for batch in on_device(batches, self._device)
             ]
         if not all(bool(part.isfinite().all()) for part in logits):
             raise DivergedError(
@@ -309,23 +312,24 @@ class TrainState:
         dense = sum(tensor.nbytes for tensor in self._dense_tensors().values())
         return dense + total_over_ranks(sum(tensor.nbytes for tensor in tables))
 
-    def _logits(self, batch: Batch) -> Tensor:
+    @torch.no_grad()
+    def served_head(self) -> Head:
+        """Return the head as it predicts: with the parameters that the optimizer serves, for the population.
+
+        A copy where it differs from the one that is trained.
+        """
+        served = self.dense_optimizer.served(self.parameters)
+        if served is self.parameters and not self.logit_shift:
+            return self.head
+        head = copy.deepcopy(self.head)
+        flatten_parameters_(head).copy_(served)
+        head.shift_(self.logit_shift)
+        return head
+
+    def _logits(self, head: Head, batch: Batch) -> Tensor:
         """Return the logits of this rank's samples, (count,) on the CPU."""
         pooled = self.lookup(batch.kjt)[: len(batch.dense)]
-        return self.head(batch.dense.to(self.dtype), pooled)[: batch.share.count].cpu()
-
-    @contextmanager
-    def _serving(self) -> Generator[None]:
-        """Predict with the parameters that the optimizer serves."""
-        served = self.dense_optimizer.served(self.parameters)
-        trained = None if served is self.parameters else self.parameters.clone()
-        if trained is not None:
-            self.parameters.copy_(served)
-        try:
-            yield
-        finally:
-            if trained is not None:
-                self.parameters.copy_(trained)
+        return head(batch.dense.to(self.dtype), pooled)[: batch.share.count].cpu()
 
     def _dense_tensors(self) -> dict[str, Tensor]:
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}

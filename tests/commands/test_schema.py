@@ -13,6 +13,7 @@ format = "parquet"
 # click: int64, 2 distinct, 0.0% missing, e.g. 0
 [label]
 column = "click"
+# negative_rate = 0.1  # if the log keeps only this share of the rows without a click
 
 # price: double, 199 distinct, 0.5% missing, e.g. 0.5
 [[dense]]
@@ -89,6 +90,12 @@ def test_as_many_rows_as_are_asked_for(path, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("The first 120 rows, 50.00% clicks:")
     assert "rows of these parts" not in printed
+
+
+def test_the_share_of_rows_without_a_click_is_shown(path, tmp_path, capsys):
+    (tmp_path / "schema.toml").write_text(WRITTEN.replace("# negative_rate", "negative_rate"))
+    assert main(["schema", "check", "--schema", str(tmp_path / "schema.toml"), "--data-path", str(path)]) == 0
+    assert "click     label, negative_rate 0.1  int64 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("action", ["infer", "check"])

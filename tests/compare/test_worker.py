@@ -8,7 +8,7 @@ import torch
 
 from dlrm_adahessian.compare import worker
 from dlrm_adahessian.config import from_dict
-from dlrm_adahessian.data.schema import Column, DenseColumn, Schema
+from dlrm_adahessian.data.schema import DenseColumn, LabelColumn, Schema
 
 
 def test_a_worker_is_begun_before_its_first_run():
@@ -17,7 +17,7 @@ def test_a_worker_is_begun_before_its_first_run():
 
 
 def test_there_is_no_curvature_by_token_without_tokens():
-    schema = Schema(label=Column(column="y"), dense=(DenseColumn(column="x"),))
+    schema = Schema(label=LabelColumn(column="y"), dense=(DenseColumn(column="x"),))
     data = SimpleNamespace(preprocessing=SimpleNamespace(schema=schema))
     config = from_dict({})
     assert worker.curvature_by_band(config, data, None, torch.device("cpu")) is None  # pyright: ignore

@@ -11,7 +11,7 @@ from torchrec import KeyedJaggedTensor
 from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.rows import Features
-from dlrm_adahessian.data.schema import BagColumn, Column, Schema, TokenColumn
+from dlrm_adahessian.data.schema import BagColumn, LabelColumn, Schema, TokenColumn
 from tests.data.bags import bags_of
 
 
@@ -70,7 +70,7 @@ def test_bags_of_all_ranks_are_those_of_the_rows_in_their_order(order, world_siz
     lists = [[rng.integers(9, size=length).tolist() for length in of_feature] for of_feature in lengths]
     ids = np.arange(rows.stop, dtype=np.int32)[:, None]
     schema = Schema(
-        label=Column(column="clicked"),
+        label=LabelColumn(column="clicked"),
         tokens=(TokenColumn(column="shop"),),
         bags=(BagColumn(column="seen"), BagColumn(column="liked")),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.schema import Schema, from_dict
 from dlrm_adahessian.errors import NoInputError, UsageError
@@ -86,6 +87,27 @@ def test_defaults() -> None:
     assert from_dict(minimal(format="criteo")).token_bits == 32
 
 
+def test_a_share_of_rows_without_a_click_is_kept_and_one_of_all_leaves_no_word() -> None:
+    sampled = from_dict(minimal(label={"column": "y", "negative_rate": 0.1}))
+    assert sampled.asdict()["label"] == {"column": "y", "negative_rate": 0.1}
+    assert from_dict(json.loads(json.dumps(sampled.asdict()))) == sampled
+    for label in ({"column": "y"}, {"column": "y", "negative_rate": 1}):
+        assert from_dict(minimal(label=label)).asdict()["label"] == {"column": "y"}
+
+
+def test_rows_of_criteo_may_lack_some_without_a_click(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('format = "criteo"\nlabel.negative_rate = 0.5\nsplit.train = 0.5\n')
+    found = schema_of("criteo", path)
+    assert (found.label.column, found.label.negative_rate, found.split.train) == ("label", 0.5, 0.5)
+    assert found.dense == CRITEO.dense
+    path.write_text('format = "criteo"\nlabel.column = "clicked"\n')
+    with pytest.raises(
+        UsageError, match=r"leave these out .* but for \[split\] and the negative_rate of \[label\]"
+    ):
+        schema_of("criteo", path)
+
+
 @pytest.mark.parametrize("time", [20240107, 1.5, "2024-01-07", datetime(2024, 1, 7, tzinfo=UTC)])
 def test_times_keep_their_kind(time: Any) -> None:
     split = {"by": "time", "test_from": time, "validation_from": time}
@@ -99,6 +121,10 @@ def test_times_keep_their_kind(time: Any) -> None:
     [
         ({"label": {"column": "y"}}, r"a model reads at least one column; name \[\[dense\]\], \[\[tokens\]\] or"),
         ({"tokens": [{"column": "t"}]}, "label"),
+        *(
+            (minimal(label={"column": "y", "negative_rate": rate}), "label.negative_rate")
+            for rate in (0, -0.1, 1.1, float("nan"), "some")
+        ),
         (minimal(dense=[{"column": "t"}]), "names of columns must differ, and t occurs twice; rename one by `name`"),
         (minimal(bags=[{"column": "b", "name": "t"}]), "and t occurs twice"),
         (minimal(dense=[{"column": "a b"}]), "letters, digits, _ and -, got 'a b'; give the column another `name`"),

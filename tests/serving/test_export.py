@@ -18,7 +18,7 @@ from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
-from dlrm_adahessian.data.schema import Column, DenseColumn, Schema, TokenColumn
+from dlrm_adahessian.data.schema import DenseColumn, LabelColumn, Schema, TokenColumn
 from dlrm_adahessian.data.synthetic.generator import write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
@@ -230,7 +230,7 @@ def test_models_with_one_kind_of_column_predict_as_written_down_again(
 ):
     schema = Schema(
         format="criteo",
-        label=Column(column="click"),
+        label=LabelColumn(column="click"),
         dense=tuple(DenseColumn(column=f"x{i}") for i in range(num_dense)),
         tokens=tuple(TokenColumn(column=f"t{i}") for i in range(len(heights))),
     )

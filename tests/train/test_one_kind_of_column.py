@@ -15,7 +15,7 @@ from dlrm_adahessian.checkpoint.reader import load_newest_good
 from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.rows import Features
-from dlrm_adahessian.data.schema import Column, DenseColumn, Schema, TokenColumn
+from dlrm_adahessian.data.schema import DenseColumn, LabelColumn, Schema, TokenColumn
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
@@ -37,7 +37,7 @@ NUM_ROWS = [2, 15, 7]  # cut by rows over two ranks, the shards of the first hav
 def schema_of(kind: str) -> Schema:
     num_dense, num_tokens = KINDS[kind]
     return Schema(
-        label=Column(column="click"),
+        label=LabelColumn(column="click"),
         dense=tuple(DenseColumn(column=f"x{i}") for i in range(num_dense)),
         tokens=tuple(TokenColumn(column=f"t{i}") for i in range(num_tokens)),
     )

@@ -27,6 +27,7 @@ _OFTEN = 20  # rows with the same number, on average
 _TEXT = ("string", "large_string")
 _EXACT = 2**53  # whole numbers above are no longer distinct as floats, so they are identifiers
 _ENOUGH = 100  # rows in which different values mean more than chance
+_RATE = "# negative_rate = 0.1  # if the log keeps only this share of the rows without a click"
 
 Role = Literal["label", "weight", "time", "dense", "tokens", "bags", "left out"]
 _SINGLE: tuple[Role, ...] = ("label", "weight", "time")
@@ -211,6 +212,8 @@ def _table(guess: Guess, name: str | None) -> Iterator[str]:
         yield f"name = {_quoted(name or '')}"
     for key, value in guess.settings.items():
         yield f"{key} = {_quoted(value) if isinstance(value, str) else value}"
+    if guess.role == "label":
+        yield _RATE
 
 
 def _split(guesses: Sequence[Guess]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.rows import RowBlock
-from dlrm_adahessian.data.schema import Column, DenseColumn, Schema, TokenColumn
+from dlrm_adahessian.data.schema import DenseColumn, LabelColumn, Schema, TokenColumn
 
 NUM_INTEGERS = 13
 NUM_TOKENS = 26
@@ -15,7 +15,7 @@ TOKEN_NAMES = tuple(f"C{i}" for i in range(1, NUM_TOKENS + 1))
 COLUMN_NAMES = ("label", *INTEGER_NAMES, *TOKEN_NAMES)
 CRITEO = Schema(
     format="criteo",
-    label=Column(column=COLUMN_NAMES[0]),
+    label=LabelColumn(column=COLUMN_NAMES[0]),
     dense=tuple(DenseColumn(column=name) for name in INTEGER_NAMES),
     tokens=tuple(TokenColumn(column=name) for name in TOKEN_NAMES),
 )

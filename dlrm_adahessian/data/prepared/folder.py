@@ -20,6 +20,7 @@ import numpy.typing as npt
 from dlrm_adahessian.data.prepared.arrays import read_array
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Bags, Features
+from dlrm_adahessian.data.sampling import population_weights
 from dlrm_adahessian.data.split import Split
 from dlrm_adahessian.errors import LockedError
 from dlrm_adahessian.runs.sealed import (
@@ -49,7 +50,7 @@ class PreparedData:
         labels: (N,) int8, 0 or 1.
         features: what a model reads of the N rows.
         truth: (N,) float32 true click probability of generated rows, else None.
-        weights: (N,) float32, finite and at least 0, as how many samples each counts; None for 1 each.
+        weights: (N,) float32, finite and at least 0, as how many samples each counts in training; None for 1 each.
         split: the parts.
         preprocessing: made the features.
         rejected: bad lines put aside.
@@ -73,6 +74,11 @@ class PreparedData:
         train = self.split.train
         of_bags = (bags.offsets[train.stop] - bags.offsets[train.start] for bags in self.features.bags)
         return (1.0,) * self.features.ids.shape[1] + tuple(float(values) / len(train) for values in of_bags)
+
+    def population_weights(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """Return as how many samples of the population some rows count, (rows,) float32; None for 1 each."""
+        weights = None if self.weights is None else np.asarray(self.weights[rows])
+        return population_weights(self.preprocessing.schema.label, np.asarray(self.labels[rows]), weights)
 
 
 def is_prepared(path: str | Path) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.schema import BagColumn, Column, Schema, TokenColumn
+from dlrm_adahessian.data.schema import BagColumn, LabelColumn, Schema, TokenColumn
 from dlrm_adahessian.data.synthetic.columns import (
     NO_TOKEN,
     Draws,
@@ -44,7 +44,7 @@ def test_values_are_lognormal_or_normal_as_the_transform_wants(draws: Draws) -> 
 
 @pytest.mark.parametrize("size", [1, 3, 50, 200_000])
 def test_ranks_follow_the_power_law(size: int) -> None:
-    schema = Schema(label=Column(column="y"), tokens=(TokenColumn(column="c", buckets=size),))
+    schema = Schema(label=LabelColumn(column="y"), tokens=(TokenColumn(column="c", buckets=size),))
     ranks = draw_columns(schema, SyntheticConfig(), np.random.default_rng(1), ROWS).tokens[:, 0]
     ranks = ranks[ranks != NO_TOKEN]
     assert 0 <= ranks.min() <= ranks.max() < size
