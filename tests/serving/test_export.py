@@ -25,6 +25,7 @@ from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
+from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import BOUND, export, head_program, write_folder
@@ -202,7 +203,7 @@ def test_a_head_that_reads_back_otherwise_is_refused(trained, monkeypatch):
         head_program(trained.state.head, num_dense=13, features=26, dim=4)
 
 
-def trained_on(schema: Schema, heights: list[int]) -> TrainedModel:
+def trained_on(schema: Schema, heights: list[int], optimizer: str = "rowwise_adagrad") -> TrainedModel:
     """Return a model of other columns, with weights as they are drawn and rows of some size."""
     generator = torch.Generator().manual_seed(2)
     tokens = [np.arange(rows - 1, dtype=np.uint32) * 7919 + 1 for rows in heights]
@@ -212,7 +213,7 @@ def trained_on(schema: Schema, heights: list[int]) -> TrainedModel:
         missing=np.zeros(len(heights), np.int32),
     )
     model = {"embedding_dim": 4, "bottom": [8], "top": [8]}
-    config = from_dict({"model": model, "batch_size": 16})
+    config = from_dict({**optimizer_preset(optimizer), "model": model, "batch_size": 16})
     state = TrainState(config, schema, heights, torch.device("cpu"))
     for rows in state.lookup.tables().values():
         rows.normal_(generator=generator)
@@ -259,3 +260,46 @@ def test_models_with_one_kind_of_column_predict_as_written_down_again(
         ValueError, match=rf"rows are \(N, {num_dense}\) values, \(N, {len(heights)}\) tokens"
     ):
         loader.load(tmp_path / "fp32").probabilities(torch.zeros(1, 5).long(), torch.zeros(1, 5).long())
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "schedule_free"])
+def test_every_file_of_the_folder_is_for_the_population_of_a_log_that_lacks_rows(
+    optimizer, tmp_path, monkeypatch
+):
+    schema = Schema(
+        format="criteo",
+        label=LabelColumn(column="click", negative_rate=0.1),
+        dense=(DenseColumn(column="x"),),
+        tokens=(TokenColumn(column="t"),),
+    )
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))
+    with init_process_group():
+        trained = trained_on(schema, [40], optimizer)
+        served = trained.state.dense_optimizer.served(trained.state.parameters)
+        values = {name: p.detach().double() for name, p in trained.state.head.named_parameters()}
+        if served is not trained.state.parameters:
+            trained.state.parameters.zero_()  # trains where it does not serve
+        figures = {kind: write_folder(trained, tmp_path / kind, kind) for kind in ("fp32", "int8")}
+        block = drawn(trained.preprocessing, 500, seed=8)
+        scored = trained.score(trained.preprocessing.features(block))
+    ids = torch.from_numpy(trained.preprocessing.features(block).ids).long()
+    dense = torch.from_numpy(np.log1p(np.maximum(np.nan_to_num(block.values), 0)))
+    (table,) = trained.state.lookup.tables().values()
+    pooled = table.double()[ids]
+    p = plain_logits(values, trained.config.model, dense, pooled).sigmoid()
+    expected = p / (p + (1 - p) / 0.1)
+    found = loader.load(tmp_path / "fp32").probabilities(*as_tensors(block))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    assert (
+        found.numpy() == scored
+    ).mean() > 0.99  # exp and log1p of two libraries may differ in the last bit
+    assert figures["fp32"]["identical"] > 0.99 * 4_000
+    assert figures["int8"]["beyond_rounding"] <= BOUND
+    with (tmp_path / "fp32" / "head.pt2").open("rb") as file:
+        logits: Tensor = torch.export.load(file).module()(dense.float(), pooled.float())
+    torch.testing.assert_close(logits.sigmoid().double(), expected, rtol=1e-5, atol=0)
+    assert json.loads((tmp_path / "fp32" / "manifest.json").read_text())["schema"]["label"] == {
+        "column": "click",
+        "negative_rate": 0.1,
+    }
