@@ -45,7 +45,7 @@ def population_weights(
         weights: (N,) as how many samples of the log each counts; None for 1 each.
 
     Returns:
-        (N,): `weights`, those of label 0 over the share; None for 1 each.
+        (N,) `weights`, of label 0 divided by the share; None for 1 each.
     """
     if not label.sampled:
         return weights
