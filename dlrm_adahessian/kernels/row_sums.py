@@ -132,7 +132,7 @@ def _sum_weighted_hits(
     sampled: Tensor | None,
 ) -> Hits:
     """Leave out the lookups of samples without weight, and sum the weights of the others as derivatives are summed."""
-    bags_per_sample = len(grad) // len(weights)
+    bags_per_sample = _bags_per_sample(grad, weights)
     kept = weights[bags // bags_per_sample] > 0
     rows, bags = rows[kept], bags[kept]
     if table_starts is not None:
@@ -153,6 +153,11 @@ def _sum_weighted_hits(
         return hits
     squares, curvature_squares = sums.curvature.unbind(1)
     return replace(hits, squares=squares, curvature_squares=curvature_squares)
+
+
+def _bags_per_sample(grad: Tensor, per_sample: Tensor) -> int:
+    """Return N / B of (N, D) and (B,); 1 where a rank has no samples, and so no bags."""
+    return len(grad) // len(per_sample) if len(per_sample) else 1
 
 
 def sum_hits_torch(
@@ -183,7 +188,7 @@ def sum_hits_torch(
     square = m.square()
     taking_part = square
     if sampled is not None:
-        taking_part = square * sampled[pair_bags // (num_bags // len(sampled))]
+        taking_part = square * sampled[pair_bags // _bags_per_sample(grad, sampled)]
     weighted = curvature[pair_bags] * taking_part.to(grad.dtype).unsqueeze(1)
     return Hits(
         rows=touched,
@@ -238,7 +243,7 @@ def sum_hits_numba(
         (grad[:0] if curvature is None else curvature).numpy(),
         with_curvature,
         samples.numpy(),
-        grad.shape[0] // samples.shape[0],
+        _bags_per_sample(grad, samples),
         table_starts.numpy(),
         slot_of,
         first_seen,

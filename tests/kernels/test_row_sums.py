@@ -100,6 +100,15 @@ class Problem:
         )  # fmt: skip
 
 
+def use_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `sum_hits` sum with torch, which without a GPU nothing else asks for."""
+
+    def of_torch(*where: Tensor, sampled: Tensor | None, **_: Tensor) -> Hits:
+        return sum_hits_torch(*where, sampled=sampled)
+
+    monkeypatch.setattr(row_sums, "sum_hits_numba", of_torch)
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kernel", ["torch", "numba"])
@@ -150,6 +159,26 @@ def test_row_curvature_is_the_hessian_diagonal_of_a_mean_loss(kernel: str):
     torch.testing.assert_close(hits.curvature, exact[hits.rows], rtol=0, atol=1e-12)
     exact_grad = torch.func.grad(lambda weights: loss(pool(weights)))(table)
     torch.testing.assert_close(hits.grad, exact_grad[hits.rows], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_rank_without_samples_touches_no_row(
+    weighted: bool, some: bool, kernel: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As of a batch with fewer samples than ranks."""
+    problem = Problem(([[], []], [2, 3]), torch.float64)
+    if kernel == "torch":
+        use_torch(monkeypatch)
+    hits = sum_hits(
+        problem.rows, problem.bags, problem.grad, problem.curvature,
+        table_starts=problem.table_starts, slots=problem.slots,
+        sampled=torch.empty(0, dtype=torch.bool) if some else None,
+        weights=torch.empty(0, dtype=torch.float64) if weighted else None,
+    )  # fmt: skip
+    assert hits.grad.shape == hits.curvature.shape == (0, DIM)
+    assert not any(map(len, (hits.rows, hits.count, hits.squares, hits.curvature_squares)))
 
 
 @pytest.mark.parametrize("kernel", ["torch", "numba"])
@@ -277,12 +306,8 @@ def test_a_sample_of_weight_w_counts_as_w_samples_whatever_its_bags_hold(
     )
     problem.grad *= times.unsqueeze(1)  # as the derivatives of a weighted loss are
     problem.curvature *= times.unsqueeze(1)
-    if kernel == "torch":  # which without a GPU nothing else asks for
-
-        def of_torch(*where: Tensor, sampled: Tensor | None, **_: Tensor) -> Hits:
-            return sum_hits_torch(*where, sampled=sampled)
-
-        monkeypatch.setattr(row_sums, "sum_hits_numba", of_torch)
+    if kernel == "torch":
+        use_torch(monkeypatch)
 
     hits = sum_hits(
         problem.rows, problem.bags, problem.grad, problem.curvature,
