@@ -194,10 +194,10 @@ def _update(
 
 
 @jit
-def _repeats(keys, order, bags, lookup, row, bag, starts):
+def _repeats(keys, order, bags, lookup, exists, row, bag, starts):
     # How many hits up to this one the bag has of the row: the sort is stable, so they are neighbours.
     repeats = starts * 0 + 1
-    same = starts == 0
+    same = exists & (starts == 0)
     back = 1
     more = tl.max(same.to(tl.int32), 0)
     while more > 0:
@@ -259,7 +259,7 @@ def _update_within_tiles(
     if WITH_CURVATURE:
         # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the first m odd
         # numbers sum to m**2.
-        repeats = _repeats(keys, order, bags, lookup, row, bag, starts)
+        repeats = _repeats(keys, order, bags, lookup, exists, row, bag, starts)
         took_part = _took_part(exists, sampled, bag // bags_per_sample, ALL_SAMPLED)
         if CURVATURE_WIDTH == 1:
             entry = bag[:, None] + column * 0  # the mean stands for each entry

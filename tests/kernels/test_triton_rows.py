@@ -256,6 +256,19 @@ def test_rules_equal_the_torch_reference_on_many_rows(name: str, device: str):
         torch.testing.assert_close(found[0][key], tensor, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_repeats_are_counted_within_the_lookups_alone(device: str):
+    """Bag 0 holds row 2 three times, at the end; memory behind goes on as if more lookups were there."""
+    from tests.kernels.counting import count_repeats
+
+    keys = torch.tensor([1, 2, 2, 2, *[-1] * 4], device=device)
+    order = torch.tensor([3, 0, 1, 2, *[0] * 4], device=device)
+    bags = torch.tensor([0, 0, 0, 1], device=device)
+    found = torch.zeros(8, dtype=torch.int32, device=device)
+    count_repeats[(1,)](keys, order, bags, found, 4, TILE=8)
+    assert found.tolist() == [1, 1, 2, 3, 1, 1, 1, 1]
+
+
 TABLE_ROWS = [4, 1, 9]
 LENGTHS = {
     "one_hot": [1] * 15,
