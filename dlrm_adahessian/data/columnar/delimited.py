@@ -12,7 +12,7 @@ import pyarrow.csv
 
 from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.text.packed import OpenFile, Peekable
-from dlrm_adahessian.data.text.sources import Source
+from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source
 from dlrm_adahessian.errors import DataError
 
 _BYTES = 8 << 20  # of a block
@@ -81,7 +81,7 @@ class DelimitedText:
             yield batch
 
     def _first_line(self) -> Sequence[str]:
-        head = self._stream.peek(_HEADER).decode("utf-8-sig", "replace")
+        head = self._stream.peek(_HEADER).removeprefix(BYTE_ORDER_MARK).decode(errors="replace")
         try:
             return next(
                 filter(None, csv.reader(io.StringIO(head, newline=""), delimiter=self._delimiter)), []

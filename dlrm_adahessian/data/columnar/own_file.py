@@ -17,11 +17,10 @@ from dlrm_adahessian.data.columnar.reader import whole_file
 from dlrm_adahessian.data.criteo.faults import is_row
 from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.text.packed import Peekable
-from dlrm_adahessian.data.text.sources import Source, is_pipe, open_sources
+from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source, is_pipe, open_sources
 from dlrm_adahessian.errors import DataError, UsageError
 
 _PARQUET = b"PAR1"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEAD = 1 << 16  # bytes within which the first line ends
 _ROWS = 1 << 16  # of a batch of parquet
 
@@ -95,7 +94,7 @@ def _layout(path: Path) -> tuple[Format, tuple[str, ...]]:
 
 
 def _layout_of_text(source: Source) -> tuple[Format, tuple[str, ...]]:
-    line = Peekable(source).peek(_HEAD).removeprefix(_BYTE_ORDER_MARK).partition(b"\n")[0]
+    line = Peekable(source).peek(_HEAD).removeprefix(BYTE_ORDER_MARK).partition(b"\n")[0]
     if is_row(line, labelled=True, empty_label=False):
         raise DataError(
             f"{source.name} holds rows of Criteo, which need no schema; train with --dataset criteo, or criteo_1tb"

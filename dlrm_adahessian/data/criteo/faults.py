@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, INTEGER_NAMES
+from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK
 
 MAX_LINE = 1 << 16
 """Bytes of the longest line without its newline; a Criteo line has about 230."""
@@ -17,7 +18,7 @@ _SHOWN = 40  # bytes of a value that a message shows
 _NAME = re.compile(rb'("?[A-Za-z_][\w .-]*"?)?')
 _ODD_BYTES = {
     b"\x00": "a NUL byte",
-    b"\xef\xbb\xbf": "a byte order mark",
+    BYTE_ORDER_MARK: "a byte order mark",
     b"\r": "a carriage return",
     b'"': "a quote",
 }

@@ -16,9 +16,8 @@ from dlrm_adahessian.data.criteo.faults import MAX_LINE, find_fault
 from dlrm_adahessian.data.criteo.layout import Labels, find_layout
 from dlrm_adahessian.data.criteo.text import PADDING, Columns, parse_lines
 from dlrm_adahessian.data.text.bad_lines import BadLines
-from dlrm_adahessian.data.text.sources import Source
+from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHORTEST_ROW = len(COLUMN_NAMES) - 1  # bytes: 38 tabs and a newline, all empty, no label column
 _BAD_LINES = 4096  # bad lines that one call of the kernel may find
 _SAMPLE_BYTES, _SAMPLE_LINES = 1 << 16, 100  # of the text, which show its columns
@@ -101,7 +100,7 @@ def _head(source: Source) -> bytes:
         if not data:
             break
         head += data
-    return head.removeprefix(_BYTE_ORDER_MARK)
+    return head.removeprefix(BYTE_ORDER_MARK)
 
 
 def _pieces(head: bytes, source: Source, block_bytes: int) -> Iterator[bytes]:

@@ -27,6 +27,8 @@ from dlrm_adahessian.errors import DataError, NoInputError, StorageError
 from dlrm_adahessian.runs.sealed import MANIFEST, file_digest
 
 STANDARD_INPUT = "-"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""May open a text in UTF-8, and is no part of its first line."""
 RAW = Path("data/raw")
 """Where rows are looked for when no path is given."""
 

@@ -36,6 +36,16 @@ def test_columns_without_names_get_some(tmp_path):
     assert profile_file(path, rows=10).columns[0].rows == 3, "the first line is a row"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = tmp_path / "clicks.csv"
+    FRAME.to_csv(path, index=False, encoding="utf-8-sig")
+    assert columns(path) == ("csv", (), [("click", "text, whole numbers"), ("site", "text")])
+    FRAME.to_csv(path, index=False, header=False, encoding="utf-8-sig")
+    assert columns(path)[1] == ("column_1", "column_2"), "the mark makes no name of a number"
+    (click, _) = profile_file(path, rows=10).columns
+    assert (click.rows, click.type) == (3, "text, whole numbers")
+
+
 def test_what_has_no_schema_is_refused(tmp_path):
     path = tmp_path / "clicks.csv"
     with pytest.raises(NoInputError, match="clicks.csv is not: No such file"):
