@@ -128,7 +128,9 @@ def require_rows(path: str | None, command: str, form: Format) -> None:
         if not is_pipe(place) and not os.access(Path(place) / MANIFEST, os.F_OK):
             input_files(place, form)
     except NoInputError as error:
-        fact = str(error).removesuffix(f"; {_REMEDY}")  # the ways say it at length
+        fact = str(error)
+        for remedy in (_REMEDY, _remedy(form)):  # the ways say it at length
+            fact = fact.removesuffix(f"; {remedy}")
         raise NoInputError(f"{fact}{_WAYS.format(command=command)}") from error
 
 
@@ -163,7 +165,7 @@ def input_files(path: str | Path, form: Format) -> list[Path]:
     if not files:
         holds = f", but {listed(held)}" if held else ""
         wanted = ", ".join(f"*{ending}" for ending in _ENDINGS[form])
-        raise NoInputError(f"{path} holds no {MEMBER} and no file {wanted} or day_*{holds}; {_REMEDY}")
+        raise NoInputError(f"{path} holds no {MEMBER} and no file {wanted} or day_*{holds}; {_remedy(form)}")
     stems = [list(same) for _, same in groupby(sorted(files, key=_stem), key=_stem)]
     chosen = [same for same in stems if path / MEMBER in same] or stems
     if twice := [same for same in chosen if len(same) > 1]:
@@ -245,7 +247,7 @@ def open_sources(
     if form == "parquet" and is_pipe(path):
         raise DataError("parquet cannot be read from a pipe, since its end says what is in it; give a file")
     if str(path) == STANDARD_INPUT:
-        yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None)
+        yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None, form)
         return
     files = sorted(input_files(path, form), key=lambda file: part_of(file.name))
     if len(files) > 1:
@@ -258,7 +260,7 @@ def open_sources(
             if form == "parquet":
                 yield _seekable(counted, file.name, total)
             else:
-                yield _decode(counted, file.name, total)
+                yield _decode(counted, file.name, total, form)
             position = counted.position
 
 
@@ -285,12 +287,12 @@ def _seekable(raw: _Counted, name: str, total: int | None) -> Source:
     )
 
 
-def _decode(raw: _Counted, name: str, total: int | None) -> Source:
+def _decode(raw: _Counted, name: str, total: int | None, form: Format) -> Source:
     """Look through compression and tar."""
     stream = unpacked(Peekable(raw), name)
     head = stream.peek(_TAR_HEADER)
     if not head:
-        raise DataError(f"{name} must hold rows but is empty; {_REMEDY}")
+        raise DataError(f"{name} must hold rows but is empty; {_remedy(form)}")
     refuse_foreign(head, name)
     read = stream.read
     if looks_like_tar(head):
@@ -311,6 +313,16 @@ def _status(path: Path) -> os.stat_result:
         return path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _remedy(form: Format) -> str:
+    """Say which inputs of a format have rows."""
+    if form == "criteo":
+        return _REMEDY
+    if form == "parquet":
+        return "name a parquet file with rows, or a folder of such files"
+    kind = f"a {form.upper()} file with rows, plain or compressed"
+    return f"name {kind}, a folder of such files, or - for standard input"
 
 
 def _unreadable(path: Path, error: OSError) -> NoInputError:

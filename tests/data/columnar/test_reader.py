@@ -73,6 +73,12 @@ def test_row_groups_without_rows_and_files_without_rows(tmp_path: Path) -> None:
     assert numbers_of(read(tmp_path, small("parquet"))) == list(range(-rows, rows))
 
 
+def test_an_empty_file_of_parquet_is_to_be_written_again(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").touch()
+    with pytest.raises(DataError, match="x.parquet must be a whole parquet file: .*; write it again"):
+        read(tmp_path / "x.parquet", small("parquet"))
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

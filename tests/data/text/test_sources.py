@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import pytest
 import xxhash
 
-from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe, require_rows
+from dlrm_adahessian.data.schema import Format
+from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe, open_sources, require_rows
 from dlrm_adahessian.errors import DataError, NoInputError
 from tests.data.text.reading import TEXT, read_all
 from tests.data.text.test_archive import ARCHIVE, member, tar
@@ -189,6 +190,39 @@ def test_nothing_to_read(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must hold") as caught:
         read_all(tmp_path / "data")
     assert caught.value.exit_code == 65
+
+
+@pytest.mark.parametrize(
+    ("form", "remedy"),
+    [
+        ("criteo", REMEDY),
+        ("csv", "; name a CSV file with rows, plain or compressed, a folder"),
+        ("tsv", "; name a TSV file with rows, plain or compressed, a folder"),
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_an_empty_file_asks_for_one_of_its_own_format(
+    pack: Callable[[bytes], bytes], form: Format, remedy: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").write_bytes(pack(b""))
+    with pytest.raises(DataError, match=f"data must hold rows but is empty.*{remedy}") as caught:
+        next(open_sources(tmp_path / "data", form))
+    assert ("dac.tar.gz" in str(caught.value)) == (form == "criteo")
+
+
+@pytest.mark.parametrize(
+    ("form", "remedy"),
+    [("parquet", "name a parquet file with rows, or a folder"), ("tsv", "name a TSV file with rows")],
+)
+def test_a_folder_without_rows_asks_for_files_of_their_format(
+    form: Format, remedy: str, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(NoInputError, match=f"holds no .*, but notes.md; {remedy}"):
+        next(open_sources(tmp_path, form))
+    with pytest.raises(NoInputError) as caught:
+        require_rows(str(tmp_path), "train", form)
+    assert str(caught.value).splitlines()[0].endswith("but notes.md"), "the ways follow"
 
 
 DAMAGEABLE = {
