@@ -121,7 +121,8 @@ def curvature_by_band(
     schema = data.preprocessing.schema
     if not schema.tokens:
         return None
-    state = TrainState(config, schema, data.preprocessing.num_rows, device)
+    num_rows = data.preprocessing.num_rows
+    state = TrainState(config, schema, num_rows, device, values_per_bag=data.values_per_bag)
     try:
         refuse_inexact(state.head, schema.features)
     except ValueError:

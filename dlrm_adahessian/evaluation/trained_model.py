@@ -93,7 +93,13 @@ def open_trained(
     owners = config.checkpoint_fingerprints(rows)
     found = load(path, *owners) if named else _newest(run, config, owners, best=best)
     computed = dataclasses.replace(config, precision=precision or config.precision)
-    state = TrainState(computed, preprocessing.schema, preprocessing.num_rows, device)
+    state = TrainState(
+        computed,
+        preprocessing.schema,
+        preprocessing.num_rows,
+        device,
+        values_per_bag=manifest.get("values_per_bag"),  # older runs do not say
+    )
     state.restore_(found)
     return TrainedModel(
         name=f"{run.path.name}@{found.step}" if named else run.path.name,

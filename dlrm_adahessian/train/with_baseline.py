@@ -158,7 +158,7 @@ def _write_config(run: RunDirectory, config: RunConfig, data: PreparedData) -> N
 def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
     """Write what an evaluation needs beside the checkpoints."""
     _write_config(run, config, data)
-    manifest: dict[str, Any] = {"fingerprint": data.fingerprint}
+    manifest: dict[str, Any] = {"fingerprint": data.fingerprint, "values_per_bag": data.values_per_bag}
     with sealed_folder(run.vocabulary, manifest) as folder:
         manifest.update(data.preprocessing.save(folder))
 

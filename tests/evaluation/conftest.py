@@ -1,5 +1,5 @@
 """The models of `jobs`."""
 
-from tests.evaluation.jobs import both, evaluate, place
+from tests.evaluation.jobs import both, evaluate, own, place
 
-__all__ = ["both", "evaluate", "place"]
+__all__ = ["both", "evaluate", "own", "place"]

@@ -3,6 +3,8 @@
 import json
 from functools import cache
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from dlrm_adahessian.cli import main
@@ -12,6 +14,13 @@ from dlrm_adahessian.data.synthetic.generator import row_blocks
 
 SMALL = ["--model.bottom", "16", "--model.top", "16", "--batch-size", "128", "--baseline", "none"]
 ROWS = 6000
+OWN = """
+format = "{}"
+label = {{ column = "y" }}
+dense = [{{ column = "x", transform = "standardize" }}]
+tokens = [{{ column = "t", min_count = 1 }}]
+bags = [{{ column = "b", min_count = 1{} }}]
+"""
 
 
 @cache
@@ -38,6 +47,43 @@ def _trained(base):
 def place(tmp_path_factory):
     """Return a folder with samples as text, and two runs that were trained with different vocabularies."""
     return _trained(tmp_path_factory.getbasetemp())
+
+
+def _own_rows(rows):
+    """Return columns with missing values of each kind, and bags of 0 to 4 values."""
+    rng = np.random.default_rng(0)
+    words = np.array(["a", "b", "c, d", "e"])
+    return pd.DataFrame(
+        {
+            "y": rng.integers(0, 2, rows),
+            "x": pd.Series(rng.integers(-3, 9, rows), dtype="Int64").mask(rng.random(rows) < 0.2),
+            "t": pd.Series(rng.choice(words, rows)).mask(rng.random(rows) < 0.1),
+            "b": [rng.choice(words, n).tolist() for n in rng.integers(0, 5, rows)],
+        }
+    )
+
+
+@cache
+def _trained_on_own(base):
+    folder = base / "own"
+    folder.mkdir()
+    frame = _own_rows(400)
+    frame.to_parquet(folder / "rows.parquet")
+    frame.assign(b=frame["b"].str.join("|")).to_csv(folder / "rows.csv", index=False)
+    for form in ("csv", "parquet"):
+        (folder / f"{form}.toml").write_text(OWN.format(form, ", separator = '|'" if form == "csv" else ""))
+        where = [
+            *("--schema", folder / f"{form}.toml", "--data-path", folder / f"rows.{form}"),
+            *("--data.cache-dir", folder / "cache", "--out", folder / form),
+        ]
+        assert main(list(map(str, ["train", *where, *SMALL, "--optimizer", "adagrad"]))) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def own(tmp_path_factory):
+    """Return a folder with the same rows as rows.csv and rows.parquet, their schemas, and runs csv and parquet."""
+    return _trained_on_own(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

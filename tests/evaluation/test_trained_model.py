@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.evaluation.trained_model import open_trained
+
+
+def test_memory_is_planned_as_in_training_for_bags_of_the_same_length(own: Path) -> None:
+    run = own / "csv"
+    with init_process_group():
+        plan = open_trained(run, torch.device("cpu"), best=False).state.lookup.plan
+    assert plan.asdict() == json.loads((run / "plan.json").read_text())
 
 
 @pytest.mark.parametrize(
