@@ -4,6 +4,7 @@ A schema comes with a dataset, or from a file of the user's; prepared rows, runs
 """
 
 import re
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -193,6 +194,26 @@ class Schema:
         if self.split.by == "time" and self.time is None:
             raise ValueError('a split by time needs a time column; add [time] column = "..."')
         return self
+
+    def reads_as(self, other: "Schema") -> bool:
+        """Tell whether rows that one schema reads are rows of the other too.
+
+        Args:
+            other: is to have the same label, weight, time and columns, with the same transforms and tokens. How the file is
+                written does not matter, nor how rows are split and tokens get rows of tables.
+
+        Returns:
+            Whether they are.
+        """
+        return self.token_bits == other.token_bits and self._of_rows == other._of_rows
+
+    @property
+    def _of_rows(self) -> tuple[Any, ...]:
+        """What a row holds once it is read."""
+        unplaced: dict[str, Any] = {"min_count": None, "buckets": None}
+        tokens = [replace(column, **unplaced) for column in self.tokens]
+        bags = [replace(column, **unplaced, separator=None) for column in self.bags]
+        return self.label, self.weight, self.time, self.dense, tokens, bags
 
     def asdict(self) -> dict[str, Any]:
         """Return the schema as JSON values; without a rate where all rows are kept, as before there were rates."""

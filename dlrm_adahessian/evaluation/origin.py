@@ -8,6 +8,7 @@ from typing import Any, Self
 from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.split import Split
 from dlrm_adahessian.data.text.sources import input_identity, is_pipe
+from dlrm_adahessian.errors import NoInputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,4 +45,7 @@ class Origin:
         return self._contents(path) == list(self.files)
 
     def _contents(self, path: str) -> list[dict[str, Any]]:
-        return [] if is_pipe(path) else input_identity(path, self.form, self.cache_dir)
+        try:
+            return [] if is_pipe(path) else input_identity(path, self.form, self.cache_dir)
+        except NoInputError:  # a folder for another run, without a file of this one's format
+            return []

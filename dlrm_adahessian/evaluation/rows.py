@@ -193,11 +193,12 @@ class RawRows:
 
 
 def _common_schema(preprocessings: Sequence[Preprocessing]) -> Schema:
-    """Return the schema by which raw rows are read for all runs."""
+    """Return the schema by which raw rows are read for all runs, that of the first."""
     schema = preprocessings[0].schema
-    if any(other.schema != schema for other in preprocessings):
+    if any(not schema.reads_as(other.schema) for other in preprocessings):
         raise UsageError(
-            "runs that score the same rows read them by the same schema, and these have different ones; evaluate each alone"
+            "runs that score the same rows read the same columns of them, and the schemas of these differ in label, weight, "
+            "time, columns, transforms or tokens; evaluate each alone"
         )
     return schema
 

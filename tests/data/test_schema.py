@@ -53,6 +53,50 @@ def minimal(**more: Any) -> dict[str, Any]:
     return {"label": {"column": "y"}, "tokens": [{"column": "t"}], **more}
 
 
+ROWS: dict[str, Any] = {
+    "label": {"column": "y"},
+    "weight": {"column": "w"},
+    "dense": [{"column": "x", "transform": "standardize"}],
+    "tokens": [{"column": "t"}, {"column": "u", "buckets": 9}],
+    "bags": [{"column": "b"}],
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "parquet"},
+        {"format": "csv", "header": ["y", "w", "x", "t", "u", "b"]},
+        {"format": "tsv", "bags": [{"column": "b", "separator": "|"}]},
+        {"tokens": [{"column": "t", "min_count": 3}, {"column": "u"}]},
+        {"split": {"train": 0.5}},
+    ],
+    ids=str,
+)
+def test_how_rows_are_written_split_and_placed_changes_no_row(changes: dict[str, Any]) -> None:
+    assert from_dict(ROWS).reads_as(from_dict(ROWS | changes))
+    assert from_dict(ROWS | changes).reads_as(from_dict(ROWS))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label": {"column": "z"}},
+        {"weight": None},
+        {"time": {"column": "k"}},
+        {"dense": [{"column": "x"}]},
+        {"dense": []},
+        {"tokens": [{"column": "u"}, {"column": "t"}]},
+        {"tokens": [{"column": "t", "characters": [0, 2]}, {"column": "u"}]},
+        {"bags": [{"column": "b", "max_length": 2}]},
+        {"format": "criteo"},
+    ],
+    ids=str,
+)
+def test_other_columns_transforms_and_tokens_are_other_rows(changes: dict[str, Any]) -> None:
+    assert not from_dict(ROWS).reads_as(from_dict(ROWS | changes))
+
+
 def test_a_file_with_everything(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text(FULL.replace("length of", "length-of"))

@@ -183,6 +183,31 @@ def test_a_pipe_gets_each_answer_before_the_next_question(place, evaluate):
     assert process.returncode == 0
 
 
+def test_runs_on_files_of_two_formats_are_each_as_alone(own, evaluate, tmp_path):
+    """Both files hold the same rows; these are read as the first run reads its own."""
+    runs = ("--run", own / "parquet", own / "csv")
+    evaluate(*runs, "--data-path", own / "rows.parquet", "--out", tmp_path / "both.parquet")
+    both = pd.read_parquet(tmp_path / "both.parquet")
+    for form, column in (("parquet", "probability"), ("csv", "probability_2")):
+        alone = (
+            "--run",
+            own / form,
+            "--data-path",
+            own / f"rows.{form}",
+            "--out",
+            tmp_path / "alone.parquet",
+        )
+        evaluate(*alone)
+        assert pd.read_parquet(tmp_path / "alone.parquet")["probability"].equals(
+            both[column].rename("probability")
+        )
+
+
+def test_runs_that_read_other_columns_are_not_compared(own, place, evaluate):
+    told = evaluate("--run", own / "csv", place / "hybrid", "--data-path", own / "rows.csv", code=64)
+    assert "the schemas of these differ in label, weight, time, columns, transforms or tokens" in told
+
+
 def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp_path):
     lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
     (tmp_path / "zeros").write_bytes(b"".join([line for line in lines if line[:1] == b"0"][:40]))

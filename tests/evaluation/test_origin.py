@@ -52,6 +52,15 @@ def test_order_of_the_files_matters_for_all_of_them(tmp_path, origin_of, identit
     assert not origin_of({"input": identity[::-1], "split": SPLIT}).is_that_of(str(folder))
 
 
+def test_a_folder_of_another_format_has_none_of_the_files(tmp_path, origin_of, identity_of):
+    (tmp_path / "rows.txt").write_bytes(TEXT)
+    origin = origin_of({"input": identity_of(tmp_path / "rows.txt"), "split": SPLIT})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "rows.parquet").touch()
+    assert not origin.shares(str(tmp_path / "folder"))
+    assert not origin.is_that_of(str(tmp_path / "folder"))
+
+
 def test_a_copy_of_a_large_file_has_another_time(tmp_path, origin_of, identity_of):
     large = tmp_path / "large"
     with large.open("wb") as file:
