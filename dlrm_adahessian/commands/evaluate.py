@@ -37,7 +37,7 @@ class EvaluateConfig:
     """Raw rows, with labels or without (files, .gz, dac.tar.gz, folders, -); or a folder of prepared rows; or, without
     --run, parquet files of predictions."""
     stdin: bool = False
-    """Score lines of the standard input as they come, and print a probability a line."""
+    """Score rows of the standard input as they come, as text by the run's schema, and print a probability a line."""
     out: Path | None = None
     """Parquet file to write: row, label (null where there is none), weight (where rows have one), probability (of further
     models probability_2, ...)."""
@@ -65,7 +65,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         _stream(args)
         return 0
     if not args.data_path:
-        raise UsageError("evaluate needs rows: name them with --data-path, or give lines to --stdin")
+        raise UsageError("evaluate needs rows: name them with --data-path, or give them to --stdin")
     if args.report is not None and args.report.suffix != ".html":
         raise UsageError(f"--report is an HTML file, got {args.report}; end its name with .html")
     from dlrm_adahessian.evaluation.job import evaluate as evaluated
@@ -111,7 +111,7 @@ def _stream(args: EvaluateConfig) -> None:
     ]
     if others or len(args.run) != 1 or args.part != "all" or args.bad_rows != "strict":
         raise UsageError(
-            "--stdin goes with one --run alone, since its output is a probability for each line; "
+            "--stdin goes with one --run alone, since its output is a probability for each row; "
             "for files, figures and bad lines give the rows as --data-path -"
         )
     from dlrm_adahessian.evaluation.job import score_lines

@@ -21,7 +21,7 @@ from dlrm_adahessian.data.raw import RowReader, rejects_name
 from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import live_source
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.evaluation.figures import differences, model_figures, slice_figures
 from dlrm_adahessian.evaluation.predictions import (
     PredictionFile,
@@ -87,20 +87,29 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
 
 
 def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.NDArray[np.float32]]:
-    """Score the lines of a pipe as they come, a probability a line.
+    """Score the samples of a pipe as they come, a probability each.
 
     Args:
         run: a run directory, or a checkpoint in it.
-        file: samples as text, with labels or without, which the first line says.
+        file: samples as text of the run's format, with labels or without, which the first line says.
         best: use the checkpoint of the best validation even where the run did not stop early.
 
     Yields:
-        The probabilities in the order of the lines, (n,) each; the first line that is no sample ends it with a `DataError`.
+        The probabilities in the order of the samples, (n,) each; the first row that is no sample ends it with a `DataError`.
+
+    Raises:
+        UsageError: the run's format is none that comes as text.
     """
     device = find_device("auto")
     with init_process_group(device):
         model = open_trained(run, device, best=best)
-        reader = RowReader(model.preprocessing.schema, BadLines(), "optional")
+        schema = model.preprocessing.schema
+        if schema.format == "parquet":
+            raise UsageError(
+                f"--stdin reads text row by row, and the schema of {run} says parquet, whose end says what is in it; name a "
+                "file of rows with --data-path"
+            )
+        reader = RowReader(schema, BadLines(), "optional")
         for rows in reader.read(live_source(file)):
             yield model.score(model.preprocessing.features(rows))
 

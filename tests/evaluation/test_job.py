@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -181,6 +182,38 @@ def test_a_pipe_gets_each_answer_before_the_next_question(place, evaluate):
         process.stdin.close()
         assert process.stdout.read() == b""
     assert process.returncode == 0
+
+
+@pytest.fixture
+def piped(monkeypatch):
+    def call(text):
+        end, begin = os.pipe()
+        with os.fdopen(begin, "wb") as file:
+            file.write(text)
+        monkeypatch.setattr(sys, "stdin", stack.enter_context(os.fdopen(end)))
+
+    with ExitStack() as stack:
+        yield call
+
+
+def test_a_pipe_of_rows_by_a_schema_has_their_probabilities(own, evaluate, piped, tmp_path):
+    evaluate("--run", own / "csv", "--data-path", own / "rows.csv", "--out", tmp_path / "p.parquet")
+    expected = pd.read_parquet(tmp_path / "p.parquet")["probability"]
+    frame = pd.read_csv(own / "rows.csv", dtype=str, keep_default_na=False)
+    for columns in (["y", "x", "t", "b"], ["b", "t", "x"]):
+        piped(frame[columns].to_csv(index=False).encode())
+        answers = evaluate("--run", own / "csv", "--stdin").split()
+        np.testing.assert_allclose(np.float32(answers), expected, rtol=1e-5)
+    piped(b"y,x,t,b\n0,1,a,\n0,one,a,\n")
+    assert "stdin, row 2: column 'x' must be empty or a finite" in evaluate(
+        "--run", own / "csv", "--stdin", code=65
+    )
+
+
+def test_parquet_is_not_read_from_a_pipe(own, evaluate, piped):
+    piped((own / "rows.parquet").read_bytes()[:1000])
+    told = evaluate("--run", own / "parquet", "--stdin", code=64)
+    assert "parquet says parquet, whose end says what is in it; name a file of rows with --data-path" in told
 
 
 def test_runs_on_files_of_two_formats_are_each_as_alone(own, evaluate, tmp_path):

@@ -23,6 +23,7 @@ from dlrm_adahessian.data.columnar.columns import (
     as_weights,
 )
 from dlrm_adahessian.data.columnar.delimited import DelimitedText, OddRow
+from dlrm_adahessian.data.columnar.live import LiveText
 from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, missing_words
 from dlrm_adahessian.data.schema import Format, Schema, SplitRule
 from dlrm_adahessian.data.text.bad_lines import BadLines
@@ -82,6 +83,8 @@ class ColumnReader:
                 limit = None if limit is None else limit - len(block)
             if limit == 0:
                 return
+            if source.live:
+                self._reject_odd()
         self._reject_odd()
 
     def _batches(self, source: Source) -> Iterator[Any]:
@@ -103,7 +106,8 @@ class ColumnReader:
             yield from file.iter_batches(_ROWS, columns=wanted)
 
     def _text(self, source: Source) -> Iterator[Any]:
-        text = DelimitedText(source, self._schema.format, self._schema.header)
+        parsed = LiveText if source.live else DelimitedText
+        text = parsed(source, self._schema.format, self._schema.header)
         self._odd = text.odd
         return text.batches(self._present(text.names))
 
@@ -181,6 +185,7 @@ class ColumnReader:
         """Hand over the rows with a wrong number of columns, up to a row."""
         while self._odd and self._odd[0].number < before:
             odd = self._odd.popleft()
+            self._row = max(self._row, odd.number)
             self._bad_rows.reject(
                 _line(odd.text), lambda odd=odd: f"{self._source}, row {odd.number}: the row {odd.fault}"
             )
