@@ -5,6 +5,7 @@ A slicing gives each row a code, and each code a name; every row is in one slice
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ MOST_VALUES = 15
 
 _CALIBRATION_BINS = 10
 _LARGEST = 40  # integers above 2**40 share a slice
+_MEAN = -1  # code of a standardized value that is 0
 _WORDS = ("file", "day", "calibration")
 _BAND = ".band"
 _Codes = npt.NDArray[np.int32]
@@ -158,15 +160,7 @@ def of_rows(name: str, files: Sequence[str], preprocessing: Preprocessing) -> Sl
         return of_predictions(name, files)
     schema = preprocessing.schema
     if name in schema.dense_names:
-        place = schema.dense_names.index(name)
-        return Slicing(
-            name=name,
-            about=f"value of {name}",
-            of_block=lambda block: _magnitudes(
-                preprocessing.values(block.features[0].dense[:, place], place)
-            ),
-            label=_magnitude,
-        )
+        return _of_dense(name, preprocessing)
     column = name.removesuffix(_BAND)
     place = schema.features.index(column)
     if column != name:
@@ -204,14 +198,40 @@ def _token(vocabulary: Vocabulary, feature: int, row: int) -> str:
     return f"{int(vocabulary.tokens[vocabulary.offsets[feature] + row - 1]):08x}"
 
 
+def _of_dense(name: str, preprocessing: Preprocessing) -> Slicing:
+    """Return the slicing of a dense column by magnitude.
+
+    A missing value is 0 after the transform, as for the model, so it shares its slice with what else is: with 0 and less
+    where the transform is log1p or none, with values that are just the mean where the column is standardized.
+    """
+    place = preprocessing.schema.dense_names.index(name)
+    standardized = place in preprocessing.schema.standardized
+
+    def of_block(block: Block) -> _Codes:
+        dense = block.features[0].dense[:, place]
+        codes = _magnitudes(preprocessing.values(dense, place))
+        if standardized:
+            codes[dense == 0] = _MEAN
+        return codes
+
+    return Slicing(
+        name=name,
+        about=f"value of {name}",
+        of_block=of_block,
+        label=partial(_magnitude, least="0 or less" if standardized else "0, less or missing"),
+    )
+
+
 def _magnitudes(values: npt.NDArray[np.float64]) -> _Codes:
-    """Return 0 for 0, less and missing, which the model cannot tell apart, else 1 + log2 of the value, rounded down."""
+    """Return 0 for 0 and less, else 1 + log2 of the value, rounded down."""
     return np.minimum(np.floor(np.log2(np.maximum(np.rint(values), 0.5))) + 1, _LARGEST).astype(np.int32)
 
 
-def _magnitude(code: int) -> str:
+def _magnitude(code: int, *, least: str) -> str:
+    if code == _MEAN:
+        return "missing or the mean"
     if code == 0:
-        return "0, less or missing"
+        return least
     low, high = 2 ** (code - 1), 2**code - 1
     if code == _LARGEST:
         return f"{low:,} or more"

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
-from dlrm_adahessian.data.rows import Features
+from dlrm_adahessian.data.rows import ColumnBlock, Features, missing_words
 from dlrm_adahessian.data.schema import from_dict
 from dlrm_adahessian.data.split import split_rows
 from dlrm_adahessian.errors import UsageError
@@ -181,4 +181,33 @@ def test_values_are_those_before_the_transform(transform):
     none = Vocabulary(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.int32))
     slicing = of_rows("x", [], Preprocessing(schema, none, scales))
     found = labels_of(slicing, slicing.of_block(block(transformed.astype(np.float32)[:, None])))
-    assert found == ["0, less or missing", "1", "4 to 7", "512 to 1,023"]
+    least = "0 or less" if transform == "standardize" else "0, less or missing"
+    assert found == [least, "1", "4 to 7", "512 to 1,023"]
+
+
+@pytest.mark.parametrize(
+    ("transform", "labels"),
+    [
+        ("log1p", ["0, less or missing", "16 to 31", "0, less or missing", "8 to 15"]),
+        ("none", ["0, less or missing", "16 to 31", "0, less or missing", "8 to 15"]),
+        ("standardize", ["0 or less", "16 to 31", "missing or the mean", "8 to 15"]),
+    ],
+)
+def test_missing_values_are_not_shown_as_the_mean(transform, labels):
+    """Of 0, 20 and 10.5 the mean is in 8 to 15, and no value is the mean."""
+    values = np.array([[0.0], [20.0], [np.nan], [10.5]])
+    schema = from_dict({"label": {"column": "y"}, "dense": [{"column": "x", "transform": transform}]})
+    rows = ColumnBlock(
+        schema=schema,
+        labels=np.zeros(4, np.int8),
+        values=values,
+        tokens=np.empty((4, 0), np.uint64),
+        missing=missing_words(np.isnan(values)),
+    )
+    none = Vocabulary(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.int32))
+    scales = np.array([[np.nanmean(values)], [np.nanstd(values)]])
+    preprocessing = Preprocessing(schema, none, scales)
+    slicing = of_rows("x", [], preprocessing)
+    dense = preprocessing.features(rows).dense
+    assert labels_of(slicing, slicing.of_block(block(dense))) == labels
+    assert cut(slicing, slicing.of_block(block(dense)))[0].label == labels[2], "the first"
