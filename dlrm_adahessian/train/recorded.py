@@ -81,6 +81,12 @@ class RecordedRun:
             f"{', '.join(self._changes(kept))}{why}; leave these flags out, or start another run with --out"
         )
 
+    def names_rows_of(self, config: RunConfig) -> bool:
+        """Tell whether a resume names the rows as the run did, and prepares them alike."""
+        mine = self.config
+        same = (config.data_path, config.schema) == (mine.data_path, mine.schema)
+        return same and not self._changes(replace(config, epochs=mine.epochs))
+
     def require_rows(self, config: RunConfig, rows: str) -> None:
         """Refuse a resume on other rows.
 

@@ -17,7 +17,13 @@ from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.checkpoint.step_folders import step_of
 from dlrm_adahessian.config import RunConfig, asdict, baseline_of
 from dlrm_adahessian.data.datasets import open_dataset
-from dlrm_adahessian.data.prepared.folder import DamagedFolderError, PreparedData, map_prepared
+from dlrm_adahessian.data.prepared.folder import (
+    DamagedFolderError,
+    PreparedData,
+    map_prepared,
+    open_prepared,
+)
+from dlrm_adahessian.data.text.sources import STANDARD_INPUT, is_pipe
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import StorageError
@@ -109,7 +115,7 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
     begun = None if newest is None else RecordedRun.find(run)
     if begun is not None:
         begun.require_settings(config)
-    data = open_dataset(
+    data = (begun and _rows_of_pipe(begun, config)) or open_dataset(
         config.dataset,
         config.data_path,
         config.data,
@@ -122,6 +128,27 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
     elif begun is not None:
         _go_on(run, begun, config, data, newest)
     return (str(path), str(data.folder)), data
+
+
+def _rows_of_pipe(begun: RecordedRun, config: RunConfig) -> PreparedData | None:
+    """Return the prepared rows of a run where they came through a pipe, which gives them once; None to read them."""
+    path = config.data_path
+    if path is None or not is_pipe(path) or not begun.names_rows_of(config):
+        return None
+    source = "standard input" if path == STANDARD_INPUT else path
+    folder = Path(str(begun.prepared.get("folder")))
+    try:
+        data = open_prepared(folder)
+    except DamagedFolderError as error:
+        logger.warning(
+            "the rows of %s came through %s, and what was prepared of them cannot be used: %s; pipe the same rows in again",
+            *(begun.folder, source, error),
+        )
+        return None
+    if data.fingerprint != begun.rows:
+        return None
+    logger.info("the rows came through %s, which is not read again; they are taken from %s", source, folder)
+    return data
 
 
 def _follow(folder: Path) -> PreparedData:

@@ -1,5 +1,6 @@
 """The command line end to end, on few generated rows and a small model."""
 
+import io
 import json
 import os
 import shutil
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
+from dlrm_adahessian.cli import main
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
@@ -256,6 +259,47 @@ def test_a_resume_takes_its_settings_from_the_run(finished, rows, tmp_path):
     ):
         code, _, err = call("train", "--out", run, "--resume", *flags)
         assert (code, told in err) == (3, True), err
+
+
+def test_rows_of_a_pipe_are_those_of_the_first_start_in_a_resume(rows, tmp_path, monkeypatch, capsys, caplog):
+    """No one pipes them in a second time, unless what was prepared of them is gone."""
+
+    def piped(data, *more):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        caplog.clear()
+        code = main(list(map(str, ["train", "--out", tmp_path / "run", *more])))
+        return code, caplog.text + capsys.readouterr().err
+
+    text = b"".join(rows.read_bytes().splitlines(keepends=True)[:500])
+    settings = [
+        "--optimizer",
+        "adagrad",
+        "--baseline",
+        "none",
+        "--data.cache-dir",
+        tmp_path / "cache",
+        *SMALL,
+    ]
+    code, err = piped(text, "--data-path", "-", *settings)
+    assert code == 0, err
+    (folder,) = tmp_path.glob("cache/criteo-*[0-9a-f]")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+
+    code, err = piped(b"no row", "--resume")
+    assert code == 0, err
+    assert f"came through standard input, which is not read again; they are taken from {folder}" in err
+    assert without_clock(json.loads((tmp_path / "run" / "summary.json").read_text())) == without_clock(
+        summary
+    )
+    code, err = piped(b"", "--resume", "--data.min-count", "9")
+    assert (code, "stdin must hold rows but is empty" in err) == (65, True), err
+
+    shutil.rmtree(folder)
+    code, err = piped(b"", "--resume")
+    assert (code, "cannot be used" in err, "; pipe the same rows in again" in err) == (65, True, True), err
+    code, err = piped(text, "--resume")
+    assert code == 0, err
+    assert "resumed from step" in err
 
 
 def test_a_file_that_was_copied_resumes(finished, rows, tmp_path):

@@ -234,7 +234,7 @@ def open_sources(
     """Open the files of an input one after the other.
 
     Args:
-        path: a file, a folder, or `-`; `NoInputError` when it can't be opened.
+        path: a file, a folder, or `-`.
         form: of the rows.
         part_of: says for the name of a file in which part its rows are; files of a lower part come first.
 
@@ -242,11 +242,16 @@ def open_sources(
         Sources; each is closed when the next is asked for.
 
     Raises:
+        NoInputError: it can't be opened, or is a terminal.
         DataError: a file is empty or damaged, or of a format that a pipe cannot have.
     """
     if form == "parquet" and is_pipe(path):
         raise DataError("parquet cannot be read from a pipe, since its end says what is in it; give a file")
     if str(path) == STANDARD_INPUT:
+        if sys.stdin.buffer.isatty():
+            raise NoInputError(
+                "standard input must hold rows and is a terminal; pipe them in, or name a file of them"
+            )
         yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None, form)
         return
     files = sorted(input_files(path, form), key=lambda file: part_of(file.name))

@@ -129,6 +129,16 @@ def test_standard_input(packed: Callable[[bytes], bytes], monkeypatch: pytest.Mo
     assert list(read_all("-").values()) == [TEXT]
 
 
+def test_a_terminal_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, terminal = os.openpty()
+    with os.fdopen(terminal, "rb") as typed:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=typed))
+        with pytest.raises(
+            NoInputError, match="standard input must hold rows and is a terminal; pipe them in"
+        ):
+            read_all("-")
+
+
 def test_named_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
