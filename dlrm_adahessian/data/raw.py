@@ -97,6 +97,8 @@ def prepare_raw(
     }
     if schema != CRITEO:
         recipe["schema"] = schema.asdict()
+    if schema.hashes_texts:
+        recipe["texts"] = True  # which an earlier version did not keep
     reading = _Reading(path, schema, rows, cfg.min_count, quarantine=bad_rows == "quarantine")
     if is_pipe(path):
         return _from_pipe(reading, recipe, cfg.cache_dir, dataset)

@@ -59,6 +59,19 @@ def offsets_of(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return offsets
 
 
+@dataclass(frozen=True)
+class TokenTexts:
+    """What tokens of a column were hashed from.
+
+    Attributes:
+        tokens: (U,) uint64; a token may come several times, always with the same text.
+        texts: Arrow array of U strings; null or empty where a token is missing.
+    """
+
+    tokens: npt.NDArray[np.uint64]
+    texts: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowBlock(ABC):
     """N consecutive rows as they were read, column by column, of a schema with K dense, T token and some bag columns.
@@ -73,6 +86,8 @@ class RowBlock(ABC):
         part: (N,) int8, not falling, 0 in the training part, 1 in the test part, 2 in the validation part; None where the
             order of the rows says it.
         probability: (N,) float32 true click probability of generated rows, None for read ones.
+        texts: of each token column and then of each bag column, those of all its tokens, and perhaps of some that the rows
+            lack; empty where they are not known.
     """
 
     labels: npt.NDArray[np.int8]
@@ -82,6 +97,7 @@ class RowBlock(ABC):
     weights: npt.NDArray[np.float32] | None = None
     part: npt.NDArray[np.int8] | None = None
     probability: npt.NDArray[np.float32] | None = None
+    texts: Sequence[TokenTexts] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,6 +158,7 @@ class ColumnBlock(RowBlock):
             weights=some(self.weights),
             part=some(self.part),
             probability=some(self.probability),
+            texts=self.texts,
         )
 
 

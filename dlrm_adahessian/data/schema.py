@@ -176,7 +176,12 @@ class Schema:
     @property
     def token_bits(self) -> int:
         """Bits of a token: Criteo's are numbers of 32, others hashes of 63."""
-        return 32 if self.format == "criteo" else 63
+        return 63 if self.hashes_texts else 32
+
+    @property
+    def hashes_texts(self) -> bool:
+        """Whether tokens are hashes of texts, which prepared rows keep; Criteo's are numbers."""
+        return self.format != "criteo"
 
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":

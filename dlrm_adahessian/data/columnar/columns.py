@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dlrm_adahessian.data.columnar.hashing import as_text, hashed, is_text, pc
-from dlrm_adahessian.data.rows import NO_LABEL, Bags, offsets_of
+from dlrm_adahessian.data.columnar.hashing import as_text, hashed_with_texts, is_text, pc
+from dlrm_adahessian.data.rows import NO_LABEL, Bags, TokenTexts, offsets_of
 from dlrm_adahessian.data.schema import BagColumn, TokenColumn
 
 _MISSING = ["", "NA", "NaN", "nan", "null", "NULL"]
@@ -88,13 +88,15 @@ def as_weights(values: Any) -> tuple[npt.NDArray[np.float32], Fault]:
     )
 
 
-def as_tokens(values: Any, column: TokenColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Return tokens (N,), 0 where missing, and where they are missing (N,)."""
-    return hashed(_text(values, column))
+def as_tokens(
+    values: Any, column: TokenColumn
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_], TokenTexts]:
+    """Return tokens (N,), 0 where missing, where they are missing (N,), and the texts of all of them."""
+    return hashed_with_texts(_text(values, column))
 
 
-def as_bags(values: Any, column: BagColumn) -> Bags:
-    """Return the values of each row; a missing bag is empty, and missing values in it are left out."""
+def as_bags(values: Any, column: BagColumn) -> tuple[Bags, TokenTexts]:
+    """Return the values of each row, and their texts; a missing bag is empty, and missing values in it are left out."""
     kind = values.type
     if any(is_list(kind) for is_list in _LISTS):
         lists = values
@@ -105,7 +107,7 @@ def as_bags(values: Any, column: BagColumn) -> Bags:
     else:
         lists = pc.split_pattern(_plain(_decoded(values)), column.separator)
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
-    found, absent = hashed(_text(pc.list_flatten(lists), column))
+    found, absent, texts = hashed_with_texts(_text(pc.list_flatten(lists), column))
     row = np.repeat(np.arange(len(lengths)), lengths)[~absent]
     kept = np.bincount(row, minlength=len(lengths))
     found = found[~absent]
@@ -113,7 +115,7 @@ def as_bags(values: Any, column: BagColumn) -> Bags:
         place = np.arange(len(found)) - np.repeat(offsets_of(kept)[:-1], kept)
         found = found[place < column.max_length]
         kept = np.minimum(kept, column.max_length)
-    return Bags(values=found, offsets=offsets_of(kept))
+    return Bags(values=found, offsets=offsets_of(kept)), texts
 
 
 def as_times(values: Any) -> tuple[npt.NDArray[Any], Fault]:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute
 from numba import njit
 
+from dlrm_adahessian.data.rows import TokenTexts
+
 pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
 _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _BITS = np.uint64((1 << 63) - 1)
@@ -61,13 +63,25 @@ def hashed(text: Any) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     Returns:
         Tokens (N,), 0 where missing; and where they are missing (N,): null, or empty text.
     """
-    if pa.types.is_dictionary(text.type):
-        tokens, absent = hashed(text.dictionary)
-        null = text.indices.is_null().to_numpy(zero_copy_only=False)
-        places = text.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        if not len(tokens):
-            return np.zeros(len(text), np.uint64), np.ones(len(text), np.bool_)
-        return np.where(null, np.uint64(0), tokens[places]), null | absent[places]
+    tokens, absent, _ = hashed_with_texts(text)
+    return tokens, absent
+
+
+def hashed_with_texts(text: Any) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_], TokenTexts]:
+    """Hash text as `hashed` does, and return the texts too: those of the dictionary, or else of all rows."""
+    if not pa.types.is_dictionary(text.type):
+        tokens, absent = _hashed(text)
+        return tokens, absent, TokenTexts(tokens, text)
+    tokens, absent = _hashed(text.dictionary)
+    texts = TokenTexts(tokens, text.dictionary)
+    if not len(tokens):
+        return np.zeros(len(text), np.uint64), np.ones(len(text), np.bool_), texts
+    null = text.indices.is_null().to_numpy(zero_copy_only=False)
+    places = text.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    return np.where(null, np.uint64(0), tokens[places]), null | absent[places], texts
+
+
+def _hashed(text: Any) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     width = np.int64 if pa.types.is_large_string(text.type) else np.int32
     _, ends, data = text.buffers()
     if ends is None or not len(text):

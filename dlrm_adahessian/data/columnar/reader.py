@@ -24,7 +24,7 @@ from dlrm_adahessian.data.columnar.columns import (
 )
 from dlrm_adahessian.data.columnar.delimited import DelimitedText, OddRow
 from dlrm_adahessian.data.columnar.live import LiveText
-from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, missing_words
+from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, TokenTexts, missing_words
 from dlrm_adahessian.data.schema import Format, Schema, SplitRule
 from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import Source
@@ -131,7 +131,7 @@ class ColumnReader:
         """Convert a batch, hand over its bad rows, and return the others, at most `limit`."""
         columns = _Columns(batch, self._source)
         schema = self._schema
-        values, tokens, absent = columns.fixed(schema)
+        values, tokens, absent, texts = columns.fixed(schema)
         labels = columns.labels(schema.label.column, required=self._labels == "required")
         bags = [columns.convert(bag.column, partial(as_bags, column=bag)) for bag in schema.bags]
         weights = None if schema.weight is None else columns.checked(schema.weight.column, as_weights)
@@ -146,11 +146,12 @@ class ColumnReader:
             values=values,
             tokens=tokens,
             missing=missing_words(absent),
-            bags=bags,
+            bags=[bag for bag, _ in bags],
             weights=weights,
             part=None
             if self._starts is None or time is None
             else np.searchsorted(self._starts, time, "right").astype(np.int8),
+            texts=[*texts, *(of_bag for _, of_bag in bags)],
         )
         return whole if len(good) == len(batch) else whole[good]
 
@@ -243,8 +244,8 @@ class _Columns:
 
     def fixed(
         self, schema: Schema
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-        """Return dense values (N, K), tokens (N, T), and which of both are missing (N, K + T)."""
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.bool_], list[TokenTexts]]:
+        """Return dense values (N, K), tokens (N, T), which of both are missing (N, K + T), and texts of T columns."""
         rows, dense, tokens = len(self._batch), len(schema.dense), len(schema.tokens)
         # Column by column in memory, as they are filled and spilled: in order of rows both would take strides.
         values, found = np.empty((rows, dense), order="F"), np.empty((rows, tokens), np.uint64, order="F")
@@ -252,11 +253,13 @@ class _Columns:
         for place, column in enumerate(schema.dense):
             values[:, place] = self.checked(column.column, as_numbers)
         absent[:, :dense] = np.isnan(values)
+        texts: list[TokenTexts] = []
         for place, column in enumerate(schema.tokens):
-            found[:, place], absent[:, dense + place] = self.convert(
+            found[:, place], absent[:, dense + place], of_column = self.convert(
                 column.column, partial(as_tokens, column=column)
             )
-        return values, found, absent
+            texts.append(of_column)
+        return values, found, absent, texts
 
 
 def wanted_columns(schema: Schema) -> list[str]:

@@ -1,5 +1,6 @@
 """From a raw row to what a model reads of it: the schema, and what was learnt from the training part."""
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.arrays import read_array
+from dlrm_adahessian.data.prepared.texts import FILE, VocabularyTexts
 from dlrm_adahessian.data.prepared.vocabulary import Encoder, Vocabulary
 from dlrm_adahessian.data.rows import Bags, Features, RowBlock
 from dlrm_adahessian.data.schema import Schema, from_dict
@@ -29,11 +31,13 @@ class Preprocessing:
         schema: the columns.
         vocabulary: tokens to table rows.
         scales: of the dense columns that are standardized.
+        texts: of the tokens; None where tokens are numbers, or an earlier version kept no texts.
     """
 
     schema: Schema
     vocabulary: Vocabulary
     scales: Scales
+    texts: VocabularyTexts | None = None
 
     @property
     def num_rows(self) -> tuple[int, ...]:
@@ -76,6 +80,8 @@ class Preprocessing:
         self.vocabulary.save(folder)
         if self.schema.standardized:
             np.save(folder / _SCALES, self.scales, allow_pickle=False)
+        if self.texts is not None:
+            shutil.copyfile(self.texts.path, folder / FILE)
         return {"schema": self.schema.asdict()}
 
     @classmethod
@@ -83,7 +89,9 @@ class Preprocessing:
         """Read what `save` wrote; before there were schemas, all rows were Criteo's."""
         schema = from_dict(manifest["schema"]) if "schema" in manifest else CRITEO
         scales = read_array(folder / _SCALES) if schema.standardized else NO_SCALES
-        return cls(schema, Vocabulary.load(folder), scales)
+        vocabulary, path = Vocabulary.load(folder), folder / FILE
+        texts = VocabularyTexts(path, vocabulary) if path.exists() else None
+        return cls(schema, vocabulary, scales, texts)
 
 
 NO_SCALES: Scales = np.empty((2, 0))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from dlrm_adahessian.data.prepared.texts import SpilledTexts
 from dlrm_adahessian.data.prepared.vocabulary import token_type
 from dlrm_adahessian.data.rows import RowBlock, words_of
 from dlrm_adahessian.data.schema import Schema
@@ -20,7 +21,11 @@ _PIECE = 1 << 16  # entries read at a time
 
 
 class Spill:
-    """Tokens column by column, values and lengths of bags, values to standardize, and the bits of what is missing."""
+    """Tokens column by column, values and lengths of bags, values to standardize, and the bits of what is missing.
+
+    Attributes:
+        texts: of the tokens.
+    """
 
     def __init__(self, folder: Path, schema: Schema) -> None:
         """Make the folder."""
@@ -35,6 +40,7 @@ class Spill:
         self._missing, self._unscaled = folder / "missing", folder / "unscaled"
         paths = (*self._columns, *self._lengths, self._missing, self._unscaled)
         self._files = {path: path.open("wb") for path in paths}
+        self.texts = SpilledTexts(folder, schema)
 
     def append(self, block: RowBlock) -> None:
         """Write more rows."""
@@ -45,11 +51,13 @@ class Spill:
             self._files[path].write(bags.lengths.astype(np.int32).data)
         self._files[self._missing].write(np.ascontiguousarray(block.missing).data)
         self._files[self._unscaled].write(np.ascontiguousarray(block.unscaled).data)
+        self.texts.append(block)
 
     def close(self) -> None:
         """Finish writing; a second call does nothing."""
         for file in self._files.values():
             file.close()
+        self.texts.close()
 
     def column(self, feature: int, rows: int) -> Iterator[npt.NDArray[Any]]:
         """Read the tokens of a categorical column in the first `rows` rows, in pieces."""

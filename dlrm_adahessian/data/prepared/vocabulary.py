@@ -153,8 +153,12 @@ class Encoder:
 
     def encode_values(self, bag: int, values: _Tokens) -> npt.NDArray[np.int32]:
         """Return the table rows (V,) int32 of values (V,) of a bag column, by its place among those."""
-        rows = np.empty(len(values), np.int32)
-        self._look_up(self._first_bag + bag, values, rows)
+        return self.rows_of(self._first_bag + bag, values)
+
+    def rows_of(self, feature: int, tokens: _Tokens) -> npt.NDArray[np.int32]:
+        """Return the table rows (V,) int32 of tokens (V,) of a categorical column, none of them missing."""
+        rows = np.empty(len(tokens), np.int32)
+        self._look_up(feature, tokens, rows)
         return rows
 
     def _look_up(self, feature: int, tokens: _Tokens, rows: npt.NDArray[np.int32]) -> None:

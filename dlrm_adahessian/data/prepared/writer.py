@@ -20,6 +20,7 @@ import numpy.typing as npt
 from dlrm_adahessian.data.prepared.arrays import NpyWriter
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing, scaled, scales_of
 from dlrm_adahessian.data.prepared.spill import Spill
+from dlrm_adahessian.data.prepared.texts import write_texts
 from dlrm_adahessian.data.prepared.vocabulary import build_vocabulary
 from dlrm_adahessian.data.rows import RowBlock
 from dlrm_adahessian.data.schema import Schema
@@ -67,6 +68,7 @@ def write_prepared(
     scales = scales_of(lambda: spill.unscaled(train), len(schema.standardized))
     preprocessing = Preprocessing(schema, vocabulary, scales)
     described = preprocessing.save(folder)
+    write_texts(spill.texts, vocabulary, preprocessing.encoder, folder)
     _write_scaled(preprocessing, spill, folder, rows)
     _write_ids(preprocessing, spill, folder, rows, advance)
     absent = spill.missing_counts(rows).tolist()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dlrm_adahessian.data.columnar.hashing import hashed
 from dlrm_adahessian.data.config import SyntheticConfig
-from dlrm_adahessian.data.rows import Bags, ColumnBlock, missing_words
+from dlrm_adahessian.data.rows import Bags, ColumnBlock, TokenTexts, missing_words
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.synthetic.calibration import Logit, calibrated
 from dlrm_adahessian.data.synthetic.columns import NO_TOKEN, Draws, dense_values, draw_columns, token_text
@@ -70,21 +70,25 @@ def row_blocks(schema: Schema, config: SyntheticConfig, rows: int) -> Iterator[C
     for draws, labels, probability in planted_rows(schema, config, rows):
         values = dense_values(schema, draws.dense)
         absent = np.concatenate([np.isnan(values), draws.tokens == NO_TOKEN], axis=1)
-        tokens = np.empty(draws.tokens.shape, np.uint64)
-        for place, column in enumerate(schema.tokens):
-            tokens[:, place] = _tokens(token_text(draws.tokens[:, place], column), schema)
+        ranks = [*draws.tokens.T, *(bags.values for bags in draws.bags)]
+        texts = [
+            _hashed(token_text(of_column, column), schema)
+            for of_column, column in zip(ranks, schema.categorical, strict=True)
+        ]
+        of_tokens, of_bags = texts[: len(schema.tokens)], texts[len(schema.tokens) :]
         yield ColumnBlock(
             schema=schema,
             labels=labels,
             values=values,
-            tokens=tokens,
+            tokens=np.array([found.tokens for found in of_tokens], np.uint64).reshape(draws.tokens.T.shape).T,
             missing=missing_words(absent),
             bags=[
-                Bags(values=_tokens(token_text(bags.values, column), schema), offsets=bags.offsets)
-                for column, bags in zip(schema.bags, draws.bags, strict=True)
+                Bags(values=found.tokens, offsets=bags.offsets)
+                for found, bags in zip(of_bags, draws.bags, strict=True)
             ],
             weights=draws.weights,
             probability=probability,
+            texts=texts if schema.hashes_texts else (),
         )
 
 
@@ -113,9 +117,9 @@ def planted_rows(schema: Schema, config: SyntheticConfig, rows: int) -> Iterator
         yield PlantedRows(draws[kept], labels[kept], probability[kept])
 
 
-def _tokens(text: Any, schema: Schema) -> npt.NDArray[np.uint64]:
-    """Hash text; of Criteo's format, whose tokens have 32 bits, to as many."""
-    return hashed(text)[0] & np.uint64((1 << schema.token_bits) - 1)
+def _hashed(texts: Any, schema: Schema) -> TokenTexts:
+    """Hash texts; of Criteo's format, whose tokens have 32 bits, to as many."""
+    return TokenTexts(hashed(texts)[0] & np.uint64((1 << schema.token_bits) - 1), texts)
 
 
 def _stream(config: SyntheticConfig, *place: int) -> np.random.Generator:

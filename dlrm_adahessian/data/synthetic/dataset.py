@@ -44,6 +44,8 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None, schema: Path | None 
     if schema is not None:
         columns = _schema_by_order(schema)
         key |= {"generator": any_schema.GENERATOR, "schema": columns.asdict()}
+        if columns.hashes_texts:
+            key["texts"] = True  # which an earlier version did not keep
 
     def blocks() -> Iterator[RowBlock]:
         if schema is None:

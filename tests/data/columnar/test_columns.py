@@ -100,9 +100,11 @@ def test_characters_are_those_of_the_text_not_its_bytes() -> None:
     words = ["14102723", "é漢字🙂x", "abc", "a", "", None, "éa漢🙂x"]
     wanted = [word[2:4] if word else "" for word in words]
     for array in (pa.array(words), pa.array(words).dictionary_encode(), pa.array([None, *words])[1:]):
-        tokens, absent = as_tokens(array, TokenColumn(column="t", characters=(2, 4)))
+        tokens, absent, texts = as_tokens(array, TokenColumn(column="t", characters=(2, 4)))
         assert tokens.tolist() == [fnv(word) if word else 0 for word in wanted]
         assert absent.tolist() == [not word for word in wanted]
+        assert set(texts.texts.to_pylist()) >= set(filter(None, wanted))
+        assert texts.tokens.tolist() == [fnv(text) if text else 0 for text in texts.texts.to_pylist()]
     assert as_tokens(pa.array([14102723]), TokenColumn(column="t", characters=(6, 8)))[0].tolist() == [
         fnv("23")
     ]
@@ -118,14 +120,14 @@ TOKENS = [[fnv("a"), fnv("b")], [], [], [fnv("a"), fnv("c"), fnv("a")], [], [fnv
     ids=str,
 )  # fmt: skip
 def test_bags_of_lists(kind: pa.DataType, rows: slice) -> None:
-    assert lists_of(as_bags(pa.array(LISTS, kind)[rows], BagColumn(column="b"))) == TOKENS[rows]
+    assert lists_of(as_bags(pa.array(LISTS, kind)[rows], BagColumn(column="b"))[0]) == TOKENS[rows]
 
 
 def test_bags_of_numbers_and_of_lists_of_one_length() -> None:
     lists = [[7, 8], None, [2**40, None]]
     expected = [[fnv("7"), fnv("8")], [], [fnv(str(2**40))]]
     for kind in (pa.list_(pa.int64()), pa.list_(pa.int64(), 2)):
-        assert lists_of(as_bags(pa.array(lists, kind), BagColumn(column="b"))) == expected
+        assert lists_of(as_bags(pa.array(lists, kind), BagColumn(column="b"))[0]) == expected
 
 
 @pytest.mark.parametrize("separator", ["|", ", ", "^", "."])
@@ -133,19 +135,22 @@ def test_bags_of_text(separator: str) -> None:
     text = [None if row is None else separator.join(value or "" for value in row) for row in LISTS]
     column = BagColumn(column="b", separator=separator)
     for array in (pa.array(text), pa.array(text, pa.large_string()), pa.array(text).dictionary_encode()):
-        assert lists_of(as_bags(array, column)) == TOKENS
-        assert lists_of(as_bags(array[2:], column)) == TOKENS[2:]
-    assert lists_of(as_bags(pa.array([7, None]), column)) == [[fnv("7")], []]
+        assert lists_of(as_bags(array, column)[0]) == TOKENS
+        assert lists_of(as_bags(array[2:], column)[0]) == TOKENS[2:]
+    assert lists_of(as_bags(pa.array([7, None]), column)[0]) == [[fnv("7")], []]
 
 
 def test_max_length_takes_the_first_values_that_are_there() -> None:
     column = BagColumn(column="b", max_length=2)
-    assert lists_of(as_bags(pa.array(LISTS), column)) == [row[:2] for row in TOKENS]
+    assert lists_of(as_bags(pa.array(LISTS), column)[0]) == [row[:2] for row in TOKENS]
 
 
 def test_characters_of_the_values_of_bags() -> None:
     column = BagColumn(column="b", separator="|", characters=(1, 3))
-    assert lists_of(as_bags(pa.array(["abcd|x|yz"]), column)) == [[fnv("bc"), fnv("z")]]
+    bags, texts = as_bags(pa.array(["abcd|x|yz"]), column)
+    assert lists_of(bags) == [[fnv("bc"), fnv("z")]]
+    assert texts.texts.to_pylist() == ["bc", "", "z"]
+    assert texts.tokens.tolist() == [fnv("bc"), 0, fnv("z")]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.rows import Bags, ColumnBlock
 from dlrm_adahessian.data.schema import BagColumn, from_dict
 from dlrm_adahessian.data.synthetic.any_schema import PIECE, row_blocks
+from tests.data.columnar.slow import fnv
 from tests.data.synthetic.schemas import EVERY_KIND, generated, schema_of
 
 ROWS = 100_000
@@ -74,9 +75,20 @@ def test_each_kind_of_column_is_as_the_schema_says(block: ColumnBlock) -> None:
     assert generated(schema_of(1, 0, 0), 10).weights is None
 
 
-def test_criteo_s_format_has_tokens_of_32_bits() -> None:
-    tokens = generated(schema_of(1, 3, 0, format="criteo"), 1000).tokens
+def test_texts_are_what_tokens_were_hashed_from() -> None:
+    (block,) = row_blocks(EVERY_KIND, SyntheticConfig(cardinality_scale=0.01), 100)
+    columns = [*block.tokens.T, *(bags.values for bags in block.bags)]
+    for tokens, found in zip(columns, block.texts, strict=True):
+        hashes = [0 if text is None else fnv(text) for text in found.texts.to_pylist()]
+        assert hashes == found.tokens.tolist() == tokens.tolist()
+
+
+def test_criteo_s_format_has_tokens_of_32_bits_without_texts() -> None:
+    schema = schema_of(1, 3, 0, format="criteo")
+    tokens = generated(schema, 1000).tokens
     assert 2**24 < tokens.max() < 2**32
+    (block,) = row_blocks(schema, SyntheticConfig(cardinality_scale=0.01), 10)
+    assert not block.texts
 
 
 def test_click_rate_is_that_of_criteo_like_rows(block: ColumnBlock) -> None:

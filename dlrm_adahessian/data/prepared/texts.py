@@ -1,0 +1,173 @@
+"""The texts of the tokens of a vocabulary: gathered while rows stream by, kept in the order of the rows of the tables.
+
+Which tokens the vocabulary has is known when all rows are read. Until then the text of each token waits in a file; a filter
+of fixed size keeps most repetitions out. What is kept is one Arrow file with a batch per categorical column, which is
+mapped, and looked at where something shows tokens. Criteo's tokens are numbers and have no texts.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc
+from numba import njit
+
+from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Encoder, Vocabulary
+from dlrm_adahessian.data.rows import RowBlock, TokenTexts
+from dlrm_adahessian.data.schema import Schema
+from dlrm_adahessian.errors import CheckpointError
+
+FILE = "vocabulary_texts.arrow"
+"""In a folder with a vocabulary; absent where no text of a token is known."""
+
+_SLOTS = 1 << 15  # tokens of a column that the filter remembers
+_TEXT = pa.large_string()  # of a column there may be more than 2 GiB
+_SPILLED = pa.schema([("token", pa.uint64()), ("text", _TEXT)])
+_KEPT = pa.schema([("text", _TEXT)])
+_OPEN, _EMPTY = -1, -2  # rows of a table whose text is looked for, and that have none
+
+_REMEDY = "restore it from a copy, or train again"
+
+ipc: Any = pyarrow.ipc  # unknown to type checkers
+
+
+class SpilledTexts:
+    """Texts as they were met, in a file per column that has a vocabulary; most of them once."""
+
+    def __init__(self, folder: Path, schema: Schema) -> None:
+        """Set up; `folder` must exist when the first texts come."""
+        self._paths = {
+            place: folder / f"{column.feature}.texts"
+            for place, column in enumerate(schema.categorical)
+            if column.buckets is None
+        }
+        self._met = {place: np.zeros(_SLOTS, np.uint64) for place in self._paths}
+        self._files: dict[int, Any] = {}
+        self._stack = ExitStack()
+
+    def append(self, block: RowBlock) -> None:
+        """Write the texts of a block that are not known to be written."""
+        if not block.texts:
+            return
+        for place, path in self._paths.items():
+            if place not in self._files:
+                self._files[place] = self._stack.enter_context(ipc.new_stream(str(path), _SPILLED))
+            found = block.texts[place]
+            if len(new := _unmet(found.tokens, self._met[place])):
+                columns = [pa.array(found.tokens[new]), found.texts.take(pa.array(new)).cast(_TEXT)]
+                self._files[place].write_batch(pa.record_batch(columns, schema=_SPILLED))
+
+    def close(self) -> None:
+        """Finish writing; a second call does nothing."""
+        self._stack.close()
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
+
+    def column(self, place: int) -> Iterator[TokenTexts]:
+        """Read the texts of a categorical column in pieces; of one with buckets there are none."""
+        if place in self._files:
+            with ipc.open_stream(str(self._paths[place])) as pieces:
+                for piece in pieces:
+                    yield TokenTexts(piece["token"].to_numpy(), piece["text"])
+
+
+def write_texts(spilled: SpilledTexts, vocabulary: Vocabulary, encoder: Encoder, folder: Path) -> None:
+    """Write the texts of a vocabulary into a folder; nothing where none are known.
+
+    Args:
+        spilled: those of all rows.
+        vocabulary: of the training part.
+        encoder: of the same vocabulary.
+        folder: where the file goes.
+    """
+    if not spilled:
+        return
+    with ipc.new_file(str(folder / FILE), _KEPT) as file:
+        for place, missing in enumerate(vocabulary.missing.tolist()):
+            places = np.full(len(vocabulary.tokens_of(place)) + 1, _OPEN, np.int64)
+            places[[UNKNOWN, missing]] = _EMPTY
+            texts = _gathered(spilled, place, encoder, places)
+            in_order = texts.take(pa.array(places[1:], mask=places[1:] < 0))
+            file.write_batch(pa.record_batch([in_order], schema=_KEPT))
+
+
+class VocabularyTexts:
+    """The texts of a vocabulary, in a file that is read where they are shown.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
+        """Take the place of the file; it is not opened."""
+        self.path = path
+        self._vocabulary = vocabulary
+
+    def column(self, place: int) -> Any:
+        """Map the texts of a categorical column.
+
+        Args:
+            place: of the column, among tokens and then bags.
+
+        Returns:
+            Arrow array of strings, one for each of `Vocabulary.tokens_of`; null in the place of a missing token.
+
+        Raises:
+            CheckpointError: the file holds something else.
+        """
+        rows = len(self._vocabulary.tokens_of(place))
+        wrong = f"{self.path} must hold the texts of {rows} tokens of categorical column {place + 1}"
+        try:
+            with ipc.open_file(pa.memory_map(str(self.path))) as file:
+                batch = file.get_batch(place)
+            batch.validate(full=True)
+        except (ValueError, pa.ArrowException, OSError) as error:
+            raise CheckpointError(f"{wrong}: {error}; {_REMEDY}") from error
+        if batch.schema != _KEPT or len(batch) != rows:
+            raise CheckpointError(f"{wrong}, found {len(batch)} of {batch.schema.names}; {_REMEDY}")
+        return batch["text"]
+
+
+def _gathered(spilled: SpilledTexts, place: int, encoder: Encoder, places: npt.NDArray[np.int64]) -> Any:
+    """Return the texts of the rows of a table whose `places` (R + 1,) are open, and fill in where among them each is."""
+    texts: list[Any] = [pa.array([], _TEXT)]
+    known, wanted = 0, np.count_nonzero(places == _OPEN)
+    for piece in spilled.column(place):
+        if known == wanted:
+            break
+        new = _settled(encoder.rows_of(place, piece.tokens), places, known)
+        texts.append(piece.texts.take(pa.array(new)))
+        known += len(new)
+    return pa.concat_arrays(texts)
+
+
+@njit(cache=True, nogil=True)
+def _unmet(tokens: npt.NDArray[np.uint64], met: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return the places of tokens that are not among `met`, of which each replaces another by its last bits."""
+    places = np.empty(len(tokens), np.int64)
+    count = 0
+    for place in range(len(tokens)):
+        at = tokens[place] & np.uint64(len(met) - 1)
+        if met[at] != tokens[place]:
+            met[at] = tokens[place]
+            places[count] = place
+            count += 1
+    return places[:count]
+
+
+@njit(cache=True, nogil=True)
+def _settled(rows: npt.NDArray[np.int32], places: npt.NDArray[np.int64], known: int) -> npt.NDArray[np.int64]:
+    """Give rows with an open place the next ones, `known` first; return where among `rows` they were met first."""
+    first = np.empty(len(rows), np.int64)
+    count = 0
+    for n in range(len(rows)):
+        if places[rows[n]] == _OPEN:
+            places[rows[n]] = known + count
+            first[count] = n
+            count += 1
+    return first[:count]
