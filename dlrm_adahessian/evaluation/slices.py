@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
-from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Vocabulary
+from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.split import DAYS, days_of
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.rows import Block
 from dlrm_adahessian.metrics.curves import cuts_of_weight
+from dlrm_adahessian.runtime.terminal import printable_name
 
 MOST_VALUES = 15
 """Slices of a column's values at most; rarer values share one."""
@@ -27,6 +28,7 @@ _LARGEST = 40  # integers above 2**40 share a slice
 _MEAN = -1  # code of a standardized value that is 0
 _WORDS = ("file", "day", "calibration")
 _BAND = ".band"
+_RARE, _MISSING = "unseen or rare", "missing"
 _Codes = npt.NDArray[np.int32]
 
 
@@ -105,10 +107,12 @@ def check_slices(names: Sequence[str], schema: Schema | None) -> None:
                 f"--slices of predictions are {', '.join(_WORDS)}, and {name!r} needs the rows; score these with --run"
             )
         tokens = [column.feature for column in schema.tokens]
-        if name not in (*schema.dense_names, *tokens) and name.removesuffix(_BAND) not in tokens:
+        ranked = [column.feature for column in schema.tokens if column.buckets is None]
+        if name not in (*schema.dense_names, *tokens) and name.removesuffix(_BAND) not in ranked:
             columns = ", ".join((*tokens, *schema.dense_names))
             raise UsageError(
-                f"--slices names {', '.join(_WORDS)}, a column ({columns}), or the {_BAND} of one with tokens, got {name!r}"
+                f"--slices names {', '.join(_WORDS)}, a column ({columns}), or the {_BAND} of one with a vocabulary, "
+                f"got {name!r}"
             )
 
 
@@ -176,7 +180,7 @@ def of_rows(name: str, files: Sequence[str], preprocessing: Preprocessing) -> Sl
         name=name,
         about=f"token of {column}",
         of_block=lambda block: np.ascontiguousarray(block.features[0].ids[:, place]),
-        label=lambda code: _token(preprocessing.vocabulary, place, code),
+        label=_bucket if schema.tokens[place].buckets else _token_names(preprocessing, place),
         ordered=False,
     )
 
@@ -186,16 +190,30 @@ _RANKS = np.array([1, *(10**power + 1 for power in range(1, 9))])  # first rank 
 
 def _band(code: int) -> str:
     if code == UNKNOWN:
-        return "unseen or rare"
+        return _RARE
     return f"{_RANKS[code - 1]:,} to {10**code:,}"
 
 
-def _token(vocabulary: Vocabulary, feature: int, row: int) -> str:
-    if row == UNKNOWN:
-        return "unseen or rare"
-    if row == vocabulary.missing[feature]:
-        return "missing"
-    return f"{int(vocabulary.tokens[vocabulary.offsets[feature] + row - 1]):08x}"
+def _bucket(row: int) -> str:
+    return _MISSING if row == UNKNOWN else f"bucket {row - 1}"
+
+
+def _token_names(preprocessing: Preprocessing, feature: int) -> Callable[[int], str]:
+    """Return what names the rows of a table by their tokens: the text, or digits where no texts are kept."""
+    missing, tokens = preprocessing.vocabulary.missing[feature], preprocessing.vocabulary.tokens_of(feature)
+    texts = None if preprocessing.texts is None else preprocessing.texts.column(feature)
+
+    def name(row: int) -> str:
+        if row == UNKNOWN:
+            return _RARE
+        if row == missing:
+            return _MISSING
+        if texts is None:
+            return f"{int(tokens[row - 1]):08x}"
+        text = printable_name(texts[row - 1].as_py())
+        return f'"{text}"' if text in (_RARE, _MISSING) else text  # not to be taken for those
+
+    return name
 
 
 def _of_dense(name: str, preprocessing: Preprocessing) -> Slicing:

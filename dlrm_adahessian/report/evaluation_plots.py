@@ -12,6 +12,8 @@ from dlrm_adahessian.metrics.curves import CalibrationBin, Curve
 from dlrm_adahessian.report.page import CYCLE, STYLE, legend, new_figure, svg_text
 from dlrm_adahessian.statistics.single import proportion_interval
 
+_LONGEST = 40  # characters of the name of a slice
+
 
 def curves(found: Mapping[str, Curve]) -> str:
     """Plot ROC, precision against recall, and clicks found against rows chosen."""
@@ -82,7 +84,7 @@ def slices(entries: Sequence[SliceFigures]) -> str:
         for axis in axes:
             axis.set_yticks(range(len(entries)), [])
             axis.set_ylim(-0.6, len(entries) - 0.4)
-        axes[0].set_yticklabels([entry.label for entry in reversed(entries)])
+        axes[0].set_yticklabels([_shortened(entry.label) for entry in reversed(entries)])
         axes[0].set_xlabel("normalized entropy, lower is better")
         if compared:
             axes[1].axvline(0, color="#000000", linewidth=0.8)
@@ -98,6 +100,11 @@ def _interval(
     if value is not None and ends is not None:
         axis.plot(ends, [place, place], color=colour, linewidth=1.5)
         axis.plot([value], [place], "o", color=colour, markersize=4)
+
+
+def _shortened(label: str) -> str:
+    """Return a label with room for the plot beside it; the table has it whole."""
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
 def _wilson(entry: CalibrationBin) -> tuple[float, float]:

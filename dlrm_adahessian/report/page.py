@@ -2,6 +2,7 @@
 """How all pages look: templates are filled, numbers written and plots drawn alike."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,11 @@ def legend(figure: Figure, names: Sequence[str], **place: Any) -> None:
 def svg_text(figure: Figure) -> str:
     """Return a figure as an SVG element, the same bytes for the same figure."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"Glyph \d+"
+        )  # that matplotlib's font lacks; a browser finds another font
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

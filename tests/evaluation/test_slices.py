@@ -3,14 +3,17 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.rows import ColumnBlock, Features, missing_words
 from dlrm_adahessian.data.schema import from_dict
 from dlrm_adahessian.data.split import split_rows
@@ -91,6 +94,86 @@ def test_tokens_have_their_names():
         "missing",
         "00ab0005",
     ]
+
+
+def test_texts_of_tokens_name_the_slices_that_pandas_groups(tmp_path):
+    rng = np.random.default_rng(0)
+    sites = [
+        "news.example",
+        "漢字🙂",
+        "a\nb",
+        "\x1b[31m",
+        "missing",
+        "unseen or rare",
+        None,
+        "rare.example",
+        "00ab0003",
+    ]
+    frame = pd.DataFrame({"y": rng.integers(0, 2, 900), "site": rng.choice(np.array(sites, object), 900)})
+    frame.loc[frame.site == "rare.example", "site"] = [
+        f"rare-{n}" for n in range((frame.site == "rare.example").sum())
+    ]
+    frame["ad"] = rng.integers(-2, 3, 900)
+    frame.to_parquet(tmp_path / "x.parquet")
+    described = {
+        "format": "parquet",
+        "label": {"column": "y"},
+        "tokens": [{"column": "site"}, {"column": "ad"}],
+    }
+    data = prepare_raw(
+        "own",
+        from_dict(described),
+        str(tmp_path / "x.parquet"),
+        DataConfig(cache_dir=tmp_path / "cache", min_count=5),
+        rows=None,
+        bad_rows="strict",
+    )
+    rows = Block(labels=data.labels, file=np.zeros(900, np.int32), features=(data.features,))
+
+    def found(column):
+        slicing = of_rows(column, [], data.preprocessing)
+        parts = cut(slicing, slicing.of_block(rows))
+        return {part.label: part.rows.tolist() for part in parts}
+
+    shown = {
+        "a\nb": "a\\nb",
+        "\x1b[31m": "\\x1b[31m",
+        "missing": '"missing"',
+        "unseen or rare": '"unseen or rare"',
+    }
+    named = frame.site.map(lambda site: "missing" if pd.isna(site) else shown.get(site, site))
+    named[named.str.startswith("rare-")] = "unseen or rare"
+    assert found("site") == {name: list(part.index) for name, part in frame.groupby(named)}
+    assert found("ad") == {str(ad): list(part.index) for ad, part in frame.groupby("ad")}
+
+
+def test_hashes_without_texts_are_digits_and_buckets_have_numbers():
+    described = {
+        "label": {"column": "y"},
+        "tokens": [{"column": "site", "buckets": 7}, {"column": "ad"}],
+    }
+    vocabulary = Vocabulary(
+        np.array([0xABCDEF0123456789 >> 1], np.uint64), np.array([0, 0, 1]), np.zeros(2, np.int32)
+    )
+    preprocessing = Preprocessing(from_dict(described), vocabulary, NO_SCALES)
+    assert labels_of(of_rows("site", [], preprocessing), np.array([0, 1, 7])) == [
+        "missing",
+        "bucket 0",
+        "bucket 6",
+    ]
+    assert labels_of(of_rows("ad", [], preprocessing), np.array([0, 1])) == [
+        "unseen or rare",
+        "55e6f78091a2b3c4",
+    ]
+
+
+def test_buckets_have_no_ranks():
+    schema = from_dict(
+        {"label": {"column": "y"}, "tokens": [{"column": "site", "buckets": 7}, {"column": "ad"}]}
+    )
+    check_slices(["site", "ad.band"], schema)
+    with pytest.raises(UsageError, match=r"the \.band of one with a vocabulary, got 'site.band'"):
+        check_slices(["site.band"], schema)
 
 
 def test_days_are_those_of_the_preparation():
