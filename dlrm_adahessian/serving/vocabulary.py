@@ -37,12 +37,16 @@ def sorted_tensors(preprocessing: Preprocessing) -> dict[str, Tensor]:
 
 
 def write_parquet(preprocessing: Preprocessing, path: Path) -> None:
-    """Write feature, token (hexadecimal; null is the missing token) and row; tokens not listed have row 0."""
+    """Write feature, token (text, or hexadecimal without; null is the missing one) and row; tokens not listed have row 0."""
     with pq.ParquetWriter(path, _SCHEMA) as writer:
-        for name, tokens, rows, missing in _features(preprocessing):
+        for place, (name, tokens, rows, missing) in enumerate(_features(preprocessing)):
+            texts = None if preprocessing.texts is None else preprocessing.texts.column(place)
             for first in range(0, len(tokens), _BLOCK):
                 block = slice(first, first + _BLOCK)
-                writer.write_table(_table(name, _hexadecimal(tokens[block]), pa.array(rows[block])))
+                shown = (
+                    _hexadecimal(tokens[block]) if texts is None else texts.take(pa.array(rows[block] - 1))
+                )
+                writer.write_table(_table(name, shown.cast(pa.string()), pa.array(rows[block])))
             if missing != UNKNOWN:
                 writer.write_table(_table(name, pa.nulls(1, pa.string()), pa.array([missing], pa.int32())))
 

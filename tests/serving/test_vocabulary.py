@@ -4,10 +4,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.data.raw import prepare_raw
+from dlrm_adahessian.data.schema import from_dict
 from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
+from tests.data.columnar.slow import fnv, write_text
 
 EXTREMES = [0xFFFFFFFF, 0, 0x80000000, 0x7FFFFFFF, 1]
 
@@ -45,3 +49,36 @@ def test_parquet_has_a_line_per_row_of_a_table_but_the_first(vocabulary, tmp_pat
     assert by_feature["C2"] == {"00000009": 1, None: 2, "00000007": 3}
     assert by_feature["C3"] == {}
     assert len(found) == len(vocabulary.tokens)
+
+
+def test_parquet_has_the_texts_of_tokens(tmp_path):
+    table = {
+        "y": [0, 1] * 28,
+        "site": ["漢", "漢", None, "news.example"] * 14,
+        "ad": [7, -7] * 28,
+        "genres": ["a|b"] * 56,
+    }
+    described = {
+        "format": "csv",
+        "label": {"column": "y"},
+        "tokens": [{"column": "site"}, {"column": "site", "name": "shared", "buckets": 3}, {"column": "ad"}],
+        "bags": [{"column": "genres", "separator": "|"}],
+    }
+    data = prepare_raw(
+        "own",
+        from_dict(described),
+        str(write_text(tmp_path / "x.csv", table)),
+        DataConfig(cache_dir=tmp_path / "cache", min_count=1),
+        rows=None,
+        bad_rows="strict",
+    )
+    write_parquet(data.preprocessing, tmp_path / "words.parquet")
+    found = pq.read_table(tmp_path / "words.parquet").to_pylist()
+    # 48 rows train; of tokens that are equally frequent the missing one goes first, the others by their hash.
+    ads, genres = (sorted(tokens, key=fnv) for tokens in (["7", "-7"], ["a", "b"]))
+    assert {(line["feature"], line["token"], line["row"]) for line in found} == {
+        *(("site", site, row) for row, site in enumerate(["漢", None, "news.example"], 1)),
+        *(("ad", ad, row) for row, ad in enumerate(ads, 1)),
+        *(("genres", genre, row) for row, genre in enumerate(genres, 1)),
+    }
+    assert len(found) == 7
