@@ -176,11 +176,12 @@ def of_rows(name: str, files: Sequence[str], preprocessing: Preprocessing) -> Sl
             ),
             label=_band,
         )
+    buckets = schema.tokens[place].buckets is not None
     return Slicing(
         name=name,
-        about=f"token of {column}",
+        about=f"{'bucket' if buckets else 'token'} of {column}",
         of_block=lambda block: np.ascontiguousarray(block.features[0].ids[:, place]),
-        label=_bucket if schema.tokens[place].buckets else _token_names(preprocessing, place),
+        label=_bucket if buckets else _token_names(preprocessing, place),
         ordered=False,
     )
 

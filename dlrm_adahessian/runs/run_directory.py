@@ -3,7 +3,7 @@
     config.json       the resolved configuration
     environment.json  versions, commit, machine: with the configuration, enough to repeat the run
     plan.json         which rank holds which part of the tables, and what it needs in memory
-    vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py)
+    vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
     metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
     progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
     checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation

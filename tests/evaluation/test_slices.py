@@ -166,6 +166,8 @@ def test_hashes_without_texts_are_digits_and_buckets_have_numbers():
         "55e6f78091a2b3c4",
     ]
 
+    assert of_rows("site", [], preprocessing).about == "bucket of site"
+
 
 def test_buckets_have_no_ranks():
     schema = from_dict(
