@@ -84,9 +84,8 @@ def svg_text(figure: Figure) -> str:
     """Return a figure as an SVG element, the same bytes for the same figure."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", r"Glyph \d+"
-        )  # that matplotlib's font lacks; a browser finds another font
+        # A browser finds letters that matplotlib's font lacks in another one.
+        warnings.filterwarnings("ignore", r"Glyph \d+")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

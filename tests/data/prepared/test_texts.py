@@ -14,6 +14,7 @@ from dlrm_adahessian.data.prepared import texts
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.raw import prepare_raw
+from dlrm_adahessian.data.rows import ColumnBlock, TokenTexts
 from dlrm_adahessian.data.schema import from_dict
 from dlrm_adahessian.errors import CheckpointError
 from tests.data.columnar.slow import fnv, write_parquet, write_text
@@ -119,6 +120,33 @@ def test_texts_depend_neither_on_the_format_nor_on_the_filter(
     write = write_parquet if name == "x.parquet" else write_text
     other = prepared(write(tmp_path / name, columns()), tmp_path / "cache")
     assert (other.folder / texts.FILE).read_bytes() == (data.folder / texts.FILE).read_bytes()
+
+
+def test_repetitions_are_spilled_once_while_the_filter_has_room(tmp_path: Path) -> None:
+    schema = from_dict(
+        {
+            "label": {"column": "y"},
+            "tokens": [{"column": "site"}, {"column": "site", "name": "b", "buckets": 3}],
+        }
+    )
+    words = ["a", None, "b", "a", "漢字"]
+    found = TokenTexts(np.array([fnv(word) if word else 0 for word in words], np.uint64), pa.array(words))
+    block = ColumnBlock(
+        schema=schema,
+        labels=np.zeros(1, np.int8),
+        values=np.empty((1, 0)),
+        tokens=np.zeros((1, 2), np.uint64),
+        missing=np.zeros(1, np.uint64),
+        texts=[found, found],
+    )
+    spilled = texts.SpilledTexts(tmp_path, schema)
+    assert not spilled
+    spilled.append(block)
+    spilled.append(block)
+    spilled.close()
+    pieces = [(piece.tokens.tolist(), piece.texts.to_pylist()) for piece in spilled.column(0)]
+    assert pieces == [([fnv("a"), fnv("b"), fnv("漢字")], ["a", "b", "漢字"])]
+    assert not list(spilled.column(1))
 
 
 def test_bad_rows_do_not_count(tmp_path: Path) -> None:
