@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from dlrm_adahessian.config import RunConfig as RunConfig
     from dlrm_adahessian.config import composed as composed
     from dlrm_adahessian.curvature.base import Derivatives as Derivatives
+    from dlrm_adahessian.curvature.check import Measured as Measured
+    from dlrm_adahessian.curvature.check import measured as measured
     from dlrm_adahessian.curvature.exact import ExactDiagonal as ExactDiagonal
-    from dlrm_adahessian.curvature.exact import refuse_inexact as refuse_inexact
     from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett as GaussNewtonBartlett
     from dlrm_adahessian.curvature.hutchinson import Hutchinson as Hutchinson
+    from dlrm_adahessian.curvature.parts import Parts as Parts
     from dlrm_adahessian.errors import ProgramError as ProgramError
     from dlrm_adahessian.evaluation.job import evaluate as evaluate
     from dlrm_adahessian.evaluation.request import EvaluationRequest as EvaluationRequest
@@ -37,9 +39,11 @@ _MODULES = {
     "compare.study": ("run_study",),
     "config": ("RunConfig", "composed"),
     "curvature.base": ("Derivatives",),
-    "curvature.exact": ("ExactDiagonal", "refuse_inexact"),
+    "curvature.check": ("Measured", "measured"),
+    "curvature.exact": ("ExactDiagonal",),
     "curvature.gauss_newton_bartlett": ("GaussNewtonBartlett",),
     "curvature.hutchinson": ("Hutchinson",),
+    "curvature.parts": ("Parts",),
     "errors": ("ProgramError",),
     "evaluation.job": ("evaluate",),
     "evaluation.request": ("EvaluationRequest",),

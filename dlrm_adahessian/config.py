@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 from pydantic import Field, model_validator
 
-from dlrm_adahessian.curvature.registry import CurvatureName
+from dlrm_adahessian.curvature.registry import ONE_PASS, CurvatureName
 from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import UsageError
@@ -80,7 +80,7 @@ class RunConfig(SharedConfig):
     baseline: Literal["adagrad", "none"] = "adagrad"
     """Train this too, on the same rows, order and initial weights, and compare."""
     curvature: CurvatureName = "exact"
-    """Estimator of the Hessian diagonal."""
+    """Estimator of the Hessian diagonal; gauss_newton is the pass of exact for models whose Hessian it is not."""
     curvature_every: int = Field(default=1, ge=1)
     """Steps from one curvature update to the next, the first step included; rows have the exact diagonal's at each step."""
     curvature_fraction: float = Field(default=1.0, gt=0, le=1)
@@ -127,16 +127,16 @@ class RunConfig(SharedConfig):
                 f"{self.optim.dense.name}/{self.optim.rows.name} reads no curvature, and curvature is "
                 f"{self.curvature}; choose none, or an optimizer with curvature"
             )
-        if self.optim.columns.power and self.curvature not in ("none", "exact"):
+        if self.optim.columns.power and self.curvature not in ("none", *ONE_PASS):
             raise ValueError(
                 f"optim.columns turns the gradient of the rows, and the estimate {self.curvature} cannot turn with it; "
-                "use curvature exact, or optim.columns.power 0"
+                "use curvature exact or gauss_newton, or optim.columns.power 0"
             )
         if self.curvature == "exact" and (self.model.activation != "relu" or self.model.self_interaction):
             raise ValueError(
                 "the exact Hessian diagonal needs activation relu and no self-interaction, got "
                 f"{self.model.activation} and self_interaction={self.model.self_interaction}; "
-                "use curvature hutchinson or gauss_newton_bartlett, or change the model"
+                "use curvature gauss_newton, hutchinson or gauss_newton_bartlett, or change the model"
             )
         return self
 
@@ -155,7 +155,7 @@ class RunConfig(SharedConfig):
             16 hexadecimal digits; equal for runs whose results are equal, wherever they are written.
         """
         settings = {k: v for k, v in asdict(self).items() if k not in _NOT_RESULTS}
-        if self.curvature != "exact":
+        if self.curvature not in ONE_PASS:
             del settings["curvature_precision"]
         if self.exchange_precision == "fp32":  # a setting that rounds nothing is none
             del settings["exchange_precision"]

@@ -2,14 +2,15 @@
 
 python examples/own_model.py
 
-The estimator takes any module of linear layers and ReLUs with `forward(dense, pooled)`; `pooled` are whatever inputs one
-wants derivatives at too. Here there are none.
+The estimator takes any module with `forward(dense, pooled)` whose parameters are those of linear layers. The first time
+it sees one it measures whether its diagonal is the Hessian's, and refuses the module if not. `pooled` are whatever inputs
+one wants derivatives at too. Here there are none.
 """
 
 import torch
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.model.dlrm import flatten_parameters_
 
 ROWS, INPUTS, STEPS = 2_000, 10, 60
@@ -17,8 +18,6 @@ ROWS, INPUTS, STEPS = 2_000, 10, 60
 
 class Perceptron(nn.Module):
     """Two layers; the scales of its inputs differ by a thousand, as those of raw features do."""
-
-    affine_in_each_input = True  # promised to `refuse_inexact`, which does not look into `forward`
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +34,6 @@ def train(lr: float, *, newton: bool) -> float:
     dense = torch.randn(ROWS, INPUTS) * torch.logspace(-1.5, 1.5, INPUTS)
     labels = (torch.rand(ROWS) < torch.sigmoid((dense / dense.std(0)).sum(1))).float()
     model, pooled = Perceptron(), torch.zeros(ROWS, 0, 1)
-    refuse_inexact(model, [])
     parameters, derivatives = flatten_parameters_(model), ExactDiagonal(pooled="none")
     for _ in range(STEPS):
         found = derivatives(model, dense, pooled, labels, curvature_samples=ROWS if newton else 0)

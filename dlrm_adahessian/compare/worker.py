@@ -17,7 +17,7 @@ from dlrm_adahessian.compare.bands import band_of_ids, bands_of_samples, mean_by
 from dlrm_adahessian.compare.results import CurvatureByBand
 from dlrm_adahessian.compare.search import Select, judged_logloss
 from dlrm_adahessian.config import RunConfig, from_dict
-from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.data.loader import Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.distributed.process_group import init_process_group
@@ -124,7 +124,7 @@ def curvature_by_band(
     num_rows = data.preprocessing.num_rows
     state = TrainState(config, schema, num_rows, device, values_per_bag=data.values_per_bag)
     try:
-        refuse_inexact(state.head, schema.features)
+        estimator = ExactDiagonal(parts=state.head.parts)
     except ValueError:
         return None
     checkpoint = load_newest_good(run.checkpoints, *config.checkpoint_fingerprints(data.fingerprint))
@@ -137,7 +137,7 @@ def curvature_by_band(
         with torch.no_grad():
             pooled = state.lookup(batch.kjt)
         samples = len(batch.labels)
-        found = ExactDiagonal()(state.head, batch.dense, pooled, batch.labels, curvature_samples=samples)
+        found = estimator(state.head, batch.dense, pooled, batch.labels, curvature_samples=samples)
         if found.pooled_curvature is not None:
             curvature.append((found.pooled_curvature.sum(2) * samples).cpu().numpy())
         squared.append((found.pooled_grad * samples).square().sum(2).cpu().numpy())

@@ -21,7 +21,8 @@ class Derivatives:
     Attributes:
         loss: () mean binary cross-entropy over the batch.
         logits: (B,), detached.
-        grad: (P,) at the parameters of the head, one after another in the order of `head.parameters()`.
+        grad: (P,) at the parameters of the head that require a gradient, one after another in the order of `trained(head)`;
+            frozen ones have no place in it.
         pooled_grad: (B, F, D).
         curvature: (P,) Hessian diagonal, or None on a step without curvature of the dense part.
         pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator was asked: of each sample its part of
@@ -99,7 +100,7 @@ class Estimator(ABC):
             head: maps `dense` and `pooled` to logits (B,).
             dense: (B, K) float.
             pooled: (B, F, D) float, where autograd is cut.
-            labels: (B,) float, 0 or 1.
+            labels: (B,) float, 0 or 1, or a probability between them.
             curvature_samples: the first samples whose mean loss the curvature is taken of; 0 for none on the dense part.
                 What rows get at 0 samples, or of the other samples, is the estimator's: nothing, or what costs nothing.
             place: of these samples among all ranks', so that what is drawn at random for a sample does not depend on
@@ -213,6 +214,27 @@ def all_finite(found: Derivatives) -> bool:
     return all(math.isfinite(x) for x in sums.tolist())
 
 
+def trained(head: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that require a gradient, in the order of `head.parameters()`.
+
+    Args:
+        head: the dense half of a model.
+
+    Returns:
+        One parameter at least; frozen ones are constants of the head.
+
+    Raises:
+        ValueError: all are frozen, or there are none.
+    """
+    found = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    if not found:
+        raise ValueError(
+            f"a head has derivatives at parameters that require a gradient, and {type(head).__name__} has none; "
+            "set requires_grad_() on one, or use torch.autograd.grad for the pooled embeddings alone"
+        )
+    return found
+
+
 def flat(tensors: Sequence[Tensor]) -> Tensor:
     """Return all entries one after another, (P,)."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -225,7 +247,7 @@ def gradient(
     leaf = pooled.detach().requires_grad_()
     logits = head(dense, leaf)
     loss = F.binary_cross_entropy_with_logits(logits, labels, weights)
-    grads = torch.autograd.grad(loss, [*head.parameters(), leaf])
+    grads = torch.autograd.grad(loss, [*trained(head), leaf])
     return Derivatives(
         loss=loss.detach(), logits=logits.detach(), grad=flat(grads[:-1]), pooled_grad=grads[-1]
     )

@@ -1,9 +1,11 @@
-"""The exact Hessian diagonal, in the backward pass that makes the gradient.
+"""The exact diagonal of the Gauss-Newton matrix, and so of the Hessian, in the backward pass that makes the gradient.
 
-Where the logit z_b of sample b is piecewise linear in each single parameter, d2z_b/dtheta2 = 0 almost everywhere and
-for L = (1/B) sum_b BCE(z_b, y_b), p_b = sigmoid(z_b),
+For L = (1/B) sum_b BCE(z_b, y_b) with p_b = sigmoid(z_b), the Gauss-Newton matrix has the diagonal
 
-    diag(H)_theta = (1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2.
+    diag(G)_theta = (1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2.
+
+Where the logit z_b of sample b is piecewise linear in each single parameter, d2z_b/dtheta2 = 0 almost everywhere, and
+diag(H) = diag(G). The two parts of a model may differ in that (curvature/parts.py).
 
 For a linear layer u = W a + b with delta_b = dz_b/du that is one more matrix product beside the gradient's: with
 r_b = (p_b - y_b)/B and w_b = p_b (1 - p_b)/B,
@@ -15,12 +17,16 @@ So one backward pass, seeded with r, makes the gradient by autograd as ever and 
     w delta^2 = e (r delta)^2 B,   e_b = p_b (1 - p_b) / (p_b - y_b)^2 = (1 - |p_b - y_b|) / |p_b - y_b|.
 
 With q_b = |p_b - y_b| = sigmoid(s_b), where s_b is the logit turned towards the loss, e_b = exp(-s_b), and nothing cancels
-for confident samples. Taken from the p of a loss, which rounds to y in float32 near a logit of 17, e would be ruined. That
-the Hessian and the Gauss-Newton matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber,
-"Practical Gauss-Newton Optimisation for Deep Learning", 2017. Table rows: docs/adr/0002.
+for confident samples. Taken from the p of a loss, which rounds to y in float32 near a logit of 17, e would be ruined. A
+label between 0 and 1 has r_b = (1 - y_b) p_b - y_b (1 - p_b), and e_b by logarithms, without a bound where r_b is 0; so r_b
+is kept at least eps sqrt(p_b (1 - p_b)) away from it. That moves the gradient by less than it is rounded, the standard
+deviation of a label being sqrt(p_b (1 - p_b)), and e_b r_b^2 not at all. That the Hessian and the Gauss-Newton matrix of a
+piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton Optimisation for Deep
+Learning", 2017. Table rows: docs/adr/0002.
 
-The logit is piecewise linear in all of W at once, so the diagonal of its block is exact in any orthogonal basis too. In a
-Kronecker basis (optim/basis.py) inputs and deltas are turned before they are squared, and nothing else changes.
+The block of W in the Gauss-Newton matrix is (1/B) sum_b p_b (1 - p_b) (delta_b delta_b^T) (x) (a_b a_b^T), so its diagonal
+is exact in any Kronecker basis too, and the Hessian's where the logit is piecewise linear in all of W at once. In such a
+basis (optim/basis.py) inputs and deltas are turned before they are squared, and nothing else changes.
 
 At the pooled embeddings the diagonal is elementwise what backward brings anyhow, so rows have it at every step, of all
 samples, also where the dense part has none.
@@ -33,55 +39,69 @@ of it, and most by far less, since roundings of many samples average out. The gr
 """
 
 import math
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Sequence
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import Derivatives, Estimator, Request, flat
+from dlrm_adahessian.curvature.base import Derivatives, Estimator, Request, flat, trained
+from dlrm_adahessian.curvature.check import measured
 from dlrm_adahessian.curvature.gpu import fuses, layer_curvature_, multiplies_bf16
+from dlrm_adahessian.curvature.layers import Passed, linear_layers, passing
+from dlrm_adahessian.curvature.parts import Kind, Parts
 from dlrm_adahessian.optim.base import PooledCurvature
 from dlrm_adahessian.optim.basis import KroneckerBasis, Matrix
 from dlrm_adahessian.runtime.device import Precision, cpu_gains_from_bf16, matrix_products
 
-_PIECEWISE_LINEAR = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Sequential, nn.ModuleList)
-Passed = tuple[nn.Linear, Tensor, Tensor]
-"""A layer, its inputs (C, in) and the slopes of the loss at its outputs (C, out)."""
-_REMEDY = "use --curvature hutchinson for this model"
-
 
 class ExactDiagonal(Estimator):
-    """Gradient and exact Hessian diagonal of a head of linear layers, ReLUs and dot interactions."""
+    """Gradient and exact diagonal of a head of linear layers.
+
+    A head that it was told nothing of is measured when it is first seen (curvature/check.py), and is expected to stay what
+    it is.
+    """
 
     def __init__(
         self,
         precision: Precision = "fp32",
         pooled: PooledCurvature = "entries",
         basis: KroneckerBasis | None = None,
+        *,
+        kind: Kind = "hessian",
+        parts: Parts | None = None,
     ) -> None:
         """Choose what is computed how.
 
         Args:
             precision: of the operands of the diagonal's own products; bf16 is for CPUs with AMX and GPUs, others take fp32.
             pooled: what is wanted of the diagonal at the pooled embeddings.
-            basis: of the weight matrices, in the order of `head.parameters()`; None for coordinates.
+            basis: of the weight matrices, in the order of `trained(head)`; None for coordinates.
+            kind: "hessian" refuses heads whose Hessian has another diagonal with a ValueError, here where `parts` say so and
+                else when it is called; "gauss_newton" takes any head of linear layers.
+            parts: what the head is known to be, and is not measured for; None for a head that nobody vouches for.
         """
         super().__init__()
+        if parts is not None and kind == "hessian":
+            parts.require_hessian()
+        self._kind: Kind = kind
+        self._vouched = parts is not None
+        self._measured: WeakSet[nn.Module] = WeakSet()
         self._precision: Precision = precision
         self._pooled: PooledCurvature = pooled
         self._basis = basis
 
     def derivatives(self, request: Request) -> Derivatives:
-        """Return the derivatives; `refuse_inexact` says for which heads they are right.
+        """Return the derivatives; see `Estimator`.
 
-        The curvature at the pooled embeddings is of all samples at every call.
+        The curvature at the pooled embeddings is of all samples at every call. A head for which it is not right, or not of
+        the kind that was asked for, is refused with a ValueError.
         """
         head, labels, curvature_samples = request.head, request.labels, request.curvature_samples
-        leaf, parameters = request.pooled.detach().requires_grad_(), list(head.parameters())
-        with _linear_layers(head, curvature_samples) as layers:
+        self._require_kind(request)
+        leaf, parameters = request.pooled.detach().requires_grad_(), trained(head)
+        with passing(linear_layers(head).values() if curvature_samples else ()) as layers:
             logits = head(request.dense, leaf)
         residual, exponent = _residual_and_exponent(logits.detach(), labels, request.weights)
         residual /= len(labels)
@@ -100,7 +120,7 @@ class ExactDiagonal(Estimator):
                 if self._basis is not None:
                     factors = _factors(self._basis, parameters, passed, weight, request.weights)
                 if self._basis is None or self._basis.diagonal:
-                    curvature, curvature_of = _empty_like_parameters(parameters)
+                    curvature, curvature_of = _empty_like_parameters(parameters, passed)
                     bases = _bases_of(self._basis, parameters)
                     for layer, inputs, delta in passed:
                         self._layer_curvature_(
@@ -116,6 +136,15 @@ class ExactDiagonal(Estimator):
             pooled_samples=0 if self._pooled == "none" else len(labels),
             factors=factors,
         )
+
+    def _require_kind(self, request: Request) -> None:
+        """Measure a head that nobody vouches for, once."""
+        if self._vouched or request.head in self._measured:
+            return
+        found = measured(request.head, request.dense, request.pooled, jointly=self._basis is not None)
+        if self._kind == "hessian":
+            found.parts.require_hessian(found.curved_at)
+        self._measured.add(request.head)
 
     def _pooled_curvature(self, grad: Tensor, exponent: Tensor) -> Tensor | None:
         """Return the diagonal of the mean loss, (B, F, D) or its mean over D (B, F, 1), from its gradient (B, F, D)."""
@@ -169,12 +198,18 @@ class ExactDiagonal(Estimator):
             torch.mv(delta_square.T, weight, out=out[layer.bias])
 
 
-def _empty_like_parameters(parameters: Sequence[Tensor]) -> tuple[Tensor, dict[Tensor, Tensor]]:
-    """Return an uninitialised flat vector of all parameters, and each parameter's view of it."""
+def _empty_like_parameters(
+    parameters: Sequence[Tensor], passed: Sequence[Passed]
+) -> tuple[Tensor, dict[Tensor, Tensor]]:
+    """Return an uninitialised flat vector of all parameters, and each one's view of it; a frozen one's is thrown away."""
     sizes = [p.numel() for p in parameters]
     vector = parameters[0].new_empty(sum(sizes))
     views = zip(parameters, vector.split(sizes), strict=True)
-    return vector, {p: view.view_as(p) for p, view in views}
+    frozen = (p for layer, _, _ in passed for p in layer.parameters(recurse=False) if not p.requires_grad)
+    return vector, {
+        **{p: view.view_as(p) for p, view in views},
+        **{p: torch.empty_like(p) for p in frozen},
+    }
 
 
 def _factors(
@@ -196,7 +231,7 @@ def _factors(
     vector = torch.empty_like(basis.state["factors"])
     views = {parameters[i]: parts for i, parts in basis.views(vector).items()}
     for layer, inputs, delta in passed:
-        output_factor, input_factor = views[layer.weight]
+        output_factor, input_factor = views.get(layer.weight, (None, None))
         if output_factor is not None:
             torch.mm((delta * weight.unsqueeze(1)).T, delta, out=output_factor)
         if input_factor is not None:
@@ -209,69 +244,20 @@ def _bases_of(basis: KroneckerBasis | None, parameters: Sequence[Tensor]) -> dic
     return {} if basis is None else {parameters[i]: matrix for i, matrix in basis.matrices.items()}
 
 
-def refuse_inexact(head: nn.Module, table_of_feature: Sequence[str]) -> None:
-    """Refuse a model whose logit is not piecewise linear in each single parameter.
-
-    Args:
-        head: its modules must be linear layers, ReLUs, containers, or declare `affine_in_each_input = True`,
-            which promises that the output is affine in each single entry of the inputs.
-        table_of_feature: the table that each feature reads.
-
-    Raises:
-        ValueError: the diagonal of this model would not be exact; says where and why.
-    """
-    for name, module in head.named_modules():
-        if isinstance(module, _PIECEWISE_LINEAR) or getattr(module, "affine_in_each_input", False):
-            continue
-        kind = type(module).__name__
-        raise ValueError(
-            f"the exact Hessian diagonal needs a logit that is piecewise linear in each parameter, and {kind} "
-            f"({name or 'the head'}) is not known to keep it so; {_REMEDY}, or ReLU and no self-interaction"
-        )
-    for name, module in head.named_modules():
-        if list(module.parameters(recurse=False)) and not isinstance(module, nn.Linear):
-            raise ValueError(
-                f"the exact Hessian diagonal knows the parameters of linear layers only, and {type(module).__name__} "
-                f"({name or 'the head'}) has its own; {_REMEDY}"
-            )
-    names = [name for name, _ in head.named_parameters(remove_duplicate=False)]
-    if len(names) > len(list(head.parameters())):
-        raise ValueError(
-            f"the exact Hessian diagonal needs each parameter in one place, and one of {names} is shared; {_REMEDY}"
-        )
-    shared = sorted({table for table in table_of_feature if table_of_feature.count(table) > 1})
-    if shared:
-        raise ValueError(
-            f"the exact Hessian diagonal needs one feature per table, since the dot interaction multiplies "
-            f"features with each other, and {', '.join(shared)} is read by several; {_REMEDY}, or separate tables"
-        )
-
-
-@contextmanager
-def _linear_layers(head: nn.Module, samples: int) -> Generator[list[tuple[nn.Linear, Tensor, Tensor]]]:
-    """Collect (layer, input, output) of each linear layer that runs within the block; nothing for 0 samples."""
-    seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
-
-    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((cast(nn.Linear, layer), inputs[0].detach(), output))
-
-    hooks = [m.register_forward_hook(record) for m in head.modules() if samples and isinstance(m, nn.Linear)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return r = u (p - y) and log(u p (1 - p) / r^2), (B,), without cancellation for confident samples; u is 1 or given."""
-    sign = 1 - 2 * labels  # -1 where the label is 1
-    towards_loss = sign * logits
-    residual = sign * towards_loss.sigmoid()
-    # Half of what the type can hold is left for the squares that it multiplies. In float32 this concerns p (1 - p) < 5e-18.
-    largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
-    exponent = towards_loss.neg_()
+    # For a label of 0 or 1 one of the products is 0.
+    residual = (1 - labels) * logits.sigmoid() - labels * (-logits).sigmoid()
+    towards_loss = (1 - 2 * labels) * logits
+    log_variance = F.logsigmoid(logits) + F.logsigmoid(-logits)
+    smallest = (log_variance / 2).exp_().mul_(torch.finfo(logits.dtype).eps)
+    is_hard = (labels == 0) | (labels == 1)
+    away_from_0 = residual.abs().maximum(smallest)
+    residual = torch.where(is_hard, residual, away_from_0.copysign(residual))
+    exponent = torch.where(is_hard, -towards_loss, log_variance - 2 * away_from_0.log())
     if weights is not None:
         residual *= weights
         exponent -= weights.log()
+    # Half of what the type can hold is left for the squares that it multiplies. In float32 this concerns p (1 - p) < 5e-18.
+    largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
     return residual, exponent.clamp_(max=largest)

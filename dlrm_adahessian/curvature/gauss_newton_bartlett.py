@@ -35,6 +35,7 @@ from dlrm_adahessian.curvature.base import (
     flat,
     gradient,
     mean_square,
+    trained,
     with_curvature,
 )
 
@@ -51,7 +52,7 @@ class GaussNewtonBartlett(Seeded):
         part = slice(curvature_samples)
         leaf = pooled[part].detach().requires_grad_()
         logits = head(dense[part], leaf)
-        variables = [*head.parameters(), leaf]
+        variables = [*trained(head), leaf]
         probability = logits.detach().sigmoid()
         squares_of = logits.new_zeros(self.draws, sum(p.numel() for p in variables[:-1]))
         pooled_diagonal = torch.zeros_like(leaf)

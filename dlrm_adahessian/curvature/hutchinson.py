@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrm_adahessian.curvature.base import Derivatives, Place, Request, Seeded, flat, gradient, with_curvature
+from dlrm_adahessian.curvature.base import (
+    Derivatives,
+    Place,
+    Request,
+    Seeded,
+    flat,
+    gradient,
+    trained,
+    with_curvature,
+)
 
 
 class Hutchinson(Seeded):
@@ -27,7 +36,7 @@ class Hutchinson(Seeded):
             return gradient(head, dense, pooled, labels, weights)
         part = slice(curvature_samples)
         leaf = pooled[part].detach().requires_grad_()
-        variables = [*head.parameters(), leaf]
+        variables = [*trained(head), leaf]
         diagonal = [torch.zeros_like(v) for v in variables]
         if curvature_samples == 0:  # of this rank
             for _ in range(self.draws):

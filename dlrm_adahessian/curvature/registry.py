@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from dlrm_adahessian.curvature.base import Estimator
+    from dlrm_adahessian.curvature.parts import Parts
     from dlrm_adahessian.optim.base import PooledCurvature
     from dlrm_adahessian.optim.basis import KroneckerBasis
     from dlrm_adahessian.runtime.device import Precision
 
-CurvatureName = Literal["exact", "hutchinson", "gauss_newton_bartlett", "none"]
+CurvatureName = Literal["exact", "gauss_newton", "hutchinson", "gauss_newton_bartlett", "none"]
+ONE_PASS = ("exact", "gauss_newton")
+"""Those that make the diagonal in the gradient's backward pass: the same computation, which of `exact` is the Hessian's."""
 
 
 def make_estimator(
     name: CurvatureName,
-    head: nn.Module,
+    parts: Parts | None,
     table_of_feature: Sequence[str],
     *,
     probes: int,
@@ -33,10 +35,10 @@ def make_estimator(
 
     Args:
         name: of the estimator.
-        head: dense half of the model.
+        parts: of which matrix the diagonal is for the dense half of the model; None to measure it.
         table_of_feature: the table that each feature reads.
         probes: of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one.
-        precision: of the exact diagonal's own products.
+        precision: of the own products of a diagonal made in one pass.
         pooled: what rows want of the curvature.
         seed: of the probes or the labels.
         device: of the derivatives.
@@ -48,17 +50,19 @@ def make_estimator(
     Raises:
         ValueError: the estimator is not right for this model, or does not know the basis.
     """
-    if basis is not None and name != "exact":
+    # The Gauss-Newton block of a layer is sum_b w_b (delta_b delta_b^T) (x) (a_b a_b^T) in any head of linear layers.
+    if basis is not None and name not in ONE_PASS:
         raise ValueError(
-            f"the curvature in an eigenbasis must be exact, and --curvature is {name}; use --curvature exact, or another "
-            "--optim.dense.name"
+            f"the curvature in an eigenbasis is made in one pass, and --curvature is {name}; use --curvature exact or "
+            "gauss_newton, or another --optim.dense.name"
         )
     match name:
-        case "exact":
-            from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+        case "exact" | "gauss_newton":
+            from dlrm_adahessian.curvature.exact import ExactDiagonal
 
-            refuse_inexact(head, table_of_feature)
-            return _replayed(ExactDiagonal(precision, pooled, basis), device)
+            _refuse_shared_tables(table_of_feature)
+            kind = "hessian" if name == "exact" else "gauss_newton"
+            return _replayed(ExactDiagonal(precision, pooled, basis, kind=kind, parts=parts), device)
         case "hutchinson":
             from dlrm_adahessian.curvature.hutchinson import Hutchinson
 
@@ -71,6 +75,15 @@ def make_estimator(
             from dlrm_adahessian.curvature.base import NoCurvature
 
             return _replayed(NoCurvature(), device)
+
+
+def _refuse_shared_tables(table_of_feature: Sequence[str]) -> None:
+    shared = sorted({table for table in table_of_feature if table_of_feature.count(table) > 1})
+    if shared:
+        raise ValueError(
+            "the diagonal of one backward pass needs one feature per table, since it has no terms between features, and "
+            f"{', '.join(shared)} is read by several; use --curvature hutchinson, or separate tables"
+        )
 
 
 def _replayed(estimator: Estimator, device: torch.device) -> Estimator:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrm_adahessian.curvature.base import trained
 from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.model.config import ModelConfig
 
@@ -33,8 +34,7 @@ class DotInteraction(nn.Module):
             self_interaction: include each vector's product with itself.
         """
         super().__init__()
-        # Without squares each product is linear in each entry; the exact Hessian diagonal relies on it.
-        self.affine_in_each_input = not self_interaction
+        self._squares = self_interaction
         rows, columns = torch.tril_indices(vectors, vectors, 0 if self_interaction else -1)
         self.pairs = len(rows)
         # Position of each ordered pair among the products; a pair without product points past the end.
@@ -45,7 +45,7 @@ class DotInteraction(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map (B, V, D) to (B, pairs)."""
-        return _PairProducts.apply(vectors, self._picked, self._position, not self.affine_in_each_input)
+        return _PairProducts.apply(vectors, self._picked, self._position, self._squares)
 
 
 class _PairProducts(torch.autograd.Function):
@@ -78,8 +78,6 @@ class Head(nn.Module):
         top: the bottom's output (D), or without it the pooled embeddings (F * D), and the products, to the logit.
     """
 
-    affine_in_each_input = True
-    """Its own glue concatenates; what its modules do, they declare themselves."""
     parts: Parts
     """Of which matrix the diagonal of `ExactDiagonal` is."""
 
@@ -110,11 +108,9 @@ class Head(nn.Module):
                 "a model reads at least one column, got no dense and no categorical ones; give it one"
             )
         activation, dim = _ACTIVATIONS[cfg.activation], cfg.embedding_dim
-        linear = cfg.activation == "relu"
-        self.parts = Parts(
-            weights="hessian" if linear and not cfg.self_interaction else "gauss_newton",
-            pooled="hessian" if linear and not cfg.self_interaction else "gauss_newton",
-        )
+        # Without squares each product is linear in each entry.
+        kind = "hessian" if cfg.activation == "relu" and not cfg.self_interaction else "gauss_newton"
+        self.parts = Parts(weights=kind, pooled=kind)
         self.bottom = None
         if num_dense:
             self.bottom = _mlp([num_dense, *cfg.bottom, dim], activation, generator, dtype).append(
@@ -156,15 +152,15 @@ def _mlp(
 
 
 def flatten_parameters_(module: nn.Module) -> Tensor:
-    """Move all parameters into one vector, of which they become views.
+    """Move all parameters that require a gradient into one vector, of which they become views.
 
     Args:
         module: its parameters share device and dtype.
 
     Returns:
-        (P,), in the order of `module.parameters()`; writing to it writes to the parameters.
+        (P,), in the order of `module.parameters()`, as of `Derivatives.grad`; writing to it writes to the parameters.
     """
-    parameters = list(module.parameters())
+    parameters = trained(module)
     vector = torch.cat([p.detach().reshape(-1) for p in parameters])
     for p, view in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
         p.data = view.view_as(p)

@@ -22,7 +22,7 @@ from dlrm_adahessian.checkpoint.reader import Checkpoint
 from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.base import Derivatives, Place, all_finite
-from dlrm_adahessian.curvature.registry import make_estimator
+from dlrm_adahessian.curvature.registry import ONE_PASS, make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.sampling import logit_shift
 from dlrm_adahessian.data.schema import Schema
@@ -42,14 +42,16 @@ SCORING_BATCH = 8192
 def curvature_samples(config: RunConfig, step: int, samples: int) -> int:
     """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
 
-    The exact diagonal on rows costs nothing and is not meant: without a reader on the dense part it is never due.
+    The diagonal of one pass on rows costs nothing and is not meant: without a reader on the dense part it is never due.
 
     Args:
         config: of the run.
         step: number of the step, from 0.
         samples: of the batch.
     """
-    read = config.curvature != "none" and (config.curvature != "exact" or config.optim.dense.uses_curvature)
+    read = config.curvature != "none" and (
+        config.curvature not in ONE_PASS or config.optim.dense.uses_curvature
+    )
     due = read and step % config.curvature_every == 0
     return math.ceil(config.curvature_fraction * samples) if due else 0
 
@@ -243,7 +245,7 @@ class TrainState:
         try:
             self.estimator = make_estimator(
                 config.curvature,
-                self.head,
+                self.head.parts,
                 schema.features,
                 probes=config.curvature_probes,
                 precision=config.curvature_precision,

@@ -1,18 +1,15 @@
 import pytest
 import torch
-from torch import nn
 
 from dlrm_adahessian.curvature.base import all_finite, flat, gradient
-from dlrm_adahessian.curvature.exact import ExactDiagonal, refuse_inexact
+from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.dlrm import Head
 from dlrm_adahessian.runtime.device import cpu_gains_from_bf16
 from tests.curvature.draws import table_diagonal
 from tests.oracles import (
     BATCH,
-    FEATURES,
     PARTS,
-    WIDTH,
     brute_force_diagonals,
     pooled_of,
     repeated,
@@ -23,14 +20,12 @@ from tests.oracles import (
 )
 
 pytestmark = pytest.mark.oracle
-TABLES = [f"C{i}" for i in range(FEATURES)]
 
 
 @pytest.mark.parametrize("sizes", PARTS.values(), ids=PARTS)
 def test_exact_diagonal_equals_the_brute_force_hessian(sizes):
     head = small_head(*sizes)
     dense, tables, hits, labels = small_batch(2, *sizes)
-    refuse_inexact(head, TABLES[: sizes[1]])
     *expected, expected_tables = brute_force_diagonals(head, small_config(), dense, tables, hits, labels)
     found = ExactDiagonal()(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
     torch.testing.assert_close(found.curvature, flat(expected), rtol=1e-10, atol=1e-17)
@@ -104,58 +99,6 @@ def test_exact_curvature_of_utterly_confident_samples_is_finite_and_next_to_noth
     for derivative in (found.curvature, found.pooled_curvature):
         assert derivative.isfinite().all()
         assert derivative.max() <= 1e6 * largest
-
-
-class CrossLayer(nn.Module):
-    def forward(self, x):
-        return x * x
-
-
-@pytest.mark.parametrize(
-    "module", [nn.GELU(), nn.SiLU(), nn.BatchNorm1d(5), nn.LayerNorm(5), CrossLayer(), nn.Sigmoid()]
-)
-def test_exact_refuses_modules_that_are_not_piecewise_linear(module):
-    head = small_head()
-    head.top.append(module)
-    with pytest.raises(ValueError, match=rf"{type(module).__name__} \(top.3\).*hutchinson"):
-        refuse_inexact(head, TABLES)
-
-
-def test_exact_refuses_self_interaction():
-    with pytest.raises(ValueError, match="DotInteraction.*self-interaction"):
-        refuse_inexact(small_head(self_interaction=True), TABLES)
-
-
-def test_exact_refuses_a_table_that_two_features_read():
-    with pytest.raises(ValueError, match="C0 is read by several"):
-        refuse_inexact(small_head(), ["C0", "C1", "C0"])
-
-
-def test_exact_refuses_a_shared_parameter():
-    head = small_head()
-    head.top.append(nn.Linear(WIDTH, WIDTH))
-    head.top[-1].weight = head.bottom[2].weight
-    with pytest.raises(ValueError, match="is shared"):
-        refuse_inexact(head, TABLES)
-
-
-class Scaled(nn.Module):
-    affine_in_each_input = True
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-
-def test_exact_refuses_parameters_outside_linear_layers():
-    head = small_head()
-    head.top.append(Scaled())
-    with pytest.raises(ValueError, match=r"linear layers only, and Scaled \(top.3\)"):
-        refuse_inexact(head, TABLES)
-
-
-def test_exact_accepts_the_models_own_head():
-    refuse_inexact(small_head(), TABLES)
 
 
 def test_weighted_derivatives_are_those_of_repeated_samples():

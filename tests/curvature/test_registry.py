@@ -8,7 +8,7 @@ import torch
 from dlrm_adahessian.curvature.base import flat, gradient
 from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
-from dlrm_adahessian.curvature.registry import CurvatureName, make_estimator
+from dlrm_adahessian.curvature.registry import ONE_PASS, CurvatureName, make_estimator
 from tests.curvature.draws import draws_of, within_five_standard_errors
 from tests.oracles import (
     BATCH,
@@ -27,11 +27,11 @@ NAMES = [name for name in get_args(CurvatureName) if name != "none"]
 TABLES = [f"C{i}" for i in range(FEATURES)]
 
 
-def make(name, head, pooled="entries", *, probes=3, seed=0):
+def make(name, head, pooled="entries", *, probes=3, seed=0, tables=TABLES):
     return make_estimator(
         name,
-        head,
-        TABLES,
+        head.parts,
+        tables,
         probes=probes,
         precision="fp32",
         pooled=pooled,
@@ -49,7 +49,7 @@ def test_a_part_of_the_batch_gives_that_parts_curvature_and_the_whole_gradient(n
     alone = make(name, head)(head, dense[:part], pooled[:part], labels[:part], curvature_samples=part)
     torch.testing.assert_close(found.grad, gradient(head, dense, pooled, labels).grad, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(found.curvature, alone.curvature, rtol=1e-12, atol=1e-15)
-    if name == "exact":  # which has the rows' at no cost
+    if name in ONE_PASS:  # which has the rows' at no cost
         whole = make(name, head)(head, dense, pooled, labels, curvature_samples=BATCH)
         assert torch.equal(found.pooled_curvature, whole.pooled_curvature)
         assert found.pooled_samples == BATCH
@@ -105,8 +105,16 @@ def test_none_is_the_gradient_alone():
 
 
 def test_the_exact_diagonal_by_name_is_refused_where_it_is_not_exact():
-    with pytest.raises(ValueError, match="DotInteraction.*self-interaction"):
+    with pytest.raises(
+        ValueError, match=r"curved in its weights and pooled; use curvature gauss_newton .*hutchinson"
+    ):
         make("exact", small_head(self_interaction=True))
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_a_table_that_two_features_read_is_refused_in_one_pass(name):
+    with pytest.raises(ValueError, match="C0 is read by several; use --curvature hutchinson"):
+        make(name, small_head(), tables=["C0", "C1", "C0"])
 
 
 @pytest.mark.parametrize("kind", [Hutchinson, GaussNewtonBartlett])
