@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from dlrm_adahessian.curvature.layers import Passed, linear_layers, passing
 from dlrm_adahessian.curvature.parts import Parts
@@ -236,10 +237,24 @@ def _curved_at(
     return None
 
 
+def _require_second_derivatives(slope: Tensor) -> None:
+    """Raise a RuntimeError where an operation is differentiable once: it ends every path, and autograd would say zero."""
+    nodes, seen = [slope.grad_fn], set[Node]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("an operation is differentiable once only")
+        nodes += [following for following, _ in node.next_functions]
+
+
 def _is_curved(logits: Tensor, place: Tensor, generator: torch.Generator, *, jointly: bool) -> bool:
     (slope,) = torch.autograd.grad(logits.sum(), place, create_graph=True, materialize_grads=True)
     if not slope.requires_grad:
         return False
+    _require_second_derivatives(slope)
     samples, entries = slope.flatten(1).shape
     asked = [torch.randperm(entries, generator=generator)[:_ENTRIES] for _ in range(samples)]
     steepest = float(slope.detach().square().max())

@@ -1,12 +1,14 @@
 import pytest
 import torch
 
-from dlrm_adahessian.curvature.base import all_finite, flat, gradient
+from dlrm_adahessian.curvature.base import NoCurvature, all_finite, flat, gradient, trained
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.dlrm import Head
+from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
+from dlrm_adahessian.optim.basis import KroneckerBasis
 from dlrm_adahessian.runtime.device import cpu_gains_from_bf16
 from tests.curvature.draws import table_diagonal
+from tests.curvature.heads import Mlp, batch, hessian_diagonals, made
 from tests.oracles import (
     BATCH,
     PARTS,
@@ -136,3 +138,73 @@ def test_samples_without_weight_leave_finite_derivatives_in_float32(bias):
         )
         assert all_finite(found)
         assert not found.pooled_curvature[weights == 0].any()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_soft_labels_have_the_brute_force_hessian_also_where_the_residual_is_zero(weighted):
+    head, (dense, pooled, _) = made(Mlp), batch()
+    labels = torch.tensor([0.0, 1.0, 0.25, 0.9, 0.5, 0.01], dtype=torch.float64)
+    labels[2] = head(dense, pooled)[2].sigmoid().detach()
+    factors = torch.tensor([1.0, 0.5, 2.0, 1.5, 1.0, 0.0], dtype=torch.float64) if weighted else None
+    found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=6, weights=factors)
+    expected = gradient(head, dense, pooled, labels, factors)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.pooled_grad, expected.pooled_grad, rtol=1e-12, atol=1e-15)
+    weights, of_pooled = hessian_diagonals(head, dense, pooled, labels, factors)
+    torch.testing.assert_close(found.curvature, weights, rtol=1e-12, atol=1e-17)
+    torch.testing.assert_close(found.pooled_curvature, of_pooled, rtol=1e-12, atol=1e-17)
+
+
+def test_soft_labels_have_the_hessian_in_float32_too_where_a_zero_logit_meets_a_half():
+    head, (dense, pooled, _) = made(Mlp), batch()
+    with torch.no_grad():
+        head.last.weight.mul_(1e-3)
+        head.last.bias.zero_()
+    labels = torch.full((6,), 0.5, dtype=torch.float64)
+    weights, of_pooled = hessian_diagonals(head, dense, pooled, labels)
+    found = ExactDiagonal()(head.float(), dense.float(), pooled.float(), labels.float(), curvature_samples=6)
+    torch.testing.assert_close(found.curvature.double(), weights, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(found.pooled_curvature.double(), of_pooled, rtol=1e-4, atol=1e-12)
+
+
+FROZEN = [["first.weight", "first.bias"], ["first.weight"], ["last.bias"], ["last.weight", "first.bias"]]
+
+
+@pytest.mark.parametrize("frozen", FROZEN, ids=" ".join)
+def test_frozen_parameters_have_no_place_in_the_derivatives(frozen):
+    head, (dense, pooled, labels) = made(Mlp), batch()
+    for name in frozen:
+        head.get_parameter(name).requires_grad_(requires_grad=False)
+    before = [p.detach().clone() for p in head.parameters()]
+    vector = flatten_parameters_(head)
+    assert len(vector) == sum(p.numel() for p in head.parameters() if p.requires_grad)
+    assert all(torch.equal(p, q) for p, q in zip(head.parameters(), before, strict=True))
+    found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=6)
+    expected = gradient(head, dense, pooled, labels)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-15)
+    weights, of_pooled = hessian_diagonals(head, dense, pooled, labels)
+    torch.testing.assert_close(found.curvature, weights, rtol=1e-12, atol=1e-17)
+    torch.testing.assert_close(found.pooled_curvature, of_pooled, rtol=1e-12, atol=1e-17)
+
+
+@pytest.mark.parametrize("sides", ["both", "input"])
+def test_a_frozen_weight_has_no_basis(sides):
+    head, (dense, pooled, labels) = made(Mlp), batch()
+    head.first.weight.requires_grad_(requires_grad=False)
+    vector = flatten_parameters_(head)
+    shapes = [p.shape for p in trained(head)]
+    basis = KroneckerBasis(vector, shapes, sides=sides, rank=2, decay=0.9, diagonal=True)
+    found = ExactDiagonal(basis=basis)(head, dense, pooled, labels, curvature_samples=6)
+    weights, _ = hessian_diagonals(head, dense, pooled, labels)  # the basis is that of coordinates still
+    torch.testing.assert_close(found.curvature, weights, rtol=1e-12, atol=1e-17)
+    inputs = head.first(head.read(dense, pooled)).relu().detach()
+    factor = basis.views(found.factors)[1][1]
+    torch.testing.assert_close(factor, inputs.T @ inputs / 6, rtol=1e-12, atol=1e-17)
+
+
+@pytest.mark.parametrize("estimator", [ExactDiagonal(), NoCurvature()])
+def test_a_head_without_a_trained_parameter_is_refused(estimator):
+    head, (dense, pooled, labels) = made(Mlp), batch()
+    head.requires_grad_(requires_grad=False)
+    with pytest.raises(ValueError, match="parameters that require a gradient, and Mlp has none"):
+        estimator(head, dense, pooled, labels, curvature_samples=6)
