@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.metrics.binary import BinaryMetrics
 from dlrm_adahessian.statistics.components import Estimate
 from dlrm_adahessian.statistics.crossed import CrossedDifference
@@ -90,6 +91,7 @@ class OptimizerResult:
 
     Attributes:
         settings: its own, of the first final run.
+        curvature_of: of which matrix the diagonal that it reads is, at each part of the model; None where it reads none.
         searches: what each chose; empty without trials.
         final_runs: one per seed.
         final_runs_diverged: of these.
@@ -103,6 +105,7 @@ class OptimizerResult:
     """
 
     settings: Mapping[str, Any]
+    curvature_of: Parts | None
     searches: Sequence[Choice]
     final_runs: int
     final_runs_diverged: int
@@ -118,6 +121,7 @@ class OptimizerResult:
         """Return JSON values."""
         return {
             "settings": self.settings,
+            "curvature_of": self.curvature_of and asdict(self.curvature_of),
             "chosen": self.searches[0].chosen if self.searches else {},
             "at_an_edge": list(self.searches[0].at_an_edge) if self.searches else [],
             "searches": [asdict(search) for search in self.searches],

@@ -122,6 +122,7 @@ def _optimizer(
     curves = [_curve(run) for run in contender.finals if run.summary is not None]
     return OptimizerResult(
         settings=settings_of(contender.finals[0].config),
+        curvature_of=summaries[0].curvature_of if summaries else None,
         searches=[_choice(search) for search in contender.searches if search.trials],
         final_runs=len(contender.finals),
         final_runs_diverged=len(contender.finals) - len(finals),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from dlrm_adahessian.curvature.parts import Parts
+
 if TYPE_CHECKING:
     import torch
 
     from dlrm_adahessian.curvature.base import Estimator
-    from dlrm_adahessian.curvature.parts import Parts
     from dlrm_adahessian.optim.base import PooledCurvature
     from dlrm_adahessian.optim.basis import KroneckerBasis
     from dlrm_adahessian.runtime.device import Precision
@@ -75,6 +76,25 @@ def make_estimator(
             from dlrm_adahessian.curvature.base import NoCurvature
 
             return _replayed(NoCurvature(), device)
+
+
+def matrix_of(name: CurvatureName, parts: Parts) -> Parts | None:
+    """Return of which matrix an estimator's diagonal is, or is in expectation, at each part of a model.
+
+    Args:
+        name: of the estimator.
+        parts: of which matrix that of one backward pass is: Gauss-Newton, or the Hessian where the two agree.
+
+    Returns:
+        The same for the estimator; None where there is no curvature.
+    """
+    match name:
+        case "none":
+            return None
+        case "hutchinson":
+            return Parts(weights="hessian", pooled="hessian")
+        case _:
+            return parts
 
 
 def _refuse_shared_tables(table_of_feature: Sequence[str]) -> None:

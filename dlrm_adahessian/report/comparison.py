@@ -28,6 +28,7 @@ def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
         "metrics": METRICS,
         "headline": headline(found),
         "verdict": verdict(found),
+        "curvature": curvature_sentences(found),
         "near_best": NEAR_BEST,
     }
     write_text(folder / "report.md", render("comparison.md.j2", values, {}))
@@ -49,6 +50,24 @@ def _band_plots(bands: TokenBands | None, names: list[str]) -> dict[str, str | N
         "bands": plots.bands(bands),
         "curvature": plots.curvature(measured[-1][1], bands.names, measured[-1][0]) if measured else None,
     }
+
+
+def curvature_sentences(found: Comparison) -> list[str]:
+    """Return a sentence for each optimizer with curvature: of which matrix the diagonal is that it reads.
+
+    Args:
+        found: the comparison.
+
+    Returns:
+        Plain sentences.
+    """
+    names = {"hessian": "the Hessian", "gauss_newton": "the Gauss-Newton matrix"}
+    return [
+        f"{name} reads the diagonal of {names[of.weights]} at the weights and of {names[of.pooled]} at the pooled "
+        f"embeddings (curvature {optimizer.settings['curvature']})."
+        for name, optimizer in found.optimizers.items()
+        if (of := optimizer.curvature_of)
+    ]
 
 
 def headline(found: Comparison) -> list[str]:

@@ -22,6 +22,7 @@ import torch
 from dlrm_adahessian.checkpoint.background import BackgroundSaver
 from dlrm_adahessian.checkpoint.reader import Checkpoint, latest, load_newest_good
 from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.curvature.registry import matrix_of
 from dlrm_adahessian.data.loader import Batch, Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.sampling import population_probability, population_weights
@@ -289,6 +290,7 @@ class _Fit:
             dataset=self.config.dataset,
             optimizer=self.config.optimizer,
             curvature=self.config.curvature,
+            curvature_of=matrix_of(self.config.curvature, self.state.head.parts),
             seed=self.config.seed,
             world_size=ranks.world_size(),
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",

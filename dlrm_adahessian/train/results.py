@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
+from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.metrics.binary import BinaryMetrics
 
@@ -71,6 +72,8 @@ class RunSummary:
         dataset: name of the dataset.
         optimizer: name of its preset.
         curvature: name of the estimator.
+        curvature_of: of which matrix its diagonal is, at each part of the model; None without curvature, and in summaries
+            of versions that did not say.
         seed: of the run.
         world_size: ranks.
         device: "cpu", or the name of the GPU.
@@ -102,6 +105,7 @@ class RunSummary:
     test: BinaryMetrics
     train: TrainingCost
     bayes: BinaryMetrics | None = None
+    curvature_of: Parts | None = None
 
     def asdict(self) -> dict[str, Any]:
         """Return the summary as JSON values; `bayes` only where it is known."""

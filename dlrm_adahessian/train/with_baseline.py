@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 _OF_BASELINE = (
     "optimizer",
     "curvature",
+    "curvature_of",
     "progressive",
     "val",
     "test",

@@ -11,8 +11,9 @@ import pytest
 
 from dlrm_adahessian.compare.study import Contender, Run, Study
 from dlrm_adahessian.compare.summary import runs_table, summarize
+from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.report.comparison import headline, verdict, write_report
+from dlrm_adahessian.report.comparison import curvature_sentences, headline, verdict, write_report
 from dlrm_adahessian.train.results import Predicted
 
 
@@ -33,6 +34,28 @@ def test_terminal_and_report_say_the_same_sentences(study, tmp_path):
     assert len(sentences) == 4  # of progressive and test samples
     for name in ("report.html", "report.md"):
         assert all(sentence in (tmp_path / name).read_text() for sentence in sentences)
+
+
+def test_the_report_says_of_which_matrix_the_diagonal_is(study, tmp_path):
+    gauss_newton = Parts(weights="hessian", pooled="gauss_newton")
+    exact = study.contenders[1].finals[0].summary.curvature_of
+    assert exact == Parts(weights="hessian", pooled="hessian")
+    found = summarize(study)
+    names = list(found.optimizers)
+    second = replace(found.optimizers[names[1]], curvature_of=gauss_newton)
+    changed = replace(found, optimizers={**found.optimizers, names[1]: second})
+    (sentence,) = curvature_sentences(found)
+    assert sentence == (
+        "hybrid reads the diagonal of the Hessian at the weights and of the Hessian at the pooled embeddings "
+        "(curvature exact)."
+    )
+    write_report(tmp_path, changed, runs_table(study))
+    told = "the Hessian at the weights and of the Gauss-Newton matrix at the pooled embeddings"
+    assert all(told in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    assert changed.asdict()["optimizers"][names[1]]["curvature_of"] == {
+        "weights": "hessian",
+        "pooled": "gauss_newton",
+    }
 
 
 def with_finals(study: Study, change) -> Study:

@@ -1,0 +1,97 @@
+"""The program's own models: what they say of their parts is measured, and the table of docs/mathematics.md is of these runs.
+
+`python -m tests.curvature.test_models` prints the table.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlrm_adahessian.curvature.check import measured
+from dlrm_adahessian.curvature.exact import ExactDiagonal
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.dlrm import Head
+from tests.curvature.heads import (
+    BATCH,
+    DENSE,
+    FEATURES,
+    WIDTH,
+    batch,
+    gauss_newton_diagonals,
+    hessian_diagonals,
+)
+
+pytestmark = pytest.mark.oracle
+MODELS = {
+    "DLRM (ReLU)": {},
+    "DLRM, GELU": {"activation": "gelu"},
+    "DLRM, SiLU": {"activation": "silu"},
+    "DLRM, self-interaction": {"self_interaction": True},
+}
+"""Settings of `ModelConfig` by the name in the table."""
+PARTS = ("weights", "pooled")
+PAGE = Path(__file__).parents[2] / "docs" / "mathematics.md"
+
+
+def small(settings) -> Head:
+    cfg = ModelConfig(**{"embedding_dim": WIDTH, "bottom": (4,), "top": (4,), **settings})
+    generator = torch.Generator().manual_seed(2)
+    return Head(cfg, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=torch.float64)
+
+
+def relative(found, expected) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def rows() -> dict[str, dict[str, tuple[str, float]]]:
+    """Return by model and part the kind, and how far the diagonal of one pass is from the Hessian's."""
+    found = {}
+    for name, settings in MODELS.items():
+        head, (dense, pooled, labels) = small(settings), batch()
+        estimator = ExactDiagonal(kind="gauss_newton", parts=head.parts)
+        derivatives = estimator(head, dense, pooled, labels, curvature_samples=BATCH)
+        of_pass = derivatives.curvature, derivatives.pooled_curvature
+        of_hessian = hessian_diagonals(head, dense, pooled, labels)
+        of_gauss_newton = gauss_newton_diagonals(head, dense, pooled)
+        for mine, expected in zip(of_pass, of_gauss_newton, strict=True):
+            assert relative(mine, expected) < 1e-12, name
+        distances = map(relative, of_pass, of_hessian)
+        found[name] = {
+            part: (getattr(head.parts, part), distance)
+            for part, distance in zip(PARTS, distances, strict=True)
+        }
+    return found
+
+
+def cell(kind: str, distance: float) -> str:
+    return (
+        f"Hessian, {distance:.0e}"
+        if kind == "hessian"
+        else f"Gauss-Newton; the Hessian's is {distance:.0%} away"
+    )
+
+
+@pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
+def test_a_models_parts_are_what_is_measured(settings):
+    head, (dense, pooled, _) = small(settings), batch()
+    assert measured(head, dense, pooled).parts == head.parts
+
+
+def test_the_table_of_the_docs_is_what_the_models_are():
+    lines = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| DLRM")]
+    told = {line[0].strip(): [part.strip() for part in line[1:]] for line in lines}
+    assert told.keys() == MODELS.keys()
+    for name, parts in rows().items():
+        for said, (kind, distance) in zip(told[name], parts.values(), strict=True):
+            if kind == "hessian":  # roundings differ from machine to machine
+                of_docs = float(said.removeprefix("Hessian, "))
+                assert distance < 10 * of_docs < 1e-12, name
+            else:
+                assert said == cell(kind, distance), name
+
+
+if __name__ == "__main__":
+    print("| model | weights and biases | pooled embeddings |\n|---|---|---|")
+    for name, parts in rows().items():
+        print(f"| {name} | {' | '.join(cell(*parts[part]) for part in PARTS)} |")
