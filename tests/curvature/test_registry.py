@@ -8,7 +8,8 @@ import torch
 from dlrm_adahessian.curvature.base import flat, gradient
 from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
-from dlrm_adahessian.curvature.registry import ONE_PASS, CurvatureName, make_estimator
+from dlrm_adahessian.curvature.parts import Parts
+from dlrm_adahessian.curvature.registry import ONE_PASS, CurvatureName, make_estimator, matrix_of
 from tests.curvature.draws import draws_of, within_five_standard_errors
 from tests.oracles import (
     BATCH,
@@ -109,6 +110,28 @@ def test_the_exact_diagonal_by_name_is_refused_where_it_is_not_exact():
         ValueError, match=r"curved in its weights and pooled; use curvature gauss_newton .*hutchinson"
     ):
         make("exact", small_head(self_interaction=True))
+
+
+def test_estimators_say_of_which_matrix_they_are():
+    parts = Parts(weights="hessian", pooled="gauss_newton")
+    found = {name: matrix_of(name, parts) for name in get_args(CurvatureName)}
+    assert found == {
+        "exact": parts,
+        "gauss_newton": parts,
+        "hutchinson": Parts(weights="hessian", pooled="hessian"),
+        "gauss_newton_bartlett": parts,
+        "none": None,
+    }
+
+
+def test_a_model_that_nobody_vouches_for_is_measured():
+    head = small_head(self_interaction=True)
+    dense, tables, hits, labels = small_batch()
+    estimator = make_estimator(
+        "exact", None, TABLES, probes=1, precision="fp32", pooled="mean", seed=0, device=torch.device("cpu")
+    )
+    with pytest.raises(ValueError, match="curved in its weights, at bottom.0; pooled"):
+        estimator(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
 
 
 @pytest.mark.parametrize("name", ONE_PASS)

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from dlrm_adahessian.checkpoint.reader import load_newest_good
-from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.config import RunConfig, asdict, from_dict
 from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAMES
 from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import optimizer_preset, preset_names
-from dlrm_adahessian.train.step import TrainState, train_step
+from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 from tests.checkpoints import same_bits
 
 NAMES = preset_names("optimizers")
@@ -89,6 +90,39 @@ def test_saved_and_restored_training_continues_bit_for_bit(name, tmp_path):
     initial = tensors_of(new_state(config))
     still = [n for n in ("parameters", "row C1 weight") if same_bits(initial[n], continued[n])]
     assert still == [], "training must have moved something"
+
+
+@pytest.mark.parametrize("name", ["hybrid", "adahessian_exact"])
+def test_gauss_newton_is_exact_training_where_the_two_matrices_agree(name):
+    exact = replace(small(name), curvature_every=2, curvature_fraction=1.0)
+    gauss_newton = replace(exact, curvature="gauss_newton")
+    found, expected = (new_state(config) for config in (gauss_newton, exact))
+    for state in (found, expected):
+        for step in range(3):
+            samples = curvature_samples(gauss_newton, step, BATCH)
+            assert samples == curvature_samples(exact, step, BATCH) == (0 if step == 1 else BATCH)
+            train_step(state, batch_of(step), curvature_samples=samples, lr_scale=0.5)
+    found, expected = tensors_of(found), tensors_of(expected)
+    assert [n for n in expected if not same_bits(expected[n], found[n])] == []
+
+
+def test_a_curved_model_trains_in_an_eigenbasis_with_gauss_newton_and_not_with_hutchinson():
+    config = small("hybrid")
+    model = replace(config.model, activation="gelu")
+    state = new_state(replace(config, model=model, curvature="gauss_newton"))
+    losses = [
+        train_step(state, batch_of(ROWS), curvature_samples=BATCH, lr_scale=0.5).loss for _ in range(12)
+    ]
+    assert losses[-1] < losses[0]
+    values = {**asdict(config), "model": asdict(config)["model"] | {"activation": "gelu"}}
+    with pytest.raises(UsageError, match="use curvature gauss_newton, hutchinson"):
+        from_dict(values)
+    values["curvature"] = "hutchinson"
+    with pytest.raises(UsageError, match="use curvature exact or gauss_newton, or optim.columns.power 0"):
+        from_dict(values)
+    values["optim"]["columns"]["power"] = 0.0
+    with pytest.raises(UsageError, match="eigenbasis is made in one pass.*--curvature exact or gauss_newton"):
+        new_state(from_dict(values))
 
 
 def test_a_model_predicts_with_what_its_optimizer_serves_and_trains_on_from_where_it_was(tmp_path):

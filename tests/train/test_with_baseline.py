@@ -86,6 +86,13 @@ def test_summary_equals_scikit_learn_on_the_written_predictions(finished, rows):
         )
 
 
+def test_summary_says_of_which_matrix_the_diagonal_is(finished):
+    summary = json.loads((finished / "run" / "summary.json").read_text())
+    assert summary["curvature"] == "exact"
+    assert summary["curvature_of"] == {"weights": "hessian", "pooled": "hessian"}
+    assert summary["baseline"]["curvature_of"] is None
+
+
 def test_raw_rows_are_scored_as_prepared_ones_and_labels_may_be_absent(finished, rows):
     unlabelled = finished / "unlabelled.txt"
     unlabelled.write_bytes(b"".join(line[2:] for line in rows.read_bytes().splitlines(keepends=True)))
