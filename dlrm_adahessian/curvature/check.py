@@ -29,6 +29,7 @@ _MOVE = 0.3
 """Of an embedding's entry or a bias; of a weight over the root of the layer's inputs."""
 _ROUNDING = 1e-11
 """Far above what float64 rounds in sums of terms that cancel, as in a factorization machine, and far below any curvature."""
+_ONCE = "autograd cannot differentiate it twice"
 _OTHER = "use curvature hutchinson, which needs no layers"
 
 
@@ -38,11 +39,15 @@ class Measured:
 
     Attributes:
         parts: of which matrix the diagonal of one backward pass is.
-        curved_at: for each part that is Gauss-Newton, where its logit was seen to be curved.
+        curved_at: for each part that is Gauss-Newton, where its logit was seen to be curved: a layer, a feature.
     """
 
     parts: Parts
     curved_at: Mapping[str, str]
+
+
+class _DifferentiableOnceError(RuntimeError):
+    """An operation has no second derivative that autograd knows."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +83,11 @@ def measured(head: nn.Module, dense: Tensor, pooled: Tensor, *, jointly: bool = 
         seen = _forward(head, dense, pooled, generator)
         _refuse_layers(seen)
         _refuse_slopes(seen)
-        places = {name: output for name, (_, _, output) in seen.passed.items()}
-        curved_at = {
-            part: place
-            for part, place in (
-                ("weights", _curved_at(seen.logits, places, generator, jointly=jointly)),
-                ("pooled", _curved_at(seen.logits, {"pooled": seen.pooled}, generator, jointly=False)),
-            )
-            if place is not None
+        places = {
+            "weights": _curved_layer(seen, generator, jointly=jointly),
+            "pooled": _curved_feature(seen, generator),
         }
+    curved_at = {part: place for part, place in places.items() if place is not None}
     parts = Parts(
         weights="gauss_newton" if "weights" in curved_at else "hessian",
         pooled="gauss_newton" if "pooled" in curved_at else "hessian",
@@ -224,21 +225,30 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     return bool(((found - expected).abs() <= _ROUNDING * largest).all())
 
 
-def _curved_at(
-    logits: Tensor, places: Mapping[str, Tensor], generator: torch.Generator, *, jointly: bool
-) -> str | None:
-    """Return the first of the places (S, ...) along whose entries a logit has second derivatives; None if there is none."""
-    for name, place in places.items():
+def _curved_layer(seen: _Seen, generator: torch.Generator, *, jointly: bool) -> str | None:
+    """Return the first layer along whose outputs a logit has second derivatives; None if there is none."""
+    for name, (_, _, output) in seen.passed.items():
         try:
-            if place.numel() and _is_curved(logits, place, generator, jointly=jointly):
+            if _curved_entry(seen.logits, output, generator, jointly=jointly) is not None:
                 return name or "the head"
-        except RuntimeError:
-            return f"{name or 'the head'}, where autograd cannot differentiate it twice"
+        except RuntimeError:  # autograd has its own for operations without a second derivative
+            return f"{name or 'the head'}, where {_ONCE}"
     return None
 
 
+def _curved_feature(seen: _Seen, generator: torch.Generator) -> str | None:
+    """Return a feature along whose pooled embedding a logit has second derivatives; None if there is none."""
+    if not seen.pooled.numel():
+        return None
+    try:
+        entry = _curved_entry(seen.logits, seen.pooled, generator, jointly=False)
+    except RuntimeError:
+        return f"a feature, where {_ONCE}"
+    return None if entry is None else f"feature {entry // seen.pooled.shape[2]}, counted from 0"
+
+
 def _require_second_derivatives(slope: Tensor) -> None:
-    """Raise a RuntimeError where an operation is differentiable once: it ends every path, and autograd would say zero."""
+    """Refuse an operation that is differentiable once: it ends every path, and autograd would say zero."""
     nodes, seen = [slope.grad_fn], set[Node]()
     while nodes:
         node = nodes.pop()
@@ -246,14 +256,15 @@ def _require_second_derivatives(slope: Tensor) -> None:
             continue
         seen.add(node)
         if node.name() == "torch::autograd::Error":
-            raise RuntimeError("an operation is differentiable once only")
+            raise _DifferentiableOnceError
         nodes += [following for following, _ in node.next_functions]
 
 
-def _is_curved(logits: Tensor, place: Tensor, generator: torch.Generator, *, jointly: bool) -> bool:
+def _curved_entry(logits: Tensor, place: Tensor, generator: torch.Generator, *, jointly: bool) -> int | None:
+    """Return an entry of a sample's part of `place` (S, ...) along which its logit has a second derivative, if any."""
     (slope,) = torch.autograd.grad(logits.sum(), place, create_graph=True, materialize_grads=True)
     if not slope.requires_grad:
-        return False
+        return None
     _require_second_derivatives(slope)
     samples, entries = slope.flatten(1).shape
     asked = [torch.randperm(entries, generator=generator)[:_ENTRIES] for _ in range(samples)]
@@ -267,6 +278,7 @@ def _is_curved(logits: Tensor, place: Tensor, generator: torch.Generator, *, joi
         )
         along = second.flatten(1) if jointly else second.flatten(1).gather(1, entry)
         largest = max(float(second.abs().max()), steepest)
-        if not bool((along.abs() <= _ROUNDING * largest).all()):
-            return True
-    return False
+        is_flat = (along.abs() <= _ROUNDING * largest).all(1)
+        if not is_flat.all():
+            return int(entry[~is_flat][0])
+    return None

@@ -27,7 +27,10 @@ WEIGHTS_ALONE = {
     "two units multiplied": heads.TwoUnitsMultiplied,
 }
 CURVED = {
-    "own projection": (heads.TimesOwnProjection, "weights, at first; pooled, at pooled"),
+    "own projection": (
+        heads.TimesOwnProjection,
+        "weights, at first; pooled, at feature [01], counted from 0",
+    ),
     "a sequence with a forward of its own": (heads.OfSquaredSequence, "weights, at first; pooled"),
     "tanh in glue": (heads.TanhInGlue, "weights, at first; pooled"),
 }
@@ -72,7 +75,8 @@ def test_what_multiplies_its_inputs_is_the_hessian_at_the_weights_alone(kind):
     head, (dense, pooled, labels) = made(kind), batch()
     assert measured(head, dense, pooled).parts == Parts(weights="hessian", pooled="gauss_newton")
     with pytest.raises(
-        ValueError, match=r"curved in its pooled, at pooled; use curvature gauss_newton .* or hutchinson"
+        ValueError,
+        match=r"curved in its pooled, at feature [01], counted from 0; use curvature gauss_newton",
     ):
         ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
     found = GAUSS_NEWTON()(head, dense, pooled, labels, curvature_samples=BATCH)
@@ -131,7 +135,9 @@ class OneCurvedFeature(Mlp):
 
 def test_one_curved_feature_among_many_is_found():
     head, (dense, pooled, _) = made(OneCurvedFeature, 3 + 26 * WIDTH), batch(8, 26)
-    assert measured(head, dense, pooled).parts == Parts(weights="hessian", pooled="gauss_newton")
+    found = measured(head, dense, pooled)
+    assert found.parts == Parts(weights="hessian", pooled="gauss_newton")
+    assert found.curved_at == {"pooled": "feature 17, counted from 0"}
 
 
 def test_dropout_draws_as_it_will_and_leaves_no_trace():

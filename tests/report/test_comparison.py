@@ -1,5 +1,6 @@
 """The report of a comparison."""
 
+import json
 import os
 import re
 import shutil
@@ -37,25 +38,28 @@ def test_terminal_and_report_say_the_same_sentences(study, tmp_path):
 
 
 def test_the_report_says_of_which_matrix_the_diagonal_is(study, tmp_path):
-    gauss_newton = Parts(weights="hessian", pooled="gauss_newton")
-    exact = study.contenders[1].finals[0].summary.curvature_of
-    assert exact == Parts(weights="hessian", pooled="hessian")
     found = summarize(study)
-    names = list(found.optimizers)
-    second = replace(found.optimizers[names[1]], curvature_of=gauss_newton)
-    changed = replace(found, optimizers={**found.optimizers, names[1]: second})
-    (sentence,) = curvature_sentences(found)
-    assert sentence == (
-        "hybrid reads the diagonal of the Hessian at the weights and of the Hessian at the pooled embeddings "
-        "(curvature exact)."
+    assert curvature_sentences(found) == []  # first-order optimizers
+    first, second = found.optimizers
+    changed = replace(
+        found.optimizers[second],
+        curvature_of=Parts(weights="hessian", pooled="gauss_newton"),
+        settings={"curvature": "gauss_newton"},
     )
-    write_report(tmp_path, changed, runs_table(study))
-    told = "the Hessian at the weights and of the Gauss-Newton matrix at the pooled embeddings"
+    found = replace(found, optimizers={first: found.optimizers[first], second: changed})
+    told = (
+        f"{second} reads the diagonal of the Hessian at the weights and of the Gauss-Newton matrix at the pooled "
+        "embeddings (curvature gauss_newton)."
+    )
+    assert curvature_sentences(found) == [told]
+    write_report(tmp_path, found, runs_table(study))
     assert all(told in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
-    assert changed.asdict()["optimizers"][names[1]]["curvature_of"] == {
-        "weights": "hessian",
-        "pooled": "gauss_newton",
-    }
+
+
+def test_the_summary_says_of_which_matrix_the_diagonal_is(finished):
+    found = json.loads((finished / "study" / "summary.json").read_text())["optimizers"]
+    assert found["adagrad"]["curvature_of"] is None
+    assert found["hybrid"]["curvature_of"] == {"weights": "hessian", "pooled": "hessian"}
 
 
 def with_finals(study: Study, change) -> Study:
