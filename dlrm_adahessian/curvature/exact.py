@@ -246,18 +246,26 @@ def _bases_of(basis: KroneckerBasis | None, parameters: Sequence[Tensor]) -> dic
 
 def _residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return r = u (p - y) and log(u p (1 - p) / r^2), (B,), without cancellation for confident samples; u is 1 or given."""
-    # For a label of 0 or 1 one of the products is 0.
-    residual = (1 - labels) * logits.sigmoid() - labels * (-logits).sigmoid()
-    towards_loss = (1 - 2 * labels) * logits
-    log_variance = F.logsigmoid(logits) + F.logsigmoid(-logits)
-    smallest = (log_variance / 2).exp_().mul_(torch.finfo(logits.dtype).eps)
-    is_hard = (labels == 0) | (labels == 1)
-    away_from_0 = residual.abs().maximum(smallest)
-    residual = torch.where(is_hard, residual, away_from_0.copysign(residual))
-    exponent = torch.where(is_hard, -towards_loss, log_variance - 2 * away_from_0.log())
+    sign = 1 - 2 * labels  # -1 where the label is 1
+    towards_loss = sign * logits
+    residual = sign * towards_loss.sigmoid()
+    exponent = towards_loss.neg_()
+    # Reading a GPU would stop it.
+    if labels.is_cuda or not torch.equal(labels.square(), labels):
+        is_hard, (soft_residual, soft_exponent) = labels.square() == labels, _of_soft_labels(logits, labels)
+        residual = torch.where(is_hard, residual, soft_residual)
+        exponent = torch.where(is_hard, exponent, soft_exponent)
     if weights is not None:
         residual *= weights
         exponent -= weights.log()
     # Half of what the type can hold is left for the squares that it multiplies. In float32 this concerns p (1 - p) < 5e-18.
     largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
     return residual, exponent.clamp_(max=largest)
+
+
+def _of_soft_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return p - y, kept away from 0, and log(p (1 - p) / (p - y)^2), (B,)."""
+    residual = (1 - labels) * logits.sigmoid() - labels * (-logits).sigmoid()
+    log_variance = F.logsigmoid(logits) + F.logsigmoid(-logits)
+    size = residual.abs().maximum((log_variance / 2).exp() * torch.finfo(logits.dtype).eps)
+    return size.copysign(residual), log_variance - 2 * size.log()
