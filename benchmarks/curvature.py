@@ -19,7 +19,7 @@ from benchmarks.support.printing import print_rows
 from dlrm_adahessian.curvature.base import gradient
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.model.dlrm import Head
 from dlrm_adahessian.runtime.process import keep_freed_memory
 
@@ -30,7 +30,7 @@ _WARM_UP = 5
 def measure(batch: int, rounds: int) -> dict[str, float]:
     """Return the medians of one batch size; times in milliseconds."""
     generator = torch.Generator().manual_seed(0)
-    head = Head(ModelConfig(), num_dense=13, num_features=26, generator=generator)
+    head = Head(DLRMConfig(), num_dense=13, num_features=26, generator=generator)
     dense = torch.rand(batch, 13, generator=generator)
     pooled = torch.randn(batch, 26, 16, generator=generator).mul_(0.1)
     labels = torch.rand(batch, generator=generator).lt(0.25).float()

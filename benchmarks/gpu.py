@@ -39,7 +39,7 @@ from dlrm_adahessian.embeddings.planning.what_if import table_sizes as published
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.kernels.compiled import triton_available
 from dlrm_adahessian.kernels.row_sums import sum_hits_torch
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.optim.columns import ColumnsConfig
@@ -88,7 +88,7 @@ def captured(run: Callable[[], object]) -> Callable[[], None]:
 class Shape:
     """A model, its tables, and what draws ids for a number of samples, (26, B) int64."""
 
-    model: ModelConfig
+    model: DLRMConfig
     sizes: Sequence[int]
     draw: Callable[[int, np.random.Generator], npt.NDArray[np.int64]]
 
@@ -97,7 +97,7 @@ def kaggle() -> Shape:
     """Return the shape of Criteo Kaggle."""
     distributions = token_distributions()
     return Shape(
-        model=ModelConfig(),
+        model=DLRMConfig(),
         sizes=table_sizes(),
         draw=lambda batch, rng: draw_ids(distributions, batch, rng),
     )
@@ -182,7 +182,7 @@ class Trainer:
         tables: RowTables,
         estimator: Estimator | None,
         dense: DenseConfig,
-        model: ModelConfig,
+        model: DLRMConfig,
         *,
         every: int | None,
         fraction: float = 1.0,
@@ -234,7 +234,7 @@ class Trainer:
         )
 
 
-def new_head(model: ModelConfig, dtype: torch.dtype = torch.float32) -> Head:
+def new_head(model: DLRMConfig, dtype: torch.dtype = torch.float32) -> Head:
     """Return the dense half of a model on the device."""
     generator = torch.Generator().manual_seed(0)
     head = Head(model, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=dtype)
@@ -316,7 +316,7 @@ def _take_turns(variants: dict[str, Callable[[], None]], rounds: int) -> dict[st
 
 def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
     """Time derivatives and dense optimizers by themselves."""
-    head = new_head(ModelConfig())
+    head = new_head(DLRMConfig())
     parameters = flatten_parameters_(head)
     shapes = [p.shape for p in head.parameters()]
     dense, labels = torch.rand(batch, DENSE, device="cuda"), torch.rand(batch, device="cuda").lt(0.25).float()
@@ -454,7 +454,7 @@ def correctness() -> dict[str, float]:
     dense = torch.rand(512, DENSE, generator=generator, dtype=torch.float64)
     pooled = torch.randn(512, FEATURES, WIDTH, generator=generator, dtype=torch.float64)
     labels = torch.rand(512, generator=generator, dtype=torch.float64).lt(0.25).double()
-    head = new_head(ModelConfig(), torch.float64).cpu()
+    head = new_head(DLRMConfig(), torch.float64).cpu()
     expected = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=512)
     for precision in PRECISIONS:
         with matrix_products(precision):

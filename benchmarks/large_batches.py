@@ -19,7 +19,7 @@ from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.compare.study import Run, run_study
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.metrics.binary import log_losses
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 
 _WINDOW = 65_536  # samples whose mean log loss is compared with the target
 
@@ -48,7 +48,7 @@ def at_size(batch_size: int, args: argparse.Namespace) -> Iterator[dict[str, obj
     study = run_study(
         CompareConfig(
             dataset="synthetic", rows=args.rows, batch_size=batch_size, data=DataConfig(cache_dir=args.out / "cache"),
-            model=ModelConfig(bottom=(64, 32), top=(64, 32)), optimizers=args.optimizers, select="progressive",
+            model=DLRMConfig(bottom=(64, 32), top=(64, 32)), optimizers=args.optimizers, select="progressive",
             trials=args.trials, refine=args.refine, seeds=1, parallel=args.parallel, out=args.out / str(batch_size),
         )
     )  # fmt: skip

@@ -27,7 +27,7 @@ from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.metrics.binary import METRICS
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.statistics.crossed import crossed_difference
 from dlrm_adahessian.train.results import RunResult
 from dlrm_adahessian.train.run_cache import find_or_fit
@@ -68,7 +68,7 @@ def one_pair(number: int, args: argparse.Namespace, folder: Path) -> Iterator[tu
     for side in range(2):
         study = CompareConfig(
             dataset="synthetic", rows=_ROWS, batch_size=_BATCH, data=data, select="progressive",
-            model=ModelConfig(bottom=(32,), top=(32,), embedding_dim=8),
+            model=DLRMConfig(bottom=(32,), top=(32,), embedding_dim=8),
             searches=args.searches, trials=args.trials, seeds=args.seeds, seed=side * _SIDES_APART,
         )  # fmt: skip
         with init_process_group(torch.device("cpu")):

@@ -30,7 +30,7 @@ from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.dense import AdaHessianConfig
 from dlrm_adahessian.runtime.process import keep_freed_memory
@@ -67,7 +67,7 @@ def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
     from pytorch_optimizer import AdaHessian
 
     generator = torch.Generator().manual_seed(0)
-    heads = [Head(ModelConfig(), num_dense=13, num_features=26, generator=generator) for _ in range(3)]
+    heads = [Head(DLRMConfig(), num_dense=13, num_features=26, generator=generator) for _ in range(3)]
     dense = torch.rand(batch, 13, generator=generator)
     pooled = torch.randn(batch, 26, 16, generator=generator).mul_(0.1)
     labels = torch.rand(batch, generator=generator).lt(0.25).float()

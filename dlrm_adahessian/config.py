@@ -16,7 +16,7 @@ from dlrm_adahessian.curvature.registry import ONE_PASS, CurvatureName
 from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig, ModelConfig
 from dlrm_adahessian.optim.config import OptimConfig
 from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.runs.sealed import fingerprint
@@ -68,7 +68,7 @@ class SharedConfig:
     curvature_precision: Literal["fp32", "bf16"] = "bf16"
     """Of the operands of the exact diagonal's own products, on GPUs and CPUs with AMX; sums are float32."""
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = DLRMConfig()
 
 
 @settings
@@ -132,11 +132,13 @@ class RunConfig(SharedConfig):
                 f"optim.columns turns the gradient of the rows, and the estimate {self.curvature} cannot turn with it; "
                 "use curvature exact or gauss_newton, or optim.columns.power 0"
             )
-        if self.curvature == "exact" and (self.model.activation != "relu" or self.model.self_interaction):
+        kinds = {"weights": self.model.parts.weights, "pooled embeddings": self.model.parts.pooled}
+        curved = [part for part, kind in kinds.items() if kind != "hessian"]
+        if self.curvature == "exact" and curved:
             raise ValueError(
-                "the exact Hessian diagonal needs activation relu and no self-interaction, got "
-                f"{self.model.activation} and self_interaction={self.model.self_interaction}; "
-                "use curvature gauss_newton, hutchinson or gauss_newton_bartlett, or change the model"
+                f"curvature exact is the diagonal of the Hessian, and the logit of {self.model.name} with these settings is "
+                f"curved in its {' and '.join(curved)} (docs/models.md); use curvature gauss_newton, hutchinson or "
+                "gauss_newton_bartlett, or change the model"
             )
         return self
 
@@ -159,6 +161,8 @@ class RunConfig(SharedConfig):
             del settings["curvature_precision"]
         if self.exchange_precision == "fp32":  # a setting that rounds nothing is none
             del settings["exchange_precision"]
+        if self.model.name == "dlrm":  # the only architecture once, without a name
+            del settings["model"]["name"]
         settings["data"] = {"order": self.data.order, "train_rows": self.data.train_rows}
         return fingerprint({"rows": rows, "settings": settings})
 
@@ -200,17 +204,18 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     return validated(RunConfig, values)
 
 
-def load(path: Path | None, optimizer: str | None) -> RunConfig:
-    """Compose the configuration before the flags, of the file of `--config` and the name of `--optimizer`, if any."""
-    return composed(read_toml(path) if path else {}, optimizer)
+def load(path: Path | None, optimizer: str | None, model: str | None = None) -> RunConfig:
+    """Compose the configuration before the flags, of the file of `--config`, `--optimizer` and `--model`, if any."""
+    return composed(read_toml(path) if path else {}, optimizer, model)
 
 
-def composed(values: Mapping[str, Any], optimizer: str | None = None) -> RunConfig:
+def composed(values: Mapping[str, Any], optimizer: str | None = None, model: str | None = None) -> RunConfig:
     """Compose defaults, the preset of the optimizer, and settings.
 
     Args:
         values: nested tables as in a TOML file; they win over the preset.
         optimizer: name of the preset; None is the one that `values` name, or hybrid.
+        model: name of the architecture; None is the one that `values` name, or dlrm.
 
     Returns:
         The configuration.
@@ -222,7 +227,34 @@ def composed(values: Mapping[str, Any], optimizer: str | None = None) -> RunConf
     if not isinstance(name, str):
         known = ", ".join(preset_names("optimizers"))
         raise UsageError(f"optimizer must be a name in quotes, got {name!r}; one of {known}")
-    return from_dict({**merged(optimizer_preset(name), values), "optimizer": name})
+    if model is not None:
+        values = of_model(values, model)
+    shared = validated(SharedConfig, {"model": values.get("model", {})})
+    return from_dict({**merged(preset_for(name, shared.model), values), "optimizer": name})
+
+
+def preset_for(optimizer: str, model: ModelConfig) -> dict[str, Any]:
+    """Return the preset of an optimizer for an architecture.
+
+    Where the architecture is curved by design, `exact` of a preset is `gauss_newton`: the same pass, by its right name.
+
+    Args:
+        optimizer: name of the preset.
+        model: of which the architecture counts, not its settings.
+
+    Returns:
+        Its tables.
+    """
+    preset, parts = optimizer_preset(optimizer), type(model)().parts
+    if preset.get("curvature") == "exact" and "gauss_newton" in (parts.weights, parts.pooled):
+        preset["curvature"] = "gauss_newton"
+    return preset
+
+
+def of_model(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return nested tables with the name of the architecture; other settings of the model stay, and must be of it too."""
+    below = values.get("model", {})
+    return {**values, "model": {**below, "name": name} if isinstance(below, Mapping) else below}
 
 
 def baseline_of(config: RunConfig) -> RunConfig:

@@ -1,11 +1,12 @@
-"""Independent truths in float64: the exact Hessian of a small DLRM, tables included."""
+"""Independent truths in float64: the exact Hessian of a small model, tables included, and its Gauss-Newton matrix."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DCNv2Config, DeepFMConfig, DLRMConfig, ModelConfig
 from dlrm_adahessian.model.dlrm import Head
+from dlrm_adahessian.model.registry import new_head
 
 DENSE, FEATURES, ROWS, WIDTH, BATCH = 4, 3, 5, 3, 7
 PARTS = {
@@ -17,14 +18,21 @@ PARTS = {
 """K and F of the kinds of model."""
 
 
-def small_config(**changes: object) -> ModelConfig:
-    return ModelConfig(**{"embedding_dim": WIDTH, "bottom": (6,), "top": (5,), **changes})
+def small_config(name: str = "dlrm", **changes: object) -> ModelConfig:
+    kind, widths = {
+        "dlrm": (DLRMConfig, {"bottom": (6,), "top": (5,)}),
+        "deepfm": (DeepFMConfig, {"deep": (6, 5)}),
+        "dcnv2": (DCNv2Config, {"deep": (6, 5)}),
+    }[name]
+    return kind(**{"embedding_dim": WIDTH, **widths, **changes})
 
 
 def small_head(num_dense: int = DENSE, num_features: int = FEATURES, **changes: object) -> Head:
     cfg = small_config(**changes)
     generator = torch.Generator().manual_seed(1)
-    return Head(cfg, num_dense=num_dense, num_features=num_features, generator=generator, dtype=torch.float64)
+    return new_head(
+        cfg, num_dense=num_dense, num_features=num_features, generator=generator, dtype=torch.float64
+    )
 
 
 def small_batch(
@@ -52,12 +60,15 @@ def pooled_of(tables: Tensor, hits: Tensor) -> Tensor:
 
 
 def plain_logits(values: dict[str, Tensor], cfg: ModelConfig, dense: Tensor, pooled: Tensor) -> Tensor:
-    """DLRM once more, from the parameters alone."""
+    """A model once more, from the parameters alone."""
     activation = {"relu": F.relu, "gelu": F.gelu}[cfg.activation]
 
     def linear(x: Tensor, name: str) -> Tensor:
-        return x @ values[f"{name}.weight"].T + values[f"{name}.bias"]
+        return x @ values[f"{name}.weight"].T + values.get(f"{name}.bias", 0)
 
+    if cfg.name != "dlrm":
+        plain = {"deepfm": _plain_deepfm, "dcnv2": _plain_dcnv2}[cfg.name]
+        return plain(cfg, linear, activation, dense, pooled)
     vectors = list(pooled.unbind(1))
     read = vectors
     if dense.shape[1]:
@@ -66,6 +77,33 @@ def plain_logits(values: dict[str, Tensor], cfg: ModelConfig, dense: Tensor, poo
     pairs = [(i, j) for i in range(len(vectors)) for j in range(i + cfg.self_interaction)]
     products = [(vectors[i] * vectors[j]).sum(1, keepdim=True) for i, j in pairs]
     return linear(activation(linear(torch.cat([*read, *products], 1), "top.0")), "top.2").squeeze(1)
+
+
+def _plain_deepfm(cfg: DeepFMConfig, linear, activation, dense: Tensor, pooled: Tensor) -> Tensor:
+    deep = torch.cat([dense, *pooled.unbind(1)], 1)
+    for layer in range(len(cfg.deep)):
+        deep = activation(linear(deep, f"deep.{2 * layer}"))
+    z = linear(deep, f"deep.{2 * len(cfg.deep)}").squeeze(1)
+    if dense.shape[1]:
+        z = z + linear(dense, "linear").squeeze(1)
+    for f, vector in enumerate(pooled.unbind(1)):
+        z = z + vector[:, -1]
+        for other in pooled.unbind(1)[:f]:
+            z = z + sum(vector[:, d] * other[:, d] for d in range(cfg.embedding_dim - 1))
+    return z
+
+
+def _plain_dcnv2(cfg: DCNv2Config, linear, activation, dense: Tensor, pooled: Tensor) -> Tensor:
+    first = x = torch.cat([dense, *pooled.unbind(1)], 1)
+    for cross in range(cfg.crosses):
+        product = linear(x, f"crosses.{cross}.0")
+        if cfg.rank is not None:
+            product = linear(product, f"crosses.{cross}.1")
+        x = first * product + x
+    deep = x if cfg.structure == "stacked" else first
+    for layer in range(len(cfg.deep)):
+        deep = activation(linear(deep, f"deep.{2 * layer}"))
+    return linear(deep if cfg.structure == "stacked" else torch.cat([x, deep], 1), "last").squeeze(1)
 
 
 def brute_force_diagonals(
@@ -90,3 +128,20 @@ def small_weights() -> tuple[Tensor, Tensor]:
     """Return whole weights (B,), one of them 0, and the factors that they are on the samples' losses in a plain mean."""
     weights = torch.tensor([2.0, 0.0, 1.0, 3.0, 1.0, 1.0, 4.0], dtype=torch.float64)
     return weights, weights / weights.mean()
+
+
+def gauss_newton(logits, at: Tensor) -> Tensor:
+    """The Gauss-Newton matrix of the mean loss at all entries of a tensor, (P, P), by the Jacobian of the logits."""
+    flat = at.reshape(-1)
+    jacobian = torch.func.jacfwd(lambda x: logits(x.view_as(at)))(flat)
+    p = logits(at).sigmoid()
+    return jacobian.T @ ((p * (1 - p) / len(p)).unsqueeze(1) * jacobian)
+
+
+def hessian(logits, labels: Tensor, at: Tensor) -> Tensor:
+    """The Hessian of the mean loss at all entries of a tensor, (P, P)."""
+
+    def loss(x: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits(x.view_as(at)), labels)
+
+    return torch.func.hessian(loss)(at.reshape(-1))

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from dlrm_adahessian.config import composed, from_dict
+from dlrm_adahessian.config import asdict, baseline_of, composed, from_dict
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.runs.sealed import fingerprint
 
 
 def test_an_optimizer_that_reads_curvature_needs_an_estimator():
@@ -51,3 +52,57 @@ def test_checkpoints_of_rates_that_depend_on_all_steps_are_of_one_number_of_epoc
     assert {*one.checkpoint_fingerprints("rows")}.isdisjoint(
         replace(one, epochs=2).checkpoint_fingerprints("rows")
     )
+
+
+def test_settings_without_a_name_of_the_model_are_those_of_dlrm_and_keep_their_fingerprint():
+    """Runs and checkpoints of before there were other architectures resume."""
+    now = composed({"model": {"bottom": [8]}}, "adagrad")
+    values = asdict(now)
+    assert values["model"].pop("name") == "dlrm"
+    assert from_dict(values) == now
+    left_out = {
+        *("out", "resume", "baseline", "data_path", "schema", "log_every", "bad_rows", "device", "timeout"),
+        *("checkpoint_every", "checkpoint_keep", "checkpoint_in_background", "distributed", "data"),
+        *("curvature_precision", "exchange_precision"),
+    }
+    settings = {key: value for key, value in values.items() if key not in left_out}
+    settings["data"] = {"order": values["data"]["order"], "train_rows": None}
+    assert now.fingerprint("rows") == fingerprint({"rows": "rows", "settings": settings})
+    for name in ("deepfm", "dcnv2"):
+        assert composed({}, "adagrad", name).fingerprint("rows") != composed({}, "adagrad").fingerprint(
+            "rows"
+        )
+
+
+def test_an_architecture_is_chosen_by_name_with_the_settings_of_its_table():
+    table = {"model": {"embedding_dim": 8, "activation": "relu"}}
+    found = composed(table, "adagrad", "dcnv2").model
+    assert (found.name, found.embedding_dim) == ("dcnv2", 8)
+    assert composed({"model": {"name": "deepfm", "deep": [4]}}).model.deep == (4,)
+    with pytest.raises(
+        UsageError, match="model.dcnv2.bottom is no setting, as bottom is one of other parts; leave"
+    ):
+        composed({"model": {"bottom": [8]}}, "adagrad", "dcnv2")
+    with pytest.raises(UsageError, match="model.name must be one of dlrm, deepfm, dcnv2, got 'dcn'"):
+        composed({}, "adagrad", "dcn")
+    with pytest.raises(
+        UsageError, match="model.deepfm.embedding_dim: Input should be greater than or equal to 2, got 1"
+    ):
+        composed({"model": {"embedding_dim": 1}}, "adagrad", "deepfm")
+
+
+def test_presets_take_the_one_pass_by_its_right_name_and_an_explicit_exact_is_refused():
+    assert composed({}, "hybrid", "dcnv2").curvature == "gauss_newton"
+    assert composed({}, "sophia", "dcnv2").curvature == "gauss_newton_bartlett"
+    assert composed({}, "adagrad", "dcnv2").curvature == "none"
+    assert [composed({}, "hybrid", name).curvature for name in ("dlrm", "deepfm")] == ["exact", "exact"]
+    assert baseline_of(composed({}, "hybrid", "dcnv2")).model.name == "dcnv2"
+    with pytest.raises(
+        UsageError,
+        match="the logit of dcnv2 .* curved in its pooled embeddings .* use curvature gauss_newton",
+    ):
+        composed({"curvature": "exact"}, "hybrid", "dcnv2")
+    with pytest.raises(
+        UsageError, match="the logit of deepfm .* curved in its weights and pooled embeddings"
+    ):
+        composed({"model": {"activation": "silu"}}, "hybrid", "deepfm")

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's recipes, followed in a copy of the package: a toy optimizer, row rule, estimator and data set train."""
+"""CONTRIBUTING.md's recipes in a copy of the package: a toy optimizer, row rule, estimator, model and data set train."""
 
 import json
 import os
@@ -110,6 +110,39 @@ class Toy(Estimator):
             found, curvature=squares[0], pooled_curvature=squares[1], pooled_samples=len(request.labels)
         )
 '''
+MODEL = '''"""Logistic regression on the dense inputs and the pooled embeddings."""
+
+import torch
+from torch import nn
+
+from dlrm_adahessian.model.layers import linear
+
+
+class Head(nn.Module):
+    def __init__(self, cfg, *, num_dense, num_features, generator, dtype):
+        super().__init__()
+        self.parts = cfg.parts
+        self.last = linear(num_dense + num_features * cfg.embedding_dim, 1, generator=generator, dtype=dtype)
+
+    def forward(self, dense, pooled):
+        return self.last(torch.cat([dense, pooled.flatten(1)], 1)).squeeze(1)
+'''
+MODEL_SETTINGS = '''@settings
+class ToyModelConfig(Architecture):
+    """Logistic regression."""
+
+    name: Literal["toy"] = "toy"
+    toys: int = 1
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(weights="hessian", pooled="hessian")
+
+    def activations(self, num_dense: int, num_features: int) -> int:
+        return num_dense + num_features * self.embedding_dim
+
+
+'''
 PRESET = 'curvature = "toy"\n[optim.dense]\nname = "toy"\n[optim.rows]\nname = "toy"\n'
 SCHEMA = """# A toy.
 format = "tsv"
@@ -125,6 +158,7 @@ ADDED = {
     "optim/dense/toy.py": DENSE,
     "optim/rows/toy.py": ROWS,
     "curvature/toy.py": ESTIMATOR,
+    "model/toy.py": MODEL,
     "presets/optimizers/toy.toml": PRESET,
     "presets/schemas/toy.toml": SCHEMA,
 }
@@ -132,6 +166,11 @@ CASE = """        case "toy":
             from dlrm_adahessian.curvature.toy import Toy
 
             return Toy()
+"""
+MODEL_CASE = """        case ToyModelConfig():
+            from dlrm_adahessian.model import toy
+
+            return toy.Head(cfg, **sizes, generator=generator, dtype=dtype)
 """
 CHANGED = {
     "optim/dense/__init__.py": [
@@ -143,9 +182,18 @@ CHANGED = {
         ("RowConfig = (\n", "RowConfig = (\n    ToyRowConfig\n    | "),
     ],
     "data/config.py": [("DatasetName = Literal[", 'DatasetName = Literal["toy", ')],
+    "model/config.py": [
+        ("def _named(", f"{MODEL_SETTINGS}def _named("),
+        ("    Annotated[DLRMConfig | ", "    Annotated[ToyModelConfig | DLRMConfig | "),
+    ],
+    "model/registry.py": [
+        ('ModelName = Literal["dlrm", ', 'ModelName = Literal["toy", "dlrm", '),
+        ("DLRMConfig, ModelConfig\n", "DLRMConfig, ModelConfig, ToyModelConfig\n"),
+        ("        case DLRMConfig():\n", f"{MODEL_CASE}        case DLRMConfig():\n"),
+    ],
     "curvature/registry.py": [
         ('CurvatureName = Literal["exact", ', 'CurvatureName = Literal["toy", "exact", '),
-        ('        case "none":\n', f'{CASE}        case "none":\n'),
+        ('        case "none":\n            from', f'{CASE}        case "none":\n            from'),
     ],
 }
 
@@ -178,8 +226,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (copy / name).unlink()
         (copy / name).write_text(text)
     (folder / "toy.tsv").write_text("".join(f"{n % 2}\t{n % 7}\t{'ab'[n % 2]}\n" for n in range(2000)))
-    flags = ["--dataset", "toy", "--data-path", "toy.tsv", "--batch-size", "64", "--model.bottom", "8"]
-    flags += ["--model.top", "8", "--baseline", "none", "--out", "run", "--data.cache-dir", "cache"]
+    flags = ["--dataset", "toy", "--data-path", "toy.tsv", "--batch-size", "64", "--model", "toy"]
+    flags += ["--model.toys", "2", "--baseline", "none", "--out", "run", "--data.cache-dir", "cache"]
     done = subprocess.run(
         [sys.executable, "-m", "dlrm_adahessian", "train", "--optimizer", "toy", *flags],
         cwd=folder,
@@ -198,6 +246,7 @@ def test_what_the_recipes_add_trains(folder: Path) -> None:
     assert summary["train"]["steps"] == 27
     assert summary["skipped_steps"] == 0
     config = json.loads((folder / "run" / "config.json").read_text())
+    assert (config["model"]["name"], config["model"]["toys"], summary["model"]) == ("toy", 2, "toy")
     assert {part: config["optim"][part]["name"] for part in ("dense", "rows")} == {
         "dense": "toy",
         "rows": "toy",

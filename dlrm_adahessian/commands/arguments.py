@@ -17,12 +17,26 @@ def config_file(arguments: Sequence[str]) -> Path | None:
     return Path(named) if named else None
 
 
-def parsed(base: T, arguments: Sequence[str], *, prog: str, description: str) -> T:
-    """Return settings whose defaults are those of `base`; the file of --config is in it already."""
+def model_name(arguments: Sequence[str]) -> str | None:
+    """Return the architecture that --model or --model.name names, or None."""
+    return value_of(arguments, "--model") or value_of(arguments, "--model.name")
+
+
+def parsed(
+    base: T,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    read: Sequence[str] = ("--config",),
+) -> T:
+    """Return settings whose defaults are those of `base`; the flags that were `read` before are in it already."""
+    for flag in read:
+        arguments = _without(arguments, flag)
     return tyro.cli(
         type(base),
         default=base,
-        args=_without(arguments, "--config"),
+        args=arguments,
         prog=prog,
         description=description,
         config=(tyro.conf.AvoidSubcommands,),

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from dlrm_adahessian.commands.arguments import config_file, parsed
+from dlrm_adahessian.commands.arguments import config_file, model_name, parsed
 from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.config import of_model
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
@@ -16,14 +17,23 @@ _HELP = """Tune and train several optimizers on the same rows, and report which 
 
 Every optimizer gets the same rows in the same order, the same initial weights, and as many draws of hyper-parameters from
 ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an interruption, or
-with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it."""
+with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it.
+
+--model NAME chooses the architecture of all runs: dlrm (default), deepfm or dcnv2."""
 
 
 def compare(arguments: Sequence[str]) -> int:
     """Tune and train several optimizers alike, and report which trains the better model."""
-    named = config_file(arguments)
-    base = validated(CompareConfig, read_toml(named) if named else {})
-    args = parsed(base, arguments, prog="python -m dlrm_adahessian compare", description=_HELP)
+    named, model = config_file(arguments), model_name(arguments)
+    values = read_toml(named) if named else {}
+    base = validated(CompareConfig, of_model(values, model) if model else values)
+    args = parsed(
+        base,
+        arguments,
+        prog="python -m dlrm_adahessian compare",
+        description=_HELP,
+        read=("--config", "--model"),
+    )
     for name in args.names:
         optimizer_preset(name)  # a wrong name is refused before anything is read
     if args.dataset not in GENERATED:

@@ -20,6 +20,7 @@ from dlrm_adahessian.commands.prepare import PrepareConfig
 from dlrm_adahessian.commands.schema import SchemaConfig
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.embeddings.planning.what_if import PlanConfig
+from dlrm_adahessian.model.registry import ModelName
 
 T = TypeVar("T")
 PROGRAM = "dlrm-adahessian"
@@ -39,11 +40,13 @@ class CompletionConfig:
 
 @dataclass(frozen=True)
 class _WithFile(Generic[T]):
-    """Flags that win over a file, which is read before them (commands/arguments.py)."""
+    """Flags that win over a file and an architecture, which are read before them (commands/arguments.py)."""
 
     settings: Annotated[T, arg(name="")]
     config: Path | None = None
     """TOML file of settings; flags win over it."""
+    model: ModelName | None = None
+    """Architecture; its settings are flags too."""
 
 
 @dataclass(frozen=True)

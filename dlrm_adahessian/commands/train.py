@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_adahessian import config
-from dlrm_adahessian.commands.arguments import config_file, parsed, value_of
+from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, value_of
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
@@ -25,13 +25,20 @@ if TYPE_CHECKING:
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
 --config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
-(presets/optimizers). The defaults shown below already include both."""
+(presets/optimizers). The defaults shown below already include both. --model NAME chooses the architecture: dlrm (default),
+deepfm or dcnv2, each with settings of its own."""
 
 
 def train(arguments: Sequence[str]) -> int:
     """Train an optimizer and its baseline, and compare them."""
     with told_once():
-        settings = parsed(_below_flags(arguments), arguments, prog="train.py", description=_HELP)
+        settings = parsed(
+            _below_flags(arguments),
+            arguments,
+            prog="train.py",
+            description=_HELP,
+            read=("--config", "--model"),
+        )
     if (
         alone()
     ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
@@ -50,8 +57,8 @@ def train(arguments: Sequence[str]) -> int:
 
 def _below_flags(arguments: Sequence[str]) -> RunConfig:
     """Return the settings that flags win over: of the run that is resumed, else of file and preset."""
-    file, optimizer = config_file(arguments), value_of(arguments, "--optimizer")
-    base = config.load(file, optimizer)
+    file, optimizer, model = config_file(arguments), value_of(arguments, "--optimizer"), model_name(arguments)
+    base = config.load(file, optimizer, model)
     if not (base.resume or "--resume" in arguments):
         return base
     dataset, schema = value_of(arguments, "--dataset") or base.dataset, value_of(arguments, "--schema")
@@ -65,8 +72,10 @@ def _below_flags(arguments: Sequence[str]) -> RunConfig:
     if optimizer not in (None, begun.config.optimizer):
         # It is refused when the run is opened; until then its own flags are to be understood.
         values = {key: value for key, value in values.items() if key not in config.OPTIMIZER_SETTINGS}
+    if model not in (None, begun.config.model.name):  # likewise, and its curvature
+        del values["model"], values["curvature"]
     values = merged(values, read_toml(file) if file else {})
-    return config.composed({**values, "out": str(run.path)}, optimizer)
+    return config.composed({**values, "out": str(run.path)}, optimizer, model)
 
 
 def job_table(job: "JobResult") -> str:

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from dlrm_adahessian.config import OPTIMIZER_SETTINGS, RunConfig, SharedConfig, asdict, from_dict
-from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.config import OPTIMIZER_SETTINGS, RunConfig, SharedConfig, asdict, from_dict, preset_for
 from dlrm_adahessian.runtime.settings import merged, settings
 
 _SHARED = [field.name for field in fields(SharedConfig)]
@@ -101,7 +100,7 @@ def run_config(
         Its configuration; a name that is no preset's is refused.
     """
     everything = TypeAdapter(CompareConfig).dump_python(study, mode="json")
-    values = merged({key: everything[key] for key in _SHARED}, optimizer_preset(name))
+    values = merged({key: everything[key] for key in _SHARED}, preset_for(name, study.model))
     for path, value in (drawn or {}).items():
         part, setting = path.split(".")
         values = merged(values, {"optim": {part: {setting: value}}})

@@ -1,10 +1,16 @@
-"""Sizes of the model, and what its dense part needs in memory. Imports no torch."""
+"""Settings of each architecture, of which matrix its curvature is, and what its dense part needs in memory.
 
+Imports no torch; the heads themselves are in a file each, and `registry` finds them by name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from dlrm_adahessian.curvature.parts import Kind, Parts
 from dlrm_adahessian.runtime.settings import settings
 
 _FLOAT = 4  # bytes
@@ -12,24 +18,119 @@ _COPIES = 4  # of each layer's values: value, delta, and both squared for the ex
 
 
 @settings
-class ModelConfig:
-    """DLRM; the defaults are facebookresearch/dlrm's for Criteo Kaggle."""
+class Architecture(ABC):
+    """What all architectures have in common."""
 
     embedding_dim: int = Field(default=16, ge=1)
-    """D, width of the tables and of the bottom MLP's output."""
+    """D, width of the tables; of dlrm also of the bottom MLP's output, of deepfm D - 1 factors and a weight."""
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    """Of all hidden layers; the exact Hessian diagonal needs relu."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> Parts:
+        """Of which matrix the diagonal of one backward pass is."""
+
+    @abstractmethod
+    def activations(self, num_dense: int, num_features: int) -> int:
+        """Return how many numbers a sample is on its way from K dense inputs and F pooled embeddings to its logit."""
+
+    @property
+    def _linear(self) -> Kind:
+        """Of which matrix the diagonal is where all but the activation is linear."""
+        return "hessian" if self.activation == "relu" else "gauss_newton"
+
+
+@settings
+class DLRMConfig(Architecture):
+    """DLRM; the defaults are facebookresearch/dlrm's for Criteo Kaggle."""
+
+    name: Literal["dlrm"] = "dlrm"
     bottom: tuple[int, ...] = (512, 256, 64)
     """Hidden widths of the bottom MLP, between K inputs and D outputs; without dense columns there is none."""
     top: tuple[int, ...] = (512, 256)
     """Hidden widths of the top MLP, between the interactions and the logit."""
-    activation: Literal["relu", "gelu", "silu"] = "relu"
-    """Of all hidden layers; the exact Hessian diagonal needs relu."""
     self_interaction: bool = False
     """Whether a feature's dot product with itself is an input of the top MLP."""
+
+    @property
+    def parts(self) -> Parts:
+        """The Hessian's, unless squares of self-interaction or the activation curve the logit."""
+        kind: Kind = "gauss_newton" if self.self_interaction else self._linear
+        return Parts(weights=kind, pooled=kind)
+
+    def activations(self, num_dense: int, num_features: int) -> int:
+        """Return how many numbers a sample is: of the layers, the vectors and all products of two of them."""
+        dim, vectors = self.embedding_dim, num_features + (num_dense > 0)
+        pairs = vectors * (vectors - 1 + 2 * self.self_interaction) // 2
+        bottom = num_dense + sum(self.bottom) + dim if num_dense else 0
+        read = dim if num_dense else num_features * dim
+        return bottom + read + pairs + sum(self.top) + vectors * (dim + vectors)
+
+
+@settings
+class DeepFMConfig(Architecture):
+    """DeepFM: a factorization machine beside an MLP."""
+
+    name: Literal["deepfm"] = "deepfm"
+    embedding_dim: int = Field(default=16, ge=2)
+    """D, width of the tables: D - 1 factors of the factorization machine, and the linear weight."""
+    deep: tuple[int, ...] = (400, 400, 400)
+    """Hidden widths of the MLP; the paper's for Criteo."""
+
+    @property
+    def parts(self) -> Parts:
+        """The Hessian's, at the pooled embeddings in each single entry: products are of different features."""
+        return Parts(weights=self._linear, pooled=self._linear)
+
+    def activations(self, num_dense: int, num_features: int) -> int:
+        """Return how many numbers a sample is: of the layers, the factors' squares, their sums and the sums' squares."""
+        factors = self.embedding_dim - 1
+        layers = num_dense + num_dense + num_features * self.embedding_dim + sum(self.deep)
+        return layers + num_features * factors + 3 * factors
+
+
+@settings
+class DCNv2Config(Architecture):
+    """DCN V2: cross layers before an MLP, or beside it."""
+
+    name: Literal["dcnv2"] = "dcnv2"
+    crosses: int = Field(default=3, ge=1)
+    """Cross layers."""
+    rank: Annotated[int, Field(ge=1)] | None = None
+    """Of the crosses' matrices, U V^T; default: whole matrices."""
+    deep: tuple[int, ...] = (512, 256)
+    """Hidden widths of the MLP."""
+    structure: Literal["stacked", "parallel"] = "stacked"
+    """Whether the MLP reads what the crosses return, or the inputs, and a last layer both."""
+
+    @property
+    def parts(self) -> Parts:
+        """The Hessian's at the weights, as a cross is linear in its own; the crosses multiply the pooled with themselves."""
+        return Parts(weights=self._linear, pooled="gauss_newton")
+
+    def activations(self, num_dense: int, num_features: int) -> int:
+        """Return how many numbers a sample is: inputs, product and sum of each cross, and what the layers take."""
+        width = num_dense + num_features * self.embedding_dim
+        crosses = self.crosses * (3 * width + (self.rank or 0))
+        last = 0 if self.structure == "stacked" else width + (width, *self.deep)[-1]
+        return width + crosses + width + sum(self.deep) + last
+
+
+def _named(values: Any) -> Any:
+    """Take settings without a name for DLRM's, as which they were written before there were others."""
+    return {"name": "dlrm", **values} if isinstance(values, Mapping) else values
+
+
+ModelConfig = Annotated[
+    Annotated[DLRMConfig | DeepFMConfig | DCNv2Config, Field(discriminator="name")], BeforeValidator(_named)
+]
+"""The settings of any architecture; this is the table of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseMemory:
-    """Bytes of what every rank needs beside its shards: the MLPs, their optimizer, and a batch on its way through them.
+    """Bytes of what every rank needs beside its shards: dense layers, their optimizer, and a batch on its way through them.
 
     Attributes:
         kept: parameters, derivatives, optimizer state; exact.
@@ -44,24 +145,18 @@ NO_DENSE = DenseMemory()
 
 
 def dense_memory(
-    cfg: ModelConfig, *, parameter_bytes: int, state_bytes: int, num_dense: int, num_features: int
+    cfg: Architecture, *, parameter_bytes: int, state_bytes: int, num_dense: int, num_features: int
 ) -> DenseMemory:
     """Return what the dense part takes in float32.
 
     Args:
-        cfg: widths.
-        parameter_bytes: of all MLPs.
+        cfg: the architecture.
+        parameter_bytes: of all its layers.
         state_bytes: of what the dense optimizer keeps.
         num_dense: K.
         num_features: F.
     """
-    dim, vectors = cfg.embedding_dim, num_features + (num_dense > 0)
-    pairs = vectors * (vectors - 1 + 2 * cfg.self_interaction) // 2
-    bottom = num_dense + sum(cfg.bottom) + dim if num_dense else 0
-    read = dim if num_dense else num_features * dim
-    layers = bottom + read + pairs + sum(cfg.top)
-    interaction = vectors * (dim + vectors)
     return DenseMemory(
         kept=3 * parameter_bytes + state_bytes,  # with gradient and curvature
-        per_sample=_FLOAT * _COPIES * (layers + interaction),
+        per_sample=_FLOAT * _COPIES * cfg.activations(num_dense, num_features),
     )

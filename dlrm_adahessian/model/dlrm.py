@@ -1,16 +1,12 @@
 """The dense half of DLRM: bottom MLP, dot interaction, top MLP.
 
-Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019. The initial
-weights follow its reference implementation: normal with variance 2 / (in + out), biases with variance 1 / out.
+Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019.
 
 The paper has both kinds of column. Without dense columns there is no bottom MLP, and the pooled embeddings stand in the
 place of its output: the top MLP reads them beside their products. Of products alone a row would have a slope as small as
 the other rows are at first. Without categorical columns there is one vector and no pair: bottom, then top.
 """
 
-import math
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,9 +14,8 @@ from torch import Tensor, nn
 
 from dlrm_adahessian.curvature.base import trained
 from dlrm_adahessian.curvature.parts import Parts
-from dlrm_adahessian.model.config import ModelConfig
-
-_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+from dlrm_adahessian.model.config import DLRMConfig
+from dlrm_adahessian.model.layers import hidden, mlp
 
 
 class DotInteraction(nn.Module):
@@ -83,7 +78,7 @@ class Head(nn.Module):
 
     def __init__(
         self,
-        cfg: ModelConfig,
+        cfg: DLRMConfig,
         *,
         num_dense: int,
         num_features: int,
@@ -98,28 +93,19 @@ class Head(nn.Module):
             num_features: F.
             generator: of the initial weights, on the CPU.
             dtype: of the parameters.
-
-        Raises:
-            ValueError: there is nothing to read.
         """
         super().__init__()
-        if num_dense + num_features == 0:
-            raise ValueError(
-                "a model reads at least one column, got no dense and no categorical ones; give it one"
-            )
-        activation, dim = _ACTIVATIONS[cfg.activation], cfg.embedding_dim
-        # Without squares each product is linear in each entry.
-        kind = "hessian" if cfg.activation == "relu" and not cfg.self_interaction else "gauss_newton"
-        self.parts = Parts(weights=kind, pooled=kind)
+        dim = cfg.embedding_dim
+        self.parts = cfg.parts
         self.bottom = None
         if num_dense:
-            self.bottom = _mlp([num_dense, *cfg.bottom, dim], activation, generator, dtype).append(
-                activation()
+            self.bottom = hidden(
+                [num_dense, *cfg.bottom, dim], cfg.activation, generator=generator, dtype=dtype
             )
         vectors = num_features + (num_dense > 0)
         self.interaction = DotInteraction(vectors, self_interaction=cfg.self_interaction)
         inputs = (dim if num_dense else num_features * dim) + self.interaction.pairs
-        self.top = _mlp([inputs, *cfg.top, 1], activation, generator, dtype)
+        self.top = mlp([inputs, *cfg.top], cfg.activation, generator=generator, dtype=dtype)
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """Map dense (B, K) and pooled (B, F, D) to logits (B,)."""
@@ -130,25 +116,11 @@ class Head(nn.Module):
             vectors = torch.cat([read.unsqueeze(1), pooled], 1)
         return self.top(torch.cat([read, self.interaction(vectors)], 1)).squeeze(1)
 
-    @torch.no_grad()
-    def shift_(self, logits: float) -> None:
-        """Add a number to all logits, in place."""
+    @property
+    def bias(self) -> Tensor:
+        """The parameter (1,) that every logit has as a term."""
         *_, bias = self.top.parameters()
-        bias.add_(logits)
-
-
-def _mlp(
-    widths: Sequence[int], activation: type[nn.Module], generator: torch.Generator, dtype: torch.dtype
-) -> nn.Sequential:
-    """Return linear layers with activations between them."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layer = nn.Linear(inputs, outputs, dtype=dtype)
-        with torch.no_grad():
-            layer.weight.normal_(0, math.sqrt(2 / (inputs + outputs)), generator=generator)
-            layer.bias.normal_(0, math.sqrt(1 / outputs), generator=generator)
-        layers += [layer, activation()]
-    return nn.Sequential(*layers[:-1])
+        return bias
 
 
 def flatten_parameters_(module: nn.Module) -> Tensor:

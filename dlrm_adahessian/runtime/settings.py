@@ -108,7 +108,12 @@ def _explain(problem: Any, known: list[str]) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "unexpected_keyword_argument":
+        if path[-1] in known:
+            return f"{key} is no setting, as {path[-1]} is one of other parts; leave it out"
         return f"{key} is no setting{nearest(path[-1], known)}"
+    if problem["type"] == "union_tag_invalid":
+        tags = problem["ctx"]
+        return f"{key}.name must be one of {tags['expected_tags'].replace(chr(39), '')}, got {tags['tag']!r}"
     if problem["type"] == "value_error" or not key:
         return problem["msg"].removeprefix("Value error, ")
     return f"{key}: {problem['msg']}, got {problem['input']!r}"

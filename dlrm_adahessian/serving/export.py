@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlrm_adahessian import __version__
 from dlrm_adahessian.checkpoint.tensor_file import write_tensors
@@ -33,7 +33,6 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.metrics.binary import probability_from_logit
-from dlrm_adahessian.model.dlrm import Head
 from dlrm_adahessian.runs.sealed import (
     flush_to_disk,
     put_in_place,
@@ -112,7 +111,7 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
     return _figures(trained, out, tables, size, parity, error)
 
 
-def head_program(head: Head, *, num_dense: int, features: int, dim: int) -> bytes:
+def head_program(head: nn.Module, *, num_dense: int, features: int, dim: int) -> bytes:
     """Return the file: (B, K) dense inputs and (B, F, D) pooled rows to (B,) logits, for any B; K or F may be 0.
 
     Args:

@@ -72,14 +72,9 @@ class Model:
         sizes, dim = manifest["model"], manifest["model"]["embedding_dim"]
         self.schema = _Schema(manifest["schema"], words.get("scales"))
         dense, columns = len(self.schema.dense), [*self.schema.tokens, *self.schema.bags]
-        vectors = len(columns) + (dense > 0)
-        first, second = torch.tril_indices(vectors, vectors, 0 if sizes["self_interaction"] else -1)
-        self._picked = first * vectors + second
-        activation = _ACTIVATIONS[sizes["activation"]]()
-        self._bottom = _mlp([dense, *sizes["bottom"], dim] if dense else [], activation)
-        read = dim if dense else len(columns) * dim
-        self._top = _mlp([read + len(first), *sizes["top"], 1], activation)[:-1]
-        nn.ModuleDict({"bottom": self._bottom, "top": self._top}).load_state_dict(head, assign=True)
+        self._head = _HEADS[sizes.get("name", "dlrm")](sizes, dense, len(columns))
+        self._head.load_state_dict(head, assign=True)
+        self._dim = dim
         kind, heights = _TYPES[manifest["tables"]["type"]], manifest["tables"]["rows"]
         self._features = [
             _Feature(column, (rows, dim), kind, tables, words)
@@ -147,18 +142,84 @@ class Model:
 
     def _logits(self, values: Tensor, tokens: Tensor, bags: Sequence[_Bag]) -> Tensor:
         looked_up = [*tokens.T.contiguous(), *bags]
-        read = rows = [
+        rows = [
             feature.pooled(*found) if isinstance(found, tuple) else feature.rows(found)
             for feature, found in zip(self._features, looked_up, strict=True)
         ]
-        if self._bottom:
-            read = [self._bottom(self.schema.transformed(values))]
-            rows = [*read, *rows]
-        if not rows[1:]:
-            return self._top(torch.cat(read, 1)).squeeze(1)
-        vectors = torch.stack(rows, 1)
+        dense = self.schema.transformed(values) if len(self.schema.dense) else values.float()
+        return self._head(
+            dense, torch.stack(rows, 1) if rows else dense.new_empty(len(dense), 0, self._dim)
+        ).squeeze(1)
+
+
+class _DLRM(nn.Module):
+    """Dense inputs (B, K) and pooled rows (B, F, D) to logits (B, 1), as all heads here."""
+
+    def __init__(self, sizes: Any, dense: int, features: int) -> None:
+        super().__init__()
+        dim, vectors = sizes["embedding_dim"], features + (dense > 0)
+        first, second = torch.tril_indices(vectors, vectors, 0 if sizes["self_interaction"] else -1)
+        self._picked = first * vectors + second
+        self.bottom = _hidden([dense, *sizes["bottom"], dim] if dense else [], sizes)
+        read = dim if dense else features * dim
+        self.top = _mlp([read + len(first), *sizes["top"]], sizes)
+
+    def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
+        read, vectors = pooled.flatten(1), pooled
+        if self.bottom:
+            read = self.bottom(dense)
+            vectors = torch.cat([read.unsqueeze(1), pooled], 1)
         products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self._picked)
-        return self._top(torch.cat([*read, products], 1)).squeeze(1)
+        return self.top(torch.cat([read, products], 1))
+
+
+class _DeepFM(nn.Module):
+    def __init__(self, sizes: Any, dense: int, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dense, 1, bias=False, device="meta") if dense else None
+        self.deep = _mlp([dense + features * sizes["embedding_dim"], *sizes["deep"]], sizes)
+
+    def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
+        factors, weights = pooled[..., :-1], pooled[..., -1]
+        pairs = (factors.sum(1).square() - factors.square().sum(1)).sum(1) / 2
+        logits = self.deep(torch.cat([dense, pooled.flatten(1)], 1)) + (pairs + weights.sum(1)).unsqueeze(1)
+        return logits if self.linear is None else logits + self.linear(dense)
+
+
+class _DCNv2(nn.Module):
+    def __init__(self, sizes: Any, dense: int, features: int) -> None:
+        super().__init__()
+        width, rank = dense + features * sizes["embedding_dim"], sizes["rank"]
+        ends = [(width, width, True)] if rank is None else [(width, rank, False), (rank, width, True)]
+        self.crosses = nn.ModuleList(
+            nn.Sequential(*(nn.Linear(*end, device="meta") for end in ends)) for _ in range(sizes["crosses"])
+        )
+        self._parallel, widths = sizes["structure"] == "parallel", [width, *sizes["deep"]]
+        self.deep = _hidden(widths, sizes)
+        self.last = nn.Linear(widths[-1] + width * self._parallel, 1, device="meta")
+
+    def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
+        first = crossed = torch.cat([dense, pooled.flatten(1)], 1)
+        for products in self.crosses:
+            crossed = first * products(crossed) + crossed
+        if self._parallel:
+            return self.last(torch.cat([crossed, self.deep(first)], 1))
+        return self.last(self.deep(crossed))
+
+
+_HEADS: dict[str, Any] = {"dlrm": _DLRM, "deepfm": _DeepFM, "dcnv2": _DCNv2}
+
+
+def _hidden(widths: Sequence[int], sizes: Any) -> nn.Sequential:
+    """Return linear layers that wait for their values, each with the activation after it."""
+    activation = _ACTIVATIONS[sizes["activation"]]()
+    layers = [(nn.Linear(*shape, device="meta"), activation) for shape in pairwise(widths)]
+    return nn.Sequential(*[part for layer in layers for part in layer])
+
+
+def _mlp(widths: Sequence[int], sizes: Any) -> nn.Sequential:
+    """Return the same, and a layer to one number."""
+    return _hidden(widths, sizes).append(nn.Linear(widths[-1], 1, device="meta"))
 
 
 class _Schema:
@@ -272,12 +333,6 @@ class _Feature:
         rows = self.rows(values)
         bag = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
         return torch.zeros(len(offsets) - 1, rows.shape[1]).index_add_(0, bag, rows)
-
-
-def _mlp(widths: Sequence[int], activation: nn.Module) -> nn.Sequential:
-    """Return linear layers that wait for their values, each with the activation after it."""
-    layers = [(nn.Linear(*shape, device="meta"), activation) for shape in pairwise(widths)]
-    return nn.Sequential(*[part for layer in layers for part in layer])
 
 
 def digest(manifest: dict[str, Any]) -> str:

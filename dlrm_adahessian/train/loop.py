@@ -290,6 +290,7 @@ class _Fit:
             dataset=self.config.dataset,
             optimizer=self.config.optimizer,
             curvature=self.config.curvature,
+            model=self.config.model.name,
             curvature_of=matrix_of(self.config.curvature, self.state.head.parts),
             seed=self.config.seed,
             world_size=ranks.world_size(),

@@ -72,6 +72,7 @@ class RunSummary:
         dataset: name of the dataset.
         optimizer: name of its preset.
         curvature: name of the estimator.
+        model: name of the architecture; dlrm where a summary of before does not say.
         curvature_of: of which matrix its diagonal is, at each part of the model; None without curvature, and in summaries
             of versions that did not say.
         seed: of the run.
@@ -105,6 +106,7 @@ class RunSummary:
     test: BinaryMetrics
     train: TrainingCost
     bayes: BinaryMetrics | None = None
+    model: str = "dlrm"
     curvature_of: Parts | None = None
 
     def asdict(self) -> dict[str, Any]:

@@ -32,7 +32,8 @@ from dlrm_adahessian.embeddings.sharded_lookup import new_lookup
 from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.config import dense_memory
-from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
+from dlrm_adahessian.model.dlrm import flatten_parameters_
+from dlrm_adahessian.model.registry import Head, new_head
 from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 SCORING_BATCH = 8192
@@ -199,7 +200,7 @@ class TrainState:
         self.logit_shift = logit_shift(schema.label)
         self._device = device
         generator = torch.Generator().manual_seed(config.seed)
-        self.head = Head(
+        self.head = new_head(
             config.model,
             num_dense=len(schema.dense),
             num_features=len(num_rows),
@@ -325,7 +326,7 @@ class TrainState:
             return self.head
         head = copy.deepcopy(self.head)
         flatten_parameters_(head).copy_(served)
-        head.shift_(self.logit_shift)
+        head.bias.add_(self.logit_shift)
         return head
 
     def _logits(self, head: Head, batch: Batch) -> Tensor:

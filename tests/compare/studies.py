@@ -7,14 +7,14 @@ import pytest
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.compare.study import Study, run_study
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from tests.processes.program import call
 
 SMALL = {
     "dataset": "synthetic",
     "rows": 7_000,
     "batch_size": 128,
-    "model": ModelConfig(bottom=(16,), top=(16,), embedding_dim=8),
+    "model": DLRMConfig(bottom=(16,), top=(16,), embedding_dim=8),
 }
 
 

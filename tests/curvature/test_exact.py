@@ -3,7 +3,7 @@ import torch
 
 from dlrm_adahessian.curvature.base import NoCurvature, all_finite, flat, gradient, trained
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
 from dlrm_adahessian.optim.basis import KroneckerBasis
 from dlrm_adahessian.runtime.device import cpu_gains_from_bf16
@@ -51,7 +51,7 @@ def test_exact_gradient_equals_autograd(sizes):
 def test_rounded_products_change_no_entry_of_the_diagonal_by_more_than_their_rounding_and_no_gradient():
     generator = torch.Generator().manual_seed(0)
     head = Head(
-        ModelConfig(), num_dense=13, num_features=26, generator=generator
+        DLRMConfig(), num_dense=13, num_features=26, generator=generator
     )  # small products are not rounded
     dense, pooled = torch.rand(64, 13, generator=generator), torch.randn(64, 26, 16, generator=generator)
     labels = torch.rand(64, generator=generator).lt(0.25).float()

@@ -8,7 +8,7 @@ import torch
 from dlrm_adahessian.curvature.base import Derivatives
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.gpu import Graphed, weigh_and_square_triton
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.model.dlrm import Head
 from tests.devices import DEVICES, needs_gpu, needs_triton
 
@@ -39,7 +39,7 @@ def head(dtype=torch.float64, columns=BOTH):
     generator = torch.Generator().manual_seed(0)
     num_dense, num_features = columns
     return Head(
-        ModelConfig(), num_dense=num_dense, num_features=num_features, generator=generator, dtype=dtype
+        DLRMConfig(), num_dense=num_dense, num_features=num_features, generator=generator, dtype=dtype
     )
 
 

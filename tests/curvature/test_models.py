@@ -10,8 +10,8 @@ import torch
 
 from dlrm_adahessian.curvature.check import measured
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.model.config import ModelConfig
-from dlrm_adahessian.model.dlrm import Head
+from dlrm_adahessian.model.config import DCNv2Config, DeepFMConfig, DLRMConfig, ModelConfig
+from dlrm_adahessian.model.registry import new_head
 from tests.curvature.heads import (
     BATCH,
     DENSE,
@@ -23,21 +23,23 @@ from tests.curvature.heads import (
 )
 
 pytestmark = pytest.mark.oracle
-MODELS = {
-    "DLRM (ReLU)": {},
-    "DLRM, GELU": {"activation": "gelu"},
-    "DLRM, SiLU": {"activation": "silu"},
-    "DLRM, self-interaction": {"self_interaction": True},
+MODELS: dict[str, ModelConfig] = {
+    "DLRM (ReLU)": DLRMConfig(embedding_dim=WIDTH, bottom=(4,), top=(4,)),
+    "DLRM, GELU": DLRMConfig(embedding_dim=WIDTH, bottom=(4,), top=(4,), activation="gelu"),
+    "DLRM, SiLU": DLRMConfig(embedding_dim=WIDTH, bottom=(4,), top=(4,), activation="silu"),
+    "DLRM, self-interaction": DLRMConfig(embedding_dim=WIDTH, bottom=(4,), top=(4,), self_interaction=True),
+    "DeepFM (ReLU)": DeepFMConfig(embedding_dim=WIDTH, deep=(4,)),
+    "DCN V2 (ReLU)": DCNv2Config(embedding_dim=WIDTH, deep=(4,)),
+    "DCN V2, rank 2, parallel": DCNv2Config(embedding_dim=WIDTH, deep=(4,), rank=2, structure="parallel"),
 }
-"""Settings of `ModelConfig` by the name in the table."""
+"""By the name in the table."""
 PARTS = ("weights", "pooled")
 PAGE = Path(__file__).parents[2] / "docs" / "mathematics.md"
 
 
-def small(settings) -> Head:
-    cfg = ModelConfig(**{"embedding_dim": WIDTH, "bottom": (4,), "top": (4,), **settings})
+def small(cfg: ModelConfig):
     generator = torch.Generator().manual_seed(2)
-    return Head(cfg, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=torch.float64)
+    return new_head(cfg, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=torch.float64)
 
 
 def relative(found, expected) -> float:
@@ -47,8 +49,8 @@ def relative(found, expected) -> float:
 def rows() -> dict[str, dict[str, tuple[str, float]]]:
     """Return by model and part the kind, and how far the diagonal of one pass is from the Hessian's."""
     found = {}
-    for name, settings in MODELS.items():
-        head, (dense, pooled, labels) = small(settings), batch()
+    for name, cfg in MODELS.items():
+        head, (dense, pooled, labels) = small(cfg), batch()
         estimator = ExactDiagonal(kind="gauss_newton", parts=head.parts)
         derivatives = estimator(head, dense, pooled, labels, curvature_samples=BATCH)
         of_pass = derivatives.curvature, derivatives.pooled_curvature
@@ -72,14 +74,14 @@ def cell(kind: str, distance: float) -> str:
     )
 
 
-@pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
-def test_a_models_parts_are_what_is_measured(settings):
-    head, (dense, pooled, _) = small(settings), batch()
+@pytest.mark.parametrize("cfg", MODELS.values(), ids=MODELS)
+def test_a_models_parts_are_what_is_measured(cfg):
+    head, (dense, pooled, _) = small(cfg), batch()
     assert measured(head, dense, pooled).parts == head.parts
 
 
 def test_the_table_of_the_docs_is_what_the_models_are():
-    lines = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| DLRM")]
+    lines = [line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| D")]
     told = {line[0].strip(): [part.strip() for part in line[1:]] for line in lines}
     assert told.keys() == MODELS.keys()
     for name, parts in rows().items():

@@ -5,7 +5,7 @@ from itertools import combinations, combinations_with_replacement
 import pytest
 import torch
 
-from dlrm_adahessian.model.config import ModelConfig, dense_memory
+from dlrm_adahessian.model.config import DLRMConfig, dense_memory
 from dlrm_adahessian.model.dlrm import DotInteraction, Head, flatten_parameters_
 from tests.oracles import PARTS, plain_logits, pooled_of, small_batch, small_config, small_head
 
@@ -64,7 +64,7 @@ def test_a_model_that_reads_nothing_is_refused():
 @pytest.mark.parametrize("columns", [(13, 26), (0, 26), (13, 0)])
 def test_initial_weights_are_drawn_layer_by_layer_as_the_reference_does(columns):
     """The same draws from the same generator, in order, which the number of columns of the other kind does not change."""
-    cfg = ModelConfig(embedding_dim=4, bottom=(6,), top=(5,))
+    cfg = DLRMConfig(embedding_dim=4, bottom=(6,), top=(5,))
     num_dense, num_features = columns
     head = Head(
         cfg, num_dense=num_dense, num_features=num_features, generator=torch.Generator().manual_seed(3)

@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import fractional_matrix_power
 
 from dlrm_adahessian.curvature.exact import ExactDiagonal
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.model.dlrm import Head
 from dlrm_adahessian.optim.columns import Columns, ColumnsConfig
 
@@ -77,7 +77,7 @@ def test_the_average_is_the_plain_mean_at_first_and_the_root_is_renewed_when_due
 def test_the_exact_diagonal_is_that_of_the_hessian_in_the_new_coordinates(pooled):
     """Brute force: with x_b = P y_b the block at y_b is P^T H P, H from autograd."""
     generator = torch.Generator().manual_seed(4)
-    model = ModelConfig(bottom=(6,), top=(5,), embedding_dim=DIM)
+    model = DLRMConfig(bottom=(6,), top=(5,), embedding_dim=DIM)
     head = Head(model, num_dense=2, num_features=FEATURES, generator=generator, dtype=torch.float64)
     dense = torch.randn(SAMPLES, 2, generator=generator, dtype=torch.float64)
     x = torch.randn(SAMPLES, FEATURES, DIM, generator=generator, dtype=torch.float64)

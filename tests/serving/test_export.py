@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlrm_adahessian.checkpoint.reader import Checkpoint
 from dlrm_adahessian.cli import main
-from dlrm_adahessian.config import from_dict
+from dlrm_adahessian.config import composed
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
@@ -25,7 +25,6 @@ from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
-from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.serving import export as exporting
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import BOUND, export, head_program, write_folder
@@ -203,7 +202,12 @@ def test_a_head_that_reads_back_otherwise_is_refused(trained, monkeypatch):
         head_program(trained.state.head, num_dense=13, features=26, dim=4)
 
 
-def trained_on(schema: Schema, heights: list[int], optimizer: str = "rowwise_adagrad") -> TrainedModel:
+DLRM: dict[str, object] = {"bottom": [8], "top": [8]}
+
+
+def trained_on(
+    schema: Schema, heights: list[int], model: dict[str, object], optimizer: str = "rowwise_adagrad"
+) -> TrainedModel:
     """Return a model of other columns, with weights as they are drawn and rows of some size."""
     generator = torch.Generator().manual_seed(2)
     tokens = [np.arange(rows - 1, dtype=np.uint32) * 7919 + 1 for rows in heights]
@@ -212,8 +216,7 @@ def trained_on(schema: Schema, heights: list[int], optimizer: str = "rowwise_ada
         offsets=np.cumsum([0, *map(len, tokens)]),
         missing=np.zeros(len(heights), np.int32),
     )
-    model = {"embedding_dim": 4, "bottom": [8], "top": [8]}
-    config = from_dict({**optimizer_preset(optimizer), "model": model, "batch_size": 16})
+    config = composed({"model": {"embedding_dim": 4, **model}, "batch_size": 16}, optimizer)
     state = TrainState(config, schema, heights, torch.device("cpu"))
     for rows in state.lookup.tables().values():
         rows.normal_(generator=generator)
@@ -225,10 +228,19 @@ def trained_on(schema: Schema, heights: list[int], optimizer: str = "rowwise_ada
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(("num_dense", "heights"), [(0, [5, 300, 2]), (0, [40]), (3, [])])
-def test_models_with_one_kind_of_column_predict_as_written_down_again(
-    num_dense, heights, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(
+    ("num_dense", "heights", "model"),
+    [
+        (0, [5, 300, 2], DLRM),
+        (0, [40], DLRM),
+        (3, [], DLRM),
+        (3, [5, 300, 2], {"name": "deepfm", "deep": [8]}),
+        (0, [40, 3], {"name": "deepfm", "deep": [8]}),
+        (3, [5, 300, 2], {"name": "dcnv2", "deep": [8, 6], "crosses": 2}),
+        (3, [], {"name": "dcnv2", "deep": [8], "rank": 2, "structure": "parallel"}),
+    ],
+)
+def test_models_of_each_kind_predict_as_written_down_again(num_dense, heights, model, tmp_path, monkeypatch):
     schema = Schema(
         format="criteo",
         label=LabelColumn(column="click"),
@@ -237,7 +249,7 @@ def test_models_with_one_kind_of_column_predict_as_written_down_again(
     )
     monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))
     with init_process_group():
-        trained = trained_on(schema, heights)
+        trained = trained_on(schema, heights, model)
         figures = {kind: write_folder(trained, tmp_path / kind, kind) for kind in ("fp32", "int8")}
     block = drawn(trained.preprocessing, 500, seed=8)
     ids = torch.from_numpy(trained.preprocessing.features(block).ids).long()
@@ -275,7 +287,7 @@ def test_every_file_of_the_folder_is_for_the_population_of_a_log_that_lacks_rows
     )
     monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))
     with init_process_group():
-        trained = trained_on(schema, [40], optimizer)
+        trained = trained_on(schema, [40], DLRM, optimizer)
         served = trained.state.dense_optimizer.served(trained.state.parameters)
         values = {name: p.detach().double() for name, p in trained.state.head.named_parameters()}
         if served is not trained.state.parameters:

@@ -304,9 +304,25 @@ def test_tensors_that_do_not_go_together_are_refused(copied, file, name, change)
         loader.load(copied)
 
 
+def test_a_folder_of_before_architectures_had_names_is_one_of_dlrm(copied):
+    model = json.loads((copied / "manifest.json").read_text())["model"]
+    expected = loader.load(copied).probabilities([[1] * 13], [[None] * 26])
+    assert model.pop("name") == "dlrm"
+    resealed(copied, model=model)
+    assert torch.equal(loader.load(copied).probabilities([[1] * 13], [[None] * 26]), expected)
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"embedding_dim": 5}, {"bottom": 8}, {"top": [8]}, {"activation": "tanh"}, {"self_interaction": True}],
+    [
+        {"embedding_dim": 5},
+        {"bottom": 8},
+        {"top": [8]},
+        {"activation": "tanh"},
+        {"self_interaction": True},
+        {"name": "dcnv2"},
+        {"name": "dlrm2"},
+    ],
 )
 def test_sizes_that_the_tensors_do_not_have_are_refused(copied, change):
     model = json.loads((copied / "manifest.json").read_text())["model"]

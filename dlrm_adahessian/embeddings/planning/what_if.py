@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from dlrm_adahessian.embeddings.config import Sharding, TableSpec
 from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.model.config import DenseMemory, ModelConfig, dense_memory
+from dlrm_adahessian.model.config import DenseMemory, DLRMConfig, ModelConfig, dense_memory
+from dlrm_adahessian.model.registry import ModelName
 from dlrm_adahessian.optim.config import OptimConfig
 from dlrm_adahessian.presets import preset_names, read_preset
 from dlrm_adahessian.runtime.settings import read_toml, settings, validated
@@ -31,6 +32,8 @@ class PlanConfig:
     """Memory of a rank: of a GPU, or of its share of a host's."""
     device: Literal["cuda", "cpu"] = "cuda"
     """What the ranks compute on."""
+    model: ModelName | None = None
+    """Architecture, with its default layers; default: the tables' model."""
     embedding_dim: Annotated[int, Field(ge=1)] | None = None
     """D, width of the tables; default: that of the tables' model."""
     batch_size: int = Field(default=65_536, ge=1)
@@ -59,7 +62,7 @@ class TableSizes:
     """Rows of each table that a sample looks up, on average; default: one each."""
     dense: int = Field(default=0, ge=0)
     """Dense columns."""
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = DLRMConfig()
 
     @model_validator(mode="after")
     def _of_each_table(self) -> "TableSizes":
@@ -115,9 +118,7 @@ def planned(config: PlanConfig) -> Plan:
     from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
 
     sizes = table_sizes(config.tables)
-    model = sizes.model
-    if config.embedding_dim is not None:
-        model = dataclasses.replace(model, embedding_dim=config.embedding_dim)
+    model = _model(config, sizes)
     request = PlanRequest(
         tables=[
             TableSpec(
@@ -142,6 +143,16 @@ def planned(config: PlanConfig) -> Plan:
     return plan_or_refuse(request)[0]
 
 
+def _model(config: PlanConfig, sizes: TableSizes) -> ModelConfig:
+    """Return the tables' model, or another architecture as wide, of the width that was asked for."""
+    values = dataclasses.asdict(sizes.model)
+    if config.model not in (None, sizes.model.name):
+        values = {"name": config.model, "embedding_dim": sizes.model.embedding_dim}
+    if config.embedding_dim is not None:
+        values["embedding_dim"] = config.embedding_dim
+    return validated(TableSizes, {**dataclasses.asdict(sizes), "model": values}).model
+
+
 def plan_json(config: PlanConfig, plan: Plan) -> dict[str, Any]:
     """Return the plan as JSON values, with what it was asked for."""
     asked = {"tables": config.tables, "optimizer": config.optimizer, "sharding": config.sharding}
@@ -152,10 +163,17 @@ def _dense(model: ModelConfig, optim: OptimConfig, sizes: TableSizes) -> DenseMe
     """Build the dense part, which is small, and ask it."""
     import torch
 
-    from dlrm_adahessian.model.dlrm import Head, flatten_parameters_
+    from dlrm_adahessian.model.dlrm import flatten_parameters_
+    from dlrm_adahessian.model.registry import new_head
 
     num_dense, num_features = sizes.dense, len(sizes.rows)
-    head = Head(model, num_dense=num_dense, num_features=num_features, generator=torch.Generator())
+    head = new_head(
+        model,
+        num_dense=num_dense,
+        num_features=num_features,
+        generator=torch.Generator(),
+        dtype=torch.float32,
+    )
     parameters = flatten_parameters_(head)
     optimizer = optim.dense.build(parameters, [p.shape for p in head.parameters()])
     columns = optim.columns.build(parameters, num_features, model.embedding_dim)

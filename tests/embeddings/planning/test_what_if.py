@@ -89,6 +89,24 @@ def test_values_per_bag_of_a_file_are_those_of_its_tables(tmp_path: Path):
     ]
 
 
+def test_another_architecture_is_as_wide_as_the_tables_model_and_needs_what_its_layers_do():
+    tables: dict[str, object] = {
+        "tables": "kaggle",
+        "gpus_per_host": 1,
+        "batch_size": 1,
+        "optimizer": "adagrad",
+    }
+    width, widths = 13 + 26 * 16, (512, 256, 1)
+    inputs = (width, *widths)
+    layers = sum(i * o + o for i, o in zip(inputs, widths, strict=False)) + 3 * (width * width + width)
+    # Parameters, gradient, curvature, Adagrad's accumulator; inputs, three crosses, what the MLP's layers take.
+    expected = 4 * 4 * layers + 16 * (width + 3 * 3 * width + width + 512 + 256)
+    assert planned(config(model="dcnv2", **tables)).dense_bytes == expected
+    assert {shard.columns for shard in planned(config(model="deepfm", **tables)).shards} == {16}
+    narrow = planned(config(model="deepfm", embedding_dim=4, **tables))
+    assert {shard.columns for shard in narrow.shards} == {4}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -98,6 +116,10 @@ def test_values_per_bag_of_a_file_are_those_of_its_tables(tmp_path: Path):
         ),
         (["--sharding", "column"], "column shards need a rule that updates each entry by itself"),
         (["--optimizer", "hybird"], "did you mean hybrid"),
+        (
+            ["--model", "deepfm", "--embedding-dim", "1"],
+            "embedding_dim: Input should be greater than or equal to 2",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_message_with_its_remedy(arguments: list[str], message: str, tmp_path: Path):

@@ -1,4 +1,7 @@
-"""Models without dense columns or without categorical ones: learning, checkpoints, scores, and two ranks against one."""
+"""Models without dense columns or without categorical ones, and other architectures than DLRM.
+
+Learning, checkpoints, scores, and two ranks against one.
+"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint.reader import load_newest_good
-from dlrm_adahessian.config import RunConfig, from_dict
+from dlrm_adahessian.config import RunConfig, composed
 from dlrm_adahessian.data.loader import Batch, Loader
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.schema import DenseColumn, LabelColumn, Schema, TokenColumn
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 from tests.checkpoints import names, same_bits
 from tests.oracles import plain_logits
@@ -30,7 +32,17 @@ OPTIMIZERS = ["hybrid", "adagrad", "adahessian"]
 BATCH = 5  # 3 and 2 samples on two ranks; the last batch of an epoch has 2, all on the first rank
 ROWS = range(3 * BATCH + 2)
 STEPS, SAVED_AFTER = 9, 5
-KINDS = {"no dense column": (0, 3), "one categorical column alone": (0, 1), "no categorical column": (4, 0)}
+KINDS = {
+    "no dense column": (0, 3),
+    "one categorical column alone": (0, 1),
+    "no categorical column": (4, 0),
+    "deepfm": (4, 3),
+    "dcnv2": (4, 3),
+}
+MODELS: dict[str, dict[str, object]] = {
+    "deepfm": {"name": "deepfm", "deep": [6]},
+    "dcnv2": {"name": "dcnv2", "crosses": 2, "rank": 2, "structure": "parallel", "deep": [6]},
+}
 NUM_ROWS = [2, 15, 7]  # cut by rows over two ranks, the shards of the first have one row
 
 
@@ -59,21 +71,12 @@ def data_of(kind: str) -> SimpleNamespace:
 
 
 def config_of(optimizer: str, kind: str, **changes: object) -> RunConfig:
-    values = optimizer_preset(optimizer)
-    if values["optim"]["dense"]["name"] == "eigenbasis":
-        values["optim"]["dense"]["rank"] = 1  # dead units have entries of 0, whose signs roundings choose
-    model = {"embedding_dim": 4, "bottom": [6], "top": [8]}
+    # Dead units have entries of 0, whose signs roundings choose.
+    optim = {"dense": {"rank": 1}} if optimizer == "hybrid" else {}
+    model = {"embedding_dim": 4, **MODELS.get(kind, {"bottom": [6], "top": [8]})}
     spread = {"sharding": "row"} if KINDS[kind][1] else {}
-    return from_dict(
-        {
-            **values,
-            "optimizer": optimizer,
-            "model": model,
-            "batch_size": BATCH,
-            "distributed": spread,
-            **changes,
-        }
-    )
+    values = {"model": model, "batch_size": BATCH, "distributed": spread, "optim": optim}
+    return composed({**values, **changes}, optimizer)
 
 
 def new_state(optimizer: str, kind: str, dtype: torch.dtype = torch.float64) -> TrainState:

@@ -1,0 +1,44 @@
+"""Linear layers with their initial weights, of which all heads are made.
+
+The initial weights follow DLRM's reference implementation: normal with variance 2 / (in + out), biases with variance
+1 / out.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def linear(
+    inputs: int, outputs: int, *, generator: torch.Generator, dtype: torch.dtype, bias: bool = True
+) -> nn.Linear:
+    """Return a layer from (B, inputs) to (B, outputs) with weights drawn from the generator, then biases."""
+    layer = nn.Linear(inputs, outputs, bias, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.normal_(0, math.sqrt(2 / (inputs + outputs)), generator=generator)
+        if bias:
+            layer.bias.normal_(0, math.sqrt(1 / outputs), generator=generator)
+    return layer
+
+
+def hidden(
+    widths: Sequence[int], activation: str, *, generator: torch.Generator, dtype: torch.dtype
+) -> nn.Sequential:
+    """Return layers from (B, first width) to (B, last width), each with the activation after it; none for one width."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [linear(inputs, outputs, generator=generator, dtype=dtype), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+def mlp(
+    widths: Sequence[int], activation: str, *, generator: torch.Generator, dtype: torch.dtype
+) -> nn.Sequential:
+    """Return layers from (B, first width) to (B, 1): hidden ones as `hidden` makes them, and the one of the logit."""
+    layers = hidden(widths, activation, generator=generator, dtype=dtype)
+    return layers.append(linear(widths[-1], 1, generator=generator, dtype=dtype))

@@ -1,0 +1,31 @@
+"""Flags that are needed before the others can be read."""
+
+import pytest
+
+from dlrm_adahessian import config
+from dlrm_adahessian.commands.arguments import model_name, parsed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], None),
+        (["--model", "dcnv2"], "dcnv2"),
+        (["--seed", "1", "--model=deepfm"], "deepfm"),
+        (["--model.name", "dcnv2"], "dcnv2"),
+        (["--model.bottom", "8"], None),
+    ],
+)
+def test_the_architecture_is_named_in_either_way(arguments, name):
+    assert model_name(arguments) == name
+
+
+@pytest.mark.parametrize("named", [["--model", "dcnv2"], ["--model.name", "dcnv2"], ["--model=dcnv2"]])
+def test_flags_are_those_of_the_architecture_and_others_are_refused(named, capsys):
+    base, told = config.load(None, "adagrad", model_name(named)), {"prog": "train", "description": ""}
+    read = ("--config", "--model")
+    found = parsed(base, ["--model.deep", "8", *named, "--model.rank", "2"], read=read, **told)
+    assert (found.model.name, found.model.deep, found.model.rank) == ("dcnv2", (8,), 2)
+    with pytest.raises(SystemExit):
+        parsed(base, [*named, "--model.bottom", "8"], read=read, **told)
+    assert "--model.bottom" in capsys.readouterr().err
