@@ -10,6 +10,7 @@ A rank's derivatives are of the mean over its own samples, so they enter with it
 over ranks is taken here, before the optimizers square anything.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -95,6 +96,15 @@ def gathered(values: Tensor, share: Share) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(share.world_size)]
     dist.all_gather(parts, padded)
     return torch.cat(parts)[: share.samples]
+
+
+def mean_over_ranks_(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+    """Replace tensors by their mean over the ranks of a group; each rank gives tensors of the same shapes."""
+    bucket = torch.cat([tensor.reshape(-1).to(tensors[0].dtype) for tensor in tensors])
+    dist.all_reduce(bucket, group=group)
+    bucket /= group.size()
+    for tensor, part in zip(tensors, bucket.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def total_over_ranks(number: int) -> int:

@@ -1,0 +1,80 @@
+"""Second derivatives of losses that are a sum over samples, by the sample's output.
+
+With l_b the loss of sample b and u_b its factor in the loss that backward is called on, a sample's part of the curvature is
+w_b (dz_b/dtheta)^2 with w_b = u_b l_b''(z_b). For the logistic loss l'' = p (1 - p), whatever the label is; for the squared
+one it is 2. Logits of confident samples lose nothing: 1 - p is sigmoid(-z).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondDerivative:
+    """Of one call of a loss, sample by sample.
+
+    Attributes:
+        factors: u, (B,), with what the reduction divides by.
+        curvature: w, (B,), their product with l''.
+    """
+
+    factors: Tensor
+    curvature: Tensor
+
+
+def second_derivative(
+    loss: Callable[..., Any], output: Tensor, target: Tensor, options: Mapping[str, Any]
+) -> SecondDerivative:
+    """Return the second derivative of a call of a loss.
+
+    Args:
+        loss: a function of `LOSSES`.
+        output: (B,) or (B, 1) that it was called with.
+        target: like `output`.
+        options: its other arguments.
+
+    Returns:
+        In float32, or the type of `output` if that is wider.
+
+    Raises:
+        ValueError: shapes differ, so that the loss would be of all pairs, or a deprecated option is used.
+    """
+    if options.get("size_average") is not None or options.get("reduce") is not None:
+        raise ValueError("size_average and reduce of losses are deprecated; use reduction")
+    wide = torch.promote_types(output.dtype, torch.float32)
+    at, labels = output.detach().to(wide), target.detach().to(wide)
+    factors = torch.ones_like(at)
+    weight, positive = options.get("weight"), options.get("pos_weight")
+    if weight is not None:
+        factors = factors * weight.detach()
+    if positive is not None:
+        factors = factors * (1 + (positive.detach() - 1) * labels)
+    if not at.shape == labels.shape == factors.shape:
+        raise ValueError(
+            f"the loss needs outputs, targets and weights of one shape, got {tuple(at.shape)}, {tuple(labels.shape)} and "
+            f"{tuple(factors.shape)} together; squeeze the outputs"
+        )
+    if options.get("reduction", "mean") == "mean":
+        divides_by_weight = loss is F.mse_loss and weight is not None
+        factors = factors / (factors.sum() if divides_by_weight else at.numel())
+    return SecondDerivative(factors=factors.reshape(-1), curvature=(factors * LOSSES[loss](at)).reshape(-1))
+
+
+def _logistic(logits: Tensor) -> Tensor:
+    return logits.sigmoid() * (-logits).sigmoid()
+
+
+def _squared(outputs: Tensor) -> Tensor:
+    return torch.full_like(outputs, 2)
+
+
+LOSSES: dict[Callable[..., Any], Callable[[Tensor], Tensor]] = {
+    F.binary_cross_entropy_with_logits: _logistic,
+    F.mse_loss: _squared,
+}
+"""The losses whose curvature is known, and their l'' by the outputs."""

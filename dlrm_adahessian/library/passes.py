@@ -1,0 +1,136 @@
+"""One forward pass of a model, and the curvature that its backward pass makes.
+
+A linear layer u = W a + b has in the diagonal of the Gauss-Newton matrix
+
+    diag_W = sum_b w_b (delta_b^2)^T a_b^2,   delta_b = dz_b/du_b,   w_b of losses.py.
+
+Backward brings g_b delta_b to the layer's output, where g_b is the slope of the loss at the output z_b of sample b. So the
+square of sqrt(w_b) / |g_b| times what it brings is w_b delta_b^2, whatever the loss is. It is multiplied before it is
+squared: in float32 the square of a small slope would vanish.
+
+A slope that is 0 to the bit brings nothing of delta. It leaves as `_NUDGE`, which no gradient shows.
+"""
+
+# pyright: basic
+# Functions of autograd and their contexts have no types.
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlrm_adahessian.library.attached import add_curvature_
+from dlrm_adahessian.library.losses import SecondDerivative
+
+_NUDGE = 1e-20
+"""Its product with sqrt(w) dz/du is far from both ends of float32 for any w and slope of a network that trains."""
+
+
+class Tally:
+    """For how many samples the curvature of a step stands: n = sum_b u_b / sum_b u_b^2, which is B for a mean over B.
+
+    With independent labels the expected square of the gradient is sum_b u_b^2 p (1 - p) (dz/dtheta)^2. This n makes it
+    curvature / n, exactly where all u_b that are not 0 are equal.
+
+    Attributes:
+        moments: (2,) float64, the two sums; over ranks their means.
+        samples: () float64, n.
+    """
+
+    def __init__(self, device: torch.device, ranks: int) -> None:
+        self.moments = torch.zeros(2, dtype=torch.float64, device=device)
+        self.samples = torch.ones((), dtype=torch.float64, device=device)
+        self._ranks = ranks
+
+    def add_(self, factors: Tensor) -> None:
+        """Count samples of factors u (B,)."""
+        wide = factors.double()
+        self.moments += torch.stack([wide.sum(), wide.square().sum()])
+        self.count_()
+
+    def count_(self) -> None:
+        """Bring `samples` up to date with `moments`."""
+        total, squares = self.moments
+        # A mean over N ranks gives each sample 1 / N of its factor.
+        self.samples.copy_(torch.where(squares > 0, self._ranks * total / squares, 1))
+
+
+class Pass:
+    """A forward pass whose backward pass makes curvature."""
+
+    def __init__(self, tally: Tally, begin: Callable[[], None]) -> None:
+        """Wait for layers and outputs.
+
+        Args:
+            tally: of the step.
+            begin: called when the backward pass reaches the outputs.
+        """
+        self._tally, self._begin = tally, begin
+        self._curvature: Tensor | None = None
+        self._roots: Tensor | None = None  # sqrt(w) / |g|, (B,)
+        self.output: Tensor | None = None
+
+    def at_layer(self, layer: nn.Linear, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return the output (B, out) of a layer on `inputs` (B, in), to be used in its place."""
+        return _AtLayer.apply(output, inputs, layer, self)  # pyright: ignore[reportReturnType]
+
+    def at_output(self, output: Tensor) -> Tensor:
+        """Return the output (B,) or (B, 1) of the model, to be used in its place."""
+        seen = output.view_as(output)
+        self.output = seen.detach()
+        seen.register_hook(self._arrive)
+        return seen
+
+    def add_loss(self, second: SecondDerivative, factor: Tensor) -> None:
+        """Take up a loss that the backward pass came through; `factor` () or (B,) is its slope in what backward is of."""
+        slopes = factor.reshape(-1)
+        part = second.curvature * slopes
+        self._curvature = part if self._curvature is None else self._curvature + part
+        self._tally.add_(second.factors * slopes)
+
+    def _arrive(self, slopes: Tensor) -> Tensor:
+        """Find the roots from the slopes at the outputs, and return the slopes to go on with."""
+        self._begin()
+        curvature, self._curvature = self._curvature, None
+        if curvature is None:
+            raise RuntimeError(
+                "exact_curvature saw no loss of the model's outputs before backward; within its block call "
+                "binary_cross_entropy_with_logits or mse_loss of torch.nn.functional, or their modules, on the outputs as "
+                "the model returns them, squeezed at most; casts and factors belong into the model"
+            )
+        flat = slopes.reshape(-1).to(curvature.dtype)
+        flat = torch.where((flat == 0) & (curvature != 0), _NUDGE, flat)
+        self._roots = torch.where(flat == 0, 0, curvature.sqrt() / flat.abs())
+        return flat.view_as(slopes).to(slopes.dtype)
+
+    def learn_(self, layer: nn.Linear, inputs: Tensor, slopes: Tensor) -> None:
+        """Add the curvature of one layer, from its inputs (B, in) and the slopes (B, out) at its outputs."""
+        roots: Any = self._roots
+        delta = slopes * roots.unsqueeze(1)  # in the type of the roots, float32 at least
+        delta.square_()
+        if layer.weight.requires_grad:
+            product = delta.T @ inputs.to(delta.dtype).square()
+            add_curvature_(
+                cast(nn.Parameter, layer.weight), product.to(layer.weight.dtype), self._tally.samples
+            )
+        if layer.bias is not None and layer.bias.requires_grad:
+            add_curvature_(
+                cast(nn.Parameter, layer.bias), delta.sum(0).to(layer.bias.dtype), self._tally.samples
+            )
+
+
+class _AtLayer(torch.autograd.Function):
+    """The output of a layer as it is, and on the way back its curvature; autograd frees the inputs as it does its own."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, layer: nn.Linear, of: Pass) -> Tensor:
+        ctx.save_for_backward(inputs.detach())
+        ctx.layer, ctx.of = layer, of
+        return output.view_as(output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None, None]:
+        (inputs,) = ctx.saved_tensors
+        ctx.of.learn_(ctx.layer, inputs, slopes)
+        return slopes, None, None, None

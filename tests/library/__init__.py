@@ -1,0 +1,1 @@
+"""The library: curvature and optimizers for any PyTorch model."""

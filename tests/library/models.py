@@ -1,0 +1,36 @@
+"""Small models in float64 with their batches, and the diagonals of their Hessians by torch.autograd.functional."""
+
+import torch
+from torch import nn
+from torch.autograd.functional import hessian
+from torch.func import functional_call
+
+SAMPLES, INPUTS = 12, 5
+
+
+def mlp(activation=nn.ReLU, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(INPUTS, 6), activation(), nn.Linear(6, 4), activation(), nn.Linear(4, 1)
+    ).double()
+
+
+def batch(seed=1):
+    """Inputs (B, K), and hard labels (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(SAMPLES, INPUTS, generator=generator, dtype=torch.float64)
+    return x, (torch.rand(SAMPLES, generator=generator) < 0.4).double()
+
+
+def hessian_diagonals(model, loss_of, *inputs):
+    """Diagonals of the Hessian of `loss_of(model(*inputs))`, by the name of a parameter."""
+    named = {name: p.detach() for name, p in model.named_parameters()}
+
+    def diagonal(name):
+        def loss(flat):
+            values = {**named, name: flat.view_as(named[name])}
+            return loss_of(functional_call(model, values, inputs))
+
+        return hessian(loss, named[name].reshape(-1)).diagonal().view_as(named[name])
+
+    return {name: diagonal(name) for name in named}
