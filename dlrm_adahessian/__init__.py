@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from dlrm_adahessian.errors import ProgramError as ProgramError
     from dlrm_adahessian.evaluation.job import evaluate as evaluate
     from dlrm_adahessian.evaluation.request import EvaluationRequest as EvaluationRequest
+    from dlrm_adahessian.library.exact import exact_curvature as exact_curvature
+    from dlrm_adahessian.library.hutchinson import hutchinson_curvature as hutchinson_curvature
+    from dlrm_adahessian.library.optimizers import AdaHessian as AdaHessian
+    from dlrm_adahessian.library.optimizers import HessianAdagrad as HessianAdagrad
     from dlrm_adahessian.metrics.binary import binary_metrics as binary_metrics
     from dlrm_adahessian.serving.export import export as export
     from dlrm_adahessian.statistics.comparison import compare_predictions as compare_predictions
@@ -47,6 +51,9 @@ _MODULES = {
     "errors": ("ProgramError",),
     "evaluation.job": ("evaluate",),
     "evaluation.request": ("EvaluationRequest",),
+    "library.exact": ("exact_curvature",),
+    "library.hutchinson": ("hutchinson_curvature",),
+    "library.optimizers": ("AdaHessian", "HessianAdagrad"),
     "metrics.binary": ("binary_metrics",),
     "serving.export": ("export",),
     "statistics.comparison": ("compare_predictions",),

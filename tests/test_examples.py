@@ -47,6 +47,9 @@ def test_the_examples(tmp_path):
     descent, newton = re.findall(r"log loss (\S+)", run("own_model.py", folder=tmp_path))
     assert float(newton) < float(descent)
 
+    first_order, second_order = re.findall(r"log loss (\S+)", run("library_mlp.py", folder=tmp_path))
+    assert float(second_order) < float(first_order)
+
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short(path):

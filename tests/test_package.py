@@ -31,6 +31,21 @@ def test_another_name_is_an_attribute_error() -> None:
         _ = dlrm_adahessian.nonsense
 
 
+def test_the_library_trains_a_model_where_neither_torchrec_nor_fbgemm_is_installed() -> None:
+    program = """
+import sys
+sys.modules.update(torchrec=None, fbgemm_gpu=None)  # an import of them fails
+import torch
+from dlrm_adahessian import AdaHessian, HessianAdagrad, exact_curvature, hutchinson_curvature
+model, (x, y) = torch.nn.Linear(3, 1), torch.ones(2, 4, 3)
+optimizer = AdaHessian(model.parameters())
+with exact_curvature(model):
+    torch.nn.functional.binary_cross_entropy_with_logits(model(x), y[:, :1]).backward()
+optimizer.step()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.parametrize("imported", ["dlrm_adahessian", "dlrm_adahessian.cli"])
 def test_importing_loads_nothing_heavy(imported: str) -> None:
     program = f"import sys, {imported}; print(*(name for name in {HEAVY} if name in sys.modules))"

@@ -68,10 +68,12 @@ class Hutchinson(Seeded):
     def _probe(self, variables: Sequence[Tensor], place: Place) -> list[Tensor]:
         """Draw signs: for the parameters, and last for this rank's samples among those of all ranks."""
         *parameters, leaf = variables
-        signs = [self._signs(p, p.shape) for p in parameters]
-        of_all = self._signs(leaf, torch.Size([place.samples, *leaf.shape[1:]]))
+        signs = [random_signs(p, p.shape, self._generator) for p in parameters]
+        of_all = random_signs(leaf, torch.Size([place.samples, *leaf.shape[1:]]), self._generator)
         return [*signs, of_all[place.first : place.first + len(leaf)]]
 
-    def _signs(self, like: Tensor, shape: torch.Size) -> Tensor:
-        bits = torch.randint(0, 2, shape, generator=self._generator, device=like.device)
-        return bits.to(like.dtype).mul_(2).sub_(1)
+
+def random_signs(like: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Return independent 1 and -1 of a shape, each as likely, with the type and device of `like` and of the generator."""
+    bits = torch.randint(0, 2, shape, generator=generator, device=like.device)
+    return bits.to(like.dtype).mul_(2).sub_(1)
