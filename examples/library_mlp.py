@@ -2,8 +2,8 @@
 
 python examples/library_mlp.py
 
-The scales of the inputs differ by a thousand, as those of raw features do. With power 1 AdaHessian divides by the curvature, as
-Newton's method does, and so the scales do not matter to it.
+The scales of the inputs differ by a thousand, as those of raw features do. With power 1 AdaHessian divides by the
+curvature, as Newton's method does, and so the scales do not matter to it.
 """
 
 import torch
