@@ -2,10 +2,10 @@
 
     python -m benchmarks.library [--json]
 
-The model has a bottom MLP 13-512-256-64-16, the dot interaction with 26 embeddings that get a gradient, and a top MLP 512-256-1.
-The variants take turns within one run, each timed on the second of two calls. A ratio is the median over the rounds of
-the ratio within a round, of the time that the one thread computed: what else runs on the machine counts less than in elapsed
-time. `again` repeats the plain pass, and says what the noise is.
+The model has a bottom MLP 13-512-256-64-16, the dot interaction with 26 embeddings that get a gradient, and a top MLP
+512-256-1. The variants take turns within one run, each timed on the second of two calls. A ratio is the median over the
+rounds of the ratio within a round, of the time that the one thread computed: what else runs on the machine counts less
+than in elapsed time. `again` repeats the plain pass, and says what the noise is.
 """
 
 import argparse
