@@ -244,7 +244,7 @@ class Square(nn.Module):
         (Square(), "curved in its weights, at layer;"),
         (Twice(), "layer ran 2 times"),
         (nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)), "BatchNorm1d"),
-        (nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 1)), "other samples"),
+        (nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 1)), "its own sample alone"),
         (nn.Sequential(nn.Linear(INPUTS, 4), nn.ReLU(), nn.Linear(4, 2)), r"one output per sample.*\(8, 2\)"),
         (nn.Sequential(nn.Flatten()), "has none"),
     ],
