@@ -51,8 +51,8 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
     **The loss** is made of calls of `binary_cross_entropy_with_logits` or `mse_loss` of `torch.nn.functional`, or of
     their modules, within the block, on the model's outputs as they are, squeezed at most. Soft labels, `weight`,
     `pos_weight`, every `reduction` and constant factors that are not negative are as in the gradient. Terms of the
-    parameters alone, such as weight penalties, are in the gradient only. Other terms that read outputs or activations
-    make the curvature wrong.
+    parameters alone, such as weight penalties, are in the gradient only. Other terms that read the outputs are refused in
+    the first step. Terms that read activations make the curvature wrong.
 
     **Precision.** Under `torch.autocast` with bfloat16 the curvature is float32, of the rounded activations. float16 is
     refused: its GradScaler would scale the gradient back and leave the curvature.
@@ -68,7 +68,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
 
     Raises:
         ValueError: the model is none of which the curvature is known, at the first forward pass; or it is compiled.
-        RuntimeError: from `backward`: no loss of the outputs was seen.
+        RuntimeError: from `backward`: no loss of the outputs was seen, or more than losses.
     """
 
     def __init__(self, model: nn.Module, *, kind: Kind = "hessian", every: int = 1) -> None:
@@ -136,7 +136,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
             ranks = 1 if self._ranks is None else self._ranks.size()
             self._tally = Tally(parameters[0].device, ranks)
         if (self._steps - 1) % self._every == 0 and self._tally is not None:
-            self._running = Pass(self._tally, self._go_back)
+            self._running = Pass(self._tally, self._go_back, compares=self._steps == 1)
 
     def _at_layer(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -198,11 +198,12 @@ class _Losses(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         options = kwargs or {}
-        result = func(*args, **options)
-        if func in LOSSES:
-            output, target = args
-            of = self._passes.get(output.data_ptr())
-            if of is not None and result.requires_grad:
-                second = second_derivative(func, output, target, options)
-                result.register_hook(lambda factor: of.add_loss(second, factor))
+        of = self._passes.get(args[0].data_ptr()) if func in LOSSES else None
+        if of is None:
+            return func(*args, **options)
+        output, target = args
+        result = func(of.through_loss(output), target, **options)
+        if result.requires_grad:
+            second = second_derivative(func, output, target, options)
+            result.register_hook(lambda factor: of.add_loss(second, factor))
         return result

@@ -58,15 +58,17 @@ class Tally:
 class Pass:
     """A forward pass whose backward pass makes curvature."""
 
-    def __init__(self, tally: Tally, begin: Callable[[], None]) -> None:
+    def __init__(self, tally: Tally, begin: Callable[[], None], *, compares: bool) -> None:
         """Wait for layers and outputs.
 
         Args:
             tally: of the step.
             begin: called when the backward pass reaches the outputs.
+            compares: whether the slopes at the outputs are compared with those of the losses, which waits for the device.
         """
-        self._tally, self._begin = tally, begin
+        self._tally, self._begin, self._compares = tally, begin, compares
         self._curvature: Tensor | None = None
+        self._of_losses: Tensor | None = None  # slopes at the outputs, (B,)
         self._roots: Tensor | None = None  # sqrt(w) / |g|, (B,)
         self.output: Tensor | None = None
 
@@ -80,6 +82,17 @@ class Pass:
         self.output = seen.detach()
         seen.register_hook(self._arrive)
         return seen
+
+    def through_loss(self, output: Tensor) -> Tensor:
+        """Return `output`, to be given to a loss in its place, whose slopes there are then known."""
+        given = output.view_as(output)
+        if self._compares:
+            given.register_hook(self._add_slopes)
+        return given
+
+    def _add_slopes(self, slopes: Tensor) -> None:
+        flat = slopes.detach().reshape(-1)
+        self._of_losses = flat if self._of_losses is None else self._of_losses + flat
 
     def add_loss(self, second: SecondDerivative, factor: Tensor) -> None:
         """Take up a loss that the backward pass came through; `factor` () or (B,) is its slope in what backward is of."""
@@ -98,10 +111,22 @@ class Pass:
                 "binary_cross_entropy_with_logits or mse_loss of torch.nn.functional, or their modules, on the outputs as "
                 "the model returns them, squeezed at most; casts and factors belong into the model"
             )
+        if self._compares:
+            self._refuse_other_terms(slopes)
         flat = slopes.reshape(-1).to(curvature.dtype)
         flat = torch.where((flat == 0) & (curvature != 0), _NUDGE, flat)
         self._roots = torch.where(flat == 0, 0, curvature.sqrt() / flat.abs())
         return flat.view_as(slopes).to(slopes.dtype)
+
+    def _refuse_other_terms(self, slopes: Tensor) -> None:
+        of_losses, self._of_losses = self._of_losses, None
+        rounding = 8 * torch.finfo(slopes.dtype).eps * slopes.abs().max()
+        if of_losses is None or not ((slopes.reshape(-1) - of_losses).abs() <= rounding).all():
+            raise RuntimeError(
+                "exact_curvature knows the curvature of binary_cross_entropy_with_logits and mse_loss, and what backward "
+                "was called on depends on the model's outputs in other ways too; leave those terms out, or use "
+                "hutchinson_curvature"
+            )
 
     def learn_(self, layer: nn.Linear, inputs: Tensor, slopes: Tensor) -> None:
         """Add the curvature of one layer, from its inputs (B, in) and the slopes (B, out) at its outputs."""

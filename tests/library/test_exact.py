@@ -293,6 +293,17 @@ def test_a_loss_that_was_not_seen_is_refused(loss_of):
         loss_of(model(x).squeeze(1), y).backward()
 
 
+def test_a_term_of_the_outputs_beside_the_loss_is_refused_and_a_weight_penalty_is_not():
+    model, (x, y) = mlp(), batch()
+    with pytest.raises(RuntimeError, match="outputs in other ways too"), exact_curvature(model):
+        z = model(x)
+        (bce(y)(z) + 1e-3 * z.square().mean()).backward()
+    model.zero_grad()
+    with exact_curvature(model):
+        (bce(y)(model(x)) + model[0].weight.square().sum()).backward()
+    assert_curvature_is(model, hessian_diagonals(model, bce(y), x))
+
+
 @pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, F.mse_loss])
 def test_a_loss_of_all_pairs_is_refused(loss):
