@@ -274,9 +274,18 @@ def test_a_compiled_model_is_refused():
         exact_curvature(torch.compile(mlp()))
 
 
-def test_no_step_in_two_is_refused():
+def test_arguments_and_types_out_of_range_are_refused():
+    model, (x, y) = mlp(), batch()
     with pytest.raises(ValueError, match="got every=0"):
-        exact_curvature(mlp(), every=0)
+        exact_curvature(model, every=0)
+    with pytest.raises(ValueError, match="hessian, gauss_newton, got 'fisher'"):
+        exact_curvature(model, kind="fisher")
+    with pytest.raises(ValueError, match="found none with a row"), exact_curvature(model):
+        model(x[:0])
+    with pytest.raises(ValueError, match="use reduction"), exact_curvature(model):
+        F.mse_loss(model(x).squeeze(1), y, size_average=False)
+    with pytest.raises(ValueError, match="use bfloat16"), exact_curvature(model.half()):
+        model(x.half())
 
 
 @pytest.mark.parametrize(
