@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett as GaussNewtonBartlett
     from dlrm_adahessian.curvature.hutchinson import Hutchinson as Hutchinson
     from dlrm_adahessian.curvature.parts import Parts as Parts
+    from dlrm_adahessian.embeddings.row_rules import RowRuleSharder as RowRuleSharder
     from dlrm_adahessian.errors import ProgramError as ProgramError
     from dlrm_adahessian.evaluation.job import evaluate as evaluate
     from dlrm_adahessian.evaluation.request import EvaluationRequest as EvaluationRequest
@@ -48,6 +49,7 @@ _MODULES = {
     "curvature.gauss_newton_bartlett": ("GaussNewtonBartlett",),
     "curvature.hutchinson": ("Hutchinson",),
     "curvature.parts": ("Parts",),
+    "embeddings.row_rules": ("RowRuleSharder",),
     "errors": ("ProgramError",),
     "evaluation.job": ("evaluate",),
     "evaluation.request": ("EvaluationRequest",),

@@ -103,7 +103,7 @@ class ExactDiagonal(Estimator):
         leaf, parameters = request.pooled.detach().requires_grad_(), trained(head)
         with passing(linear_layers(head).values() if curvature_samples else ()) as layers:
             logits = head(request.dense, leaf)
-        residual, exponent = _residual_and_exponent(logits.detach(), labels, request.weights)
+        residual, exponent = residual_and_exponent(logits.detach(), labels, request.weights)
         residual /= len(labels)
         variables = [*parameters, leaf, *(output for _, _, output in layers)]
         slopes = torch.autograd.grad(logits, variables, residual)
@@ -132,7 +132,7 @@ class ExactDiagonal(Estimator):
             grad=flat(slopes[: len(parameters)]),
             pooled_grad=pooled_grad,
             curvature=curvature,
-            pooled_curvature=self._pooled_curvature(pooled_grad, exponent),
+            pooled_curvature=pooled_diagonal(pooled_grad, exponent, self._pooled),
             pooled_samples=0 if self._pooled == "none" else len(labels),
             factors=factors,
         )
@@ -145,18 +145,6 @@ class ExactDiagonal(Estimator):
         if self._kind == "hessian":
             found.parts.require_hessian(found.curved_at)
         self._measured.add(request.head)
-
-    def _pooled_curvature(self, grad: Tensor, exponent: Tensor) -> Tensor | None:
-        """Return the diagonal of the mean loss, (B, F, D) or its mean over D (B, F, 1), from its gradient (B, F, D)."""
-        if self._pooled == "none":
-            return None
-        samples, _, width = grad.shape
-        # Before the square, so that what is small does not vanish.
-        scale = (exponent / 2).exp().mul_(samples**0.5).view(-1, 1, 1)
-        if self._pooled == "mean":
-            norm = torch.linalg.vector_norm(grad, dim=2, keepdim=True)
-            return norm.mul_(scale).square_().div_(width)
-        return (grad * scale).square_()
 
     def _layer_curvature_(
         self,
@@ -244,7 +232,29 @@ def _bases_of(basis: KroneckerBasis | None, parameters: Sequence[Tensor]) -> dic
     return {} if basis is None else {parameters[i]: matrix for i, matrix in basis.matrices.items()}
 
 
-def _residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def pooled_diagonal(grad: Tensor, exponent: Tensor, wanted: PooledCurvature) -> Tensor | None:
+    """Return the diagonal of the mean loss at the pooled embeddings, elementwise from its gradient there.
+
+    Args:
+        grad: (B, F, D).
+        exponent: (B,), of `residual_and_exponent`.
+        wanted: of the diagonal.
+
+    Returns:
+        (B, F, D), or its mean over D (B, F, 1), or None where nothing is wanted.
+    """
+    if wanted == "none":
+        return None
+    samples, _, width = grad.shape
+    # Before the square, so that what is small does not vanish.
+    scale = (exponent / 2).exp().mul_(samples**0.5).view(-1, 1, 1)
+    if wanted == "mean":
+        norm = torch.linalg.vector_norm(grad, dim=2, keepdim=True)
+        return norm.mul_(scale).square_().div_(width)
+    return (grad * scale).square_()
+
+
+def residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return r = u (p - y) and log(u p (1 - p) / r^2), (B,), without cancellation for confident samples; u is 1 or given."""
     sign = 1 - 2 * labels  # -1 where the label is 1
     towards_loss = sign * logits

@@ -148,8 +148,9 @@ class RowTables(nn.Module):
         lr_scale: float,
         samples: float,
         weights: Tensor | None = None,
+        looked_up: LookedUp | None = None,
     ) -> None:
-        """Update the rows of the last lookup.
+        """Update the rows of the last lookup, or of an earlier one.
 
         Args:
             grad: (B * T, D) gradient of the mean loss at the pooled embeddings.
@@ -158,10 +159,9 @@ class RowTables(nn.Module):
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
             samples: over how many samples the loss is a mean, or the sum of their weights.
             weights: (B,) of the samples, of the type of `grad`; None for 1 each.
-
-        There must have been a lookup since the last update; else a RuntimeError.
+            looked_up: of `take_lookup`; None takes the last one, and is refused as there.
         """
-        looked_up = self._take_lookup()
+        looked_up = looked_up or self.take_lookup()
         if self._fused:
             self._rule.update_triton_(
                 self.weight,
@@ -184,7 +184,12 @@ class RowTables(nn.Module):
             hits = hits.with_curvature_of_all()
         self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
 
-    def _take_lookup(self) -> LookedUp:
+    def take_lookup(self) -> LookedUp:
+        """Return what an update has to know of the last lookup with gradients enabled; once.
+
+        Raises:
+            RuntimeError: there was none since the last was taken.
+        """
         looked_up, self._looked_up = self._looked_up, None
         if looked_up is None:
             raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
@@ -224,12 +229,13 @@ class ReplicatedRows(RowTables):
         lr_scale: float,
         samples: float,
         weights: Tensor | None = None,
+        looked_up: LookedUp | None = None,
     ) -> None:
         """Update the rows that any rank looked up; as `RowTables.apply_`, with this rank's batch and its mean loss.
 
         All ranks call it, and all with a curvature or none with one.
         """
-        local = self._hits(self._take_lookup(), grad, curvature, sampled, weights)
+        local = self._hits(looked_up or self.take_lookup(), grad, curvature, sampled, weights)
         hits = _sum_over_ranks(local, len(self.weight))
         self._update_(hits, sampled, lr_scale=lr_scale, samples=samples)
 

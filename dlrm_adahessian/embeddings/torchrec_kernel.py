@@ -6,19 +6,22 @@ has no hook for another kernel (the planner refuses `CUSTOMIZED_KERNEL`), so eac
 overrides the one method that creates the next. The plan calls the kernel `fused`, and of replicated tables `dense`.
 
 TorchRec's state dicts are left out: rows and their state are reached through `RowTables` and saved by row
-range. The facade over the rows knows no float64, and the optimizer's breaks on row-wise shards of one row.
+range. The facade over the rows knows no float64, and the optimizer's breaks on row-wise shards of one row. Models of others
+have them (row_rules.py).
 
 `LookupsAhead` sends the next batch's lookups to the ranks that hold its rows while this one is worked on. It is what
 TorchRec's TrainPipelineSparseDist does, which takes forward and backward as one call of a model: which rows a batch looks up
 depends on nothing that training changes, so it can travel early. First how many each rank gets, then the rows.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import cast
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor, KeyedTensor
 from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBag
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
@@ -70,7 +73,7 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
         kind = ReplicatedRows if config.compute_kernel == EmbeddingComputeKernel.DENSE else RowTables
         self._tables = kind(
             self._local_rows,
-            self._local_cols[0],  # all alike: whole tables have one width, and so have their column shards
+            self._local_cols[0],  # all alike, see _of_one_width
             self._feature_table_map,
             rule=rule,
             device=torch.device("cpu") if device is None else device,
@@ -90,6 +93,15 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
             columns=self._local_cols[0],
             is_replicated=not self._tables.sees_all_ranks,
         )
+
+    def named_parameters_by_table(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the rows of each table, as views; of a table's column shards, which are neighbors, all in one."""
+        of_tables = zip(self.config.table_names(), self._local_rows, strict=True)
+        first = 0
+        for name, shards in groupby(of_tables, key=lambda shard: shard[0]):
+            rows = sum(rows for _, rows in shards)
+            yield name, nn.Parameter(self._tables.weight[first : first + rows])
+            first += rows
 
     def shards(self, table_rows: Mapping[str, int]) -> Iterator[TableShard]:
         """Yield what this rank holds of each table.
@@ -139,6 +151,11 @@ class RowLookup(GroupedPooledEmbeddingsLookup):
         del sharding_type, env  # they choose among TorchRec's kernels
         return RowKernel(config, pg, device, rule=self._rule, dtype=self._dtype)
 
+    @property
+    def module(self) -> "RowLookup":
+        """Itself: TorchRec looks here in a replicated lookup, around which it expects DistributedDataParallel."""
+        return self
+
 
 class ShardedRows(ShardedEmbeddingBagCollection):
     """Embedding bags over all ranks."""
@@ -155,7 +172,7 @@ class ShardedRows(ShardedEmbeddingBagCollection):
             sharding = cast(TwPooledEmbeddingSharding | DpPooledEmbeddingSharding, sharding)
             self._lookups.append(
                 RowLookup(
-                    sharding._grouped_embedding_configs,
+                    _of_one_width(sharding._grouped_embedding_configs),
                     self._env.process_group,
                     self._device,
                     rule=self._rule,
@@ -230,9 +247,10 @@ class RowSharder(EmbeddingBagCollectionSharder):
         dtype: torch.dtype,
         exchange: ExchangePrecision = "fp32",
         device: str = "cpu",
+        kind: Callable[..., ShardedRows] = ShardedRows,
     ) -> None:
         super().__init__(qcomm_codecs_registry=_codecs(exchange, device))
-        self._rule, self._dtype = rule, dtype
+        self._rule, self._dtype, self._kind = rule, dtype, kind
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Return the types that this project supports; TorchRec's own list leaves out row-wise on CPUs."""
@@ -254,7 +272,7 @@ class RowSharder(EmbeddingBagCollectionSharder):
         module_fqn: str | None = None,
     ) -> ShardedRows:
         """Return the sharded module; `DistributedModelParallel` calls it."""
-        return ShardedRows(
+        return self._kind(
             module=module,
             table_name_to_parameter_sharding=params,
             env=env,
@@ -265,6 +283,15 @@ class RowSharder(EmbeddingBagCollectionSharder):
             rule=self._rule,
             dtype=self._dtype,
         )
+
+
+def _of_one_width(configs: Sequence[GroupedEmbeddingConfig]) -> list[GroupedEmbeddingConfig]:
+    """Cut groups where the width changes, so that the order of their features stays."""
+    return [
+        replace(config, embedding_tables=list(tables))
+        for config in configs
+        for _, tables in groupby(config.embedding_tables, key=lambda table: table.local_cols)
+    ]
 
 
 def _codecs(exchange: ExchangePrecision, device: str) -> dict[str, QuantizedCommCodecs] | None:

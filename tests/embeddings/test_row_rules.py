@@ -1,0 +1,497 @@
+"""Rows of a TorchRec model under row rules, against dense tables: exact gradient and Hessian diagonal in float64."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist  # noqa: TID251 - mirrors embeddings/
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.sharding_plan import (
+    column_wise,
+    construct_module_sharding_plan,
+    data_parallel,
+    row_wise,
+    table_wise,
+)
+from torchrec.distributed.types import ShardingPlan
+from torchrec.modules.embedding_configs import DataType
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.embeddings.row_rules import RowRuleSharder, RowsInBackward
+from dlrm_adahessian.embeddings.torchrec_kernel import ShardedRows
+from dlrm_adahessian.kernels.row_sums import Hits
+from dlrm_adahessian.optim.rows import (
+    CowClipConfig,
+    HessianAdagradConfig,
+    RowAdagradConfig,
+    RowAdaHessianConfig,
+    RowAdamConfig,
+    RowConfig,
+    RowSGDConfig,
+    RowwiseAdagradConfig,
+)
+from tests.processes import worlds
+
+CPU = torch.device("cpu")
+BOUND = 1e-12  # sums of about ten terms of size 1, and room for the root of an accumulator
+ROWS, WIDTHS = {"m": 3, "z": 4, "a": 5}, {"m": 8, "z": 4, "a": 8}
+LABELS = [1, 0, 1, 1]
+BAGS = [[[2, 0, 2], [0], []], [[1], [3, 3], [4, 4, 4]], [[], [0, 1], [0, 4]], [[0, 2], [], [3]]]
+SHARDINGS = {
+    "table": lambda: table_wise(rank=dist.get_world_size() - 1),
+    "row": row_wise,
+    "column": lambda: column_wise(ranks=[0, 1]),
+    "replicate": data_parallel,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule, and how the tables m, z and a are spread and pooled."""
+
+    rule: RowConfig
+    shardings: tuple[str, str, str] = ("row", "table", "row")
+    means: tuple[str, ...] = ()
+
+
+ADAHESSIAN = RowAdaHessianConfig(lr=0.1, beta1=0.5, curvature_floor=0.05)
+ONE_RANK = {
+    "sgd": Case(RowSGDConfig(lr=0.3)),
+    "adagrad": Case(RowAdagradConfig(lr=0.1)),
+    "rowwise_adagrad": Case(RowwiseAdagradConfig(lr=0.1)),
+    "adam": Case(RowAdamConfig(lr=0.1)),
+    "cowclip": Case(CowClipConfig(lr=0.1)),
+    "hessian_adagrad": Case(HessianAdagradConfig(lr=0.1, curvature_floor=0.1)),
+    "rowwise_hessian_adagrad": Case(HessianAdagradConfig(lr=0.1, curvature_floor=0.1, rowwise=True)),
+    "adahessian": Case(ADAHESSIAN),
+    "means": Case(ADAHESSIAN, means=("m", "z")),
+}
+TWO_RANKS = {
+    "gradient_alone": Case(RowwiseAdagradConfig(lr=0.1)),
+    "all_on_one_rank": Case(ADAHESSIAN, ("table", "table", "table")),
+    "rows": Case(HessianAdagradConfig(lr=0.1, curvature_floor=0.1, rowwise=True), ("row", "row", "row")),
+    "columns": Case(ADAHESSIAN, ("column", "table", "column")),
+    "replicated": Case(ADAHESSIAN, ("replicate", "row", "replicate")),
+    "means": Case(ADAHESSIAN, ("row", "table", "replicate"), means=("m", "z", "a")),
+}
+
+
+class Model(nn.Module):
+    """Bags, and two layers upon them."""
+
+    def __init__(self, tables: list[EmbeddingBagConfig]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bags = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+        self.over = nn.Sequential(nn.Linear(sum(WIDTHS.values()), 6), nn.ReLU(), nn.Linear(6, 1))
+
+    def forward(self, kjt: KeyedJaggedTensor) -> Tensor:
+        """Return logits (B,)."""
+        pooled = self.bags(kjt)  # in an order that depends on the plan
+        return self.over(torch.cat([pooled[f"of_{name}"] for name in ROWS], 1)).squeeze(1)
+
+
+class DoubleRows(RowsInBackward):
+    """In float64, of which TorchRec's state dicts know nothing."""
+
+    _initialize_torch_state = ShardedRows._initialize_torch_state
+
+
+class DoubleSharder(RowRuleSharder):
+    def __init__(self, rule: RowConfig) -> None:
+        super().__init__(rule)
+        self._dtype = torch.float64
+        self._kind = partial(DoubleRows, curvature=self._curvature)
+
+
+def tables(means: tuple[str, ...] = (), **changes: object) -> list[EmbeddingBagConfig]:
+    return [
+        EmbeddingBagConfig(
+            name=name,
+            num_embeddings=ROWS[name],
+            embedding_dim=WIDTHS[name],
+            feature_names=[f"of_{name}"],
+            pooling=PoolingType.MEAN if name in means else PoolingType.SUM,
+            **changes,
+        )
+        for name in ROWS
+    ]
+
+
+def sharded(model: Model, sharder: RowRuleSharder, shardings: tuple[str, ...]) -> DistributedModelParallel:
+    chosen = {name: SHARDINGS[how]() for name, how in zip(ROWS, shardings, strict=True)}
+    world = dist.get_world_size()
+    plan = construct_module_sharding_plan(model.bags, chosen, sharder, world, world, device_type="cpu")
+    return DistributedModelParallel(model, device=CPU, plan=ShardingPlan({"bags": plan}), sharders=[sharder])
+
+
+def bags_of(model: DistributedModelParallel) -> RowsInBackward:
+    (bags,) = (module for module in model.modules() if isinstance(module, RowsInBackward))
+    return bags
+
+
+def lookups(samples: slice, **more: Tensor) -> KeyedJaggedTensor:
+    bags = [sample[f] for f in range(3) for sample in BAGS[samples]]
+    return KeyedJaggedTensor(
+        keys=[f"of_{name}" for name in ROWS],
+        values=torch.tensor([row for bag in bags for row in bag]),
+        lengths=torch.tensor([len(bag) for bag in bags]),
+        **more,
+    )
+
+
+def first_rows(name: str) -> Tensor:
+    entries = torch.arange(ROWS[name] * WIDTHS[name], dtype=torch.float64)
+    return (entries + ord(name)).sin().view(ROWS[name], WIDTHS[name])
+
+
+def trained(case: Case, samples: slice) -> dict[str, Tensor]:
+    """Return this rank's shards after two steps on its samples, the second at half the rate."""
+    sharder = DoubleSharder(case.rule)
+    model = sharded(Model(tables(case.means)).double(), sharder, case.shardings)
+    shards = [shard for kernel in bags_of(model).kernels() for shard in kernel.shards(ROWS)]
+    for shard in shards:
+        shard.tensors["weight"].copy_(first_rows(shard.table)[part(shard.tensors["weight"], shard)])
+    labels = torch.tensor(LABELS[samples], dtype=torch.float64)
+    for scale in (1.0, 0.5):
+        (group,) = model.fused_optimizer.param_groups
+        group["lr"] = case.rule.lr * scale
+        sharder.log_loss(model(lookups(samples)), labels).backward()
+    return {
+        f"{shard.table} {key} {shard.first_row} {shard.first_column}": tensor
+        for shard in shards
+        for key, tensor in shard.tensors.items()
+    }
+
+
+def part(tensor: Tensor, at: object) -> tuple[slice, ...]:
+    firsts = (at.first_row, at.first_column)
+    return tuple(slice(a, a + n) for a, n in zip(firsts, tensor.shape, strict=False))
+
+
+def reference(case: Case) -> dict[str, Tensor]:
+    """Return weights and states of whole tables, with all rows' derivatives by autograd of a dense computation."""
+    rule, over = case.rule.build(), Model(tables()).double().over.requires_grad_(False)
+    counts = {
+        name: torch.tensor([[sample[f].count(r) for r in range(ROWS[name])] for sample in BAGS]).double()
+        for f, name in enumerate(ROWS)
+    }
+    pools = {
+        name: c / c.sum(1, keepdim=True).clamp(min=1) if name in case.means else c
+        for name, c in counts.items()
+    }
+    labels = torch.tensor(LABELS, dtype=torch.float64)
+    weights = {name: first_rows(name) for name in ROWS}
+    states = {name: rule.new_state(weight) for name, weight in weights.items()}
+
+    def loss(flat: Tensor) -> Tensor:
+        parts = flat.split([weight.numel() for weight in weights.values()])
+        pooled = [pools[n] @ p.view(weights[n].shape) for n, p in zip(weights, parts, strict=True)]
+        logits = over(torch.cat(pooled, 1)).squeeze(1)
+        return F.binary_cross_entropy_with_logits(logits, labels)
+
+    for scale in (1.0, 0.5):
+        flat = torch.cat([weight.flatten() for weight in weights.values()])
+        sizes = [weight.numel() for weight in weights.values()]
+        grads = torch.func.grad(loss)(flat).split(sizes)
+        diagonals = torch.func.hessian(loss)(flat).diagonal().split(sizes)
+        for name, grad, diagonal in zip(weights, grads, diagonals, strict=True):
+            hits = hits_of(
+                case.rule, counts[name], grad.view_as(weights[name]), diagonal.view_as(weights[name])
+            )
+            rule.update_torch_(weights[name], states[name], hits, lr_scale=scale, samples=len(BAGS))
+    return {
+        f"{name} {key}": tensor
+        for name in ROWS
+        for key, tensor in {"weight": weights[name], **states[name]}.items()
+    }
+
+
+def hits_of(rule: RowConfig, counts: Tensor, grad: Tensor, diagonal: Tensor) -> Hits:
+    rows = counts.sum(0).nonzero().squeeze(1)
+    hits = Hits(rows=rows, grad=grad[rows], count=counts.sum(0)[rows].long())
+    if rule.pooled_curvature == "none":
+        return hits
+    squares = counts.square().sum(0)[rows].long()
+    curvature = diagonal[rows]
+    if rule.pooled_curvature == "mean":
+        curvature = curvature.mean(1, keepdim=True)
+    return replace(hits, curvature=curvature, squares=squares, curvature_squares=squares)
+
+
+def assert_parts(found: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Compare shards with whole tables, and return how often each number of these was found."""
+    seen = {key: torch.zeros(tensor.shape) for key, tensor in whole.items()}
+    for place, tensor in found.items():
+        table, key, row, column = place.split()
+        at = tuple(slice(int(a), int(a) + n) for a, n in zip((row, column), tensor.shape, strict=False))
+        expected = whole[f"{table} {key}"][at]
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=BOUND, msg=lambda m, p=place: f"{p}: {m}")
+        seen[f"{table} {key}"][at] += 1
+    return seen
+
+
+def of_float32(case: Case, **changes: object) -> tuple[DistributedModelParallel, RowRuleSharder]:
+    sharder = RowRuleSharder(case.rule)
+    return sharded(Model(tables(case.means, **changes)), sharder, case.shardings), sharder
+
+
+def step(model: DistributedModelParallel, sharder: RowRuleSharder, samples: slice) -> None:
+    sharder.log_loss(model(lookups(samples)), torch.tensor(LABELS[samples]).float()).backward()
+
+
+def weights_of(model: DistributedModelParallel) -> dict[str, Tensor]:
+    return {name: bag.weight.detach().clone() for name, bag in bags_of(model).embedding_bags.items()}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    with init_process_group():
+        yield
+
+
+@pytest.mark.oracle
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", ONE_RANK)
+def test_two_steps_equal_dense_tables(name: str):
+    case = ONE_RANK[name]
+    seen = assert_parts(trained(case, slice(None)), reference(case))
+    assert all((count == 1).all() for count in seen.values())
+
+
+def two_ranks(folder: Path) -> None:
+    """Keep what this rank holds after each case, its state dicts, and what it is refused."""
+    with init_process_group():
+        rank = dist.get_rank()
+        samples = slice(2 * rank, 2 * rank + 2)
+        for name, case in TWO_RANKS.items():
+            torch.save(trained(case, samples), folder / f"{name}.{rank}")
+        reload(folder, rank, samples)
+        model, sharder = of_float32(Case(ADAHESSIAN))
+        try:
+            step(model, sharder, slice(rank, 2))  # two samples on one rank, one on the other
+        except ValueError as error:
+            (folder / f"refusal.{rank}").write_text(str(error))
+
+
+def reload(folder: Path, rank: int, samples: slice) -> None:
+    """Train, load the state dicts into another model, train both on, and keep where they differ, and the dicts' parts."""
+    case = Case(ADAHESSIAN, ("row", "table", "column"))
+    (model, sharder), (other, its) = of_float32(case), of_float32(case)
+    step(model, sharder, samples)
+    other.load_state_dict(model.state_dict())
+    other.fused_optimizer.load_state_dict(model.fused_optimizer.state_dict())
+    differing = []
+    for _ in range(2):
+        found, expected = sharded_parts(other), sharded_parts(model)
+        differing += [key for key in expected if not torch.equal(found[key], expected[key])]
+        step(model, sharder, samples)
+        step(other, its, samples)
+    (folder / f"differing.{rank}").write_text(",".join(differing))
+    torch.save(sharded_parts(model), folder / f"parts.{rank}")
+
+
+def sharded_parts(model: DistributedModelParallel) -> dict[str, Tensor]:
+    """Return the shards of this rank in the state dicts of a model and its rows' optimizer, by table, key and place."""
+    tensors = {
+        k.split(".")[-2] + " weight": t for k, t in model.state_dict().items() if "embedding_bags" in k
+    }
+    for state in model.fused_optimizer.state_dict()["state"].values():
+        tensors |= {key.replace(".", " "): tensor for key, tensor in state.items()}
+    found = {}
+    for name, tensor in tensors.items():
+        for shard in tensor.local_shards():
+            row, column = (*shard.metadata.shard_offsets, 0)[:2]
+            found[f"{name} {row} {column}"] = shard.tensor.clone()
+    return found
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    worlds.run(2, two_ranks, folder, log=folder / "log")
+    return folder
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWO_RANKS)
+def test_two_ranks_equal_dense_tables(name: str, two: Path):
+    case, whole = TWO_RANKS[name], reference(TWO_RANKS[name])
+    ranks = [assert_parts(torch.load(two / f"{name}.{rank}"), whole) for rank in range(2)]
+    for table, how in zip(ROWS, case.shardings, strict=True):
+        copies = ranks[0][f"{table} weight"] + ranks[1][f"{table} weight"]
+        assert (copies == (2 if how == "replicate" else 1)).all()
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_model_goes_on_from_state_dicts_over_ranks(two: Path):
+    assert [(two / f"differing.{rank}").read_text() for rank in range(2)] == ["", ""]
+    parts = [torch.load(two / f"parts.{rank}") for rank in range(2)]
+    # Of a table cut by columns each half has its own counters. TorchRec has them one below the other.
+    assert [[key for key in part if key.startswith(("a weight", "a touches"))] for part in parts] == [
+        ["a weight 0 0", "a touches 0 0"],
+        ["a weight 0 4", "a touches 5 0"],
+    ]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_ranks_with_fewer_samples_are_refused_together(two: Path):
+    told = [(two / f"refusal.{rank}").read_text() for rank in range(2)]
+    assert told[0] == told[1]
+    assert "as many samples on each rank, got [2, 1]; leave out the last batch" in told[0]
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_state_dicts_are_of_the_rows_themselves():
+    model, sharder = of_float32(Case(ADAHESSIAN))
+    held, state = model.state_dict(), model.fused_optimizer.state_dict()["state"]
+    before = weights_of(model)
+    step(model, sharder, slice(None))
+    for name in ROWS:
+        key = f"bags.embedding_bags.{name}.weight"
+        (shard,) = held[key].local_shards()
+        assert tuple(held[key].metadata().size) == (ROWS[name], WIDTHS[name])
+        assert torch.equal(shard.tensor, weights_of(model)[name])
+        assert not torch.equal(shard.tensor, before[name])
+        assert all(k.startswith(f"{name}.") for k in state[key])
+        assert all(tensor.local_shards()[0].tensor.any() for tensor in state[key].values())
+
+
+@pytest.mark.usefixtures("alone")
+def test_rows_start_as_torchrec_starts_them():
+    model, _ = of_float32(Case(ADAHESSIAN), init_fn=partial(nn.init.constant_, val=0.5))
+    assert all((weight == 0.5).all() for weight in weights_of(model).values())
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_dense_optimizer_gets_no_rows():
+    model, _ = of_float32(Case(ADAHESSIAN))
+    names = {name for name, _ in in_backward_optimizer_filter(model.named_parameters())}
+    assert names == {"over.0.weight", "over.0.bias", "over.2.weight", "over.2.bias"}
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_scheduler_of_torch_scales_the_rate():
+    model, sharder = of_float32(Case(RowSGDConfig(lr=0.3)))
+    torch.optim.lr_scheduler.LambdaLR(model.fused_optimizer, lambda step: 0.0)
+    before = weights_of(model)
+    step(model, sharder, slice(None))
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_lookup_without_gradients_updates_nothing():
+    model, sharder = of_float32(Case(ADAHESSIAN))
+    logits = model(lookups(slice(None)))
+    with torch.no_grad():
+        assert not sharder.log_loss(model(lookups(slice(2))), torch.ones(2)).requires_grad
+    sharder.log_loss(logits, torch.tensor(LABELS).float()).backward()
+    after_one = weights_of(model)
+    model(lookups(slice(None)))
+    assert all(torch.equal(weight, after_one[name]) for name, weight in weights_of(model).items())
+
+
+@pytest.mark.usefixtures("alone")
+def test_two_lookups_of_one_loss_update_as_one_of_both():
+    both, sharder = of_float32(Case(RowSGDConfig(lr=0.3)))
+    apart, its = of_float32(Case(RowSGDConfig(lr=0.3)))
+    apart.load_state_dict(both.state_dict())
+    labels = torch.tensor(LABELS).float()
+    sharder.log_loss(both(lookups(slice(None))), labels).backward()
+    logits = torch.cat([apart(lookups(slice(3))), apart(lookups(slice(3, 4)))])
+    its.log_loss(logits, labels).backward()
+    for name, weight in weights_of(apart).items():
+        torch.testing.assert_close(weight, weights_of(both)[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.oracle
+@pytest.mark.usefixtures("alone")
+def test_a_multiplied_loss_has_its_curvature_multiplied_once():
+    """Of c L gradient and Hessian are c times those of L: AdaHessian without floor goes the same way with a power of 1."""
+    rule = RowAdaHessianConfig(lr=0.1, power=1.0, curvature_floor=0.0, eps=0.0, clip=1e6)
+    updates = []
+    for factor in (1.0, 0.25, 3.0):
+        sharder = DoubleSharder(rule)
+        model = sharded(Model(tables()).double(), sharder, ("row", "row", "row"))
+        weights = [kernel.emb_module.weight for kernel in bags_of(model).kernels()]
+        for weight in weights:
+            weight.copy_(torch.arange(weight.numel(), dtype=weight.dtype).sin().view_as(weight))
+        logits = model(lookups(slice(2)))
+        (factor * sharder.log_loss(logits, torch.tensor(LABELS[:2]).double())).backward()
+        updates.append(torch.cat([weight.flatten() for weight in weights]))
+    for update in updates[1:]:
+        torch.testing.assert_close(update, updates[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("alone")
+def test_another_loss_is_refused_for_a_rule_with_curvature():
+    model, sharder = of_float32(Case(ADAHESSIAN))
+    step(model, sharder, slice(None))
+    before = weights_of(model)
+    with pytest.raises(
+        RuntimeError, match=r"reads curvature, .*take the loss from log_loss\(logits, labels\)"
+    ):
+        model(lookups(slice(None))).sum().backward()
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
+
+
+@pytest.mark.usefixtures("alone")
+def test_another_loss_serves_a_rule_of_gradients():
+    model, _ = of_float32(Case(RowSGDConfig(lr=0.3)))
+    before = weights_of(model)
+    model(lookups(slice(None))).sum().backward()
+    assert not torch.equal(weights_of(model)["a"], before["a"])
+
+
+@pytest.mark.usefixtures("alone")
+def test_logits_of_other_samples_are_refused():
+    model, sharder = of_float32(Case(ADAHESSIAN))
+    logits = model(lookups(slice(None)))
+    with pytest.raises(ValueError, match=r"got logits of shape \(4,\) and labels of shape \(2,\)"):
+        sharder.log_loss(logits, torch.ones(2))
+    with pytest.raises(ValueError, match="got 2 logits for 4 samples looked up"):
+        sharder.log_loss(logits[:2], torch.ones(2)).backward()
+
+
+@pytest.mark.usefixtures("alone")
+def test_weighted_lookups_are_refused():
+    model, _ = of_float32(Case(ADAHESSIAN))
+    found = lookups(slice(None), weights=torch.ones(19))
+    with pytest.raises(ValueError, match="must be unweighted, got weights"):
+        model(found)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(
+    ("changes", "rule", "message"),
+    [
+        ({"data_type": DataType.FP16}, ADAHESSIAN, "tables must be float32, got FP16 of table m"),
+        (
+            {"feature_names": ["of_m", "b"]},
+            ADAHESSIAN,
+            "adahessian reads curvature, .* one feature per table",
+        ),
+    ],
+)
+def test_unfit_tables_are_refused(changes: dict[str, object], rule: RowConfig, message: str):
+    (table, *_) = tables()
+    bags = EmbeddingBagCollection(tables=[replace(table, **changes)], device=torch.device("meta"))
+    with pytest.raises(ValueError, match=message):
+        DistributedModelParallel(nn.Sequential(bags), device=CPU, sharders=[RowRuleSharder(rule)])
+
+
+@pytest.mark.usefixtures("alone")
+def test_columns_of_a_rule_that_needs_whole_rows_are_refused():
+    model = Model(tables())
+    with pytest.raises(ValueError, match="rowwise_adagrad can have .*, got column_wise of table m"):
+        sharded(model, RowRuleSharder(RowwiseAdagradConfig()), ("column", "row", "row"))
