@@ -16,15 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def run(name, *arguments, folder):
-    (code,) = worlds.wait(worlds.start(1, run_here, name, arguments, folder, log=folder / name))
+def run(name, *arguments, folder, ranks=1):
+    codes = worlds.wait(worlds.start(ranks, run_here, name, arguments, folder, log=folder / name))
     said = worlds.printed(folder / name, 0)
-    assert code == 0, said
+    assert codes == [0] * ranks, said
     return said
 
 
 def run_here(name, arguments, folder):
-    worlds.leave_launcher()
+    if os.environ["WORLD_SIZE"] == "1":
+        worlds.leave_launcher()
     os.chdir(folder)
     sys.argv = [name, *arguments]
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
@@ -49,6 +50,14 @@ def test_the_examples(tmp_path):
 
     first_order, second_order = re.findall(r"log loss (\S+)", run("library_mlp.py", folder=tmp_path))
     assert float(second_order) < float(first_order)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_example_with_torchrec(ranks, tmp_path):
+    first, last = re.findall(r"log loss (\S+)", run("torchrec_model.py", folder=tmp_path, ranks=ranks))
+    assert float(last) < float(first) / 3
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
