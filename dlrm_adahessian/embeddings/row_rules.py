@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec.distributed.comm_ops import get_gradient_division
 from torchrec.distributed.embedding_types import KJTList
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionContext, ShardedEmbeddingBagCollection
 from torchrec.distributed.types import Awaitable, ParameterSharding, ShardingEnv
@@ -166,6 +167,11 @@ class RowRuleSharder(RowSharder):
         """
         self._require_rows(module)
         rows = {name: self._planned(name, planned) for name, planned in params.items()}
+        if self._reads_curvature and not get_gradient_division():
+            raise ValueError(
+                f"{self._name} reads curvature, which needs gradients of the mean over ranks, got those of their sum; call "
+                "set_gradient_division(True) of torchrec.distributed.comm_ops"
+            )
         if env.world_size != dist.get_world_size():
             raise ValueError(
                 f"tables are spread over all {dist.get_world_size()} ranks, got a group of {env.world_size}; use "

@@ -1,7 +1,7 @@
 """Rows of a TorchRec model under row rules, against dense tables: exact gradient and Hessian diagonal in float64."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,58 +10,44 @@ import torch
 import torch.distributed as dist  # noqa: TID251 - mirrors embeddings/
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.sharding_plan import (
-    column_wise,
-    construct_module_sharding_plan,
-    data_parallel,
-    row_wise,
-    table_wise,
-)
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.comm_ops import set_gradient_division
 from torchrec.modules.embedding_configs import DataType
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.embeddings.row_rules import RowRuleSharder, RowsInBackward
-from dlrm_adahessian.embeddings.torchrec_kernel import ShardedRows
+from dlrm_adahessian.embeddings.row_rules import RowRuleSharder
 from dlrm_adahessian.kernels.row_sums import Hits
 from dlrm_adahessian.optim.rows import (
     CowClipConfig,
     HessianAdagradConfig,
     RowAdagradConfig,
-    RowAdaHessianConfig,
     RowAdamConfig,
     RowConfig,
     RowSGDConfig,
     RowwiseAdagradConfig,
 )
+from tests.embeddings.torchrec_models import (
+    ADAHESSIAN,
+    BAGS,
+    CPU,
+    LABELS,
+    ROWS,
+    Case,
+    DoubleSharder,
+    Model,
+    bags_of,
+    first_rows,
+    lookups,
+    of_float32,
+    sharded,
+    step,
+    tables,
+    weights_of,
+)
 from tests.processes import worlds
 
-CPU = torch.device("cpu")
 BOUND = 1e-12  # sums of about ten terms of size 1, and room for the root of an accumulator
-ROWS, WIDTHS = {"m": 3, "z": 4, "a": 5}, {"m": 8, "z": 4, "a": 8}
-LABELS = [1, 0, 1, 1]
-BAGS = [[[2, 0, 2], [0], []], [[1], [3, 3], [4, 4, 4]], [[], [0, 1], [0, 4]], [[0, 2], [], [3]]]
-SHARDINGS = {
-    "table": lambda: table_wise(rank=dist.get_world_size() - 1),
-    "row": row_wise,
-    "column": lambda: column_wise(ranks=[0, 1]),
-    "replicate": data_parallel,
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A rule, and how the tables m, z and a are spread and pooled."""
-
-    rule: RowConfig
-    shardings: tuple[str, str, str] = ("row", "table", "row")
-    means: tuple[str, ...] = ()
-
-
-ADAHESSIAN = RowAdaHessianConfig(lr=0.1, beta1=0.5, curvature_floor=0.05)
 ONE_RANK = {
     "sgd": Case(RowSGDConfig(lr=0.3)),
     "adagrad": Case(RowAdagradConfig(lr=0.1)),
@@ -81,75 +67,6 @@ TWO_RANKS = {
     "replicated": Case(ADAHESSIAN, ("replicate", "row", "replicate")),
     "means": Case(ADAHESSIAN, ("row", "table", "replicate"), means=("m", "z", "a")),
 }
-
-
-class Model(nn.Module):
-    """Bags, and two layers upon them."""
-
-    def __init__(self, tables: list[EmbeddingBagConfig]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.bags = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
-        self.over = nn.Sequential(nn.Linear(sum(WIDTHS.values()), 6), nn.ReLU(), nn.Linear(6, 1))
-
-    def forward(self, kjt: KeyedJaggedTensor) -> Tensor:
-        """Return logits (B,)."""
-        pooled = self.bags(kjt)  # in an order that depends on the plan
-        return self.over(torch.cat([pooled[f"of_{name}"] for name in ROWS], 1)).squeeze(1)
-
-
-class DoubleRows(RowsInBackward):
-    """In float64, of which TorchRec's state dicts know nothing."""
-
-    _initialize_torch_state = ShardedRows._initialize_torch_state
-
-
-class DoubleSharder(RowRuleSharder):
-    def __init__(self, rule: RowConfig) -> None:
-        super().__init__(rule)
-        self._dtype = torch.float64
-        self._kind = partial(DoubleRows, curvature=self._curvature)
-
-
-def tables(means: tuple[str, ...] = (), **changes: object) -> list[EmbeddingBagConfig]:
-    return [
-        EmbeddingBagConfig(
-            name=name,
-            num_embeddings=ROWS[name],
-            embedding_dim=WIDTHS[name],
-            feature_names=[f"of_{name}"],
-            pooling=PoolingType.MEAN if name in means else PoolingType.SUM,
-            **changes,
-        )
-        for name in ROWS
-    ]
-
-
-def sharded(model: Model, sharder: RowRuleSharder, shardings: tuple[str, ...]) -> DistributedModelParallel:
-    chosen = {name: SHARDINGS[how]() for name, how in zip(ROWS, shardings, strict=True)}
-    world = dist.get_world_size()
-    plan = construct_module_sharding_plan(model.bags, chosen, sharder, world, world, device_type="cpu")
-    return DistributedModelParallel(model, device=CPU, plan=ShardingPlan({"bags": plan}), sharders=[sharder])
-
-
-def bags_of(model: DistributedModelParallel) -> RowsInBackward:
-    (bags,) = (module for module in model.modules() if isinstance(module, RowsInBackward))
-    return bags
-
-
-def lookups(samples: slice, **more: Tensor) -> KeyedJaggedTensor:
-    bags = [sample[f] for f in range(3) for sample in BAGS[samples]]
-    return KeyedJaggedTensor(
-        keys=[f"of_{name}" for name in ROWS],
-        values=torch.tensor([row for bag in bags for row in bag]),
-        lengths=torch.tensor([len(bag) for bag in bags]),
-        **more,
-    )
-
-
-def first_rows(name: str) -> Tensor:
-    entries = torch.arange(ROWS[name] * WIDTHS[name], dtype=torch.float64)
-    return (entries + ord(name)).sin().view(ROWS[name], WIDTHS[name])
 
 
 def trained(case: Case, samples: slice) -> dict[str, Tensor]:
@@ -236,19 +153,6 @@ def assert_parts(found: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str
         torch.testing.assert_close(tensor, expected, rtol=0, atol=BOUND, msg=lambda m, p=place: f"{p}: {m}")
         seen[f"{table} {key}"][at] += 1
     return seen
-
-
-def of_float32(case: Case, **changes: object) -> tuple[DistributedModelParallel, RowRuleSharder]:
-    sharder = RowRuleSharder(case.rule)
-    return sharded(Model(tables(case.means, **changes)), sharder, case.shardings), sharder
-
-
-def step(model: DistributedModelParallel, sharder: RowRuleSharder, samples: slice) -> None:
-    sharder.log_loss(model(lookups(samples)), torch.tensor(LABELS[samples]).float()).backward()
-
-
-def weights_of(model: DistributedModelParallel) -> dict[str, Tensor]:
-    return {name: bag.weight.detach().clone() for name, bag in bags_of(model).embedding_bags.items()}
 
 
 @pytest.fixture(scope="module")
@@ -352,41 +256,9 @@ def test_ranks_with_fewer_samples_are_refused_together(two: Path):
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_state_dicts_are_of_the_rows_themselves():
-    model, sharder = of_float32(Case(ADAHESSIAN))
-    held, state = model.state_dict(), model.fused_optimizer.state_dict()["state"]
-    before = weights_of(model)
-    step(model, sharder, slice(None))
-    for name in ROWS:
-        key = f"bags.embedding_bags.{name}.weight"
-        (shard,) = held[key].local_shards()
-        assert tuple(held[key].metadata().size) == (ROWS[name], WIDTHS[name])
-        assert torch.equal(shard.tensor, weights_of(model)[name])
-        assert not torch.equal(shard.tensor, before[name])
-        assert all(k.startswith(f"{name}.") for k in state[key])
-        assert all(tensor.local_shards()[0].tensor.any() for tensor in state[key].values())
-
-
-@pytest.mark.usefixtures("alone")
 def test_rows_start_as_torchrec_starts_them():
     model, _ = of_float32(Case(ADAHESSIAN), init_fn=partial(nn.init.constant_, val=0.5))
     assert all((weight == 0.5).all() for weight in weights_of(model).values())
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_dense_optimizer_gets_no_rows():
-    model, _ = of_float32(Case(ADAHESSIAN))
-    names = {name for name, _ in in_backward_optimizer_filter(model.named_parameters())}
-    assert names == {"over.0.weight", "over.0.bias", "over.2.weight", "over.2.bias"}
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_scheduler_of_torch_scales_the_rate():
-    model, sharder = of_float32(Case(RowSGDConfig(lr=0.3)))
-    torch.optim.lr_scheduler.LambdaLR(model.fused_optimizer, lambda step: 0.0)
-    before = weights_of(model)
-    step(model, sharder, slice(None))
-    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
 
 
 @pytest.mark.usefixtures("alone")
@@ -412,55 +284,6 @@ def test_two_lookups_of_one_loss_update_as_one_of_both():
     its.log_loss(logits, labels).backward()
     for name, weight in weights_of(apart).items():
         torch.testing.assert_close(weight, weights_of(both)[name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.oracle
-@pytest.mark.usefixtures("alone")
-def test_a_multiplied_loss_has_its_curvature_multiplied_once():
-    """Of c L gradient and Hessian are c times those of L: AdaHessian without floor goes the same way with a power of 1."""
-    rule = RowAdaHessianConfig(lr=0.1, power=1.0, curvature_floor=0.0, eps=0.0, clip=1e6)
-    updates = []
-    for factor in (1.0, 0.25, 3.0):
-        sharder = DoubleSharder(rule)
-        model = sharded(Model(tables()).double(), sharder, ("row", "row", "row"))
-        weights = [kernel.emb_module.weight for kernel in bags_of(model).kernels()]
-        for weight in weights:
-            weight.copy_(torch.arange(weight.numel(), dtype=weight.dtype).sin().view_as(weight))
-        logits = model(lookups(slice(2)))
-        (factor * sharder.log_loss(logits, torch.tensor(LABELS[:2]).double())).backward()
-        updates.append(torch.cat([weight.flatten() for weight in weights]))
-    for update in updates[1:]:
-        torch.testing.assert_close(update, updates[0], rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.usefixtures("alone")
-def test_another_loss_is_refused_for_a_rule_with_curvature():
-    model, sharder = of_float32(Case(ADAHESSIAN))
-    step(model, sharder, slice(None))
-    before = weights_of(model)
-    with pytest.raises(
-        RuntimeError, match=r"reads curvature, .*take the loss from log_loss\(logits, labels\)"
-    ):
-        model(lookups(slice(None))).sum().backward()
-    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
-
-
-@pytest.mark.usefixtures("alone")
-def test_another_loss_serves_a_rule_of_gradients():
-    model, _ = of_float32(Case(RowSGDConfig(lr=0.3)))
-    before = weights_of(model)
-    model(lookups(slice(None))).sum().backward()
-    assert not torch.equal(weights_of(model)["a"], before["a"])
-
-
-@pytest.mark.usefixtures("alone")
-def test_logits_of_other_samples_are_refused():
-    model, sharder = of_float32(Case(ADAHESSIAN))
-    logits = model(lookups(slice(None)))
-    with pytest.raises(ValueError, match=r"got logits of shape \(4,\) and labels of shape \(2,\)"):
-        sharder.log_loss(logits, torch.ones(2))
-    with pytest.raises(ValueError, match="got 2 logits for 4 samples looked up"):
-        sharder.log_loss(logits[:2], torch.ones(2)).backward()
 
 
 @pytest.mark.usefixtures("alone")
@@ -495,3 +318,29 @@ def test_columns_of_a_rule_that_needs_whole_rows_are_refused():
     model = Model(tables())
     with pytest.raises(ValueError, match="rowwise_adagrad can have .*, got column_wise of table m"):
         sharded(model, RowRuleSharder(RowwiseAdagradConfig()), ("column", "row", "row"))
+
+
+@pytest.mark.usefixtures("alone")
+def test_gradients_summed_over_ranks_are_refused_for_a_rule_with_curvature():
+    set_gradient_division(False)
+    try:
+        with pytest.raises(
+            ValueError, match="needs gradients of the mean over ranks, got those of their sum"
+        ):
+            of_float32(Case(ADAHESSIAN))
+    finally:
+        set_gradient_division(True)
+
+
+@pytest.mark.usefixtures("alone")
+def test_features_with_bags_of_their_own_number_are_refused():
+    model, _ = of_float32(Case(ADAHESSIAN))
+    found = KeyedJaggedTensor(
+        keys=[f"of_{name}" for name in ROWS],
+        values=torch.zeros(4, dtype=torch.int64),
+        lengths=torch.ones(4, dtype=torch.int64),
+        stride_per_key_per_rank=[[1], [1], [2]],
+        inverse_indices=([f"of_{name}" for name in ROWS], torch.zeros(3, 2, dtype=torch.int64)),
+    )
+    with pytest.raises(ValueError, match=r"as many bags, got \[1, 1, 2\]"):
+        model(found)

@@ -1,0 +1,78 @@
+"""The loss that brings curvature to the rows of a TorchRec model, and losses that do not."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.optim.rows import RowAdaHessianConfig, RowSGDConfig
+from tests.embeddings.torchrec_models import (
+    ADAHESSIAN,
+    LABELS,
+    Case,
+    DoubleSharder,
+    Model,
+    bags_of,
+    lookups,
+    of_float32,
+    sharded,
+    step,
+    tables,
+    weights_of,
+)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    with init_process_group():
+        yield
+
+
+@pytest.mark.oracle
+@pytest.mark.usefixtures("alone")
+def test_a_multiplied_loss_has_its_curvature_multiplied_once():
+    """Of c L gradient and Hessian are c times those of L: AdaHessian without floor goes the same way with a power of 1."""
+    rule = RowAdaHessianConfig(lr=0.1, power=1.0, curvature_floor=0.0, eps=0.0, clip=1e6)
+    updates = []
+    for factor in (1.0, 0.25, 3.0):
+        sharder = DoubleSharder(rule)
+        model = sharded(Model(tables()).double(), sharder, ("row", "row", "row"))
+        weights = [kernel.emb_module.weight for kernel in bags_of(model).kernels()]
+        for weight in weights:
+            weight.copy_(torch.arange(weight.numel(), dtype=weight.dtype).sin().view_as(weight))
+        logits = model(lookups(slice(2)))
+        (factor * sharder.log_loss(logits, torch.tensor(LABELS[:2]).double())).backward()
+        updates.append(torch.cat([weight.flatten() for weight in weights]))
+    for update in updates[1:]:
+        torch.testing.assert_close(update, updates[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("alone")
+def test_another_loss_is_refused_for_a_rule_with_curvature():
+    model, sharder = of_float32(Case(ADAHESSIAN))
+    step(model, sharder, slice(None))
+    before = weights_of(model)
+    with pytest.raises(
+        RuntimeError, match=r"reads curvature, .*take the loss from log_loss\(logits, labels\)"
+    ):
+        model(lookups(slice(None))).sum().backward()
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
+
+
+@pytest.mark.usefixtures("alone")
+def test_another_loss_serves_a_rule_of_gradients():
+    model, _ = of_float32(Case(RowSGDConfig(lr=0.3)))
+    before = weights_of(model)
+    model(lookups(slice(None))).sum().backward()
+    assert not torch.equal(weights_of(model)["a"], before["a"])
+
+
+@pytest.mark.usefixtures("alone")
+def test_logits_of_other_samples_are_refused():
+    model, sharder = of_float32(Case(ADAHESSIAN))
+    logits = model(lookups(slice(None)))
+    with pytest.raises(ValueError, match=r"got logits of shape \(4,\) and labels of shape \(2,\)"):
+        sharder.log_loss(logits, torch.ones(2))
+    with pytest.raises(ValueError, match="got 2 logits for 4 samples looked up"):
+        sharder.log_loss(logits[:2], torch.ones(2)).backward()
