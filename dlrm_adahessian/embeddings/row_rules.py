@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.distributed.comm_ops import get_gradient_division
 from torchrec.distributed.embedding_types import KJTList
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionContext, ShardedEmbeddingBagCollection
@@ -184,16 +184,26 @@ class RowRuleSharder(RowSharder):
             raise ValueError(
                 "lookups must be unweighted, got an EmbeddingBagCollection with is_weighted=True; make it without"
             )
+        pooled_as = {}
         for table in module.embedding_bag_configs():
-            if table.data_type != DataType.FP32:
-                raise ValueError(
-                    f"tables must be float32, got {table.data_type.value} of table {table.name}; set data_type=DataType.FP32"
-                )
-            if self._reads_curvature and len(table.feature_names) > 1:
-                raise ValueError(
-                    f"{self._name} reads curvature, which needs one feature per table, got {table.feature_names} of table "
-                    f"{table.name}; give each feature its table, or take a rule that reads gradients alone"
-                )
+            self._require_table(table)
+            for feature in table.feature_names:
+                if pooled_as.setdefault(feature, table.pooling) != table.pooling:
+                    raise ValueError(
+                        f"a feature is summed or averaged in all tables that it reads, got both of feature {feature}; give "
+                        f"the bags of table {table.name} another name"
+                    )
+
+    def _require_table(self, table: EmbeddingBagConfig) -> None:
+        if table.data_type != DataType.FP32:
+            raise ValueError(
+                f"tables must be float32, got {table.data_type.value} of table {table.name}; set data_type=DataType.FP32"
+            )
+        if self._reads_curvature and len(table.feature_names) > 1:
+            raise ValueError(
+                f"{self._name} reads curvature, which needs one feature per table, got {table.feature_names} of table "
+                f"{table.name}; give each feature its table, or take a rule that reads gradients alone"
+            )
 
     def _planned(self, name: str, planned: ParameterSharding) -> ParameterSharding:
         """Return the plan of a table with our kernel, whichever of TorchRec's it names."""

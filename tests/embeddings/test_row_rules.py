@@ -314,6 +314,14 @@ def test_unfit_tables_are_refused(changes: dict[str, object], rule: RowConfig, m
 
 
 @pytest.mark.usefixtures("alone")
+def test_a_feature_both_summed_and_averaged_is_refused():
+    summed, averaged, _ = tables(means=("z",), feature_names=["one"])
+    bags = EmbeddingBagCollection(tables=[summed, averaged], device=torch.device("meta"))
+    with pytest.raises(ValueError, match="got both of feature one; give the bags of table z another name"):
+        DistributedModelParallel(nn.Sequential(bags), device=CPU, sharders=[RowRuleSharder(ADAHESSIAN)])
+
+
+@pytest.mark.usefixtures("alone")
 def test_columns_of_a_rule_that_needs_whole_rows_are_refused():
     model = Model(tables())
     with pytest.raises(ValueError, match="rowwise_adagrad can have .*, got column_wise of table m"):

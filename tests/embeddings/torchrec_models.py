@@ -79,9 +79,8 @@ def tables(means: tuple[str, ...] = (), **changes: object) -> list[EmbeddingBagC
             name=name,
             num_embeddings=ROWS[name],
             embedding_dim=WIDTHS[name],
-            feature_names=[f"of_{name}"],
             pooling=PoolingType.MEAN if name in means else PoolingType.SUM,
-            **changes,
+            **{"feature_names": [f"of_{name}"], **changes},
         )
         for name in ROWS
     ]
