@@ -57,7 +57,8 @@ ONE_RANK = {
     "hessian_adagrad": Case(HessianAdagradConfig(lr=0.1, curvature_floor=0.1)),
     "rowwise_hessian_adagrad": Case(HessianAdagradConfig(lr=0.1, curvature_floor=0.1, rowwise=True)),
     "adahessian": Case(ADAHESSIAN),
-    "means": Case(ADAHESSIAN, means=("m", "z")),
+    "means_of_spread_rows": Case(ADAHESSIAN, means=("m",)),
+    "means_of_a_whole_table": Case(ADAHESSIAN, means=("z",)),
 }
 TWO_RANKS = {
     "gradient_alone": Case(RowwiseAdagradConfig(lr=0.1)),
