@@ -156,7 +156,7 @@ def _sum_weighted_hits(
 
 
 def _bags_per_sample(grad: Tensor, per_sample: Tensor) -> int:
-    """Return N / B of (N, D) and (B,); 1 where a rank has no samples, and so no bags."""
+    """Return N / B of (N, D) and (B,); 1 where there are no samples, and so no bags."""
     return len(grad) // len(per_sample) if len(per_sample) else 1
 
 

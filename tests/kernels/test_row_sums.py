@@ -164,10 +164,9 @@ def test_row_curvature_is_the_hessian_diagonal_of_a_mean_loss(kernel: str):
 @pytest.mark.parametrize("kernel", ["torch", "numba"])
 @pytest.mark.parametrize("some", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_rank_without_samples_touches_no_row(
+def test_a_batch_without_samples_touches_no_row(
     weighted: bool, some: bool, kernel: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """As of a batch with fewer samples than ranks."""
     problem = Problem(([[], []], [2, 3]), torch.float64)
     if kernel == "torch":
         use_torch(monkeypatch)
