@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,11 @@ from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import flatten_parameters_
-from dlrm_adahessian.model.registry import Head, new_head
+from dlrm_adahessian.model.registry import new_head
 from dlrm_adahessian.runtime.device import Precision, matrix_products
+
+if TYPE_CHECKING:
+    from dlrm_adahessian.model.registry import Head
 
 SCORING_BATCH = 8192
 """Samples per batch and rank where nothing is learned."""
@@ -316,7 +319,7 @@ class TrainState:
         return dense + total_over_ranks(sum(tensor.nbytes for tensor in tables))
 
     @torch.no_grad()
-    def served_head(self) -> Head:
+    def served_head(self) -> "Head":
         """Return the head as it predicts: with the parameters that the optimizer serves, for the population.
 
         A copy where it differs from the one that is trained.
@@ -329,7 +332,7 @@ class TrainState:
         head.bias.add_(self.logit_shift)
         return head
 
-    def _logits(self, head: Head, batch: Batch) -> Tensor:
+    def _logits(self, head: "Head", batch: Batch) -> Tensor:
         """Return the logits of this rank's samples, (count,) on the CPU."""
         pooled = self.lookup(batch.kjt)[: len(batch.dense)]
         return head(batch.dense.to(self.dtype), pooled)[: batch.share.count].cpu()
