@@ -106,4 +106,4 @@ def test_lines_of_a_pipe_get_the_same_probabilities(place, evaluated):
 
 def test_runs_that_take_the_log_for_different_shares_do_not_score_the_same_rows(place, evaluated):
     runs = ["--run", place / "all", place / "quarter", "--data-path", place / "new.csv"]
-    assert "read them by the same schema, and these have different ones" in evaluated(*runs, code=64)
+    assert "the schemas of these differ in label, weight" in evaluated(*runs, code=64)
