@@ -101,7 +101,9 @@ def ours(problem: Problem) -> Diagonal:
     """Return `ExactDiagonal` of a head, `exact_curvature` of other models."""
     model, y = problem.model, problem.y
     if isinstance(model, OneInput):
-        estimator, head, (dense, pooled) = ExactDiagonal(pooled="none"), model.head, model.parts(problem.x)
+        # DCN V2 has the Hessian's diagonal at the weights, which are all that is compared, and not at the embeddings.
+        estimator, head = ExactDiagonal(pooled="none", kind="gauss_newton"), model.head
+        dense, pooled = model.parts(problem.x)
 
         def of_head(_: int) -> Tensor:
             return estimator(head, dense, pooled, y.squeeze(1), curvature_samples=len(y)).curvature
