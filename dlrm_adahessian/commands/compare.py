@@ -1,4 +1,4 @@
-"""`compare`: which optimizer trains the better model."""
+"""`compare`: which optimizer trains the better model, and which model is better."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,19 @@ from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import read_toml, validated
 from dlrm_adahessian.runtime.terminal import say
 
-_HELP = """Tune and train several optimizers on the same rows, and report which trains the better model.
+_HELP = """Tune and train several optimizers or models on the same rows, and report which is better.
 
-Every optimizer gets the same rows in the same order, the same initial weights, and as many draws of hyper-parameters from
-ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an interruption, or
-with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win over it.
+Each gets the same rows in the same order, with one model the same initial weights, and as many draws of hyper-parameters
+from ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an
+interruption, or with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win
+over it.
 
---model NAME chooses the architecture of all runs: dlrm (default), deepfm or dcnv2."""
+--model NAME chooses the architecture of all runs: dlrm (default), deepfm or dcnv2. --models dlrm,dcnv2 compares several:
+each is trained by each of --optimizers, and the first with the first is the reference."""
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """Tune and train several optimizers alike, and report which trains the better model."""
+    """Tune and train several optimizers or models alike, and report which is better."""
     named, model = config_file(arguments), model_name(arguments)
     values = read_toml(named) if named else {}
     base = validated(CompareConfig, of_model(values, model) if model else values)
@@ -34,7 +36,7 @@ def compare(arguments: Sequence[str]) -> int:
         description=_HELP,
         read=("--config", "--model"),
     )
-    for name in args.names:
+    for name in args.optimizer_names:
         optimizer_preset(name)  # a wrong name is refused before anything is read
     if args.dataset not in GENERATED:
         require_rows(args.data_path, "compare", schema_of(args.dataset, args.schema).format)

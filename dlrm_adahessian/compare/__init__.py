@@ -1,1 +1,1 @@
-"""Which optimizer trains the better DLRM, by how much, with what certainty, at what cost."""
+"""Which optimizer trains the better model, and which model is better, by how much, with what certainty, at what cost."""

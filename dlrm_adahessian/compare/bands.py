@@ -1,4 +1,4 @@
-"""Tokens by how often training saw them: where an optimizer gains, and where the curvature lies.
+"""Tokens by how often training saw them: where an entrant gains, and where the curvature lies.
 
 A band is a decade of the number of training samples that hold the token; rare and unseen tokens share one id per feature,
 whose count is theirs together.

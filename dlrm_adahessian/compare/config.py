@@ -1,13 +1,17 @@
 """What a comparison holds equal, and what it varies. Imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from dlrm_adahessian.compare.entrants import Entrant, entrants_of, settings_left_out
 from dlrm_adahessian.config import OPTIMIZER_SETTINGS, RunConfig, SharedConfig, asdict, from_dict, preset_for
-from dlrm_adahessian.runtime.settings import merged, settings
+from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.registry import ModelName
+from dlrm_adahessian.runtime.settings import merged, nearest, settings
 
 _SHARED = [field.name for field in fields(SharedConfig)]
 
@@ -16,10 +20,13 @@ _SEARCHES_APART = 10_000  # seeds from one search to the next
 
 @settings
 class CompareConfig(SharedConfig):
-    """Optimizers, and what all of them are given."""
+    """Optimizers, or models too, and what all of them are given."""
 
     optimizers: str = "adagrad,adam,hybrid"
     """Names of files in presets/optimizers, separated by commas; each is compared with those before it."""
+    models: str | None = None
+    """Names of architectures, separated by commas, each trained by each optimizer; default `model` alone. Of the settings of
+    `model`, embedding_dim and activation are every architecture's, the others its own."""
     seeds: int = Field(default=3, ge=1, lt=_SEARCHES_APART)
     """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
     trials: int = Field(default=0, ge=0)
@@ -44,11 +51,35 @@ class CompareConfig(SharedConfig):
 
     @model_validator(mode="after")
     def _named(self) -> "CompareConfig":
-        if len(self.names) < 2 or len(set(self.names)) < len(self.names):
+        names, fewest = self.optimizer_names, 2 if self.models is None else 1
+        if len(names) < fewest or len(set(names)) < len(names):
+            needed = "two optimizers" if fewest > 1 else "one optimizer"
             raise ValueError(
-                f"a comparison needs at least two optimizers, each once, got {self.optimizers!r}; "
+                f"a comparison needs at least {needed}, each once, got {self.optimizers!r}; "
                 "name them like --optimizers adagrad,hybrid"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _of_models(self) -> "CompareConfig":
+        models, known = self.model_names, list(get_args(ModelName))
+        if self.models is not None and (len(models) < 2 or len(set(models)) < len(models)):
+            raise ValueError(
+                f"--models names at least two architectures, each once, got {self.models!r}; name one alone by --model"
+            )
+        if unknown := [name for name in models if name not in known]:
+            raise ValueError(
+                f"models are among {', '.join(known)}, got {unknown[0]!r}{nearest(unknown[0], known)}"
+            )
+        if models and (left_out := settings_left_out(models, self.model)):
+            raise ValueError(
+                f"--models leaves out {self.model.name}, and settings of it are given: model.{', model.'.join(left_out)}; "
+                f"name it like --models {self.model.name},{self.models}, or leave these settings out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget(self) -> "CompareConfig":
         if self.refine and not self.trials:
             raise ValueError("--refine draws near the best trials, and --trials is 0; give --trials 30 or so")
         if self.searches > 1 and not self.trials:
@@ -61,9 +92,19 @@ class CompareConfig(SharedConfig):
         return self
 
     @property
-    def names(self) -> list[str]:
+    def optimizer_names(self) -> list[str]:
         """The optimizers in order."""
-        return [name.strip() for name in self.optimizers.split(",")]
+        return _split(self.optimizers)
+
+    @property
+    def model_names(self) -> list[str]:
+        """The architectures in order; none where all runs have one model."""
+        return [] if self.models is None else _split(self.models)
+
+    @property
+    def entrants(self) -> Mapping[str, Entrant]:
+        """What is compared, by name and in order; a UsageError where an architecture refuses a setting of the model."""
+        return entrants_of(self.model_names, self.optimizer_names, self.model)
 
     @property
     def final_seeds(self) -> range:
@@ -92,22 +133,29 @@ def run_config(
 
     Args:
         study: the comparison.
-        name: of the optimizer.
+        name: of the entrant.
         seed: of the run.
         drawn: hyper-parameters by path below `optim`, such as `dense.lr`, in place of the preset's.
 
     Returns:
-        Its configuration; a name that is no preset's is refused.
+        Its configuration; an optimizer that is no preset's name is refused.
     """
+    entrant = study.entrants[name]
     everything = TypeAdapter(CompareConfig).dump_python(study, mode="json")
-    values = merged({key: everything[key] for key in _SHARED}, preset_for(name, study.model))
+    everything["model"] = TypeAdapter(ModelConfig).dump_python(entrant.model, mode="json")
+    values = merged({key: everything[key] for key in _SHARED}, preset_for(entrant.optimizer, entrant.model))
     for path, value in (drawn or {}).items():
         part, setting = path.split(".")
         values = merged(values, {"optim": {part: {setting: value}}})
-    return from_dict({**values, "optimizer": name, "seed": seed, "baseline": "none"})
+    return from_dict({**values, "optimizer": entrant.optimizer, "seed": seed, "baseline": "none"})
 
 
-def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Return what is the optimizer's own in a run's configuration."""
+def settings_of(study: CompareConfig, config: RunConfig) -> dict[str, Any]:
+    """Return what is the entrant's own in a run's configuration: of its optimizer, and where models differ, of its model."""
     values = asdict(config)
-    return {key: values[key] for key in OPTIMIZER_SETTINGS}
+    own = ("optimizer", "model", *OPTIMIZER_SETTINGS) if study.models else OPTIMIZER_SETTINGS
+    return {key: values[key] for key in own}
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]

@@ -12,9 +12,9 @@ from dlrm_adahessian.statistics.crossed import CrossedDifference
 
 Part = Literal["progressive", "test"]
 PARTS: tuple[Part, ...] = ("progressive", "test")
-"""The samples that optimizers are compared on."""
+"""The samples that entrants are compared on."""
 NEAR_BEST = 0.001
-"""Log loss within which a trial counts as near the best one of all optimizers."""
+"""Log loss within which a trial counts as near the best one of all entrants."""
 Means = Mapping[str, float]
 """Means over the seeds, by name; without those that a seed leaves undefined."""
 
@@ -30,7 +30,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeToTarget:
-    """When the final runs of an optimizer first reach the target.
+    """When the final runs of an entrant first reach the target.
 
     Attributes:
         reached: runs that do.
@@ -51,12 +51,12 @@ class TimeToTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """How good the trials of an optimizer were.
+    """How good the trials of an entrant were.
 
     Attributes:
         count: all of them.
         diverged: those that did.
-        near_best: those within `NEAR_BEST` of the best of all optimizers.
+        near_best: those within `NEAR_BEST` of the best of all entrants.
         best_logloss: by the samples that choose; None when all diverged.
         median_logloss: like `best_logloss`.
     """
@@ -70,7 +70,7 @@ class Trials:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What one search of an optimizer chose.
+    """What one search of an entrant chose.
 
     Attributes:
         seed: of its draws.
@@ -86,11 +86,11 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerResult:
-    """What one optimizer did.
+class EntrantResult:
+    """What one entrant did.
 
     Attributes:
-        settings: its own, of the first final run.
+        settings: its own, of the first final run; where models are compared, that of its model too.
         curvature_of: of which matrix the diagonal that it reads is, at each part of the model; None where it reads none.
         searches: what each chose; empty without trials.
         final_runs: one per seed.
@@ -139,11 +139,11 @@ class OptimizerResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PairDifference:
-    """One optimizer minus another, over the seeds that both finished.
+    """One entrant minus another, over the seeds that both finished.
 
     Attributes:
-        optimizer: the later one.
-        against: the earlier one.
+        optimizer: the later entrant.
+        against: the earlier entrant.
         part: the samples.
         difference: in each metric.
         p_adjusted: of the log loss, by Holm over the pairs.
@@ -192,8 +192,8 @@ class TokenBands:
     Attributes:
         names: of the bands.
         tokens: of the samples, in each band.
-        logloss: by optimizer after the first, its difference of log loss to the first in each band; None without tokens.
-        curvature: by optimizer, None for a model without an exact diagonal.
+        logloss: by entrant after the first, its difference of log loss to the first in each band; None without tokens.
+        curvature: by entrant, None for a model without an exact diagonal.
     """
 
     names: Sequence[str]
@@ -202,7 +202,7 @@ class TokenBands:
     curvature: Mapping[str, CurvatureByBand | None]
 
     def asdict(self) -> dict[str, Any]:
-        """Return JSON values; the optimizers stand beside the names of the bands."""
+        """Return JSON values; the entrants stand beside the names of the bands."""
         differences = {
             name: [e and {"logloss": e.estimate, "logloss_ci95": e.ci95} for e in estimates]
             for name, estimates in self.logloss.items()
@@ -218,18 +218,18 @@ class Comparison:
     Attributes:
         config: its own.
         samples: number of those for training, validation and test.
-        optimizers: by name, in the order of the configuration.
-        target_val_logloss: mean final log loss of the first optimizer on the validation samples.
+        optimizers: the entrants by name, in the order of the configuration.
+        target_val_logloss: mean final log loss of the first entrant on the validation samples.
         differences: of each pair, by part.
         bands: None where seeds predict other samples, no pair finished, or there are no tokens.
-        best_trial_logloss: of all optimizers.
+        best_trial_logloss: of all entrants.
         bayes: metrics of the true probabilities of the test samples, where they were generated.
         environment: versions and machine.
     """
 
     config: CompareConfig
     samples: Mapping[str, int]
-    optimizers: Mapping[str, OptimizerResult]
+    optimizers: Mapping[str, EntrantResult]
     target_val_logloss: float | None
     differences: Sequence[PairDifference]
     bands: TokenBands | None
@@ -239,7 +239,7 @@ class Comparison:
 
     @property
     def draws(self) -> int:
-        """Draws of each optimizer in each search."""
+        """Draws of each entrant in each search."""
         return self.config.trials + self.config.refine
 
     @property
@@ -260,20 +260,29 @@ class Comparison:
         return any("weight" in found.val for found in self.optimizers.values())
 
     @property
+    def compared(self) -> str:
+        """What the entrants are called in the report: what differs between them."""
+        if self.config.models is None:
+            return "optimizer"
+        return "model" if len(self.config.optimizer_names) == 1 else "entrant"
+
+    @property
     def first(self) -> str:
-        """The optimizer that the report compares the others with."""
+        """The entrant that the report compares the others with."""
         return next(iter(self.optimizers))
 
     @property
     def to_first(self) -> list[PairDifference]:
-        """The differences to the first optimizer."""
+        """The differences to the first entrant."""
         return [pair for pair in self.differences if pair.against == self.first]
 
     def asdict(self) -> dict[str, Any]:
         """Return JSON values."""
         config = self.config
+        of_models = {"models": config.model_names, "reference": self.first} if config.models else {}
         return {
             "dataset": config.dataset,
+            **of_models,
             "rows": self.samples,
             "seeds": config.seeds,
             "trials": config.trials,

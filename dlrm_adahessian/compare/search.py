@@ -1,10 +1,11 @@
-"""Trials of hyper-parameters: as many for each optimizer, from ranges equally wide for all; and what chooses among them.
+"""Trials of hyper-parameters: as many for each entrant, from ranges equally wide for all; and what chooses among them.
 
 First come wide trials over the whole ranges, then, where asked for, refined ones near the best few: learning rates within
 half a decade in all, everything else as there.
 
 A trial is determined by the seed, the optimizer's name and the results of earlier trials, so a search that was cut off
-is repeated by asking again, with finished runs at hand.
+is repeated by asking again, with finished runs at hand. Models with one optimizer begin with the same trials: none has
+the better luck.
 
 With `val` trials are judged by the validation samples after training. Where these are few, chance chooses: `progressive`
 judges by every other block of the progressive samples, which are ten times as many and cover the whole of training. The
@@ -36,7 +37,7 @@ _EDGE = 0.05  # share of a range at either end
 
 
 class Search:
-    """One optimizer's trials, in order."""
+    """One entrant's trials, in order."""
 
     def __init__(self, config: RunConfig, sampler: str, seed: int) -> None:
         """Start before the first trial.
@@ -79,7 +80,7 @@ class Search:
 
 
 def judged_logloss(fitted: RunResult, select: Select, block: int) -> float:
-    """Return the log loss by which a run is compared with others of its optimizer.
+    """Return the log loss by which a run is compared with others of its entrant.
 
     Args:
         fitted: the run.

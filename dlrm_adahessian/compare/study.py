@@ -1,8 +1,8 @@
 # pyright: basic
 """All runs of a comparison: trials, the choice among them, final runs.
 
-Every optimizer gets the same samples in the same order, the same initial weights, the same choice of schedules and the
-same number of trials. Trials are judged as `search` says. Test samples are looked at in final runs only.
+Every entrant gets the same samples in the same order, with one model the same initial weights, the same choice of
+schedules and the same number of trials. Trials are judged as `search` says. Test samples are looked at in final runs only.
 A run that is finished or known to diverge is found again, so a comparison that was killed goes on where it stood.
 """
 
@@ -11,7 +11,7 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -60,7 +60,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What one search of an optimizer did.
+    """What one search of an entrant did.
 
     Attributes:
         trials: in order.
@@ -75,10 +75,10 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What one optimizer did.
+    """What one entrant did.
 
     Attributes:
-        name: of its preset.
+        name: of the entrant.
         searches: its searches in order.
     """
 
@@ -123,7 +123,7 @@ def run_study(config: CompareConfig) -> Study:
     Raises:
         StorageError: a process that trained was killed, most likely for lack of memory.
     """
-    presets = {name: run_config(config, name, seed=config.seed) for name in config.names}
+    presets = {name: run_config(config, name, seed=config.seed) for name in config.entrants}
     with exclusive_lock(config.out / "lock", wait=False):
         data = open_dataset(
             config.dataset,
@@ -144,7 +144,7 @@ def run_study(config: CompareConfig) -> Study:
         try:
             with pool, _StudyBar(total, len(data.split.train)) as progress:
                 runner = _Runner(config, data, pool, progress)
-                contenders = _contend(runner, list(presets.values()), config.searches)
+                contenders = _contend(runner, presets, config.searches)
         except BrokenProcessPool as error:
             raise StorageError(
                 f"a process that trained was killed, most likely for lack of memory with {config.parallel} runs at "
@@ -153,19 +153,21 @@ def run_study(config: CompareConfig) -> Study:
     return Study(config=config, data=data, contenders=contenders)
 
 
-def _contend(runner: "_Runner", presets: Sequence[RunConfig], searches: int) -> list[Contender]:
+def _contend(runner: "_Runner", presets: Mapping[str, RunConfig], searches: int) -> list[Contender]:
     # A thread per search: its trials may depend on each other, those of different ones do not.
     with ThreadPoolExecutor(len(presets) * searches) as threads:
         try:
-            tuned = [threads.submit(runner.tune, preset, k) for preset in presets for k in range(searches)]
+            tuned = [
+                threads.submit(runner.tune, name, preset, k)
+                for name, preset in presets.items()
+                for k in range(searches)
+            ]
             done = iter([future.result() for future in tuned])
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()  # or the threads would wait for their runs
             raise
-    return [
-        Contender(name=preset.optimizer, searches=[next(done) for _ in range(searches)]) for preset in presets
-    ]
+    return [Contender(name=name, searches=[next(done) for _ in range(searches)]) for name in presets]
 
 
 class _Runner:
@@ -177,9 +179,9 @@ class _Runner:
         self._config, self._data, self._pool, self._progress = config, data, pool, progress
         self._root = config.out / "runs"
 
-    def tune(self, preset: RunConfig, number: int) -> SearchResult:
-        """Draw, choose, and train the final runs of one search of an optimizer, which are numbered from 0."""
-        config, name = self._config, preset.optimizer
+    def tune(self, name: str, preset: RunConfig, number: int) -> SearchResult:
+        """Draw, choose, and train the final runs of one search of an entrant, which are numbered from 0."""
+        config = self._config
         search = Search(preset, config.sampler, config.search_seed(number))
         trials: list[Run] = []
         for trial in range(config.trials + config.refine):

@@ -22,8 +22,8 @@ from dlrm_adahessian.compare.results import (
     Comparison,
     CurvatureByBand,
     CurvePoint,
+    EntrantResult,
     Means,
-    OptimizerResult,
     PairDifference,
     Part,
     TimeToTarget,
@@ -41,7 +41,7 @@ from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_differ
 from dlrm_adahessian.statistics.intervals import holm
 from dlrm_adahessian.train.results import RunResult
 
-_Finals = Mapping[str, Mapping[int, RunResult]]  # final runs that did not diverge, by optimizer and seed
+_Finals = Mapping[str, Mapping[int, RunResult]]  # final runs that did not diverge, by entrant and seed
 
 
 class Reached(NamedTuple):
@@ -58,7 +58,7 @@ def summarize(study: Study) -> Comparison:
         study: all its runs.
 
     Returns:
-        Means of each optimizer, differences of each pair, settings, versions.
+        Means of each entrant, differences of each pair, settings, versions.
     """
     finals: _Finals = {
         contender.name: {run.config.seed: run.result for run in contender.finals if run.result is not None}
@@ -66,13 +66,15 @@ def summarize(study: Study) -> Comparison:
     }
     judged = [run.judged_logloss for contender in study.contenders for run in contender.trials]
     best = min((logloss for logloss in judged if logloss is not None), default=None)
-    target = _mean_by_name(run.summary.val for run in finals[study.config.names[0]].values()).get("logloss")
+    target = _mean_by_name(run.summary.val for run in finals[study.contenders[0].name].values()).get(
+        "logloss"
+    )
     split = study.data.split
     return Comparison(
         config=study.config,
         samples={"train": len(split.train), "val": len(split.val), "test": len(split.test)},
         optimizers={
-            contender.name: _optimizer(contender, finals[contender.name], best, target)
+            contender.name: _entrant(study.config, contender, finals[contender.name], best, target)
             for contender in study.contenders
         },
         target_val_logloss=target,
@@ -93,7 +95,8 @@ def runs_table(study: Study) -> pd.DataFrame:
                 parts = ("val",) if kind == "trial" else ("val", *PARTS)
                 for number, run in enumerate(runs):
                     named = {"optimizer": contender.name, "search": search, "kind": kind, "number": number}
-                    records.append({**named, **_record(run, parts)})
+                    model = {"model": run.config.model.name} if study.config.models else {}
+                    records.append({**named, **model, **_record(run, parts)})
     return pd.DataFrame.from_records(records)
 
 
@@ -115,13 +118,17 @@ def _record(run: Run, parts: Sequence[str]) -> dict[str, Any]:
     return record
 
 
-def _optimizer(
-    contender: Contender, finals: Mapping[int, RunResult], best: float | None, target: float | None
-) -> OptimizerResult:
+def _entrant(
+    config: CompareConfig,
+    contender: Contender,
+    finals: Mapping[int, RunResult],
+    best: float | None,
+    target: float | None,
+) -> EntrantResult:
     summaries = [run.summary for run in finals.values()]
     curves = [_curve(run) for run in contender.finals if run.summary is not None]
-    return OptimizerResult(
-        settings=settings_of(contender.finals[0].config),
+    return EntrantResult(
+        settings=settings_of(config, contender.finals[0].config),
         curvature_of=summaries[0].curvature_of if summaries else None,
         searches=[_choice(search) for search in contender.searches if search.trials],
         final_runs=len(contender.finals),
@@ -217,7 +224,7 @@ def _median_time(curves: Sequence[Sequence[CurvePoint]], target: float) -> TimeT
 
 
 def _differences(config: CompareConfig, finals: _Finals) -> list[PairDifference]:
-    """Compare each optimizer with those before it; Holm's adjustment is over the pairs, on the log loss."""
+    """Compare each entrant with those before it; Holm's adjustment is over the pairs, on the log loss."""
     found: list[PairDifference] = []
     for part in PARTS:
         pairs = [
@@ -272,7 +279,7 @@ def _predictions(
 
 
 def _bands(study: Study, finals: _Finals) -> TokenBands | None:
-    """Return differences of log loss to the first optimizer by band of token, and the curvature of each model."""
+    """Return differences of log loss to the first entrant by band of token, and the curvature of each model."""
     first, *others = finals
     common = {name: sorted(finals[name].keys() & finals[first].keys()) for name in others}
     pairs = {name: seeds for name, seeds in common.items() if seeds}

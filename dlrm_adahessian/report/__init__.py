@@ -1,1 +1,1 @@
-"""Reports as one HTML file each: a comparison of optimizers, an evaluation of models."""
+"""Reports as one HTML file each: a comparison of optimizers or models, an evaluation of models."""

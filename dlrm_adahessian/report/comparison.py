@@ -53,7 +53,7 @@ def _band_plots(bands: TokenBands | None, names: list[str]) -> dict[str, str | N
 
 
 def curvature_sentences(found: Comparison) -> list[str]:
-    """Return a sentence for each optimizer with curvature: of which matrix the diagonal is that it reads.
+    """Return a sentence for each entrant with curvature: of which matrix the diagonal is that it reads.
 
     Args:
         found: the comparison.
@@ -64,14 +64,14 @@ def curvature_sentences(found: Comparison) -> list[str]:
     names = {"hessian": "the Hessian", "gauss_newton": "the Gauss-Newton matrix"}
     return [
         f"{name} reads the diagonal of {names[of.weights]} at the weights and of {names[of.pooled]} at the pooled "
-        f"embeddings (curvature {optimizer.settings['curvature']})."
-        for name, optimizer in found.optimizers.items()
-        if (of := optimizer.curvature_of)
+        f"embeddings (curvature {entrant.settings['curvature']})."
+        for name, entrant in found.optimizers.items()
+        if (of := entrant.curvature_of)
     ]
 
 
 def headline(found: Comparison) -> list[str]:
-    """Return a sentence for each kind of samples: who is better than the first optimizer, who is worse.
+    """Return a sentence for each kind of samples: who is better than the first entrant, who is worse.
 
     Args:
         found: the comparison.
@@ -92,7 +92,7 @@ def headline(found: Comparison) -> list[str]:
 
 
 def verdict(found: Comparison) -> list[str]:
-    """Return a sentence for each optimizer after the first, of its difference to the first.
+    """Return a sentence for each entrant after the first, of its difference to the first.
 
     Args:
         found: the comparison.

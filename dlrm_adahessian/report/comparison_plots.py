@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from dlrm_adahessian.compare.results import (
     CurvatureByBand,
     CurvePoint,
-    OptimizerResult,
+    EntrantResult,
     PairDifference,
     TokenBands,
 )
@@ -21,20 +21,20 @@ from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.report.page import COLOURS, CYCLE, STYLE, new_figure, svg_text
 
 _MARKERS = ("o", "s", "^", "D")  # when colours are used up
-_COLUMNS = 4  # optimizers side by side
+_COLUMNS = 4  # entrants side by side
 
 
-def quality(optimizers: Mapping[str, OptimizerResult], target: float | None) -> str:
+def quality(entrants: Mapping[str, EntrantResult], target: float | None) -> str:
     """Plot log loss on validation rows against samples and against seconds, a line per seed, thick the median."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(1, 2, 9, 3.6)
         for axis, unit in zip(axes, ("samples", "seconds"), strict=True):
-            for colour, (name, found) in zip(CYCLE, optimizers.items(), strict=False):
+            for colour, (name, found) in zip(CYCLE, entrants.items(), strict=False):
                 _curves(axis, found.curves, unit, colour, name)
             if target is not None:
                 axis.axhline(target, color="#666666", linewidth=1.2, linestyle=":")
             axis.set_xlabel(f"{unit} of training")
-            _clip_start(axis, optimizers)
+            _clip_start(axis, entrants)
         axes[0].set_ylabel("log loss, validation rows")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
         return svg_text(figure)
@@ -105,7 +105,7 @@ def sensitivity(runs: pd.DataFrame, near_best: float) -> str | None:
 
 
 def bands(found: TokenBands) -> str:
-    """Plot differences of log loss to the first optimizer by band of token frequency."""
+    """Plot differences of log loss to the first entrant by band of token frequency."""
     shown = [place for place, tokens in enumerate(found.tokens) if tokens]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(1, 1, 7.5, 3.4)
@@ -151,12 +151,12 @@ def curvature(found: CurvatureByBand, names: Sequence[str], name: str) -> str:
         return svg_text(figure)
 
 
-def cost(optimizers: Mapping[str, OptimizerResult]) -> str:
-    """Plot the median time of a step of each optimizer."""
+def cost(entrants: Mapping[str, EntrantResult]) -> str:
+    """Plot the median time of a step of each entrant."""
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(1, 1, 6, 0.8 + 0.3 * len(optimizers))
-        names = list(optimizers)[::-1]
-        times = [optimizers[name].train.get("step_ms_median", 0.0) for name in names]
+        figure, axes = new_figure(1, 1, 6, 0.8 + 0.3 * len(entrants))
+        names = list(entrants)[::-1]
+        times = [entrants[name].train.get("step_ms_median", 0.0) for name in names]
         axes[0].barh(names, times, color=COLOURS[0], height=0.6)
         axes[0].set_xlabel("milliseconds a step, median")
         axes[0].grid(axis="y", visible=False)
@@ -180,9 +180,9 @@ def _curves(axis: Axes, curves: Sequence[Sequence[CurvePoint]], unit: str, colou
         axis.plot(*zip(*middle, strict=True), color=colour, linewidth=1.8, label=name)
 
 
-def _clip_start(axis: Axes, optimizers: Mapping[str, OptimizerResult]) -> None:
+def _clip_start(axis: Axes, entrants: Mapping[str, EntrantResult]) -> None:
     """Leave the first, steep part of training above the plot, where it would flatten all that follows."""
-    values = [p.logloss for found in optimizers.values() for curve in found.curves for p in curve]
+    values = [p.logloss for found in entrants.values() for curve in found.curves for p in curve]
     if values:
         low, high = min(values), float(np.quantile(values, 0.8))
         axis.set_ylim(low - 0.05 * (high - low), high + 0.3 * (high - low))

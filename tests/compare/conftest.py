@@ -1,5 +1,5 @@
 """The comparisons of `studies`."""
 
-from tests.compare.studies import finished, searched, study
+from tests.compare.studies import finished, models, searched, study
 
-__all__ = ["finished", "searched", "study"]
+__all__ = ["finished", "models", "searched", "study"]

@@ -1,13 +1,17 @@
 """Comparisons on few generated samples and a small model, each run once for all tests that look at it."""
 
+from concurrent.futures import Executor, Future
 from functools import cache
 
 import pytest
 
+from dlrm_adahessian.compare import study as study_module
+from dlrm_adahessian.compare import worker
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.compare.study import Study, run_study
 from dlrm_adahessian.data.config import DataConfig, SyntheticConfig
-from dlrm_adahessian.model.config import DLRMConfig
+from dlrm_adahessian.data.prepared.folder import open_prepared
+from dlrm_adahessian.model.config import DCNv2Config, DLRMConfig
 from tests.processes.program import call
 
 SMALL = {
@@ -58,6 +62,36 @@ def _searched_twice(base):
     return run_study(small(base / "searched", **changes))
 
 
+class _AtOnce(Executor):
+    """Trains in this thread: a process would import torch first, which takes longer than these runs."""
+
+    def __init__(self, _, *, initargs=(), **__):
+        if initargs:
+            worker._data = open_prepared(initargs[0])
+
+    def submit(self, fn, /, *args, **kwargs):
+        done = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+@cache
+def _of_models(base):
+    changes = {
+        "models": "dlrm,dcnv2",
+        "optimizers": "hybrid",
+        "model": DCNv2Config(embedding_dim=4, deep=(8,), crosses=1),
+        "rows": 1_400,
+        "seeds": 2,
+        "trials": 1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for pool in ("ProcessPoolExecutor", "ThreadPoolExecutor"):
+            patch.setattr(study_module, pool, _AtOnce)
+        patch.setattr(worker, "_data", None)
+        return run_study(small(base / "models", **changes))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Return the folder of a comparison that the command ran."""
@@ -74,3 +108,9 @@ def study(tmp_path_factory) -> Study:
 def searched(tmp_path_factory) -> Study:
     """Return a study of two searches with two seeds each."""
     return _searched_twice(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Study:
+    """Return a study of two models trained by one optimizer."""
+    return _of_models(tmp_path_factory.getbasetemp())

@@ -136,3 +136,50 @@ def test_divergence_is_a_result(tmp_path, monkeypatch):
     assert verdict(found) == ["sgd cannot be compared with adagrad: no seed finished with both."]
     write_report(tmp_path, found, runs_table(study))
     assert "no seed finished with both" in (tmp_path / "report.html").read_text()
+
+
+def test_models_are_tuned_apart_and_compared_with_the_first_of_them(models, tmp_path):
+    found = summarize(models)
+    write_report(tmp_path, found, runs_table(models))
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert (written["models"], written["reference"]) == (["dlrm", "dcnv2"], "dlrm")
+    curvature = {
+        name: (
+            each["settings"]["optimizer"],
+            each["settings"]["model"]["name"],
+            each["settings"]["curvature"],
+        )
+        for name, each in written["optimizers"].items()
+    }
+    assert curvature == {"dlrm": ("hybrid", "dlrm", "exact"), "dcnv2": ("hybrid", "dcnv2", "gauss_newton")}
+    runs = pd.read_csv(tmp_path / "results.csv")
+    assert runs.groupby(["optimizer", "model", "kind"]).size().to_dict() == {
+        ("dlrm", "dlrm", "trial"): 1,
+        ("dlrm", "dlrm", "final"): 2,
+        ("dcnv2", "dcnv2", "trial"): 1,
+        ("dcnv2", "dcnv2", "final"): 2,
+    }
+    days = np.array_split(np.arange(1_400), 7)
+    rows = {"test": days[6][:100], "progressive": np.arange(days[1][0], days[6][0])}
+    finals = runs[runs["kind"] == "final"].set_index(["optimizer", "seed"])
+    assert [pair["rows"] for pair in written["differences"]] == list(rows)[::-1]
+    for pair in written["differences"]:
+        assert (pair["optimizer"], pair["against"], pair["seeds"]) == ("dcnv2", "dlrm", 2)
+        truth = models.data.labels[rows[pair["rows"]]]
+        losses = {
+            key: log_loss(
+                truth,
+                np.fromfile(models.config.out / "runs" / folder / f"{pair['rows']}.f32", "<f4").astype(float)[
+                    -len(truth) :
+                ],
+            )
+            for key, folder in finals["folder"].items()
+        }
+        expected = np.mean([losses["dcnv2", seed] - losses["dlrm", seed] for seed in (1, 2)])
+        assert pair["logloss"] == pytest.approx(expected, abs=1e-9)
+    text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    assert text.count("| model |") == 3, "figures, differences, draws"
+    assert text.count("| dcnv2 | dlrm |") == 2
+    assert "Every model is trained by hybrid." in text
+    assert "every model is trained by hybrid" in page
+    assert "Each model had 1 random draws" in page
