@@ -1,6 +1,7 @@
 """What a comparison writes as JSON."""
 
 import json
+from dataclasses import replace
 
 from dlrm_adahessian.compare.results import TimeToTarget
 from dlrm_adahessian.compare.summary import summarize
@@ -21,6 +22,15 @@ def test_summary_json_holds_what_was_found(study):
     assert values["best_draw_logloss"] == min(
         each["draws"]["best_logloss"] for each in values["optimizers"].values()
     )
+
+
+def test_what_is_compared_is_called_by_what_differs(study, models):
+    found, of_models = summarize(study), summarize(models)
+    assert (found.compared, of_models.compared) == ("optimizer", "model")
+    both = replace(of_models, config=replace(models.config, optimizers="adagrad,hybrid"))
+    assert both.compared == "entrant"
+    assert not {"models", "reference"} & found.asdict().keys(), "a comparison of one model is written as ever"
+    assert not {"model", "optimizer"} & found.optimizers["adagrad"].settings.keys()
 
 
 def test_a_target_that_no_run_reaches_has_no_time():

@@ -139,19 +139,16 @@ def test_divergence_is_a_result(tmp_path, monkeypatch):
 
 
 def test_models_are_tuned_apart_and_compared_with_the_first_of_them(models, tmp_path):
-    found = summarize(models)
-    write_report(tmp_path, found, runs_table(models))
+    first, second = models.contenders
+    assert first.trials[0].drawn == second.trials[0].drawn, "neither has the better luck"
+    assert first.trials[0].judged_logloss != second.trials[0].judged_logloss
+    write_report(tmp_path, summarize(models), runs_table(models))
     written = json.loads((tmp_path / "summary.json").read_text())
     assert (written["models"], written["reference"]) == (["dlrm", "dcnv2"], "dlrm")
-    curvature = {
-        name: (
-            each["settings"]["optimizer"],
-            each["settings"]["model"]["name"],
-            each["settings"]["curvature"],
-        )
-        for name, each in written["optimizers"].items()
-    }
-    assert curvature == {"dlrm": ("hybrid", "dlrm", "exact"), "dcnv2": ("hybrid", "dcnv2", "gauss_newton")}
+    for name, curvature in (("dlrm", "exact"), ("dcnv2", "gauss_newton")):
+        settings = written["optimizers"][name]["settings"]
+        assert (settings["optimizer"], settings["curvature"]) == ("hybrid", curvature)
+        assert settings["model"]["name"] == name
     runs = pd.read_csv(tmp_path / "results.csv")
     assert runs.groupby(["optimizer", "model", "kind"]).size().to_dict() == {
         ("dlrm", "dlrm", "trial"): 1,
@@ -159,27 +156,28 @@ def test_models_are_tuned_apart_and_compared_with_the_first_of_them(models, tmp_
         ("dcnv2", "dcnv2", "trial"): 1,
         ("dcnv2", "dcnv2", "final"): 2,
     }
-    days = np.array_split(np.arange(1_400), 7)
-    rows = {"test": days[6][:100], "progressive": np.arange(days[1][0], days[6][0])}
-    finals = runs[runs["kind"] == "final"].set_index(["optimizer", "seed"])
-    assert [pair["rows"] for pair in written["differences"]] == list(rows)[::-1]
-    for pair in written["differences"]:
-        assert (pair["optimizer"], pair["against"], pair["seeds"]) == ("dcnv2", "dlrm", 2)
-        truth = models.data.labels[rows[pair["rows"]]]
-        losses = {
-            key: log_loss(
-                truth,
-                np.fromfile(models.config.out / "runs" / folder / f"{pair['rows']}.f32", "<f4").astype(float)[
-                    -len(truth) :
-                ],
-            )
-            for key, folder in finals["folder"].items()
-        }
-        expected = np.mean([losses["dcnv2", seed] - losses["dlrm", seed] for seed in (1, 2)])
-        assert pair["logloss"] == pytest.approx(expected, abs=1e-9)
     text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
     assert text.count("| model |") == 3, "figures, differences, draws"
     assert text.count("| dcnv2 | dlrm |") == 2
     assert "Every model is trained by hybrid." in text
     assert "every model is trained by hybrid" in page
     assert "Each model had 1 random draws" in page
+
+
+def test_differences_of_models_are_those_of_the_written_predictions(models):
+    found = summarize(models)
+    days = np.array_split(np.arange(1_400), 7)
+    rows = {"progressive": np.arange(days[1][0], days[6][0]), "test": days[6][:100]}
+    assert [pair.part for pair in found.differences] == list(rows)
+    for pair in found.differences:
+        truth = models.data.labels[rows[pair.part]]
+        dlrm, dcnv2 = (
+            np.mean([_logloss(run.folder / f"{pair.part}.f32", truth) for run in contender.finals])
+            for contender in models.contenders
+        )
+        assert (pair.optimizer, pair.against, pair.difference.seeds) == ("dcnv2", "dlrm", 2)
+        assert pair.difference.logloss.estimate == pytest.approx(dcnv2 - dlrm, abs=1e-9)
+
+
+def _logloss(path, truth):
+    return log_loss(truth, np.fromfile(path, "<f4").astype(np.float64)[-len(truth) :])
