@@ -73,10 +73,11 @@ def test_names_that_are_no_comparison_and_settings_of_no_entrant_are_refused(cha
         small(tmp_path, **changes)
 
 
-def test_the_preset_reads_the_curvature_that_each_architecture_has(tmp_path):
+def test_each_entrant_trains_its_model_with_the_curvature_that_this_has(tmp_path):
     study = small(tmp_path, models="dlrm,dcnv2", optimizers="adagrad,hybrid")
-    curvature = {name: run_config(study, name, seed=1).curvature for name in study.entrants}
-    assert curvature == {
+    configs = {name: run_config(study, name, seed=1) for name in study.entrants}
+    assert [config.model.name for config in configs.values()] == ["dlrm", "dlrm", "dcnv2", "dcnv2"]
+    assert {name: config.curvature for name, config in configs.items()} == {
         "dlrm/adagrad": "none",
         "dlrm/hybrid": "exact",
         "dcnv2/adagrad": "none",
