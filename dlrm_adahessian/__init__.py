@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dlrm_adahessian.errors import ProgramError as ProgramError
     from dlrm_adahessian.evaluation.job import evaluate as evaluate
     from dlrm_adahessian.evaluation.request import EvaluationRequest as EvaluationRequest
+    from dlrm_adahessian.library.eigenbasis import Eigenbasis as Eigenbasis
     from dlrm_adahessian.library.exact import exact_curvature as exact_curvature
     from dlrm_adahessian.library.hutchinson import hutchinson_curvature as hutchinson_curvature
     from dlrm_adahessian.library.optimizers import AdaHessian as AdaHessian
@@ -53,6 +54,7 @@ _MODULES = {
     "errors": ("ProgramError",),
     "evaluation.job": ("evaluate",),
     "evaluation.request": ("EvaluationRequest",),
+    "library.eigenbasis": ("Eigenbasis",),
     "library.exact": ("exact_curvature",),
     "library.hutchinson": ("hutchinson_curvature",),
     "library.optimizers": ("AdaHessian", "HessianAdagrad"),

@@ -14,15 +14,16 @@ from dlrm_adahessian.curvature.layers import linear_layers
 from dlrm_adahessian.curvature.parts import Kind
 
 _SAMPLES = 8
-_known: WeakKeyDictionary[nn.Module, Measured] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[bool, Measured]] = WeakKeyDictionary()
+"""By whether it was measured jointly."""
 
 
-def is_measured(model: nn.Module) -> bool:
-    """Whether `measure` has seen a model."""
-    return model in _known
+def is_measured(model: nn.Module, *, jointly: bool) -> bool:
+    """Whether `measure` has seen a model so."""
+    return jointly in _known.get(model, {})
 
 
-def measure(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def measure(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, jointly: bool) -> None:
     """Measure a model, which keeps its parameters and random numbers; hooks of it run on the copy that is measured.
 
     Args:
@@ -30,6 +31,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         args: of its forward pass; tensors of as many rows as the first one has are those of samples, also within
             lists, tuples and dictionaries.
         kwargs: likewise.
+        jointly: whether the diagonal is wanted in another basis than the coordinates.
 
     Raises:
         ValueError: one backward pass does not make the curvature of this model; says where and why.
@@ -41,16 +43,18 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         )
     head = _Head(model, args, kwargs)
     numbers = torch.arange(head.samples, device=head.device).unsqueeze(1)
-    _known[model] = measured(head, numbers, numbers.new_empty(head.samples, 0, 1))
+    found = measured(head, numbers, numbers.new_empty(head.samples, 0, 1), jointly=jointly)
+    _known.setdefault(model, {})[jointly] = found
 
 
-def refuse_inexact(model: nn.Module, kind: Kind) -> None:
-    """Refuse a model, measured before, whose diagonal is not that of the matrix of this kind; a ValueError says where."""
-    found = _known[model]
+def refuse_inexact(model: nn.Module, kind: Kind, *, jointly: bool) -> None:
+    """Refuse a model, measured so before, whose diagonal is not that of the matrix of this kind; a ValueError says where."""
+    found = _known[model][jointly]
     if kind == "hessian" and found.parts.weights != "hessian":
         place = found.curved_at["weights"].removeprefix("model.")
+        in_which = "all weights of a layer at once" if jointly else "each single weight"
         raise ValueError(
-            "the exact Hessian diagonal needs outputs that are piecewise linear in each single weight, and those of this "
+            f"the exact Hessian diagonal needs outputs that are piecewise linear in {in_which}, and those of this "
             f"model are curved in its weights, at {place}; take kind='gauss_newton' for the Gauss-Newton matrix, or "
             "hutchinson_curvature for an estimate of the Hessian's"
         )

@@ -21,10 +21,12 @@ from torch.overrides import TorchFunctionMode
 from dlrm_adahessian.curvature.layers import linear_layers
 from dlrm_adahessian.curvature.parts import Kind
 from dlrm_adahessian.distributed.dense_exchange import mean_over_ranks_
-from dlrm_adahessian.library.attached import clear_curvature, curvature_of
+from dlrm_adahessian.library.attached import clear_curvature, curvature_of, factors_of
 from dlrm_adahessian.library.check import is_measured, measure, refuse_compiled, refuse_inexact
+from dlrm_adahessian.library.eigenbasis import Eigenbasis
 from dlrm_adahessian.library.losses import LOSSES, second_derivative
 from dlrm_adahessian.library.passes import Pass, Tally
+from dlrm_adahessian.optim.basis import KroneckerBasis
 
 
 class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
@@ -65,18 +67,33 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         kind: what `p.curvature` must be the diagonal of. "hessian" refuses models for which it is not. "gauss_newton"
             takes the Gauss-Newton matrix with anything between the layers, such as GELU.
         every: steps from one with curvature to the next, the first one included; on others `p.curvature` is None.
+        optimizer: an Eigenbasis, in whose bases `p.curvature` of weights then is, with `p.curvature_factors` beside it; None
+            for coordinates. "hessian" then refuses models that are curved along several outputs of a layer at once, too.
 
     Raises:
         ValueError: the model is none of which the curvature is known, at the first forward pass; or it is compiled.
         RuntimeError: from `backward`: no loss of the outputs was seen, or more than losses.
     """
 
-    def __init__(self, model: nn.Module, *, kind: Kind = "hessian", every: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        kind: Kind = "hessian",
+        every: int = 1,
+        optimizer: Eigenbasis | None = None,
+    ) -> None:
         if every < 1:
             raise ValueError(f"curvature comes every 1 step or more, got every={every}; use 1 for each step")
         if kind not in get_args(Kind):
             raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, got {kind!r}")
+        if not isinstance(optimizer, Eigenbasis | None):
+            raise ValueError(
+                "optimizer is for Eigenbasis, which reads curvature in bases of its own, got "
+                f"{type(optimizer).__name__}; leave it out for others"
+            )
         refuse_compiled(model)
+        self._optimizer = optimizer
         self._model: nn.Module = model
         self._ranks: Any = model.process_group if isinstance(model, DistributedDataParallel) else None
         self._alone: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
@@ -124,11 +141,12 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         self._running = None
         if not torch.is_grad_enabled():
             return
-        if not is_measured(self._alone):
+        jointly = self._optimizer is not None
+        if not is_measured(self._alone, jointly=jointly):
             self._hooks.close()  # or they would be copied with the model
-            measure(self._alone, args, kwargs)
+            measure(self._alone, args, kwargs, jointly=jointly)
             self._hook()
-        refuse_inexact(self._alone, self._kind)
+        refuse_inexact(self._alone, self._kind, jointly=jointly)
         parameters = self._parameters()
         if self._steps == 0 or (self._went_back and all(p.grad is None for p in parameters)):
             clear_curvature(parameters)
@@ -136,7 +154,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
             ranks = 1 if self._ranks is None else self._ranks.size()
             self._tally = Tally(parameters[0].device, ranks)
         if (self._steps - 1) % self._every == 0 and self._tally is not None:
-            self._running = Pass(self._tally, self._go_back, compares=self._steps == 1)
+            self._running = Pass(self._tally, self._go_back, self._basis_of, compares=self._steps == 1)
 
     def _at_layer(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -174,9 +192,14 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
 
     def _average_(self, tally: Tally, ranks: Any) -> None:
         """Take the mean over ranks of all the curvature of the step; what was a mean before stays one."""
-        found = [c for p in self._parameters() if (c := curvature_of(p)) is not None]
+        parameters = self._parameters()
+        attached = [*map(curvature_of, parameters), *map(factors_of, parameters)]
+        found = [tensor for tensor in attached if tensor is not None]
         mean_over_ranks_([*found, tally.moments], ranks)
         tally.count_()
+
+    def _basis_of(self, parameter: nn.Parameter) -> KroneckerBasis | None:
+        return None if self._optimizer is None else self._optimizer.basis_of(parameter)
 
     def _parameters(self) -> list[nn.Parameter]:
         layers = linear_layers(self._model).values()

@@ -26,6 +26,15 @@ class SecondDerivative:
     factors: Tensor
     curvature: Tensor
 
+    def scaled(self, slopes: Tensor) -> "SecondDerivative":
+        """Return that of the loss times `slopes`, () or (B,)."""
+        return SecondDerivative(factors=self.factors * slopes, curvature=self.curvature * slopes)
+
+    def __add__(self, other: "SecondDerivative") -> "SecondDerivative":
+        return SecondDerivative(
+            factors=self.factors + other.factors, curvature=self.curvature + other.curvature
+        )
+
 
 def second_derivative(
     loss: Callable[..., Any], output: Tensor, target: Tensor, options: Mapping[str, Any]

@@ -8,15 +8,16 @@ Each parameter has a rule of its own, over its entries in a row, so that state i
 # torch's optimizer has no types for its groups and states.
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from dlrm_adahessian.library.attached import clear_curvature, curvature_of, samples_of
+from dlrm_adahessian.library.attached import basis_of, clear_curvature, curvature_of, factors_of, samples_of
 from dlrm_adahessian.optim.base import DenseOptimizer
+from dlrm_adahessian.optim.basis import KroneckerBasis
 from dlrm_adahessian.optim.dense.adahessian import AdaHessianConfig
 from dlrm_adahessian.optim.dense.hessian_adagrad import DenseHessianAdagradConfig
 from dlrm_adahessian.runtime.settings import validated
@@ -30,6 +31,9 @@ class CurvatureOptimizer(Optimizer):
     `zero_grad` takes `p.curvature` away too. Steps without curvature go on with what was seen before. Settings may change
     between steps in `param_groups`, as schedulers do. `state_dict` resumes to the bit.
     """
+
+    _block: ClassVar[str] = "`with exact_curvature(model):`, or `hutchinson_curvature`"
+    """In which its curvature is made, for messages."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._rules: dict[nn.Parameter, DenseOptimizer] = {}
@@ -98,13 +102,17 @@ class CurvatureOptimizer(Optimizer):
         if curvature is None and not self.state.get(p):
             raise RuntimeError(
                 f"{type(self).__name__} needs p.curvature at the first step of each parameter, and one of shape "
-                f"{tuple(p.shape)} has none; run the backward pass within `with exact_curvature(model):`, or "
-                "`hutchinson_curvature`"
+                f"{tuple(p.shape)} has none; run the backward pass within {self._block}"
             )
         if grad is None or grad.is_sparse:
             raise RuntimeError("optimizers with curvature take dense gradients; use sparse=False")
         rule: Any = self._rule(p, settings)
         rule.cfg = settings
+        if curvature is not None and basis_of(p) is not self._basis(p, settings):
+            raise RuntimeError(
+                f"{type(self).__name__} found p.curvature of shape {tuple(p.shape)} in another basis than the one that it "
+                f"reads it in; run the backward pass within {self._block}"
+            )
         rule.step(
             p.detach().view(-1),
             grad.reshape(-1),
@@ -112,6 +120,15 @@ class CurvatureOptimizer(Optimizer):
             lr_scale=lr,
             samples=1.0 if curvature is None else samples_of(p),
         )
+        factors = factors_of(p)
+        if factors is not None:
+            rule.observe_(factors)
+            clear_curvature([p])  # the basis that it is in may have turned
+
+    def _basis(self, p: nn.Parameter, settings: Any) -> KroneckerBasis | None:
+        """Return the basis in which the rule of a parameter reads its curvature, None for coordinates."""
+        basis = self._rule(p, settings).basis
+        return basis if basis is not None and basis.matrices else None
 
     def _rule(self, p: nn.Parameter, settings: Any) -> DenseOptimizer:
         """Return the rule of a parameter, which takes up what was loaded for it."""

@@ -8,6 +8,9 @@ Backward brings g_b delta_b to the layer's output, where g_b is the slope of the
 square of sqrt(w_b) / |g_b| times what it brings is w_b delta_b^2, whatever the loss is. It is multiplied before it is
 squared: in float32 the square of a small slope would vanish.
 
+In the basis of an optimizer (optim/basis.py) inputs and sqrt(w_b) delta_b are turned before they are squared. The Kronecker
+factors are the sums of w_b delta_b delta_b^T, and of u_b a_b a_b^T with the sample's factor u_b in the loss.
+
 A slope that is 0 to the bit brings nothing of delta. It leaves as `_NUDGE`, which no gradient shows.
 """
 
@@ -19,8 +22,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlrm_adahessian.library.attached import add_curvature_
+from dlrm_adahessian.library.attached import add_curvature_, add_factors_
 from dlrm_adahessian.library.losses import SecondDerivative
+from dlrm_adahessian.optim.basis import KroneckerBasis
 
 _NUDGE = 1e-20
 """Its product with sqrt(w) dz/du is far from both ends of float32 for any w and slope of a network that trains."""
@@ -58,18 +62,27 @@ class Tally:
 class Pass:
     """A forward pass whose backward pass makes curvature."""
 
-    def __init__(self, tally: Tally, begin: Callable[[], None], *, compares: bool) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        begin: Callable[[], None],
+        basis_of: Callable[[nn.Parameter], KroneckerBasis | None],
+        *,
+        compares: bool,
+    ) -> None:
         """Wait for layers and outputs.
 
         Args:
             tally: of the step.
             begin: called when the backward pass reaches the outputs.
+            basis_of: the basis in which the curvature of a parameter is wanted, None for coordinates.
             compares: whether the slopes at the outputs are compared with those of the losses, which waits for the device.
         """
-        self._tally, self._begin, self._compares = tally, begin, compares
-        self._curvature: Tensor | None = None
+        self._tally, self._begin, self._basis_of, self._compares = tally, begin, basis_of, compares
+        self._second: SecondDerivative | None = None  # of all losses together
         self._of_losses: Tensor | None = None  # slopes at the outputs, (B,)
         self._roots: Tensor | None = None  # sqrt(w) / |g|, (B,)
+        self._factors: Tensor | None = None  # u, (B,)
         self.output: Tensor | None = None
 
     def at_layer(self, layer: nn.Linear, inputs: Tensor, output: Tensor) -> Tensor:
@@ -96,16 +109,15 @@ class Pass:
 
     def add_loss(self, second: SecondDerivative, factor: Tensor) -> None:
         """Take up a loss that the backward pass came through; `factor` () or (B,) is its slope in what backward is of."""
-        slopes = factor.reshape(-1)
-        part = second.curvature * slopes
-        self._curvature = part if self._curvature is None else self._curvature + part
-        self._tally.add_(second.factors * slopes)
+        part = second.scaled(factor.reshape(-1))
+        self._second = part if self._second is None else self._second + part
+        self._tally.add_(part.factors)
 
     def _arrive(self, slopes: Tensor) -> Tensor:
         """Find the roots from the slopes at the outputs, and return the slopes to go on with."""
         self._begin()
-        curvature, self._curvature = self._curvature, None
-        if curvature is None:
+        second, self._second = self._second, None
+        if second is None:
             raise RuntimeError(
                 "exact_curvature saw no loss of the model's outputs before backward; within its block call "
                 "binary_cross_entropy_with_logits or mse_loss of torch.nn.functional, or their modules, on the outputs as "
@@ -113,6 +125,7 @@ class Pass:
             )
         if self._compares:
             self._refuse_other_terms(slopes)
+        curvature, self._factors = second.curvature, second.factors
         flat = slopes.reshape(-1).to(curvature.dtype)
         flat = torch.where((flat == 0) & (curvature != 0), _NUDGE, flat)
         self._roots = torch.where(flat == 0, 0, curvature.sqrt() / flat.abs())
@@ -132,16 +145,35 @@ class Pass:
         """Add the curvature of one layer, from its inputs (B, in) and the slopes (B, out) at its outputs."""
         roots: Any = self._roots
         delta = slopes * roots.unsqueeze(1)  # in the type of the roots, float32 at least
-        delta.square_()
-        if layer.weight.requires_grad:
-            product = delta.T @ inputs.to(delta.dtype).square()
-            add_curvature_(
-                cast(nn.Parameter, layer.weight), product.to(layer.weight.dtype), self._tally.samples
-            )
-        if layer.bias is not None and layer.bias.requires_grad:
-            add_curvature_(
-                cast(nn.Parameter, layer.bias), delta.sum(0).to(layer.bias.dtype), self._tally.samples
-            )
+        given, squares = inputs.to(delta.dtype), delta.square()
+        weight, bias = cast(nn.Parameter, layer.weight), cast(nn.Parameter | None, layer.bias)
+        if weight.requires_grad:
+            basis = self._basis_of(weight)
+            if basis is None:
+                self._add_(weight, squares.T @ given.square())
+            else:
+                self._learn_in_basis_(weight, basis, given, delta)
+        if bias is not None and bias.requires_grad:
+            self._add_(bias, squares.sum(0))
+
+    def _learn_in_basis_(
+        self, weight: nn.Parameter, basis: KroneckerBasis, inputs: Tensor, delta: Tensor
+    ) -> None:
+        """Add the curvature of a weight in its basis, and the Kronecker factors; `delta` (B, out) is sqrt(w) dz/du."""
+        vector, factors = torch.empty_like(basis.state["factors"]), cast(Tensor, self._factors)
+        (matrix,), ((output_factor, input_factor),) = basis.matrices.values(), basis.views(vector).values()
+        # What is rounded before it is turned swamps the small entries.
+        with torch.autocast(delta.device.type, enabled=False):
+            if output_factor is not None:
+                output_factor.copy_(delta.T @ delta)
+            if input_factor is not None:
+                input_factor.copy_(inputs.T @ (inputs * factors.unsqueeze(1)))
+            add_factors_(weight, vector, basis)
+            inputs, delta = inputs.to(vector.dtype), delta.to(vector.dtype)
+            self._add_(weight, matrix.turn_outputs(delta).square().T @ matrix.turn_inputs(inputs).square())
+
+    def _add_(self, parameter: nn.Parameter, diagonal: Tensor) -> None:
+        add_curvature_(parameter, diagonal.to(parameter.dtype), self._tally.samples)
 
 
 class _AtLayer(torch.autograd.Function):

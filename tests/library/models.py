@@ -1,6 +1,7 @@
 """Small models in float64 with their batches, and the diagonals of their Hessians by torch.autograd.functional."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd.functional import hessian
 from torch.func import functional_call
@@ -20,6 +21,19 @@ def batch(seed=1):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(SAMPLES, INPUTS, generator=generator, dtype=torch.float64)
     return x, (torch.rand(SAMPLES, generator=generator) < 0.4).double()
+
+
+def train(model, optimizer, steps, curvature, *, scheduler=None):
+    """Train on the batches with these seeds."""
+    for step in steps:
+        x, y = batch(step)
+        dtype = next(model.parameters()).dtype
+        optimizer.zero_grad()
+        with curvature:
+            F.binary_cross_entropy_with_logits(model(x.to(dtype)).squeeze(1), y.to(dtype)).backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
 
 
 def hessian_diagonals(model, loss_of, *inputs):

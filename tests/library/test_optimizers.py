@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.library.eigenbasis import Eigenbasis
 from dlrm_adahessian.library.exact import exact_curvature
 from dlrm_adahessian.library.optimizers import AdaHessian, HessianAdagrad
-from dlrm_adahessian.optim.dense import AdaHessianConfig, DenseHessianAdagradConfig
-from tests.library.models import SAMPLES, batch, mlp
+from dlrm_adahessian.optim.dense import AdaHessianConfig, DenseHessianAdagradConfig, EigenbasisConfig
+from tests.library.models import SAMPLES, batch, mlp, train
 
 STEPS = 12
 CASES = {
@@ -32,18 +33,6 @@ CASES = {
         DenseHessianAdagradConfig(lr=0.02, beta1=0.9, curvature_floor=0.5),
     ),
 }  # fmt: skip
-
-
-def train(model, optimizer, steps, curvature, *, scheduler=None):
-    for step in steps:
-        x, y = batch(step)
-        dtype = next(model.parameters()).dtype
-        optimizer.zero_grad()
-        with curvature:
-            F.binary_cross_entropy_with_logits(model(x.to(dtype)).squeeze(1), y.to(dtype)).backward()
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
 
 
 @pytest.mark.oracle
@@ -134,7 +123,12 @@ def test_schedulers_of_torch_set_the_learning_rate():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "config"), [(AdaHessian, AdaHessianConfig), (HessianAdagrad, DenseHessianAdagradConfig)]
+    ("optimizer", "config"),
+    [
+        (AdaHessian, AdaHessianConfig),
+        (HessianAdagrad, DenseHessianAdagradConfig),
+        (Eigenbasis, EigenbasisConfig),
+    ],
 )
 def test_defaults_are_those_of_the_program(optimizer, config):
     found = {
@@ -144,7 +138,7 @@ def test_defaults_are_those_of_the_program(optimizer, config):
         found["beta1"], found["beta2"] = found.pop("betas")
     expected = {name: value for name, value in vars(config()).items() if name in found}
     assert found == expected
-    assert expected.keys() == vars(config()).keys() - {"name"}
+    assert expected.keys() == vars(config()).keys() - {"name", "source"}
 
 
 def test_a_closure_is_called_for_derivatives():

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.library.eigenbasis import Eigenbasis
 from dlrm_adahessian.library.exact import exact_curvature
 from dlrm_adahessian.library.hutchinson import hutchinson_curvature
 from dlrm_adahessian.library.optimizers import HessianAdagrad
@@ -20,10 +21,15 @@ pytestmark = [pytest.mark.dist, pytest.mark.oracle]
 STEPS, HALF = 4, SAMPLES // 2
 
 
-def train(model, samples) -> dict[str, torch.Tensor]:
+def train(model, samples, *, in_basis=False) -> dict[str, torch.Tensor]:
     """Four steps with curvature in every second, the last of two parts; return parameters and curvature."""
-    optimizer = HessianAdagrad(model.parameters(), lr=0.1)
-    curvature = exact_curvature(model, every=2)
+    if in_basis:
+        # Where a layer is silent roundings choose the basis; eps keeps what they do small.
+        optimizer = Eigenbasis(model.parameters(), lr=0.1, eps=1e-3)
+        curvature = exact_curvature(model, every=2, optimizer=optimizer)
+    else:
+        optimizer = HessianAdagrad(model.parameters(), lr=0.1)
+        curvature = exact_curvature(model, every=2)
     for step in range(STEPS):
         x, y = batch(step)
         optimizer.zero_grad()
@@ -34,6 +40,8 @@ def train(model, samples) -> dict[str, torch.Tensor]:
         if step == 2:
             found = {f"curvature {i}": p.curvature.clone() for i, p in enumerate(model.parameters())}
             found["samples"] = next(model.parameters()).curvature_samples.clone()
+            if in_basis:
+                found["factors"] = next(model.parameters()).curvature_factors.clone()
         optimizer.step()
     return found | {f"{i}": p.detach().clone() for i, p in enumerate(model.parameters())}
 
@@ -41,16 +49,19 @@ def train(model, samples) -> dict[str, torch.Tensor]:
 def on_rank(folder: Path) -> None:
     with init_process_group():
         rank = ranks.rank()
-        model = DistributedDataParallel(mlp())
-        save_file(train(model, torch.arange(rank * HALF, (rank + 1) * HALF)), folder / f"{rank}")
+        samples = torch.arange(rank * HALF, (rank + 1) * HALF)
+        for in_basis in (False, True):
+            model = DistributedDataParallel(mlp())
+            save_file(train(model, samples, in_basis=in_basis), folder / f"{in_basis} {rank}")
         with pytest.raises(ValueError, match="DistributedDataParallel does not allow"):
             hutchinson_curvature(model)
 
 
 def test_two_ranks_have_the_curvature_and_the_steps_of_one(tmp_path: Path) -> None:
     worlds.run(2, on_rank, tmp_path, log=tmp_path / "log")
-    expected = train(mlp(), torch.arange(SAMPLES))
-    for rank in range(2):
-        found = load_file(tmp_path / f"{rank}")
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-12, atol=1e-15, msg=name)
+    for in_basis in (False, True):
+        expected = train(mlp(), torch.arange(SAMPLES), in_basis=in_basis)
+        for rank in range(2):
+            found = load_file(tmp_path / f"{in_basis} {rank}")
+            for name, tensor in expected.items():
+                torch.testing.assert_close(found[name], tensor, rtol=1e-12, atol=1e-15, msg=name)
