@@ -36,7 +36,7 @@ def test_the_library_trains_a_model_where_neither_torchrec_nor_fbgemm_is_install
 import sys
 sys.modules.update(torchrec=None, fbgemm_gpu=None)  # an import of them fails
 import torch
-from dlrm_adahessian import AdaHessian, HessianAdagrad, exact_curvature, hutchinson_curvature
+from dlrm_adahessian import AdaHessian, Eigenbasis, HessianAdagrad, exact_curvature, hutchinson_curvature
 model, (x, y) = torch.nn.Linear(3, 1), torch.ones(2, 4, 3)
 optimizer = AdaHessian(model.parameters())
 with exact_curvature(model):

@@ -67,6 +67,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         kind: what `p.curvature` must be the diagonal of. "hessian" refuses models for which it is not. "gauss_newton"
             takes the Gauss-Newton matrix with anything between the layers, such as GELU.
         every: steps from one with curvature to the next, the first one included; on others `p.curvature` is None.
+        fraction: of the samples of each forward pass, in (0, 1]. Curvature is of the first ones alone, in the scale of all.
         optimizer: an Eigenbasis, in whose bases `p.curvature` of weights then is, with `p.curvature_factors` beside it; None
             for coordinates. "hessian" then refuses models that are curved along several outputs of a layer at once, too.
 
@@ -81,10 +82,15 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         *,
         kind: Kind = "hessian",
         every: int = 1,
+        fraction: float = 1.0,
         optimizer: Eigenbasis | None = None,
     ) -> None:
         if every < 1:
             raise ValueError(f"curvature comes every 1 step or more, got every={every}; use 1 for each step")
+        if not 0 < fraction <= 1:
+            raise ValueError(
+                f"a fraction of the samples is above 0 and at most 1, got fraction={fraction}; use 1 for all samples"
+            )
         if kind not in get_args(Kind):
             raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, got {kind!r}")
         if not isinstance(optimizer, Eigenbasis | None):
@@ -98,7 +104,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         self._ranks: Any = model.process_group if isinstance(model, DistributedDataParallel) else None
         self._alone: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
         self._kind: Kind = kind
-        self._every = every
+        self._every, self._fraction = every, fraction
         self._steps = 0  # that have begun
         self._went_back = False  # in this step
         self._tally: Tally | None = None
@@ -154,7 +160,13 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
             ranks = 1 if self._ranks is None else self._ranks.size()
             self._tally = Tally(parameters[0].device, ranks)
         if (self._steps - 1) % self._every == 0 and self._tally is not None:
-            self._running = Pass(self._tally, self._go_back, self._basis_of, compares=self._steps == 1)
+            self._running = Pass(
+                self._tally,
+                self._go_back,
+                self._basis_of,
+                fraction=self._fraction,
+                compares=self._steps == 1,
+            )
 
     def _at_layer(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor

@@ -16,6 +16,7 @@ A slope that is 0 to the bit brings nothing of delta. It leaves as `_NUDGE`, whi
 
 # pyright: basic
 # Functions of autograd and their contexts have no types.
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -68,6 +69,7 @@ class Pass:
         begin: Callable[[], None],
         basis_of: Callable[[nn.Parameter], KroneckerBasis | None],
         *,
+        fraction: float,
         compares: bool,
     ) -> None:
         """Wait for layers and outputs.
@@ -76,13 +78,15 @@ class Pass:
             tally: of the step.
             begin: called when the backward pass reaches the outputs.
             basis_of: the basis in which the curvature of a parameter is wanted, None for coordinates.
+            fraction: of the samples, the first ones, which then stand for all.
             compares: whether the slopes at the outputs are compared with those of the losses, which waits for the device.
         """
         self._tally, self._begin, self._basis_of, self._compares = tally, begin, basis_of, compares
+        self._fraction = fraction
         self._second: SecondDerivative | None = None  # of all losses together
         self._of_losses: Tensor | None = None  # slopes at the outputs, (B,)
-        self._roots: Tensor | None = None  # sqrt(w) / |g|, (B,)
-        self._factors: Tensor | None = None  # u, (B,)
+        self._roots: Tensor | None = None  # sqrt(w) / |g|, (C,), of the first C samples
+        self._factors: Tensor | None = None  # u, (C,)
         self.output: Tensor | None = None
 
     def at_layer(self, layer: nn.Linear, inputs: Tensor, output: Tensor) -> Tensor:
@@ -125,10 +129,14 @@ class Pass:
             )
         if self._compares:
             self._refuse_other_terms(slopes)
-        curvature, self._factors = second.curvature, second.factors
+        curvature = second.curvature
         flat = slopes.reshape(-1).to(curvature.dtype)
         flat = torch.where((flat == 0) & (curvature != 0), _NUDGE, flat)
-        self._roots = torch.where(flat == 0, 0, curvature.sqrt() / flat.abs())
+        roots = torch.where(flat == 0, 0, curvature.sqrt() / flat.abs())
+        first = slice(math.ceil(self._fraction * len(roots)))
+        counted = second.factors[first]
+        scale = torch.where(counted.sum() > 0, second.factors.sum() / counted.sum(), 0)
+        self._roots, self._factors = roots[first] * scale.sqrt(), counted * scale
         return flat.view_as(slopes).to(slopes.dtype)
 
     def _refuse_other_terms(self, slopes: Tensor) -> None:
@@ -144,8 +152,8 @@ class Pass:
     def learn_(self, layer: nn.Linear, inputs: Tensor, slopes: Tensor) -> None:
         """Add the curvature of one layer, from its inputs (B, in) and the slopes (B, out) at its outputs."""
         roots: Any = self._roots
-        delta = slopes * roots.unsqueeze(1)  # in the type of the roots, float32 at least
-        given, squares = inputs.to(delta.dtype), delta.square()
+        delta = slopes[: len(roots)] * roots.unsqueeze(1)  # in the type of the roots, float32 at least
+        given, squares = inputs[: len(roots)].to(delta.dtype), delta.square()
         weight, bias = cast(nn.Parameter, layer.weight), cast(nn.Parameter | None, layer.bias)
         if weight.requires_grad:
             basis = self._basis_of(weight)
@@ -159,7 +167,7 @@ class Pass:
     def _learn_in_basis_(
         self, weight: nn.Parameter, basis: KroneckerBasis, inputs: Tensor, delta: Tensor
     ) -> None:
-        """Add the curvature of a weight in its basis, and the Kronecker factors; `delta` (B, out) is sqrt(w) dz/du."""
+        """Add the curvature of a weight in its basis, and the Kronecker factors; `delta` (C, out) is sqrt(w) dz/du."""
         vector, factors = torch.empty_like(basis.state["factors"]), cast(Tensor, self._factors)
         (matrix,), ((output_factor, input_factor),) = basis.matrices.values(), basis.views(vector).values()
         # What is rounded before it is turned swamps the small entries.

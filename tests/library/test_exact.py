@@ -157,6 +157,30 @@ def test_two_forward_passes_make_one_loss():
     assert_curvature_is(model, hessian_diagonals(model, loss_of, x))
 
 
+@pytest.mark.parametrize(("fraction", "counted"), [(0.3, 4), (0.5, 6), (1e-9, 1)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_fraction_is_of_the_first_samples_in_the_scale_of_all(fraction, counted, reduction):
+    model, (x, y) = mlp(), batch()
+    weight = 1 + torch.arange(SAMPLES, dtype=torch.float64)
+    bce(y, weight=weight, reduction=reduction)(model(x)).backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with exact_curvature(model, fraction=fraction):
+        bce(y, weight=weight, reduction=reduction)(model(x)).backward()
+    first = slice(counted)
+    scale = weight.sum() / weight[first].sum() / (SAMPLES if reduction == "mean" else 1)
+    loss_of_first = bce(y[first], weight=weight[first] * scale, reduction="sum")
+    assert_curvature_is(model, hessian_diagonals(model, loss_of_first, x[first]))
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), grads, strict=True))
+
+
+def test_a_fraction_whose_samples_weigh_nothing_has_no_curvature():
+    model, (x, y) = mlp(), batch()
+    with exact_curvature(model, fraction=0.25):
+        bce(y, weight=(torch.arange(SAMPLES) > 5).double())(model(x)).backward()
+    assert all(torch.equal(p.curvature, torch.zeros_like(p)) for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("loss", "samples"),
     [("mean", SAMPLES), ("sum", 1), ("squared", SAMPLES), ("a weight of 0", SAMPLES)],
@@ -278,6 +302,8 @@ def test_arguments_and_types_out_of_range_are_refused():
     model, (x, y) = mlp(), batch()
     with pytest.raises(ValueError, match="got every=0"):
         exact_curvature(model, every=0)
+    with pytest.raises(ValueError, match="got fraction=0; use 1 for all"):
+        exact_curvature(model, fraction=0)
     with pytest.raises(ValueError, match="hessian, gauss_newton, got 'fisher'"):
         exact_curvature(model, kind="fisher")
     with pytest.raises(ValueError, match="found none with a row"), exact_curvature(model):
