@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from benchmarks.support.printing import print_rows
 from dlrm_adahessian import exact_curvature
-from dlrm_adahessian.model.config import ModelConfig
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.model.dlrm import Head
 from dlrm_adahessian.runtime.process import keep_freed_memory
 
@@ -30,7 +30,7 @@ _WARM_UP = 3
 def measure(batch: int, rounds: int) -> dict[str, float]:
     """Return the medians of one batch size; times in milliseconds."""
     generator = torch.Generator().manual_seed(0)
-    model = Head(ModelConfig(), num_dense=13, num_features=26, generator=generator)
+    model = Head(DLRMConfig(), num_dense=13, num_features=26, generator=generator)
     dense = torch.rand(batch, 13, generator=generator)
     pooled = torch.randn(batch, 26, 16, generator=generator).mul_(0.1).requires_grad_()
     labels = torch.rand(batch, generator=generator).lt(0.25).float()
