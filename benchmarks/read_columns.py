@@ -75,7 +75,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rows", type=int, nargs="+", default=[100_000, 500_000, 1_000_000], help="rows prepared"
+        "--rows", type=int, nargs="+", default=[200_000, 500_000, 1_500_000], help="rows prepared"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
