@@ -9,6 +9,13 @@ import tyro
 from dlrm_adahessian.errors import UsageError
 
 T = TypeVar("T")
+_SHORT = {"--lr": "--optim.dense.lr", "--rows-lr": "--optim.rows.lr"}
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with --lr and --rows-lr under the names of their settings."""
+    parts = [argument.partition("=") for argument in arguments]
+    return [_SHORT.get(flag, flag) + equals + value for flag, equals, value in parts]
 
 
 def config_file(arguments: Sequence[str]) -> Path | None:

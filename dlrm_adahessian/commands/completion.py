@@ -50,6 +50,16 @@ class _WithFile(Generic[T]):
 
 
 @dataclass(frozen=True)
+class _Train(_WithFile[config.RunConfig]):
+    """And the short names of the learning rates."""
+
+    lr: float | None = None
+    """Learning rate of the MLPs."""
+    rows_lr: float | None = None
+    """Learning rate of the embedding rows."""
+
+
+@dataclass(frozen=True)
 class _NoFlags:
     """None."""
 
@@ -83,7 +93,7 @@ def _commands() -> Any:  # a union, for which there is no type
         Annotated[DownloadConfig, subcommand("download")],
         Annotated[SchemaConfig, subcommand("schema")],
         Annotated[PrepareConfig, subcommand("prepare")],
-        Annotated[_WithFile[config.RunConfig], subcommand("train", default=_WithFile(preset))],
+        Annotated[_Train, subcommand("train", default=_Train(preset))],
         Annotated[EvaluateConfig, subcommand("evaluate")],
         Annotated[ExportConfig, subcommand("export")],
         Annotated[_WithFile[CompareConfig], subcommand("compare", default=_WithFile(CompareConfig()))],

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_adahessian import config
-from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, value_of
+from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, spelled_out, value_of
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
@@ -26,11 +26,12 @@ _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same 
 
 --config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
 (presets/optimizers). The defaults shown below already include both. --model NAME chooses the architecture: dlrm (default),
-deepfm or dcnv2, each with settings of its own."""
+deepfm or dcnv2, each with settings of its own. --lr and --rows-lr are short for --optim.dense.lr and --optim.rows.lr."""
 
 
 def train(arguments: Sequence[str]) -> int:
     """Train an optimizer and its baseline, and compare them."""
+    arguments = spelled_out(arguments)
     with told_once():
         settings = parsed(
             _below_flags(arguments),

@@ -3,7 +3,7 @@
 import pytest
 
 from dlrm_adahessian import config
-from dlrm_adahessian.commands.arguments import model_name, parsed
+from dlrm_adahessian.commands.arguments import model_name, parsed, spelled_out
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,10 @@ def test_flags_are_those_of_the_architecture_and_others_are_refused(named, capsy
     with pytest.raises(SystemExit):
         parsed(base, [*named, "--model.bottom", "8"], read=read, **told)
     assert "--model.bottom" in capsys.readouterr().err
+
+
+def test_learning_rates_have_short_names():
+    base = config.load(None, "hybrid")
+    given = spelled_out(["--lr", "0.5", "--rows-lr=0.25", "--seed", "1"])
+    optim = parsed(base, given, prog="train", description="").optim
+    assert (optim.dense.lr, optim.rows.lr) == (0.5, 0.25)

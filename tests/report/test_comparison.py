@@ -92,7 +92,7 @@ def test_samples_of_one_class_have_no_auc_and_all_else(part, study, tmp_path):
     assert [line[3] for line in cells[:2]] == ["-", "-"]
     assert cells[2][4] == "-"
     assert all(
-        re.match(r"[+-]?\d", cell)
+        re.match(r"(< )?[+-]?\d", cell)
         for line, first in zip(cells, (4, 4, 5), strict=True)
         for cell in line[first:-1]
     )
