@@ -38,6 +38,7 @@ def test_a_kill_of_a_rank_is_recovered_from(tmp_path: Path, monkeypatch: pytest.
     assert outcome.figures["orphans"] == 0
 
 
+@pytest.mark.campaign
 @pytest.mark.dist
 def test_sixty_corruptions_of_a_checkpoint_of_two_ranks_are_refused(tmp_path: Path) -> None:
     one, two, commands = require_good(damage.run, 65, tmp_path)

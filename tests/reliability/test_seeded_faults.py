@@ -155,6 +155,7 @@ def test_a_tensor_that_arrives_changed_is_found(tmp_path: Path, monkeypatch: pyt
     assert json.loads((tmp_path / "2.json").read_text()) == [[0, ["half"]]]
 
 
+@pytest.mark.campaign
 def test_a_reject_that_loses_a_byte_and_one_that_is_not_counted_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
