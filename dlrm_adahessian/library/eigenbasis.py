@@ -14,7 +14,6 @@ from torch.optim.optimizer import ParamsT
 from dlrm_adahessian.library.optimizers import CurvatureOptimizer
 from dlrm_adahessian.optim.basis import KroneckerBasis, Sides
 from dlrm_adahessian.optim.dense.eigenbasis import EigenbasisConfig
-from dlrm_adahessian.runtime.settings import validated
 
 
 class Eigenbasis(CurvatureOptimizer):
@@ -44,6 +43,7 @@ class Eigenbasis(CurvatureOptimizer):
         UsageError: a setting is out of its range.
     """
 
+    _config: ClassVar[Any] = EigenbasisConfig
     _block: ClassVar[str] = (
         "`with exact_curvature(model, optimizer=optimizer):`, with the optimizer that steps"
     )
@@ -83,9 +83,3 @@ class Eigenbasis(CurvatureOptimizer):
             if any(parameter is p for p in group["params"]):
                 return self._basis(parameter, self._settings(group))
         return None
-
-    def _settings(self, group: dict[str, Any]) -> EigenbasisConfig:
-        names = ("eps", "accumulation", "curvature_floor", "sides", "rank", "refresh", "factor_decay")
-        beta1, beta2 = group["betas"]
-        values = {name: group[name] for name in names}
-        return validated(EigenbasisConfig, {"lr": 1.0, "beta1": beta1, "beta2": beta2, **values})

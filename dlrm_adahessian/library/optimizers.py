@@ -6,8 +6,8 @@ Each parameter has a rule of its own, over its entries in a row, so that state i
 
 # pyright: basic
 # torch's optimizer has no types for its groups and states.
-from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +32,8 @@ class CurvatureOptimizer(Optimizer):
     between steps in `param_groups`, as schedulers do. `state_dict` resumes to the bit.
     """
 
+    _config: ClassVar[Any]
+    """Settings of the rule; those in a group have the same names there, `betas` apart."""
     _block: ClassVar[str] = "`with exact_curvature(model):`, or `hutchinson_curvature`"
     """In which its curvature is made, for messages."""
 
@@ -39,9 +41,12 @@ class CurvatureOptimizer(Optimizer):
         self._rules: dict[nn.Parameter, DenseOptimizer] = {}
         super().__init__(params, defaults)
 
-    @abstractmethod
     def _settings(self, group: dict[str, Any]) -> Any:
         """Return the settings of the rule, with a learning rate of 1, which the group's own then scales."""
+        values = {field.name: group[field.name] for field in fields(self._config) if field.name in group}
+        if "betas" in group:
+            values["beta1"], values["beta2"] = group["betas"]
+        return validated(self._config, {**values, "lr": 1.0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, with settings of its own or the defaults; a setting out of its range is a UsageError.
@@ -163,6 +168,8 @@ class AdaHessian(CurvatureOptimizer):
         UsageError: a setting is out of its range.
     """
 
+    _config: ClassVar[Any] = AdaHessianConfig
+
     def __init__(
         self,
         params: ParamsT,
@@ -190,12 +197,6 @@ class AdaHessian(CurvatureOptimizer):
             },
         )
 
-    def _settings(self, group: dict[str, Any]) -> AdaHessianConfig:
-        names = ("eps", "weight_decay", "power", "block_size", "average_rows", "curvature_floor")
-        beta1, beta2 = group["betas"]
-        values = {name: group[name] for name in names}
-        return validated(AdaHessianConfig, {"lr": 1.0, "beta1": beta1, "beta2": beta2, **values})
-
 
 class HessianAdagrad(CurvatureOptimizer):
     """Adagrad whose squared gradient is replaced by its expectation, the curvature over the samples.
@@ -215,6 +216,8 @@ class HessianAdagrad(CurvatureOptimizer):
         UsageError: a setting is out of its range.
     """
 
+    _config: ClassVar[Any] = DenseHessianAdagradConfig
+
     def __init__(
         self,
         params: ParamsT,
@@ -225,7 +228,3 @@ class HessianAdagrad(CurvatureOptimizer):
         curvature_floor: float = 1.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "beta1": beta1, "eps": eps, "curvature_floor": curvature_floor})
-
-    def _settings(self, group: dict[str, Any]) -> DenseHessianAdagradConfig:
-        values = {name: group[name] for name in ("beta1", "eps", "curvature_floor")}
-        return validated(DenseHessianAdagradConfig, {"lr": 1.0, **values})
