@@ -27,16 +27,23 @@ class LossCurvature:
         self._own: Tensor | None = None
         self._of_all_ranks: Tensor | None = None
 
-    def log_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def log_loss(self, logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the mean binary cross-entropy; see `RowRuleSharder.log_loss`."""
         if logits.shape != labels.shape or logits.numel() != len(logits):
             raise ValueError(
                 "the loss needs one logit and one label per sample, got logits of shape "
                 f"{tuple(logits.shape)} and labels of shape {tuple(labels.shape)}; pass both as (B,)"
             )
-        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        if weight is not None and weight.shape != logits.shape:
+            raise ValueError(
+                f"the loss needs one weight per sample, got weights of shape {tuple(weight.shape)} for logits of shape "
+                f"{tuple(logits.shape)}; pass both as (B,)"
+            )
+        loss = F.binary_cross_entropy_with_logits(logits, labels, weight)
         if self._wanted != "none" and loss.requires_grad:
-            loss.register_hook(partial(self._begin, logits.detach().flatten(), labels.flatten()))
+            weights = torch.ones_like(logits) if weight is None else weight
+            of_samples = (tensor.detach().flatten() for tensor in (logits, labels, weights))
+            loss.register_hook(partial(self._begin, *of_samples))
         return loss
 
     def at_pooled(self, grad: Tensor, *, sees_all_ranks: bool) -> Tensor | None:
@@ -68,11 +75,11 @@ class LossCurvature:
             )
         return pooled_diagonal(grad, exponent.to(grad.dtype), self._wanted)
 
-    def _begin(self, logits: Tensor, labels: Tensor, scale: Tensor) -> None:
+    def _begin(self, logits: Tensor, labels: Tensor, weights: Tensor, scale: Tensor) -> None:
         """Send the exponents of a loss that is multiplied by `scale` () before the backward pass."""
         precise = torch.promote_types(logits.dtype, torch.float32)
-        weights = scale.abs().to(precise).expand_as(logits)
-        _, self._own = residual_and_exponent(logits.to(precise), labels.to(precise), weights)
+        factors = scale.abs().to(precise) * weights.to(precise)
+        _, self._own = residual_and_exponent(logits.to(precise), labels.to(precise), factors)
         self._of_all_ranks = _of_all_ranks(self._own)
         engine: Any = Variable._execution_engine
         engine.queue_callback(self._forget)  # so that no other loss takes them for its own

@@ -132,7 +132,7 @@ class RowRuleSharder(RowSharder):
         super().__init__(rule.build(), torch.float32, kind=partial(RowsInBackward, curvature=self._curvature))
         self._name, self._reads_curvature = rule.name, rule.pooled_curvature != "none"
 
-    def log_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def log_loss(self, logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the mean binary cross-entropy, whose backward pass brings the curvature to the rows.
 
         Rules that read curvature need it; for others it is the loss alone. The loss may be multiplied by a number, and terms
@@ -141,11 +141,13 @@ class RowRuleSharder(RowSharder):
         Args:
             logits: (B,) or (B, 1), of the whole batch of this rank; B is the same on all ranks.
             labels: like `logits`, 0 or 1.
+            weight: like `logits`, at least 0, a factor on the loss of each sample; the mean stays one over B, as torch's is.
+                None for 1 each.
 
         Returns:
-            () of the type of `logits`. Other than one logit and one label per sample are refused by a ValueError.
+            () of the type of `logits`. Other than one logit, label and weight per sample are refused by a ValueError.
         """
-        return self._curvature.log_loss(logits, labels)
+        return self._curvature.log_loss(logits, labels, weight)
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Return the ways in which tables may be spread; rules that need whole rows cannot have them cut by columns."""

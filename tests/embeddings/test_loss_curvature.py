@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.optim.rows import RowAdaHessianConfig, RowSGDConfig
+from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowAdaHessianConfig, RowSGDConfig
 from tests.embeddings.torchrec_models import (
     ADAHESSIAN,
     LABELS,
@@ -48,6 +48,28 @@ def test_a_multiplied_loss_has_its_curvature_multiplied_once():
         torch.testing.assert_close(update, updates[0], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.oracle
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_a_step_with_whole_weights_of_mean_1_is_that_of_repeated_samples(rowwise: bool):
+    rule = HessianAdagradConfig(lr=0.1, curvature_floor=0.1, rowwise=rowwise)
+    found = []
+    for samples, weights in (([0, 1, 2, 3], [2, 1, 1, 0]), ([0, 0, 1, 2], None)):
+        sharder = DoubleSharder(rule)
+        model = sharded(Model(tables()).double(), sharder, ("row", "row", "row"))
+        rows = [kernel.emb_module for kernel in bags_of(model).kernels()]
+        for of_kernel in rows:
+            entries = torch.arange(of_kernel.weight.numel(), dtype=torch.float64)
+            of_kernel.weight.copy_(entries.sin().view_as(of_kernel.weight))
+        logits = model(lookups(samples))
+        labels = torch.tensor(LABELS)[samples].double()
+        weight = None if weights is None else torch.tensor(weights).double()
+        sharder.log_loss(logits, labels, weight).backward()
+        found.append([tensor for r in rows for tensor in (r.weight, *r.state.values())])
+    for weighted, repeated in zip(*found, strict=True):
+        torch.testing.assert_close(weighted, repeated, rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.usefixtures("alone")
 def test_another_loss_is_refused_for_a_rule_with_curvature():
     model, sharder = of_float32(Case(ADAHESSIAN))
@@ -76,3 +98,5 @@ def test_logits_of_other_samples_are_refused():
         sharder.log_loss(logits, torch.ones(2))
     with pytest.raises(ValueError, match="got 2 logits for 4 samples looked up"):
         sharder.log_loss(logits[:2], torch.ones(2)).backward()
+    with pytest.raises(ValueError, match=r"got weights of shape \(4, 1\) for logits of shape \(4,\)"):
+        sharder.log_loss(logits, torch.ones(4), torch.ones(4, 1))

@@ -59,6 +59,7 @@ ONE_RANK = {
     "adahessian": Case(ADAHESSIAN),
     "means_of_spread_rows": Case(ADAHESSIAN, means=("m",)),
     "means_of_a_whole_table": Case(ADAHESSIAN, means=("z",)),
+    "weighted_samples": Case(ADAHESSIAN, weights=(2.0, 0.0, 0.5, 3.0)),
 }
 TWO_RANKS = {
     "gradient_alone": Case(RowwiseAdagradConfig(lr=0.1)),
@@ -67,6 +68,7 @@ TWO_RANKS = {
     "columns": Case(ADAHESSIAN, ("column", "table", "column")),
     "replicated": Case(ADAHESSIAN, ("replicate", "row", "replicate")),
     "means": Case(ADAHESSIAN, ("row", "table", "replicate"), means=("m", "z", "a")),
+    "weighted_samples": Case(ADAHESSIAN, ("row", "table", "replicate"), weights=(2.0, 0.0, 0.5, 3.0)),
 }
 
 
@@ -78,10 +80,11 @@ def trained(case: Case, samples: slice) -> dict[str, Tensor]:
     for shard in shards:
         shard.tensors["weight"].copy_(first_rows(shard.table)[part(shard.tensors["weight"], shard)])
     labels = torch.tensor(LABELS[samples], dtype=torch.float64)
+    weight = None if case.weights is None else torch.tensor(case.weights[samples]).double()
     for scale in (1.0, 0.5):
         (group,) = model.fused_optimizer.param_groups
         group["lr"] = case.rule.lr * scale
-        sharder.log_loss(model(lookups(samples)), labels).backward()
+        sharder.log_loss(model(lookups(samples)), labels, weight).backward()
     return {
         f"{shard.table} {key} {shard.first_row} {shard.first_column}": tensor
         for shard in shards
@@ -106,6 +109,7 @@ def reference(case: Case) -> dict[str, Tensor]:
         for name, c in counts.items()
     }
     labels = torch.tensor(LABELS, dtype=torch.float64)
+    of_samples = None if case.weights is None else torch.tensor(case.weights).double()
     weights = {name: first_rows(name) for name in ROWS}
     states = {name: rule.new_state(weight) for name, weight in weights.items()}
 
@@ -113,7 +117,7 @@ def reference(case: Case) -> dict[str, Tensor]:
         parts = flat.split([weight.numel() for weight in weights.values()])
         pooled = [pools[n] @ p.view(weights[n].shape) for n, p in zip(weights, parts, strict=True)]
         logits = over(torch.cat(pooled, 1)).squeeze(1)
-        return F.binary_cross_entropy_with_logits(logits, labels)
+        return F.binary_cross_entropy_with_logits(logits, labels, of_samples)
 
     for scale in (1.0, 0.5):
         flat = torch.cat([weight.flatten() for weight in weights.values()])

@@ -35,11 +35,12 @@ SHARDINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A rule, and how the tables m, z and a are spread and pooled."""
+    """A rule, how the tables m, z and a are spread and pooled, and the weights of the samples."""
 
     rule: RowConfig
     shardings: tuple[str, str, str] = ("row", "table", "row")
     means: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
 
 
 ADAHESSIAN = RowAdaHessianConfig(lr=0.1, beta1=0.5, curvature_floor=0.05)
@@ -98,8 +99,9 @@ def bags_of(model: DistributedModelParallel) -> RowsInBackward:
     return bags
 
 
-def lookups(samples: slice, **more: Tensor) -> KeyedJaggedTensor:
-    bags = [sample[f] for f in range(3) for sample in BAGS[samples]]
+def lookups(samples: slice | list[int], **more: Tensor) -> KeyedJaggedTensor:
+    chosen = BAGS[samples] if isinstance(samples, slice) else [BAGS[i] for i in samples]
+    bags = [sample[f] for f in range(3) for sample in chosen]
     return KeyedJaggedTensor(
         keys=[f"of_{name}" for name in ROWS],
         values=torch.tensor([row for bag in bags for row in bag]),
