@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from dlrm_adahessian.curvature.layers import Passed, linear_layers, passing
 from dlrm_adahessian.curvature.parts import Parts
@@ -75,6 +76,7 @@ def measured(head: nn.Module, dense: Tensor, pooled: Tensor, *, jointly: bool = 
     Returns:
         Of which matrix the diagonal is, for each part.
     """
+    _refuse_batch_norm(head)
     _refuse_parameters(head)
     generator = torch.Generator().manual_seed(0)
     devices = [dense.device] if dense.is_cuda else []
@@ -93,6 +95,18 @@ def measured(head: nn.Module, dense: Tensor, pooled: Tensor, *, jointly: bool = 
         pooled="gauss_newton" if "pooled" in curved_at else "hessian",
     )
     return Measured(parts=parts, curved_at=curved_at)
+
+
+def _refuse_batch_norm(head: nn.Module) -> None:
+    """Refuse batch norm in training by its name: that its parameters are trained would be the lesser reason."""
+    for place, module in head.named_modules():
+        if isinstance(module, BatchNorm) and (module.training or not module.track_running_stats):
+            raise ValueError(
+                "the diagonal of one backward pass is a sum over samples, whose logits must not depend on each other, and "
+                f"{place or 'the head'} ({type(module).__name__}) takes statistics of the batch; use "
+                "nn.LayerNorm(elementwise_affine=False) with the Gauss-Newton matrix, or batch norm in eval(), frozen with "
+                "requires_grad_(False)"
+            )
 
 
 def _refuse_parameters(head: nn.Module) -> None:

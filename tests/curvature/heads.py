@@ -1,5 +1,8 @@
 """Small heads that others could bring, and the float64 truths of what one backward pass makes of them."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +49,8 @@ class FixedDropout(Mlp):
         self.register_buffer("keep", keep / 0.6)
 
     def hidden(self, x: Tensor) -> Tensor:
-        return super().hidden(x) * self.keep
+        keep = self.keep if self.keep.ndim == 1 else self.keep[: len(x)]
+        return super().hidden(x) * keep
 
 
 class FactorizationMachine(Mlp):
@@ -174,13 +178,20 @@ class CenteredOverTheBatch(Mlp):
         return super().read(dense, pooled - pooled.mean(0))
 
 
-class BatchNormed(Mlp):
-    def __init__(self) -> None:
+class Normed(Mlp):
+    def __init__(self, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(5, affine=False)
+        self.norm = norm()
 
     def hidden(self, x: Tensor) -> Tensor:
         return self.norm(super().hidden(x))
+
+
+BATCH_NORMED = partial(Normed, partial(nn.BatchNorm1d, 5, affine=False))
+TRAINED_BATCH_NORMED = partial(Normed, partial(nn.BatchNorm1d, 5))
+ALWAYS_OF_THE_BATCH = partial(Normed, lambda: nn.BatchNorm1d(5, track_running_stats=False).eval())
+LAYER_NORMED = partial(Normed, partial(nn.LayerNorm, 5, elementwise_affine=False))
+TRAINED_LAYER_NORMED = partial(Normed, partial(nn.LayerNorm, 5))
 
 
 class Scaled(Mlp):

@@ -33,7 +33,12 @@ CURVED = {
     ),
     "a sequence with a forward of its own": (heads.OfSquaredSequence, "weights, at first; pooled"),
     "tanh in glue": (heads.TanhInGlue, "weights, at first; pooled"),
+    "layer norm": (heads.LAYER_NORMED, "weights, at first; pooled"),
 }
+OF_THE_BATCH = (
+    r"samples, whose logits must not depend on each other, and norm .BatchNorm1d. takes statistics of the batch; use "
+    r"nn.LayerNorm.elementwise_affine=False. with the Gauss-Newton matrix"
+)
 REFUSED = {
     "overwritten in place": (
         heads.Inplace,
@@ -49,7 +54,10 @@ REFUSED = {
     "features": (partial(heads.OfEachFeature, reshaped=False), r"token got \(6, 2, 2\) for B = 6"),
     "rows of other samples": (heads.RowsReversed, "depends on first of others"),
     "centered over the batch": (heads.CenteredOverTheBatch, "depends on pooled of others"),
-    "batch norm": (heads.BatchNormed, "depends on .* of others.*BatchNorm"),
+    "batch norm": (heads.BATCH_NORMED, OF_THE_BATCH),
+    "trained batch norm": (heads.TRAINED_BATCH_NORMED, OF_THE_BATCH),
+    "batch norm without statistics of its own": (heads.ALWAYS_OF_THE_BATCH, OF_THE_BATCH),
+    "trained layer norm": (heads.TRAINED_LAYER_NORMED, "norm.weight belongs to LayerNorm; freeze it"),
     "own parameter": (heads.Scaled, r"scale belongs to Scaled; freeze it"),
     "shared parameter": (heads.Shared, "one.weight and other.weight are the same"),
     "no gradients": (heads.WithoutGradients, "first runs without gradients"),
@@ -65,6 +73,14 @@ def test_a_head_that_passes_has_the_diagonal_of_the_brute_force_hessian(kind):
     head, (dense, pooled, labels) = made(kind), batch()
     assert measured(head, dense, pooled).parts == Parts(weights="hessian", pooled="hessian")
     found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
+    weights, of_pooled = heads.hessian_diagonals(head, dense, pooled, labels)
+    assert relative_error(found.curvature, weights) < 1e-12
+    assert relative_error(found.pooled_curvature, of_pooled) < 1e-12
+
+
+def test_a_mask_of_each_sample_may_be_of_more_samples_than_are_measured():
+    head, (dense, pooled, labels) = made(heads.FixedDropout, (12, 5)), batch(12)
+    found = ExactDiagonal()(head, dense, pooled, labels, curvature_samples=12)
     weights, of_pooled = heads.hessian_diagonals(head, dense, pooled, labels)
     assert relative_error(found.curvature, weights) < 1e-12
     assert relative_error(found.pooled_curvature, of_pooled) < 1e-12
@@ -151,7 +167,7 @@ def test_dropout_draws_as_it_will_and_leaves_no_trace():
 
 
 def test_measuring_changes_neither_parameters_nor_buffers():
-    head, (dense, pooled, _) = made(heads.BatchNormed), batch()
+    head, (dense, pooled, _) = made(heads.BATCH_NORMED), batch()
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     with pytest.raises(ValueError, match="BatchNorm"):
         measured(head, dense, pooled)

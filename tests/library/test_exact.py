@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -260,6 +261,14 @@ class Square(nn.Module):
         return self.out(self.layer(x).square())
 
 
+def normed(norm):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(INPUTS, 4), norm(4), nn.ReLU(), nn.Linear(4, 1)).double()
+
+
+LAYER_NORM = partial(nn.LayerNorm, elementwise_affine=False)
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [
@@ -267,8 +276,8 @@ class Square(nn.Module):
         (mlp(nn.Tanh), "curved in its weights, at 0;"),
         (Square(), "curved in its weights, at layer;"),
         (Twice(), "layer ran 2 times"),
-        (nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)), "BatchNorm1d"),
-        (nn.Sequential(nn.Linear(INPUTS, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 1)), "its own sample alone"),
+        (nn.Sequential(nn.Linear(INPUTS, 4), nn.LayerNorm(4), nn.Linear(4, 1)), "belongs to LayerNorm; freeze it"),
+        (normed(LAYER_NORM), "curved in its weights, at 0;"),
         (nn.Sequential(nn.Linear(INPUTS, 4), nn.ReLU(), nn.Linear(4, 2)), r"one output per sample.*\(8, 2\)"),
         (nn.Sequential(nn.Flatten()), "has none"),
     ],
@@ -279,8 +288,20 @@ def test_models_without_exact_curvature_are_refused_in_words(model, says):
         model.double()(batch()[0])
 
 
-def test_gelu_has_the_diagonal_of_the_gauss_newton_matrix_by_that_name():
-    model, (x, y) = mlp(nn.GELU), batch()
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("affine", [False, True])
+def test_batch_norm_is_refused_for_its_statistics(kind, affine):
+    model = normed(partial(nn.BatchNorm1d, affine=affine))
+    says = (
+        r"must not depend on each other, and .*BatchNorm1d. takes statistics of the batch; use nn.LayerNorm"
+    )
+    with pytest.raises(ValueError, match=says), exact_curvature(model, kind=kind):
+        model(batch()[0])
+
+
+@pytest.mark.parametrize("model", [mlp(nn.GELU), normed(LAYER_NORM)], ids=["gelu", "layer norm"])
+def test_what_curves_the_logit_has_the_diagonal_of_the_gauss_newton_matrix_by_that_name(model):
+    x, y = batch()
     with exact_curvature(model, kind="gauss_newton"):
         bce(y)(model(x)).backward()
     rows = []
