@@ -161,6 +161,9 @@ class RunConfig(SharedConfig):
             del settings["curvature_precision"]
         if self.exchange_precision == "fp32":  # a setting that rounds nothing is none
             del settings["exchange_precision"]
+        for name in ("dropout", "l2_weights", "l2_rows"):  # at 0 they are none either
+            if not settings["model"][name]:
+                del settings["model"][name]
         if self.model.name == "dlrm":  # the only architecture once, without a name
             del settings["model"]["name"]
         settings["data"] = {"order": self.data.order, "train_rows": self.data.train_rows}

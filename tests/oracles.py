@@ -59,30 +59,39 @@ def pooled_of(tables: Tensor, hits: Tensor) -> Tensor:
     return torch.einsum("fbr,frd->bfd", hits, tables)
 
 
-def plain_logits(values: dict[str, Tensor], cfg: ModelConfig, dense: Tensor, pooled: Tensor) -> Tensor:
-    """A model once more, from the parameters alone."""
+def plain_logits(
+    values: dict[str, Tensor],
+    cfg: ModelConfig,
+    dense: Tensor,
+    pooled: Tensor,
+    masks: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """A model once more, from the parameters alone; `masks` are the factors (B, out) of dropout, by the layer before."""
     activation = {"relu": F.relu, "gelu": F.gelu}[cfg.activation]
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ values[f"{name}.weight"].T + values.get(f"{name}.bias", 0)
 
+    def hidden(x: Tensor, name: str) -> Tensor:
+        return activation(linear(x, name)) * (masks or {}).get(name, 1)
+
     if cfg.name != "dlrm":
         plain = {"deepfm": _plain_deepfm, "dcnv2": _plain_dcnv2}[cfg.name]
-        return plain(cfg, linear, activation, dense, pooled)
+        return plain(cfg, linear, hidden, dense, pooled)
     vectors = list(pooled.unbind(1))
     read = vectors
     if dense.shape[1]:
-        read = [activation(linear(activation(linear(dense, "bottom.0")), "bottom.2"))]
+        read = [hidden(hidden(dense, "bottom.0"), "bottom.2")]
         vectors = read + vectors
     pairs = [(i, j) for i in range(len(vectors)) for j in range(i + cfg.self_interaction)]
     products = [(vectors[i] * vectors[j]).sum(1, keepdim=True) for i, j in pairs]
-    return linear(activation(linear(torch.cat([*read, *products], 1), "top.0")), "top.2").squeeze(1)
+    return linear(hidden(torch.cat([*read, *products], 1), "top.0"), "top.2").squeeze(1)
 
 
-def _plain_deepfm(cfg: DeepFMConfig, linear, activation, dense: Tensor, pooled: Tensor) -> Tensor:
+def _plain_deepfm(cfg: DeepFMConfig, linear, hidden, dense: Tensor, pooled: Tensor) -> Tensor:
     deep = torch.cat([dense, *pooled.unbind(1)], 1)
     for layer in range(len(cfg.deep)):
-        deep = activation(linear(deep, f"deep.{2 * layer}"))
+        deep = hidden(deep, f"deep.{2 * layer}")
     z = linear(deep, f"deep.{2 * len(cfg.deep)}").squeeze(1)
     if dense.shape[1]:
         z = z + linear(dense, "linear").squeeze(1)
@@ -93,7 +102,7 @@ def _plain_deepfm(cfg: DeepFMConfig, linear, activation, dense: Tensor, pooled: 
     return z
 
 
-def _plain_dcnv2(cfg: DCNv2Config, linear, activation, dense: Tensor, pooled: Tensor) -> Tensor:
+def _plain_dcnv2(cfg: DCNv2Config, linear, hidden, dense: Tensor, pooled: Tensor) -> Tensor:
     first = x = torch.cat([dense, *pooled.unbind(1)], 1)
     for cross in range(cfg.crosses):
         product = linear(x, f"crosses.{cross}.0")
@@ -102,7 +111,7 @@ def _plain_dcnv2(cfg: DCNv2Config, linear, activation, dense: Tensor, pooled: Te
         x = first * product + x
     deep = x if cfg.structure == "stacked" else first
     for layer in range(len(cfg.deep)):
-        deep = activation(linear(deep, f"deep.{2 * layer}"))
+        deep = hidden(deep, f"deep.{2 * layer}")
     return linear(deep if cfg.structure == "stacked" else torch.cat([x, deep], 1), "last").squeeze(1)
 
 

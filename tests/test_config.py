@@ -67,11 +67,28 @@ def test_settings_without_a_name_of_the_model_are_those_of_dlrm_and_keep_their_f
     }
     settings = {key: value for key, value in values.items() if key not in left_out}
     settings["data"] = {"order": values["data"]["order"], "train_rows": None}
+    assert [settings["model"].pop(name) for name in ("dropout", "l2_weights", "l2_rows")] == [0, 0, 0]
     assert now.fingerprint("rows") == fingerprint({"rows": "rows", "settings": settings})
     for name in ("deepfm", "dcnv2"):
         assert composed({}, "adagrad", name).fingerprint("rows") != composed({}, "adagrad").fingerprint(
             "rows"
         )
+
+
+@pytest.mark.parametrize("name", ["dropout", "l2_weights", "l2_rows"])
+def test_dropout_and_penalties_make_other_results_and_are_the_baselines_too(name):
+    plain, other = composed({}, "hybrid"), composed({"model": {name: 0.1}}, "hybrid")
+    assert plain.fingerprint("rows") != other.fingerprint("rows")
+    assert getattr(baseline_of(other).model, name) == 0.1
+    with pytest.raises(
+        UsageError, match=f"model.dlrm.{name}: Input should be greater than or equal to 0, got -0.1"
+    ):
+        composed({"model": {name: -0.1}}, "hybrid")
+
+
+def test_dropout_of_all_outputs_is_refused():
+    with pytest.raises(UsageError, match="model.deepfm.dropout: Input should be less than 1, got 1.0"):
+        composed({"model": {"dropout": 1.0}}, "hybrid", "deepfm")
 
 
 def test_an_architecture_is_chosen_by_name_with_the_settings_of_its_table():

@@ -65,6 +65,18 @@ class Batch:
         total = self.weight_of(self.share.samples)
         return self.weights.to(dtype) * (self.share.samples / total if total else 0.0)
 
+    def weights_of_all_ranks(self, like: Tensor) -> Tensor | None:
+        """Return the weights of the ranks' batches one after another, 0 in the padding, (W * bags,); None without.
+
+        Args:
+            like: of whose type and device they are.
+        """
+        if self.all_weights is None:
+            return None
+        weights = like.new_zeros(self.share.world_size * self.share.padded)
+        weights[: self.share.samples] = torch.from_numpy(self.all_weights)
+        return weights
+
     def pin_memory(self) -> "Batch":
         """Return a copy in page-locked memory, from which a GPU reads while the host goes on."""
         return replace(

@@ -82,6 +82,11 @@ class Share:
         return min(self.size, self.samples - self.first)
 
     @property
+    def own(self) -> slice:
+        """The places of this rank's samples in the global batch."""
+        return slice(self.first, self.first + self.count)
+
+    @property
     def padded(self) -> int:
         """Samples of this rank and padding: the same on all ranks, and at least 1."""
         return min(self.size, self.samples)

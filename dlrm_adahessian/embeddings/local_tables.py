@@ -148,6 +148,7 @@ class RowTables(nn.Module):
         lr_scale: float,
         samples: float,
         weights: Tensor | None = None,
+        l2: float = 0.0,
         looked_up: LookedUp | None = None,
     ) -> None:
         """Update the rows of the last lookup, or of an earlier one.
@@ -159,6 +160,7 @@ class RowTables(nn.Module):
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
             samples: over how many samples the loss is a mean, or the sum of their weights.
             weights: (B,) of the samples, of the type of `grad`; None for 1 each.
+            l2: of the penalty l2/2 |row|^2 on each row that is updated, in units of the mean loss.
             looked_up: of `take_lookup`; None takes the last one, and is refused as there.
         """
         looked_up = looked_up or self.take_lookup()
@@ -174,14 +176,19 @@ class RowTables(nn.Module):
                 lr_scale=lr_scale,
                 samples=samples,
                 weights=weights,
+                l2=l2,
             )
             return
         hits = self._hits(looked_up, grad, curvature, sampled, weights)
-        self._update_(hits, sampled, lr_scale=lr_scale, samples=samples)
+        self._update_(hits, sampled, lr_scale=lr_scale, samples=samples, l2=l2)
 
-    def _update_(self, hits: Hits, sampled: Tensor | None, *, lr_scale: float, samples: float) -> None:
+    def _update_(
+        self, hits: Hits, sampled: Tensor | None, *, lr_scale: float, samples: float, l2: float
+    ) -> None:
         if sampled is not None:
             hits = hits.with_curvature_of_all()
+        if l2:
+            hits = hits.penalized(self.weight, l2)
         self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
 
     def take_lookup(self) -> LookedUp:
@@ -229,6 +236,7 @@ class ReplicatedRows(RowTables):
         lr_scale: float,
         samples: float,
         weights: Tensor | None = None,
+        l2: float = 0.0,
         looked_up: LookedUp | None = None,
     ) -> None:
         """Update the rows that any rank looked up; as `RowTables.apply_`, with this rank's batch and its mean loss.
@@ -237,7 +245,7 @@ class ReplicatedRows(RowTables):
         """
         local = self._hits(looked_up or self.take_lookup(), grad, curvature, sampled, weights)
         hits = _sum_over_ranks(local, len(self.weight))
-        self._update_(hits, sampled, lr_scale=lr_scale, samples=samples)
+        self._update_(hits, sampled, lr_scale=lr_scale, samples=samples, l2=l2)
 
 
 def _is_one_hot(indices: Tensor, lengths: Tensor) -> bool:

@@ -65,6 +65,7 @@ class Lookup(ABC):
         samples: float,
         curvature_samples: int | None = None,
         weights: Tensor | None = None,
+        l2: float = 0.0,
     ) -> None:
         """Send derivatives to the ranks that own the rows, and update the rows.
 
@@ -82,6 +83,7 @@ class Lookup(ABC):
                 the curvature; None for all.
             weights: (W * B,) of the samples of all ranks' batches one after another, of the type of `grad`, 0 in the
                 padding; they are in the derivatives already. None for 1 each.
+            l2: of the penalty l2/2 |row|^2 on each row that was looked up, once; in units of the mean loss.
 
         Derivatives of another than the last lookup with gradients enabled are refused by a RuntimeError; no row has
         changed.
@@ -156,6 +158,7 @@ class NoTables(Lookup):
         samples: float,
         curvature_samples: int | None = None,
         weights: Tensor | None = None,
+        l2: float = 0.0,
     ) -> None:
         """Update nothing."""
 

@@ -35,8 +35,8 @@ from dlrm_adahessian.optim.rows import RowConfig
 class RowsInBackward(ShardedRows):
     """Embedding bags over all ranks, whose rows are updated in the backward pass."""
 
-    def __init__(self, *args, curvature: LossCurvature, **kwargs) -> None:  # noqa: ANN002, ANN003
-        self._curvature = curvature
+    def __init__(self, *args, curvature: LossCurvature, l2: float, **kwargs) -> None:  # noqa: ANN002, ANN003
+        self._curvature, self._l2 = curvature, l2
         super().__init__(*args, **kwargs)
         self._rows_optim = RowOptimizer(self.kernels(), self._rule.cfg.lr, self._env.process_group)
         self._optim: Any = self._rows_optim
@@ -111,6 +111,7 @@ class RowsInBackward(ShardedRows):
             sampled=None,
             lr_scale=self._rows_optim.lr / self._rule.cfg.lr,
             samples=len(pooled) * (1 if tables.sees_all_ranks else dist.get_world_size()),
+            l2=self._l2,
             looked_up=looked_up,
         )
 
@@ -122,14 +123,21 @@ class RowRuleSharder(RowSharder):
     columns, or replicated, as the planner or a plan says. State dicts of the model hold the weights as ShardedTensors.
     """
 
-    def __init__(self, rule: RowConfig) -> None:
+    def __init__(self, rule: RowConfig, *, l2: float = 0.0) -> None:
         """Choose the rule.
 
         Args:
             rule: settings of a row rule, e.g. `HessianAdagradConfig(lr=0.05)` of `dlrm_adahessian.optim.rows`.
+            l2: of the penalty l2/2 |row|^2 on each row that a batch looks up, once, in gradient and curvature.
+
+        Raises:
+            ValueError: `l2` is negative.
         """
+        if l2 < 0:
+            raise ValueError(f"a penalty is at least 0, got l2={l2}; use 0 for none")
         self._curvature = LossCurvature(rule.pooled_curvature)
-        super().__init__(rule.build(), torch.float32, kind=partial(RowsInBackward, curvature=self._curvature))
+        kind = partial(RowsInBackward, curvature=self._curvature, l2=l2)
+        super().__init__(rule.build(), torch.float32, kind=kind)
         self._name, self._reads_curvature = rule.name, rule.pooled_curvature != "none"
 
     def log_loss(self, logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:

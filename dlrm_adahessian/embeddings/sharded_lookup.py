@@ -161,6 +161,7 @@ class ShardedLookup(Lookup):
         samples: float,
         curvature_samples: int | None = None,
         weights: Tensor | None = None,
+        l2: float = 0.0,
     ) -> None:
         """Send derivatives to the ranks that own the rows, and update the rows; see `Lookup`.
 
@@ -192,6 +193,7 @@ class ShardedLookup(Lookup):
                 lr_scale=lr_scale,
                 samples=samples,
                 weights=weights if tables.sees_all_ranks or weights is None else weights[own],
+                l2=l2,
             )
 
     def shards(self) -> dict[str, TableShard]:

@@ -71,6 +71,11 @@ class Hits:
         scale = squares / self.curvature_squares.where(self.curvature_squares > 0, 1)
         return replace(self, curvature=self.curvature * scale.unsqueeze(1))
 
+    def penalized(self, weight: Tensor, l2: float) -> "Hits":
+        """Return these hits with the derivatives of a penalty l2/2 |row|^2 on each row of `weight` (R, D) that was hit."""
+        grad = torch.add(self.grad, weight[self.rows], alpha=l2)
+        return replace(self, grad=grad, curvature=None if self.curvature is None else self.curvature + l2)
+
     def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
         """Return `curvature` and `has_curvature` for a kernel; without curvature no row has any, and none is read."""
         has_curvature = self.has_curvature

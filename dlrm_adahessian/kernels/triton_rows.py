@@ -108,6 +108,7 @@ def update_rows_triton_(
     lr: float,
     samples: float,
     weights: Tensor | None = None,
+    l2: float = 0.0,
     tile: int = _TILE,
 ) -> None:
     """Update the touched rows of `weight` and `state`; sums are those of `dlrm_adahessian.kernels.row_sums`.
@@ -125,6 +126,7 @@ def update_rows_triton_(
         lr: learning rate, the schedule's factor included.
         samples: over how many samples the loss is a mean, or the sum of their weights.
         weights: (B,) of the samples, at least 0, of the type of `grad`; None for 1 each.
+        l2: of the penalty l2/2 |row|^2 on each touched row, as of `Hits.penalized`; the kernels are compiled for it.
         tile: lookups per tile, a power of two.
     """
     num_lookups, width = rows.shape[0], weight.shape[1]
@@ -153,6 +155,7 @@ def update_rows_triton_(
         "WIDTH": width,
         "PADDED": padded,
         "TILE": tile,
+        "L2": l2,
         "WITH_CURVATURE": curvature is not None,
         "ALL_SAMPLED": sampled is None,
     }
@@ -178,7 +181,7 @@ def _add_within_run(starts, value, starts_right, value_right):
 @jit
 def _update(
     weight, states, row, touched, grad, curvature, count, squares, sampled_squares, lr, samples,
-    RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
+    RULE, CFG, L2, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
 ):  # fmt: skip
     column = tl.arange(0, PADDED)[None, :]
     entry = row.to(tl.int64) * WIDTH + column
@@ -187,6 +190,9 @@ def _update(
     if WITH_CURVATURE and not ALL_SAMPLED:
         # As if the samples that took no part had the curvature of those that did.
         curvature *= squares / tl.where(sampled_squares > 0, sampled_squares, 1)
+    if L2 > 0:
+        grad += L2 * old
+        curvature += tl.where(here, L2, 0)
     direction = RULE(
         states, old, row, entry, touched, here, grad, curvature, sampled_squares > 0, count, samples, CFG, WIDTH
     )  # fmt: skip
@@ -230,7 +236,7 @@ def _took_part(exists, sampled, sample, ALL_SAMPLED):
 @jit
 def _update_within_tiles(
     weight, states, keys, order, bags, grad, curvature, sampled, weights, scratch, num_lookups, bags_per_sample, lr, samples,
-    RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
+    RULE: tl.constexpr, CFG: tl.constexpr, L2: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
     WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr, WEIGHTED: tl.constexpr, CURVATURE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
@@ -278,7 +284,7 @@ def _update_within_tiles(
     complete = ends & began_here
     _update(
         weight, states, row[:, None], complete[:, None], grad_sum, curvature_sum, count[:, None], squares[:, None],
-        sampled_squares[:, None], lr, samples, RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
+        sampled_squares[:, None], lr, samples, RULE, CFG, L2, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
     )  # fmt: skip
     edge_grad, edge_curvature, edge_count, edge_squares, edge_sampled = scratch
     last = (lane == TILE - 1) & exists & (row == after)
@@ -297,7 +303,7 @@ def _update_within_tiles(
 @jit
 def _update_across_tiles(
     weight, states, keys, scratch, num_lookups, num_tiles, lr, samples,
-    RULE: tl.constexpr, CFG: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
+    RULE: tl.constexpr, CFG: tl.constexpr, L2: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
     WITH_CURVATURE: tl.constexpr, ALL_SAMPLED: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
@@ -337,5 +343,5 @@ def _update_across_tiles(
             _update(
                 weight, states, row * one, one != 0, grad_sum, curvature_sum, count * one,
                 squares * one.to(squares.dtype), sampled_squares * one.to(squares.dtype), lr, samples,
-                RULE, CFG, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
+                RULE, CFG, L2, WIDTH, PADDED, WITH_CURVATURE, ALL_SAMPLED,
             )  # fmt: skip

@@ -4,7 +4,7 @@ Imports no torch; the heads themselves are in a file each, and `registry` finds 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,12 @@ class Architecture(ABC):
     """D, width of the tables; of dlrm also of the bottom MLP's output, of deepfm D - 1 factors and a weight."""
     activation: Literal["relu", "gelu", "silu"] = "relu"
     """Of all hidden layers; the exact Hessian diagonal needs relu."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each hidden layer's outputs that a training step leaves out; of predictions none is."""
+    l2_weights: float = Field(default=0.0, ge=0)
+    """Lambda of the penalty lambda/2 |w|^2, all weights and biases, that is added to the loss."""
+    l2_rows: float = Field(default=0.0, ge=0)
+    """The same of the embedding rows that a batch looks up, each once a step."""
 
     @property
     @abstractmethod
@@ -34,6 +40,10 @@ class Architecture(ABC):
     @abstractmethod
     def activations(self, num_dense: int, num_features: int) -> int:
         """Return how many numbers a sample is on its way from K dense inputs and F pooled embeddings to its logit."""
+
+    def _hidden(self, widths: Sequence[int]) -> int:
+        """Return how many numbers hidden layers of these widths return; with dropout, before it and after it."""
+        return sum(widths) * (2 if self.dropout else 1)
 
     @property
     def _linear(self) -> Kind:
@@ -63,9 +73,9 @@ class DLRMConfig(Architecture):
         """Return how many numbers a sample is: of the layers, the vectors and all products of two of them."""
         dim, vectors = self.embedding_dim, num_features + (num_dense > 0)
         pairs = vectors * (vectors - 1 + 2 * self.self_interaction) // 2
-        bottom = num_dense + sum(self.bottom) + dim if num_dense else 0
+        bottom = num_dense + self._hidden(self.bottom) + dim if num_dense else 0
         read = dim if num_dense else num_features * dim
-        return bottom + read + pairs + sum(self.top) + vectors * (dim + vectors)
+        return bottom + read + pairs + self._hidden(self.top) + vectors * (dim + vectors)
 
 
 @settings
@@ -86,7 +96,7 @@ class DeepFMConfig(Architecture):
     def activations(self, num_dense: int, num_features: int) -> int:
         """Return how many numbers a sample is: of the layers, the factors' squares, their sums and the sums' squares."""
         factors = self.embedding_dim - 1
-        layers = num_dense + num_dense + num_features * self.embedding_dim + sum(self.deep)
+        layers = num_dense + num_dense + num_features * self.embedding_dim + self._hidden(self.deep)
         return layers + num_features * factors + 3 * factors
 
 
@@ -114,7 +124,7 @@ class DCNv2Config(Architecture):
         width = num_dense + num_features * self.embedding_dim
         crosses = self.crosses * (3 * width + (self.rank or 0))
         last = 0 if self.structure == "stacked" else width + (width, *self.deep)[-1]
-        return width + crosses + width + sum(self.deep) + last
+        return width + crosses + width + self._hidden(self.deep) + last
 
 
 def _named(values: Any) -> Any:

@@ -62,7 +62,7 @@ class Head(nn.Module):
             _products(width, cfg.rank, generator=generator, dtype=dtype) for _ in range(cfg.crosses)
         )
         widths = [width, *cfg.deep]
-        self.deep = hidden(widths, cfg.activation, generator=generator, dtype=dtype)
+        self.deep = hidden(widths, cfg.activation, dropout=cfg.dropout, generator=generator, dtype=dtype)
         read = widths[-1] if cfg.structure == "stacked" else width + widths[-1]
         self.last = linear(read, 1, generator=generator, dtype=dtype)
 

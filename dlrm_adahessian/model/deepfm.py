@@ -56,7 +56,9 @@ class Head(nn.Module):
             linear(num_dense, 1, generator=generator, dtype=dtype, bias=False) if num_dense else None
         )
         inputs = num_dense + num_features * cfg.embedding_dim
-        self.deep = mlp([inputs, *cfg.deep], cfg.activation, generator=generator, dtype=dtype)
+        self.deep = mlp(
+            [inputs, *cfg.deep], cfg.activation, dropout=cfg.dropout, generator=generator, dtype=dtype
+        )
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """Map dense (B, K) and pooled (B, F, D) to logits (B,)."""

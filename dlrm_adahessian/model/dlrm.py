@@ -99,13 +99,18 @@ class Head(nn.Module):
         self.parts = cfg.parts
         self.bottom = None
         if num_dense:
+            widths = [num_dense, *cfg.bottom]
             self.bottom = hidden(
-                [num_dense, *cfg.bottom, dim], cfg.activation, generator=generator, dtype=dtype
+                widths, cfg.activation, dropout=cfg.dropout, generator=generator, dtype=dtype
             )
+            # What it returns stands beside the embeddings, and has no dropout, as they have none.
+            self.bottom.extend(hidden([widths[-1], dim], cfg.activation, generator=generator, dtype=dtype))
         vectors = num_features + (num_dense > 0)
         self.interaction = DotInteraction(vectors, self_interaction=cfg.self_interaction)
         inputs = (dim if num_dense else num_features * dim) + self.interaction.pairs
-        self.top = mlp([inputs, *cfg.top], cfg.activation, generator=generator, dtype=dtype)
+        self.top = mlp(
+            [inputs, *cfg.top], cfg.activation, dropout=cfg.dropout, generator=generator, dtype=dtype
+        )
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """Map dense (B, K) and pooled (B, F, D) to logits (B,)."""

@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from dlrm_adahessian.model.dropout import Dropout
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
@@ -27,18 +29,34 @@ def linear(
 
 
 def hidden(
-    widths: Sequence[int], activation: str, *, generator: torch.Generator, dtype: torch.dtype
+    widths: Sequence[int],
+    activation: str,
+    *,
+    dropout: float = 0.0,
+    generator: torch.Generator,
+    dtype: torch.dtype,
 ) -> nn.Sequential:
-    """Return layers from (B, first width) to (B, last width), each with the activation after it; none for one width."""
+    """Return layers from (B, first width) to (B, last width), each with the activation after it; none for one width.
+
+    Dropout is of a module with the activation, so that layers have the same places, and names, with it and without.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [linear(inputs, outputs, generator=generator, dtype=dtype), ACTIVATIONS[activation]()]
+        after: nn.Module = ACTIVATIONS[activation]()
+        if dropout:
+            after = nn.Sequential(after, Dropout(dropout, outputs))
+        layers += [linear(inputs, outputs, generator=generator, dtype=dtype), after]
     return nn.Sequential(*layers)
 
 
 def mlp(
-    widths: Sequence[int], activation: str, *, generator: torch.Generator, dtype: torch.dtype
+    widths: Sequence[int],
+    activation: str,
+    *,
+    dropout: float,
+    generator: torch.Generator,
+    dtype: torch.dtype,
 ) -> nn.Sequential:
     """Return layers from (B, first width) to (B, 1): hidden ones as `hidden` makes them, and the one of the logit."""
-    layers = hidden(widths, activation, generator=generator, dtype=dtype)
+    layers = hidden(widths, activation, dropout=dropout, generator=generator, dtype=dtype)
     return layers.append(linear(widths[-1], 1, generator=generator, dtype=dtype))

@@ -89,8 +89,9 @@ class RowRule(ABC):
         lr_scale: float,
         samples: float,
         weights: Tensor | None = None,
+        l2: float = 0.0,
     ) -> None:
-        """Find the touched rows, sum over their hits and update them, on the GPU; arguments as `sum_hits` has them."""
+        """Find the touched rows, sum over their hits and update them, on the GPU; see `update_rows_triton_`."""
         # Triton is not installed everywhere.
         from dlrm_adahessian.kernels.triton_rows import update_rows_triton_
 
@@ -107,6 +108,7 @@ class RowRule(ABC):
             lr=self.cfg.lr * lr_scale,
             samples=samples,
             weights=weights,
+            l2=l2,
         )
 
     @property

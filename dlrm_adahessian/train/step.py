@@ -26,6 +26,7 @@ from dlrm_adahessian.curvature.registry import ONE_PASS, make_estimator
 from dlrm_adahessian.data.loader import Batch, on_device
 from dlrm_adahessian.data.sampling import logit_shift
 from dlrm_adahessian.data.schema import Schema
+from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
 from dlrm_adahessian.embeddings.config import TableSpec
 from dlrm_adahessian.embeddings.sharded_lookup import new_lookup
@@ -33,8 +34,10 @@ from dlrm_adahessian.errors import DivergedError, UsageError
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import flatten_parameters_
+from dlrm_adahessian.model.dropout import Masks
 from dlrm_adahessian.model.registry import new_head
 from dlrm_adahessian.runtime.device import Precision, matrix_products
+from dlrm_adahessian.train.objective import as_mean_of_its_samples, penalized
 
 if TYPE_CHECKING:
     from dlrm_adahessian.model.registry import Head
@@ -65,10 +68,13 @@ class StepResult:
     """What a step found before it updated anything, over all ranks.
 
     Attributes:
-        loss: mean over the global batch, weighted where samples have weights; 0 where none of them has any.
-        probability: (B,) float32 predictions of the global batch, for the population; of a logit 0 where it is not a number.
+        loss: mean over the global batch, weighted where samples have weights; 0 where none of them has any. With the dropout
+            of the step, without penalties.
+        probability: (B,) float32 predictions of the global batch, for the population, without dropout; of a logit 0 where it
+            is not a number.
         finite: whether loss and derivatives were; otherwise nothing was updated.
-        derivatives: of the mean loss over the global batch, at the pooled embeddings of this rank's samples.
+        derivatives: of the mean loss over the global batch and the penalty of the dense part; at the pooled embeddings, of
+            this rank's samples.
     """
 
     loss: float
@@ -107,21 +113,26 @@ def train_step(
     pooled = state.lookup(batch.kjt)
     if following is not None:
         state.lookup.send(following.kjt)
-    with matrix_products(state.precision):
+    dense, own_pooled = batch.dense.to(state.dtype), pooled[: len(batch.dense)]
+    with matrix_products(state.precision), state.masks.drawn(share.samples, share.own):
         found = state.estimator(
             state.head,
-            batch.dense.to(state.dtype),
-            pooled[: len(batch.dense)],
+            dense,
+            own_pooled,
             batch.labels.to(state.dtype),
             curvature_samples=share.count_among(curvature_samples),
             place=Place(first=min(share.first, curvature_samples), samples=curvature_samples),
             weights=weights,
         )
+    if state.masks:
+        with matrix_products(state.precision), torch.no_grad():
+            found = replace(found, logits=state.head(dense, own_pooled))
     columns = state.columns
     if columns is not None:
         found = replace(found, pooled_factors=columns.factors(found.pooled_grad, weights))
     found = over_ranks(found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis)
-    found = _as_mean_of_its_samples(found, batch, curvature_samples)
+    found = as_mean_of_its_samples(found, batch, curvature_samples)
+    found = penalized(found, state.parameters, state.l2_weights)
     finite = all_finite(found)
     # Read before the update is launched: a GPU updates while the host goes on to the next batch.
     loss = float(found.loss)
@@ -144,31 +155,10 @@ def train_step(
             lr_scale=lr_scale if rows_lr_scale is None else rows_lr_scale,
             samples=samples,
             curvature_samples=found.pooled_samples if found.pooled_samples < share.samples else None,
-            weights=_of_all_ranks(batch, pooled),
+            weights=batch.weights_of_all_ranks(pooled),
+            l2=state.l2_rows,
         )
     return StepResult(loss=loss, probability=probability, finite=finite, derivatives=found)
-
-
-def _as_mean_of_its_samples(found: Derivatives, batch: Batch, curvature_samples: int) -> Derivatives:
-    """Scale the dense curvature of the first samples: their weights are relative to the mean weight of the whole batch."""
-    if batch.weights is None or curvature_samples in (0, batch.share.samples):
-        return found
-    scale = batch.weight_of(batch.share.samples) / batch.weight_of(curvature_samples)
-    scale *= curvature_samples / batch.share.samples
-    return replace(
-        found,
-        curvature=None if found.curvature is None else found.curvature * scale,
-        factors=None if found.factors is None else found.factors * scale,
-    )
-
-
-def _of_all_ranks(batch: Batch, pooled: Tensor) -> Tensor | None:
-    """Return the weights of the ranks' batches one after another, 0 in the padding, like `pooled`; None without weights."""
-    if batch.all_weights is None:
-        return None
-    weights = pooled.new_zeros(batch.share.world_size * batch.share.padded)
-    weights[: batch.share.samples] = torch.from_numpy(batch.all_weights)
-    return weights
 
 
 class TrainState:
@@ -199,6 +189,7 @@ class TrainState:
         """
         config.distributed.require_tables(schema.features)
         self.dtype = dtype
+        self.l2_weights, self.l2_rows = config.model.l2_weights, config.model.l2_rows
         self.precision: Precision = config.precision
         self.logit_shift = logit_shift(schema.label)
         self._device = device
@@ -211,6 +202,8 @@ class TrainState:
             dtype=dtype,
         ).to(device)
         self.parameters = flatten_parameters_(self.head)
+        at_most = -(-config.batch_size // ranks.world_size())
+        self.masks = Masks(self.head, samples=at_most, seed=config.seed)
         shapes = [p.shape for p in self.head.parameters()]
         self.dense_optimizer = config.optim.dense.build(self.parameters, shapes)
         self.columns = config.optim.columns.build(self.parameters, len(num_rows), config.model.embedding_dim)
@@ -311,6 +304,7 @@ class TrainState:
         found.restore_(self._dense_tensors(), list(self.lookup.shards().values()))
         self.dense_optimizer.resume_(self.parameters)
         self.estimator.load_state()
+        self.masks.load_state()
 
     def num_bytes(self) -> int:
         """Return the memory of weights and optimizer state, copies counted once; all ranks call it."""
@@ -346,4 +340,5 @@ class TrainState:
             **optimizer,
             **estimator,
             **{f"columns/{name}": tensor for name, tensor in columns.items()},
+            **{f"dropout/{name}": tensor for name, tensor in self.masks.state.items()},
         }

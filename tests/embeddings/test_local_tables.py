@@ -21,7 +21,6 @@ from dlrm_adahessian.optim.rows.sgd import RowSGDConfig
 from tests import oracles
 from tests.devices import needs_triton
 from tests.oracles import (
-    brute_force_diagonals,
     plain_logits,
     pooled_of,
     small_batch,
@@ -128,11 +127,12 @@ def long_bags(samples: int) -> list[list[list[int]]]:
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize("l2", [0.0, 0.25])
 @pytest.mark.parametrize("kernel", ["numba", "torch", pytest.param("triton", marks=needs_triton)])
 def test_what_reaches_a_rule_of_long_bags_are_the_derivatives_at_the_rows(
-    kernel: str, monkeypatch: pytest.MonkeyPatch
+    kernel: str, l2: float, monkeypatch: pytest.MonkeyPatch
 ):
-    """Against autograd and a brute-force Hessian with respect to the tables themselves."""
+    """Against autograd and a brute-force Hessian with respect to the tables themselves, penalty included."""
     head, (dense, weights, _, labels) = small_head(), small_batch()
     bags = long_bags(len(labels))
     hits = torch.tensor(
@@ -168,17 +168,55 @@ def test_what_reaches_a_rule_of_long_bags_are_the_derivatives_at_the_rows(
         sampled=None,
         lr_scale=1.0,
         samples=len(labels),
+        l2=l2,
     )
+    looked_up = hits.sum(1, keepdim=True).squeeze(1).clamp(max=1).unsqueeze(2)
 
     def loss(at: Tensor) -> Tensor:
         values = dict(head.named_parameters())
         logits = plain_logits(values, small_config(), dense, pooled_of(at, hits))
-        return F.binary_cross_entropy_with_logits(logits, labels)
+        penalty = l2 / 2 * (looked_up * at).square().sum()
+        return F.binary_cross_entropy_with_logits(logits, labels) + penalty
 
-    *_, diagonal = brute_force_diagonals(head, small_config(), dense, weights, hits, labels)
-    gradient = torch.func.grad(loss)(weights)
+    hessian = torch.func.hessian(lambda flat: loss(flat.view_as(weights)))(weights.flatten())
+    diagonal, gradient = hessian.diagonal().view_as(weights), torch.func.grad(loss)(weights)
     assert hits.max() >= 6, "ids repeat within a bag"
     assert diagonal.max() > 1e-3, "there is something to compare"
     torch.testing.assert_close(tables.state["grad"], gradient.flatten(0, 1), rtol=1e-10, atol=1e-15)
     torch.testing.assert_close(tables.state["curvature"], diagonal.flatten(0, 1), rtol=1e-10, atol=1e-17)
     assert tables.state["count"].tolist() == hits.sum(1).flatten().tolist()
+
+
+@pytest.mark.parametrize("kernel", ["numba", pytest.param("triton", marks=needs_triton)])
+def test_a_penalty_is_of_each_row_once_whatever_the_weights_and_the_samples_with_curvature(kernel: str):
+    """Rows that only a sample of weight 0 has are left alone, and no penalty is scaled as a part of the curvature is."""
+    indices = torch.tensor([4, 0, 4, 2, 2, 1])  # the last sample alone has row 1 of the second table
+    found = []
+    for l2 in (0.0, 0.25):
+        tables = RowTables(
+            [5, 3], DIM, [0, 1], rule=Recording(), device=torch.device("cpu"), dtype=torch.float64
+        )
+        tables.weight.copy_(torch.arange(8 * DIM).view(8, DIM))
+        tables._fused = kernel == "triton"
+        tables(indices, torch.arange(BATCH * FEATURES + 1))
+        derivatives = torch.ones(BATCH * FEATURES, DIM, dtype=torch.float64)
+        tables.apply_(
+            derivatives,
+            derivatives,
+            sampled=torch.tensor([True, False, True]),
+            lr_scale=1.0,
+            samples=4,
+            weights=torch.tensor([1.0, 3.0, 0.0]).double(),
+            l2=l2,
+        )
+        found.append(
+            {name: tensor.clone() for name, tensor in tables.state.items()} | {"weight": tables.weight}
+        )
+    plain, penalized = found
+    touched = [0, 4, 7]  # row 4 of the first table twice, by the first sample and one of weight 0
+    expected = torch.zeros(8, DIM, dtype=torch.float64)
+    expected[touched] = 0.25 * plain["weight"][touched]
+    assert torch.equal(penalized["grad"] - plain["grad"], expected)
+    expected[touched] = 0.25
+    assert torch.equal(penalized["curvature"] - plain["curvature"], expected)
+    assert torch.equal(penalized["count"], plain["count"])

@@ -60,6 +60,7 @@ ONE_RANK = {
     "means_of_spread_rows": Case(ADAHESSIAN, means=("m",)),
     "means_of_a_whole_table": Case(ADAHESSIAN, means=("z",)),
     "weighted_samples": Case(ADAHESSIAN, weights=(2.0, 0.0, 0.5, 3.0)),
+    "penalized": Case(ADAHESSIAN, l2=0.3),
 }
 TWO_RANKS = {
     "gradient_alone": Case(RowwiseAdagradConfig(lr=0.1)),
@@ -69,12 +70,13 @@ TWO_RANKS = {
     "replicated": Case(ADAHESSIAN, ("replicate", "row", "replicate")),
     "means": Case(ADAHESSIAN, ("row", "table", "replicate"), means=("m", "z", "a")),
     "weighted_samples": Case(ADAHESSIAN, ("row", "table", "replicate"), weights=(2.0, 0.0, 0.5, 3.0)),
+    "penalized": Case(ADAHESSIAN, ("row", "column", "replicate"), l2=0.3),
 }
 
 
 def trained(case: Case, samples: slice) -> dict[str, Tensor]:
     """Return this rank's shards after two steps on its samples, the second at half the rate."""
-    sharder = DoubleSharder(case.rule)
+    sharder = DoubleSharder(case.rule, l2=case.l2)
     model = sharded(Model(tables(case.means)).double(), sharder, case.shardings)
     shards = [shard for kernel in bags_of(model).kernels() for shard in kernel.shards(ROWS)]
     for shard in shards:
@@ -115,9 +117,11 @@ def reference(case: Case) -> dict[str, Tensor]:
 
     def loss(flat: Tensor) -> Tensor:
         parts = flat.split([weight.numel() for weight in weights.values()])
-        pooled = [pools[n] @ p.view(weights[n].shape) for n, p in zip(weights, parts, strict=True)]
+        tables = {n: p.view(weights[n].shape) for n, p in zip(weights, parts, strict=True)}
+        pooled = [pools[name] @ table for name, table in tables.items()]
+        penalty = sum(t[counts[n].sum(0) > 0].square().sum() for n, t in tables.items()) * case.l2 / 2
         logits = over(torch.cat(pooled, 1)).squeeze(1)
-        return F.binary_cross_entropy_with_logits(logits, labels, of_samples)
+        return F.binary_cross_entropy_with_logits(logits, labels, of_samples) + penalty
 
     for scale in (1.0, 0.5):
         flat = torch.cat([weight.flatten() for weight in weights.values()])
@@ -258,6 +262,11 @@ def test_ranks_with_fewer_samples_are_refused_together(two: Path):
     told = [(two / f"refusal.{rank}").read_text() for rank in range(2)]
     assert told[0] == told[1]
     assert "as many samples on each rank, got [2, 1]; leave out the last batch" in told[0]
+
+
+def test_a_negative_penalty_is_refused():
+    with pytest.raises(ValueError, match="at least 0, got l2=-1; use 0 for none"):
+        RowRuleSharder(RowSGDConfig(), l2=-1)
 
 
 @pytest.mark.usefixtures("alone")

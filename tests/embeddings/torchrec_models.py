@@ -35,12 +35,13 @@ SHARDINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A rule, how the tables m, z and a are spread and pooled, and the weights of the samples."""
+    """A rule, how the tables m, z and a are spread and pooled, the weights of samples, and the penalty."""
 
     rule: RowConfig
     shardings: tuple[str, str, str] = ("row", "table", "row")
     means: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
+    l2: float = 0.0
 
 
 ADAHESSIAN = RowAdaHessianConfig(lr=0.1, beta1=0.5, curvature_floor=0.05)
@@ -68,10 +69,10 @@ class DoubleRows(RowsInBackward):
 
 
 class DoubleSharder(RowRuleSharder):
-    def __init__(self, rule: RowConfig) -> None:
-        super().__init__(rule)
+    def __init__(self, rule: RowConfig, *, l2: float = 0.0) -> None:
+        super().__init__(rule, l2=l2)
         self._dtype = torch.float64
-        self._kind = partial(DoubleRows, curvature=self._curvature)
+        self._kind = partial(DoubleRows, curvature=self._curvature, l2=l2)
 
 
 def tables(means: tuple[str, ...] = (), **changes: object) -> list[EmbeddingBagConfig]:

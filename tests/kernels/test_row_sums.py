@@ -1,6 +1,7 @@
 """Sums over hits against a loop over lookups in float64, and against the exact Hessian."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -322,3 +323,17 @@ def test_a_sample_of_weight_w_counts_as_w_samples_whatever_its_bags_hold(
     for summed in ("grad", "curvature"):
         found = getattr(hits, summed)[order]
         torch.testing.assert_close(found, getattr(expected, summed), rtol=0, atol=2 * problem.bound)
+
+
+def test_the_mean_over_a_row_of_a_penalized_curvature_is_the_mean_penalized():
+    weight = torch.arange(6.0).view(2, DIM)
+    one = torch.ones(1, dtype=torch.int64)
+    curvature = torch.tensor([[1.0, 2.0, 6.0]])
+    entries = Hits(
+        rows=one, grad=torch.zeros(1, DIM), count=one, curvature=curvature, squares=one, curvature_squares=one
+    )
+    mean = replace(entries, curvature=curvature.mean(1, keepdim=True))
+    assert entries.penalized(weight, 0.5).curvature.tolist() == [[1.5, 2.5, 6.5]]
+    assert mean.penalized(weight, 0.5).curvature.tolist() == [[3.5]]
+    assert mean.penalized(weight, 0.5).grad.tolist() == [[1.5, 2.0, 2.5]]
+    assert replace(entries, curvature=None).penalized(weight, 0.5).curvature is None

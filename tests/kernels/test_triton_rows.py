@@ -125,6 +125,7 @@ def run(
     fused: bool,
     sampled: Tensor | None = None,
     weights: Tensor | None = None,
+    l2: float = 0.0,
 ):
     """Take three steps, the first without curvature; return weight and state."""
     on_device = case.to(device, dtype)
@@ -146,17 +147,19 @@ def run(
 
             update_rows_triton_(
                 weight, state, *where, sampled=mask, rule=rule.direction_triton, cfg=cfg, lr=cfg.lr * LR_SCALE,
-                samples=case.batch, weights=weights, tile=TILE,
+                samples=case.batch, weights=weights, l2=l2, tile=TILE,
             )  # fmt: skip
         elif len(case.rows):
             hits = sums(case, where, mask, weights)
             if mask is not None:
                 hits = hits.with_curvature_of_all()
+            if l2:
+                hits = hits.penalized(weight, l2)
             rule.update_torch_(weight, state, hits, lr_scale=LR_SCALE, samples=case.batch)
     return {"weight": weight, **state}
 
 
-def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Tensor | None):
+def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Tensor | float | None):
     # Sums of at most 133 terms, roots and quotients; AdaHessian divides by 1 - beta2 = 0.01 of rounded terms.
     tolerance = 5e3 * torch.finfo(dtype).eps
     found = run(cfg, case, device, dtype, fused=True, **how)
@@ -172,6 +175,18 @@ def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Ten
 def test_rules_equal_the_torch_reference(name: str, device: str):
     case = CASES["bags_with_repeated_rows"]
     assert_same(RULES[name], case, device, sampled=torch.arange(case.batch) % 3 == 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_has_the_penalty_of_its_rows(name: str, device: str):
+    case = CASES["bags_with_repeated_rows"]
+    assert_same(RULES[name], case, device, sampled=torch.arange(case.batch) % 3 == 0, l2=0.25)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_row_of_many_tiles_is_penalized_once(device: str):
+    assert_same(RULES["hessian_adagrad"], CASES["one_row_hit_by_the_whole_batch"], device, l2=0.25)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -78,6 +78,12 @@ OF_BAGS: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "bags, clipped by lookups": ("cowclip", {"tables": MIXED_BAGS}, {}),
 }  # fmt: skip
 CASES |= OF_BAGS
+REGULAR = {"dropout": 0.3, "l2_weights": 0.01, "l2_rows": 0.02}
+CASES |= {
+    "regular": ("hybrid_diagonal", {"tables": MIXED}, {"model": REGULAR}),
+    "regular, columns cut, on some": (
+        "adahessian", {"sharding": "column"}, {"model": REGULAR, "curvature_fraction": 0.4}),
+}  # fmt: skip
 ON_FOUR = [name for name in CASES if name not in NAMES]
 IN_FLOAT32 = ["hybrid", "hybrid_diagonal", "adahessian", "sophia"]
 PASSED_ON, PASSED_AT = "adahessian", 12  # from 2 ranks to 1 to 4 to 2; it draws at random
@@ -95,7 +101,7 @@ def config_of(case: str) -> RunConfig:
         values["optim"]["dense"]["rank"] = (
             1  # units that are dead here have entries of 0, whose signs roundings choose
         )
-    model = {"embedding_dim": DIM, "bottom": [6], "top": [8]}
+    model = {"embedding_dim": DIM, "bottom": [6], "top": [8], **values.get("model", {})}
     return from_dict({**values, "optimizer": name, "model": model, "batch_size": BATCH})
 
 

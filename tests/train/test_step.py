@@ -27,14 +27,14 @@ def alone():
         yield
 
 
-def small(name: str) -> RunConfig:
+def small(name: str, **of_model: float) -> RunConfig:
     values = optimizer_preset(name)
     if values["optim"]["dense"]["name"] in ("shampoo", "soap"):
         pytest.importorskip("pytorch_optimizer", reason="needs the extra rivals")
         values["optim"]["dense"]["precondition_every"] = 3
     if values["optim"]["dense"]["name"] == "shampoo":
         values["optim"]["dense"]["start"] = 4
-    model = {"embedding_dim": 4, "bottom": [6], "top": [8]}
+    model = {"embedding_dim": 4, "bottom": [6], "top": [8], **of_model}
     values["curvature_every"] = min(values.get("curvature_every", 1), 2)
     return from_dict({**values, "optimizer": name, "model": model, "batch_size": BATCH})
 
@@ -70,9 +70,14 @@ def tensors_of(state: TrainState) -> dict[str, torch.Tensor]:
     return named
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_saved_and_restored_training_continues_bit_for_bit(name, tmp_path):
-    config = small(name)
+REGULAR = {"dropout": 0.3, "l2_weights": 0.01, "l2_rows": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("name", "of_model"), [*((name, {}) for name in NAMES), ("hybrid", REGULAR), ("adahessian", REGULAR)]
+)
+def test_saved_and_restored_training_continues_bit_for_bit(name, of_model, tmp_path):
+    config = small(name, **of_model)
     whole = new_state(config)
     train(whole, config, range(STEPS))
 
@@ -145,6 +150,19 @@ def test_a_model_predicts_with_what_its_optimizer_serves_and_trains_on_from_wher
     assert same_bits(saved.parameters, trained)
 
 
+@pytest.mark.parametrize("name", ["hybrid", "adahessian", "adam"])
+def test_a_step_with_dropout_learns_with_masks_and_predicts_without(name):
+    config = small(name, dropout=0.5)
+    state, plain = new_state(config), new_state(small(name))
+    batch, samples = batch_of(ROWS), 0 if config.curvature == "none" else BATCH
+    scored = state.score([batch])
+    assert same_bits(torch.from_numpy(scored), torch.from_numpy(plain.score([batch])))
+    found = train_step(state, batch, curvature_samples=samples, lr_scale=0.5)
+    assert found.probability.tolist() == scored.tolist()
+    unmasked = train_step(plain, batch, curvature_samples=samples, lr_scale=0.5)
+    assert found.loss != unmasked.loss
+
+
 STEADY = [n for n in NAMES if optimizer_preset(n).get("curvature", "exact") in ("exact", "none")]
 """Presets that draw nothing at random."""
 
@@ -171,10 +189,15 @@ def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         )
 
 
+PENALIZED = {"l2_weights": 0.01, "l2_rows": 0.02}
+
+
 @pytest.mark.oracle
-@pytest.mark.parametrize("name", STEADY)
-def test_a_step_with_whole_weights_is_that_of_repeated_samples(name):
-    config = small(name)
+@pytest.mark.parametrize(
+    ("name", "of_model"), [*((name, {}) for name in STEADY), ("hybrid", PENALIZED), ("cowclip", PENALIZED)]
+)
+def test_a_step_with_whole_weights_is_that_of_repeated_samples(name, of_model):
+    config = small(name, **of_model)
     if (
         config.optim.dense.name == "eigenbasis"
     ):  # units that are dead have entries of 0, whose signs roundings choose
