@@ -190,6 +190,7 @@ class Normed(Mlp):
 BATCH_NORMED = partial(Normed, partial(nn.BatchNorm1d, 5, affine=False))
 TRAINED_BATCH_NORMED = partial(Normed, partial(nn.BatchNorm1d, 5))
 ALWAYS_OF_THE_BATCH = partial(Normed, lambda: nn.BatchNorm1d(5, track_running_stats=False).eval())
+FROZEN_BATCH_NORMED = partial(Normed, lambda: nn.BatchNorm1d(5).eval().requires_grad_(requires_grad=False))
 LAYER_NORMED = partial(Normed, partial(nn.LayerNorm, 5, elementwise_affine=False))
 TRAINED_LAYER_NORMED = partial(Normed, partial(nn.LayerNorm, 5))
 

@@ -20,6 +20,7 @@ EXACT = {
     "dropout, a mask of each sample": partial(heads.FixedDropout, (BATCH, 5)),
     "factorization machine": heads.FactorizationMachine,
     "frozen parts": heads.FrozenNorm,
+    "frozen batch norm": heads.FROZEN_BATCH_NORMED,
 }
 WEIGHTS_ALONE = {
     "one cross": heads.Crosses,
