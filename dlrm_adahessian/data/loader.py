@@ -236,9 +236,8 @@ def make_batch(
         length_per_key=[count] * tokens + [len(bag.values) for bag in features.bags],
     )
     dense = np.array(features.dense)
-    own = slice(share.first, share.first + count)
-    own_labels = labels[own].astype(np.float32)
-    own_weights = None if weights is None else weights[own].astype(np.float32)
+    own_labels = labels[share.own].astype(np.float32)
+    own_weights = None if weights is None else weights[share.own].astype(np.float32)
     if count == 0:
         dense, own_labels = np.zeros((1, dense.shape[1]), np.float32), np.zeros(1, np.float32)
         own_weights = None if weights is None else np.zeros(1, np.float32)

@@ -28,9 +28,9 @@ class Architecture(ABC):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each hidden layer's outputs that a training step leaves out; of predictions none is."""
     l2_weights: float = Field(default=0.0, ge=0)
-    """Lambda of the penalty lambda/2 |w|^2, all weights and biases, that is added to the loss."""
+    """Lambda of the penalty lambda/2 |w|^2 on all weights and biases."""
     l2_rows: float = Field(default=0.0, ge=0)
-    """The same of the embedding rows that a batch looks up, each once a step."""
+    """Lambda of the penalty lambda/2 |row|^2 on each embedding row that a batch looks up, once a step."""
 
     @property
     @abstractmethod
