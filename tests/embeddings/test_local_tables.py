@@ -170,7 +170,7 @@ def test_what_reaches_a_rule_of_long_bags_are_the_derivatives_at_the_rows(
         samples=len(labels),
         l2=l2,
     )
-    looked_up = hits.sum(1, keepdim=True).squeeze(1).clamp(max=1).unsqueeze(2)
+    looked_up = hits.sum(1).clamp(max=1).unsqueeze(2)
 
     def loss(at: Tensor) -> Tensor:
         values = dict(head.named_parameters())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrm_adahessian.curvature.base import flat
+from dlrm_adahessian.curvature.base import Place, flat
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.curvature.gauss_newton_bartlett import GaussNewtonBartlett
 from dlrm_adahessian.curvature.hutchinson import Hutchinson
@@ -102,8 +102,7 @@ def test_the_diagonal_is_that_of_the_network_which_the_masks_leave(name):
 def test_both_passes_of_hutchinson_and_the_gradient_beside_them_have_one_mask(name, samples):
     case, seed = Masked(name), 4
     variables = [*case.named.values(), case.pooled[:samples]]
-    place = type("Place", (), {"first": 0, "samples": samples})
-    signs = Hutchinson(1, seed, CPU)._probe(variables, place)
+    signs = Hutchinson(1, seed, CPU)._probe(variables, Place(first=0, samples=samples))
     with case.drawn():
         factors = case.factors()
         found = Hutchinson(1, seed, CPU)(
