@@ -55,12 +55,9 @@ def test_the_derivatives_are_those_of_the_loss_with_the_penalty(name: str):
     torch.testing.assert_close(found.grad, flat(list(gradient.values())), rtol=1e-10, atol=1e-14)
 
 
-def state_of(optimizer: str, *, l2_weights: float = 0.0, l2_rows: float = 0.0) -> TrainState:
-    config = small(optimizer)
-    model = replace(config.model, l2_weights=l2_weights, l2_rows=l2_rows)
-    schema_rows = [12] * len(CRITEO.features)
-    config = replace(config, model=model)
-    return TrainState(config, CRITEO, schema_rows, torch.device("cpu"), dtype=torch.float64)
+def state_of(optimizer: str, **of_model: float) -> TrainState:
+    rows = [12] * len(CRITEO.features)
+    return TrainState(small(optimizer, **of_model), CRITEO, rows, torch.device("cpu"), dtype=torch.float64)
 
 
 def weighted(batch: Batch) -> Batch:
