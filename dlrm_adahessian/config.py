@@ -161,7 +161,7 @@ class RunConfig(SharedConfig):
             del settings["curvature_precision"]
         if self.exchange_precision == "fp32":  # a setting that rounds nothing is none
             del settings["exchange_precision"]
-        for name in ("dropout", "l2_weights", "l2_rows"):  # at 0 they are none either
+        for name in ("dropout", "initial_rows", "l2_weights", "l2_rows"):  # at 0 or None they are none either
             if not settings["model"][name]:
                 del settings["model"][name]
         if self.model.name == "dlrm":  # the only architecture once, without a name
@@ -240,6 +240,7 @@ def preset_for(optimizer: str, model: ModelConfig) -> dict[str, Any]:
     """Return the preset of an optimizer for an architecture.
 
     Where the architecture is curved by design, `exact` of a preset is `gauss_newton`: the same pass, by its right name.
+    The rows' learning rate is divided by what the architecture asks for.
 
     Args:
         optimizer: name of the preset.
@@ -251,6 +252,7 @@ def preset_for(optimizer: str, model: ModelConfig) -> dict[str, Any]:
     preset, parts = optimizer_preset(optimizer), type(model)().parts
     if preset.get("curvature") == "exact" and "gauss_newton" in (parts.weights, parts.pooled):
         preset["curvature"] = "gauss_newton"
+    preset["optim"]["rows"]["lr"] /= model.rows_lr_divisor
     return preset
 
 
@@ -265,5 +267,5 @@ def baseline_of(config: RunConfig) -> RunConfig:
     values = asdict(config)
     for key in OPTIMIZER_SETTINGS:
         del values[key]
-    values = merged(values, optimizer_preset(config.baseline))
+    values = merged(values, preset_for(config.baseline, config.model))
     return from_dict({**values, "optimizer": config.baseline, "baseline": "none", "out": None})

@@ -68,6 +68,7 @@ def test_settings_without_a_name_of_the_model_are_those_of_dlrm_and_keep_their_f
     settings = {key: value for key, value in values.items() if key not in left_out}
     settings["data"] = {"order": values["data"]["order"], "train_rows": None}
     assert [settings["model"].pop(name) for name in ("dropout", "l2_weights", "l2_rows")] == [0, 0, 0]
+    assert settings["model"].pop("initial_rows") is None
     assert now.fingerprint("rows") == fingerprint({"rows": "rows", "settings": settings})
     for name in ("deepfm", "dcnv2"):
         assert composed({}, "adagrad", name).fingerprint("rows") != composed({}, "adagrad").fingerprint(
@@ -106,6 +107,16 @@ def test_an_architecture_is_chosen_by_name_with_the_settings_of_its_table():
         UsageError, match="model.deepfm.embedding_dim: Input should be greater than or equal to 2, got 1"
     ):
         composed({"model": {"embedding_dim": 1}}, "adagrad", "deepfm")
+
+
+def test_deepfm_takes_a_fifth_of_the_presets_rate_at_the_rows_its_baseline_too():
+    for name in ("hybrid", "adam", "adagrad"):
+        dlrm, deepfm = (composed({}, name, model) for model in ("dlrm", "deepfm"))
+        assert deepfm.optim.rows.lr == pytest.approx(dlrm.optim.rows.lr / 5, rel=1e-15)
+        assert deepfm.optim.dense.lr == dlrm.optim.dense.lr
+    given = composed({"optim": {"rows": {"lr": 0.3}}}, "hybrid", "deepfm")
+    assert given.optim.rows.lr == 0.3
+    assert baseline_of(given).optim.rows.lr == composed({}, "adagrad", "deepfm").optim.rows.lr
 
 
 def test_presets_take_the_one_pass_by_its_right_name_and_an_explicit_exact_is_refused():

@@ -66,6 +66,7 @@ class TableSpec:
         dim: D, the same for all tables.
         sharding: how it is spread over the ranks; "auto" lets the planner choose.
         values_per_bag: rows that a sample looks up, on average, at least 0.
+        initial_bound: b, initial values being uniform in [-b, b]; None for 1 / sqrt(R).
     """
 
     name: str
@@ -73,3 +74,4 @@ class TableSpec:
     dim: int
     sharding: Sharding = "auto"
     values_per_bag: float = 1.0
+    initial_bound: float | None = None

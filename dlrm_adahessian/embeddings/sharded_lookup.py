@@ -114,8 +114,9 @@ class ShardedLookup(Lookup):
         self._ahead = LookupsAhead(self._rows())
         self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
         self._shards = self._local_shards()
-        places = {spec.name: index for index, spec in enumerate(self._specs)}
+        specs = {spec.name: (index, spec) for index, spec in enumerate(self._specs)}
         for shard in self._shards.values():
+            index, spec = specs[shard.table]
             fill_uniform_(
                 shard.tensors["weight"],
                 first_row=shard.first_row,
@@ -123,7 +124,8 @@ class ShardedLookup(Lookup):
                 num_rows=shard.table_rows,
                 dim=self._dim,
                 seed=seed,
-                table=places[shard.table],
+                table=index,
+                bound=spec.initial_bound,
             )
 
     def send(self, kjt: KeyedJaggedTensor) -> None:

@@ -67,8 +67,9 @@ def fill_uniform_(
     table: int,
     first_column: int = 0,
     dim: int | None = None,
+    bound: float | None = None,
 ) -> None:
-    """Fill a rectangle of one table.
+    """Fill a rectangle of one table with uniform values.
 
     Args:
         shard: (N, C), the rows `first_row` up to `first_row + N` and columns `first_column` up to `first_column + C`.
@@ -78,8 +79,9 @@ def fill_uniform_(
         table: index of the table, not negative.
         first_column: in [0, D).
         dim: D, columns of the whole table; None where the shard has them all.
+        bound: of the values' magnitude; None for 1 / sqrt(R), as DLRM has it.
     """
-    bound = num_rows**-0.5
+    largest = num_rows**-0.5 if bound is None else bound
     last_row = first_row + len(shard)
     dim = shard.shape[1] if dim is None else dim
     columns = slice(first_column, first_column + shard.shape[1])
@@ -91,7 +93,7 @@ def fill_uniform_(
             np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(table, block)))
         )
         values = torch.from_numpy(generator.random((rows, dim), dtype=np.float32))
-        values.mul_(2 * bound).sub_(bound)
+        values.mul_(2 * largest).sub_(largest)
         a, z = max(first, first_row), min(first + rows, last_row)
         shard[a - first_row : z - first_row].copy_(values[a - first : z - first, columns])
 

@@ -214,6 +214,7 @@ class TrainState:
                 dim=config.model.embedding_dim,
                 sharding=config.distributed.sharding_of(name),
                 values_per_bag=values,
+                initial_bound=config.model.initial_rows,
             )
             for name, rows, values in zip(
                 schema.features, num_rows, values_per_bag or [1.0] * len(num_rows), strict=True
