@@ -33,7 +33,6 @@ from dlrm_adahessian.data.split import split_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 from dlrm_adahessian.data.synthetic.marginals import ROWS
 from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import read_json, write_json
 
 _GENERATOR = SyntheticConfig(cardinality_scale=1.0)
@@ -89,7 +88,7 @@ class Rehearsal:
         shutil.rmtree(self._run, ignore_errors=True)
         flags = ["--dataset", "criteo", "--data-path", rows, "--out", str(self._run), "--batch-size", "2048"]
         _, measured = _run(["train", *flags, "--baseline", "none", "--checkpoint-every", "0", *self._flags])
-        summary = RunDirectory(self._run).read_summary()
+        summary = json.loads((self._run / "summary.json").read_bytes())
         trained = summary["train"]
         return {
             **_rate(trained["samples"], measured),

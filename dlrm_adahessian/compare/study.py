@@ -19,43 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
-from dlrm_adahessian.compare.search import Search, reported
-from dlrm_adahessian.compare.worker import Judged, begin, train
+from dlrm_adahessian.compare.runs import Run
+from dlrm_adahessian.compare.search import Search
+from dlrm_adahessian.compare.worker import begin, train
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
-from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.finished import PROGRESSIVE
 from dlrm_adahessian.runs.sealed import exclusive_lock
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import progress_bar
-from dlrm_adahessian.train.results import RunResult, RunSummary
-from dlrm_adahessian.train.run_cache import finished, run_path
+from dlrm_adahessian.train.run_cache import run_path
 
 logger = logging.getLogger(__name__)
 
 _CURVE_POINTS = 20  # validations within a final run, for curves of quality against samples and seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run, finished or diverged.
-
-    Attributes:
-        config: of the run.
-        folder: where it is.
-        drawn: hyper-parameters that differ from the preset, by path below `optim`.
-        judged_logloss: by which trials are chosen; None when it diverged.
-        summary: its results, of the progressive validation as far as they may be reported; None when it diverged.
-        result: of a final run, its predictions too.
-    """
-
-    config: RunConfig
-    folder: Path
-    drawn: dict[str, Any]
-    judged_logloss: float | None = None
-    summary: RunSummary | None = None
-    result: RunResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,21 +201,10 @@ class _Runner:
             self._progress.finished(folder)
             run = Run(config=config, folder=folder, drawn=drawn)
             if judged is not None:
-                run = self._final(run, judged) if final else _trial(run, judged)
+                select = self._config.select
+                run = run.as_final(judged, self._data, select) if final else run.as_trial(judged)
             runs.append(run)
         return runs
-
-    def _final(self, run: Run, judged: Judged) -> Run:
-        """Add what the report may look at; that the run is gone meanwhile is a RuntimeError."""
-        found = finished(run.config, self._data, RunDirectory(run.folder))
-        if found is None:
-            raise RuntimeError(f"{run.folder} was finished and is not any more; start the comparison again")
-        result = reported(found, self._config.select, run.config.batch_size)
-        return replace(run, judged_logloss=judged.logloss, summary=result.summary, result=result)
-
-
-def _trial(run: Run, judged: Judged) -> Run:
-    return replace(run, judged_logloss=judged.logloss, summary=judged.summary)
 
 
 def best_of(trials: Sequence[Run]) -> Run:
@@ -278,7 +246,7 @@ class _StudyBar:
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
             with self._lock:
-                predicted = [folder / "progressive.f32" for folder in self._running]
+                predicted = [folder / PROGRESSIVE for folder in self._running]
                 rows = self._done * self._rows
                 self._bar.set_postfix_str(f"{self._done} of {self._runs} runs done", refresh=False)
             rows += sum(path.stat().st_size // 4 for path in predicted if path.exists())

@@ -1,13 +1,11 @@
 # pyright: basic
 """From finished runs to a comparison: means, differences with intervals, robustness, time to a given quality."""
 
-import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +18,6 @@ from dlrm_adahessian.compare.results import (
     PARTS,
     Choice,
     Comparison,
-    CurvatureByBand,
     CurvePoint,
     EntrantResult,
     Means,
@@ -30,12 +27,11 @@ from dlrm_adahessian.compare.results import (
     TokenBands,
     Trials,
 )
+from dlrm_adahessian.compare.runs import Run
 from dlrm_adahessian.compare.search import at_an_edge, reported_samples
-from dlrm_adahessian.compare.study import Contender, Run, SearchResult, Study, best_of
-from dlrm_adahessian.compare.worker import CURVATURE
+from dlrm_adahessian.compare.study import Contender, SearchResult, Study, best_of
 from dlrm_adahessian.metrics.binary import METRICS, BinaryMetrics
-from dlrm_adahessian.runs.run_directory import RunDirectory, environment
-from dlrm_adahessian.runs.sealed import read_json
+from dlrm_adahessian.runs.run_directory import environment
 from dlrm_adahessian.statistics.components import minimum_detectable
 from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_difference
 from dlrm_adahessian.statistics.intervals import holm
@@ -126,7 +122,7 @@ def _entrant(
     target: float | None,
 ) -> EntrantResult:
     summaries = [run.summary for run in finals.values()]
-    curves = [_curve(run) for run in contender.finals if run.summary is not None]
+    curves = [run.curve for run in contender.finals if run.summary is not None]
     return EntrantResult(
         settings=settings_of(config, contender.finals[0].config),
         curvature_of=summaries[0].curvature_of if summaries else None,
@@ -172,22 +168,6 @@ def _trials(trials: Sequence[Run], best: float | None) -> Trials | None:
         best_logloss=best_of(trials).judged_logloss,
         median_logloss=statistics.median(finite) if finite else None,
     )
-
-
-def _curve(run: Run) -> list[CurvePoint]:
-    """Return log loss on validation samples by samples and by seconds of training."""
-    points: list[CurvePoint] = []
-    for line in RunDirectory(run.folder).metrics.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if "val" in record:
-            points.append(
-                CurvePoint(
-                    samples=record["step"] * run.config.batch_size,
-                    seconds=record["timing"]["seconds"],
-                    logloss=record["val"]["logloss"],
-                )
-            )
-    return points
 
 
 def time_to(curve: Sequence[CurvePoint], target: float) -> Reached | None:
@@ -304,16 +284,11 @@ def _bands(study: Study, finals: _Finals) -> TokenBands | None:
             for name, seeds in pairs.items()
         },
         curvature={
-            contender.name: _read_curvature(path)
+            contender.name: contender.finals[0].curvature
             for contender in study.contenders
-            if (path := contender.finals[0].folder / CURVATURE).exists()
+            if contender.finals[0].summary is not None
         },
     )
-
-
-def _read_curvature(path: Path) -> CurvatureByBand | None:
-    values = cast(dict[str, Any] | None, read_json(path))
-    return None if values is None else CurvatureByBand(**values)
 
 
 def _bayes(finals: _Finals) -> BinaryMetrics | None:

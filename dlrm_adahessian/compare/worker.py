@@ -22,12 +22,12 @@ from dlrm_adahessian.data.loader import Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
+from dlrm_adahessian.runs.finished import FinishedRun
 from dlrm_adahessian.runs.run_directory import RunDirectory
-from dlrm_adahessian.runs.sealed import write_json
 from dlrm_adahessian.runtime.device import find_device
-from dlrm_adahessian.runtime.process import keep_freed_memory
+from dlrm_adahessian.runtime.process import keep_freed_memory, quiet_libraries
 from dlrm_adahessian.train.results import RunSummary
-from dlrm_adahessian.train.run_cache import find_or_fit, run_path
+from dlrm_adahessian.train.run_cache import find_or_fit, is_known_to_diverge, run_path
 from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
 
 CURVATURE = "curvature.json"
@@ -58,7 +58,10 @@ def begin(folder: Path, threads: int, parent: int) -> None:
         parent: process that this one ends with; not asked for here, where it may be gone already.
     """
     global _data
+    quiet_libraries()
     logging.getLogger("dlrm_adahessian").setLevel(logging.ERROR)
+    # Of all that a run tells, that a finished one is trained anew concerns who waits for the comparison.
+    logging.getLogger("dlrm_adahessian.train.run_cache").setLevel(logging.WARNING)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -87,21 +90,28 @@ def train(values: dict[str, Any], root: Path, *, select: Select, diagnose: bool)
     judged: Judged | None = None
     with init_process_group(device, config.timeout):
         run = RunDirectory(run_path(config, _data, root, device))
-        if run.diverged:
+        if is_known_to_diverge(config, _data, run):
             return None
         try:
             if (found := find_or_fit(config, _data, root, device, title=None)) is not None:
                 judged = Judged(
                     summary=found.summary, logloss=judged_logloss(found, select, config.batch_size)
                 )
-            if diagnose and not (run.path / CURVATURE).exists():
-                measured = curvature_by_band(config, _data, run, device)
-                write_json(run.path / CURVATURE, measured and asdict(measured))
+            if diagnose:
+                _diagnose(config, _data, run, device)
         except DivergedError as error:
-            run.write_divergence(str(error))
+            FinishedRun.seal_divergence(run.path, config.fingerprint(_data.fingerprint), str(error))
     # Predictions and metrics are all that a comparison reads; the tables of every run would fill the disk.
     run.drop_checkpoints()
     return judged
+
+
+def _diagnose(config: RunConfig, data: PreparedData, run: RunDirectory, device: torch.device) -> None:
+    """Add the curvature of a finished run to its results, unless it is there."""
+    results = FinishedRun.open(run.path, config.fingerprint(data.fingerprint))
+    if CURVATURE not in results.files:
+        measured = curvature_by_band(config, data, run, device)
+        results.with_result(CURVATURE, measured and asdict(measured))
 
 
 def curvature_by_band(

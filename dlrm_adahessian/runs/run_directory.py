@@ -1,22 +1,17 @@
 """The run directory: what a run was asked to do, what it measured, and what it predicted.
 
-    config.json       the resolved configuration
-    environment.json  versions, commit, machine: with the configuration, enough to repeat the run
-    plan.json         which rank holds which part of the tables, and what it needs in memory
-    vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
-    metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
-    progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
-    checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
-    diverged.json     why the run diverged, where that is its result
-    summary.json      the results; written last
-
-Both logs are append-only and know their position. A checkpoint keeps the positions, and a resumed run rewinds
-the logs to them, so that the lines of an interrupted and an uninterrupted run are the same.
+config.json       the resolved configuration
+environment.json  versions, commit, machine: with the configuration, enough to repeat the run
+plan.json         which rank holds which part of the tables, and what it needs in memory
+vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
+metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
+progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
+checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
+seal.json         digests of the results (finished.py), of which the last appears after it:
+summary.json      the results, or diverged.json, why the run diverged, where that is its result
 """
 
 import importlib.metadata
-import json
-import math
 import os
 import platform
 import re
@@ -26,14 +21,12 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Self
 
 from dlrm_adahessian import __version__
-from dlrm_adahessian.errors import CheckpointError, DataError, NoInputError, UsageError
+from dlrm_adahessian.errors import DataError, NoInputError, UsageError
+from dlrm_adahessian.runs.finished import METRICS, SUMMARY
+from dlrm_adahessian.runs.kinds import require_kind
 from dlrm_adahessian.runs.sealed import (
     DamagedFolderError,
     exclusive_lock,
@@ -45,8 +38,8 @@ from dlrm_adahessian.runs.sealed import (
 RUNS = Path("runs")
 """Holds the runs that are given no folder."""
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "numba", "safetensors")
-_TRACES = ("config.json", "metrics.jsonl", "summary.json", "checkpoints")  # each says: a run was here
-_FLOAT32 = np.dtype("<f4")
+_LOCK = "lock"
+_TRACES = ("config.json", METRICS, SUMMARY, "checkpoints")  # each says: a run was here
 
 
 @dataclass(frozen=True)
@@ -72,9 +65,10 @@ class RunDirectory:
             The run directory.
 
         Raises:
-            UsageError: the folder holds a run and `resume` is false.
+            UsageError: the folder holds a run and `resume` is false, or something else than a run.
         """
-        with exclusive_lock(path / "lock", wait=False):
+        require_kind(path, "run")
+        with exclusive_lock(path / _LOCK, wait=False):
             found = [name for name in _TRACES if (path / name).exists()]
             if found and not resume:
                 raise UsageError(
@@ -106,7 +100,7 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         """The file of `MetricsLog`."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     def write_config(self, resolved: Mapping[str, object]) -> None:
         """Write the resolved configuration, and the environment beside it."""
@@ -114,40 +108,21 @@ class RunDirectory:
         write_json(self.path / "environment.json", environment())
 
     def read_config(self) -> dict[str, Any]:
-        """Read the resolved configuration."""
-        return self._read(
-            "config.json",
-            "it is no run directory, or its run never began; name the folder that training wrote",
-        )
+        """Read the resolved configuration.
 
-    def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Write the results; figures that are not finite become null."""
-        write_json(self.path / "summary.json", _finite(summary))
+        Returns:
+            Its JSON values.
 
-    def read_summary(self) -> dict[str, Any]:
-        """Read the results."""
-        return self._read("summary.json", "its run has not finished; finish it with --resume")
-
-    def write_divergence(self, message: str) -> None:
-        """Note that the run diverged, which is its result."""
-        write_json(self.path / "diverged.json", {"message": message})
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run is known to diverge."""
-        return (self.path / "diverged.json").exists()
-
-    def drop_checkpoints(self) -> None:
-        """Delete what only continuing or scoring needs."""
-        for folder in (self.checkpoints, self.best):
-            if folder.exists():
-                with storage_errors(folder):
-                    shutil.rmtree(folder)
-
-    def _read(self, name: str, why_absent: str) -> dict[str, Any]:
-        path = self.path / name
+        Raises:
+            NoInputError: there is none.
+            DataError: it is no JSON object.
+        """
+        path = self.path / "config.json"
         if not path.exists():
-            raise NoInputError(f"{self.path} holds no {name}: {why_absent}")
+            raise NoInputError(
+                f"{self.path} holds no config.json: it is no run directory, or its run never began; name the folder that "
+                "training wrote"
+            )
         try:
             value = read_json(path)
         except DamagedFolderError as error:
@@ -156,119 +131,21 @@ class RunDirectory:
             raise DataError(f"{path} must hold a JSON object, found {type(value).__name__}; run again")
         return value
 
+    def drop_checkpoints(self) -> None:
+        """Delete what only continuing or scoring needs."""
+        for folder in (self.checkpoints, self.best):
+            if folder.exists():
+                with storage_errors(folder):
+                    shutil.rmtree(folder)
 
-class _AppendLog:
-    """A file that only grows, except when a resumed run rewinds it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with storage_errors(path):
-            # Unbuffered: a line is with the kernel when the call returns, so a killed process loses none.
-            self._file: BinaryIO = path.open("ab", buffering=0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def _append(self, data: bytes | memoryview) -> None:
+    def clear(self) -> None:
+        """Delete all that the run left but its lock, which `create` holds."""
         with storage_errors(self.path):
-            rest = memoryview(data).cast("B")
-            while rest:
-                rest = rest[self._file.write(rest) :]
-
-    def _truncate(self, size: int) -> None:
-        with storage_errors(self.path):
-            if size > self._size():
-                raise CheckpointError(
-                    f"the checkpoint goes with the first {size:,} bytes of {self.path}, which now has "
-                    f"{self._size():,}; restore the file, or start anew with another --out"
-                )
-            self._file.truncate(size)
-
-    def _sync(self) -> None:
-        with storage_errors(self.path):
-            os.fsync(self._file.fileno())
-
-
-class MetricsLog(_AppendLog):
-    """JSON lines. Opening a file that exists continues it."""
-
-    def log(self, record: Mapping[str, object], timing: Mapping[str, object] | None = None) -> None:
-        """Append one line.
-
-        Args:
-            record: reproducible figures; not finite ones become null.
-            timing: everything that a clock measured.
-
-        Raises:
-            ValueError: `record` has a key `timing`.
-        """
-        if "timing" in record:
-            raise ValueError("what a clock measures goes into the argument `timing`, not into the record")
-        line = _finite({**record, **({"timing": timing} if timing else {})})
-        self._append(json.dumps(line, allow_nan=False).encode() + b"\n")
-
-    def position(self) -> int:
-        """Flush to disk and return the length in bytes, for a checkpoint to keep."""
-        self._sync()
-        return self._size()
-
-    def rewind(self, position: int) -> None:
-        """Drop what was written after `position`; a shorter file raises `CheckpointError`."""
-        self._truncate(position)
-
-
-class PredictionLog(_AppendLog):
-    """Predicted probabilities in row order, float32 little-endian without a header.
-
-    Opening a file that exists continues it, without the row that a kill may have cut in half.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._truncate(self.rows * _FLOAT32.itemsize)
-
-    @property
-    def rows(self) -> int:
-        """Whole rows in the file."""
-        return self._size() // _FLOAT32.itemsize
-
-    def append(self, probabilities: npt.NDArray[np.float32]) -> None:
-        """Append (N,) float32.
-
-        Args:
-            probabilities: (N,) float32; never converted, since rounding float64 would hide a mistake.
-
-        Raises:
-            ValueError: the array is of another type or not flat.
-        """
-        if probabilities.dtype != np.float32 or probabilities.ndim != 1:
-            raise ValueError(
-                f"predictions are flat float32, got {probabilities.dtype} of shape {probabilities.shape}"
-            )
-        self._append(np.ascontiguousarray(probabilities, dtype=_FLOAT32).tobytes())
-
-    def rewind(self, rows: int) -> None:
-        """Drop what was appended after the first `rows`; fewer rows raise `CheckpointError`."""
-        self._truncate(rows * _FLOAT32.itemsize)
-
-    def sync(self) -> None:
-        """Flush to disk; do it before a checkpoint keeps `rows`."""
-        self._sync()
-
-    def read(self) -> npt.NDArray[np.float32]:
-        """Return all rows, (rows,) float32, mapped and read-only."""
-        if not self.rows:  # an empty file cannot be mapped
-            return np.empty(0, np.float32)
-        with storage_errors(self.path):
-            return np.memmap(self.path, dtype=_FLOAT32, mode="r")
+            for path in self.path.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != _LOCK:
+                    path.unlink()
 
 
 def environment() -> dict[str, object]:
@@ -314,17 +191,6 @@ def default_run_path(root: Path, stem: str, *, resume: bool) -> Path:
     newest = max((int(match[1] or 1) for match in names), default=0)
     number = max(newest, 1) if resume else newest + 1
     return root / (stem if number == 1 else f"{stem}-{number}")
-
-
-def _finite(value: object) -> object:
-    """Return `value` with null for each number that JSON has no notation for."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _installed(name: str) -> str | None:

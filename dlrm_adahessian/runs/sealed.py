@@ -8,6 +8,7 @@ flipped bit, so every reader verifies the manifest before it trusts a byte.
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Generator, Mapping
@@ -20,7 +21,7 @@ import xxhash
 from dlrm_adahessian.errors import LockedError, StorageError
 
 MANIFEST = "manifest.json"
-_HASH_BLOCK = 1 << 22  # bytes
+HASH_BLOCK = 1 << 22  # bytes
 _MAX_JSON = 64 << 20  # bytes; nothing that this program writes as JSON comes near it
 
 
@@ -76,7 +77,7 @@ def file_digest(path: Path) -> str:
     """Return the xxh3_128 of a file as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
+        while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
@@ -88,7 +89,12 @@ def fingerprint(value: object) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Replace `path` atomically by the JSON of `value`; after a crash it is the old or the new file."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """Return the JSON of a value as `write_json` writes it; a number that is not finite is a ValueError."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,6 +110,17 @@ def write_text(path: Path, text: str) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         _flush_folder(path.parent)
+
+
+def finite(value: object) -> object:
+    """Return nested tables and lists with null for each number that JSON has no notation for."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def read_json(path: Path) -> object:
@@ -173,9 +190,7 @@ def seal(
     Raises:
         FileNotFoundError: one of `entries` is not in the folder; other `OSError` as the disk has it.
     """
-    files = {
-        path.name: entries.get(path.name) or _flushed_entry(path) for path in sorted(temporary.iterdir())
-    }
+    files = {path.name: entries.get(path.name) or flushed_entry(path) for path in sorted(temporary.iterdir())}
     if unseen := sorted(entries.keys() - files.keys()):
         raise FileNotFoundError(
             errno.ENOENT, "another process wrote it, and it is not seen here", str(temporary / unseen[0])
@@ -192,7 +207,8 @@ def put_in_place(temporary: Path, final: Path) -> None:
     _flush_folder(final.parent)
 
 
-def _flushed_entry(path: Path) -> dict[str, int | str]:
+def flushed_entry(path: Path) -> dict[str, int | str]:
+    """Wait until a file is on disk, and return its entry in a manifest: size and xxh3_128; raises `OSError`."""
     with path.open("rb") as file:
         flush_to_disk(file.fileno())
     return _entry(path)
@@ -200,6 +216,11 @@ def _flushed_entry(path: Path) -> dict[str, int | str]:
 
 def _entry(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "xxh3_128": file_digest(path)}
+
+
+def entry_of(content: bytes) -> dict[str, int | str]:
+    """Return the entry in a manifest of a file with this content."""
+    return {"bytes": len(content), "xxh3_128": xxhash.xxh3_128_hexdigest(content)}
 
 
 def read_sealed(folder: Path) -> dict[str, Any]:
@@ -228,12 +249,26 @@ def _verified(folder: Path) -> dict[str, Any]:
     if present != set(files):
         raise DamagedFolderError(f"{folder} holds {sorted(present)}, its manifest lists {sorted(files)}")
     for name, entry in files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            raise DamagedFolderError(f"{path} is not a plain file")
-        if entry != _entry(path):
-            raise DamagedFolderError(f"{path} changed since it was written")
+        verify_file(folder / name, entry)
     return manifest
+
+
+def verify_file(path: Path, entry: object) -> None:
+    """See that a file is what its entry in a manifest says.
+
+    Args:
+        path: the file.
+        entry: what `entry_of` and `flushed_entry` return.
+
+    Raises:
+        DamagedFolderError: it is missing, a link, or of other bytes; that it cannot be read is an `OSError`.
+    """
+    if not path.exists():
+        raise DamagedFolderError(f"{path} is missing")
+    if path.is_symlink() or not path.is_file():
+        raise DamagedFolderError(f"{path} is not a plain file")
+    if entry != _entry(path):
+        raise DamagedFolderError(f"{path} changed since it was written")
 
 
 @contextmanager

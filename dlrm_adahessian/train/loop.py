@@ -30,7 +30,9 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.planning.plan import write_plan
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics
 from dlrm_adahessian.optim.config import lr_scale
-from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory
+from dlrm_adahessian.runs.finished import TEST
+from dlrm_adahessian.runs.logs import PredictionLog
+from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost
 from dlrm_adahessian.train.run_log import NoLog, RunLog
@@ -44,9 +46,6 @@ from dlrm_adahessian.train.samples import (
 from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, curvature_samples, train_step
 
 logger = logging.getLogger(__name__)
-
-TEST = "test.f32"
-"""Predictions of the test samples in the run directory."""
 
 
 def fit(
@@ -251,6 +250,8 @@ class _Fit:
             step=found.step,
             metrics_bytes=saved.metrics_bytes,
             progressive_rows=saved.progressive_rows,
+            metrics_xxh3_128=saved.metrics_xxh3_128,
+            progressive_xxh3_128=saved.progressive_xxh3_128,
             window=saved.window,
         )
         self.clock.load(saved.timing)
@@ -281,7 +282,7 @@ class _Fit:
         num_bytes = self.state.num_bytes()
         if isinstance(self.log, NoLog):  # the first rank reports
             return None
-        before_learning = progressive(data, self.loader, self.log.progressive)
+        before_learning = progressive(data, self.loader, self.log.progressive.read())
         with PredictionLog(self.directory.path / TEST) as log:
             log.rewind(0)
             log.append(of_test.probability)

@@ -111,13 +111,17 @@ class Saved:
         metrics_bytes: length of metrics.jsonl.
         progressive_rows: predictions of progressive validation.
         timing: state of the clock.
-        window: state of the window of recent predictions; absent in older checkpoints.
+        metrics_xxh3_128: digest of metrics.jsonl; absent in older checkpoints, like those below.
+        progressive_xxh3_128: digest of these predictions.
+        window: state of the window of recent predictions.
     """
 
     progress: Progress
     metrics_bytes: int
     progressive_rows: int
     timing: dict[str, float]
+    metrics_xxh3_128: str | None = None
+    progressive_xxh3_128: str | None = None
     window: dict[str, int | str] | None = None
 
     @classmethod

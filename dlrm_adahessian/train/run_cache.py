@@ -15,11 +15,12 @@ import xxhash
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.runs.run_directory import PredictionLog, RunDirectory, packages
-from dlrm_adahessian.runs.sealed import exclusive_lock, fingerprint
-from dlrm_adahessian.train.loop import TEST, fit
+from dlrm_adahessian.runs.finished import DIVERGED, PROGRESSIVE, SUMMARY, TEST, FinishedRun
+from dlrm_adahessian.runs.logs import FLOAT32
+from dlrm_adahessian.runs.run_directory import RunDirectory, packages
+from dlrm_adahessian.runs.sealed import DamagedFolderError, exclusive_lock, fingerprint
+from dlrm_adahessian.train.loop import fit
 from dlrm_adahessian.train.results import RunResult, RunSummary
-from dlrm_adahessian.train.run_log import PROGRESSIVE
 from dlrm_adahessian.train.samples import predicted, progressive, training_loader
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def find_or_fit(
             return found
         fitted = fit(replace(config, resume=todo == "resume"), data, run, device, title=title)
         if fitted is not None:
-            run.write_summary(fitted.summary.asdict())
+            FinishedRun.seal(run.path, config.fingerprint(data.fingerprint), fitted.summary.asdict())
         return fitted
 
 
@@ -98,19 +99,42 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunRes
         run: the directory.
 
     Returns:
-        The same metrics and predictions.
+        The same metrics and predictions; what changed since, or was never sealed, raises as `FinishedRun.open`.
     """
-    if not (run.path / "summary.json").exists():
+    if not (run.path / SUMMARY).exists():
         return None
-    test = data.split.test
-    with PredictionLog(run.path / TEST) as test_log, PredictionLog(run.path / PROGRESSIVE) as log:
-        if test_log.rows != len(test):
-            return None
-        return RunResult(
-            summary=RunSummary.from_json(run.read_summary(), run.path / "summary.json"),
-            progressive=progressive(data, training_loader(config, data), log),
-            test=predicted(data, test, np.array(test_log.read())),
-        )
+    return result_of(config, data, FinishedRun.open(run.path, config.fingerprint(data.fingerprint)))
+
+
+def result_of(config: RunConfig, data: PreparedData, sealed: FinishedRun) -> RunResult:
+    """Return what `fit` returned, from its sealed files.
+
+    Args:
+        config: of the run.
+        data: its samples.
+        sealed: the files.
+
+    Returns:
+        The same metrics and predictions; a file that changed since it was opened raises as `FinishedRun.read`.
+    """
+    before_learning, of_test = (np.frombuffer(sealed.read(name), FLOAT32) for name in (PROGRESSIVE, TEST))
+    return RunResult(
+        summary=RunSummary.from_json(sealed.read_json(SUMMARY), sealed.folder / SUMMARY),
+        progressive=progressive(data, training_loader(config, data), before_learning),
+        test=predicted(data, data.split.test, of_test),
+    )
+
+
+def is_known_to_diverge(config: RunConfig, data: PreparedData, run: RunDirectory) -> bool:
+    """Whether an earlier run with these settings and samples diverged, as its sealed result says."""
+    if not (run.path / DIVERGED).exists():
+        return False
+    try:
+        FinishedRun.open(run.path, config.fingerprint(data.fingerprint), DIVERGED)
+    except DamagedFolderError as error:
+        logger.warning("%s; the run is trained again", error)
+        return False
+    return True
 
 
 def _claim(
@@ -119,9 +143,14 @@ def _claim(
     """Lock a run's folder until the stack ends, and say whether to take a finished run, or to resume or begin one."""
     # Processes side by side want the same run: one trains it, the others wait.
     stack.enter_context(exclusive_lock(run.path.with_suffix(".lock"), wait=True))
-    if (found := finished(config, data, run)) is not None:
-        logger.info("reused the finished run in %s", run.path)
-        return "take", found
+    try:
+        if (found := finished(config, data, run)) is not None:
+            logger.info("reused the finished run in %s", run.path)
+            return "take", found
+    except DamagedFolderError as error:
+        logger.warning("%s; the run is trained anew", error)
+        with RunDirectory.create(run.path, resume=True):
+            run.clear()
     todo: _Todo = "resume" if run.metrics.exists() else "begin"
     stack.enter_context(RunDirectory.create(run.path, resume=True))
     run.write_config(asdict(config))

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics, check_predictions
 from dlrm_adahessian.metrics.means import Weights
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities
-from dlrm_adahessian.runs.run_directory import MetricsLog, PredictionLog, RunDirectory
+from dlrm_adahessian.runs.finished import PROGRESSIVE
+from dlrm_adahessian.runs.logs import MetricsLog, PredictionLog
+from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.terminal import progress_bar
 
-PROGRESSIVE = "progressive.f32"  # predictions in the run directory
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
 _WINDOW_ROWS = 20_000  # of the AUC on the progress bar
 _LINE_EVERY = 30  # seconds, where there is no bar
@@ -136,16 +137,29 @@ class RunLog:
         self.progressive.sync()
         return {
             "metrics_bytes": self._metrics.position(),
+            "metrics_xxh3_128": self._metrics.digest,
             "progressive_rows": self.progressive.rows,
+            "progressive_xxh3_128": self.progressive.digest,
             "window": self._window.state(),
         }
 
     def rewind(
-        self, *, step: int, metrics_bytes: int, progressive_rows: int, window: Mapping[str, Any] | None = None
+        self,
+        *,
+        step: int,
+        metrics_bytes: int,
+        progressive_rows: int,
+        metrics_xxh3_128: str | None = None,
+        progressive_xxh3_128: str | None = None,
+        window: Mapping[str, Any] | None = None,
     ) -> None:
-        """Drop what was written after `step`; without a window, as in older checkpoints, its figures start anew."""
-        self._metrics.rewind(metrics_bytes)
-        self.progressive.rewind(progressive_rows)
+        """Drop what was written after `step`; see `position`.
+
+        Checkpoints of before lack some: without digests the files are taken as they are, without a window its figures start
+        anew.
+        """
+        self._metrics.rewind(metrics_bytes, metrics_xxh3_128)
+        self.progressive.rewind(progressive_rows, progressive_xxh3_128)
         if window is not None:
             self._window.load(window)
         if self._board is not None:

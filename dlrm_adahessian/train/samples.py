@@ -9,7 +9,6 @@ from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.errors import DataError
-from dlrm_adahessian.runs.run_directory import PredictionLog
 from dlrm_adahessian.train.results import Predicted
 
 
@@ -52,10 +51,10 @@ def training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = Fal
     )
 
 
-def progressive(data: PreparedData, loader: Loader, log: PredictionLog) -> Predicted:
-    """Return labels and predictions from the second day on; of shuffled rows, after as many rows."""
+def progressive(data: PreparedData, loader: Loader, probability: npt.NDArray[np.float32]) -> Predicted:
+    """Return labels and predictions from the second day on, of all (rows,); of shuffled rows, after as many."""
     order = loader.row_order(0)
     first_day = data.split.days[1] * len(order) // len(data.split.train)
-    order = order[: log.rows]
+    order = order[: len(probability)]
     later = slice(min(first_day, len(order)), None)
-    return predicted(data, order[later], np.array(log.read()[later]))
+    return predicted(data, order[later], np.array(probability[later]))

@@ -26,7 +26,8 @@ from dlrm_adahessian.data.prepared.folder import (
 from dlrm_adahessian.data.text.sources import STANDARD_INPUT, is_pipe
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import StorageError
+from dlrm_adahessian.errors import CheckpointError, StorageError
+from dlrm_adahessian.runs.finished import SUMMARY, FinishedRun
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import sealed_folder
 from dlrm_adahessian.runtime.device import find_device
@@ -104,7 +105,7 @@ def run_job(config: RunConfig) -> JobResult | None:
         if ours is None:
             return None
         result = _compared(run.path, ours, baseline)
-        run.write_summary(result.asdict())
+        FinishedRun.seal(run.path, config.fingerprint(data.fingerprint), result.asdict())
         return result
 
 
@@ -113,9 +114,15 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
     path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
     run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
     newest = latest(run.checkpoints)
+    if newest is None and (path / SUMMARY).exists():
+        raise CheckpointError(
+            f"a resume goes on from a checkpoint, and {path} is finished and holds none; its results stay as they are; "
+            "start another run with --out"
+        )
     begun = None if newest is None else RecordedRun.find(run)
     if begun is not None:
         begun.require_settings(config)
+        _tell_of_damage(begun)
     data = (begun and _rows_of_pipe(begun, config)) or open_dataset(
         config.dataset,
         config.data_path,
@@ -129,6 +136,16 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
     elif begun is not None:
         _go_on(run, begun, config, data, newest)
     return (str(path), str(data.folder)), data
+
+
+def _tell_of_damage(begun: RecordedRun) -> None:
+    """Warn of results that changed since they were written; the checkpoint has digests of its own of what a resume needs."""
+    if not (begun.folder / SUMMARY).exists():
+        return
+    try:
+        FinishedRun.open(begun.folder, begun.config.fingerprint(begun.rows))
+    except DamagedFolderError as error:
+        logger.warning("%s; the results are made anew from the checkpoint", error)
 
 
 def _rows_of_pipe(begun: RecordedRun, config: RunConfig) -> PreparedData | None:

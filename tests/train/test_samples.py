@@ -13,6 +13,7 @@ from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.presets import optimizer_preset
+from dlrm_adahessian.runs.finished import FinishedRun
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.loop import fit
 from dlrm_adahessian.train.run_cache import finished
@@ -46,7 +47,7 @@ def test_all_metrics_of_a_run_count_samples_by_their_weights(prepared, tmp_path)
     folder = RunDirectory(tmp_path)
     with init_process_group(CPU):
         found = fit(config, weighted, folder, CPU, title=None)
-        folder.write_summary(found.summary.asdict())
+        FinishedRun.seal(tmp_path, config.fingerprint(weighted.fingerprint), found.summary.asdict())
         again = finished(config, weighted, folder)
     test, train, second = data.split.test, data.split.train, data.split.days[1]
     for part, metrics, rows in (

@@ -1,0 +1,160 @@
+"""What a run writes while it trains: metrics and predictions, in files that only grow.
+
+Both logs know their position and a digest of all before it. A checkpoint keeps both, and a resumed run rewinds the logs to
+them: the lines of an interrupted and an uninterrupted run are the same, and what changed in between is refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.runs.sealed import HASH_BLOCK, finite, storage_errors
+
+FLOAT32 = np.dtype("<f4")
+"""How predictions are stored."""
+
+
+class _AppendLog:
+    """A file that only grows, except when a resumed run rewinds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with storage_errors(path):
+            # Unbuffered: a line is with the kernel when the call returns, so a killed process loses none.
+            self._file: BinaryIO = path.open("ab", buffering=0)
+            self._hashed = self._hash(self._size())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _append(self, data: bytes | memoryview) -> None:
+        with storage_errors(self.path):
+            rest = memoryview(data).cast("B")
+            while rest:
+                written = self._file.write(rest)
+                self._hashed.update(rest[:written])
+                rest = rest[written:]
+
+    def _truncate(self, size: int, digest: str | None = None) -> None:
+        with storage_errors(self.path):
+            if size > self._size():
+                raise CheckpointError(
+                    f"the checkpoint goes with the first {size:,} bytes of {self.path}, which now has "
+                    f"{self._size():,}; restore the file, or start anew with another --out"
+                )
+            kept = self._hash(size)
+            if digest not in (None, kept.hexdigest()):
+                raise CheckpointError(
+                    f"the checkpoint goes with the first {size:,} bytes of {self.path}, which changed since; "
+                    "restore the file, or start anew with another --out"
+                )
+            self._file.truncate(size)
+            self._hashed = kept
+
+    def _hash(self, size: int) -> xxhash.xxh3_128:
+        """Take in the first bytes of the file."""
+        hashed = xxhash.xxh3_128()
+        with self.path.open("rb") as file:
+            while size and (block := file.read(min(size, HASH_BLOCK))):
+                hashed.update(block)
+                size -= len(block)
+        return hashed
+
+    @property
+    def digest(self) -> str:
+        """The xxh3_128 of all that is in the file, 32 hexadecimal digits."""
+        return self._hashed.hexdigest()
+
+    def _sync(self) -> None:
+        with storage_errors(self.path):
+            os.fsync(self._file.fileno())
+
+
+class MetricsLog(_AppendLog):
+    """JSON lines. Opening a file that exists continues it."""
+
+    def log(self, record: Mapping[str, object], timing: Mapping[str, object] | None = None) -> None:
+        """Append one line.
+
+        Args:
+            record: reproducible figures; not finite ones become null.
+            timing: everything that a clock measured.
+
+        Raises:
+            ValueError: `record` has a key `timing`.
+        """
+        if "timing" in record:
+            raise ValueError("what a clock measures goes into the argument `timing`, not into the record")
+        line = finite({**record, **({"timing": timing} if timing else {})})
+        self._append(json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    def position(self) -> int:
+        """Flush to disk and return the length in bytes, for a checkpoint to keep."""
+        self._sync()
+        return self._size()
+
+    def rewind(self, position: int, digest: str | None = None) -> None:
+        """Drop what was written after `position`; a shorter file, or one of another digest, raises `CheckpointError`."""
+        self._truncate(position, digest)
+
+
+class PredictionLog(_AppendLog):
+    """Predicted probabilities in row order, float32 little-endian without a header.
+
+    Opening a file that exists continues it, without the row that a kill may have cut in half.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._truncate(self.rows * FLOAT32.itemsize)
+
+    @property
+    def rows(self) -> int:
+        """Whole rows in the file."""
+        return self._size() // FLOAT32.itemsize
+
+    def append(self, probabilities: npt.NDArray[np.float32]) -> None:
+        """Append (N,) float32.
+
+        Args:
+            probabilities: (N,) float32; never converted, since rounding float64 would hide a mistake.
+
+        Raises:
+            ValueError: the array is of another type or not flat.
+        """
+        if probabilities.dtype != np.float32 or probabilities.ndim != 1:
+            raise ValueError(
+                f"predictions are flat float32, got {probabilities.dtype} of shape {probabilities.shape}"
+            )
+        self._append(np.ascontiguousarray(probabilities, dtype=FLOAT32).tobytes())
+
+    def rewind(self, rows: int, digest: str | None = None) -> None:
+        """Drop what was appended after the first `rows`; fewer rows, or of another digest, raise `CheckpointError`."""
+        self._truncate(rows * FLOAT32.itemsize, digest)
+
+    def sync(self) -> None:
+        """Flush to disk; do it before a checkpoint keeps `rows`."""
+        self._sync()
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """Return all rows, (rows,) float32, mapped and read-only."""
+        if not self.rows:  # an empty file cannot be mapped
+            return np.empty(0, np.float32)
+        with storage_errors(self.path):
+            return np.memmap(self.path, dtype=FLOAT32, mode="r")
