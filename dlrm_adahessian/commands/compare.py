@@ -1,6 +1,8 @@
 """`compare`: which optimizer trains the better model, and which model is better."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlrm_adahessian.commands.arguments import config_file, model_name, parsed
 from dlrm_adahessian.compare.config import CompareConfig
@@ -8,10 +10,14 @@ from dlrm_adahessian.config import of_model
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
+from dlrm_adahessian.errors import ProgramError, StorageError
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import read_toml, validated
 from dlrm_adahessian.runtime.terminal import say
+
+if TYPE_CHECKING:
+    from dlrm_adahessian.compare.study import Study
 
 _HELP = """Tune and train several optimizers or models on the same rows, and report which is better.
 
@@ -42,11 +48,38 @@ def compare(arguments: Sequence[str]) -> int:
         require_rows(args.data_path, "compare", schema_of(args.dataset, args.schema).format)
     require_writable(args.out, "--out")
     from dlrm_adahessian.compare.study import run_study
-    from dlrm_adahessian.compare.summary import runs_table, summarize
-    from dlrm_adahessian.report.comparison import headline, verdict, write_report
 
-    study = run_study(args)
-    found = summarize(study)
-    write_report(args.out, found, runs_table(study))
-    say("\n".join([*headline(found), *verdict(found), "", f"written to {args.out}/report.html"]))
+    say("\n".join([*report(run_study(args), args.out), "", f"written to {args.out}/report.html"]))
     return 0
+
+
+def report(study: "Study", folder: Path) -> list[str]:
+    """Write the report of a study, results first.
+
+    Args:
+        study: all its runs.
+        folder: of the comparison.
+
+    Returns:
+        What it says, in sentences.
+
+    Raises:
+        StorageError: the report has a fault; the results stay.
+    """
+    from dlrm_adahessian.compare.summary import runs_table, summarize
+    from dlrm_adahessian.report.comparison import headline, verdict, write_report, write_runs
+
+    try:
+        runs = runs_table(study)
+        write_runs(folder, runs)
+        found = summarize(study)
+        write_report(folder, found, runs)
+        return [*headline(found), *verdict(found)]
+    except Exception as error:
+        if isinstance(error, ProgramError):
+            raise
+        raise StorageError(
+            f"all runs are finished, and their report could not be written, by a fault of this program: "
+            f"{type(error).__name__}: {error}; the results are in {folder}, in results.csv and runs; once the fault is "
+            "removed the same command writes the report and trains nothing"
+        ) from error

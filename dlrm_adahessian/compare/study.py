@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
+from dlrm_adahessian.compare.folder import claim
 from dlrm_adahessian.compare.runs import Run
 from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.worker import begin, train
@@ -27,6 +28,7 @@ from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.finished import PROGRESSIVE
+from dlrm_adahessian.runs.kinds import require_kind
 from dlrm_adahessian.runs.sealed import exclusive_lock
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import progress_bar
@@ -103,6 +105,7 @@ def run_study(config: CompareConfig) -> Study:
         StorageError: a process that trained was killed, most likely for lack of memory.
     """
     presets = {name: run_config(config, name, seed=config.seed) for name in config.entrants}
+    require_kind(config.out, "comparison")
     with exclusive_lock(config.out / "lock", wait=False):
         data = open_dataset(
             config.dataset,
@@ -112,6 +115,7 @@ def run_study(config: CompareConfig) -> Study:
             bad_rows=config.bad_rows,
             schema=config.schema,
         )
+        claim(config, data.fingerprint)
         threads = max(1, len(os.sched_getaffinity(0)) // config.parallel)
         pool = ProcessPoolExecutor(
             config.parallel,

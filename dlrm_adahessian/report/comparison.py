@@ -9,20 +9,34 @@ from dlrm_adahessian.compare.results import NEAR_BEST, PARTS, Comparison, PairDi
 from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.report import comparison_plots as plots
 from dlrm_adahessian.report.page import render
-from dlrm_adahessian.runs.sealed import write_json, write_text
+from dlrm_adahessian.runs.sealed import storage_errors, write_json, write_text
 from dlrm_adahessian.statistics.comparison import judgement, p_words
+
+PAGE, MARKDOWN = "report.html", "report.md"
+
+
+def write_runs(folder: Path, runs: pd.DataFrame) -> None:
+    """Write results.csv, a line per run, and remove an earlier report, whose figures may be others.
+
+    Args:
+        folder: of the comparison.
+        runs: what `summary.runs_table` returned.
+    """
+    with storage_errors(folder):
+        for name in ("summary.json", PAGE, MARKDOWN):
+            (folder / name).unlink(missing_ok=True)
+    write_text(folder / "results.csv", runs.to_csv(index=False))
 
 
 def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
-    """Write all files of a comparison's report.
+    """Write summary.json and the pages of a comparison's report.
 
     Args:
-        folder: where; files of an earlier report are replaced.
+        folder: of the comparison.
         found: what `summary.summarize` returned.
         runs: what `summary.runs_table` returned.
     """
     write_json(folder / "summary.json", found.asdict())
-    write_text(folder / "results.csv", runs.to_csv(index=False))
     values = {
         "s": found,
         "metrics": METRICS,
@@ -31,7 +45,7 @@ def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
         "curvature": curvature_sentences(found),
         "near_best": NEAR_BEST,
     }
-    write_text(folder / "report.md", render("comparison.md.j2", values, {}))
+    write_text(folder / MARKDOWN, render("comparison.md.j2", values, {}))
     drawn = {
         "quality": plots.quality(found.optimizers, found.target_val_logloss),
         "forest": plots.forest(found.to_first) if found.to_first else None,
@@ -39,7 +53,7 @@ def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
         **_band_plots(found.bands, list(found.optimizers)),
         "cost": plots.cost(found.optimizers),
     }
-    write_text(folder / "report.html", render("comparison.html.j2", values, drawn))
+    write_text(folder / PAGE, render("comparison.html.j2", values, drawn))
 
 
 def _band_plots(bands: TokenBands | None, names: list[str]) -> dict[str, str | None]:

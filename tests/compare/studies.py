@@ -85,11 +85,16 @@ def _of_models(base):
         "seeds": 2,
         "trials": 1,
     }
+    return run_here(small(base / "models", **changes))
+
+
+def run_here(config):
+    """Run a study in this thread."""
     with pytest.MonkeyPatch.context() as patch:
         for pool in ("ProcessPoolExecutor", "ThreadPoolExecutor"):
             patch.setattr(study_module, pool, _AtOnce)
         patch.setattr(worker, "_data", None)
-        return run_study(small(base / "models", **changes))
+        return run_study(config)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from dlrm_adahessian import presets
 from dlrm_adahessian.compare.study import run_study
 from dlrm_adahessian.compare.summary import runs_table, summarize
-from dlrm_adahessian.report.comparison import verdict, write_report
+from dlrm_adahessian.report.comparison import verdict, write_report, write_runs
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.run_cache import finished as read_finished
 from tests.compare.studies import arguments, small
@@ -142,6 +142,7 @@ def test_models_are_tuned_apart_and_compared_with_the_first_of_them(models, tmp_
     first, second = models.contenders
     assert first.trials[0].drawn == second.trials[0].drawn, "neither has the better luck"
     assert first.trials[0].judged_logloss != second.trials[0].judged_logloss
+    write_runs(tmp_path, runs_table(models))
     write_report(tmp_path, summarize(models), runs_table(models))
     written = json.loads((tmp_path / "summary.json").read_text())
     assert (written["models"], written["reference"]) == (["dlrm", "dcnv2"], "dlrm")

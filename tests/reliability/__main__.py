@@ -32,6 +32,7 @@ from tests.reliability.campaigns import (
     prepared,
     ranks,
     repeats,
+    results,
     shared,
 )
 from tests.reliability.outcome import Campaign, Outcome
@@ -45,6 +46,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "moves": (moves.run, 20),
     "repeats": (repeats.run, 16),
     "prepared": (prepared.run, 200),
+    "results": (results.run, 200),
     "lines": (lines.run, 1),
     "random-files": (lines.random_files, 10_000),
     "hostile": (hostile.run, 1),

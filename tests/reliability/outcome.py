@@ -1,5 +1,6 @@
 """What a campaign found: how often it tried, what was lost, and what went wrong without a word."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,28 @@ def counting(line: int, tried: str, total: int | None = None) -> Iterator[tuple[
     with Progress(outcome, total) as progress:
         yield outcome, progress.show
     outcome.seconds = time.perf_counter() - began
+
+
+@contextmanager
+def warnings_of(name: str) -> Iterator[list[str]]:
+    """Collect what a logger and those below it warn of, whatever the campaigns otherwise keep quiet.
+
+    Yields:
+        The warnings, which grow.
+    """
+    warned: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.append(record.getMessage())
+    logger, quiet = logging.getLogger(name), logging.root.manager.disable
+    logger.addHandler(handler)
+    logger.propagate = False
+    logging.disable(logging.NOTSET)
+    try:
+        yield warned
+    finally:
+        logging.disable(quiet)
+        logger.propagate = True
+        logger.removeHandler(handler)
 
 
 Campaign = Callable[[int, Path], Iterator[Outcome]]

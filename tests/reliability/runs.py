@@ -179,6 +179,11 @@ def _pairs(run: Path, other: Path, ignored: Collection[str]) -> Iterator[tuple[s
     yield "metrics.jsonl", _metrics(run, ignored), _metrics(other, ignored)
 
 
+def without_clock(summary: object) -> object:
+    """Return what a summary says, but for what a clock measured and where the run was resumed."""
+    return _without(_CLOCK, summary)
+
+
 def _without(names: Collection[str], value: object) -> object:
     """Return a JSON document without some keys, however deep they lie."""
     if isinstance(value, dict):

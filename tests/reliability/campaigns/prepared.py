@@ -1,10 +1,8 @@
 """Damage to prepared rows: made anew in the cache, refused where they were named; never trained on."""
 
-import logging
 import random
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import DataError, ProgramError
 from dlrm_adahessian.runs.sealed import MANIFEST
-from tests.reliability.outcome import Outcome, counting
+from tests.reliability.outcome import Outcome, counting, warnings_of
 
 _ROWS = 2000
 _KINDS = (
@@ -32,7 +30,10 @@ _KINDS = (
 def run(times: int, folder: Path) -> Iterator[Outcome]:
     """Damage a file so many times; half of the tries find the rows in the cache, half name their folder."""
     tried = "damage to prepared rows: made anew with a warning, or refused with 65"
-    with counting(14, tried, times) as (outcome, show), _warnings() as warned:
+    with (
+        counting(14, tried, times) as (outcome, show),
+        warnings_of("dlrm_adahessian.data.prepared.folder") as warned,
+    ):
         outcome.figures = {"made_anew": 0, "refused": 0}
         whole = _cached(folder / "whole", seed=0)
         other = _cached(folder / "other", seed=1).folder
@@ -50,24 +51,6 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
                 _judge_cached(folder / "tried", what, truth, warned, outcome)
             show()
     yield outcome
-
-
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collect what is warned of prepared rows, whatever the campaigns otherwise keep quiet."""
-    warned: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: warned.append(record.getMessage())
-    logger, quiet = logging.getLogger("dlrm_adahessian.data.prepared.folder"), logging.root.manager.disable
-    logger.addHandler(handler)
-    logger.propagate = False
-    logging.disable(logging.NOTSET)
-    try:
-        yield warned
-    finally:
-        logging.disable(quiet)
-        logger.propagate = True
-        logger.removeHandler(handler)
 
 
 def _judge_cached(cache: Path, what: str, truth: list[bytes], warned: list[str], outcome: Outcome) -> None:
