@@ -78,8 +78,9 @@ def report(study: "Study", folder: Path) -> list[str]:
     except Exception as error:
         if isinstance(error, ProgramError):
             raise
+        said = " ".join(str(error).split())  # templates report a line number on a line of its own
         raise StorageError(
             f"all runs are finished, and their report could not be written, by a fault of this program: "
-            f"{type(error).__name__}: {error}; the results are in {folder}, in results.csv and runs; once the fault is "
+            f"{type(error).__name__}: {said}; the results are in {folder}, in results.csv and runs; once the fault is "
             "removed the same command writes the report and trains nothing"
         ) from error

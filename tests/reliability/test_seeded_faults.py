@@ -11,10 +11,11 @@ import pytest
 from dlrm_adahessian.checkpoint import reader, step_folders, tensor_file
 from dlrm_adahessian.data.prepared import folder as prepared_rows
 from dlrm_adahessian.data.text.bad_lines import BadLines
+from dlrm_adahessian.runs import finished as finished_run
 from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
 from tests.processes import worlds
 from tests.reliability import runs
-from tests.reliability.campaigns import damage, io_faults, lines, moves, prepared
+from tests.reliability.campaigns import damage, io_faults, lines, moves, prepared, results
 from tests.reliability.outcome import Outcome, counting
 
 
@@ -143,6 +144,17 @@ def test_prepared_rows_that_are_believed_are_found(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(prepared_rows, "_check", lambda folder, manifest: None)
     (outcome,) = prepared.run(16, tmp_path / "b")
     assert outcome.silent > 5
+
+
+def test_finished_results_that_are_believed_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outcome,) = results.run(7 * 3, tmp_path / "a")
+    assert outcome.good, outcome.failures
+    monkeypatch.setattr(finished_run, "verify_file", lambda path, entry: None)
+    monkeypatch.setattr(finished_run.FinishedRun, "read", lambda run, name: (run.folder / name).read_bytes())
+    (outcome,) = results.run(7 * 3, tmp_path / "b")
+    assert outcome.silent > 5, outcome.failures
 
 
 def test_a_tensor_that_arrives_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

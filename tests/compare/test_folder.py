@@ -1,0 +1,80 @@
+"""A comparison is extended in its folder; another one is refused there, and nothing is written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.compare.folder import claim
+from dlrm_adahessian.compare.study import run_study
+from dlrm_adahessian.errors import CheckpointError, UsageError
+
+ROWS = "a" * 16
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> CompareConfig:
+    config = CompareConfig(optimizers="adagrad,adam", out=tmp_path)
+    claim(config, ROWS)
+    return config
+
+
+@pytest.mark.parametrize("more", [
+    {"seeds": 5}, {"trials": 8}, {"trials": 8, "refine": 2}, {"optimizers": "adagrad,hybrid"}, {"parallel": 2},
+    {"device": "cpu"}, {"data_path": "copy.txt"},
+])  # fmt: skip
+def test_more_of_a_comparison_is_taken(asked: CompareConfig, more: dict[str, object]) -> None:
+    claim(replace(asked, **more), ROWS)
+    claim(asked, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"batch_size": 64, "epochs": 2}, "batch_size 256 -> 64, epochs 1 -> 2; leave these flags out"),
+        ({"seed": 4}, "seed 0 -> 4; leave"),
+        ({"select": "progressive"}, "select val -> progressive; leave"),
+    ],
+)
+def test_another_comparison_is_refused_with_what_differs(
+    asked: CompareConfig, changed: dict[str, object], told: str
+) -> None:
+    before = (asked.out / "comparison.json").read_bytes()
+    with pytest.raises(UsageError, match=f"those of {asked.out} differ: {told}"):
+        claim(replace(asked, **changed), ROWS)
+    assert (asked.out / "comparison.json").read_bytes() == before
+
+
+def test_other_rows_are_refused(asked: CompareConfig) -> None:
+    with pytest.raises(UsageError, match="the settings are the same, the content of the rows is not; leave"):
+        claim(asked, "b" * 16)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"batch_size": 256}'])
+def test_a_description_that_lacks_keys_is_refused(asked: CompareConfig, content: str) -> None:
+    (asked.out / "comparison.json").write_text(content)
+    with pytest.raises(UsageError, match="epochs None -> 1"):
+        claim(asked, ROWS)
+
+
+def test_a_description_that_is_no_json_is_refused(asked: CompareConfig) -> None:
+    (asked.out / "comparison.json").write_text("{")
+    with pytest.raises(CheckpointError, match="comparison.json is not valid JSON; restore it from a copy"):
+        claim(asked, ROWS)
+
+
+def test_a_study_leaves_the_folder_of_a_run_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        UsageError, match=f"a comparison needs a folder of its own, and {tmp_path} is that of a training run"
+    ):
+        run_study(CompareConfig(dataset="synthetic", out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_is_written_says_what_was_asked(asked: CompareConfig) -> None:
+    said = json.loads((asked.out / "comparison.json").read_text())
+    assert (said["batch_size"], said["dataset"], said["prepared"]) == (256, "criteo", ROWS)
+    assert not {"seeds", "optimizers", "out", "parallel"} & said.keys()
