@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.__main__ import run, table
-from tests.reliability.campaigns import damage, hostile, kills, lines, not_finite, pipe, ranks
+from tests.reliability.campaigns import damage, hostile, kills, lines, not_finite, pipe, ranks, results
 from tests.reliability.outcome import Campaign, Outcome
 
 pytestmark = pytest.mark.slow
@@ -57,6 +57,11 @@ def test_numbers_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
 def test_a_pipe_takes_little_memory(tmp_path: Path) -> None:
     (outcome,) = require_good(pipe.run, 200_000, tmp_path)
     assert len(outcome.figures["samples"]) > 1
+
+
+def test_damaged_results_are_made_anew_or_refused(tmp_path: Path) -> None:
+    (outcome,) = require_good(results.run, 6, tmp_path)
+    assert sum(outcome.figures.values()) == outcome.times == 6
 
 
 def test_odd_lines_are_refused_or_put_aside(tmp_path: Path) -> None:

@@ -146,15 +146,36 @@ def test_prepared_rows_that_are_believed_are_found(tmp_path: Path, monkeypatch: 
     assert outcome.silent > 5
 
 
+@pytest.mark.campaign
 def test_finished_results_that_are_believed_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (outcome,) = results.run(7 * 3, tmp_path / "a")
-    assert outcome.good, outcome.failures
     monkeypatch.setattr(finished_run, "verify_file", lambda path, entry: None)
     monkeypatch.setattr(finished_run.FinishedRun, "read", lambda run, name: (run.folder / name).read_bytes())
-    (outcome,) = results.run(7 * 3, tmp_path / "b")
-    assert outcome.silent > 5, outcome.failures
+    (outcome,) = results.run(7 * 3, tmp_path)
+    assert outcome.silent + outcome.lost > 10, outcome.failures
+    assert outcome.silent >= 5, outcome.failures
+
+
+@pytest.mark.parametrize(
+    ("used", "found"),
+    [
+        (lambda folder, seed: "truth", "silent"),  # nothing on the disk was made anew
+        (lambda folder, seed: write_summary(folder, "other"), "silent"),
+        (lambda folder, seed: write_summary(folder, "truth"), "lost"),  # without a word
+        (lambda folder, seed: {}["key"], "lost"),
+    ],
+)
+def test_each_way_to_believe_a_damaged_result_counts(tmp_path: Path, used: Any, found: str) -> None:
+    outcome = Outcome(line=26, tried="seeded", figures={"made_anew": 0, "refused": 0})
+    place = results._Place("seeded", "", used)
+    results._judge(place, tmp_path, tmp_path, "truth", "seeded: test.f32 bit flip", [], outcome)
+    assert (outcome.lost, outcome.silent) == ((1, 0) if found == "lost" else (0, 1))
+
+
+def write_summary(folder: Path, content: str) -> str:
+    (folder / "summary.json").write_text(content)
+    return content
 
 
 def test_a_tensor_that_arrives_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
