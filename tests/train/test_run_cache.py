@@ -1,16 +1,24 @@
 """Finished runs are found again while the code that trains is the same, and only then."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 import dlrm_adahessian
-from dlrm_adahessian.config import RunConfig
-from dlrm_adahessian.train.run_cache import program, run_path
+from dlrm_adahessian.config import RunConfig, composed
+from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.data.prepared.folder import PreparedData
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.runs.finished import DIVERGED, SEAL, SUMMARY, TEST, FinishedRun
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.train.results import RunResult
+from dlrm_adahessian.train.run_cache import find_or_fit, is_known_to_diverge, program, run_path
 
 PACKAGE = Path(dlrm_adahessian.__file__).parent
 
@@ -75,3 +83,88 @@ def test_a_run_on_another_kind_of_device_is_not_reused() -> None:
     on_cpu = run_path(RunConfig(), samples, root, cpu)
     assert on_cpu == run_path(RunConfig(), samples, root, cpu)
     assert on_cpu != run_path(RunConfig(), samples, root, cuda)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, PreparedData]:
+    values = {
+        "dataset": "synthetic",
+        "rows": 700,
+        "model": {"bottom": [4], "top": [4], "embedding_dim": 4},
+        "data": {
+            "cache_dir": str(tmp_path_factory.mktemp("cache")),
+            "synthetic": {"cardinality_scale": 0.0001},
+        },
+    }
+    config = composed(values, "rowwise_adagrad")
+    return config, open_dataset(config.dataset, None, config.data, rows=config.rows, bad_rows="strict")
+
+
+def found_in(root: Path, samples: tuple[RunConfig, PreparedData]) -> RunResult:
+    with init_process_group(CPU):
+        found = find_or_fit(*samples, root, CPU, title=None)
+    assert found is not None
+    return found
+
+
+def reverse_predictions(run: Path) -> None:
+    np.fromfile(run / TEST, "<f4")[::-1].tofile(run / TEST)
+
+
+def leave_out_the_test(run: Path) -> None:
+    (run / SUMMARY).write_text("{}")
+
+
+def be_of_before_seals(run: Path) -> None:
+    (run / SEAL).unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (reverse_predictions, "test.f32 changed since it was written; the run is trained anew"),
+        (leave_out_the_test, "summary.json changed since it was written; the run is trained anew"),
+        (
+            be_of_before_seals,
+            "a version that did not seal results wrote summary.json; the run is trained anew",
+        ),
+    ],
+)
+def test_damaged_results_are_trained_anew_with_a_warning(
+    samples: tuple[RunConfig, PreparedData],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[Path], None],
+    told: str,
+) -> None:
+    first = found_in(tmp_path, samples)
+    run = run_path(*samples, tmp_path, CPU)
+    whole = (run / TEST).read_bytes()
+    with caplog.at_level(logging.WARNING):
+        found_in(tmp_path, samples)
+        assert not caplog.records
+        harm(run)
+        again = found_in(tmp_path, samples)
+    assert told in caplog.text
+    np.testing.assert_array_equal(again.test.probability, first.test.probability)
+    assert again.summary.test == first.summary.test
+    assert (run / TEST).read_bytes() == whole
+    FinishedRun.open(run, samples[0].fingerprint(samples[1].fingerprint))
+
+
+def test_a_divergence_is_believed_of_its_own_run_alone(
+    samples: tuple[RunConfig, PreparedData], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, own = RunDirectory(tmp_path), samples[0].fingerprint(samples[1].fingerprint)
+    assert not is_known_to_diverge(*samples, run)
+    FinishedRun.seal_divergence(tmp_path, own, "the loss is not finite")
+    assert is_known_to_diverge(*samples, run)
+    assert not caplog.records
+    FinishedRun.seal_divergence(tmp_path, "f" * 16, "the loss is not finite")
+    assert not is_known_to_diverge(*samples, run)
+    assert "seal.json is of another run; the run is trained again" in caplog.text
+    (tmp_path / DIVERGED).unlink()
+    assert not is_known_to_diverge(*samples, run)

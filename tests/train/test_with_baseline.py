@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -266,6 +267,58 @@ def test_a_resume_takes_its_settings_from_the_run(finished, rows, tmp_path):
     ):
         code, _, err = call("train", "--out", run, "--resume", *flags)
         assert (code, told in err) == (3, True), err
+
+
+@pytest.fixture
+def ended(finished, tmp_path):
+    """Return a copy of a finished run, whose baseline is in the cache."""
+    return shutil.copytree(finished / "run", tmp_path / "run")
+
+
+def flip_first_bit(path):
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["progressive.f32", "metrics.jsonl"])
+def test_a_resume_refuses_what_changed_since_the_checkpoint(ended, capsys, name):
+    flip_first_bit(ended / name)
+    summary = (ended / "summary.json").read_bytes()
+    assert main(["train", "--out", str(ended), "--resume"]) == 3
+    assert re.search(rf"first [\d,]+ bytes of {ended}/{name}, which changed since", capsys.readouterr().err)
+    assert (ended / "summary.json").read_bytes() == summary
+
+
+@pytest.mark.parametrize("name", ["test.f32", "summary.json", "seal.json"])
+def test_a_resume_makes_changed_results_anew_and_says_so(ended, caplog, name):
+    test = (ended / "test.f32").read_bytes()
+    summary = json.loads((ended / "summary.json").read_text())
+    flip_first_bit(ended / name)
+    assert main(["train", "--out", str(ended), "--resume"]) == 0
+    assert "the results are made anew from the checkpoint" in caplog.text
+    assert (ended / "test.f32").read_bytes() == test
+    assert without_clock(json.loads((ended / "summary.json").read_text())) == without_clock(summary)
+    caplog.clear()
+    assert main(["train", "--out", str(ended), "--resume"]) == 0
+    assert "made anew" not in caplog.text
+
+
+def test_a_finished_run_without_checkpoints_stays_as_it_is(ended, capsys):
+    shutil.rmtree(ended / "checkpoints")
+    before = {path.name: path.read_bytes() for path in ended.iterdir() if path.is_file()}
+    for flags in ([], ["--seed", "5"]):
+        assert main(["train", "--out", str(ended), "--resume", *flags]) == 3
+        assert f"{ended} is finished and holds none; its results stay as they are" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in ended.iterdir() if path.is_file()} == before
+
+
+def test_the_folder_of_a_comparison_is_no_place_for_a_run(tmp_path, capsys):
+    (tmp_path / "comparison.json").write_text("{}")
+    for flags in ([], ["--resume"]):
+        assert main(["train", "--dataset", "synthetic", "--out", str(tmp_path), *flags]) == 64
+        assert "is that of a comparison: it holds comparison.json" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["comparison.json"]
 
 
 def test_rows_of_a_pipe_are_those_of_the_first_start_in_a_resume(rows, tmp_path, monkeypatch, capsys, caplog):
