@@ -2,7 +2,8 @@
 """Predictions as parquet: written while rows are scored, and read again as a model of their own.
 
 Columns: row (int64, from 0), label (int8, null where there is none), weight (float32) where rows have weights, probability
-(float32), and of further models scored on the same rows probability_2, probability_3, ...
+(float32), and of further models scored on the same rows probability_2, probability_3, ... Pages have checksums, which are
+verified; files of before, and of others, may have none.
 """
 
 import os
@@ -182,7 +183,7 @@ def writing(path: Path | None, models: int, *, weighted: bool = False) -> Genera
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with pq.ParquetWriter(partial, schema) as writer:
+            with pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
                 yield PredictionFile(writer)
             partial.replace(path)
         finally:
@@ -277,7 +278,9 @@ def _read(path: Path) -> pa.Table:
         if any(schema.field(name).type != pa.float32() for name in columns):
             raise DataError(f"probabilities are float, and {path} has others; give what evaluate wrote")
         weight = [name for name in schema.names if name == _WEIGHT]
-        table = pq.read_table(path, columns=["row", "label", *columns, *weight])
+        table = pq.read_table(
+            path, columns=["row", "label", *columns, *weight], page_checksum_verification=True
+        )
         if table["row"].null_count:
             raise DataError(f"every row has a number, and {path} has rows with none; score the rows again")
         return table

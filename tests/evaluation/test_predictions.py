@@ -101,6 +101,18 @@ def test_a_damaged_file_is_refused(tmp_path, place):
         read_predictions([str(path)])
 
 
+@pytest.mark.parametrize("score", SCORES)
+def test_a_probability_that_changed_since_it_was_written_is_refused(tmp_path, score):
+    path = tmp_path / "a.parquet"
+    write(path)
+    content = path.read_bytes()
+    stored = score[:2].tobytes()  # within a page, however the first row group stores it
+    at = content.index(stored)
+    path.write_bytes(content[:at] + (score[:2] / 2).tobytes() + content[at + len(stored) :])
+    with pytest.raises(DataError, match="whole parquet file"):
+        read_predictions([str(path)])
+
+
 def test_files_of_different_scorings_are_refused(tmp_path):
     paths = [write(tmp_path / "a.parquet"), write(tmp_path / "b.parquet", scores=SCORES[:1])]
     with pytest.raises(DataError, match="others than"):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dlrm_adahessian.commands.compare import report
 from dlrm_adahessian.compare.study import Contender, Run, Study
 from dlrm_adahessian.compare.summary import runs_table, summarize
 from dlrm_adahessian.curvature.parts import Parts
@@ -98,6 +99,20 @@ def test_samples_of_one_class_have_no_auc_and_all_else(part, study, tmp_path):
     )
     assert page.count(f"<td>{part}</td><td>-</td><td>0.") == 2
     assert "nan" not in text
+
+
+def test_a_comparison_that_wholly_diverged_has_a_report(study, tmp_path):
+    found = with_finals(study, lambda run: replace(run, summary=None, result=None))
+    assert report(found, tmp_path)
+    assert "no seed finished with both" in (tmp_path / "report.html").read_text()
+
+
+def test_one_seed_of_one_class_throughout_has_a_report(study, tmp_path):
+    found = with_finals(study, lambda run: of_one_class(of_one_class(run, "test"), "progressive"))
+    assert found.config.seeds == 1
+    assert report(found, tmp_path)
+    differences = json.loads((tmp_path / "summary.json").read_text())["differences"]
+    assert [pair["auc"] for pair in differences] == [None, None]
 
 
 def test_a_comparison_whose_first_optimizer_always_diverged_has_a_report(study, tmp_path):
