@@ -58,6 +58,7 @@ def begin(folder: Path, threads: int, parent: int) -> None:
         parent: process that this one ends with; not asked for here, where it may be gone already.
     """
     global _data
+    logging.root.handlers.clear()  # those of libraries, which were imported with this module
     quiet_libraries()
     logging.getLogger("dlrm_adahessian").setLevel(logging.ERROR)
     # Of all that a run tells, that a finished one is trained anew concerns who waits for the comparison.
