@@ -36,7 +36,7 @@ class StorageError(ProgramError):
 
 
 class CheckpointError(ProgramError):
-    """A checkpoint is damaged, incomplete, or belongs to something else."""
+    """A checkpoint, or a result that is finished, is damaged, incomplete, or belongs to something else."""
 
     exit_code = 3
 
