@@ -80,7 +80,7 @@ def report(study: "Study", folder: Path) -> list[str]:
             raise
         said = " ".join(str(error).split())  # templates report a line number on a line of its own
         raise StorageError(
-            f"all runs are finished, and their report could not be written, by a fault of this program: "
-            f"{type(error).__name__}: {said}; the results are in {folder}, in results.csv and runs; once the fault is "
-            "removed the same command writes the report and trains nothing"
+            f"the report of {folder} could not be written, because of a fault in this program "
+            f"({type(error).__name__}: {said}); all runs are finished, and results.csv has their figures; once the fault is fixed, the same command writes the "
+            "report and trains nothing"
         ) from error

@@ -17,6 +17,14 @@ _MOVES_NOTHING = ("out", "data_path", "schema", "device", "parallel")
 _OF_DATA = ("cache_dir", "prefetch")  # these move nothing either
 
 
+def require_settings(config: CompareConfig) -> None:
+    """Refuse other settings than those of the comparison in the folder, as `claim`, before the rows are known."""
+    path = config.out / COMPARISON
+    if path.exists():
+        said = _read(path)
+        _require_same(config, said, {**_settings(config), "prepared": said.get("prepared")})
+
+
 def claim(config: CompareConfig, rows: str) -> None:
     """Write into the folder what is asked, unless something else was asked there before.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_config
-from dlrm_adahessian.compare.folder import claim
+from dlrm_adahessian.compare.folder import claim, require_settings
 from dlrm_adahessian.compare.runs import Run
 from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.worker import begin, train
@@ -106,6 +106,7 @@ def run_study(config: CompareConfig) -> Study:
     """
     presets = {name: run_config(config, name, seed=config.seed) for name in config.entrants}
     require_kind(config.out, "comparison")
+    require_settings(config)
     with exclusive_lock(config.out / "lock", wait=False):
         data = open_dataset(
             config.dataset,

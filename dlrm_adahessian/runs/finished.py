@@ -29,9 +29,10 @@ METRICS, PROGRESSIVE, TEST = "metrics.jsonl", "progressive.f32", "test.f32"
 SUMMARY: Literal["summary.json"] = "summary.json"
 DIVERGED: Literal["diverged.json"] = "diverged.json"
 SEAL = "seal.json"
-_RESULTS = {SUMMARY: (METRICS, PROGRESSIVE, TEST), DIVERGED: ()}  # before each of the last files
-
-_Entries = Mapping[str, Mapping[str, int | str]]
+_RESULTS = {
+    SUMMARY: (METRICS, PROGRESSIVE, TEST),
+    DIVERGED: (),
+}  # what is written before each of the last files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class FinishedRun:
 
     folder: Path
     run: str
-    files: _Entries
+    files: Mapping[str, Mapping[str, int | str]]
 
     @classmethod
     def seal(cls, folder: Path, run: str, summary: Mapping[str, object]) -> Self:

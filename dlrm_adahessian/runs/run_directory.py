@@ -1,14 +1,16 @@
 """The run directory: what a run was asked to do, what it measured, and what it predicted.
 
-config.json       the resolved configuration
-environment.json  versions, commit, machine: with the configuration, enough to repeat the run
-plan.json         which rank holds which part of the tables, and what it needs in memory
-vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
-metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
-progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
-checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
-seal.json         digests of the results (finished.py), of which the last appears after it:
-summary.json      the results, or diverged.json, why the run diverged, where that is its result
+    config.json       the resolved configuration
+    environment.json  versions, commit, machine: with the configuration, enough to repeat the run
+    plan.json         which rank holds which part of the tables, and what it needs in memory
+    vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
+    metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
+    progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
+    checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
+    seal.json         digests of the results (finished.py)
+    summary.json      the results, or diverged.json, why the run diverged, where that is its result; written last
+
+The logs are append-only, and a resumed run rewinds them to its checkpoint (logs.py).
 """
 
 import importlib.metadata

@@ -145,7 +145,9 @@ def _tell_of_damage(begun: RecordedRun) -> None:
     try:
         FinishedRun.open(begun.folder, begun.config.fingerprint(begun.rows))
     except DamagedFolderError as error:
-        logger.warning("%s; the results are made anew from the checkpoint", error)
+        logger.warning(
+            "%s; the summary and the predictions of test samples are made anew from the checkpoint", error
+        )
 
 
 def _rows_of_pipe(begun: RecordedRun, config: RunConfig) -> PreparedData | None:

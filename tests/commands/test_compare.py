@@ -34,8 +34,8 @@ def test_a_report_that_fails_leaves_the_results_and_says_how_to_write_it_again(
             patch.setattr(comparison, place, broken)
         with pytest.raises(StorageError) as error:
             report(models, tmp_path)
-    assert "could not be written" in str(error.value)
-    assert "TemplateSyntaxError: unexpected '}' line 7; the results are in" in str(error.value)
+    assert f"the report of {tmp_path} could not be written" in str(error.value)
+    assert "(TemplateSyntaxError: unexpected '}' line 7); all runs are finished" in str(error.value)
     assert "the same command writes the report and trains nothing" in str(error.value)
     assert not (tmp_path / "report.html").exists(), "an old one would have other figures"
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), figures)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dlrm_adahessian.compare.config import CompareConfig
-from dlrm_adahessian.compare.folder import claim
+from dlrm_adahessian.compare.folder import claim, require_settings
 from dlrm_adahessian.compare.study import run_study
 from dlrm_adahessian.errors import CheckpointError, UsageError
 
@@ -42,12 +42,15 @@ def test_another_comparison_is_refused_with_what_differs(
     asked: CompareConfig, changed: dict[str, object], told: str
 ) -> None:
     before = (asked.out / "comparison.json").read_bytes()
-    with pytest.raises(UsageError, match=f"those of {asked.out} differ: {told}"):
-        claim(replace(asked, **changed), ROWS)
+    other = replace(asked, **changed)
+    for refuse in (require_settings, lambda config: claim(config, ROWS)):
+        with pytest.raises(UsageError, match=f"those of {asked.out} differ: {told}"):
+            refuse(other)
     assert (asked.out / "comparison.json").read_bytes() == before
 
 
 def test_other_rows_are_refused(asked: CompareConfig) -> None:
+    require_settings(asked)
     with pytest.raises(UsageError, match="the settings are the same, the content of the rows is not; leave"):
         claim(asked, "b" * 16)
 

@@ -296,7 +296,7 @@ def test_a_resume_makes_changed_results_anew_and_says_so(ended, caplog, name):
     summary = json.loads((ended / "summary.json").read_text())
     flip_first_bit(ended / name)
     assert main(["train", "--out", str(ended), "--resume"]) == 0
-    assert "the results are made anew from the checkpoint" in caplog.text
+    assert "the summary and the predictions of test samples are made anew from the checkpoint" in caplog.text
     assert (ended / "test.f32").read_bytes() == test
     assert without_clock(json.loads((ended / "summary.json").read_text())) == without_clock(summary)
     caplog.clear()
