@@ -81,6 +81,6 @@ def report(study: "Study", folder: Path) -> list[str]:
         said = " ".join(str(error).split())  # templates report a line number on a line of its own
         raise StorageError(
             f"the report of {folder} could not be written, because of a fault in this program "
-            f"({type(error).__name__}: {said}); all runs are finished, and results.csv has their figures; once the fault is fixed, the same command writes the "
-            "report and trains nothing"
+            f"({type(error).__name__}: {said}); all runs are finished, and results.csv has their figures; "
+            "once the fault is fixed, the same command writes the report and trains nothing"
         ) from error
