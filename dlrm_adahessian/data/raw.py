@@ -1,7 +1,7 @@
 """Raw rows of any schema: read, and prepared under the name of their content."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -106,7 +106,8 @@ def prepare_raw(
 
     def fill(folder: Path) -> dict[str, Any]:
         found = reading.fill(folder)
-        if input_identity(path, schema.format, cfg.cache_dir) != identity:
+        # It may also have been another in between, and be again what it was.
+        if input_identity(path, schema.format, cfg.cache_dir) != identity or not reading.may_be_of(identity):
             raise DataError(f"{path} must not change while it is read, and did; prepare it again")
         return found
 
@@ -118,7 +119,7 @@ def _from_pipe(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dat
 
     def fill(folder: Path) -> dict[str, Any]:
         found = reading.fill(folder)
-        key = {**recipe, "input": reading.identity()}
+        key = {**recipe, "input": reading.read[-1]}
         return {**found, "key": key, "fingerprint": fingerprint(key)}
 
     folder = cache_dir / f"{dataset}-pipe"
@@ -127,7 +128,11 @@ def _from_pipe(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dat
 
 
 class _Reading:
-    """One pass over raw rows."""
+    """One pass over raw rows.
+
+    Attributes:
+        read: identifies each file by what was read of it; None where that does not tell.
+    """
 
     def __init__(
         self, path: str, schema: Schema, rows: int | None, min_count: int, *, quarantine: bool
@@ -138,7 +143,7 @@ class _Reading:
         self._min_count = min_count
         self._quarantine = quarantine
         self._stages = StageBar()
-        self._source: Source | None = None
+        self.read: list[dict[str, Any] | None] = []
 
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write the rows into an empty folder; return what the manifest says of them."""
@@ -152,10 +157,13 @@ class _Reading:
             logger.warning("%s", bad_lines.told(found["rows"]))
         return {**found, "rejected": bad_lines.count}
 
-    def identity(self) -> dict[str, Any]:
-        """Identify what has come out of a pipe."""
-        source = self._source
-        return {"bytes": source.consumed(), "xxh3_128": source.digest()} if source else {}
+    def may_be_of(self, identity: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether what was read has the content that `input_identity` told; where not all was read in order, it may."""
+        known = [file for file in self.read if file is not None]
+        if sum(file["bytes"] for file in known) != sum(file["bytes"] for file in identity):
+            return True
+        # Files of one part are read before those of another.
+        return sorted(map(fingerprint, known)) == sorted(map(fingerprint, identity))
 
     def _blocks(self, bad_lines: BadLines) -> Iterator[RowBlock]:
         """Yield the good rows; a `DataError` where bad lines leave too few of them to go on."""
@@ -165,7 +173,6 @@ class _Reading:
         reader = RowReader(schema, bad_lines)
         part = part_of_files(self._path, schema)
         for source in open_sources(self._path, schema.format, part_of=part or (lambda name: 0)):
-            self._source = source
             self._stages.total_bytes = source.total
             for block in reader.read(source, limit=left):
                 left = None if left is None else left - len(block)
@@ -176,6 +183,7 @@ class _Reading:
                     if part is None
                     else replace(block, part=np.full(len(block), part(source.name), np.int8))
                 )
+            self.read.append(source.identity())
             if left == 0:
                 break
         if bad_lines.count and good < MIN_ROWS:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import random
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.data.raw import prepare_raw
+from dlrm_adahessian.data.text import digests, sources
 from dlrm_adahessian.errors import DataError, NoInputError
 from tests.data.oracle import parse, random_line
 from tests.faults import Outcome, disk_full, each_operation
@@ -153,6 +155,51 @@ def test_text_that_changes_while_it_is_read_is_refused(
         text.write_bytes(TEXT + TEXT)
 
     monkeypatch.setattr(raw, "read_rows", read_and_change)
+    with pytest.raises(DataError, match="must not change while it is read"):
+        prepare(text, tmp_path / "cache")
+    assert folders(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("small", [1 << 20, 0], ids=["hashed each time", "remembered"])
+def test_rows_are_known_by_their_content_whatever_the_times_of_the_file(
+    small: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_SMALL", small)
+    monkeypatch.setattr(digests, "_SETTLED", -1)
+    times = text.stat()
+    first = prepare(text, tmp_path / "cache")
+    with text.open("r+b") as file:  # in place: the inode and the size stay
+        file.write(flipped(TEXT))
+    os.utime(text, ns=(times.st_atime_ns, times.st_mtime_ns))
+    second = prepare(text, tmp_path / "cache")
+    assert second.folder != first.folder
+    assert second.labels.tolist() == [1 - label for label in first.labels]
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(TEXT)
+    os.utime(copy, (1, 1))
+    monkeypatch.setattr(raw, "open_sources", lambda *path, **more: pytest.fail("the text was read again"))
+    assert prepare(copy, tmp_path / "cache").folder == first.folder
+
+
+def flipped(text: bytes) -> bytes:
+    """Return lines with the other labels."""
+    return b"".join(
+        (b"1" if line.startswith(b"0") else b"0") + line[1:] for line in text.splitlines(keepends=True)
+    )
+
+
+def test_text_that_was_another_only_while_it_was_read_is_refused(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after it is what names the folder, and in between it is not."""
+    open_sources = raw.open_sources
+
+    def flip_and_restore(*path: object, **options: object):
+        text.write_bytes(flipped(TEXT))
+        yield from open_sources(*path, **options)
+        text.write_bytes(TEXT)
+
+    monkeypatch.setattr(raw, "open_sources", flip_and_restore)
     with pytest.raises(DataError, match="must not change while it is read"):
         prepare(text, tmp_path / "cache")
     assert folders(tmp_path / "cache") == []

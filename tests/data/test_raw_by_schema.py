@@ -1,16 +1,20 @@
 """Prepared rows of any schema: equal from every format, and to those of a slow reader; parts by files; limits."""
 
 import gzip
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from dlrm_adahessian.data import raw
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.schema import Schema, from_dict
+from dlrm_adahessian.data.text import digests, sources
 from dlrm_adahessian.errors import DataError
 from tests.data.bags import lists_of
 from tests.data.columnar.slow import (
@@ -127,6 +131,42 @@ def test_one_file_is_cut_by_order_where_the_rule_names_files(tmp_path: Path) -> 
     for path in (raw, raw / "day3.csv"):
         data = prepare_as(small(split={"by": "files", "test_files": ["day3.csv"]}), path, tmp_path / "cache")
         assert data.split.asdict() == {"train": [0, 18], "test": [18, 19], "val": [19, 20]}
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet"])
+@pytest.mark.parametrize("small_file", [1 << 20, 0], ids=["hashed each time", "remembered"])
+def test_rows_are_known_by_their_content_whatever_the_times_of_the_file(
+    form: str, small_file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_SMALL", small_file)
+    monkeypatch.setattr(digests, "_SETTLED", -1)
+    write, schema = write_parquet if form == "parquet" else write_text, small(form)
+    clicks = [n % 3 % 2 for n in range(70)]
+    columns: dict[str, list[Any]] = {"y": clicks, "x": list(range(70)), "t": ["a", "b"] * 35}
+    path = write(tmp_path / f"rows.{form}", columns)
+    before, times = path.read_bytes(), path.stat()
+    first = prepare_as(schema, path, tmp_path / "cache")
+    other = write(tmp_path / f"other.{form}", {**columns, "y": [1 - click for click in clicks]}).read_bytes()
+    with path.open("r+b") as file:  # in place: the inode stays
+        file.write(other)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (len(other), path.stat().st_mtime_ns) == (len(before), times.st_mtime_ns)
+    second = prepare_as(schema, path, tmp_path / "cache")
+    assert first.labels.tolist() == clicks
+    assert second.labels.tolist() == [1 - click for click in clicks]
+    copy = tmp_path / f"copy.{form}"
+    copy.write_bytes(before)
+    os.utime(copy, (1, 1))
+    monkeypatch.setattr(raw, "open_sources", lambda *path, **more: pytest.fail("the rows were read again"))
+    assert prepare_as(schema, copy, tmp_path / "cache").folder == first.folder
+
+
+def test_files_of_parts_are_identified_in_another_order_than_they_are_read_in(tmp_path: Path) -> None:
+    rule = {"by": "files", "test_files": ["day1.csv"], "validation_files": ["day2.csv"]}
+    data = prepare_as(small(split=rule), in_files(tmp_path / "raw"), tmp_path / "cache")
+    assert [entry["bytes"] for entry in data.manifest["key"]["input"]] == [
+        (tmp_path / "raw" / f"day{day}.csv").stat().st_size for day in (1, 2, 3, 10)
+    ]
 
 
 def test_limit_counts_good_rows_of_all_files(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class Source:
         read: gives up to so many bytes, none at the end; raises `DataError` when the file is damaged.
         total: bytes of the whole input on disk, before decompression; None for a pipe.
         consumed: bytes of the whole input taken so far, before decompression.
-        digest: xxh3_128 of those of this file.
+        identity: identifies this file by what was read of it, as `input_identity` does by all of it; None where its format
+            is read from several places.
         live: somebody waits for the answer to each line, so that none may be read ahead.
         file: the file itself, where its format is read from several places; `read` gives nothing then.
     """
@@ -75,7 +76,7 @@ class Source:
     read: Callable[[int], bytes]
     total: int | None
     consumed: Callable[[], int]
-    digest: Callable[[], str]
+    identity: Callable[[], dict[str, Any] | None]
     live: bool = False
     file: Any = None
 
@@ -87,12 +88,13 @@ class _Counted:
 
     def __init__(self, file: BinaryIO, name: str, before: int) -> None:
         self.position = before
+        self._before = before
         self._file = file
         self._name = name
         self._hash = xxhash.xxh3_128()
 
-    def digest(self) -> str:
-        return self._hash.hexdigest()
+    def identity(self) -> dict[str, Any]:
+        return {"bytes": self.position - self._before, "xxh3_128": self._hash.hexdigest()}
 
     def read(self, size: int, /) -> bytes:
         try:
@@ -278,7 +280,9 @@ def live_source(file: BufferedReader) -> Source:
     Returns:
         The source; its reads are short where no more has come.
     """
-    return Source(name="stdin", read=file.read1, total=None, consumed=lambda: 0, digest=lambda: "", live=True)
+    return Source(
+        name="stdin", read=file.read1, total=None, consumed=lambda: 0, identity=lambda: None, live=True
+    )
 
 
 def _seekable(raw: _Counted, name: str, total: int | None) -> Source:
@@ -287,7 +291,7 @@ def _seekable(raw: _Counted, name: str, total: int | None) -> Source:
         read=lambda size: b"",
         total=total,
         consumed=lambda: raw.position,
-        digest=raw.digest,
+        identity=lambda: None,
         file=raw,
     )
 
@@ -303,7 +307,7 @@ def _decode(raw: _Counted, name: str, total: int | None, form: Format) -> Source
     if looks_like_tar(head):
         read = member_reader(stream, name)
         name = f"{name}/{MEMBER}"
-    return Source(name=name, read=read, total=total, consumed=lambda: raw.position, digest=raw.digest)
+    return Source(name=name, read=read, total=total, consumed=lambda: raw.position, identity=raw.identity)
 
 
 def _open(path: Path) -> BinaryIO:
