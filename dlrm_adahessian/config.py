@@ -191,6 +191,13 @@ class RunConfig(SharedConfig):
         values["data"] = {k: v for k, v in values["data"].items() if k not in ("cache_dir", "prefetch")}
         return values
 
+    @property
+    def of_all_ranks(self) -> dict[str, Any]:
+        """The settings that all ranks of a run have alike: all but paths, of which those of the first rank hold."""
+        values = {k: v for k, v in asdict(self).items() if k not in ("out", "data_path", "schema")}
+        del values["data"]["cache_dir"]
+        return values
+
 
 def run_stem(dataset: str, schema: Path | None, optimizer: str) -> str:
     """Return the name that a run directory begins with when none is given: of the rows, and of the optimizer."""

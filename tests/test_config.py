@@ -134,3 +134,13 @@ def test_presets_take_the_one_pass_by_its_right_name_and_an_explicit_exact_is_re
         UsageError, match="the logit of deepfm .* curved in its weights and pooled embeddings"
     ):
         composed({"model": {"activation": "silu"}}, "hybrid", "deepfm")
+
+
+def test_all_settings_but_paths_are_those_of_all_ranks():
+    values = asdict(composed({}))
+    for path in ("out", "data_path", "schema"):
+        del values[path]
+    del values["data"]["cache_dir"]
+    assert composed({}).of_all_ranks == values
+    elsewhere = {"out": "/a", "data_path": "/b", "schema": "/c", "data": {"cache_dir": "/d"}}
+    assert composed(elsewhere).of_all_ranks == values

@@ -28,6 +28,7 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed, storage_errors
+from dlrm_adahessian.runtime.launcher import is_first_here
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def load(path: Path, *fingerprints: str) -> Checkpoint:
 def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
     """Load the newest checkpoint that can be used, and warn about each newer one that cannot.
 
-    All ranks call it: the first one verifies, and all take the same.
+    All ranks call it: the first one verifies, and all take the same. On each other machine one rank verifies what it sees.
 
     Args:
         folder: the folder of all checkpoints of the run; it may be absent.
@@ -178,7 +179,12 @@ def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
         The checkpoint, or None when there is none at all; `CheckpointError` when there are some and none can be used.
     """
     found = ranks.first_does(lambda: _newest_good(folder, fingerprints), patient=True)
-    return None if found is None else _opened(Path(found[0]), found[1])
+    if found is None:
+        return None
+    path, step = Path(found[0]), found[1]
+    verifies = is_first_here() and not ranks.is_first()
+    _, opened = ranks.all_open(lambda: (None, load(path, *fingerprints) if verifies else _opened(path, step)))
+    return opened
 
 
 def _newest_good(folder: Path, fingerprints: Sequence[str]) -> tuple[str, int] | None:

@@ -10,9 +10,10 @@ from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
+from dlrm_adahessian.errors import ProgramError
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import require_writable
-from dlrm_adahessian.runtime.launcher import alone, told_once
+from dlrm_adahessian.runtime.launcher import alone, flags_refused
 from dlrm_adahessian.runtime.settings import merged, read_toml
 from dlrm_adahessian.runtime.terminal import say
 from dlrm_adahessian.train.recorded import RecordedRun
@@ -31,15 +32,7 @@ deepfm or dcnv2, each with settings of its own. --lr and --rows-lr are short for
 
 def train(arguments: Sequence[str]) -> int:
     """Train an optimizer and its baseline, and compare them."""
-    arguments = spelled_out(arguments)
-    with told_once():
-        settings = parsed(
-            _below_flags(arguments),
-            arguments,
-            prog="train.py",
-            description=_HELP,
-            read=("--config", "--model"),
-        )
+    settings = _settings(spelled_out(arguments))
     if (
         alone()
     ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
@@ -54,6 +47,27 @@ def train(arguments: Sequence[str]) -> int:
         return 0
     say(f"{job_table(done)}\n\nwritten to {done.folder}/summary.json")
     return 0
+
+
+def _settings(arguments: Sequence[str]) -> RunConfig:
+    """Return the settings; where they are refused on one of several ranks, all learn it before they leave."""
+    try:
+        with flags_refused():
+            return parsed(
+                _below_flags(arguments),
+                arguments,
+                prog="train.py",
+                description=_HELP,
+                read=("--config", "--model"),
+            )
+    except ProgramError as refusal:
+        if alone():  # and need not import torch
+            raise
+        from dlrm_adahessian.distributed import agreement, process_group, ranks
+
+        with process_group.init_process_group(), ranks.one_voice():
+            agreement.require_none_refused(refusal)
+        raise
 
 
 def _below_flags(arguments: Sequence[str]) -> RunConfig:

@@ -143,6 +143,26 @@ def first_does(work: Callable[[], T], *, patient: bool = False) -> T:
     return results[0]
 
 
+def all_open(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tuple[list[T], L]:
+    """Do work on every rank that also opens something there.
+
+    Args:
+        work: returns a JSON value for all ranks, and what this one keeps.
+        patient: as in `agreed`, which says what is raised.
+
+    Returns:
+        The JSON values of all ranks, by rank, and what this one keeps.
+    """
+    kept: list[L] = []
+
+    def told() -> T:
+        value, mine = work()
+        kept.append(mine)
+        return value
+
+    return agreed(told, patient=patient), kept[0]
+
+
 def first_opens(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tuple[T, L | None]:
     """Do work on the first rank that also opens something there.
 
@@ -153,14 +173,10 @@ def first_opens(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tu
     Returns:
         The JSON value on all ranks, and with it on the first one what it keeps, on the others None.
     """
-    kept: list[L] = []
-
-    def told() -> T:
-        value, mine = work()
-        kept.append(mine)
-        return value
-
-    return first_does(told, patient=patient), kept[0] if kept else None
+    found: tuple[list[Any], L | None] = all_open(
+        lambda: work() if is_first() else (None, None), patient=patient
+    )
+    return found[0][0], found[1]
 
 
 def leave_together() -> None:

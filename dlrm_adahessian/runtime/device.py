@@ -9,12 +9,19 @@ import torch
 
 from dlrm_adahessian.errors import UsageError
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+"""Where to compute; auto is a GPU where there is one."""
 Precision = Literal["fp32", "tf32", "bf16"]
 """Bits of an operand's fraction: 23; 10, on GPUs; 7, on CPUs with units for it (a GPU then takes tf32)."""
 _TORCH_NAMES = {"fp32": "highest", "tf32": "high", "bf16": "medium"}
 
 
-def find_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+def finds_gpu(name: DeviceName) -> bool:
+    """Whether a process with this setting computes on a GPU."""
+    return name != "cpu" and torch.cuda.is_available()
+
+
+def find_device(name: DeviceName) -> torch.device:
     """Return the device of this process; under torchrun each local rank takes a GPU of its own.
 
     Args:
@@ -26,10 +33,12 @@ def find_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     Raises:
         UsageError: a GPU is asked for, and torch finds none.
     """
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+    if not finds_gpu(name):
+        if name == "cuda":
+            raise UsageError(
+                "device cuda needs a GPU that torch can use, found none; use --device auto or cpu"
+            )
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UsageError("device cuda needs a GPU that torch can use, found none; use --device auto or cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device

@@ -1,11 +1,13 @@
 """What a launcher such as torchrun tells each of its ranks through the environment. Imports no torch."""
 
+import io
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from dlrm_adahessian.errors import ProgramError, ToldElsewhereError
+from dlrm_adahessian.errors import ProgramError, ToldElsewhereError, UsageError
+from dlrm_adahessian.runtime.terminal import say
 
 
 def alone() -> bool:
@@ -16,6 +18,37 @@ def alone() -> bool:
 def is_first() -> bool:
     """Whether this process is the first rank, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def is_first_here() -> bool:
+    """Whether this process is the first of the ranks on its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@contextmanager
+def flags_refused() -> Generator[None]:
+    """Make an error of what the flags library prints and leaves with, on a rank that tells the others before it leaves.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UsageError: a flag is wrong, and this rank is not alone.
+        SystemExit: as the block raised it: help was asked for, which the first rank prints, or this process is alone.
+    """
+    if alone():
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            yield
+    except SystemExit as leaving:
+        if leaving.code == 2:
+            raise UsageError(printed.getvalue().strip()) from leaving
+        if is_first():
+            say(printed.getvalue().rstrip())
+        raise
 
 
 @contextmanager

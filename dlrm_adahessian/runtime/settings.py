@@ -76,8 +76,10 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield `name old -> new` for each setting that differs; of a table with another `name`, that one alone.
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each setting that differs; of a table with another `name`, that one alone.
 
     Args:
         old: nested tables.
@@ -85,17 +87,22 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
         prefix: of all names.
 
     Yields:
-        Dotted names with both values, None for an absent one.
+        Dotted name, old and new value, None for an absent one.
     """
     for key in dict.fromkeys((*old, *new)):
         ours, theirs = old.get(key), new.get(key)
         if not isinstance(ours, dict) or not isinstance(theirs, dict):
             if ours != theirs:
-                yield f"{prefix}{key} {ours} -> {theirs}"
+                yield f"{prefix}{key}", ours, theirs
         elif ours.get("name") == theirs.get("name"):
-            yield from changes(ours, theirs, f"{prefix}{key}.")
+            yield from differences(ours, theirs, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}.name {ours.get('name')} -> {theirs.get('name')}"
+            yield f"{prefix}{key}.name", ours.get("name"), theirs.get("name")
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return `name old -> new` for each of the `differences` of nested tables."""
+    return [f"{name} {ours} -> {theirs}" for name, ours, theirs in differences(old, new)]
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -126,4 +126,4 @@ class RecordedRun:
             )
 
     def _changes(self, config: RunConfig) -> list[str]:
-        return list(changes(self.config.identifying, config.identifying))
+        return changes(self.config.identifying, config.identifying)

@@ -78,7 +78,9 @@ def find_or_fit(
     Returns:
         Its metrics and predictions on the first rank, None on the others; `fit` raises what a run raises.
     """
-    run = RunDirectory(run_path(config, data, root, device))
+    # Where the runs are, the first rank says; others may name the cache by another path.
+    path = ranks.first_does(lambda: str(run_path(config, data, root, device).absolute()))
+    run = RunDirectory(Path(path))
     with ExitStack() as stack:
         claim = partial(_claim, config, data, run, stack)
         todo, found = ranks.first_opens(claim, patient=True)

@@ -30,8 +30,10 @@ from dlrm_adahessian.errors import CheckpointError, StorageError
 from dlrm_adahessian.runs.finished import SUMMARY, FinishedRun
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import sealed_folder
-from dlrm_adahessian.runtime.device import find_device
+from dlrm_adahessian.runtime.device import finds_gpu
+from dlrm_adahessian.runtime.launcher import is_first_here
 from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
+from dlrm_adahessian.train import agreement
 from dlrm_adahessian.train.loop import fit
 from dlrm_adahessian.train.recorded import RecordedRun
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
@@ -93,13 +95,20 @@ def run_job(config: RunConfig) -> JobResult | None:
     Returns:
         On the first rank what was written to summary.json, None on the others.
     """
-    device = find_device(config.device)
+    kind = torch.device("cuda" if finds_gpu(config.device) else "cpu")
     with ExitStack() as stack:
-        stack.enter_context(init_process_group(device, config.timeout))
+        stack.enter_context(init_process_group(kind, config.timeout))
         stack.enter_context(ranks.one_voice())
+        agreement.require_same_start(config)
+        device = agreement.find_same_device(config)
+        path, claimed = ranks.first_opens(partial(_claim, config, stack))
+        run, begun = claimed or (RunDirectory(Path(path)), None)
+        agreement.require_same_folder(run)
         # Preparing may take hours.
-        (path, folder), prepared = ranks.first_opens(partial(_open, config, stack), patient=True)
-        run, data = RunDirectory(Path(path)), prepared or _follow(Path(folder))
+        folder, prepared = ranks.first_opens(partial(_rows, config, begun), patient=True)
+        _, data = ranks.all_open(lambda: (None, prepared or _follow(Path(folder))))
+        agreement.require_same_rows(data)
+        ranks.first_does(partial(_note, run, begun, config, data))
         ours = fit(config, data, run, device, title=config.optimizer)
         baseline = None if config.baseline == "none" else _baseline(config, data, device)
         if ours is None:
@@ -109,8 +118,8 @@ def run_job(config: RunConfig) -> JobResult | None:
         return result
 
 
-def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], PreparedData]:
-    """Lock the run directory until the stack ends, and prepare the samples; return where both are, and the samples."""
+def _claim(config: RunConfig, stack: ExitStack) -> tuple[str, tuple[RunDirectory, RecordedRun | None]]:
+    """Lock the run directory until the stack ends; return where it is, and for the first rank what it holds."""
     path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
     run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
     newest = latest(run.checkpoints)
@@ -123,6 +132,11 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
     if begun is not None:
         begun.require_settings(config)
         _tell_of_damage(begun)
+    return str(path.absolute()), (run, begun)
+
+
+def _rows(config: RunConfig, begun: RecordedRun | None) -> tuple[str, PreparedData]:
+    """Return where the prepared samples are, and the samples."""
     data = (begun and _rows_of_pipe(begun, config)) or open_dataset(
         config.dataset,
         config.data_path,
@@ -131,11 +145,7 @@ def _open(config: RunConfig, stack: ExitStack) -> tuple[tuple[str, str], Prepare
         bad_rows=config.bad_rows,
         schema=config.schema,
     )
-    if newest is None:
-        _describe(run, config, data)
-    elif begun is not None:
-        _go_on(run, begun, config, data, newest)
-    return (str(path), str(data.folder)), data
+    return str(data.folder.absolute()), data
 
 
 def _tell_of_damage(begun: RecordedRun) -> None:
@@ -172,8 +182,9 @@ def _rows_of_pipe(begun: RecordedRun, config: RunConfig) -> PreparedData | None:
 
 
 def _follow(folder: Path) -> PreparedData:
+    """Map the rows that the first rank prepared and verified; on another machine one rank verifies what that one sees."""
     try:
-        return map_prepared(folder)
+        return open_prepared(folder) if is_first_here() else map_prepared(folder)
     except DamagedFolderError as error:
         raise StorageError(
             f"all ranks read the rows that the first one prepares, and on this one {error}; give --data.cache-dir a folder "
@@ -181,15 +192,17 @@ def _follow(folder: Path) -> PreparedData:
         ) from error
 
 
-def _go_on(
-    run: RunDirectory, begun: RecordedRun, config: RunConfig, data: PreparedData, newest: Path
-) -> None:
-    """See that a run with checkpoints is resumed on its own samples; note where it is to train longer than it planned."""
-    begun.require_rows(config, data.fingerprint)
-    if config.epochs > begun.config.epochs:
-        steps = training_loader(config, data).batches_per_epoch
-        begun.require_regular_end(config, steps_per_epoch=steps, step=step_of(newest) or 0)
-        _write_config(run, config, data)
+def _note(run: RunDirectory, begun: RecordedRun | None, config: RunConfig, data: PreparedData) -> None:
+    """Describe a run that begins; see that one with checkpoints goes on with its own samples, and note a longer plan."""
+    newest = latest(run.checkpoints)
+    if newest is None:
+        _describe(run, config, data)
+    elif begun is not None:
+        begun.require_rows(config, data.fingerprint)
+        if config.epochs > begun.config.epochs:
+            steps = training_loader(config, data).batches_per_epoch
+            begun.require_regular_end(config, steps_per_epoch=steps, step=step_of(newest) or 0)
+            _write_config(run, config, data)
 
 
 def _write_config(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:

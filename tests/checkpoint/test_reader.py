@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlrm_adahessian.checkpoint import reader
 from dlrm_adahessian.checkpoint.reader import load, load_newest_good
 from dlrm_adahessian.checkpoint.tensor_file import DTYPES
 from dlrm_adahessian.checkpoint.writer import Contents, save
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
-from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.errors import CheckpointError, ProgramError
 from dlrm_adahessian.runs.sealed import fingerprint
 from tests.checkpoints import (
     RUN,
@@ -28,6 +31,7 @@ from tests.checkpoints import (
     table_of,
     tables_of,
 )
+from tests.processes import worlds
 
 
 def strip(table: TableShard, rows: tuple[int, int], columns: tuple[int, int]) -> TableShard:
@@ -164,3 +168,30 @@ def test_another_configuration_is_refused_with_the_remedy(two: Path) -> None:
     assert seed_of(load_newest_good(two, other, RUN)) == 2, "of several owners any will do"
     save(two, Contents(dense={}, shards=[], state={}), step=300, fingerprint=other)
     assert seed_of(load_newest_good(two, RUN)) == 2, "one of another run does not hide those of this one"
+
+
+# Several machines
+
+
+def load_as_on_two_machines(checkpoints: Path, report: Path) -> None:
+    """Ranks 1 and 2 are of another machine; what they would verify is refused."""
+    with init_process_group(timeout=60), pytest.MonkeyPatch.context() as patch:
+        rank = ranks.rank()
+        patch.setenv("LOCAL_RANK", str(max(0, rank - 1)))
+        if rank:
+            patch.setattr(reader, "load", refused)
+        try:
+            load_newest_good(checkpoints, RUN)
+        except ProgramError as error:
+            (report / str(rank)).write_text(f"{error.exit_code} {error}")
+
+
+def refused(path: Path, *fingerprints: str) -> None:
+    raise CheckpointError("verified")
+
+
+@pytest.mark.dist
+def test_one_rank_of_each_machine_verifies_what_that_one_sees(tmp_path: Path) -> None:
+    save_seed(tmp_path / "checkpoints", 1)
+    worlds.run(3, load_as_on_two_machines, tmp_path / "checkpoints", tmp_path, log=tmp_path / "log")
+    assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == ["3 ", "3 verified", "3 "]

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.reliability.campaigns import (
+    agreement,
     damage,
     hostile,
     io_faults,
@@ -41,6 +42,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "ranks": (ranks.run, 20),
     "kills": (kills.run, 200),
     "stops": (ranks.stops, 5),
+    "agreement": (agreement.run, len(agreement.DISAGREEMENTS)),
     "damage": (damage.run, 650),
     "io": (io_faults.run, 1),
     "moves": (moves.run, 20),

@@ -50,12 +50,14 @@ class Single(Command):
 class Launched:
     """The job under torchrun."""
 
-    def __init__(self, ranks: int, restarts: int, arguments: list[str], log: Path) -> None:
+    def __init__(
+        self, ranks: int, restarts: int, arguments: list[str], log: Path, script: Path = ROOT / "train.py"
+    ) -> None:
         """Start it; what all print goes to `log`."""
         self._log, self._mark = log, uuid.uuid4().hex
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(ranks), "--max-restarts", str(restarts), str(ROOT / "train.py")),
+            *("--nproc-per-node", str(ranks), "--max-restarts", str(restarts), str(script)),
             *arguments,
         ]
         environment = {**os.environ, _MARK: self._mark, "PYTHONPATH": str(ROOT)}

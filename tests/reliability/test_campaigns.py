@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.__main__ import run, table
-from tests.reliability.campaigns import damage, hostile, kills, lines, not_finite, pipe, ranks, results
-from tests.reliability.outcome import Campaign, Outcome
+from tests.reliability.campaigns import (
+    agreement,
+    damage,
+    hostile,
+    kills,
+    lines,
+    not_finite,
+    pipe,
+    ranks,
+    results,
+)
+from tests.reliability.outcome import Campaign, Outcome, counting
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +62,22 @@ def test_numbers_that_are_not_finite_change_nothing(tmp_path: Path) -> None:
     skips, passes, _ = require_good(not_finite.run, 21, tmp_path)
     assert skips.times == 21
     assert passes.figures["rollbacks"] == passes.times == 2
+
+
+@pytest.mark.campaign
+@pytest.mark.dist
+def test_disagreements_of_every_kind_end_with_one_message(tmp_path: Path) -> None:
+    (outcome,) = require_good(agreement.run, 8, tmp_path)
+    assert outcome.times == 8
+
+
+@pytest.mark.dist
+def test_two_ranks_that_differ_end_with_one_message(tmp_path: Path) -> None:
+    names = ["rate of the dense part", "version of torch", "device", "labels"]
+    with counting(27, "a sample") as (outcome, _):
+        for name, found in agreement.in_turn(names, tmp_path).items():
+            agreement.judge(outcome, name, *found)
+    assert (outcome.times, outcome.good) == (len(names), True), outcome.failures
 
 
 def test_a_pipe_takes_little_memory(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -13,9 +14,10 @@ from dlrm_adahessian.data.prepared import folder as prepared_rows
 from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.runs import finished as finished_run
 from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
+from dlrm_adahessian.train import agreement as agreement_of_ranks
 from tests.processes import worlds
 from tests.reliability import runs
-from tests.reliability.campaigns import damage, io_faults, lines, moves, prepared, results
+from tests.reliability.campaigns import agreement, damage, io_faults, lines, moves, prepared, results
 from tests.reliability.outcome import Outcome, counting
 
 
@@ -216,3 +218,41 @@ def test_a_defect_where_the_manifest_is_missing_is_found(monkeypatch: pytest.Mon
     outcome = Outcome(line=14, tried="seeded")
     prepared._judge_named(Path("folder"), "manifest.json missing", outcome)
     assert outcome.lost == 1
+
+
+def believe_each_other(case: tuple[str, Path]) -> int:
+    with mock.patch.object(agreement_of_ranks, "require_same"):
+        return agreement.differ(case)
+
+
+@pytest.mark.campaign
+@pytest.mark.dist
+def test_ranks_that_believe_each_other_are_found(tmp_path: Path) -> None:
+    names = ["version of torch", "labels"]
+    outcome = Outcome(line=27, tried="seeded")
+    for name, found in agreement.in_turn(names, tmp_path, believe_each_other).items():
+        agreement.judge(outcome, name, *found)
+    assert (outcome.times, outcome.silent) == (2, 2), outcome.failures
+
+
+@pytest.mark.parametrize(
+    ("codes", "printed", "lost", "silent"),
+    [
+        ([64, 64], "error: TOLD", 0, 0),
+        ([64, -15], "error: TOLD", 0, 0),
+        ([0, 0], "", 0, 1),
+        ([64, 0], "error: TOLD", 0, 1),
+        ([75, 75], "error: TOLD", 1, 0),
+        ([-15, -15], "error: TOLD", 1, 0),
+        ([64, 64], "", 1, 0),
+        ([64, 64], "error: TOLD\nerror: TOLD", 1, 0),
+        ([64, 64], "error: something else", 1, 0),
+    ],
+)
+def test_ranks_that_end_otherwise_than_they_must_are_found(
+    codes: list[int], printed: str, lost: int, silent: int
+) -> None:
+    outcome = Outcome(line=27, tried="seeded")
+    told = agreement.DISAGREEMENTS["seed"].told
+    agreement.judge(outcome, "seed", codes, printed.replace("TOLD", told))
+    assert (outcome.times, outcome.lost, outcome.silent) == (1, lost, silent)

@@ -1,0 +1,97 @@
+"""What the ranks of a run have alike before its first step, and before a folder is changed.
+
+Only paths may differ: the first rank prepares the rows and names the run directory, and the others open what it names.
+"""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+import dlrm_adahessian
+from dlrm_adahessian.checkpoint.reader import latest
+from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.data.prepared.folder import PreparedData
+from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.distributed.agreement import require_none_refused, require_same
+from dlrm_adahessian.runs.run_directory import RunDirectory, packages
+from dlrm_adahessian.runs.sealed import MANIFEST, file_digest
+from dlrm_adahessian.runtime.device import find_device
+
+_PACKAGE = Path(dlrm_adahessian.__file__).parent
+_SHARED = "a folder that all machines see under the same path"
+
+
+def require_same_start(config: RunConfig) -> None:
+    """Refuse ranks with flags, settings or a program of their own; the first thing that ranks say.
+
+    Args:
+        config: of this rank.
+    """
+    require_none_refused(None)
+    # Another program may have other settings, so it is named first.
+    require_same(program, "install the same version of the program and of its packages on all machines")
+    require_same(lambda: config.of_all_ranks, "start all ranks with the same flags")
+
+
+def find_same_device(config: RunConfig) -> torch.device:
+    """Return the device of this rank, of the same kind on all."""
+    _, device = ranks.all_open(lambda: (None, find_device(config.device)))
+    require_same(
+        lambda: {"device": device.type}, "give each rank a GPU that torch can use, or use --device cpu"
+    )
+    return device
+
+
+def require_same_folder(run: RunDirectory) -> None:
+    """Refuse ranks that see another run directory than the first one, or another newest checkpoint in it.
+
+    Args:
+        run: that the first rank has locked.
+    """
+
+    def seen() -> dict[str, Any]:
+        newest = latest(run.checkpoints)
+        return {
+            "run directory": str(run.path.absolute()) if run.path.is_dir() else None,
+            "checkpoint": newest and newest.name,
+            "content of the checkpoint": newest and _digest(newest / MANIFEST),
+        }
+
+    require_same(seen, f"name {_SHARED} with --out")
+
+
+def require_same_rows(data: PreparedData) -> None:
+    """Refuse ranks that see other prepared rows than the first one under the same path.
+
+    Args:
+        data: as this rank sees them.
+    """
+    manifest = data.manifest
+    require_same(
+        lambda: {"prepared rows": data.fingerprint, "files": manifest["files"]},
+        f"give --data.cache-dir {_SHARED}",
+    )
+
+
+def program(package: Path = _PACKAGE) -> dict[str, Any]:
+    """Return the versions that a run is made with, and the digest of each source file of the program."""
+    sources = {
+        str(path.relative_to(package.parent)): xxhash.xxh3_64_hexdigest(path.read_bytes())
+        for path in sorted(package.rglob("*.py"))
+    }
+    return {
+        "dlrm_adahessian": dlrm_adahessian.__version__,
+        "python": platform.python_version(),
+        **packages(),
+        **sources,
+    }
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return file_digest(path)
+    except OSError:  # a checkpoint that is damaged is judged when it is loaded
+        return None
