@@ -188,13 +188,13 @@ def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
 
 
 def _newest_good(folder: Path, fingerprints: Sequence[str]) -> tuple[str, int] | None:
-    """Return the folder and the step of the newest checkpoint that can be used."""
+    """Return the absolute folder and the step of the newest checkpoint that can be used."""
     refusals: list[CheckpointError] = []
     with storage_errors(folder):
         paths = step_folders.newest_first(folder)
     for path in paths:
         try:
-            return str(path), load(path, *fingerprints).step
+            return str(path.absolute()), load(path, *fingerprints).step
         except CheckpointError as error:
             logger.warning("skipped a checkpoint: %s", error)
             refusals.append(error)

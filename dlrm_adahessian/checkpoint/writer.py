@@ -87,7 +87,8 @@ class Draft:
         def begin() -> list[str]:
             remove_leftovers(folder)
             with storage_errors(folder):
-                final = step_folders.unused(folder, step)
+                # Ranks in other working folders write there too.
+                final = step_folders.unused(folder, step).absolute()
                 return [str(final), str(temporary_folder(final))]
 
         # All ranks' row ranges travel here, while nobody waits for the disk: the first rank writes them.

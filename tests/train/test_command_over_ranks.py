@@ -196,3 +196,22 @@ def test_a_rank_that_hangs_or_dies_ends_the_others_with_one_message(
     output = worlds.printed(log, 0) + worlds.printed(log, 2)
     assert output.count("every rank must answer") == 1, output
     assert "Traceback" not in output
+
+
+def train_with_paths_of_its_own(folder: Path) -> int:
+    """Train on a rank with another working folder and other paths than the first one's."""
+    place = folder / f"machine-{os.environ['RANK']}"
+    place.mkdir()
+    os.chdir(place)
+    paths = ["--out", "run", "--data.cache-dir", "cache"]
+    if os.environ["RANK"] == "1":
+        paths = ["--out", "none", "--data.cache-dir", "none", "--data-path", "none"]
+    return cli.main([*train(folder / "unused"), *paths])
+
+
+@pytest.mark.campaign
+def test_paths_may_differ_and_those_of_the_first_rank_hold(folder: Path, alone: Path):
+    worlds.run(2, train_with_paths_of_its_own, folder, log=folder / "log-paths")
+    assert_same_results(folder / "machine-0" / "run", alone)
+    assert sorted(path.name for path in (folder / "machine-0").iterdir()) == ["cache", "run"]
+    assert list((folder / "machine-1").iterdir()) == []
