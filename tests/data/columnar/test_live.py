@@ -33,7 +33,7 @@ class Pipe:
         return self._pieces[self.asked - 1] if self.asked <= len(self._pieces) else b""
 
     def blocks(self, schema: Schema, bad_rows: BadLines | None = None) -> Iterator[ColumnBlock]:
-        source = Source("stdin", self.read, None, lambda: 0, lambda: "", live=True)
+        source = Source("stdin", self.read, None, lambda: 0, lambda: None, live=True)
         return ColumnReader(schema, bad_rows or BadLines(), "optional").read(source)
 
 
