@@ -17,6 +17,8 @@ _NAMED = 3  # differences that a message names
 def require_same(find: Callable[[], Mapping[str, Any]], remedy: str) -> None:
     """Refuse to go on where a rank has something else than the first one; all ranks call it, with a process group.
 
+    A difference is a `UsageError` on the first rank, which names it, and a `ToldElsewhereError` on the others.
+
     Args:
         find: returns what this rank has: nested tables of JSON values, as settings are.
         remedy: ends the message.
@@ -35,6 +37,8 @@ def require_same(find: Callable[[], Mapping[str, Any]], remedy: str) -> None:
 
 def require_none_refused(refusal: ProgramError | None) -> None:
     """Refuse to go on where the flags of a rank are refused; all ranks call it before they say anything else.
+
+    The first rank raises its own refusal, or a `UsageError` with that of another; the others a `ToldElsewhereError`.
 
     Args:
         refusal: of this rank's flags; None where they are good.

@@ -44,7 +44,7 @@ def flags_refused() -> Generator[None]:
         with redirect_stdout(printed), redirect_stderr(printed):
             yield
     except SystemExit as leaving:
-        if leaving.code == 2:
+        if leaving.code == 2:  # as the flags library leaves where a flag is wrong
             raise UsageError(printed.getvalue().strip()) from leaving
         if is_first():
             say(printed.getvalue().rstrip())

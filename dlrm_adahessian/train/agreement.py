@@ -37,7 +37,7 @@ def require_same_start(config: RunConfig) -> None:
 
 
 def find_same_device(config: RunConfig) -> torch.device:
-    """Return the device of this rank, of the same kind on all."""
+    """Return the device of this rank, of the same kind on all; raises as `find_device`, and as `require_same`."""
     _, device = ranks.all_open(lambda: (None, find_device(config.device)))
     require_same(
         lambda: {"device": device.type}, "give each rank a GPU that torch can use, or use --device cpu"

@@ -95,6 +95,7 @@ def run_job(config: RunConfig) -> JobResult | None:
     Returns:
         On the first rank what was written to summary.json, None on the others.
     """
+    # The device itself is found later, so that a rank without the one that it was told to use can say so to the others.
     kind = torch.device("cuda" if finds_gpu(config.device) else "cpu")
     with ExitStack() as stack:
         stack.enter_context(init_process_group(kind, config.timeout))

@@ -31,10 +31,8 @@ from tests.reliability.runs import Launched, job, uninterrupted
 
 _ERROR = re.compile(r"^error: ", re.MULTILINE)  # begins each complaint of the command line
 _CODE = re.compile(r"exitcode *: (-?\d+)")  # in torchrun's report
-_LEFT = {
-    UsageError.exit_code,
-    -signal.SIGTERM,
-}  # torchrun ends the ranks that still leave when it sees that one has left
+# torchrun ends ranks that are about to leave as soon as it sees that one has left.
+_LEFT = {UsageError.exit_code, -signal.SIGTERM}
 
 
 @dataclass(frozen=True, kw_only=True)
