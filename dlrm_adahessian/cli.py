@@ -76,7 +76,7 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
         raise UsageError(f"a command is one of {', '.join(COMMANDS)}, got {name!r}")
     if name != "train" and not alone():
         raise UsageError(
-            f"{name} runs in one process, and a launcher started several; start it without torchrun"
+            f"{name} runs in one process, and a launcher started several; start it without a launcher"
         )
     return COMMANDS[name]
 

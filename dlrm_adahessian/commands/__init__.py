@@ -11,6 +11,7 @@ from dlrm_adahessian.commands.doctor import doctor
 from dlrm_adahessian.commands.download import download
 from dlrm_adahessian.commands.evaluate import evaluate
 from dlrm_adahessian.commands.export import export
+from dlrm_adahessian.commands.launch import launch
 from dlrm_adahessian.commands.plan import plan
 from dlrm_adahessian.commands.prepare import prepare
 from dlrm_adahessian.commands.schema import schema
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "schema": schema,
     "prepare": prepare,
     "train": train,
+    "launch": launch,
     "evaluate": evaluate,
     "export": export,
     "compare": compare,

@@ -16,6 +16,7 @@ from dlrm_adahessian import config
 from dlrm_adahessian.commands.download import DownloadConfig
 from dlrm_adahessian.commands.evaluate import EvaluateConfig
 from dlrm_adahessian.commands.export import ExportConfig
+from dlrm_adahessian.commands.launch import LaunchConfig
 from dlrm_adahessian.commands.prepare import PrepareConfig
 from dlrm_adahessian.commands.schema import SchemaConfig
 from dlrm_adahessian.compare.config import CompareConfig
@@ -94,6 +95,7 @@ def _commands() -> Any:  # a union, for which there is no type
         Annotated[SchemaConfig, subcommand("schema")],
         Annotated[PrepareConfig, subcommand("prepare")],
         Annotated[_Train, subcommand("train", default=_Train(preset))],
+        Annotated[LaunchConfig, subcommand("launch")],
         Annotated[EvaluateConfig, subcommand("evaluate")],
         Annotated[ExportConfig, subcommand("export")],
         Annotated[_WithFile[CompareConfig], subcommand("compare", default=_WithFile(CompareConfig()))],

@@ -1,4 +1,7 @@
-"""Join the process group: alone, without a port or a network, or with the ranks that torchrun started."""
+"""Join the process group: alone, or with the ranks that a launcher started.
+
+Gloo listens also for a rank that is alone; where all ranks are of one machine, on its loopback.
+"""
 
 import os
 import socket
@@ -11,6 +14,7 @@ import torch.distributed as dist
 
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.errors import LostRankError, UsageError
+from dlrm_adahessian.runtime.launcher import STORE
 
 DEFAULT_TIMEOUT = 600.0  # seconds
 
@@ -21,8 +25,8 @@ def init_process_group(
 ) -> Generator[None]:
     """Hold the default process group while the block runs; within another such block that one's stays.
 
-    Under torchrun (RANK is set) the ranks meet at torchrun's store; otherwise this process is a world of its
-    own.
+    Under a launcher (RANK is set) the ranks meet at the file or at the address that it names; otherwise this process is a
+    world of its own.
 
     Args:
         device: what the ranks compute on; on "cuda" their GPU tensors travel by NCCL. Default: the CPU.
@@ -38,7 +42,7 @@ def init_process_group(
         yield
         return
     if "RANK" in os.environ:
-        _join_torchrun(device, timedelta(seconds=timeout))
+        _join_launched(device, timedelta(seconds=timeout))
     else:
         _bind_loopback()
         dist.init_process_group(_backend(device), store=dist.HashStore(), rank=0, world_size=1)
@@ -54,17 +58,24 @@ def init_process_group(
         dist.destroy_process_group()
 
 
-def _join_torchrun(device: torch.device | None, timeout: timedelta) -> None:
+def _join_launched(device: torch.device | None, timeout: timedelta) -> None:
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         _bind_loopback()
-    with _port_in_use_refused():
-        store, rank, world_size = next(iter(dist.rendezvous("env://")))
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _meeting_place(world_size)
     # torchrun keeps its store when it restarts the ranks, and in it the keys of the ranks that died. A prefix
     # per restart gives each generation fresh keys: 4 of 15 restarts failed without it, 0 of 12 with it.
     generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"restart-{generation}", store)
     store.set_timeout(timeout)
     dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _meeting_place(world_size: int) -> dist.Store:
+    if file := os.environ.get(STORE):
+        return dist.FileStore(file, world_size)
+    with _port_in_use_refused():
+        return next(iter(dist.rendezvous("env://")))[0]
 
 
 @contextmanager
@@ -86,7 +97,7 @@ def _backend(device: torch.device | None) -> str:
 
 
 def _bind_loopback() -> None:
-    # Gloo otherwise listens on the address that the host name resolves to, which others may reach.
-    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    if names:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+    # They otherwise listen on an address that others may reach: gloo on that of the host name, NCCL on a network card's.
+    for name in {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)

@@ -9,6 +9,9 @@ from pathlib import Path
 from dlrm_adahessian.errors import ProgramError, ToldElsewhereError, UsageError
 from dlrm_adahessian.runtime.terminal import say
 
+STORE = "DLRM_ADAHESSIAN_STORE"
+"""Names the file at which ranks of one machine meet; without it they meet at the address that torchrun gives them."""
+
 
 def alone() -> bool:
     """Whether this process is the only one."""

@@ -18,9 +18,9 @@ from typing import Any, NoReturn, Self
 import pydantic
 
 from dlrm_adahessian.errors import CheckpointError, DivergedError
+from dlrm_adahessian.runtime.signals import stopping
 
 _MAX_TIMES = 100_000  # step times kept for the median
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -165,7 +165,7 @@ def diverged(progress: Progress, why: str, *, dense_lr: float, rows_lr: float) -
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM as a request: the step under way ends, a checkpoint is written, then the process leaves.
+    """Signals as Ctrl-C as a request: the step under way ends, a checkpoint is written, then the process leaves.
 
     Within the context, the first signal is a request; a second Ctrl-C interrupts at once.
     """
@@ -179,7 +179,7 @@ class StopRequest:
         sys.exit(128 + number)
 
     def __enter__(self) -> Self:
-        for number in _SIGNALS:
+        for number in stopping():
             self._before[number] = signal.signal(number, self._receive)
         return self
 

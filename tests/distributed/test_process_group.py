@@ -1,14 +1,17 @@
-"""A process alone has a process group without a port, and leaves it however the block ends."""
+"""Where ranks meet and where they listen; a process alone is a world of its own, and leaves it however the block ends."""
 
 import os
 import socket
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist  # noqa: TID251 - mirrors distributed/
 
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.runtime.launcher import STORE
 
 
 def test_alone_it_is_a_world_of_one_that_needs_no_rendezvous(monkeypatch: pytest.MonkeyPatch):
@@ -32,6 +35,32 @@ def test_gloo_binds_the_loopback_unless_told_otherwise(monkeypatch: pytest.Monke
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     with init_process_group():
         assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+
+
+def test_ranks_that_were_given_a_file_meet_there_and_listen_on_the_loopback_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        STORE: str(tmp_path / "store"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    before = listening()
+    with init_process_group():
+        assert (tmp_path / "store").stat().st_size
+        assert {ip for ip, _ in listening() - before} == {"127.0.0.1"}
+        total = torch.ones(3)
+        dist.all_reduce(total)
+        assert total.tolist() == [1, 1, 1]
+    assert not dist.is_initialized()
+
+
+def listening() -> set[tuple[str, int]]:
+    found = psutil.Process().net_connections("inet")
+    return {connection.laddr for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
 def test_a_port_that_another_program_holds_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch):

@@ -35,6 +35,7 @@ from tests.reliability.campaigns import (
     repeats,
     results,
     shared,
+    soak,
 )
 from tests.reliability.outcome import Campaign, Outcome
 
@@ -56,6 +57,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "not-finite": (not_finite.run, 42),
     "shared": (shared.run, 3),
     "pipe": (pipe.run, 45_840_617),
+    "soak": (soak.run, 200_000),
 }
 """Campaigns, and how often each tries in the published run."""
 _RESULTS = Path(__file__).with_name("results")

@@ -47,19 +47,20 @@ class Single(Command):
         super().__init__("train", *flags, log=log)
 
 
-class Launched:
-    """The job under torchrun."""
+def torchrun(ranks: int, restarts: int = 0, script: Path = ROOT / "train.py") -> list[str]:
+    """Return the command, without its flags, that runs a script on so many ranks under torchrun."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(ranks), "--max-restarts", str(restarts), str(script)),
+    ]
 
-    def __init__(
-        self, ranks: int, restarts: int, arguments: list[str], log: Path, script: Path = ROOT / "train.py"
-    ) -> None:
+
+class Launched:
+    """A command, and all processes that stem from it."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
         """Start it; what all print goes to `log`."""
         self._log, self._mark = log, uuid.uuid4().hex
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(ranks), "--max-restarts", str(restarts), str(script)),
-            *arguments,
-        ]
         environment = {**os.environ, _MARK: self._mark, "PYTHONPATH": str(ROOT)}
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)

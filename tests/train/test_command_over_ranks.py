@@ -9,10 +9,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from dlrm_adahessian import cli
-from tests.processes import worlds
+from tests.processes import program, worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -40,7 +41,7 @@ MISTAKES = {
     "no file": (
         ["train", "--dataset", "criteo", "--data-path", "nowhere.txt", "--out", "OUT"], 66, "nowhere.txt"),
     "no command of several ranks": (
-        ["evaluate", "--run", "x", "--data-path", "y", "--out", "z"], 64, "without torchrun"),
+        ["evaluate", "--run", "x", "--data-path", "y", "--out", "z"], 64, "without a launcher"),
 }  # fmt: skip
 
 
@@ -145,6 +146,38 @@ def wait_for_steps(run: Path, processes: list[BaseProcess]) -> None:
 def test_two_ranks_write_the_results_of_one_process(alone: Path, together: Path):
     assert (summary_of(alone)["world_size"], summary_of(together)["world_size"]) == (1, 2)
     assert_same_results(together, alone)
+
+
+def test_launch_trains_as_any_other_launcher_does(folder: Path, together: Path):
+    """To the bit: it is the same program."""
+    arguments = ["launch", "--ranks", "2", *train(folder / "launched")[1:]]
+    code, output, complaints = program.call(*arguments)
+    assert code == 0, complaints
+    assert output.count("hybrid_diagonal minus adagrad") == 1
+    assert dict(figures(summary_of(folder / "launched"))) == dict(figures(summary_of(together)))
+    for name in ("progressive.f32", "test.f32"):
+        assert (folder / "launched" / name).read_bytes() == (together / name).read_bytes()
+
+
+@pytest.mark.campaign
+def test_launch_and_its_ranks_listen_on_the_loopback_only_and_stop_when_asked(folder: Path, alone: Path):
+    run = folder / "launched-and-stopped"
+    arguments = ["launch", "--ranks", "2", *train(run, "--epochs", 50, "--baseline", "none")[1:]]
+    launcher = program.Command(*arguments, log=folder / "launched-and-stopped")
+    wait_for_steps(run, [launcher.process])
+    ranks = psutil.Process(launcher.pid).children()
+    assert len(ranks) == 2
+    assert {ip for rank in ranks for ip in listening(rank)} == {"127.0.0.1"}
+    assert not listening(psutil.Process(launcher.pid))
+    os.kill(launcher.pid, signal.SIGHUP)
+    assert launcher.wait() == 128 + signal.SIGHUP, launcher.printed()
+    assert launcher.printed().count("continue with --resume") == 1
+    assert not any(rank.is_running() for rank in ranks)
+
+
+def listening(process: psutil.Process) -> list[str]:
+    found = process.net_connections("inet")
+    return [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
 
 
 def test_a_finished_baseline_is_reused(

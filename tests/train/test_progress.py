@@ -1,11 +1,13 @@
-"""What a checkpoint says of a run is checked before it is taken up."""
+"""What a checkpoint says of a run is checked before it is taken up; signals ask it to stop."""
 
+import os
+import signal
 from dataclasses import asdict
 
 import pytest
 
 from dlrm_adahessian.errors import CheckpointError
-from dlrm_adahessian.train.progress import Progress, Saved
+from dlrm_adahessian.train.progress import Progress, Saved, StopRequest
 
 STATE = {
     "progress": asdict(Progress(step=7, skipped=2, best_logloss=0.5)),
@@ -38,3 +40,26 @@ def test_a_runs_state_comes_back_and_keys_of_other_versions_are_passed_over():
 def test_another_is_refused(changes, told):
     with pytest.raises(CheckpointError, match=f"the state of x must be a run's, and {told}"):
         Saved.of({**STATE, **changes}, "x")
+
+
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152),
+])  # fmt: skip
+def test_a_signal_asks_to_stop_and_the_exit_code_names_it(number, code):
+    with StopRequest() as stop:
+        assert not stop.received
+        os.kill(os.getpid(), number)
+        assert stop.received == number
+        with pytest.raises(SystemExit) as left:
+            stop.leave(stop.received)
+    assert left.value.code == code
+
+
+def test_a_signal_that_the_process_ignores_asks_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.received
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -240,7 +240,9 @@ def _under_torchrun(names: Sequence[str], folder: Path) -> dict[str, tuple[list[
     found: dict[str, tuple[list[int], str]] = {}
     for name in names:
         if DISAGREEMENTS[name].launched:
-            launched = Launched(2, 0, [name, str(folder)], folder / f"{name}.log", script=Path(__file__))
+            launched = Launched(
+                [*torchrun(2, script=Path(__file__)), name, str(folder)], folder / f"{name}.log"
+            )
             try:
                 code = launched.wait()
             finally:

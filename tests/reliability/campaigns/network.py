@@ -1,4 +1,4 @@
-"""Training and evaluation in an empty network namespace whose loopback is up: nothing else is needed."""
+"""Training and evaluation in an empty network namespace whose loopback is up, which is all they need; who listens where."""
 
 import os
 import shutil
@@ -10,9 +10,16 @@ from pathlib import Path
 import psutil
 
 from tests.reliability.outcome import Outcome, counting
-from tests.reliability.runs import ROOT, Launched, job, last_step, wait_until
+from tests.reliability.runs import ROOT, Launched, job, last_step, torchrun, wait_until
 
-_LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+_PROGRAM = [sys.executable, "-m", "dlrm_adahessian"]
+_LOOPBACK, _ALL_INTERFACES = "127.0.0.1", "::"
+# By name: a command, and where its first process and those that it starts are known to listen (SECURITY.md).
+_WAYS: dict[str, tuple[list[str], dict[str, set[str]]]] = {
+    "alone": ([*_PROGRAM, "train"], {"launcher": {_LOOPBACK}}),
+    "launch": ([*_PROGRAM, "launch", "--ranks", "2"], {"launcher": set(), "ranks": {_LOOPBACK}}),
+    "torchrun": (torchrun(2), {"launcher": {_ALL_INTERFACES}, "ranks": {_LOOPBACK}}),
+}
 
 # Loopback is brought up by ioctl, SIOCSIFFLAGS with IFF_UP and IFF_RUNNING: the tool `ip` may not be there.
 _UP = """
@@ -24,38 +31,19 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Train and evaluate without a network, on one process and on two ranks; then see where ranks listen."""
-    with counting(
-        19, "train and evaluate in an empty network namespace, 1 process and 2 ranks", 4 * times
-    ) as (
-        outcome,
-        show,
-    ):
+    """Train and evaluate without a network, on one process and on two ranks; then see where processes listen."""
+    tried = "train and evaluate in an empty network namespace, by each way to start"
+    with counting(19, tried, 2 * len(_WAYS) * times) as (outcome, show):
         isolated = _isolated(["-c", "pass"], folder / "log")
         if isolated:
             outcome.skipped = f"unshare -rn is not permitted: {(folder / 'log').read_text().strip()[-200:]}"
         for number in range(0 if isolated else times):
-            for ranks in (1, 2):
-                out = folder / f"run-{number}-{ranks}"
-                launcher = (
-                    []
-                    if ranks == 1
-                    else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-                )
-                for command in (
-                    [*launcher, str(ROOT / "train.py"), *job(out)],
-                    [
-                        "-m",
-                        "dlrm_adahessian",
-                        "evaluate",
-                        "--run",
-                        str(out),
-                        "--data-path",
-                        *_prepared(folder, out),
-                    ],
-                ):
-                    code = _isolated(command, folder / "log")
-                    outcome.expect(code == 0, f"{ranks}: exit {code}: {(folder / 'log').read_text()[-500:]}")
+            for way, (program, _) in _WAYS.items():
+                out = folder / f"run-{number}-{way}"
+                evaluate = [*_PROGRAM, "evaluate", "--run", str(out), "--data-path", *_prepared(folder, out)]
+                for command in ([*program, *job(out)], evaluate):
+                    code = _isolated(command[1:], folder / "log")
+                    outcome.expect(code == 0, f"{way}: exit {code}: {(folder / 'log').read_text()[-500:]}")
                     show()
     yield outcome
     yield _listening(times, folder)
@@ -82,22 +70,36 @@ def _isolated(arguments: list[str], log: Path) -> int:
 
 
 def _listening(times: int, folder: Path) -> Outcome:
-    with counting(19, "where 2 ranks in training listen: loopback only", times) as (outcome, show):
+    with counting(29, "where one process, and 2 ranks and their launcher, listen", len(_WAYS) * times) as (
+        outcome,
+        show,
+    ):
+        outcome.figures["sockets"] = {}
         for number in range(times):
-            out = folder / f"listening-{number}"
-            launched = Launched(2, 0, job(out, "--epochs", 50), folder / "listening.log")
-            try:
-                wait_until(lambda out=out: last_step(out), launched.alive)
-                addresses = {
-                    connection.laddr.ip
-                    for process in launched.left()
-                    if "RANK" in process.environ()
-                    for connection in process.net_connections("inet")
-                    if connection.status == psutil.CONN_LISTEN
-                }
-            finally:
-                launched.end()
-            outcome.figures["addresses"] = sorted(addresses)
-            outcome.expect(addresses <= _LOOPBACK and bool(addresses), f"ranks listen on {sorted(addresses)}")
-            show()
+            for way, (command, expected) in _WAYS.items():
+                out = folder / f"listening-{number}-{way}"
+                found = _sockets([*command, *job(out, "--epochs", 50)], out)
+                outcome.figures["sockets"][way] = found
+                outcome.expect(
+                    {who: set(where) for who, where in found.items()} == expected, f"{way}: {found}"
+                )
+                show()
     return outcome
+
+
+def _sockets(command: list[str], out: Path) -> dict[str, list[str]]:
+    """Return where a launcher and its ranks listen while they train: an address for each socket."""
+    launched = Launched(command, out.with_suffix(".log"))
+    found: dict[str, list[str]] = {}
+    try:
+        wait_until(lambda: last_step(out), launched.alive)
+        for process in launched.left():
+            who = "launcher" if process.pid == launched.process.pid else "ranks"
+            found.setdefault(who, []).extend(
+                connection.laddr.ip
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            )
+    finally:
+        launched.end()
+    return found

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import ROOT
+from tests.reliability.watch import looks, resident, thinned
 
 _LIMIT = 1 << 30  # bytes
 _NOISE = 16 << 20  # bytes
@@ -35,7 +35,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
             "peak_mib": round(peak / 2**20),
             "vocabulary_mib": round(made["table_rows"] * 2 * _SLOT / 2**20),
             "growth_mib": round(_growth(samples, times) / 2**20),
-            "samples": [(round(second, 1), rows, memory >> 20) for second, rows, memory in _thinned(samples)],
+            "samples": [(round(second, 1), rows, memory >> 20) for second, rows, memory in thinned(samples)],
         }
         if made["rows_kept"] != times or made["rows_rejected"]:
             outcome.miss(f"{times} lines in, {made['rows_kept']} kept and {made['rows_rejected']} rejected")
@@ -63,12 +63,9 @@ def _prepare(rows: int, folder: Path, samples: list[tuple[float, int, int]]) -> 
 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         threading.Thread(target=feed, daemon=True).start()
-        began, watched = time.perf_counter(), psutil.Process(process.pid)
-        with suppress(psutil.NoSuchProcess):
-            while watched.status() != psutil.STATUS_ZOMBIE:
-                memory = watched.memory_info()
-                samples.append((time.perf_counter() - began, written[0], memory.rss - memory.shared))
-                time.sleep(_WATCH)
+        with suppress(psutil.NoSuchProcess):  # it ends while it is looked at
+            for second, watched in looks(process.pid, _WATCH):
+                samples.append((second, written[0], resident(watched)))
         out = process.stdout.read()
     if process.returncode:
         raise RuntimeError(f"prepare must end well, it ended with {process.returncode}")
@@ -79,7 +76,3 @@ def _growth(samples: list[tuple[float, int, int]], rows: int) -> int:
     """Return the bytes by which memory grew from a quarter of the lines, while they were read, to the last one."""
     read = [memory for _, written, memory in samples if rows // 4 <= written < rows]
     return read[-1] - read[0] if read else 0
-
-
-def _thinned(samples: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
-    return samples[:: max(1, len(samples) // 200)]

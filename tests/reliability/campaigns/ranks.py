@@ -18,6 +18,7 @@ from tests.reliability.runs import (
     half_written,
     job,
     last_step,
+    torchrun,
     uninterrupted,
     wait_until,
 )
@@ -53,7 +54,7 @@ def _campaign(line: int, tried: str, times: int, folder: Path, blow: signal.Sign
             number += 1
             blows = min(_BLOWS, times - outcome.times)
             flags = job(out, "--resume", "--timeout", _TIMEOUT, "--checkpoint-every", _OFTEN)
-            launched = Launched(2, blows, flags, out.with_suffix(".log"))
+            launched = Launched([*torchrun(2, blows), *flags], out.with_suffix(".log"))
             try:
                 for _ in range(blows):
                     if not _struck(launched, out, rng, outcome, blow, limit):

@@ -1,0 +1,31 @@
+"""`launch`: `train` on several ranks of this machine."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from pydantic import Field
+
+from dlrm_adahessian.commands.train import train
+from dlrm_adahessian.runtime.local_ranks import become_ranks
+from dlrm_adahessian.runtime.settings import settings
+
+
+@settings
+class LaunchConfig:
+    """Train on several ranks of this machine, whose sockets nobody else can reach.
+
+    All other flags are those of train.
+    """
+
+    ranks: Annotated[int, Field(ge=1, le=256)]
+    """Processes, each with its part of tables and batches, and with a GPU of its own where there are GPUs."""
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Train on several ranks of this machine, which listen on its loopback only."""
+    args, rest = tyro.cli(
+        LaunchConfig, args=arguments, prog="python -m dlrm_adahessian launch", return_unknown_args=True
+    )
+    code = become_ranks(args.ranks)
+    return train(rest) if code is None else code
