@@ -26,8 +26,9 @@ from dlrm_adahessian.checkpoint import step_folders
 from dlrm_adahessian.checkpoint.tensor_file import Piece
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.table_shard import TableShard
-from dlrm_adahessian.errors import CheckpointError
-from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed, storage_errors
+from dlrm_adahessian.errors import CheckpointError, LockedError
+from dlrm_adahessian.runs.run_directory import LOCK
+from dlrm_adahessian.runs.sealed import DamagedFolderError, locked_by_another, read_sealed, storage_errors
 from dlrm_adahessian.runtime.launcher import is_first_here
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 DENSE = "dense.safetensors"
 STATE = "state.json"
+LOOKS = 10
+"""How often a checkpoint that a run replaces while it is read is looked for again."""
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 
@@ -176,7 +179,8 @@ def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
         fingerprints: as of `load`.
 
     Returns:
-        The checkpoint, or None when there is none at all; `CheckpointError` when there are some and none can be used.
+        The checkpoint, or None when there is none at all; `CheckpointError` when there are some and none can be used,
+        `LockedError` when the run replaces them faster than they can be read.
     """
     found = ranks.first_does(lambda: _newest_good(folder, fingerprints), patient=True)
     if found is None:
@@ -189,18 +193,33 @@ def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
 
 def _newest_good(folder: Path, fingerprints: Sequence[str]) -> tuple[str, int] | None:
     """Return the absolute folder and the step of the newest checkpoint that can be used."""
-    refusals: list[CheckpointError] = []
-    with storage_errors(folder):
-        paths = step_folders.newest_first(folder)
-    for path in paths:
-        try:
-            return str(path.absolute()), load(path, *fingerprints).step
-        except CheckpointError as error:
-            logger.warning("skipped a checkpoint: %s", error)
-            refusals.append(error)
-    if refusals:
-        raise CheckpointError(f"none of {len(refusals)} checkpoints can be used; the newest: {refusals[0]}")
-    return None
+    for _ in range(LOOKS):
+        refusals: list[CheckpointError] = []
+        with storage_errors(folder):
+            paths = step_folders.newest_first(folder)
+        for path in paths:
+            try:
+                return str(path.absolute()), load(path, *fingerprints).step
+            except CheckpointError as error:
+                if not path.exists():  # replaced while it was read
+                    break
+                logger.warning("skipped a checkpoint: %s", error)
+                refusals.append(error)
+        else:
+            if refusals:
+                raise CheckpointError(
+                    f"none of {len(refusals)} checkpoints can be used; the newest: {refusals[0]}"
+                )
+            return None
+    raise replaced(folder)
+
+
+def replaced(folder: Path) -> LockedError:
+    """Return the error of a reader that a run in training was always ahead of."""
+    return LockedError(
+        f"a checkpoint must stay while it is read, and {LOOKS} times the run that works on {folder} replaced it; wait until "
+        "it is done, or let it save less often, with --checkpoint-every or --eval-every"
+    )
 
 
 def latest(folder: Path) -> Path | None:
@@ -245,6 +264,12 @@ def _moved(columns: slice, first: int) -> slice:
 
 
 def _refusal(path: Path, reason: str) -> str:
+    run = path.parent.parent
+    if locked_by_another(run / LOCK):
+        return (
+            f"{reason}. Another process trains {run} and replaces its checkpoints: leave them alone, and name the run to "
+            "get the newest one"
+        )
     return (
         f"{reason}. A checkpoint is used whole or not at all: remove {path} to use the one before it, "
         "or start anew with another --out"

@@ -2,7 +2,7 @@
 """A run as a model: one of its checkpoints, with the vocabulary that it was trained on."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.checkpoint import step_folders
-from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
+from dlrm_adahessian.checkpoint.reader import LOOKS, Checkpoint, load, load_newest_good, replaced
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
@@ -91,7 +91,11 @@ def open_trained(
             f"{run.vocabulary} belongs to other rows than this run was trained on; restore it from a copy"
         )
     owners = config.checkpoint_fingerprints(rows)
-    found = load(path, *owners) if named else _newest(run, config, owners, best=best)
+
+    def find() -> Checkpoint:
+        return load(path, *owners) if named else _newest(run, config, owners, best=best)
+
+    found = find()
     computed = dataclasses.replace(config, precision=precision or config.precision)
     state = TrainState(
         computed,
@@ -100,7 +104,7 @@ def open_trained(
         device,
         values_per_bag=manifest.get("values_per_bag"),  # older runs do not say
     )
-    state.restore_(found)
+    found = _restored(state, found, find)
     return TrainedModel(
         name=f"{run.path.name}@{found.step}" if named else run.path.name,
         run=run.path,
@@ -112,6 +116,20 @@ def open_trained(
         state=state,
         checkpoint=found,
     )
+
+
+def _restored(state: TrainState, found: Checkpoint, find: Callable[[], Checkpoint]) -> Checkpoint:
+    """Take up a checkpoint, or where a run in training replaced it meanwhile, the one that is found now; return which."""
+    for _ in range(LOOKS):
+        try:
+            state.restore_(found)
+        except CheckpointError:
+            if found.path.exists():
+                raise
+            found = find()
+        else:
+            return found
+    raise replaced(found.path.parent)
 
 
 def _newest(run: RunDirectory, config: RunConfig, owners: Sequence[str], *, best: bool) -> Checkpoint:

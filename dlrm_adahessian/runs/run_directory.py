@@ -37,10 +37,10 @@ from dlrm_adahessian.runs.sealed import (
     write_json,
 )
 
+LOCK = "lock"  # held by the process that trains
 RUNS = Path("runs")
 """Holds the runs that are given no folder."""
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "numba", "safetensors")
-_LOCK = "lock"
 _TRACES = ("config.json", METRICS, SUMMARY, "checkpoints")  # each says: a run was here
 
 
@@ -70,7 +70,7 @@ class RunDirectory:
             UsageError: the folder holds a run and `resume` is false, or something else than a run.
         """
         require_kind(path, "run")
-        with exclusive_lock(path / _LOCK, wait=False):
+        with exclusive_lock(path / LOCK, wait=False):
             found = [name for name in _TRACES if (path / name).exists()]
             if found and not resume:
                 raise UsageError(
@@ -146,7 +146,7 @@ class RunDirectory:
             for path in self.path.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
-                elif path.name != _LOCK:
+                elif path.name != LOCK:
                     path.unlink()
 
 

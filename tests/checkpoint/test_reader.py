@@ -1,23 +1,25 @@
-"""Checkpoints in good order: bit-exact round trips, any partition of the rows, and what does not fit."""
+"""Checkpoints in good order: bit-exact round trips, any partition of the rows, what does not fit, and a run that goes on."""
 
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint import reader
-from dlrm_adahessian.checkpoint.reader import load, load_newest_good
+from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
 from dlrm_adahessian.checkpoint.tensor_file import DTYPES
 from dlrm_adahessian.checkpoint.writer import Contents, save
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
-from dlrm_adahessian.errors import CheckpointError, ProgramError
-from dlrm_adahessian.runs.sealed import fingerprint
+from dlrm_adahessian.errors import CheckpointError, LockedError, ProgramError
+from dlrm_adahessian.runs.sealed import exclusive_lock, fingerprint, read_sealed
 from tests.checkpoints import (
     RUN,
     blank,
@@ -32,6 +34,7 @@ from tests.checkpoints import (
     tables_of,
 )
 from tests.processes import worlds
+from tests.processes.holder import holding
 
 
 def strip(table: TableShard, rows: tuple[int, int], columns: tuple[int, int]) -> TableShard:
@@ -195,3 +198,53 @@ def test_one_rank_of_each_machine_verifies_what_that_one_sees(tmp_path: Path) ->
     save_seed(tmp_path / "checkpoints", 1)
     worlds.run(3, load_as_on_two_machines, tmp_path / "checkpoints", tmp_path, log=tmp_path / "log")
     assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == ["3 ", "3 verified", "3 "]
+
+
+# Checkpoints of a run that goes on
+
+
+def replacing(
+    two: Path, times: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Checkpoint | None:
+    """Load while the run commits newer checkpoints in place of the one that is being read, so many times."""
+    seeds = iter(range(3, 3 + times))
+
+    def read(path: Path) -> dict[str, Any]:
+        if (seed := next(seeds, None)) is not None:
+            save_seed(two, seed)
+            shutil.rmtree(path)
+        return read_sealed(path)
+
+    monkeypatch.setattr(reader, "read_sealed", read)
+    found = load_newest_good(two, RUN)
+    assert not caplog.records, "nothing is wrong"
+    return found
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_one_that_is_replaced_while_it_is_read_is_looked_for_again(
+    times: int, two: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert seed_of(replacing(two, times, monkeypatch, caplog)) == 2 + times
+
+
+def test_a_run_that_is_always_ahead_is_told_in_words(
+    two: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(LockedError, match=r"10 times the run that works on \S*checkpoints replaced it; wait"):
+        replacing(two, 50, monkeypatch, caplog)
+
+
+def test_nobody_is_advised_to_remove_what_another_process_trains(two: Path) -> None:
+    path = two / "step-00000200"
+    (path / "dense.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"remove {path} to use the one before it"):
+        load(path, RUN)
+    with (
+        holding(two.parent / "lock"),
+        pytest.raises(CheckpointError, match=f"trains {two.parent} .*: leave them alone") as refused,
+    ):
+        load(path, RUN)
+    assert "remove" not in str(refused.value)
+    with exclusive_lock(two.parent / "lock", wait=False), pytest.raises(CheckpointError, match="remove"):
+        load(path, RUN)  # a resume holds the lock itself, until it ends with this message

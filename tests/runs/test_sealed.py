@@ -7,8 +7,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from dlrm_adahessian.runs.sealed import (
     exclusive_lock,
     file_digest,
     fingerprint,
+    locked_by_another,
     read_json,
     read_sealed,
     require_writable,
@@ -34,6 +33,7 @@ from dlrm_adahessian.runs.sealed import (
 )
 from tests.faults import Outcome, disk_full, each_operation, kill
 from tests.processes import plain_user
+from tests.processes.holder import holding
 
 FILES = {"a.bin": bytes(range(256)) * 20, "b.bin": b"second"}
 
@@ -258,27 +258,10 @@ def test_a_write_that_the_system_cuts_short_is_reported(tmp_path: Path) -> None:
 
 # Locks
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from dlrm_adahessian.runs.sealed import exclusive_lock
-with exclusive_lock(Path(sys.argv[1]), wait=False):
-    print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
-
-
-def hold(path: Path, seconds: float) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", HOLD, str(path), str(seconds)]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    return holder
-
 
 def test_a_second_process_is_refused_until_the_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "run" / "lock"
-    with hold(path, 60) as holder:
+    with holding(path) as holder:
         with (
             pytest.raises(LockedError, match=f"on {path.parent}, and another holds"),
             exclusive_lock(path, wait=False),
@@ -291,11 +274,21 @@ def test_a_second_process_is_refused_until_the_holder_is_killed(tmp_path: Path) 
 
 def test_waiting_outlasts_the_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with hold(path, 0.5) as holder:
+    with holding(path, 0.5) as holder:
         start = time.monotonic()
         with exclusive_lock(path, wait=True):
             assert time.monotonic() - start > 0.2
         holder.wait()
+
+
+def test_a_lock_of_another_process_is_seen_without_being_tried(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not locked_by_another(path), "there is no file"
+    with holding(path):
+        assert locked_by_another(path)
+    assert not locked_by_another(path)
+    with exclusive_lock(path, wait=False):
+        assert not locked_by_another(path), "this process holds it"
 
 
 def test_an_error_in_the_block_is_not_mistaken_for_one_of_the_lock(tmp_path: Path) -> None:

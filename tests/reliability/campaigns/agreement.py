@@ -27,7 +27,7 @@ from dlrm_adahessian.runs.sealed import MANIFEST, file_digest, read_sealed, seal
 from dlrm_adahessian.train import agreement, with_baseline
 from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
-from tests.reliability.runs import Launched, job, uninterrupted
+from tests.reliability.runs import Launched, job, torchrun, uninterrupted
 
 _ERROR = re.compile(r"^error: ", re.MULTILINE)  # begins each complaint of the command line
 _CODE = re.compile(r"exitcode *: (-?\d+)")  # in torchrun's report
