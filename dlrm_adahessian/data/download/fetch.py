@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlrm_adahessian.data.download.answers import LEAST_SPEED
 from dlrm_adahessian.data.download.config import Archive
 from dlrm_adahessian.data.download.urls import (
     LostConnectionError,
@@ -35,8 +36,9 @@ class Patience:
     """How long a mirror is waited for.
 
     Attributes:
-        timeout: seconds without a byte after which a connection is given up.
-        tries: connections in a row that bring nothing new, after which the mirror is given up.
+        timeout: seconds after which a connection is given up that brings no byte, not all headers, or fewer bytes than
+            `LEAST_SPEED` a second.
+        tries: connections in a row that bring nothing new, or that too slowly, after which the mirror is given up.
         pause: seconds before the second try; each later one waits twice as long, and all a random part of it less.
     """
 
@@ -121,7 +123,7 @@ def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> Non
     """Bring the file to its size, over as many connections as bring something."""
     if _size(part) > archive.bytes:
         part.unlink()
-    in_vain, most = 0, _size(part)
+    in_vain, most, since = 0, _size(part), time.monotonic()
     with progress_bar(archive.name, unit="B", total=archive.bytes, done=_size(part)) as bar:
         while (had := _size(part)) < archive.bytes:
             try:
@@ -134,8 +136,12 @@ def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> Non
             if (has := _size(part)) == archive.bytes:
                 return
             # Not of this connection alone: a server without ranges starts anew each time, and may never get further.
-            in_vain = 0 if has > most else in_vain + 1
-            most = max(most, has)
+            # And pauses count: one that sends a byte and hangs up would otherwise be asked for ever.
+            now = time.monotonic()
+            if has - most > LEAST_SPEED * (now - since):
+                in_vain, most, since = 0, has, now
+            else:
+                in_vain += 1
             if in_vain == patience.tries:
                 raise LostConnectionError(f"{reason}, {patience.tries} times in a row")
             pause = patience.pause * 2**in_vain * random.uniform(0.5, 1)

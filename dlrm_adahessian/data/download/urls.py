@@ -13,6 +13,12 @@ from typing import Protocol
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
+from dlrm_adahessian.data.download.answers import (
+    BodilessRedirectHandler,
+    TimelyHTTPHandler,
+    TimelyHTTPSHandler,
+)
+
 # Of a server that answers so a second try may get the file: request timed out, too many requests, and its own failures.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 # No size has more digits, and `int` refuses thousands of them.
@@ -71,7 +77,7 @@ def opened(url: str, offset: int, timeout: float) -> Generator[Transfer]:
     Args:
         url: of the schemes http, https and file.
         offset: first byte that is wanted.
-        timeout: seconds without a byte after which a server is given up.
+        timeout: seconds without a byte, for all headers, or below the least speed, after which a server is given up.
 
     Yields:
         The answer; it may begin at 0 instead.
@@ -127,9 +133,9 @@ def _opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
+        TimelyHTTPHandler,
+        TimelyHTTPSHandler,
+        BodilessRedirectHandler,
         urllib.request.HTTPErrorProcessor,
         urllib.request.HTTPDefaultErrorHandler,
         urllib.request.UnknownHandler,
