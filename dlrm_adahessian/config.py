@@ -23,6 +23,7 @@ from dlrm_adahessian.runs.sealed import fingerprint
 from dlrm_adahessian.runtime.settings import merged, read_toml, settings, validated
 
 _ESTIMATORS = [name for name in get_args(CurvatureName) if name != "none"]
+_NVIDIA = Path("/dev/nvidiactl")  # there where a driver is
 OPTIMIZER_SETTINGS = ("curvature", "curvature_every", "curvature_fraction", "curvature_probes", "optim")
 """Settings of a run that are its optimizer's own."""
 _NOT_RESULTS = (
@@ -110,8 +111,8 @@ class RunConfig(SharedConfig):
     max_skipped: int = Field(default=3, ge=1)
     """Steps in a row with a non-finite loss or derivative after which the run goes back to its newest checkpoint, once to
     each; then it ends."""
-    timeout: float = Field(default=600, gt=0)
-    """Seconds after which a rank that does not answer the others is given up."""
+    timeout: float = Field(default=600, gt=0, le=31_536_000)
+    """Seconds after which a rank that does not answer the others is given up; a year at most."""
     optim: OptimConfig = OptimConfig()
     distributed: DistributedConfig = DistributedConfig()
 
@@ -141,6 +142,23 @@ class RunConfig(SharedConfig):
                 "gauss_newton_bartlett, or change the model"
             )
         return self
+
+    def require_memory(self, available: int) -> None:
+        """Refuse a model or a batch that cannot be, however small the tables are.
+
+        Args:
+            available: bytes of this machine; with a GPU nothing is refused here, as that may have more.
+
+        Raises:
+            UsageError: layers and batch alone take more.
+        """
+        needed = self.model.least_bytes(self.batch_size)
+        if needed > available and (self.device == "cpu" or not _NVIDIA.exists()):
+            raise UsageError(
+                f"the layers of {self.model.name} and a batch of {self.batch_size:,} samples take {needed / 1e9:,.0f} GB of "
+                f"memory at least, and this machine has {available / 1e9:,.0f} GB; lower --batch-size or the widths of "
+                "the model"
+            )
 
     @property
     def default_stem(self) -> str:

@@ -14,6 +14,7 @@ from dlrm_adahessian.errors import ProgramError
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, flags_refused
+from dlrm_adahessian.runtime.process import host_memory
 from dlrm_adahessian.runtime.settings import merged, read_toml
 from dlrm_adahessian.runtime.terminal import say
 from dlrm_adahessian.train.recorded import RecordedRun
@@ -53,13 +54,15 @@ def _settings(arguments: Sequence[str]) -> RunConfig:
     """Return the settings; where they are refused on one of several ranks, all learn it before they leave."""
     try:
         with flags_refused():
-            return parsed(
+            found = parsed(
                 _below_flags(arguments),
                 arguments,
                 prog="train.py",
                 description=_HELP,
                 read=("--config", "--model"),
             )
+            found.require_memory(host_memory())
+            return found
     except ProgramError as refusal:
         if alone():  # and need not import torch
             raise

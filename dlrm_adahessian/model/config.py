@@ -6,6 +6,7 @@ Imports no torch; the heads themselves are in a file each, and `registry` finds 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -48,6 +49,12 @@ class Architecture(ABC):
     def _hidden(self, widths: Sequence[int]) -> int:
         """Return how many numbers hidden layers of these widths return; with dropout, before it and after it."""
         return sum(widths) * (2 if self.dropout else 1)
+
+    def least_bytes(self, samples: int) -> int:
+        """Return what the weights between hidden layers, and a batch with a single feature, take at least in float32."""
+        widths = (value for value in vars(self).values() if isinstance(value, tuple))  # of an MLP each
+        weights = sum(rows * columns for of_mlp in widths for rows, columns in pairwise(of_mlp))
+        return _FLOAT * (weights + samples * self.activations(0, 1))
 
     @property
     def _linear(self) -> Kind:

@@ -73,6 +73,25 @@ def require_writable(folder: Path, flag: str) -> None:
         )
 
 
+def require_room(folder: Path, wanted: int, flag: str) -> None:
+    """See that a disk has room, before hours of work.
+
+    Args:
+        folder: where results will go; it need not be there.
+        wanted: bytes.
+        flag: which names another folder.
+
+    Raises:
+        StorageError: there is less.
+    """
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    if free < wanted:
+        raise StorageError(
+            f"about {wanted / 1e9:,.2f} GB are needed in {folder}, and {free / 1e9:,.2f} GB are free; free space, or name "
+            f"another folder with {flag}"
+        )
+
+
 def file_digest(path: Path) -> str:
     """Return the xxh3_128 of a file as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()

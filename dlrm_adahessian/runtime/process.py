@@ -85,6 +85,11 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
+def host_memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def quiet_libraries() -> None:
     """Show what this program logs, and of the libraries below it errors only."""
     handler = logging.StreamHandler(sys.stderr)

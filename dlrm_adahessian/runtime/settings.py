@@ -8,19 +8,41 @@ from importlib.resources.abc import Traversable
 from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import pydantic
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from dlrm_adahessian.errors import NoInputError, UsageError
 
 T = TypeVar("T")
 _MAX_TOML = 1 << 20  # bytes
+_BITS = 63
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
 def settings(kind: type[T]) -> type[T]:
-    """Declare a class of settings: frozen, keyword-only, values checked by pydantic, unknown keys refused."""
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(kind)  # pyright: ignore[reportReturnType] -- pydantic returns the class
+    """Declare a class of settings: frozen, keyword-only, values checked by pydantic, unknown keys refused.
+
+    Numbers are finite, and whole ones have at most 63 bits and a sign: torch, numpy and files hold no others.
+
+    Args:
+        kind: the class.
+
+    Returns:
+        The class as pydantic checks it.
+    """
+    kind._whole = model_validator(mode="after")(_require_64_bits)  # pyright: ignore[reportAttributeAccessIssue]
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    return dataclass(frozen=True, kw_only=True, config=config)(kind)  # pyright: ignore[reportReturnType] -- pydantic returns the class
+
+
+def _require_64_bits(self: T) -> T:
+    for name, value in vars(self).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and number.bit_length() > _BITS:
+                raise ValueError(
+                    f"{name} must be below 2**{_BITS}, got a number of {number.bit_length()} bits"
+                )
+    return self
 
 
 def validated(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -1,8 +1,9 @@
-"""The table that ends a training job, word for word."""
+"""The table that ends a training job, word for word, and what is refused before it begins."""
 
 import numpy as np
 import pytest
 
+from dlrm_adahessian.cli import main
 from dlrm_adahessian.commands.train import job_table
 from tests.commands.found import OURS, THEIRS, job
 
@@ -43,3 +44,18 @@ def test_samples_of_one_class_have_no_auc_and_all_else(label) -> None:
     assert [float(row[1]) for row in cells] == pytest.approx(right, abs=1e-4)
     assert [line.split()[1:] for line in lines if " auc " in line] == [["auc", "-"]] * 2
     assert "nan" not in "\n".join(lines)
+
+
+def test_a_model_or_a_batch_that_cannot_be_is_refused_before_any_work(tmp_path, capsys):
+    """Weights between hidden layers of 2 M units: 16 TB; 10^12 samples of one number: 4 TB."""
+    for flags in (
+        ["--model.top", "2000000", "2000000"],
+        ["--model", "deepfm", "--model.deep", "2000000", "2000000"],
+        ["--model", "dcnv2", "--model.deep", "2000000", "2000000"],
+        ["--batch-size", str(10**12)],
+        ["--model.embedding-dim", str(10**12)],
+    ):
+        out = tmp_path / "run"
+        assert main(["train", "--dataset", "synthetic", "--device", "cpu", "--out", str(out), *flags]) == 64
+        assert "GB of memory at least, and this machine has" in capsys.readouterr().err
+        assert not out.exists()

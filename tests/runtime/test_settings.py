@@ -1,5 +1,6 @@
 """Settings are merged by their names, read from small files of TOML, and refused in words."""
 
+import math
 import re
 from pathlib import Path
 
@@ -80,3 +81,24 @@ def test_what_is_no_configuration_file_is_refused(content, error, told, tmp_path
         path.write_bytes(content)
     with pytest.raises(error, match=told):
         read_toml(path)
+
+
+@settings
+class Numbers:
+    rate: float = 1.0
+    seed: int = 0
+    widths: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(("values", "told"), [
+    ({"rate": math.inf}, "rate: Input should be a finite number"),
+    ({"rate": math.nan}, "rate: Input should be a finite number"),
+    ({"rate": 10**400}, "rate: Input should be a valid number"),
+    ({"seed": 2**63}, r"seed must be below 2\*\*63, got a number of 64 bits"),
+    ({"seed": 10**400}, r"seed must be below 2\*\*63, got a number of 1329 bits"),
+    ({"widths": [1, 2**64]}, r"widths must be below 2\*\*63, got a number of 65 bits"),
+])  # fmt: skip
+def test_a_number_that_nothing_can_hold_is_refused(values, told):
+    with pytest.raises(UsageError, match=told):
+        validated(Numbers, values)
+    assert validated(Numbers, {"seed": 2**63 - 1}).seed == 2**63 - 1

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import random
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from dlrm_adahessian.data.download.urls import (
     opened,
     shown,
 )
-from dlrm_adahessian.errors import DataError, NoInputError, StorageError
-from dlrm_adahessian.runs.sealed import exclusive_lock, flush_to_disk, storage_errors
+from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.runs.sealed import exclusive_lock, flush_to_disk, require_room, storage_errors
 from dlrm_adahessian.runtime.terminal import progress_bar
 
 _BLOCK = 1 << 20  # bytes
@@ -70,7 +69,7 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
         if final.exists():
             _accept_present(final, archive)
             return final
-        _check_room(folder, archive.bytes - _size(part))
+        require_room(folder, archive.bytes - _size(part), "--out")
         failures: list[str] = []
         wrong = False
         for url in archive.urls:
@@ -173,14 +172,6 @@ def _append(transfer: Transfer, part: Path, archive: Archive, bar: Any) -> None:
             bar.update(len(data))
         file.flush()
         flush_to_disk(file.fileno())
-
-
-def _check_room(folder: Path, wanted: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise StorageError(
-            f"{folder} needs room for {wanted:,} more bytes and has {free:,}; free space, or name another --out"
-        )
 
 
 def _sha256(path: Path) -> str:

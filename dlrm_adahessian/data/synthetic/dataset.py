@@ -8,6 +8,7 @@ from typing import Any
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, find_or_make
+from dlrm_adahessian.data.prepared.room import require_room_for_rows
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.rows import RowBlock
@@ -53,6 +54,7 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None, schema: Path | None 
         return any_schema.row_blocks(columns, cfg.synthetic, count)
 
     def fill(folder: Path) -> dict[str, Any]:
+        require_room_for_rows(count, columns, folder)
         with StageBar(count) as stages:
             found = write_prepared(blocks(), folder, columns, min_count=cfg.min_count, advance=stages.advance)
         return {**found, "rejected": 0}

@@ -13,6 +13,7 @@ from dlrm_adahessian.embeddings.planning.plan import Machines, Plan
 from dlrm_adahessian.embeddings.planning.planner import PlanRequest
 from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
 from dlrm_adahessian.runs.sealed import fingerprint
+from dlrm_adahessian.runtime.process import host_memory
 
 
 def plan_together(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
@@ -58,4 +59,4 @@ def _memory(device: torch.device, ranks_here: int) -> int:
     """Return the bytes of the GPU, or of the rank's share of the host."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks_here
+    return host_memory() // ranks_here

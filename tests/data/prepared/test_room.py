@@ -1,0 +1,49 @@
+"""Rows that cannot lie on the disk are refused before they are read."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.criteo.columns import CRITEO
+from dlrm_adahessian.data.datasets import open_dataset
+from dlrm_adahessian.data.prepared.room import require_room_for_rows, rows_of_text
+from dlrm_adahessian.errors import StorageError
+
+
+def test_a_row_takes_as_many_bytes_as_its_files_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset("synthetic", None, DataConfig(cache_dir=tmp_path), rows=1000, bad_rows="strict")
+    arrays = [np.load(data.folder / f"{name}.npy", mmap_mode="r") for name in ("dense", "ids", "labels")]
+    written = sum(array.nbytes for array in arrays)
+    free = written
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free}))
+    require_room_for_rows(1000, CRITEO, tmp_path)
+    free -= 1
+    with pytest.raises(StorageError, match=f"GB are needed in {tmp_path}, and .* GB are free"):
+        require_room_for_rows(1000, CRITEO, tmp_path)
+
+
+def test_more_rows_than_any_disk_holds_are_refused_before_the_first_one(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="about 157,000,000.00 GB are needed"):
+        open_dataset("synthetic", None, DataConfig(cache_dir=tmp_path), rows=10**15, bad_rows="strict")
+
+
+def test_a_file_too_large_for_the_disk_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.txt").write_text("no row\n" * 100)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 157 * 100 - 1}))
+    cfg = DataConfig(cache_dir=tmp_path / "cache")
+    with pytest.raises(StorageError, match="are needed"):
+        open_dataset("criteo", str(tmp_path / "train.txt"), cfg, rows=None, bad_rows="strict")
+
+
+def test_lines_are_counted_by_the_beginning_of_a_file(tmp_path: Path) -> None:
+    text, empty, packed = (tmp_path / name for name in ("a.txt", "b.txt", "c.gz"))
+    text.write_bytes(b"0123456\n" * 500_000)  # 4 MB
+    empty.write_bytes(b"")
+    packed.write_bytes(gzip.compress(np.random.default_rng(0).bytes(100_000)))
+    assert rows_of_text([text]) == 500_000
+    assert rows_of_text([text, text, empty, packed]) == 1_000_000
