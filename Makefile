@@ -75,6 +75,10 @@ reliability: $(STAMP) ## kills, damage, bad and hostile input, as often as docs/
 	$(BIN)/python -m tests.reliability
 	$(BIN)/python -m tests.reliability.plot
 
+.PHONY: licenses
+licenses: $(STAMP) ## write docs/licenses.md, the licenses of what the program needs, from what is installed
+	$(BIN)/python docs/licenses.py
+
 .PHONY: audit
 audit: $(STAMP) ## compare the installed packages with published advisories; asks a service on the network
 	$(BIN)/pip install --quiet --editable '.[audit]'

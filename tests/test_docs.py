@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,13 @@ def test_a_link_out_of_the_pages_names_the_file(site):
     page = (site / "checkpoints.html").read_text()
     assert "<code>dlrm_adahessian/checkpoint/reader.py</code>" in page
     assert 'href="../dlrm_adahessian' not in page
+
+
+def test_the_page_of_licenses_has_every_package_that_is_required():
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    page = (ROOT / "docs" / "licenses.md").read_text()
+    stated = dict(re.findall(r"^\| ([a-z0-9-]+) \| (.+) \|$", page, re.MULTILINE))
+    names = {re.match(r"[a-z0-9-]+", line)[0] for line in required}
+    assert names <= stated.keys()
+    assert stated["numpy"].startswith("BSD-3-Clause")
+    assert all(stated[name] != "not stated" for name in names)

@@ -16,6 +16,7 @@ from tests.reliability.campaigns import (
     pipe,
     ranks,
     results,
+    soak,
 )
 from tests.reliability.outcome import Campaign, Outcome, counting
 
@@ -88,6 +89,30 @@ def test_a_pipe_takes_little_memory(tmp_path: Path) -> None:
 def test_damaged_results_are_made_anew_or_refused(tmp_path: Path) -> None:
     (outcome,) = require_good(results.run, 6, tmp_path)
     assert sum(outcome.figures.values()) == outcome.times == 6
+
+
+@pytest.mark.campaign
+def test_a_run_grows_neither_in_memory_nor_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "_WATCH", 0.1)
+    (outcome,) = require_good(soak.run, 800, tmp_path)
+    assert outcome.times == 800
+    assert len(outcome.figures["samples"]) > 4
+
+
+@pytest.mark.parametrize(("leak", "told"), [
+    ({"memory": 1000}, "memory grew"), ({"descriptors": 0.01}, "descriptors grew"), ({"files": 0.01}, "files grew"),
+])  # fmt: skip
+def test_what_grows_by_the_step_is_found(leak: dict[str, float], told: str) -> None:
+    """A kilobyte of memory a step, or a file each hundredth."""
+    still = soak.Look(second=0, step=0, memory=400 << 20, descriptors=20, files=100)
+    steps = range(0, 200_000, 100)
+    assert not list(soak.grown([still for _ in steps]))
+    growing = [
+        still._replace(**{name: getattr(still, name) + round(each * step) for name, each in leak.items()})
+        for step in steps
+    ]
+    (found,) = soak.grown(growing)
+    assert told in found
 
 
 def test_odd_lines_are_refused_or_put_aside(tmp_path: Path) -> None:
