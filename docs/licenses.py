@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def needed(names: Iterable[str]) -> dict[str, Distribution]:
-    """Return the packages of these names and all that they need in turn, without extras; what is not installed is left out."""
+    """Return the packages of these names and all that they need in turn, without extras; absent ones are left out."""
     found: dict[str, Distribution] = {}
     waiting = list(names)
     while waiting:
