@@ -107,7 +107,7 @@ def prepare_raw(
 
     def fill(folder: Path) -> dict[str, Any]:
         lines = rows_of_text(input_files(path, schema.format))
-        require_room_for_rows(min(rows or lines, lines), schema, folder)
+        require_room_for_rows(min(rows or lines, lines), schema, cfg.cache_dir)
         found = reading.fill(folder)
         # It may also have been another in between, and be again what it was.
         if input_identity(path, schema.format, cfg.cache_dir) != identity or not reading.may_be_of(identity):

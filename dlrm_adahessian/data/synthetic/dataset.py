@@ -54,7 +54,7 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None, schema: Path | None 
         return any_schema.row_blocks(columns, cfg.synthetic, count)
 
     def fill(folder: Path) -> dict[str, Any]:
-        require_room_for_rows(count, columns, folder)
+        require_room_for_rows(count, columns, cfg.cache_dir)
         with StageBar(count) as stages:
             found = write_prepared(blocks(), folder, columns, min_count=cfg.min_count, advance=stages.advance)
         return {**found, "rejected": 0}
