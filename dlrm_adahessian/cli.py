@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from dlrm_adahessian import __version__
 from dlrm_adahessian.commands import COMMANDS
-from dlrm_adahessian.errors import ProgramError, UsageError
+from dlrm_adahessian.errors import ProgramError, StorageError, UsageError
 from dlrm_adahessian.runtime.launcher import alone, told_once
-from dlrm_adahessian.runtime.process import keep_freed_memory, quiet_libraries
+from dlrm_adahessian.runtime.process import is_lack_of_memory, keep_freed_memory, quiet_libraries
 from dlrm_adahessian.runtime.terminal import printable, say
 
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -65,6 +65,14 @@ def _run(given: list[str]) -> int:
     except ProgramError as error:
         _complain(str(error))
         return error.exit_code
+    except (ImportError, MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        _complain(
+            f"the system gives no more memory: {error or 'while the program was loaded'}; end other programs, or lower what "
+            "needs it (--batch-size, --model, the number of rows)"
+        )
+        return StorageError.exit_code
     except KeyboardInterrupt:
         return 130
     except SystemExit as leaving:  # the flags library leaves with 2 when a flag is wrong

@@ -115,22 +115,16 @@ class _ShortWrite:
         return self.left <= 0
 
     def install(self) -> None:
-        Path.open = lambda path, mode="r", buffering=-1, **options: self._opened(
-            path, mode, buffering, **options
-        )
+        os.fdopen = self._opened  # which runs/files.py opens all files with that are written
 
-    def _opened(self, path: Path, mode: str, buffering: int, **options: str) -> IO:
-        if mode not in {"w", "wb", "ab"}:
-            return io.open(path, mode, buffering, **options)  # noqa: UP020 -- Path.open is this function now
-        raw = _ShortFile(path, mode.replace("b", ""), self)
-        if buffering == 0:
-            return raw
-        return io.BufferedWriter(raw) if "b" in mode else io.TextIOWrapper(io.BufferedWriter(raw), **options)
+    def _opened(self, descriptor: int, mode: str, buffering: int) -> IO:
+        raw = _ShortFile(descriptor, mode.replace("b", ""), self)
+        return raw if buffering == 0 else io.BufferedWriter(raw)
 
 
 class _ShortFile(io.FileIO):
-    def __init__(self, path: Path, mode: str, trap: _ShortWrite) -> None:
-        super().__init__(path, mode)
+    def __init__(self, descriptor: int, mode: str, trap: _ShortWrite) -> None:
+        super().__init__(descriptor, mode)
         self._trap = trap
 
     def write(self, data) -> int:
@@ -156,7 +150,7 @@ class _Counter:
             self.fault()
 
     def install(self) -> None:
-        real_open = Path.open
+        real_open = os.fdopen
 
         def fsync(descriptor: int) -> None:
             self.operation()
@@ -164,11 +158,16 @@ class _Counter:
                 descriptor
             )  # refuses what is not open; to flush is slow, and no process sees whether it was done
 
-        def open_watched(path: Path, *args: object, **kwargs: object) -> "_WatchedFile":
-            return _WatchedFile(real_open(path, *args, **kwargs), self)
+        def open_watched(descriptor: int, mode: str, buffering: int) -> "_WatchedFile":
+            return _WatchedFile(real_open(descriptor, mode, buffering), self)
 
-        os.fsync, Path.open = fsync, open_watched
-        sys.addaudithook(lambda event, _: self.operation() if event in _OPERATIONS else None)
+        def count(event: str, arguments: tuple[object, ...]) -> None:
+            # What a descriptor is opened with again was opened by its name before.
+            if event in _OPERATIONS and not (event == "open" and isinstance(arguments[0], int)):
+                self.operation()
+
+        os.fsync, os.fdopen = fsync, open_watched
+        sys.addaudithook(count)
 
 
 class _WatchedFile:

@@ -1,9 +1,14 @@
-"""What an attacker would leave in a folder: pickles that act when they are loaded, under manifests that agree with them."""
+"""What an attacker would leave in a folder, under manifests that agree: pickles that act when loaded, huge sizes."""
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import MANIFEST, file_digest
+from dlrm_adahessian.train.recorded import RecordedRun
 
 
 def reseal(folder: Path, **changes: object) -> None:
@@ -15,6 +20,36 @@ def reseal(folder: Path, **changes: object) -> None:
     }
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files, **changes}))
+
+
+LARGE: dict[str, dict[str, object]] = {
+    "width": {"bottom": [10**9]},
+    "layers": {"bottom": [8] * 100_000},
+    "dim": {"embedding_dim": 10**7},
+}
+"""Settings of DLRM that no memory, or no patience, suffices for."""
+
+
+def forged(run: Path, *, model: Mapping[str, object] | None = None, **changes: object) -> Path:
+    """Change what the config.json of a run claims, and the manifests of its checkpoints so that they agree.
+
+    Args:
+        run: the run directory.
+        model: settings of its model; with a name, of another architecture.
+        changes: other settings.
+
+    Returns:
+        The run directory.
+    """
+    config = json.loads((run / "config.json").read_text())
+    if model is not None:
+        changes["model"] = model if "name" in model else {**config["model"], **model}
+    (run / "config.json").write_text(json.dumps({**config, **changes}))
+    with suppress(CheckpointError):  # settings that no run has have no fingerprint
+        claimed = RecordedRun.read(RunDirectory(run))
+        for checkpoint in (run / "checkpoints").glob("step-*"):
+            reseal(checkpoint, fingerprint=claimed.config.checkpoint_fingerprints(claimed.rows)[0])
+    return run
 
 
 class Bomb:

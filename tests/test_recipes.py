@@ -141,6 +141,9 @@ class ToyModelConfig(Architecture):
     def activations(self, num_dense: int, num_features: int) -> int:
         return num_dense + num_features * self.embedding_dim
 
+    def parameters(self, num_dense: int, num_features: int) -> int:
+        return num_dense + num_features * self.embedding_dim + 1
+
 
 '''
 PRESET = 'curvature = "toy"\n[optim.dense]\nname = "toy"\n[optim.rows]\nname = "toy"\n'

@@ -29,12 +29,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dlrm_adahessian.checkpoint.tensor_file import Entry
+from dlrm_adahessian.checkpoint.tensor_file import Entry, is_finite
 from dlrm_adahessian.checkpoint.writer import (
     Contents,
     Draft,
     encode_state,
-    is_finite,
     refusal,
     remove_leftovers,
 )

@@ -23,10 +23,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint import step_folders
-from dlrm_adahessian.checkpoint.tensor_file import Piece
+from dlrm_adahessian.checkpoint.tensor_file import Piece, entries_of
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, LockedError
+from dlrm_adahessian.model.config import Architecture
 from dlrm_adahessian.runs.run_directory import LOCK
 from dlrm_adahessian.runs.sealed import DamagedFolderError, locked_by_another, read_sealed, storage_errors
 from dlrm_adahessian.runtime.launcher import is_first_here
@@ -99,6 +101,35 @@ class Checkpoint:
                 piece.copy_()
         except (SafetensorError, OSError) as error:
             raise CheckpointError(_refusal(self.path, f"{self.path} cannot be read: {error}")) from error
+
+    def require_sizes_of(self, model: Architecture, schema: Schema, num_rows: Sequence[int]) -> None:
+        """See that the files hold as many numbers as a model has, before anything of the model's size is made.
+
+        Args:
+            model: settings of its dense part.
+            schema: of the rows.
+            num_rows: heights of its tables.
+
+        Raises:
+            CheckpointError: they hold fewer.
+        """
+        expected = {"dense part": model.parameters(len(schema.dense), len(num_rows))}
+        for name, rows in zip(schema.features, num_rows, strict=True):
+            expected[f"table {name}"] = rows * model.embedding_dim
+        found = dict.fromkeys(expected, 0)
+        try:
+            found["dense part"] = entries_of(self.path / DENSE, "parameters")
+            for part in self.stored:
+                if (table := f"table {part.table}") in found:
+                    found[table] += entries_of(self.path / part.file, "weight")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(_refusal(self.path, f"{self.path} cannot be read: {error}")) from error
+        for what, size in expected.items():
+            if found[what] < size:
+                raise CheckpointError(
+                    f"a checkpoint must fit the model, whose {what} has {size:,} numbers, and {self.path} has "
+                    f"{found[what]:,} of it; resume with the configuration that saved it"
+                )
 
     def _pieces(self, shard: TableShard) -> Iterator[Piece]:
         parts = [

@@ -12,6 +12,7 @@ processor 0.2 (docs/checkpoints.md).
 import errno
 import fcntl
 import json
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dlrm_adahessian.errors import CheckpointError
-from dlrm_adahessian.runs.sealed import flush_to_disk
+from dlrm_adahessian.runs.files import flush_to_disk, new_file
 
 BLOCK = 4 << 20  # bytes written at once; a multiple of every disk's sectors
 
@@ -91,7 +92,7 @@ def write_tensors(
             digest.update(block)
             yield block
 
-    with path.open("wb", buffering=0) as file:
+    with new_file(path, buffering=0) as file:
         write_past_cache(file, hashed())
         flush_to_disk(file.fileno())
     return {"bytes": len(encoded) + offset, "xxh3_128": digest.hexdigest()}
@@ -155,6 +156,22 @@ def _set_direct(file: BinaryIO, *, direct: bool) -> bool:
     return fcntl.fcntl(file, fcntl.F_GETFL) != before
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all entries are; integers always are."""
+    # The extremes are NaN or infinite when any entry is; they cost no temporary of the tensor's size.
+    return (
+        not tensor.is_floating_point()
+        or not tensor.numel()
+        or all(map(math.isfinite, tensor.detach().aminmax()))
+    )
+
+
+def entries_of(path: Path, name: str) -> int:
+    """Return how many entries a tensor of a file has; 0 where the file has no such tensor. The tensor is not read."""
+    with safe_open(path, framework="pt") as file:
+        return math.prod(file.get_slice(name).get_shape()) if name in file.keys() else 0  # noqa: SIM118 -- not a mapping
+
+
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """Tensors to fill from one file.
@@ -197,10 +214,19 @@ class Piece:
             )
 
     def copy_(self) -> None:
-        """Copy the stored values into the targets; call `check` first."""
+        """Copy the stored values into the targets; call `check` first.
+
+        Raises:
+            CheckpointError: some are not finite, which no program of ours has saved.
+        """
         rows = ... if self.rows is None else self.rows
         with safe_open(self.path, framework="pt") as file, torch.no_grad():
             for name, target in self.targets.items():
                 stored = file.get_slice(name)
                 cut = self.columns is not None and len(stored.get_shape()) == 2
                 target.copy_(stored[rows, self.columns] if cut else stored[rows])
+                if not is_finite(target):
+                    raise CheckpointError(
+                        f"a checkpoint holds finite numbers, and {name!r} in {self.path} ({self.owner}) holds others; use "
+                        "the checkpoint before it, or train again"
+                    )

@@ -5,7 +5,6 @@ Nothing that is not finite is ever saved: a checkpoint is what a run falls back 
 
 import dataclasses
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from dlrm_adahessian.checkpoint import step_folders
 from dlrm_adahessian.checkpoint.reader import DENSE, FORMAT, STATE, StoredRows
-from dlrm_adahessian.checkpoint.tensor_file import Entry, write_tensors
+from dlrm_adahessian.checkpoint.tensor_file import Entry, is_finite, write_tensors
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import DivergedError
@@ -144,16 +143,6 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what was replaced, and what a killed process was writing."""
     with storage_errors(folder):
         step_folders.remove_leftovers(folder)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all entries are; integers always are."""
-    # The extremes are NaN or infinite when any entry is; they cost no temporary of the tensor's size.
-    return (
-        not tensor.is_floating_point()
-        or not tensor.numel()
-        or all(map(math.isfinite, tensor.detach().aminmax()))
-    )
 
 
 def encode_state(step: int, state: Mapping[str, object]) -> str:

@@ -1,5 +1,6 @@
 """`schema`: a schema of rows of your own, guessed from a file, and what would be read by it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from tyro.conf import Positional, arg, subcommand
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import input_files, is_pipe
 from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.runs.files import new_file
 from dlrm_adahessian.runs.sealed import require_writable, storage_errors
 from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import printable_name, say
@@ -69,7 +71,7 @@ def schema(arguments: Sequence[str]) -> int:
 def _infer(args: InferConfig) -> None:
     if args.out is not None:
         require_writable(args.out.parent, "--out")
-        if args.out.exists():
+        if os.path.lexists(args.out):
             raise UsageError(f"--out must not exist, and {args.out} does; name another file")
     from dlrm_adahessian.data.columnar.guess import guess_roles, schema_text
     from dlrm_adahessian.data.columnar.own_file import profile_file
@@ -79,8 +81,8 @@ def _infer(args: InferConfig) -> None:
     if args.out is None:
         say(text.rstrip("\n"))
         return
-    with storage_errors(args.out), args.out.open("x") as file:
-        file.write(text)
+    with storage_errors(args.out), new_file(args.out) as file:
+        file.write(text.encode())
 
 
 def _check(args: CheckConfig) -> None:

@@ -29,7 +29,7 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.finished import PROGRESSIVE
 from dlrm_adahessian.runs.kinds import require_kind
-from dlrm_adahessian.runs.sealed import exclusive_lock
+from dlrm_adahessian.runs.sealed import exclusive_lock, require_no_links
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import progress_bar
 from dlrm_adahessian.train.run_cache import run_path
@@ -108,6 +108,7 @@ def run_study(config: CompareConfig) -> Study:
     require_kind(config.out, "comparison")
     require_settings(config)
     with exclusive_lock(config.out / "lock", wait=False):
+        require_no_links(config.out)
         data = open_dataset(
             config.dataset,
             config.data_path,

@@ -6,7 +6,6 @@ Columns: row (int64, from 0), label (int8, null where there is none), weight (fl
 verified; files of before, and of others, may have none.
 """
 
-import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.runs.files import replacing
 from dlrm_adahessian.runs.sealed import storage_errors
 from dlrm_adahessian.runtime.terminal import printable_name
 
@@ -179,15 +179,10 @@ def writing(path: Path | None, models: int, *, weighted: bool = False) -> Genera
             *((column_of(place), pa.float32()) for place in range(models)),
         ]
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
-                yield PredictionFile(writer)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as file, pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
+            yield PredictionFile(writer)
 
 
 def is_predictions(path: str) -> bool:

@@ -9,6 +9,7 @@ from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.evaluation.predictions import is_predictions
 from dlrm_adahessian.evaluation.rows import Part
 from dlrm_adahessian.evaluation.slices import check_slices
+from dlrm_adahessian.runs.files import why_not_plain
 from dlrm_adahessian.runs.sealed import require_writable
 
 
@@ -84,8 +85,10 @@ class EvaluationRequest:
         for flag, path in (("--out", self.out), ("--report", self.report)):
             if path is None:
                 continue
-            if path.is_dir():
-                raise UsageError(f"{flag} is a file to write, and {path} is a folder; name a file in it")
+            if found := why_not_plain(path):
+                raise UsageError(
+                    f"{flag} is a plain file to write, and {path} is {found}; name another, or one that is not there"
+                )
             if path.resolve() in taken:
                 raise UsageError(
                     f"{flag} is a file to write, and {path} is read, or written for another flag; name another"

@@ -93,7 +93,9 @@ def open_trained(
     owners = config.checkpoint_fingerprints(rows)
 
     def find() -> Checkpoint:
-        return load(path, *owners) if named else _newest(run, config, owners, best=best)
+        found = load(path, *owners) if named else _newest(run, config, owners, best=best)
+        found.require_sizes_of(config.model, preprocessing.schema, preprocessing.num_rows)
+        return found
 
     found = find()
     computed = dataclasses.replace(config, precision=precision or config.precision)

@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field
 from dlrm_adahessian.curvature.parts import Kind, Parts
 from dlrm_adahessian.runtime.settings import settings
 
+Width = Annotated[int, Field(ge=1)]
+
 _FLOAT = 4  # bytes
 _COPIES = 4  # of each layer's values: value, delta, and both squared for the exact diagonal, or Hutchinson's second pass
 
@@ -50,11 +52,13 @@ class Architecture(ABC):
         """Return how many numbers hidden layers of these widths return; with dropout, before it and after it."""
         return sum(widths) * (2 if self.dropout else 1)
 
+    @abstractmethod
+    def parameters(self, num_dense: int, num_features: int) -> int:
+        """Return how many parameters the dense part has with K dense inputs and F pooled embeddings."""
+
     def least_bytes(self, samples: int) -> int:
-        """Return what the weights between hidden layers, and a batch with a single feature, take at least in float32."""
-        widths = (value for value in vars(self).values() if isinstance(value, tuple))  # of an MLP each
-        weights = sum(rows * columns for of_mlp in widths for rows, columns in pairwise(of_mlp))
-        return _FLOAT * (weights + samples * self.activations(0, 1))
+        """Return what the dense part and a batch take at least in float32: those of a single feature."""
+        return _FLOAT * (self.parameters(0, 1) + samples * self.activations(0, 1))
 
     @property
     def _linear(self) -> Kind:
@@ -67,9 +71,9 @@ class DLRMConfig(Architecture):
     """DLRM; the defaults are facebookresearch/dlrm's for Criteo Kaggle."""
 
     name: Literal["dlrm"] = "dlrm"
-    bottom: tuple[int, ...] = (512, 256, 64)
+    bottom: tuple[Width, ...] = (512, 256, 64)
     """Hidden widths of the bottom MLP, between K inputs and D outputs; without dense columns there is none."""
-    top: tuple[int, ...] = (512, 256)
+    top: tuple[Width, ...] = (512, 256)
     """Hidden widths of the top MLP, between the interactions and the logit."""
     self_interaction: bool = False
     """Whether a feature's dot product with itself is an input of the top MLP."""
@@ -83,10 +87,21 @@ class DLRMConfig(Architecture):
     def activations(self, num_dense: int, num_features: int) -> int:
         """Return how many numbers a sample is: of the layers, the vectors and all products of two of them."""
         dim, vectors = self.embedding_dim, num_features + (num_dense > 0)
-        pairs = vectors * (vectors - 1 + 2 * self.self_interaction) // 2
         bottom = num_dense + self._hidden(self.bottom) + dim if num_dense else 0
-        read = dim if num_dense else num_features * dim
-        return bottom + read + pairs + self._hidden(self.top) + vectors * (dim + vectors)
+        return (
+            bottom + self._read(num_dense, num_features) + self._hidden(self.top) + vectors * (dim + vectors)
+        )
+
+    def parameters(self, num_dense: int, num_features: int) -> int:
+        """Return how many there are in the two MLPs."""
+        bottom = _mlp_parameters([num_dense, *self.bottom, self.embedding_dim]) if num_dense else 0
+        return bottom + _mlp_parameters([self._read(num_dense, num_features), *self.top, 1])
+
+    def _read(self, num_dense: int, num_features: int) -> int:
+        """Return how many inputs the top MLP has."""
+        vectors = num_features + (num_dense > 0)
+        pairs = vectors * (vectors - 1 + 2 * self.self_interaction) // 2
+        return pairs + self.embedding_dim * (1 if num_dense else num_features)
 
 
 @settings
@@ -99,7 +114,7 @@ class DeepFMConfig(Architecture):
     """D, width of the tables: D - 1 factors of the factorization machine, and the linear weight."""
     initial_rows: Annotated[float, Field(gt=0)] | None = 0.01
     """As `Architecture` has it. Small: products of factors reach the logit without a layer between that scales them."""
-    deep: tuple[int, ...] = (400, 400, 400)
+    deep: tuple[Width, ...] = (400, 400, 400)
     """Hidden widths of the MLP; the paper's for Criteo."""
 
     @property
@@ -113,6 +128,10 @@ class DeepFMConfig(Architecture):
         layers = num_dense + num_dense + num_features * self.embedding_dim + self._hidden(self.deep)
         return layers + num_features * factors + 3 * factors
 
+    def parameters(self, num_dense: int, num_features: int) -> int:
+        """Return how many there are in the MLP, and the weights of the dense inputs."""
+        return num_dense + _mlp_parameters([num_dense + num_features * self.embedding_dim, *self.deep, 1])
+
 
 @settings
 class DCNv2Config(Architecture):
@@ -123,7 +142,7 @@ class DCNv2Config(Architecture):
     """Cross layers."""
     rank: Annotated[int, Field(ge=1)] | None = None
     """Of the crosses' matrices, U V^T; default: whole matrices."""
-    deep: tuple[int, ...] = (512, 256)
+    deep: tuple[Width, ...] = (512, 256)
     """Hidden widths of the MLP."""
     structure: Literal["stacked", "parallel"] = "stacked"
     """Whether the MLP reads what the crosses return, or the inputs, and a last layer both."""
@@ -139,6 +158,18 @@ class DCNv2Config(Architecture):
         crosses = self.crosses * (3 * width + (self.rank or 0))
         last = 0 if self.structure == "stacked" else width + (width, *self.deep)[-1]
         return width + crosses + width + self._hidden(self.deep) + last
+
+    def parameters(self, num_dense: int, num_features: int) -> int:
+        """Return how many there are in the crosses, the MLP and the last layer."""
+        width = num_dense + num_features * self.embedding_dim
+        cross = width * (width if self.rank is None else 2 * self.rank) + width
+        last = (width, *self.deep)[-1] + (0 if self.structure == "stacked" else width)
+        return self.crosses * cross + _mlp_parameters([width, *self.deep]) + last + 1
+
+
+def _mlp_parameters(widths: Sequence[int]) -> int:
+    """Return how many weights and biases the layers between these widths have."""
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
 
 
 def _named(values: Any) -> Any:

@@ -10,6 +10,7 @@ from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.report import comparison_plots as plots
 from dlrm_adahessian.report.page import render
 from dlrm_adahessian.runs.sealed import storage_errors, write_json, write_text
+from dlrm_adahessian.runtime.terminal import printable_name
 from dlrm_adahessian.statistics.comparison import judgement, p_words
 
 PAGE, MARKDOWN = "report.html", "report.md"
@@ -25,7 +26,7 @@ def write_runs(folder: Path, runs: pd.DataFrame) -> None:
     with storage_errors(folder):
         for name in ("summary.json", PAGE, MARKDOWN):
             (folder / name).unlink(missing_ok=True)
-    write_text(folder / "results.csv", runs.to_csv(index=False))
+    write_text(folder / "results.csv", runs.map(_no_formula).to_csv(index=False))
 
 
 def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
@@ -54,6 +55,14 @@ def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
         "cost": plots.cost(found.optimizers),
     }
     write_text(folder / PAGE, render("comparison.html.j2", values, drawn))
+
+
+def _no_formula(cell: object) -> object:
+    """Return text on one line, with an apostrophe where a spreadsheet would take it for a formula (OWASP, CSV Injection)."""
+    if not isinstance(cell, str):
+        return cell
+    text = printable_name(cell)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _band_plots(bands: TokenBands | None, names: list[str]) -> dict[str, str | None]:

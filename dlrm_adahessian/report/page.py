@@ -2,6 +2,7 @@
 """How all pages look: templates are filled, numbers written and plots drawn alike."""
 
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dlrm_adahessian.runtime.terminal import printable_name
 from dlrm_adahessian.statistics.components import Estimate
 from dlrm_adahessian.statistics.intervals import PairedDifference
 
@@ -29,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 CYCLE = COLOURS * 4
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # "p < 0.0001" is none
 
 
 def render(template: str, values: Mapping[str, Any], drawn: Mapping[str, str | None]) -> str:
@@ -36,15 +39,17 @@ def render(template: str, values: Mapping[str, Any], drawn: Mapping[str, str | N
 
     Args:
         template: its file.
-        values: what it shows; text is escaped in HTML.
+        values: what it shows; text is escaped in HTML, and in Markdown where it would be a tag, a cell or a line.
         drawn: SVG text of plots by name, or None.
 
     Returns:
         The page.
     """
+    of_html = template.endswith(".html.j2")
     environment = Environment(
         loader=PackageLoader("dlrm_adahessian.report"),
-        autoescape=template.endswith(".html.j2"),
+        autoescape=of_html,
+        finalize=None if of_html else _in_markdown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -60,6 +65,11 @@ def render(template: str, values: Mapping[str, Any], drawn: Mapping[str, str | N
     # Our own SVG is markup; matplotlib escapes the names in it.
     charts = {name: Markup(svg) if svg else None for name, svg in drawn.items()}
     return environment.get_template(template).render(**values, plots=charts)
+
+
+def _in_markdown(value: object) -> object:
+    """Return text without what would end a cell or a line of a table, and without tags."""
+    return _TAG.sub("&lt;", printable_name(value).replace("|", "\\|")) if isinstance(value, str) else value
 
 
 def new_figure(

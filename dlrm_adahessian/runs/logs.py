@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.runs.files import continued
 from dlrm_adahessian.runs.sealed import HASH_BLOCK, finite, storage_errors
 
 FLOAT32 = np.dtype("<f4")
@@ -29,7 +30,7 @@ class _AppendLog:
         self.path = path
         with storage_errors(path):
             # Unbuffered: a line is with the kernel when the call returns, so a killed process loses none.
-            self._file: BinaryIO = path.open("ab", buffering=0)
+            self._file: BinaryIO = continued(path, buffering=0)
             self._hashed = self._hash(self._size())
 
     def __enter__(self) -> Self:

@@ -33,6 +33,7 @@ from dlrm_adahessian.runs.sealed import (
     DamagedFolderError,
     exclusive_lock,
     read_json,
+    require_no_links,
     storage_errors,
     write_json,
 )
@@ -71,6 +72,7 @@ class RunDirectory:
         """
         require_kind(path, "run")
         with exclusive_lock(path / LOCK, wait=False):
+            require_no_links(path)
             found = [name for name in _TRACES if (path / name).exists()]
             if found and not resume:
                 raise UsageError(

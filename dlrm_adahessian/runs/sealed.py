@@ -19,6 +19,7 @@ from typing import Any
 import xxhash
 
 from dlrm_adahessian.errors import LockedError, StorageError
+from dlrm_adahessian.runs.files import flush_folder, flush_to_disk, lock_file, replacing, temporary_name
 
 MANIFEST = "manifest.json"
 HASH_BLOCK = 1 << 22  # bytes
@@ -92,6 +93,24 @@ def require_room(folder: Path, wanted: int, flag: str) -> None:
         )
 
 
+def require_no_links(folder: Path) -> None:
+    """See that a folder holds no links, through which its results would be written to other places.
+
+    Args:
+        folder: of a run or a comparison.
+
+    Raises:
+        StorageError: it does.
+    """
+    with storage_errors(folder):
+        links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
+    if links:
+        raise StorageError(
+            f"results are written to a folder without links, and {folder} holds {', '.join(links)}; put copies in their "
+            "place, or name another folder with --out"
+        )
+
+
 def file_digest(path: Path) -> str:
     """Return the xxh3_128 of a file as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
@@ -118,17 +137,8 @@ def json_text(value: object) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` atomically by `text` in UTF-8; after a crash it is the old or the new file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage_errors(path):
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                flush_to_disk(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _flush_folder(path.parent)
+    with storage_errors(path), replacing(path) as file:
+        file.write(text.encode())
 
 
 def finite(value: object) -> object:
@@ -189,8 +199,7 @@ def sealed_folder(final: Path, meta: Mapping[str, object]) -> Generator[Path]:
 def temporary_folder(final: Path) -> Path:
     """Make an empty folder beside `final`, for `seal` to rename; raises `OSError`."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_name(final)
     temporary.mkdir()
     return temporary
 
@@ -223,7 +232,7 @@ def seal(
 def put_in_place(temporary: Path, final: Path) -> None:
     """Rename a complete folder to its name; raises `OSError`, also where a file or a folder that is not empty stands."""
     temporary.rename(final)
-    _flush_folder(final.parent)
+    flush_folder(final.parent)
 
 
 def flushed_entry(path: Path) -> dict[str, int | str]:
@@ -306,7 +315,7 @@ def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = lock_file(path)
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -327,16 +336,3 @@ def locked_by_another(path: Path) -> bool:
     # As in "1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF". By the inode alone: on layered file systems devices differ.
     held = (line.split() for line in listed.splitlines() if " FLOCK " in line and "->" not in line)
     return any(place.endswith(f":{inode}") and int(pid) != os.getpid() for *_, pid, place, _, _ in held)
-
-
-def flush_to_disk(descriptor: int) -> None:
-    """Wait until all that was written to an open file is on disk."""
-    os.fsync(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        flush_to_disk(descriptor)
-    finally:
-        os.close(descriptor)

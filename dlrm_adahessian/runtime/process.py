@@ -90,6 +90,12 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory or threads are used up; torch and the loader of libraries have no type for it."""
+    signs = ("allocate memory", "out of memory", "start new thread", "failed to map segment")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
 def quiet_libraries() -> None:
     """Show what this program logs, and of the libraries below it errors only."""
     handler = logging.StreamHandler(sys.stderr)

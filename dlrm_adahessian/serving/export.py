@@ -33,13 +33,8 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.metrics.binary import probability_from_logit
-from dlrm_adahessian.runs.sealed import (
-    flush_to_disk,
-    put_in_place,
-    storage_errors,
-    temporary_folder,
-    write_json,
-)
+from dlrm_adahessian.runs.files import flush_to_disk, new_file
+from dlrm_adahessian.runs.sealed import put_in_place, storage_errors, temporary_folder, write_json
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.parity import Parity, compared
 from dlrm_adahessian.serving.rounding import RowType, largest_error, rounded
@@ -166,7 +161,8 @@ def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor]
         features=len(rows),
         dim=trained.config.model.embedding_dim,
     )
-    (folder / "head.pt2").write_bytes(program)
+    with new_file(folder / "head.pt2") as file:
+        file.write(program)
     write_tensors(folder / "vocabulary.safetensors", sorted_tensors(trained.preprocessing))
     write_parquet(trained.preprocessing, folder / "vocabulary.parquet")
     # Of fp32 these are the rows themselves, not copies.
@@ -176,7 +172,8 @@ def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor]
         for part, tensor in rounded(table, tables).items()
     }
     write_tensors(folder / "tables.safetensors", stored)
-    shutil.copyfile(loader.__file__, folder / "loader.py")
+    with new_file(folder / "loader.py") as file:
+        file.write(Path(loader.__file__).read_bytes())
 
 
 def _write_manifest(trained: TrainedModel, folder: Path, tables: RowType) -> None:

@@ -45,6 +45,17 @@ _BASIS, _PRIME, _BITS = (
     0x100000001B3,
     (1 << 63) - 1,
 )  # FNV-1a (RFC 9923) of 64 bits but one
+# What a manifest of somebody else's hands can raise on its way to a model.
+_FORGED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
 _Value = Any  # a number; text; a list of texts; None where missing
 _Row = tuple[list[float], list[int], list[list[int]]]
 _Bag = tuple[Tensor, Tensor]
@@ -60,7 +71,7 @@ def load(folder: str | Path) -> "Model":
         return Model(_verified(Path(folder)), *(load_file(Path(folder) / name) for name in TENSORS))
     except OSError as error:
         raise BadFolderError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
-    except (LookupError, RecursionError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except _FORGED as error:
         raise BadFolderError(f"{folder} holds no model: {error!r}; export it again") from error
 
 
@@ -71,15 +82,15 @@ class Model:
         """Take the tensors by name; others than the manifest tells of raise an error of some kind."""
         sizes, dim = manifest["model"], manifest["model"]["embedding_dim"]
         self.schema = _Schema(manifest["schema"], words.get("scales"))
-        dense, columns = len(self.schema.dense), [*self.schema.tokens, *self.schema.bags]
-        self._head = _HEADS[sizes.get("name", "dlrm")](sizes, dense, len(columns))
-        self._head.load_state_dict(head, assign=True)
+        columns = [*self.schema.tokens, *self.schema.bags]
         self._dim = dim
         kind, heights = _TYPES[manifest["tables"]["type"]], manifest["tables"]["rows"]
         self._features = [
             _Feature(column, (rows, dim), kind, tables, words)
             for column, rows in zip(columns, heights, strict=True)
         ]
+        # After the columns, which have tables each: a manifest alone makes nothing large.
+        self._head = _filled_head(sizes, len(self.schema.dense), len(columns), head)
 
     def predict(self, rows: Iterable[Mapping[str, _Value]]) -> Tensor:
         """Predict rows by the names of their columns in the file; columns that are absent or None are missing.
@@ -124,6 +135,8 @@ class Model:
         starts = range(0, len(tokens), BATCH)
         parts = [self._logits(*_cut(values, tokens, bags, slice(at, at + BATCH))) for at in starts]
         z = torch.cat([torch.empty(0), *parts]).double()
+        if not bool(z.isfinite().all()):
+            raise ValueError("a row has a number so large that its prediction is none")
         decay = (-z.abs()).exp()
         sigmoid = torch.where(z >= 0, 1.0, decay) / (1.0 + decay)
         return sigmoid.float().clamp(2**-126, 1 - 2**-24)
@@ -158,18 +171,20 @@ class _DLRM(nn.Module):
     def __init__(self, sizes: Any, dense: int, features: int) -> None:
         super().__init__()
         dim, vectors = sizes["embedding_dim"], features + (dense > 0)
-        first, second = torch.tril_indices(vectors, vectors, 0 if sizes["self_interaction"] else -1)
-        self._picked = first * vectors + second
+        self._vectors, self._diagonal = vectors, 0 if sizes["self_interaction"] else -1
+        pairs = vectors * (vectors + 1 + 2 * self._diagonal) // 2
         self.bottom = _hidden([dense, *sizes["bottom"], dim] if dense else [], sizes)
         read = dim if dense else features * dim
-        self.top = _mlp([read + len(first), *sizes["top"]], sizes)
+        self.top = _mlp([read + pairs, *sizes["top"]], sizes)
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         read, vectors = pooled.flatten(1), pooled
         if self.bottom:
             read = self.bottom(dense)
             vectors = torch.cat([read.unsqueeze(1), pooled], 1)
-        products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, self._picked)
+        first, second = torch.tril_indices(self._vectors, self._vectors, self._diagonal)
+        products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
+        products = products.index_select(1, first * self._vectors + second)
         return self.top(torch.cat([read, products], 1))
 
 
@@ -210,6 +225,25 @@ class _DCNv2(nn.Module):
 _HEADS: dict[str, Any] = {"dlrm": _DLRM, "deepfm": _DeepFM, "dcnv2": _DCNv2}
 
 
+def _filled_head(sizes: Any, dense: int, features: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the head of these sizes with these parameters; a `ValueError` or `RuntimeError` where it has others."""
+    layers = sum(len(sizes.get(part, ())) for part in ("bottom", "top", "deep")) + sizes.get("crosses", 0)
+    if layers > len(tensors):
+        raise ValueError(f"{layers:,} layers cannot have {len(tensors)} tensors")
+    for name, tensor in tensors.items():
+        _require_finite(name, tensor, torch.float32)
+    head = _HEADS[sizes.get("name", "dlrm")](sizes, dense, features)
+    head.load_state_dict(tensors, assign=True)
+    return head
+
+
+def _require_finite(name: str, tensor: Tensor, kind: torch.dtype) -> None:
+    if tensor.dtype != kind:
+        raise ValueError(f"{name} is {tensor.dtype}, not {kind}")
+    if kind.is_floating_point and tensor.numel() and not all(map(math.isfinite, tensor.aminmax())):
+        raise ValueError(f"{name} holds numbers that are not finite")
+
+
 def _hidden(widths: Sequence[int], sizes: Any) -> nn.Sequential:
     """Return linear layers that wait for their values, each with the activation after it."""
     activation = _ACTIVATIONS[sizes["activation"]]()
@@ -229,7 +263,11 @@ class _Schema:
         self.criteo = schema["format"] == "criteo"
         self.bits = 32 if self.criteo else 63
         self.dense, self.tokens, self.bags = schema["dense"], schema["tokens"], schema["bags"]
-        self._scales = scales
+        standardized = sum(column["transform"] == "standardize" for column in self.dense)
+        self._scales = torch.empty(2, 0, dtype=torch.float64) if scales is None else scales
+        _require_finite("scales", self._scales, torch.float64)
+        if self._scales.shape != (2, standardized):
+            raise ValueError(f"scales are {tuple(self._scales.shape)}, not (2, {standardized})")
 
     def row(self, row: Mapping[str, _Value]) -> _Row:
         """Return a row by the names of its columns."""
@@ -257,7 +295,7 @@ class _Schema:
         """Return the dense inputs (N, K) float32 of values (N, K), NaN where missing."""
         found, standardized = [], 0
         for column, given in zip(self.dense, values.double().T, strict=True):
-            if column["transform"] == "standardize" and self._scales is not None:
+            if column["transform"] == "standardize":
                 mean, deviation = self._scales[:, standardized]
                 given, standardized = (given - mean) / deviation, standardized + 1
             given = given.nan_to_num(nan=0.0)
@@ -300,14 +338,25 @@ class _Feature:
         known = words[f"{name}/tokens"]
         # Tokens of 32 bits are kept in as many.
         self._narrow = known.dtype == torch.uint32
+        for part in ("rows", "missing"):
+            _require_finite(f"{name}/{part}", words[f"{name}/{part}"], torch.int32)
+        _require_finite(f"{name}/tokens", known, torch.uint32 if self._narrow else torch.int64)
+        _require_finite(f"{name}/weight", self._weight, kind)
+        for code in self._code:
+            _require_finite(f"the code of {name}", code, torch.float32)
         known = known.long().add_(_SIGN).int() if self._narrow else known
         # One more at the end, so that every search ends at a token.
         self._known = torch.cat([known, known.new_tensor([torch.iinfo(known.dtype).max])])
         self._rows = F.pad(words[f"{name}/rows"], (0, 1))
         used = torch.cat([self._rows, self._missing]).aminmax()
-        shapes = (self._weight.shape, self._rows.shape, *(part.shape for part in self._code))
-        if self._weight.dtype != kind or shapes != (shape, self._known.shape, *[shape[:1]] * len(self._code)):
-            raise ValueError(f"the table of {name} is {self._weight.dtype} {shapes}, not {kind} {shape}")
+        shapes = (
+            self._weight.shape,
+            self._rows.shape,
+            self._missing.shape,
+            *(part.shape for part in self._code),
+        )
+        if shapes != (shape, self._known.shape, (1,), *[shape[:1]] * len(self._code)):
+            raise ValueError(f"the table of {name} is {shapes}, not {shape}")
         if not 0 <= int(used.min) <= int(used.max) < shape[0] or (self._buckets or 1) >= shape[0] + (
             not self._buckets
         ):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN
+from dlrm_adahessian.runs.files import new_file
 
 _SCHEMA = pa.schema([("feature", pa.string()), ("token", pa.string()), ("row", pa.int32())])
 _BLOCK = 1 << 20  # tokens written at once
@@ -38,7 +39,7 @@ def sorted_tensors(preprocessing: Preprocessing) -> dict[str, Tensor]:
 
 def write_parquet(preprocessing: Preprocessing, path: Path) -> None:
     """Write feature, token (text, or hexadecimal without; null is the missing one) and row; tokens not listed have row 0."""
-    with pq.ParquetWriter(path, _SCHEMA) as writer:
+    with new_file(path) as file, pq.ParquetWriter(file, _SCHEMA) as writer:
         for place, (name, tokens, rows, missing) in enumerate(_features(preprocessing)):
             texts = None if preprocessing.texts is None else preprocessing.texts.column(place)
             for first in range(0, len(tokens), _BLOCK):

@@ -83,6 +83,9 @@ class _Fit:
         self.fingerprints = config.checkpoint_fingerprints(data.fingerprint)
         self.device = device
         schema, num_rows = data.preprocessing.schema, data.preprocessing.num_rows
+        newest = load_newest_good(run.checkpoints, *self.fingerprints) if config.resume else None
+        if newest is not None:
+            newest.require_sizes_of(config.model, schema, num_rows)
         self.label = schema.label
         self.state = TrainState(config, schema, num_rows, device, values_per_bag=data.values_per_bag)
         self.loader = training_loader(config, data, pinned=device.type == "cuda")
@@ -103,7 +106,7 @@ class _Fit:
         self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
         self.clock = StepClock()
         self.saved_at = 0  # step of the newest of the checkpoints that come at intervals
-        self.resumed_from = self._resume()
+        self.resumed_from = self._resume(newest)
 
     def run(self, title: str | None) -> RunResult | None:
         size = self.config.batch_size
@@ -220,10 +223,9 @@ class _Fit:
         saver = self.saver if background and self.config.checkpoint_in_background else None
         self.state.save(folder, self.progress.step, state, self.fingerprints[0], keep=keep, background=saver)
 
-    def _resume(self) -> int:
+    def _resume(self, found: Checkpoint | None) -> int:
         if not self.config.resume:
             return 0
-        found = load_newest_good(self.directory.checkpoints, *self.fingerprints)
         if found is None:
             logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
             self.log.rewind(step=0, metrics_bytes=0, progressive_rows=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dlrm_adahessian.config import RunConfig, from_dict
-from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.settings import changes
 
@@ -47,7 +47,8 @@ class RecordedRun:
             The run.
 
         Raises:
-            CheckpointError: config.json does not name the rows; other errors as `read_config` and `from_dict`.
+            CheckpointError: config.json does not name the rows, or holds settings that no run has; other errors as
+                `read_config`.
         """
         resolved = run.read_config()
         prepared = resolved.pop("prepared", None)
@@ -57,7 +58,14 @@ class RecordedRun:
                 f"the key prepared of {run.path / 'config.json'} must be an object that names the rows by a text "
                 f"fingerprint, found {prepared!r:.100}; restore the file from a copy, or train again"
             )
-        return cls(folder=run.path, config=from_dict(resolved), rows=rows, prepared=prepared)
+        try:
+            config = from_dict(resolved)
+        except UsageError as error:
+            raise CheckpointError(
+                f"{run.path / 'config.json'} must hold the settings of a run: {error}; restore the file from a copy, or "
+                "train again"
+            ) from error
+        return cls(folder=run.path, config=config, rows=rows, prepared=prepared)
 
     def require_settings(self, config: RunConfig) -> None:
         """Refuse a resume with settings that give other results; more epochs are allowed where the schedule allows them.

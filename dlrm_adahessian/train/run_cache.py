@@ -15,6 +15,7 @@ import xxhash
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.distributed import ranks
+from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.finished import DIVERGED, PROGRESSIVE, SUMMARY, TEST, FinishedRun
 from dlrm_adahessian.runs.logs import FLOAT32
 from dlrm_adahessian.runs.run_directory import RunDirectory, packages
@@ -145,6 +146,8 @@ def _claim(
     """Lock a run's folder until the stack ends, and say whether to take a finished run, or to resume or begin one."""
     # Processes side by side want the same run: one trains it, the others wait.
     stack.enter_context(exclusive_lock(run.path.with_suffix(".lock"), wait=True))
+    if run.path.is_symlink():
+        raise StorageError(f"a run is trained in a folder of its own, and {run.path} is a link; remove it")
     try:
         if (found := finished(config, data, run)) is not None:
             logger.info("reused the finished run in %s", run.path)

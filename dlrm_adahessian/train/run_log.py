@@ -6,6 +6,7 @@ is logged now and then.
 """
 
 import logging
+import secrets
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
@@ -274,4 +275,8 @@ def _tensorboard(run: RunDirectory, *, purge_step: int | None = None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return nullcontext()
-    return closing(SummaryWriter(str(run.path / "tensorboard"), purge_step=purge_step))
+    # TensorBoard names its file by time, host and process, which can be guessed.
+    suffix = f".{secrets.randbits(64)}"
+    return closing(
+        SummaryWriter(str(run.path / "tensorboard"), purge_step=purge_step, filename_suffix=suffix)
+    )

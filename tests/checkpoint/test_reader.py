@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint import reader
 from dlrm_adahessian.checkpoint.reader import Checkpoint, load, load_newest_good
 from dlrm_adahessian.checkpoint.tensor_file import DTYPES
 from dlrm_adahessian.checkpoint.writer import Contents, save
+from dlrm_adahessian.data.schema import from_dict
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, LockedError, ProgramError
+from dlrm_adahessian.model.config import DLRMConfig
 from dlrm_adahessian.runs.sealed import exclusive_lock, fingerprint, read_sealed
 from tests.checkpoints import (
     RUN,
@@ -33,6 +36,7 @@ from tests.checkpoints import (
     table_of,
     tables_of,
 )
+from tests.hostile import reseal
 from tests.processes import worlds
 from tests.processes.holder import holding
 
@@ -153,6 +157,52 @@ def test_what_does_not_fit_is_refused_and_nothing_is_copied(
         load(two / "step-00000100", RUN).restore_(dense, tables)
     assert all((tensor == 1).all() for tensor in dense.values())
     assert all((tensor == 1).all() for table in tables for tensor in table.tensors.values())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(("file", "name"), [("dense", "parameters"), ("tables-00000", "weight")])
+def test_numbers_that_are_not_finite_are_refused_though_sealed(
+    two: Path, file: str, name: str, value: float
+) -> None:
+    """No program of ours saves them: somebody put them there."""
+    path = two / "step-00000100" / f"{file}.safetensors"
+    tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, path)
+    reseal(path.parent)
+    with pytest.raises(CheckpointError, match=f"holds finite numbers, and '{name}' in {path}"):
+        load(path.parent, RUN).restore_(blank(dense_of(1)), [blank_shard(table) for table in tables_of(1)])
+
+
+SCHEMA = from_dict({"label": {"column": "y"}, "tokens": [{"column": "C3"}]})
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        ({}, None),
+        ({"copies": 2}, None),
+        ({"parameters": 42}, "dense part has 43 numbers, and .* has 42"),
+        ({"rows": 10}, "table C3 has 44 numbers, and .* has 40"),
+        ({"dim": 3}, "table C3 has 44 numbers, and .* has 33"),
+        ({"copies": 0}, "table C3 has 44 numbers, and .* has 0"),
+    ],
+)
+def test_a_model_larger_than_the_files_is_refused_before_it_is_made(
+    tmp_path: Path, stored: dict[str, int], told: str | None
+) -> None:
+    model = DLRMConfig(bottom=(10**9,), top=(7,), embedding_dim=4)  # without dense columns no bottom MLP
+    parameters = (4 + 1) * 7 + (7 + 1) * 1  # the 4 inputs are those of the only table
+    assert model.parameters(0, 1) == parameters
+    dense = {"parameters": torch.ones(stored.get("parameters", parameters))}
+    table = table_of(1, "C3", stored.get("rows", 11), stored.get("dim", 4))
+    path = save_only(tmp_path, dense=dense, shards=[table] * stored.get("copies", 1))
+    checkpoint = load(path, RUN)
+    if told is None:
+        checkpoint.require_sizes_of(model, SCHEMA, [11])
+        return
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.require_sizes_of(model, SCHEMA, [11])
 
 
 def test_rows_that_no_file_holds_are_refused(tmp_path: Path) -> None:

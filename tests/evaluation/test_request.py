@@ -17,7 +17,12 @@ def test_results_never_replace_what_is_read(place, evaluate, both, tmp_path):
         assert "is read, or written for another flag" in evaluate(*run, *wrong, code=64)
     old = place / "both.parquet"
     assert "is read" in evaluate(*run, "--against", old, "--out", old, code=64)
-    assert "is a folder" in evaluate(*run, "--out", tmp_path, code=64)
+    for flag, wrong, kind in (
+        ("--out", tmp_path, "a folder"),
+        ("--out", "/dev/stdout", "a link"),
+        ("--out", "/dev/null", "a pipe or a device"),
+    ):
+        assert f"{wrong} is {kind}" in evaluate(*run, flag, wrong, code=64)
     assert "--report" in evaluate(*run, "--report", rows / "r.html", code=74)
     assert rows.read_bytes() == (place / "rows.txt").read_bytes()
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.evaluation.trained_model import open_trained
 from dlrm_adahessian.train.step import TrainState
+from tests.hostile import LARGE, forged
 
 
 def test_memory_is_planned_as_in_training_for_bags_of_the_same_length(own: Path) -> None:
@@ -60,3 +62,21 @@ def test_a_checkpoint_that_cannot_be_restored_and_is_still_there_is_refused_at_o
     monkeypatch.setattr(TrainState, "restore_", refuse)
     with init_process_group(), pytest.raises(CheckpointError, match="does not fit"):
         open_trained(own / "csv", torch.device("cpu"), best=False)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [*LARGE.values(), {"name": "dcnv2", "crosses": 10**12}],
+    ids=[*LARGE, "crosses"],
+)
+def test_sizes_that_the_files_do_not_have_are_refused_before_they_are_made(
+    place: Path, tmp_path: Path, model: dict[str, object]
+) -> None:
+    run = forged(Path(shutil.copytree(place / "adagrad", tmp_path / "run")), model=model)
+    began = time.process_time()
+    with (
+        init_process_group(),
+        pytest.raises(CheckpointError, match="must fit the model, whose .* has .* numbers"),
+    ):
+        open_trained(run, torch.device("cpu"), best=False)
+    assert time.process_time() - began < 1

@@ -57,6 +57,17 @@ def test_logits_are_those_of_the_formulas_written_down_again(sizes, case):
 
 @all_cases
 @all_sizes
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 3)])
+def test_the_settings_know_the_number_of_parameters(sizes, case, hidden):
+    name = "top" if case["name"] == "dlrm" else "deep"
+    for more in ({}, {"self_interaction": True}) if name == "top" else ({},):
+        changes = {**case, **more, name: hidden}
+        made = sum(p.numel() for p in small_head(*sizes, **changes).parameters())
+        assert small_config(**changes).parameters(*sizes) == made
+
+
+@all_cases
+@all_sizes
 def test_the_diagonal_of_one_pass_is_that_of_the_matrix_which_the_head_names(sizes, case):
     """And of each weight matrix the whole blocks are equal, which makes its diagonal exact in any basis."""
     head, cfg = small_head(*sizes, **case), small_config(**case)

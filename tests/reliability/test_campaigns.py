@@ -9,9 +9,11 @@ from tests.reliability.__main__ import run, table
 from tests.reliability.campaigns import (
     agreement,
     damage,
+    foreign,
     hostile,
     kills,
     lines,
+    links,
     not_finite,
     pipe,
     ranks,
@@ -134,6 +136,44 @@ def test_the_source_runs_nothing_that_it_reads() -> None:
 def test_the_search_of_the_source_finds_each_danger(text: str) -> None:
     assert len(hostile.forbidden(text)) == 1
     assert not hostile.forbidden("model.eval()\nre.compile('x')\nnp.load(p, allow_pickle=False)")
+
+
+def test_the_source_has_one_way_to_write_a_file() -> None:
+    outcome = links.source()
+    assert outcome.good, outcome.failures
+    assert outcome.times > 100
+
+
+@pytest.mark.parametrize("text", [
+    "open(p, 'w')", "open(p, mode='r+b')", "p.open('ab')", "p.write_text('x')", "p.write_bytes(b'')", "p.touch()",
+    "np.save(p, x)", "x.tofile(p)", "frame.to_csv(p)", "frame.to_parquet(p)", "figure.savefig(p)",
+    "pq.ParquetWriter(p, schema)", "ipc.new_file(p, s)", "pq.write_table(t, p)", "shutil.copyfile(a, b)",
+    "shutil.move(a, b)", "tempfile.mkstemp()", "os.open(p, os.O_WRONLY)", "os.link(a, b)", "p.symlink_to(q)",
+    "logging.FileHandler(p)",
+])  # fmt: skip
+def test_the_search_of_the_source_finds_each_other_way_to_write(text: str) -> None:
+    assert len(links.other_ways(text)) == 1
+    for good in (
+        "p.open('rb')",
+        "with replacing(p) as f, pq.ParquetWriter(f, s): f.write(b'')",
+        "frame.to_csv(index=False)",
+        "buffer = io.StringIO()\nfigure.savefig(buffer)",
+        "write_text(p, 'x')",
+    ):
+        assert not links.other_ways(good)
+
+
+@pytest.mark.campaign
+def test_planted_links_change_nothing(tmp_path: Path) -> None:
+    source, planted = require_good(links.run, 1, tmp_path)
+    assert source.times > 100
+    assert planted.times > 30
+
+
+@pytest.mark.campaign
+def test_run_folders_that_claim_huge_sizes_are_refused(tmp_path: Path) -> None:
+    (outcome,) = require_good(foreign.run, 1, tmp_path)
+    assert outcome.times == 12
 
 
 def test_a_campaign_that_breaks_off_is_lost_and_keeps_what_it_found(tmp_path: Path) -> None:

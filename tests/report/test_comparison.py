@@ -1,5 +1,6 @@
 """The report of a comparison."""
 
+import csv
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dlrm_adahessian.commands.compare import report
@@ -15,18 +17,34 @@ from dlrm_adahessian.compare.study import Contender, Run, Study
 from dlrm_adahessian.compare.summary import runs_table, summarize
 from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.report.comparison import curvature_sentences, headline, verdict, write_report
+from dlrm_adahessian.report.comparison import curvature_sentences, headline, verdict, write_report, write_runs
 from dlrm_adahessian.train.results import Predicted
 
+FORMULAS = {
+    **{"=1+1": "'=1+1", "+1": "'+1", "-1+cmd": "'-1+cmd", "@SUM(A1)": "'@SUM(A1)"},
+    **{"\t=1": r"\t=1", "\r=1": r"\r=1", "plain": "plain", "'quoted": "'quoted", "x=1": "x=1"},
+}
+"""Texts, and what stands for them in a file that a spreadsheet may open."""
 
-def test_the_report_escapes_names(study, tmp_path):
-    hostile = "<script>alert(1)</script>"
+
+def test_no_name_is_markup_a_formula_or_an_escape_for_the_terminal(study, tmp_path):
     first, second = study.contenders
+    hostile = "<script>alert(1)</script>|b\nc \x1b[31m"
     renamed = replace(study, contenders=[first, replace(second, name=hostile)])
-    write_report(tmp_path, summarize(renamed), runs_table(renamed))
-    page = (tmp_path / "report.html").read_text()
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    runs = pd.concat([runs_table(renamed)] * len(FORMULAS), ignore_index=True)
+    runs["folder"] = [list(FORMULAS)[row % len(FORMULAS)] for row in runs.index]
+    write_runs(tmp_path, runs)
+    write_report(tmp_path, summarize(renamed), runs)
+    page, text = ((tmp_path / f"report.{form}").read_text() for form in ("html", "md"))
+    for written in (page, text):
+        assert "<script" not in written
+        assert "&lt;script>" in written.replace("&gt;", ">")
+    assert "\x1b" not in text
+    rows = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("|")]
+    assert {row[1].strip() for row in rows} >= {first.name, r"&lt;script>alert(1)&lt;/script>\|b\nc \x1b[31m"}
+    with (tmp_path / "results.csv").open(newline="") as file:
+        found = [row["folder"] for row in csv.DictReader(file)]
+    assert found[: len(FORMULAS)] == list(FORMULAS.values())
 
 
 def test_terminal_and_report_say_the_same_sentences(study, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dlrm_adahessian.runs import files
 from dlrm_adahessian.runs import sealed as sealed_module
 from dlrm_adahessian.runs.finished import DIVERGED, METRICS, PROGRESSIVE, SEAL, SUMMARY, TEST, FinishedRun
 from dlrm_adahessian.runs.sealed import DamagedFolderError, write_json
@@ -151,7 +152,8 @@ def test_all_else_is_on_disk_before_the_summary_appears(
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         flushed.setdefault(path, (tmp_path / SUMMARY).exists())
 
-    monkeypatch.setattr(sealed_module, "flush_to_disk", flush)
+    for module in (files, sealed_module):
+        monkeypatch.setattr(module, "flush_to_disk", flush)
     FinishedRun.seal(write_logs(tmp_path), RUN, {"auc": 0.5})
     assert not any(flushed.values())
     assert {path.name for path in flushed} >= {*LOGS, tmp_path.name}

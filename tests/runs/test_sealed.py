@@ -15,7 +15,7 @@ import pytest
 import xxhash
 
 from dlrm_adahessian.errors import LockedError, StorageError
-from dlrm_adahessian.runs import sealed
+from dlrm_adahessian.runs import files, sealed
 from dlrm_adahessian.runs.sealed import (
     MANIFEST,
     DamagedFolderError,
@@ -189,7 +189,7 @@ def test_the_bytes_are_flushed_before_the_name_changes(
     """A rename may reach the disk before data that was never flushed; then a power cut leaves an empty file."""
     flushed: list[int] = []
     monkeypatch.setattr(
-        sealed, "flush_to_disk", lambda descriptor: flushed.append(os.fstat(descriptor).st_size)
+        files, "flush_to_disk", lambda descriptor: flushed.append(os.fstat(descriptor).st_size)
     )
     write_text(tmp_path / "x", "hello")
     assert flushed[0] == len("hello")

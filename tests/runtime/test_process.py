@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import dlrm_adahessian
+from dlrm_adahessian import cli
 from dlrm_adahessian.runtime import process
 from tests.processes import plain_user
 
@@ -152,3 +154,39 @@ def test_of_the_libraries_errors_only_are_shown_and_the_first_rank_says_what_it_
         theirs,
     ]
     assert second.splitlines() == [rf"{ours} error \x1b", theirs]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("can't start new thread"),
+        ImportError("libscipy_openblas.so: failed to map segment from shared object"),
+    ],
+)
+def test_lack_of_memory_is_one_message_and_no_traceback(error, monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "plan", lambda _: raised(error))
+    assert cli.main(["plan"]) == 74
+    told = capsys.readouterr().err
+    assert told.startswith("error: the system gives no more memory: ")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ImportError("no module named x")])
+def test_other_errors_are_no_lack_of_memory(error, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "plan", lambda _: raised(error))
+    with pytest.raises(type(error), match=str(error)):
+        cli.main(["plan"])
+
+
+def raised(error):
+    raise error
+
+
+def test_an_allocation_that_torch_refuses_is_told_as_lack_of_memory(monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "plan", lambda _: torch.empty(1 << 61, dtype=torch.int8))
+    assert cli.main(["plan"]) == 74

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -292,6 +293,16 @@ def test_what_is_no_manifest_is_refused(copied, text):
         ("vocabulary", "C6/rows", lambda t: t + 10_000),
         ("vocabulary", "C6/rows", lambda t: t - 2),
         ("vocabulary", "C7/missing", lambda t: t + 10_000),
+        ("vocabulary", "C7/missing", lambda t: t.repeat(2)),
+        ("vocabulary", "C7/missing", lambda t: t.long()),
+        ("vocabulary", "C6/rows", lambda t: t.float()),
+        ("vocabulary", "C6/tokens", lambda t: t.double()),
+        ("head", "bottom.0.weight", lambda t: t.double()),
+        ("head", "bottom.0.weight", lambda t: t.half()),
+        ("head", "bottom.0.weight", lambda t: t.to(torch.complex64)),
+        ("head", "top.4.bias", lambda t: t * math.nan),
+        ("tables", "C4/weight", lambda t: t.index_fill(0, torch.tensor([1]), math.nan)),
+        ("tables", "C4/weight", lambda t: t.index_fill(0, torch.tensor([1]), -math.inf)),
     ],
 )
 def test_tensors_that_do_not_go_together_are_refused(copied, file, name, change):
@@ -302,6 +313,64 @@ def test_tensors_that_do_not_go_together_are_refused(copied, file, name, change)
     resealed(copied)
     with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
         loader.load(copied)
+
+
+@pytest.mark.parametrize("part", ["scale", "offset"])
+@pytest.mark.parametrize("change", [lambda t: t * math.inf, lambda t: t.double(), lambda t: t[1:].clone()])
+def test_the_code_of_rounded_rows_is_finite_and_of_one_type(exported, tmp_path, part, change):
+    folder = Path(shutil.copytree(exported["int8"][0], tmp_path / "folder"))
+    path = folder / "tables.safetensors"
+    tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+    save_file({**tensors, f"C4/{part}": change(tensors[f"C4/{part}"])}, path)
+    resealed(folder)
+    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+        loader.load(folder)
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        None,
+        torch.zeros(2, 2, dtype=torch.float64),
+        torch.zeros(2, 1),
+        torch.tensor([[math.inf], [1.0]], dtype=torch.float64),
+        torch.tensor([[0.0], [math.nan]], dtype=torch.float64),
+    ],
+)
+def test_scales_that_are_not_those_of_the_columns_are_refused(scales):
+    column = {"column": "x", "transform": "standardize"}
+    schema = {"format": "csv", "dense": [column], "tokens": [], "bags": []}
+    loader._Schema(schema, torch.tensor([[0.0], [1.0]], dtype=torch.float64))
+    with pytest.raises(ValueError, match="scales"):
+        loader._Schema(schema, scales)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bottom": [8] * 100_000},
+        {"top": [10**9, 10**9]},
+        {"top": [2**70]},
+        {"embedding_dim": 10**7},
+        {"name": "dcnv2", "crosses": 10**9, "rank": None, "structure": "stacked", "deep": []},
+        {"name": "dcnv2", "crosses": 1, "rank": 10**9, "structure": "stacked", "deep": []},
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused_at_once(copied, change):
+    """Bounds are those of the tensors in the files: nothing of the size that a manifest claims is made."""
+    model = json.loads((copied / "manifest.json").read_text())["model"]
+    resealed(copied, model={**model, **change})
+    began = time.process_time()
+    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+        loader.load(copied)
+    assert time.process_time() - began < 1
+
+
+def test_a_number_beyond_float32_is_told_and_not_predicted_as_nan(exact):
+    model = loader.load(exact)
+    model._head.bottom[0].weight.data.fill_(1e38)
+    with pytest.raises(ValueError, match="so large that its prediction is none"):
+        model.probabilities([[2**62] * 13], [[None] * 26])
 
 
 def test_a_folder_of_before_architectures_had_names_is_one_of_dlrm(copied):

@@ -35,6 +35,26 @@ def test_what_config_json_says_is_read_back(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 2**70}, "seed"),
+        ({"model": {"bottom": [-3]}}, "bottom"),
+        ({"batch_sise": 3}, "batch_size"),
+        ({"optim": 3}, "optim"),
+    ],
+)
+def test_settings_that_no_run_has_are_refused_as_damage(
+    tmp_path: Path, change: dict[str, object], told: str
+) -> None:
+    values = {**asdict(BEGUN), **change, "prepared": {"fingerprint": "a" * 16}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(
+        CheckpointError, match=rf"config.json must hold the settings of a run: .*{told}.*; restore"
+    ):
+        RecordedRun.read(RunDirectory(tmp_path))
+
+
 def test_each_setting_that_differs_is_told_with_both_values() -> None:
     changed = replace(BEGUN, seed=3, model=replace(BEGUN.model, embedding_dim=8))
     dim = BEGUN.model.embedding_dim

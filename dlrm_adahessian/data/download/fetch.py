@@ -18,7 +18,8 @@ from dlrm_adahessian.data.download.urls import (
     shown,
 )
 from dlrm_adahessian.errors import DataError, NoInputError
-from dlrm_adahessian.runs.sealed import exclusive_lock, flush_to_disk, require_room, storage_errors
+from dlrm_adahessian.runs.files import continued, flush_to_disk
+from dlrm_adahessian.runs.sealed import exclusive_lock, require_room, storage_errors
 from dlrm_adahessian.runtime.terminal import progress_bar
 
 _BLOCK = 1 << 20  # bytes
@@ -161,9 +162,8 @@ def _check_total(transfer: Transfer, archive: Archive) -> None:
 
 def _append(transfer: Transfer, part: Path, archive: Archive, bar: Any) -> None:
     """Write what an answer brings; one that begins at 0 replaces what is there."""
-    with part.open("r+b" if part.exists() else "wb") as file:
+    with continued(part) as file:
         file.truncate(transfer.start)
-        file.seek(transfer.start)
         bar.n = transfer.start
         left = archive.bytes - transfer.start
         while left and (data := transfer.read(min(_BLOCK, left))):

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from dlrm_adahessian.runs.files import new_file
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 
 _HEADER_BYTES = 128  # of every .npy file here; numpy pads to a multiple of 64
@@ -38,6 +39,12 @@ def read_array(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
     return array
 
 
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a new .npy file."""
+    with NpyWriter(path, array.dtype, array.shape[1:]) as file:
+        file.append(array)
+
+
 class NpyWriter:
     """A .npy file whose header is written last, when the number of rows is known."""
 
@@ -45,7 +52,7 @@ class NpyWriter:
         self.rows = 0
         self._dtype = np.dtype(dtype)
         self._row_shape = row_shape
-        self._file = path.open("wb")
+        self._file = new_file(path)
         self._file.write(bytes(_HEADER_BYTES))
 
     def append(self, rows: npt.NDArray[Any]) -> None:

@@ -6,6 +6,7 @@ training. One process makes it, others that want the same wait and use what it m
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Bags, Features
 from dlrm_adahessian.data.sampling import population_weights
 from dlrm_adahessian.data.split import Split
-from dlrm_adahessian.errors import LockedError
+from dlrm_adahessian.errors import LockedError, StorageError
 from dlrm_adahessian.runs.sealed import (
     MANIFEST,
     DamagedFolderError,
@@ -196,6 +197,12 @@ def adopt(made: PreparedData, cache_dir: Path, dataset: str) -> PreparedData:
 def _reusable(folder: Path) -> PreparedData | None:
     if not folder.exists():
         return None
+    # Prepared anew, they could not be put in the place of another user's.
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise StorageError(
+            f"prepared rows are in {folder}, which this user may not read; ask its owner for that, or name another folder "
+            "with --data.cache-dir"
+        )
     try:
         found = open_prepared(folder)
         if not folder.name.endswith(f"-{found.fingerprint}"):

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.criteo.columns import CRITEO
-from dlrm_adahessian.data.prepared.arrays import read_array
+from dlrm_adahessian.data.prepared.arrays import read_array, write_array
 from dlrm_adahessian.data.prepared.texts import FILE, VocabularyTexts
 from dlrm_adahessian.data.prepared.vocabulary import Encoder, Vocabulary
 from dlrm_adahessian.data.rows import Bags, Features, RowBlock
 from dlrm_adahessian.data.schema import Schema, from_dict
+from dlrm_adahessian.runs.files import new_file
+from dlrm_adahessian.runs.sealed import DamagedFolderError
 
 _SCALES = "scales.npy"
 
@@ -79,17 +81,33 @@ class Preprocessing:
         """Write what was learnt into a folder, and return what its manifest has to say for `load`."""
         self.vocabulary.save(folder)
         if self.schema.standardized:
-            np.save(folder / _SCALES, self.scales, allow_pickle=False)
+            write_array(folder / _SCALES, self.scales)
         if self.texts is not None:
-            shutil.copyfile(self.texts.path, folder / FILE)
+            with self.texts.path.open("rb") as texts, new_file(folder / FILE) as file:
+                shutil.copyfileobj(texts, file)
         return {"schema": self.schema.asdict()}
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> "Preprocessing":
-        """Read what `save` wrote; before there were schemas, all rows were Criteo's."""
+        """Read what `save` wrote; before there were schemas, all rows were Criteo's.
+
+        Args:
+            folder: that holds it.
+            manifest: of the folder.
+
+        Returns:
+            The same.
+
+        Raises:
+            DamagedFolderError: the arrays are not those of the schema.
+        """
         schema = from_dict(manifest["schema"]) if "schema" in manifest else CRITEO
         scales = read_array(folder / _SCALES) if schema.standardized else NO_SCALES
-        vocabulary, path = Vocabulary.load(folder), folder / FILE
+        if scales.shape != (2, len(schema.standardized)) or not np.isfinite(scales).all():
+            raise DamagedFolderError(
+                f"{folder / _SCALES} must hold 2 finite numbers for each standardized column"
+            )
+        vocabulary, path = Vocabulary.load(folder, schema), folder / FILE
         texts = VocabularyTexts(path, vocabulary) if path.exists() else None
         return cls(schema, vocabulary, scales, texts)
 

@@ -16,6 +16,7 @@ from dlrm_adahessian.data.prepared.texts import SpilledTexts
 from dlrm_adahessian.data.prepared.vocabulary import token_type
 from dlrm_adahessian.data.rows import RowBlock, words_of
 from dlrm_adahessian.data.schema import Schema
+from dlrm_adahessian.runs.files import new_file
 
 _PIECE = 1 << 16  # entries read at a time
 
@@ -39,7 +40,7 @@ class Spill:
         self._lengths = [folder / f"{column.feature}.lengths" for column in schema.bags]
         self._missing, self._unscaled = folder / "missing", folder / "unscaled"
         paths = (*self._columns, *self._lengths, self._missing, self._unscaled)
-        self._files = {path: path.open("wb") for path in paths}
+        self._files = {path: new_file(path) for path in paths}
         self.texts = SpilledTexts(folder, schema)
 
     def append(self, block: RowBlock) -> None:

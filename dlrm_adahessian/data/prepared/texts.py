@@ -20,6 +20,7 @@ from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, Encoder, Vocabular
 from dlrm_adahessian.data.rows import RowBlock, TokenTexts
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.runs.files import new_file
 
 FILE = "vocabulary_texts.arrow"
 """In a folder with a vocabulary; absent where no text of a token is known."""
@@ -55,7 +56,9 @@ class SpilledTexts:
             return
         for place, path in self._paths.items():
             if place not in self._files:
-                self._files[place] = self._stack.enter_context(ipc.new_stream(str(path), _SPILLED))
+                self._files[place] = self._stack.enter_context(
+                    ipc.new_stream(self._stack.enter_context(new_file(path)), _SPILLED)
+                )
             found = block.texts[place]
             if len(new := _unmet(found.tokens, self._met[place])):
                 columns = [pa.array(found.tokens[new]), found.texts.take(pa.array(new)).cast(_TEXT)]
@@ -87,7 +90,7 @@ def write_texts(spilled: SpilledTexts, vocabulary: Vocabulary, encoder: Encoder,
     """
     if not spilled:
         return
-    with ipc.new_file(str(folder / FILE), _KEPT) as file:
+    with new_file(folder / FILE) as texts, ipc.new_file(texts, _KEPT) as file:
         for place, missing in enumerate(vocabulary.missing.tolist()):
             places = np.full(len(vocabulary.tokens_of(place)) + 1, _OPEN, np.int64)
             places[[UNKNOWN, missing]] = _EMPTY

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from dlrm_adahessian.data.prepared.arrays import read_array
+from dlrm_adahessian.data.prepared.arrays import read_array, write_array
 from dlrm_adahessian.data.schema import Schema
+from dlrm_adahessian.runs.sealed import DamagedFolderError
 
 UNKNOWN = 0
 """Row of tokens that are unseen or rare."""
@@ -60,12 +61,38 @@ class Vocabulary:
     def save(self, folder: Path) -> None:
         """Write three .npy files into `folder`."""
         for field, name in _FILES.items():
-            np.save(folder / name, getattr(self, field), allow_pickle=False)
+            write_array(folder / name, getattr(self, field))
 
     @classmethod
-    def load(cls, folder: Path) -> "Vocabulary":
-        """Read what `save` wrote; `DamagedFolderError` when that is no array."""
-        return cls(**{field: read_array(folder / name) for field, name in _FILES.items()})
+    def load(cls, folder: Path, schema: Schema) -> "Vocabulary":
+        """Read what `save` wrote.
+
+        Args:
+            folder: that holds it.
+            schema: of the rows.
+
+        Returns:
+            The vocabulary.
+
+        Raises:
+            DamagedFolderError: it is no array, or none of a vocabulary for this schema.
+        """
+        found = cls(**{field: read_array(folder / name) for field, name in _FILES.items()})
+        features, ends = len(schema.features), found.offsets
+        types = [found.tokens.dtype, ends.dtype, found.missing.dtype]
+        shapes = [ends.shape, found.missing.shape, found.tokens.ndim]
+        if types != [token_type(schema), np.int64, np.int32] or shapes != [(features + 1,), (features,), 1]:
+            raise DamagedFolderError(
+                f"{folder} must hold a vocabulary of {features} columns, found arrays of {types} and shapes {shapes}"
+            )
+        heights = np.diff(ends)
+        if ends[0] != 0 or ends[-1] != len(found.tokens) or (heights < 0).any():
+            raise DamagedFolderError(
+                f"the offsets in {folder} do not cut {len(found.tokens):,} tokens into columns"
+            )
+        if (found.missing < 0).any() or (found.missing > heights).any():
+            raise DamagedFolderError(f"a missing token in {folder} has a row that its table lacks")
+        return found
 
 
 def build_vocabulary(

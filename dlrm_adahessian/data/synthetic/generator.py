@@ -33,6 +33,7 @@ from dlrm_adahessian.data.criteo.columns import NUM_INTEGERS, NUM_TOKENS, Criteo
 from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic import marginals
 from dlrm_adahessian.data.synthetic.calibration import Logit, calibrated
+from dlrm_adahessian.runs.files import replacing
 from dlrm_adahessian.runs.sealed import storage_errors
 
 PART_DEVIATIONS = (0.75, 1.15, 0.75)
@@ -128,7 +129,7 @@ def write_tsv(config: SyntheticConfig, rows: int, path: Path) -> None:
         rows: how many rows.
         path: the file, replaced where it exists.
     """
-    with storage_errors(path), path.open("wb") as file:
+    with storage_errors(path), replacing(path) as file:
         for block in row_blocks(config, rows):
             file.write(format_rows(block))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from dlrm_adahessian.data.rows import Bags
 from dlrm_adahessian.data.schema import BagColumn, Schema
 from dlrm_adahessian.data.synthetic.any_schema import PlantedRows, planted_rows
 from dlrm_adahessian.data.synthetic.columns import dense_values, token_text
+from dlrm_adahessian.runs.files import replacing
 from dlrm_adahessian.runs.sealed import storage_errors
 
 
@@ -45,7 +46,7 @@ def write_table(schema: Schema, config: SyntheticConfig, rows: int, path: Path) 
         raise ValueError(f'{schema.format} holds no lists; give each of the bags a separator, such as "|"')
     tables = _tables(schema, config, rows)
     first = next(tables)
-    with storage_errors(path), _writer(schema, path, first.schema) as writer:
+    with storage_errors(path), replacing(path) as file, _writer(schema, file, first.schema) as writer:
         for table in chain([first], tables):
             writer.write(table)
 
@@ -83,9 +84,9 @@ def _bag_column(column: BagColumn, bags: Bags) -> Any:
     return lists if column.separator is None else pc.binary_join(lists, column.separator)
 
 
-def _writer(schema: Schema, path: Path, columns: Any) -> Any:
+def _writer(schema: Schema, file: BinaryIO, columns: Any) -> Any:
     if schema.format == "parquet":
-        return pyarrow.parquet.ParquetWriter(path, columns)
+        return pyarrow.parquet.ParquetWriter(file, columns)
     delimiter = "," if schema.format == "csv" else "\t"
     options = pyarrow.csv.WriteOptions(delimiter=delimiter, include_header=not schema.header)
-    return pyarrow.csv.CSVWriter(path, columns, write_options=options)
+    return pyarrow.csv.CSVWriter(file, columns, write_options=options)

@@ -1,9 +1,11 @@
 """What happens to a line or row that breaks the format: it stops the reading, or it is put aside unchanged."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from dlrm_adahessian.errors import DataError
+from dlrm_adahessian.runs.files import replacing
 from dlrm_adahessian.runs.sealed import storage_errors
 
 _MAX_REJECT = 1 << 28  # bytes of one line put aside; a longer one is no text, or an unpacked bomb
@@ -21,8 +23,9 @@ class BadLines:
         self.count = 0
         self.first: str | None = None
         self._path = quarantine or Path()
+        self._stack = ExitStack()
         with storage_errors(self._path):
-            self._file = quarantine.open("wb") if quarantine else None
+            self._file = self._stack.enter_context(replacing(quarantine)) if quarantine else None
         self._open = False  # the line taken last has no newline
         self._bytes = 0  # of that line
 
@@ -68,7 +71,6 @@ class BadLines:
         return f"{self.count:,} of {good + self.count:,} lines are bad, the first: {self.first}"
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        if self._file:
-            with storage_errors(self._path):
-                self._file.close()
+        """Close the file, which then has its name; a second call does nothing."""
+        with storage_errors(self._path):
+            self._stack.close()

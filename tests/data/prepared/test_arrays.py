@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.arrays import NpyWriter, read_array
 from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
 from dlrm_adahessian.runs.sealed import DamagedFolderError
@@ -35,7 +36,7 @@ def test_vocabulary_that_is_no_array_of_numbers_is_refused(tmp_path: Path) -> No
             with pytest.raises(DamagedFolderError, match=r"vocabulary_tokens\.npy is no array of numbers"):
                 read_array(path, mapped=mapped)
         with pytest.raises(DamagedFolderError):
-            Vocabulary.load(tmp_path)
+            Vocabulary.load(tmp_path, CRITEO)
 
 
 def test_file_that_was_not_finished_is_no_array(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from dlrm_adahessian.data.prepared.folder import (
     open_prepared,
 )
 from dlrm_adahessian.data.prepared.writer import write_prepared
-from dlrm_adahessian.runs.sealed import DamagedFolderError
+from dlrm_adahessian.runs.sealed import DamagedFolderError, fingerprint
 from tests.data.bags import bags_of
 from tests.data.oracle import random_block
 from tests.hostile import reseal
+from tests.processes import plain_user
 
 
 def prepare(cache: Path, seed: int = 0) -> PreparedData:
@@ -125,3 +126,17 @@ def test_a_folder_is_prepared_when_it_has_a_manifest(tmp_path: Path) -> None:
     assert is_prepared(prepare(tmp_path).folder)
     assert not is_prepared(tmp_path)
     assert not is_prepared("x" * 10_000), "no name that a file can have"
+
+
+@plain_user.needed
+def test_rows_that_another_user_keeps_from_reading_are_refused_before_they_are_made_again(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import pathlib, sys; from dlrm_adahessian.data.prepared.folder import find_or_make\n"
+        "find_or_make(pathlib.Path(sys.argv[1]), 'x', {}, lambda folder: print('made'))"
+    )
+    (tmp_path / f"x-{fingerprint({})}").mkdir(mode=0)
+    ended = plain_user.python(program, tmp_path, environment={})
+    assert "StorageError: prepared rows are in" in ended.stderr
+    assert "made" not in ended.stdout

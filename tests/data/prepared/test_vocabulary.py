@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from dlrm_adahessian.data.criteo.columns import CRITEO, CriteoBlock
 from dlrm_adahessian.data.prepared.preprocessing import NO_SCALES, Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import Encoder, Vocabulary, build_vocabulary
+from dlrm_adahessian.runs.sealed import DamagedFolderError
 from tests.data.oracle import random_block, rows_of
 
 MISSING = -1  # sorts before every token of the same count
@@ -106,10 +108,33 @@ def test_encoding_does_not_depend_on_the_layout_or_the_number_of_rows() -> None:
     assert encoder.encode(block.tokens[:0], block.missing[:0]).shape == (0, 26)
 
 
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("tokens", lambda a: a.astype(np.float64)),
+        ("tokens", lambda a: a.astype(np.uint64)),
+        ("tokens", lambda a: a[:-1]),
+        ("tokens", lambda a: a[:, None]),
+        ("offsets", lambda a: a.astype(np.float64)),
+        ("offsets", lambda a: a[1:]),
+        ("offsets", lambda a: a + 1),
+        ("offsets", lambda a: np.concatenate([a[:1], a[:0:-1]])),
+        ("missing", lambda a: a[1:]),
+        ("missing", lambda a: a - 10_000),
+        ("missing", lambda a: a + 10_000),
+    ],
+)
+def test_arrays_that_are_no_vocabulary_of_the_schema_are_refused(tmp_path: Path, field: str, change) -> None:
+    vocabulary = vocabulary_of(random_block(np.random.default_rng(4), 500, distinct=50), 2)
+    replace(vocabulary, **{field: change(getattr(vocabulary, field))}).save(tmp_path)
+    with pytest.raises(DamagedFolderError, match=str(tmp_path)):
+        Vocabulary.load(tmp_path, CRITEO)
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     vocabulary = vocabulary_of(random_block(np.random.default_rng(4), 500, distinct=50), 2)
     vocabulary.save(tmp_path)
-    loaded = Vocabulary.load(tmp_path)
+    loaded = Vocabulary.load(tmp_path, CRITEO)
     for field in ("tokens", "offsets", "missing"):
         assert (getattr(loaded, field) == getattr(vocabulary, field)).all()
         assert getattr(loaded, field).dtype == getattr(vocabulary, field).dtype
