@@ -1,12 +1,18 @@
 """What holds for every test: where there is no GPU, Triton interprets its kernels, and long files run first."""
 
 import os
+import signal
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton wants to know before it is first imported
+
+
+# A shell without job control starts what is in its background with SIGINT ignored, nohup with SIGHUP; both are inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -88,6 +88,7 @@ def test_a_pipe_takes_little_memory(tmp_path: Path) -> None:
     assert len(outcome.figures["samples"]) > 1
 
 
+@pytest.mark.campaign
 def test_damaged_results_are_made_anew_or_refused(tmp_path: Path) -> None:
     (outcome,) = require_good(results.run, 6, tmp_path)
     assert sum(outcome.figures.values()) == outcome.times == 6
