@@ -160,6 +160,7 @@ print(json.dumps(planned(request(*[1_000_000] * 2, dim=4, ranks=16)).asdict()))
 """
 
 
+@pytest.mark.campaign
 def test_processes_that_order_their_sets_differently_plan_alike():
     # With TorchRec's own enumerator the first of these cuts columns, and the second keeps tables whole.
     started = [
