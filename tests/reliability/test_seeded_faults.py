@@ -11,6 +11,10 @@ import pytest
 
 from dlrm_adahessian.checkpoint import reader, step_folders, tensor_file
 from dlrm_adahessian.data.prepared import folder as prepared_rows
+from dlrm_adahessian.data.prepared import vocabulary
+from dlrm_adahessian.data.prepared.arrays import read_array
+from dlrm_adahessian.data.prepared.vocabulary import Vocabulary
+from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.runs import finished as finished_run
 from dlrm_adahessian.runs.sealed import MANIFEST, DamagedFolderError
@@ -136,6 +140,11 @@ def test_a_writer_that_believes_all_was_taken_is_found(
     assert outcome.times > outcome.silent == 4, "the files of tensors; text goes through Python's buffer"
 
 
+def believed(cls: type[Vocabulary], folder: Path, schema: Schema) -> Vocabulary:
+    """Read a vocabulary as it is."""
+    return cls(**{field: read_array(folder / name) for field, name in vocabulary._FILES.items()})
+
+
 def test_prepared_rows_that_are_believed_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -144,6 +153,7 @@ def test_prepared_rows_that_are_believed_are_found(tmp_path: Path, monkeypatch: 
     assert outcome.figures == {"made_anew": 8, "refused": 7}  # the other one has no manifest
     monkeypatch.setattr(prepared_rows, "read_sealed", trusting)
     monkeypatch.setattr(prepared_rows, "_check", lambda folder, manifest: None)
+    monkeypatch.setattr(Vocabulary, "load", classmethod(believed))
     (outcome,) = prepared.run(16, tmp_path / "b")
     assert outcome.silent > 5
 
