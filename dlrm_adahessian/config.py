@@ -22,8 +22,6 @@ from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.runs.sealed import fingerprint
 from dlrm_adahessian.runtime.settings import merged, read_toml, settings, validated
 
-SEEDS = 1 << 63
-"""Seeds are below: torch takes no more bits."""
 _ESTIMATORS = [name for name in get_args(CurvatureName) if name != "none"]
 _NVIDIA = Path("/dev/nvidiactl")  # there where a driver is
 OPTIMIZER_SETTINGS = ("curvature", "curvature_every", "curvature_fraction", "curvature_probes", "optim")
@@ -92,7 +90,7 @@ class RunConfig(SharedConfig):
     """Probes of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one."""
     exchange_precision: ExchangePrecision = "fp32"
     """Of what travels between ranks for the tables: embeddings and their derivatives; bf16 halves the bytes."""
-    seed: int = Field(default=0, ge=0, lt=SEEDS)
+    seed: int = Field(default=0, ge=0)
     """Of initial weights, order of rows, probes."""
     out: Path | None = None
     """Run directory; default runs/DATASET-OPTIMIZER, numbered."""

@@ -10,7 +10,6 @@ from pydantic import Field, TypeAdapter, model_validator
 from dlrm_adahessian.compare.entrants import Entrant, entrants_of, settings_left_out
 from dlrm_adahessian.config import (
     OPTIMIZER_SETTINGS,
-    SEEDS,
     RunConfig,
     SharedConfig,
     asdict,
@@ -50,7 +49,7 @@ class CompareConfig(SharedConfig):
     """Rows that a draw trains on, the last ones of the training part; default all."""
     sampler: Literal["random", "tpe"] = "random"
     """Draw independently, or learn from earlier draws (tree-structured Parzen estimator)."""
-    seed: int = Field(default=0, ge=0, lt=SEEDS // 2)
+    seed: int = Field(default=0, ge=0, lt=1 << 62)  # those that follow have 63 bits too
     """Of the draws and of their runs; final runs take the seeds after it, each further search that 10,000 after the last."""
     parallel: int = Field(default=1, ge=1)
     """Runs at once, which share the cores; times of steps are comparable within a comparison only."""

@@ -123,7 +123,8 @@ class PredictionLog(_AppendLog):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._truncate(self.rows * FLOAT32.itemsize)
+        if self._size() % FLOAT32.itemsize:
+            self._truncate(self.rows * FLOAT32.itemsize)
 
     @property
     def rows(self) -> int:
