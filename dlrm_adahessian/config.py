@@ -143,16 +143,18 @@ class RunConfig(SharedConfig):
             )
         return self
 
-    def require_memory(self, available: int) -> None:
+    def require_memory(self, available: int, num_dense: int, num_features: int) -> None:
         """Refuse a model or a batch that cannot be, however small the tables are.
 
         Args:
             available: bytes of this machine; with a GPU nothing is refused here, as that may have more.
+            num_dense: dense columns of the rows, or the fewest that they can have.
+            num_features: categorical ones, likewise.
 
         Raises:
             UsageError: layers and batch alone take more.
         """
-        needed = self.model.least_bytes(self.batch_size)
+        needed = self.model.least_bytes(self.batch_size, num_dense, num_features)
         if needed > available and (self.device == "cpu" or not _NVIDIA.exists()):
             raise UsageError(
                 f"the layers of {self.model.name} and a batch of {self.batch_size:,} samples take {needed / 1e9:,.0f} GB of "

@@ -8,6 +8,7 @@ from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, spelled_out, value_of
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
+from dlrm_adahessian.data.prepared.folder import is_prepared
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.errors import ProgramError
@@ -61,7 +62,7 @@ def _settings(arguments: Sequence[str]) -> RunConfig:
                 description=_HELP,
                 read=("--config", "--model"),
             )
-            found.require_memory(host_memory())
+            found.require_memory(host_memory(), *_columns(found))
             return found
     except ProgramError as refusal:
         if alone():  # and need not import torch
@@ -71,6 +72,14 @@ def _settings(arguments: Sequence[str]) -> RunConfig:
         with process_group.init_process_group(), ranks.one_voice():
             agreement.require_none_refused(refusal)
         raise
+
+
+def _columns(settings: RunConfig) -> tuple[int, int]:
+    """Return how many dense and categorical columns the rows have; of prepared ones the fewest, as none is read yet."""
+    if settings.data_path and is_prepared(settings.data_path):
+        return 0, 1
+    schema = schema_of(settings.dataset, settings.schema)
+    return len(schema.dense_names), len(schema.categorical)
 
 
 def _below_flags(arguments: Sequence[str]) -> RunConfig:

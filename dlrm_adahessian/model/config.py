@@ -56,9 +56,12 @@ class Architecture(ABC):
     def parameters(self, num_dense: int, num_features: int) -> int:
         """Return how many parameters the dense part has with K dense inputs and F pooled embeddings."""
 
-    def least_bytes(self, samples: int) -> int:
-        """Return what the dense part and a batch take at least in float32: those of a single feature."""
-        return _FLOAT * (self.parameters(0, 1) + samples * self.activations(0, 1))
+    def least_bytes(self, samples: int, num_dense: int, num_features: int) -> int:
+        """Return what the dense part and a batch take at least in float32, with K dense inputs and F features."""
+        numbers = self.parameters(num_dense, num_features) + samples * self.activations(
+            num_dense, num_features
+        )
+        return _FLOAT * numbers
 
     @property
     def _linear(self) -> Kind:

@@ -47,9 +47,10 @@ def test_samples_of_one_class_have_no_auc_and_all_else(label) -> None:
 
 
 def test_a_model_or_a_batch_that_cannot_be_is_refused_before_any_work(tmp_path, capsys):
-    """Weights between hidden layers of 2 M units: 16 TB; 10^12 samples of one number: 4 TB."""
+    """Weights between hidden layers of 2 M units: 16 TB; from 13 inputs to 10^9 units: 52 GB; 10^12 samples: 4 TB."""
     for flags in (
         ["--model.top", "2000000", "2000000"],
+        ["--model.bottom", str(10**9)],
         ["--model", "deepfm", "--model.deep", "2000000", "2000000"],
         ["--model", "dcnv2", "--model.deep", "2000000", "2000000"],
         ["--batch-size", str(10**12)],
