@@ -5,7 +5,6 @@ overwritten. What is removed is renamed first: a name that reads as a checkpoint
 """
 
 import re
-import shutil
 from pathlib import Path
 
 from dlrm_adahessian.runs.sealed import write_text
@@ -54,15 +53,6 @@ def commit(new: Path, keep: int) -> None:
     earlier = [path for path in others if _order(path)[0] < _order(new)[0]]
     for path in set(others) - set(earlier[: keep - 1]):
         path.rename(path.with_name(f".{path.name}.old.tmp"))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing or removing."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _order(path: Path) -> tuple[int, int]:

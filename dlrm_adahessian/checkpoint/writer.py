@@ -18,6 +18,7 @@ from dlrm_adahessian.checkpoint.tensor_file import Entry, is_finite, write_tenso
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import DivergedError
+from dlrm_adahessian.runs import files
 from dlrm_adahessian.runs.sealed import seal, storage_errors, temporary_folder, write_json
 
 
@@ -142,7 +143,7 @@ class Draft:
 def remove_leftovers(folder: Path) -> None:
     """Remove what was replaced, and what a killed process was writing."""
     with storage_errors(folder):
-        step_folders.remove_leftovers(folder)
+        files.remove_leftovers(folder)
 
 
 def encode_state(step: int, state: Mapping[str, object]) -> str:

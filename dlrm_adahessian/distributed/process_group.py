@@ -33,7 +33,8 @@ def init_process_group(
         timeout: seconds after which a rank that does not answer is given up.
 
     Yields:
-        Nothing; `UsageError` where another program holds the port of the first rank.
+        Nothing; `UsageError` where another program holds the port of the first rank, `LostRankError` where not all ranks
+        come in time.
 
     Raises:
         LostRankError: the block raised it; then nobody is waited for.
@@ -62,33 +63,44 @@ def _join_launched(device: torch.device | None, timeout: timedelta) -> None:
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         _bind_loopback()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = _meeting_place(world_size)
-    # torchrun keeps its store when it restarts the ranks, and in it the keys of the ranks that died. A prefix
-    # per restart gives each generation fresh keys: 4 of 15 restarts failed without it, 0 of 12 with it.
-    generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"restart-{generation}", store)
-    store.set_timeout(timeout)
-    dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+    with _absence_refused(rank, world_size, timeout):
+        store = _meeting_place(world_size, timeout)
+        # torchrun keeps its store when it restarts the ranks, and in it the keys of the ranks that died. A prefix
+        # per restart gives each generation fresh keys: 4 of 15 restarts failed without it, 0 of 12 with it.
+        generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"restart-{generation}", store)
+        store.set_timeout(timeout)
+        dist.init_process_group(
+            _backend(device), store=store, rank=rank, world_size=world_size, timeout=timeout
+        )
 
 
-def _meeting_place(world_size: int) -> dist.Store:
+def _meeting_place(world_size: int, timeout: timedelta) -> dist.Store:
     if file := os.environ.get(STORE):
         return dist.FileStore(file, world_size)
-    with _port_in_use_refused():
-        return next(iter(dist.rendezvous("env://")))[0]
+    return next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
 
 
 @contextmanager
-def _port_in_use_refused() -> Generator[None]:
-    """Say in a sentence that another program holds the port on which the first rank is to listen."""
+def _absence_refused(rank: int, world_size: int, timeout: timedelta) -> Generator[None]:
+    """Say in a sentence why the ranks could not meet: the port is another program's, or not all of them came in time."""
     try:
         yield
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            raise UsageError(
+                f"the first rank listens on MASTER_PORT, and port {os.environ['MASTER_PORT']} is in use; choose another "
+                "MASTER_PORT, or let torchrun --standalone choose one"
+            ) from error
+        if not isinstance(error, dist.DistError) and "timeout" not in str(
+            error
+        ):  # as a store in a file says it
             raise
-        raise UsageError(
-            f"the first rank listens on MASTER_PORT, and port {os.environ['MASTER_PORT']} is in use; choose another "
-            "MASTER_PORT, or let torchrun --standalone choose one"
+        place = os.environ.get(STORE) or f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise LostRankError(
+            f"{world_size} ranks were to meet at {place}, and not all came while rank {rank} waited "
+            f"{timeout.total_seconds():g} s; start all with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, see that a "
+            "firewall lets them through, or allow more with --timeout"
         ) from error
 
 

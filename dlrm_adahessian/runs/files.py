@@ -6,8 +6,10 @@ only where they are plain files. Nothing is written through a link.
 """
 
 import errno
+import glob
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,6 +20,20 @@ from typing import BinaryIO
 def temporary_name(final: Path) -> Path:
     """Name what takes the place of `final` when it is complete: beside it, hidden, and not to be guessed."""
     return final.with_name(f".{final.name}.{secrets.randbits(64)}.tmp")
+
+
+def remove_leftovers(folder: Path, of: str | None = None) -> None:
+    """Remove from a folder what a killed process was writing or removing under a `temporary_name`.
+
+    Args:
+        folder: need not exist.
+        of: name of what was to be replaced; default any.
+    """
+    for path in folder.glob(f".{'*' if of is None else glob.escape(of)}.*.tmp"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def new_file(path: Path, *, buffering: int = -1) -> BinaryIO:

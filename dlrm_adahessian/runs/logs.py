@@ -54,16 +54,13 @@ class _AppendLog:
 
     def _truncate(self, size: int, digest: str | None = None) -> None:
         with storage_errors(self.path):
-            if size > self._size():
+            found = self._size()
+            kept = self._hash(min(size, found))
+            if size > found or digest not in (None, kept.hexdigest()):
+                changed = f"now has {found:,}" if size > found else "changed since"
                 raise CheckpointError(
-                    f"the checkpoint goes with the first {size:,} bytes of {self.path}, which now has "
-                    f"{self._size():,}; restore the file, or start anew with another --out"
-                )
-            kept = self._hash(size)
-            if digest not in (None, kept.hexdigest()):
-                raise CheckpointError(
-                    f"the checkpoint goes with the first {size:,} bytes of {self.path}, which changed since; "
-                    "restore the file, or start anew with another --out"
+                    f"the checkpoint goes with the first {size:,} bytes of {self.path}, which {changed}; restore it, or "
+                    f"start anew: remove {self.path.parent}, or name another folder with --out"
                 )
             self._file.truncate(size)
             self._hashed = kept

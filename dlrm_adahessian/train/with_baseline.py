@@ -26,7 +26,7 @@ from dlrm_adahessian.data.prepared.folder import (
 from dlrm_adahessian.data.text.sources import STANDARD_INPUT, is_pipe
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import CheckpointError, StorageError
+from dlrm_adahessian.errors import CheckpointError, DivergedError, ProgramError, StorageError
 from dlrm_adahessian.runs.finished import SUMMARY, FinishedRun
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import sealed_folder
@@ -225,13 +225,22 @@ def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
 
 
 def _baseline(config: RunConfig, data: PreparedData, device: torch.device) -> RunResult | None:
-    """Train the baseline, or take a finished one whose results would be the same."""
+    """Train the baseline, or take a finished one with the same results; None where there is none, or it diverges."""
     plain = baseline_of(config)
     if plain.fingerprint(data.fingerprint) == config.fingerprint(data.fingerprint):
         logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
         return None
     root = config.data.cache_dir / "baselines"
-    return find_or_fit(plain, data, root, device, title=f"baseline {plain.optimizer}")
+    try:
+        return find_or_fit(plain, data, root, device, title=f"baseline {plain.optimizer}")
+    except ProgramError as error:
+        if error.exit_code != DivergedError.exit_code:  # which all ranks raise, though one alone tells of it
+            raise
+        if str(error):
+            logger.warning(
+                "there is no difference to %s, as the baseline diverged: %s", plain.optimizer, error
+            )
+        return None
 
 
 def _compared(folder: Path, ours: RunResult, baseline: RunResult | None) -> JobResult:

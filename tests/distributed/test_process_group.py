@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist  # noqa: TID251 - mirrors distributed/
 
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.errors import LostRankError, UsageError
 from dlrm_adahessian.runtime.launcher import STORE
 
 
@@ -76,4 +76,21 @@ def test_a_port_that_another_program_holds_is_told_in_a_sentence(monkeypatch: py
         told = f"port {port} is in use; choose another MASTER_PORT, or let torchrun --standalone"
         with pytest.raises(UsageError, match=told), init_process_group():
             pass
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("place", ["address", "file"])
+def test_a_rank_whose_others_do_not_come_says_so_when_its_time_is_over(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    values = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in {**values, **({STORE: tmp_path / "store"} if place == "file" else {})}.items():
+        monkeypatch.setenv(name, str(value))
+    with (
+        pytest.raises(LostRankError, match="not all came while rank 0 waited 1 s"),
+        init_process_group(timeout=1),
+    ):
+        pass
     assert not dist.is_initialized()

@@ -13,6 +13,7 @@ from dlrm_adahessian.runs.files import (
     continued,
     lock_file,
     new_file,
+    remove_leftovers,
     replacing,
     temporary_name,
     why_not_plain,
@@ -62,6 +63,19 @@ def test_a_temporary_name_is_another_one_each_time(tmp_path: Path) -> None:
     assert len(names) == 1000
     assert {path.parent for path in names} == {tmp_path}
     assert all(path.name.startswith(".x.") and path.name.endswith(".tmp") for path in names)
+
+
+def test_leftovers_are_removed_whatever_stands_there_and_nothing_else(tmp_path: Path, victim: Path) -> None:
+    """Those of `x[1]`: a folder, a file, and a link that somebody planted."""
+    temporary_name(tmp_path / "x[1]").mkdir()
+    temporary_name(tmp_path / "x[1]").write_bytes(b"half")
+    temporary_name(tmp_path / "x[1]").symlink_to(tmp_path)
+    others = temporary_name(tmp_path / "x1")
+    others.mkdir()
+    remove_leftovers(tmp_path, of="x[1]")
+    assert set(tmp_path.iterdir()) == {victim, others}
+    remove_leftovers(tmp_path)
+    assert set(tmp_path.iterdir()) == {victim}
 
 
 def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

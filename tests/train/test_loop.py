@@ -126,6 +126,23 @@ def test_without_a_checkpoint_the_run_ends_at_once(
     assert "up to step 3, are not, and there is no checkpoint yet to go back to" in capsys.readouterr().err
 
 
+def test_a_baseline_that_diverges_leaves_the_run_its_results(
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = loop._Fit._step
+
+    def step(fit: Any, batch: Any, following: Any) -> Any:
+        if fit.config.optimizer == "adagrad":
+            batch.dense[0, 0] = float("nan")
+        return real(fit, batch, following)
+
+    monkeypatch.setattr(loop._Fit, "_step", step)
+    assert train(folder, "compared", "--baseline", "adagrad") == 0
+    assert "there is no difference to adagrad, as the baseline diverged: " in caplog.text
+    assert differences(folder / "compared", whole) == []
+    assert json.loads((folder / "compared" / "summary.json").read_text())["baseline"] is None
+
+
 def test_a_run_that_fails_a_step_later_each_time_ends_at_the_second_one(
     meets: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

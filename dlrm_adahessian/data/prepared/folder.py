@@ -24,6 +24,7 @@ from dlrm_adahessian.data.rows import Bags, Features
 from dlrm_adahessian.data.sampling import population_weights
 from dlrm_adahessian.data.split import Split
 from dlrm_adahessian.errors import LockedError, StorageError
+from dlrm_adahessian.runs.files import remove_leftovers
 from dlrm_adahessian.runs.sealed import (
     MANIFEST,
     DamagedFolderError,
@@ -170,8 +171,7 @@ def turn_at(folder: Path) -> Generator[None]:
 def make(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> PreparedData:
     """Fill and seal a folder whose lock is held; `fill` tells `fingerprint` and `key` too."""
     with storage_errors(folder):
-        for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed
-            shutil.rmtree(leftover)
+        remove_leftovers(folder.parent, of=folder.name)
     logger.info("preparing rows in %s", folder)
     meta: dict[str, Any] = {"format": FORMAT}
     with sealed_folder(folder, meta) as temporary:

@@ -24,7 +24,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
     yield _another_takes_over(times, folder, text)
     whole = uninterrupted(folder, 1)
     yield _second_run(times, folder)
-    for blow in (signal.SIGTERM, signal.SIGINT):
+    for blow in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU):
         yield _stopped(times, folder, whole, blow)
 
 
