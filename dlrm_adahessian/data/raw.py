@@ -17,7 +17,7 @@ from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.criteo.layout import Labels
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, adopt, find_or_make, make, turn_at
-from dlrm_adahessian.data.prepared.room import require_room_for_rows, rows_of_text
+from dlrm_adahessian.data.prepared.room import require_room_for_rows, rows_of_files
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
 from dlrm_adahessian.data.rows import RowBlock
 from dlrm_adahessian.data.schema import Schema, SplitRule
@@ -106,8 +106,8 @@ def prepare_raw(
     identity = input_identity(path, schema.format, cfg.cache_dir)
 
     def fill(folder: Path) -> dict[str, Any]:
-        lines = rows_of_text(input_files(path, schema.format))
-        require_room_for_rows(min(rows or lines, lines), schema, cfg.cache_dir)
+        there = rows_of_files(input_files(path, schema.format))
+        require_room_for_rows(min(rows or there, there), schema, cfg.cache_dir)
         found = reading.fill(folder)
         # It may also have been another in between, and be again what it was.
         if input_identity(path, schema.format, cfg.cache_dir) != identity or not reading.may_be_of(identity):

@@ -1,15 +1,20 @@
 """Rows that cannot lie on the disk are refused before they are read."""
 
+import bz2
 import gzip
+import lzma
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.datasets import open_dataset
-from dlrm_adahessian.data.prepared.room import require_room_for_rows, rows_of_text
+from dlrm_adahessian.data.prepared.room import require_room_for_rows, rows_of_files
 from dlrm_adahessian.errors import StorageError
 
 
@@ -41,9 +46,30 @@ def test_a_file_too_large_for_the_disk_is_refused_before_it_is_read(
 
 
 def test_lines_are_counted_by_the_beginning_of_a_file(tmp_path: Path) -> None:
-    text, empty, packed = (tmp_path / name for name in ("a.txt", "b.txt", "c.gz"))
-    text.write_bytes(b"0123456\n" * 500_000)  # 4 MB
+    text, empty, archive = (tmp_path / name for name in ("a.txt", "b.txt", "c.tar.gz"))
+    text.write_bytes(b"0123456\n" * 2_500_000)  # 20 MB
     empty.write_bytes(b"")
-    packed.write_bytes(gzip.compress(np.random.default_rng(0).bytes(100_000)))
-    assert rows_of_text([text]) == 500_000
-    assert rows_of_text([text, text, empty, packed]) == 1_000_000
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(text)
+    assert rows_of_files([text]) == 2_500_000
+    assert rows_of_files([text, text, empty, archive]) == 5_000_000
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_lines_of_a_compressed_file_are_about_as_many_as_they_are(
+    compress: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    digits = np.random.default_rng(0).integers(0, 10, (600_000, 15), np.uint8) + ord("0")
+    digits[:, -1] = ord("\n")
+    (tmp_path / "packed").write_bytes(compress(digits.tobytes()))
+    assert rows_of_files([tmp_path / "packed"]) == pytest.approx(
+        600_000, rel=0.15
+    )  # a compressor works in blocks
+
+
+def test_rows_of_parquet_are_what_its_footer_says_and_none_where_it_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"x": range(12_345)}).to_parquet(path)
+    assert rows_of_files([path, path]) == 24_690
+    path.write_bytes(path.read_bytes()[:-5])
+    assert rows_of_files([path]) == 0
