@@ -62,7 +62,8 @@ def _settings(arguments: Sequence[str]) -> RunConfig:
                 description=_HELP,
                 read=("--config", "--model"),
             )
-            found.require_memory(host_memory(), *_columns(found))
+            if not found.resume:  # what the folder of a run claims is held against the sizes that it has
+                found.require_memory(host_memory(), *_columns(found))
             return found
     except ProgramError as refusal:
         if alone():  # and need not import torch

@@ -106,9 +106,9 @@ def run_study(config: CompareConfig) -> Study:
     """
     presets = {name: run_config(config, name, seed=config.seed) for name in config.entrants}
     require_kind(config.out, "comparison")
-    require_settings(config)
     with exclusive_lock(config.out / "lock", wait=False):
         require_no_links(config.out)
+        require_settings(config)
         data = open_dataset(
             config.dataset,
             config.data_path,
