@@ -16,7 +16,7 @@ from tests.processes.program import call
 
 SMALL = {
     "dataset": "synthetic",
-    "rows": 7_000,
+    "rows": 2_800,
     "batch_size": 128,
     "model": DLRMConfig(bottom=(16,), top=(16,), embedding_dim=8),
 }
@@ -28,7 +28,7 @@ def small(folder, **changes):
 
 
 def arguments(folder):
-    flags = ["--rows", "7000", "--batch-size", "128", "--model.bottom", "16", "--model.top", "16"]
+    flags = ["--rows", "2800", "--batch-size", "128", "--model.bottom", "16", "--model.top", "16"]
     flags += ["--model.embedding-dim", "8", "--data.synthetic.cardinality-scale", "0.0001"]
     flags += ["--data.cache-dir", folder / "cache", "--out", folder / "study", "--dataset", "synthetic"]
     flags += ["--optimizers", "adagrad,hybrid", "--trials", "2", "--seeds", "2", "--parallel", "2"]
@@ -53,13 +53,13 @@ def _chosen_progressively(base):
         "refine": 1,
         "select": "progressive",
     }
-    return run_study(small(base / "progressive", **changes))
+    return run_here(small(base / "progressive", **changes))
 
 
 @cache
 def _searched_twice(base):
     changes = {"optimizers": "adagrad,rowwise_adagrad", "seeds": 4, "trials": 1, "searches": 2}
-    return run_study(small(base / "searched", **changes))
+    return run_here(small(base / "searched", **changes))
 
 
 class _AtOnce(Executor):
@@ -81,7 +81,6 @@ def _of_models(base):
         "models": "dlrm,dcnv2",
         "optimizers": "hybrid",
         "model": DCNv2Config(embedding_dim=4, deep=(8,), crosses=1),
-        "rows": 1_400,
         "seeds": 2,
         "trials": 1,
     }

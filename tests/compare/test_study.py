@@ -12,12 +12,11 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian import presets
-from dlrm_adahessian.compare.study import run_study
 from dlrm_adahessian.compare.summary import runs_table, summarize
 from dlrm_adahessian.report.comparison import verdict, write_report, write_runs
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.run_cache import finished as read_finished
-from tests.compare.studies import arguments, small
+from tests.compare.studies import arguments, run_here, small
 from tests.processes.program import Command, call
 
 
@@ -38,8 +37,8 @@ def test_differences_are_those_of_the_written_predictions(finished, summary):
     finals = runs[runs["kind"] == "final"].set_index(["optimizer", "seed"])
     (prepared,) = (finished / "cache").glob("synthetic-*[0-9a-f]")
     labels = np.load(prepared / "labels.npy")
-    days = np.array_split(np.arange(7_000), 7)
-    rows = {"test": days[6][:500], "progressive": np.arange(days[1][0], days[6][0])}
+    days = np.array_split(np.arange(2_800), 7)
+    rows = {"test": days[6][:200], "progressive": np.arange(days[1][0], days[6][0])}
     assert [row["rows"] for row in summary["differences"]] == ["progressive", "test"]
     for row in summary["differences"]:
         differences = {"logloss": [], "auc": []}
@@ -93,6 +92,12 @@ def test_a_killed_comparison_goes_on_and_says_the_same(finished, summary, tmp_pa
     assert without_clock(again) == without_clock(summary)
 
 
+def test_the_summary_says_of_which_matrix_the_diagonal_is(summary):
+    found = summary["optimizers"]
+    assert found["adagrad"]["curvature_of"] is None
+    assert found["hybrid"]["curvature_of"] == {"weights": "hessian", "pooled": "hessian"}
+
+
 def test_progressive_rows_that_choose_are_not_reported(study):
     found = summarize(study)
     for contender in study.contenders:
@@ -129,7 +134,7 @@ def test_divergence_is_a_result(tmp_path, monkeypatch):
         'curvature = "none"\n[optim.dense]\nname = "sgd"\nlr = 1e9\n[optim.rows]\nname = "sgd"\nlr = 1e9\n'
     )
     monkeypatch.setattr(presets, "files", lambda _: tmp_path / "presets")
-    study = run_study(small(tmp_path, optimizers="adagrad,sgd", seeds=1))
+    study = run_here(small(tmp_path, optimizers="adagrad,sgd", seeds=1))
     found = summarize(study)
     assert found.optimizers["sgd"].final_runs_diverged == 1
     assert found.differences == []
@@ -167,8 +172,8 @@ def test_models_are_tuned_apart_and_compared_with_the_first_of_them(models, tmp_
 
 def test_differences_of_models_are_those_of_the_written_predictions(models):
     found = summarize(models)
-    days = np.array_split(np.arange(1_400), 7)
-    rows = {"progressive": np.arange(days[1][0], days[6][0]), "test": days[6][:100]}
+    days = np.array_split(np.arange(2_800), 7)
+    rows = {"progressive": np.arange(days[1][0], days[6][0]), "test": days[6][:200]}
     assert [pair.part for pair in found.differences] == list(rows)
     for pair in found.differences:
         truth = models.data.labels[rows[pair.part]]

@@ -1,6 +1,6 @@
 """The comparisons of `tests.compare.studies` and the models of `tests.evaluation.jobs`, made once for these folders too."""
 
-from tests.compare.studies import finished, study
+from tests.compare.studies import models, study
 from tests.evaluation.jobs import both, evaluate, place
 
-__all__ = ["both", "evaluate", "finished", "place", "study"]
+__all__ = ["both", "evaluate", "models", "place", "study"]
