@@ -194,8 +194,12 @@ def _seen(values: Any) -> _Seen:
     )
     if missing.all():
         return _Seen("nothing", missing, None)
+    present = values.filter(pa.array(~missing))
     try:
-        found, fault = as_times(values.filter(pa.array(~missing)))
+        # The first value shows most text; finding the times in a whole column of it takes seconds.
+        if as_times(present[:1])[1].rows.any():
+            return _Seen("text", missing, None)
+        found, fault = as_times(present)
     except WrongTypeError:
         return _Seen("text", missing, None)
     return _Seen("text", missing, None) if fault.rows.any() else _Seen("times", missing, found)

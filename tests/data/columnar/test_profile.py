@@ -37,6 +37,8 @@ def test_numbers_are_counted_as_pandas_counts_them():
         ([1.0, None, 3.0], "whole"),
         ([True, False], "whole"),
         (["2024-01-01", "2024-01-01 10:00:00"], "times"),
+        (["2024-01-01", "soon"], "text"),
+        (["soon", "2024-01-01"], "text"),
         ([datetime.datetime(2024, 1, 1), None], "times"),
         (["1", "a"], "text"),
         ([None, None], "nothing"),
