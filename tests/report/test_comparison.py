@@ -145,7 +145,13 @@ CHROMIUM = shutil.which("chromium")
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 def test_the_report_opens_in_a_browser_without_network(models, tmp_path):
     write_report(tmp_path, summarize(models), runs_table(models))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'browser'}",
+    ]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", f"file://{tmp_path}/report.html"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ}

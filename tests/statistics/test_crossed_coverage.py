@@ -8,6 +8,7 @@ from scipy import stats
 from scipy.special import expit
 
 from dlrm_adahessian.metrics.binary import METRICS
+from dlrm_adahessian.statistics import crossed
 from dlrm_adahessian.statistics.comparison import paired_difference
 from dlrm_adahessian.statistics.components import combine
 from dlrm_adahessian.statistics.crossed import crossed_difference, crossed_mean
@@ -103,10 +104,9 @@ def drawn_scores(rng, seeds, labels, shifts, seed_sd):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("seeds", "seed_sd", "worst"), [(3, 0.15, 0.922), (5, 0.0, 0.95), (5, 0.15, 0.941), (10, 0.3, 0.948)]
-)
-def test_intervals_of_auc_cover_the_truth(seeds, seed_sd, worst) -> None:
+@pytest.mark.parametrize(("seeds", "seed_sd", "worst"), [(3, 0.3, 0.922), (5, 0.0, 0.95)])
+def test_intervals_of_auc_cover_the_truth(seeds, seed_sd, worst, monkeypatch) -> None:
+    monkeypatch.setattr(crossed, "METRICS", {"auc": METRICS["auc"]})  # the others are means, as above
     # A model's AUC given its slope is Phi(slope / sqrt 2), hence Phi(shift / sqrt(2 + seed_sd**2)) on average.
     shifts = np.array([1.2, 0.9])
     truth = -float(np.diff(stats.norm.cdf(shifts / math.sqrt(2 + seed_sd**2)))[0])
