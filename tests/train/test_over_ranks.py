@@ -38,7 +38,7 @@ STEPS = 12  # two curvatures of every schedule, which is up to every tenth step,
 DIM = 8
 BATCH = 13  # 7 and 6 samples on two ranks; 4, 4, 4 and 1 on four
 ROWS = range(3 * BATCH + 3)  # the last batch of an epoch has 3 samples: all on the first rank
-# Every size of a table is spread in every way of MIXED.
+# The fewest tables of which each of four sizes is spread in each of three ways.
 SCHEMA = Schema(label=CRITEO.label, dense=CRITEO.dense, tokens=CRITEO.tokens[:12])
 NUM_ROWS = [
     2 + 13 * (i % 4) for i in range(len(SCHEMA.tokens))
