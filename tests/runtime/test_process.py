@@ -190,3 +190,16 @@ def raised(error):
 def test_an_allocation_that_torch_refuses_is_told_as_lack_of_memory(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "plan", lambda _: torch.empty(1 << 61, dtype=torch.int8))
     assert cli.main(["plan"]) == 74
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare, of util-linux")
+@pytest.mark.parametrize(
+    "command", ["launch --ranks 2 --baseline none", "compare --optimizers adagrad,adam --parallel 2"]
+)
+def test_several_processes_need_no_shared_memory(command, tmp_path):
+    program = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && exec {sys.executable} -m dlrm_adahessian {command} --dataset"
+    flags = f"synthetic --rows 7000 --model.bottom 16 --model.top 16 --data.cache-dir {tmp_path} --out {tmp_path / 'out'}"
+    isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c", f"{program} {flags}"]
+    done = subprocess.run(isolated, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
