@@ -7,7 +7,7 @@ import tyro
 
 from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.published import schema_of
-from dlrm_adahessian.data.text.sources import require_rows
+from dlrm_adahessian.data.text.sources import is_prepared, require_rows
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import settings
@@ -36,16 +36,15 @@ class PrepareConfig:
 def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
     args = tyro.cli(PrepareConfig, args=arguments, prog="python -m dlrm_adahessian prepare")
-    if args.dataset not in GENERATED:
-        require_rows(args.data_path, "prepare", schema_of(args.dataset, args.schema).format)
-    require_writable(args.data.cache_dir, "--data.cache-dir")
-    from dlrm_adahessian.data.datasets import open_dataset
-    from dlrm_adahessian.data.prepared.folder import is_prepared
-
     if args.data_path is not None and is_prepared(args.data_path):
         raise UsageError(
             f"prepare takes raw rows, and {args.data_path} holds prepared ones; train or evaluate with it as --data-path"
         )
+    if args.dataset not in GENERATED:
+        require_rows(args.data_path, "prepare", schema_of(args.dataset, args.schema).format)
+    require_writable(args.data.cache_dir, "--data.cache-dir")
+    from dlrm_adahessian.data.datasets import open_dataset
+
     data = open_dataset(
         args.dataset, args.data_path, args.data, rows=args.rows, bad_rows=args.bad_rows, schema=args.schema
     )

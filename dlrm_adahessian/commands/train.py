@@ -8,9 +8,8 @@ from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, spelled_out, value_of
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
-from dlrm_adahessian.data.prepared.folder import is_prepared
 from dlrm_adahessian.data.published import schema_of
-from dlrm_adahessian.data.text.sources import require_rows
+from dlrm_adahessian.data.text.sources import is_prepared, require_rows
 from dlrm_adahessian.errors import ProgramError
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import require_writable

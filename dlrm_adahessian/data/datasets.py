@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
-from dlrm_adahessian.data.prepared.folder import PreparedData, is_prepared, open_prepared
+from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.synthetic.dataset import prepare_synthetic
-from dlrm_adahessian.data.text.sources import RAW
+from dlrm_adahessian.data.text.sources import RAW, is_prepared
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 

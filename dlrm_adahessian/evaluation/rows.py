@@ -12,14 +12,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.data.prepared.folder import is_prepared, open_prepared
+from dlrm_adahessian.data.prepared.folder import open_prepared
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.raw import RowReader
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.data.sampling import population_weights
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.text.bad_lines import BadLines
-from dlrm_adahessian.data.text.sources import Source, open_sources
+from dlrm_adahessian.data.text.sources import Source, is_prepared, open_sources
 from dlrm_adahessian.errors import CheckpointError, DataError, UsageError
 from dlrm_adahessian.evaluation.origin import Origin
 from dlrm_adahessian.runs.sealed import DamagedFolderError

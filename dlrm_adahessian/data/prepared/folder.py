@@ -83,14 +83,6 @@ class PreparedData:
         return population_weights(self.preprocessing.schema.label, np.asarray(self.labels[rows]), weights)
 
 
-def is_prepared(path: str | Path) -> bool:
-    """Whether a path names a folder of prepared rows, sealed by its manifest, rather than raw ones."""
-    try:
-        return (Path(path) / MANIFEST).exists()
-    except OSError:  # no permission, or no name that a file can have: who reads it as raw rows says so
-        return False
-
-
 def open_prepared(folder: Path) -> PreparedData:
     """Verify every byte of prepared rows and map them.
 

@@ -114,6 +114,14 @@ class _Counted:
         return self._file.tell()
 
 
+def is_prepared(path: str | Path) -> bool:
+    """Whether a path names a folder of prepared rows, sealed by its manifest, rather than raw ones."""
+    try:
+        return (Path(path) / MANIFEST).exists()
+    except OSError:  # no permission, or no name that a file can have: who reads it as raw rows says so
+        return False
+
+
 def require_rows(path: str | None, command: str, form: Format) -> None:
     """See that rows for training are there, raw or prepared, before anything slow begins; what they hold is not looked at.
 
@@ -127,7 +135,7 @@ def require_rows(path: str | None, command: str, form: Format) -> None:
     """
     try:
         place = path or RAW
-        if not is_pipe(place) and not os.access(Path(place) / MANIFEST, os.F_OK):
+        if not is_pipe(place) and not is_prepared(place):
             input_files(place, form)
     except NoInputError as error:
         fact = str(error)

@@ -12,7 +12,6 @@ from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.prepared.folder import (
     PreparedData,
     find_or_make,
-    is_prepared,
     map_prepared,
     open_prepared,
 )
@@ -120,12 +119,6 @@ def test_rows_that_another_process_verified_are_mapped_alike(tmp_path: Path) -> 
             assert (getattr(found, name) == getattr(made, name)).all(), name
         for name in ("dense", "ids"):
             assert (getattr(found.features, name) == getattr(made.features, name)).all(), name
-
-
-def test_a_folder_is_prepared_when_it_has_a_manifest(tmp_path: Path) -> None:
-    assert is_prepared(prepare(tmp_path).folder)
-    assert not is_prepared(tmp_path)
-    assert not is_prepared("x" * 10_000), "no name that a file can have"
 
 
 @plain_user.needed

@@ -17,13 +17,28 @@ import pytest
 import xxhash
 
 from dlrm_adahessian.data.schema import Format
-from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe, open_sources, require_rows
+from dlrm_adahessian.data.text.sources import (
+    input_files,
+    input_identity,
+    is_pipe,
+    is_prepared,
+    open_sources,
+    require_rows,
+)
 from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.runs.sealed import MANIFEST
 from tests.data.text.reading import TEXT, read_all
 from tests.data.text.test_archive import ARCHIVE, member, tar
 from tests.processes import plain_user
 
 REMEDY = "name a file of rows, plain or compressed"
+
+
+def test_a_folder_is_prepared_when_it_has_a_manifest(tmp_path: Path) -> None:
+    assert not is_prepared(tmp_path)
+    assert not is_prepared("x" * 10_000), "no name that a file can have"
+    (tmp_path / MANIFEST).touch()
+    assert is_prepared(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train.txt", "odd name", "named.gz", "rows.csv"])
