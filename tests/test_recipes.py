@@ -10,6 +10,8 @@ import pytest
 
 import dlrm_adahessian
 
+pytestmark = pytest.mark.slow
+
 DENSE = '''"""Sign descent on the dense part: w -= lr * sign(g)."""
 
 from __future__ import annotations

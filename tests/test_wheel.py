@@ -17,6 +17,8 @@ from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 from dlrm_adahessian.presets import preset_names
 
+pytestmark = pytest.mark.slow
+
 CLONE = Path(__file__).parents[1]
 SMALL = ["--batch-size", "64", "--model.bottom", "8", "--model.top", "8", "--model.embedding-dim", "4"]
 ROWS = ["--data-path", "rows.txt", "--data.cache-dir", "cache", "--data.min-count", "1"]

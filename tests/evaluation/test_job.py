@@ -20,6 +20,8 @@ from dlrm_adahessian.evaluation import rows
 from dlrm_adahessian.evaluation.predictions import writing
 from tests.evaluation.jobs import ROWS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def frame(place):

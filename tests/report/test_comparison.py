@@ -20,6 +20,8 @@ from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.report.comparison import curvature_sentences, headline, verdict, write_report, write_runs
 from dlrm_adahessian.train.results import Predicted
 
+pytestmark = pytest.mark.slow
+
 FORMULAS = {
     **{"=1+1": "'=1+1", "+1": "'+1", "-1+cmd": "'-1+cmd", "@SUM(A1)": "'@SUM(A1)"},
     **{"\t=1": r"\t=1", "\r=1": r"\r=1", "plain": "plain", "'quoted": "'quoted", "x=1": "x=1"},

@@ -17,6 +17,8 @@ from dlrm_adahessian.presets import optimizer_preset, preset_names
 from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
 from tests.checkpoints import same_bits
 
+pytestmark = pytest.mark.slow
+
 NAMES = preset_names("optimizers")
 ROWS, BATCH, STEPS, SAVED_AFTER = 12, 16, 14, 7
 

@@ -23,6 +23,8 @@ from dlrm_adahessian.data.criteo.text import format_rows
 from dlrm_adahessian.data.synthetic.generator import row_blocks
 from tests.processes.program import Command, call
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--model.bottom", "32", "--model.top", "32", "--batch-size", "128", "--data.min-count", "2"]
 
 

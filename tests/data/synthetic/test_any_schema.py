@@ -112,8 +112,9 @@ def test_labels_are_drawn_from_the_probability(block: ColumnBlock) -> None:
         assert (np.abs(excess) <= 5 * np.sqrt(variance)).all(), name
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("kinds", [(13, 26, 0), (3, 4, 2), (5, 0, 2)])
+@pytest.mark.parametrize(
+    ("kinds", "seed"), [((13, 26, 0), 0), ((3, 4, 2), 0), ((3, 4, 2), 1), ((3, 4, 2), 2), ((5, 0, 2), 0)]
+)
 def test_task_is_as_hard_whatever_the_columns_and_the_seed(kinds: tuple[int, int, int], seed: int) -> None:
     assert 0.80 < auc(generated(schema_of(*kinds), 60_000, seed=seed, scale=0.02)) < 0.84
 

@@ -40,7 +40,7 @@ def test_published_multi_hot_sizes_are_those_of_26_tables():
     assert (multi_hot.bag_lengths[20], multi_hot.rows[20]) == (100, 40_000_000)
 
 
-@pytest.mark.parametrize("hosts", [1, 4, 16])
+@pytest.mark.parametrize("hosts", [1, 4, pytest.param(16, marks=pytest.mark.campaign)])
 def test_the_1_tb_tables_fit_on_gpus_of_80_gib(hosts: int):
     plan = planned(config(tables="criteo_1tb", hosts=hosts))
     assert plan.machines.ranks == 8 * hosts
