@@ -81,14 +81,12 @@ def test_dropout_and_penalties_make_other_results_and_are_the_baselines_too(name
     plain, other = composed({}, "hybrid"), composed({"model": {name: 0.1}}, "hybrid")
     assert plain.fingerprint("rows") != other.fingerprint("rows")
     assert getattr(baseline_of(other).model, name) == 0.1
-    with pytest.raises(
-        UsageError, match=f"model.dlrm.{name}: Input should be greater than or equal to 0, got -0.1"
-    ):
+    with pytest.raises(UsageError, match=f"model.dlrm.{name} must be greater than or equal to 0, got -0.1"):
         composed({"model": {name: -0.1}}, "hybrid")
 
 
 def test_dropout_of_all_outputs_is_refused():
-    with pytest.raises(UsageError, match="model.deepfm.dropout: Input should be less than 1, got 1.0"):
+    with pytest.raises(UsageError, match="model.deepfm.dropout must be less than 1, got 1.0"):
         composed({"model": {"dropout": 1.0}}, "hybrid", "deepfm")
 
 
@@ -104,7 +102,7 @@ def test_an_architecture_is_chosen_by_name_with_the_settings_of_its_table():
     with pytest.raises(UsageError, match="model.name must be one of dlrm, deepfm, dcnv2, got 'dcn'"):
         composed({}, "adagrad", "dcn")
     with pytest.raises(
-        UsageError, match="model.deepfm.embedding_dim: Input should be greater than or equal to 2, got 1"
+        UsageError, match="model.deepfm.embedding_dim must be greater than or equal to 2, got 1"
     ):
         composed({"model": {"embedding_dim": 1}}, "adagrad", "deepfm")
 

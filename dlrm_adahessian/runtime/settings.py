@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.resources.abc import Traversable
@@ -28,11 +29,22 @@ def settings(kind: type[T]) -> type[T]:
         kind: the class.
 
     Returns:
-        The class as pydantic checks it.
+        The class as pydantic checks it. Values that it refuses are a `UsageError`, as those of `validated`.
     """
     kind._whole = model_validator(mode="after")(_require_64_bits)  # pyright: ignore[reportAttributeAccessIssue]
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    return dataclass(frozen=True, kw_only=True, config=config)(kind)  # pyright: ignore[reportReturnType] -- pydantic returns the class
+    made: Any = dataclass(frozen=True, kw_only=True, config=config)(kind)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def init(self: T, **values: Any) -> None:
+        try:
+            check(self, **values)
+        except pydantic.ValidationError as error:
+            raise UsageError(_explained(made, error)) from error
+
+    made.__init__ = init
+    return made
 
 
 def _require_64_bits(self: T) -> T:
@@ -61,8 +73,7 @@ def validated(kind: type[T], values: Mapping[str, Any]) -> T:
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as error:
-        known = sorted({*_names(kind)})
-        raise UsageError("\n".join(_explain(problem, known) for problem in error.errors())) from error
+        raise UsageError(_explained(kind, error)) from error
 
 
 def read_toml(path: Traversable) -> dict[str, Any]:
@@ -133,6 +144,12 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"
 
 
+def _explained(kind: type, error: pydantic.ValidationError) -> str:
+    """Return a line for each value that was refused."""
+    known = sorted({*_names(kind)})
+    return "\n".join(_explain(problem, known) for problem in error.errors())
+
+
 def _explain(problem: Any, known: list[str]) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
@@ -145,6 +162,8 @@ def _explain(problem: Any, known: list[str]) -> str:
         return f"{key}.name must be one of {tags['expected_tags'].replace(chr(39), '')}, got {tags['tag']!r}"
     if problem["type"] == "value_error" or not key:
         return problem["msg"].removeprefix("Value error, ")
+    if problem["msg"].startswith("Input should "):
+        return f"{key} must {problem['msg'].removeprefix('Input should ')}, got {problem['input']!r}"
     return f"{key}: {problem['msg']}, got {problem['input']!r}"
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import model_name, parsed, spelled_out
+from dlrm_adahessian.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,16 @@ def test_learning_rates_have_short_names():
     given = spelled_out(["--lr", "0.5", "--rows-lr=0.25", "--seed", "1"])
     optim = parsed(base, given, prog="train", description="").optim
     assert (optim.dense.lr, optim.rows.lr) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch-size", "0"], "batch_size must be greater than or equal to 1, got 0"),
+        (["--optim.dense.lr", "-1"], r"lr must be greater than 0, got -1\.0"),
+        (["--patience", "1", "--eval-every", "-1"], "eval_every must be greater than or equal to 0, got -1"),
+    ],
+)
+def test_a_value_that_a_setting_refuses_is_one_sentence(arguments, told):
+    with pytest.raises(UsageError, match=rf"^{told}$"):
+        parsed(config.load(None, "adagrad"), arguments, prog="train", description="")

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from dlrm_adahessian import config
 from dlrm_adahessian.compare.config import run_config, trial_config
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.train.run_cache import find_or_fit
 from tests.compare.studies import small
 
@@ -46,7 +46,7 @@ def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
     ],
 )
 def test_searches_without_draws_or_with_unequal_shares_of_seeds_are_refused(tmp_path, changes, said):
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(UsageError, match=said):
         small(tmp_path, **changes)
 
 

@@ -1,7 +1,6 @@
 """Names and models of what is compared."""
 
 import pytest
-from pydantic import ValidationError
 
 from dlrm_adahessian.compare.config import run_config
 from dlrm_adahessian.compare.entrants import Entrant
@@ -48,7 +47,7 @@ def test_settings_that_all_architectures_have_hold_for_all_and_others_for_their_
 
 def test_a_setting_that_one_architecture_refuses_is_refused(tmp_path):
     study = small(tmp_path, models="dlrm,deepfm", model=DLRMConfig(embedding_dim=1))
-    with pytest.raises(UsageError, match=r"deepfm\.embedding_dim: .* greater than or equal to 2, got 1"):
+    with pytest.raises(UsageError, match=r"deepfm\.embedding_dim must be greater than or equal to 2, got 1"):
         _ = study.entrants
 
 
@@ -69,7 +68,7 @@ def test_a_setting_that_one_architecture_refuses_is_refused(tmp_path):
     ],
 )
 def test_names_that_are_no_comparison_and_settings_of_no_entrant_are_refused(changes, said, tmp_path):
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(UsageError, match=said):
         small(tmp_path, **changes)
 
 

@@ -118,7 +118,7 @@ def test_another_architecture_is_as_wide_as_the_tables_model_and_needs_what_its_
         (["--optimizer", "hybird"], "did you mean hybrid"),
         (
             ["--model", "deepfm", "--embedding-dim", "1"],
-            "embedding_dim: Input should be greater than or equal to 2",
+            "embedding_dim must be greater than or equal to 2",
         ),
     ],
 )
