@@ -24,6 +24,11 @@ from dlrm_adahessian.runs.files import flush_folder, flush_to_disk, lock_file, r
 MANIFEST = "manifest.json"
 HASH_BLOCK = 1 << 22  # bytes
 _MAX_JSON = 64 << 20  # bytes; nothing that this program writes as JSON comes near it
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or choose a folder on another disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
+    errno.EIO: "see what the system log says of the disk, and choose a folder on another one",
+}
 
 
 class DamagedFolderError(Exception):
@@ -46,11 +51,9 @@ def storage_errors(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
         reason = error.strerror or str(error)
-        raise StorageError(
-            f"cannot read or write {where}: {reason}; free space or choose another folder"
-        ) from error
+        remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
+        raise StorageError(f"cannot read or write {error.filename or path}: {reason}; {remedy}") from error
 
 
 def require_writable(folder: Path, flag: str) -> None:

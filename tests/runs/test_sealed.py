@@ -334,3 +334,20 @@ def test_results_are_refused_below_a_folder_that_may_not_be_looked_into(tmp_path
         f"StorageError: results need a folder that can be written, and {closed}/runs/a would lie in {closed}: this"
         in told
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device; free space, or choose a folder on another disk"),
+        (errno.EROFS, "Read-only file system; choose a folder that you may write to"),
+        (errno.EACCES, "Permission denied; choose a folder that you may write to"),
+        (errno.ENOENT, "No such file or directory; choose another folder"),
+    ],
+)
+def test_the_remedy_is_that_of_the_fault(number: int, remedy: str) -> None:
+    with (
+        pytest.raises(StorageError, match=f"^cannot read or write /x: {remedy}$"),
+        storage_errors(Path("/x")),
+    ):
+        raise OSError(number, os.strerror(number))
