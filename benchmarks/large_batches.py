@@ -69,8 +69,9 @@ def _needed(run: Run, first_day: int, target: float) -> int | None:
     """Return the samples that a run needed, those of the first day, of which nothing is reported, included."""
     if run.result is None:
         return None
+    predicted = run.result.progressive
     # Every other block reports, so a sample of it stands for two.
-    found = samples_until(log_losses(*run.result.progressive), target, _WINDOW // 2)
+    found = samples_until(log_losses(predicted.labels, predicted.probability), target, _WINDOW // 2)
     return None if found is None else first_day + 2 * found
 
 
