@@ -92,9 +92,8 @@ def _absence_refused(rank: int, world_size: int, timeout: timedelta) -> Generato
                 f"the first rank listens on MASTER_PORT, and port {os.environ['MASTER_PORT']} is in use; choose another "
                 "MASTER_PORT, or let torchrun --standalone choose one"
             ) from error
-        if not isinstance(error, dist.DistError) and "timeout" not in str(
-            error
-        ):  # as a store in a file says it
+        # A store in a file has no error of its own.
+        if not isinstance(error, dist.DistError) and "timeout" not in str(error):
             raise
         place = os.environ.get(STORE) or f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise LostRankError(
