@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from dlrm_adahessian import __version__
-from dlrm_adahessian.commands import COMMANDS
+from dlrm_adahessian.commands import NAMES, command
 from dlrm_adahessian.errors import ProgramError, StorageError, UsageError
 from dlrm_adahessian.runtime.launcher import alone, told_once
 from dlrm_adahessian.runtime.process import is_lack_of_memory, keep_freed_memory, quiet_libraries
@@ -60,8 +60,8 @@ def _run(given: list[str]) -> int:
     keep_freed_memory()
     try:
         with told_once():
-            command = _command(given[0])
-        return command(given[1:])
+            run = _command(given[0])
+        return run(given[1:])
     except ProgramError as error:
         _complain(str(error))
         return error.exit_code
@@ -80,17 +80,17 @@ def _run(given: list[str]) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    if name not in COMMANDS:
-        raise UsageError(f"a command is one of {', '.join(COMMANDS)}, got {name!r}")
+    if name not in NAMES:
+        raise UsageError(f"a command is one of {', '.join(NAMES)}, got {name!r}")
     if name != "train" and not alone():
         raise UsageError(
             f"{name} runs in one process, and a launcher started several; start it without a launcher"
         )
-    return COMMANDS[name]
+    return command(name)
 
 
 def _usage() -> str:
-    lines = [f"  {name:<12}{command.__doc__}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12}{command(name).__doc__}" for name in NAMES]
     return "usage: python -m dlrm_adahessian COMMAND [--help] [flags]\n\n" + "\n".join(lines)
 
 

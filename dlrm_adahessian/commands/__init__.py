@@ -1,33 +1,28 @@
 """The commands: a module each, with its flags and what it prints.
 
-Heavy packages are imported by the command that needs them, so that help and a wrong flag answer at once.
+Heavy packages are imported by the command that needs them, and a command when it is called, so that help and a wrong flag
+answer at once.
 """
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from dlrm_adahessian.commands.compare import compare
-from dlrm_adahessian.commands.completion import completion
-from dlrm_adahessian.commands.doctor import doctor
-from dlrm_adahessian.commands.download import download
-from dlrm_adahessian.commands.evaluate import evaluate
-from dlrm_adahessian.commands.export import export
-from dlrm_adahessian.commands.launch import launch
-from dlrm_adahessian.commands.plan import plan
-from dlrm_adahessian.commands.prepare import prepare
-from dlrm_adahessian.commands.schema import schema
-from dlrm_adahessian.commands.train import train
+NAMES = (
+    "download",
+    "schema",
+    "prepare",
+    "train",
+    "launch",
+    "evaluate",
+    "export",
+    "compare",
+    "plan",
+    "doctor",
+    "completion",
+)
+"""Each is a module, and in it a function of the same name."""
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "download": download,
-    "schema": schema,
-    "prepare": prepare,
-    "train": train,
-    "launch": launch,
-    "evaluate": evaluate,
-    "export": export,
-    "compare": compare,
-    "plan": plan,
-    "doctor": doctor,
-    "completion": completion,
-}
-"""Each takes the arguments after its name, and returns the exit code."""
+
+def command(name: str) -> Callable[[Sequence[str]], int]:
+    """Import a command: it takes the arguments after its name, and returns the exit code."""
+    return getattr(import_module(f"{__name__}.{name}"), name)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from dlrm_adahessian.cli import main
-from dlrm_adahessian.commands import COMMANDS
+from dlrm_adahessian.commands import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,10 @@ def test_a_prefix_of_a_command_and_of_a_flag(script):
 
 
 def test_all_commands(script):
-    assert completed(script, "dlrm-adahessian", "") - {"-h", "--help"} == set(COMMANDS)
+    assert completed(script, "dlrm-adahessian", "") - {"-h", "--help"} == set(NAMES)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", NAMES)
 def test_the_flags_of_a_command_are_those_of_its_help(command, script, capsys):
     assert main([command, "--help"]) == 0
     told = set(re.findall(r"(?<![\w-])--[\w.-]+\b", capsys.readouterr().out))

@@ -169,7 +169,7 @@ def test_of_the_libraries_errors_only_are_shown_and_the_first_rank_says_what_it_
     ],
 )
 def test_lack_of_memory_is_one_message_and_no_traceback(error, monkeypatch, capsys):
-    monkeypatch.setitem(cli.COMMANDS, "plan", lambda _: raised(error))
+    monkeypatch.setattr("dlrm_adahessian.commands.plan.plan", lambda _: raised(error))
     assert cli.main(["plan"]) == 74
     told = capsys.readouterr().err
     assert told.startswith("error: the system gives no more memory: ")
@@ -178,7 +178,7 @@ def test_lack_of_memory_is_one_message_and_no_traceback(error, monkeypatch, caps
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ImportError("no module named x")])
 def test_other_errors_are_no_lack_of_memory(error, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "plan", lambda _: raised(error))
+    monkeypatch.setattr("dlrm_adahessian.commands.plan.plan", lambda _: raised(error))
     with pytest.raises(type(error), match=str(error)):
         cli.main(["plan"])
 
@@ -188,7 +188,9 @@ def raised(error):
 
 
 def test_an_allocation_that_torch_refuses_is_told_as_lack_of_memory(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "plan", lambda _: torch.empty(1 << 61, dtype=torch.int8))
+    monkeypatch.setattr(
+        "dlrm_adahessian.commands.plan.plan", lambda _: torch.empty(1 << 61, dtype=torch.int8)
+    )
     assert cli.main(["plan"]) == 74
 
 
