@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.optim.dense import DenseHessianAdagradConfig, EigenbasisConfig
 from dlrm_adahessian.optim.dense.eigenbasis import Eigenbasis
 from tests.optim.dense.problem import DEEP, SAMPLES, STEPS
@@ -144,5 +145,5 @@ def test_the_kernel_equals_the_reference():
 
 
 def test_an_average_that_never_moves_is_refused():
-    with pytest.raises(ValueError, match="needs beta2 below 1"):
+    with pytest.raises(UsageError, match="needs beta2 below 1"):
         EigenbasisConfig(beta2=1.0)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.optim.rows import HessianAdagradConfig, RowAdagradConfig, RowwiseAdagradConfig
 from tests.optim.rows.problem import SAMPLES, all_hits, as_read, hits_of, start
 
@@ -22,5 +23,5 @@ def test_hessian_adagrad_without_curvature_is_adagrad(rowwise, plain):
 
 
 def test_an_unguarded_hessian_adagrad_is_refused():
-    with pytest.raises(ValueError, match="needs a clip"):
+    with pytest.raises(UsageError, match="needs a clip"):
         HessianAdagradConfig(curvature_floor=0.0)
