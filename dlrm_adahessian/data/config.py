@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dlrm_adahessian.runtime.settings import settings
 
@@ -35,8 +35,21 @@ class DataConfig:
     """Tokens seen fewer times than this in the training part share the row of unseen tokens."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Train on the last N training rows only; the vocabulary is that of all."""
+    train_files: tuple[str, ...] = ()
+    """Of a folder, names or patterns of the files that train, such as 'day_[0-5]*'; default: all that do not test. Other
+    files are not read."""
+    test_files: tuple[str, ...] = ()
+    """Of a folder, names or patterns of the files that test, whose last half validates; they replace the schema's split."""
     order: Literal["time", "shuffled"] = "time"
     """Order of training rows: as they happened, or shuffled by the seed anew in each epoch."""
     prefetch: int = Field(default=4, ge=1, le=64)
     """Batches that the reader thread keeps ready."""
     synthetic: SyntheticConfig = SyntheticConfig()
+
+    @model_validator(mode="after")
+    def _both_files(self) -> "DataConfig":
+        if self.train_files and not self.test_files:
+            raise ValueError(
+                "data.train_files needs files to test on; name them with --data.test-files, or leave both out"
+            )
+        return self

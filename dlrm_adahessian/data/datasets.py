@@ -3,6 +3,7 @@
 A dataset that is read is its schema, a file of presets/schemas, and a name in config.py.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetN
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.raw import prepare_raw
+from dlrm_adahessian.data.schema import SplitRule
 from dlrm_adahessian.data.synthetic.dataset import prepare_synthetic
 from dlrm_adahessian.data.text.sources import RAW, is_prepared
 from dlrm_adahessian.errors import DataError, UsageError
@@ -47,9 +49,11 @@ def open_dataset(
         data = _open_folder(Path(path), rows)
     else:
         name = dataset if schema is None else schema.stem
-        data = prepare_raw(
-            name, schema_of(dataset, schema), path or str(RAW), cfg, rows=rows, bad_rows=bad_rows
-        )
+        columns = schema_of(dataset, schema)
+        if cfg.test_files:
+            split = SplitRule(by="files", train_files=cfg.train_files, test_files=cfg.test_files)
+            columns = replace(columns, split=split)
+        data = prepare_raw(name, columns, path or str(RAW), cfg, rows=rows, bad_rows=bad_rows)
     require_both_labels(data.labels[: data.split.train.stop])
     return data
 

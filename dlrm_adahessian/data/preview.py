@@ -15,7 +15,7 @@ from dlrm_adahessian.data.columnar.profile import profile_columns
 from dlrm_adahessian.data.columnar.reader import wanted_columns
 from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CriteoBlock
 from dlrm_adahessian.data.datasets import require_both_labels
-from dlrm_adahessian.data.raw import RowReader, part_of, part_of_files
+from dlrm_adahessian.data.raw import RowReader, files_read, part_of, part_of_files
 from dlrm_adahessian.data.rows import ColumnBlock, RowBlock, missing_columns
 from dlrm_adahessian.data.schema import (
     BagColumn,
@@ -28,7 +28,7 @@ from dlrm_adahessian.data.schema import (
 )
 from dlrm_adahessian.data.split import shares, split_rows
 from dlrm_adahessian.data.text.bad_lines import BadLines
-from dlrm_adahessian.data.text.sources import input_files, listed, open_sources
+from dlrm_adahessian.data.text.sources import listed, open_sources
 from dlrm_adahessian.errors import DataError
 
 _SAMPLE = 1000  # rows in which an example is looked for
@@ -87,7 +87,7 @@ def preview(schema: Schema, path: str, *, rows: int) -> Preview:
     Returns:
         What was read; a `DataError` where training would raise one.
     """
-    files, split = input_files(path, schema.format), schema.split
+    files, split = files_read(path, schema), schema.split
     if (part := part_of_files(path, schema)) is not None:
         _require_test_files(files, split)
     counts, reader, left = _Counts(), RowReader(schema, BadLines()), rows

@@ -52,19 +52,30 @@ class RowReader:
         return self._columns.read(source, limit=limit)
 
 
-def part_of(name: str, rule: SplitRule) -> int:
-    """Return the part that a file's rows are in: 0 trains, 1 tests, 2 validates."""
-    for part, patterns in ((1, rule.test_files), (2, rule.validation_files)):
+def part_of(name: str, rule: SplitRule) -> int | None:
+    """Return the part that a file's rows are in: 0 trains, 1 tests, 2 validates; None where they are in none."""
+    others_train = ("*",)
+    for part, patterns in (
+        (1, rule.test_files),
+        (2, rule.validation_files),
+        (0, rule.train_files or others_train),
+    ):
         if any(fnmatch(name, pattern) for pattern in patterns):
             return part
-    return 0
+    return None
 
 
-def part_of_files(path: str, schema: Schema) -> Callable[[str], int] | None:
+def part_of_files(path: str, schema: Schema) -> Callable[[str], int | None] | None:
     """Return what says of the name of a file in which part its rows are; None where their order says it."""
     if schema.split.by != "files" or is_pipe(path) or len(input_files(path, schema.format)) == 1:
         return None
     return partial(part_of, rule=schema.split)
+
+
+def files_read(path: str, schema: Schema) -> list[Path]:
+    """Return the files of an input that is no pipe, without those that are in no part."""
+    part = part_of_files(path, schema)
+    return [file for file in input_files(path, schema.format) if part is None or part(file.name) is not None]
 
 
 def rejects_name(schema: Schema) -> str:
@@ -103,14 +114,18 @@ def prepare_raw(
     reading = _Reading(path, schema, rows, cfg.min_count, quarantine=bad_rows == "quarantine")
     if is_pipe(path):
         return _from_pipe(reading, recipe, cfg.cache_dir, dataset)
-    identity = input_identity(path, schema.format, cfg.cache_dir)
+
+    def content() -> list[dict[str, Any]]:
+        return input_identity(files_read(path, schema), cfg.cache_dir)
+
+    identity = content()
 
     def fill(folder: Path) -> dict[str, Any]:
-        there = rows_of_files(input_files(path, schema.format))
+        there = rows_of_files(files_read(path, schema))
         require_room_for_rows(min(rows or there, there), schema, cfg.cache_dir)
         found = reading.fill(folder)
         # It may also have been another in between, and be again what it was.
-        if input_identity(path, schema.format, cfg.cache_dir) != identity or not reading.may_be_of(identity):
+        if content() != identity or not reading.may_be_of(identity):
             raise DataError(f"{path} must not change while it is read, and did; prepare it again")
         return found
 

@@ -114,6 +114,9 @@ class SplitRule:
     """By time: the first time that tests."""
     validation_from: Time | None = None
     """By time: the first time that validates."""
+    train_files: tuple[str, ...] = ()
+    """By files: names or patterns of the files that train; default: all that neither test nor validate. Other files are not
+    read."""
     test_files: tuple[str, ...] = ()
     """By files: names or patterns of the files that test; an input of one file is cut by order."""
     validation_files: tuple[str, ...] = ()
@@ -221,10 +224,12 @@ class Schema:
         return self.label, self.weight, self.time, self.dense, tokens, bags
 
     def asdict(self) -> dict[str, Any]:
-        """Return the schema as JSON values; without a rate where all rows are kept, as before there were rates."""
+        """Return the schema as JSON values; without what says nothing and was no setting once."""
         values = pydantic.TypeAdapter(Schema).dump_python(self, mode="json", exclude_none=True)
         if not self.label.sampled:
             del values["label"]["negative_rate"]
+        if not self.split.train_files:
+            del values["split"]["train_files"]
         return values
 
 

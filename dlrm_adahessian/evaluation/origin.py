@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.split import Split
-from dlrm_adahessian.data.text.sources import input_identity, is_pipe
+from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe
 from dlrm_adahessian.errors import NoInputError
 
 
@@ -46,6 +46,6 @@ class Origin:
 
     def _contents(self, path: str) -> list[dict[str, Any]]:
         try:
-            return [] if is_pipe(path) else input_identity(path, self.form, self.cache_dir)
+            return [] if is_pipe(path) else input_identity(input_files(path, self.form), self.cache_dir)
         except NoInputError:  # a folder for another run, without a file of this one's format
             return []

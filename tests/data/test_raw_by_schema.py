@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from dlrm_adahessian.data import raw
 from dlrm_adahessian.data.config import DataConfig
+from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.schema import Schema, from_dict
@@ -107,6 +109,8 @@ def in_files(folder: Path) -> Path:
         ({"test_files": ["day3.csv"], "validation_files": ["day1?.csv"]}, [1, 2, 3, 10], (40, 60)),
         ({"test_files": ["day?.csv"], "validation_files": ["day2.csv"]}, [10, 1, 2, 3], None),
         ({"test_files": ["day[12].csv"], "validation_files": ["day3.csv"]}, [10, 1, 2, 3], (20, 60)),
+        ({"train_files": ["day[12].csv"], "test_files": ["day3.csv"]}, [1, 2, 3], (40, 50)),
+        ({"train_files": ["day2.csv", "day1.csv"], "test_files": ["day1.csv"]}, [2, 1], (20, 30)),
     ],
 )
 def test_files_say_their_parts(
@@ -121,7 +125,20 @@ def test_files_say_their_parts(
         return
     data = prepare_as(schema, raw, tmp_path / "cache")
     assert data.features.dense[:, 0].tolist() == [value for day in order for value in FILES[f"day{day}.csv"]]
-    assert (data.split.test.start, data.split.val.start, data.split.rows) == (*ends, 80)
+    assert (data.split.test.start, data.split.val.start, data.split.rows) == (*ends, 20 * len(order))
+
+
+def test_files_in_no_part_do_not_count(tmp_path: Path) -> None:
+    """Neither in what identifies the rows, nor where they are damaged."""
+    raw, cfg = in_files(tmp_path / "raw"), DataConfig(train_files=("day1.csv",), test_files=("day2.csv",))
+    cfg = replace(cfg, cache_dir=tmp_path / "cache")
+    schema = tmp_path / "small.toml"
+    schema.write_text('label.column = "y"\ndense = [{column = "x", transform = "none"}]\n')
+    first = open_dataset("criteo", str(raw), cfg, rows=None, bad_rows="strict", schema=schema)
+    (raw / "day3.csv").write_text("no rows\n")
+    second = open_dataset("criteo", str(raw), cfg, rows=None, bad_rows="strict", schema=schema)
+    assert first.features.dense[:, 0].tolist() == [*FILES["day1.csv"], *FILES["day2.csv"]]
+    assert (second.folder, second.split) == (first.folder, first.split)
 
 
 def test_one_file_is_cut_by_order_where_the_rule_names_files(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.split import split_rows
-from dlrm_adahessian.data.text.sources import input_identity
+from dlrm_adahessian.data.text.sources import input_files, input_identity
 from dlrm_adahessian.evaluation.origin import Origin
 from tests.data.oracle import random_line
 
@@ -27,7 +27,7 @@ def origin_of(tmp_path):
 
 @pytest.fixture
 def identity_of(tmp_path):
-    return lambda path: input_identity(path, "criteo", tmp_path / "digests")
+    return lambda path: input_identity(input_files(path, "criteo"), tmp_path / "digests")
 
 
 def test_copies_are_the_same_and_other_files_are_not(tmp_path, origin_of, identity_of):

@@ -8,11 +8,12 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -215,18 +216,17 @@ def _natural(file: Path) -> tuple[list[str | int], str]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
-def input_identity(path: str | Path, form: Format, cache_dir: Path) -> list[dict[str, Any]]:
-    """Identify the content of an input that is no pipe, whatever its name and its times.
+def input_identity(files: Iterable[Path], cache_dir: Path) -> list[dict[str, Any]]:
+    """Identify the content of files, whatever their names and their times.
 
     Args:
-        path: a file or a folder; `NoInputError` when it can't be read.
-        form: of the rows.
-        cache_dir: keeps the digests of large files.
+        files: of an input; `NoInputError` when one can't be read.
+        cache_dir: keeps the digests of large ones.
 
     Returns:
         For each file its size and hash.
     """
-    return [_identity(file, cache_dir) for file in input_files(path, form)]
+    return [_identity(file, cache_dir) for file in files]
 
 
 def _identity(path: Path, cache_dir: Path) -> dict[str, Any]:
@@ -239,14 +239,15 @@ def _identity(path: Path, cache_dir: Path) -> dict[str, Any]:
 
 
 def open_sources(
-    path: str | Path, form: Format, *, part_of: Callable[[str], int] = lambda name: 0
+    path: str | Path, form: Format, *, part_of: Callable[[str], int | None] = lambda name: 0
 ) -> Generator[Source]:
     """Open the files of an input one after the other.
 
     Args:
         path: a file, a folder, or `-`.
         form: of the rows.
-        part_of: says for the name of a file in which part its rows are; files of a lower part come first.
+        part_of: says for the name of a file in which part its rows are; files of a lower part come first, and those without
+            one are left out.
 
     Yields:
         Sources; each is closed when the next is asked for.
@@ -264,7 +265,8 @@ def open_sources(
             )
         yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None, form)
         return
-    files = sorted(input_files(path, form), key=lambda file: part_of(file.name))
+    parts = [(part, file) for file in input_files(path, form) if (part := part_of(file.name)) is not None]
+    files = [file for _, file in sorted(parts, key=itemgetter(0))]
     if len(files) > 1:
         logger.info("reading the %d files of %s in this order: %s", len(files), path, listed(files))
     total = None if is_pipe(path) else sum(_status(file).st_size for file in files)

@@ -282,7 +282,7 @@ def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(TEXT)
     (tmp_path / "c").write_bytes(TEXT[:-1] + b"\t")
     os.utime(tmp_path / "b", (0, 0))
-    a, b, c = (input_identity(tmp_path / name, "criteo", tmp_path) for name in "abc")
+    a, b, c = (input_identity([tmp_path / name], tmp_path) for name in "abc")
     assert a == b == [{"bytes": len(TEXT), "xxh3_128": xxhash.xxh3_128_hexdigest(TEXT)}]
     assert a != c
 
@@ -294,11 +294,11 @@ def test_identity_of_a_large_file_is_that_of_its_content_too(tmp_path: Path) -> 
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
         os.utime(tmp_path / name, (mtime, mtime))
-        assert input_identity(tmp_path / name, "criteo", tmp_path / "cache") == zeros
+        assert input_identity([tmp_path / name], tmp_path / "cache") == zeros
     with (tmp_path / "copy").open("r+b") as file:
         file.seek(size // 2)
         file.write(b"x")
-    assert input_identity(tmp_path / "copy", "criteo", tmp_path / "cache") != zeros
+    assert input_identity([tmp_path / "copy"], tmp_path / "cache") != zeros
     assert input_files(tmp_path / "large", "criteo") == [tmp_path / "large"]
 
 
