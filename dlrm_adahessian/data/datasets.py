@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.raw import prepare_raw
 from dlrm_adahessian.data.schema import SplitRule
@@ -28,6 +29,7 @@ def open_dataset(
     rows: int | None,
     bad_rows: BadRows,
     schema: Path | None = None,
+    extends: Preprocessing | None = None,
 ) -> PreparedData:
     """Return the prepared rows of a dataset.
 
@@ -39,21 +41,36 @@ def open_dataset(
         rows: how many at most.
         bad_rows: what happens to bad rows.
         schema: file of the schema, in place of the dataset's own; generated rows have its columns too.
+        extends: what was learnt from earlier rows, to go on from.
 
     Returns:
         The rows; a `DataError` when the training part holds one class only.
+
+    Raises:
+        UsageError: the rows cannot extend what they are to.
     """
     if dataset in GENERATED:
+        if extends is not None:
+            raise UsageError(
+                "generated rows are the same each time, and no model goes on from them; give rows with --dataset and "
+                "--data-path"
+            )
         return prepare_synthetic(cfg, rows=rows, schema=schema)
     if path is not None and is_prepared(path):
         data = _open_folder(Path(path), rows)
+        if extends is not None and data.manifest["key"].get("extends") != extends.fingerprint:
+            raise UsageError(
+                f"{path} holds rows whose vocabulary extends that of another run or of none; give the raw rows"
+            )
     else:
         name = dataset if schema is None else schema.stem
         columns = schema_of(dataset, schema)
         if cfg.test_files:
             split = SplitRule(by="files", train_files=cfg.train_files, test_files=cfg.test_files)
             columns = replace(columns, split=split)
-        data = prepare_raw(name, columns, path or str(RAW), cfg, rows=rows, bad_rows=bad_rows)
+        data = prepare_raw(
+            name, columns, path or str(RAW), cfg, rows=rows, bad_rows=bad_rows, extends=extends
+        )
     require_both_labels(data.labels[: data.split.train.stop])
     return data
 

@@ -17,6 +17,7 @@ from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.criteo.layout import Labels
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.prepared.folder import FORMAT, PreparedData, adopt, find_or_make, make, turn_at
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.room import require_room_for_rows, rows_of_files
 from dlrm_adahessian.data.prepared.writer import StageBar, write_prepared
 from dlrm_adahessian.data.rows import RowBlock
@@ -84,7 +85,14 @@ def rejects_name(schema: Schema) -> str:
 
 
 def prepare_raw(
-    dataset: str, schema: Schema, path: str, cfg: DataConfig, *, rows: int | None, bad_rows: BadRows
+    dataset: str,
+    schema: Schema,
+    path: str,
+    cfg: DataConfig,
+    *,
+    rows: int | None,
+    bad_rows: BadRows,
+    extends: Preprocessing | None = None,
 ) -> PreparedData:
     """Return the prepared rows of an input; prepare them when the cache lacks them.
 
@@ -97,6 +105,7 @@ def prepare_raw(
         cfg: where the cache is, and how the vocabulary is cut.
         rows: use the first good rows only.
         bad_rows: refuse the input for a bad row with a `DataError`, or put the row aside.
+        extends: what was learnt from earlier rows of the same columns, to go on from; else a `UsageError`.
 
     Returns:
         The rows.
@@ -111,7 +120,10 @@ def prepare_raw(
         recipe["schema"] = schema.asdict()
     if schema.hashes_texts:
         recipe["texts"] = True  # which an earlier version did not keep
-    reading = _Reading(path, schema, rows, cfg.min_count, quarantine=bad_rows == "quarantine")
+    if extends is not None:
+        extends.require_extendable(schema)
+        recipe["extends"] = extends.fingerprint
+    reading = _Reading(path, schema, rows, cfg.min_count, extends, quarantine=bad_rows == "quarantine")
     if is_pipe(path):
         return _from_pipe(reading, recipe, cfg.cache_dir, dataset)
 
@@ -153,12 +165,20 @@ class _Reading:
     """
 
     def __init__(
-        self, path: str, schema: Schema, rows: int | None, min_count: int, *, quarantine: bool
+        self,
+        path: str,
+        schema: Schema,
+        rows: int | None,
+        min_count: int,
+        extends: Preprocessing | None,
+        *,
+        quarantine: bool,
     ) -> None:
         self._path = path
         self._schema = schema
         self._rows = rows
         self._min_count = min_count
+        self._extends = extends
         self._quarantine = quarantine
         self._stages = StageBar()
         self.read: list[dict[str, Any] | None] = []
@@ -169,7 +189,12 @@ class _Reading:
         with closing(bad_lines), self._stages as stages:
             blocks = self._blocks(bad_lines)
             found = write_prepared(
-                blocks, folder, self._schema, min_count=self._min_count, advance=stages.advance
+                blocks,
+                folder,
+                self._schema,
+                min_count=self._min_count,
+                advance=stages.advance,
+                extends=self._extends,
             )
         if bad_lines.count:
             logger.warning("%s", bad_lines.told(found["rows"]))

@@ -16,6 +16,7 @@ from dlrm_adahessian.data.prepared.texts import FILE, VocabularyTexts
 from dlrm_adahessian.data.prepared.vocabulary import Encoder, Vocabulary
 from dlrm_adahessian.data.rows import Bags, Features, RowBlock
 from dlrm_adahessian.data.schema import Schema, from_dict
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.files import new_file
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 
@@ -34,12 +35,14 @@ class Preprocessing:
         vocabulary: tokens to table rows.
         scales: of the dense columns that are standardized.
         texts: of the tokens; None where tokens are numbers, or an earlier version kept no texts.
+        fingerprint: of the prepared rows that it was learnt from; None before they are sealed.
     """
 
     schema: Schema
     vocabulary: Vocabulary
     scales: Scales
     texts: VocabularyTexts | None = None
+    fingerprint: str | None = None
 
     @property
     def num_rows(self) -> tuple[int, ...]:
@@ -66,6 +69,22 @@ class Preprocessing:
                 for place, bags in enumerate(block.bags)
             ),
         )
+
+    def require_extendable(self, schema: Schema) -> None:
+        """Refuse to extend this to rows of another kind.
+
+        Args:
+            schema: of the new rows; how often a token is seen at least, and how the rows are split, may differ.
+
+        Raises:
+            UsageError: they have other columns, transforms or buckets.
+        """
+        buckets = [[column.buckets for column in columns.categorical] for columns in (schema, self.schema)]
+        if not schema.reads_as(self.schema) or buckets[0] != buckets[1]:
+            raise UsageError(
+                "what was learnt from rows is extended by rows of the same columns, and the schema of these differs in a "
+                "column, a transform or in buckets; give rows and a schema of the same columns, or train a new model"
+            )
 
     def values(self, dense: npt.NDArray[np.float32], place: int) -> npt.NDArray[np.float64]:
         """Return the values (N,) of the dense column at a place, before the transform that gave `dense` (N,)."""
@@ -109,7 +128,7 @@ class Preprocessing:
             )
         vocabulary, path = Vocabulary.load(folder, schema), folder / FILE
         texts = VocabularyTexts(path, vocabulary) if path.exists() else None
-        return cls(schema, vocabulary, scales, texts)
+        return cls(schema, vocabulary, scales, texts, manifest.get("fingerprint"))
 
 
 NO_SCALES: Scales = np.empty((2, 0))

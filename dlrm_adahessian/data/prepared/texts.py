@@ -79,7 +79,13 @@ class SpilledTexts:
                     yield TokenTexts(piece["token"].to_numpy(), piece["text"])
 
 
-def write_texts(spilled: SpilledTexts, vocabulary: Vocabulary, encoder: Encoder, folder: Path) -> None:
+def write_texts(
+    spilled: SpilledTexts,
+    vocabulary: Vocabulary,
+    encoder: Encoder,
+    folder: Path,
+    known: "VocabularyTexts | None" = None,
+) -> None:
     """Write the texts of a vocabulary into a folder; nothing where none are known.
 
     Args:
@@ -87,15 +93,19 @@ def write_texts(spilled: SpilledTexts, vocabulary: Vocabulary, encoder: Encoder,
         vocabulary: of the training part.
         encoder: of the same vocabulary.
         folder: where the file goes.
+        known: of the vocabulary that this one extends.
     """
-    if not spilled:
+    if not spilled and known is None:
         return
     with new_file(folder / FILE) as texts, ipc.new_file(texts, _KEPT) as file:
         for place, missing in enumerate(vocabulary.missing.tolist()):
+            before = pa.array([], _TEXT) if known is None else known.column(place)
             places = np.full(len(vocabulary.tokens_of(place)) + 1, _OPEN, np.int64)
             places[[UNKNOWN, missing]] = _EMPTY
-            texts = _gathered(spilled, place, encoder, places)
-            in_order = texts.take(pa.array(places[1:], mask=places[1:] < 0))
+            places[: len(before) + 1] = _EMPTY
+            found = _gathered(spilled, place, encoder, places)
+            new = places[len(before) + 1 :]
+            in_order = pa.concat_arrays([before, found.take(pa.array(new, mask=new < 0))])
             file.write_batch(pa.record_batch([in_order], schema=_KEPT))
 
 

@@ -21,7 +21,7 @@ from dlrm_adahessian.data.prepared.arrays import NpyWriter
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing, scaled, scales_of
 from dlrm_adahessian.data.prepared.spill import Spill
 from dlrm_adahessian.data.prepared.texts import write_texts
-from dlrm_adahessian.data.prepared.vocabulary import build_vocabulary
+from dlrm_adahessian.data.prepared.vocabulary import build_vocabulary, extended
 from dlrm_adahessian.data.rows import RowBlock
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.split import PARTS, split_rows
@@ -39,6 +39,7 @@ def write_prepared(
     *,
     min_count: int,
     advance: Advance = lambda stage, rows: None,
+    extends: Preprocessing | None = None,
 ) -> dict[str, Any]:
     """Write the files that `PreparedData` maps.
 
@@ -48,6 +49,7 @@ def write_prepared(
         schema: of the rows.
         min_count: tokens seen fewer times in the training part share row 0, where the schema does not say.
         advance: told the stage (`read`, `encode`) and how many more rows it has done.
+        extends: of earlier rows; its tokens keep their rows of tables, and its scales hold.
 
     Returns:
         What the manifest says: number of rows, first rows of the parts, table heights, the schema, and how many values of
@@ -65,10 +67,14 @@ def write_prepared(
         np.pad(missing, (0, len(schema.bags))),
         min_count=min_count,
     )
-    scales = scales_of(lambda: spill.unscaled(train), len(schema.standardized))
+    if extends is None:
+        scales, texts = scales_of(lambda: spill.unscaled(train), len(schema.standardized)), None
+    else:
+        vocabulary = extended(schema, extends.vocabulary, vocabulary)
+        scales, texts = extends.scales, extends.texts
     preprocessing = Preprocessing(schema, vocabulary, scales)
     described = preprocessing.save(folder)
-    write_texts(spill.texts, vocabulary, preprocessing.encoder, folder)
+    write_texts(spill.texts, vocabulary, preprocessing.encoder, folder, texts)
     _write_scaled(preprocessing, spill, folder, rows)
     _write_ids(preprocessing, spill, folder, rows, advance)
     absent = spill.missing_counts(rows).tolist()
