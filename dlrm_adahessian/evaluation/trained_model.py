@@ -2,7 +2,7 @@
 """A run as a model: one of its checkpoints, with the vocabulary that it was trained on."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,16 @@ import numpy.typing as npt
 import torch
 
 from dlrm_adahessian.checkpoint import step_folders
-from dlrm_adahessian.checkpoint.reader import LOOKS, Checkpoint, load, load_newest_good, replaced
+from dlrm_adahessian.checkpoint.reader import LOOKS, Checkpoint, load, replaced
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Features
-from dlrm_adahessian.errors import CheckpointError, NoInputError
+from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.evaluation.origin import Origin
 from dlrm_adahessian.runs.run_directory import RunDirectory
-from dlrm_adahessian.runs.sealed import DamagedFolderError, read_sealed
 from dlrm_adahessian.runtime.device import Precision
+from dlrm_adahessian.train.learnt import newest_checkpoint, preprocessing_of
 from dlrm_adahessian.train.recorded import RecordedRun
 from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
 
@@ -71,29 +71,21 @@ def open_trained(
         precision: of matrix products; None is the run's own.
 
     Returns:
-        The model.
-
-    Raises:
-        CheckpointError: vocabulary or checkpoints are damaged or belong to something else.
+        The model; a `CheckpointError` where vocabulary or checkpoints are damaged or belong to something else.
     """
     path = path.absolute()  # of "." too the name is the folder's
     named = step_folders.step_of(path) is not None
     run = RunDirectory(path.parent.parent if named else path)
     recorded = RecordedRun.read(run)
     config, rows = recorded.config, recorded.rows
-    try:
-        manifest = read_sealed(run.vocabulary)
-        preprocessing = Preprocessing.load(run.vocabulary, manifest)
-    except DamagedFolderError as error:
-        raise CheckpointError(f"{error}; restore {run.vocabulary} from a copy, or train again") from error
-    if manifest.get("fingerprint") != rows:
-        raise CheckpointError(
-            f"{run.vocabulary} belongs to other rows than this run was trained on; restore it from a copy"
-        )
-    owners = config.checkpoint_fingerprints(rows)
+    preprocessing, manifest = preprocessing_of(recorded)
 
     def find() -> Checkpoint:
-        found = load(path, *owners) if named else _newest(run, config, owners, best=best)
+        found = (
+            load(path, *config.checkpoint_fingerprints(rows))
+            if named
+            else newest_checkpoint(recorded, best=best)
+        )
         found.require_sizes_of(config.model, preprocessing.schema, preprocessing.num_rows)
         return found
 
@@ -132,14 +124,3 @@ def _restored(state: TrainState, found: Checkpoint, find: Callable[[], Checkpoin
         else:
             return found
     raise replaced(found.path.parent)
-
-
-def _newest(run: RunDirectory, config: RunConfig, owners: Sequence[str], *, best: bool) -> Checkpoint:
-    checkpoints = run.best if config.patience or best else run.checkpoints
-    found = load_newest_good(checkpoints, *owners)
-    if found is None:
-        raise NoInputError(
-            f"{checkpoints} holds no checkpoint; train with --out {run.path} first"
-            + (", and validate more than once, by --eval-every or --epochs" if best else "")
-        )
-    return found
