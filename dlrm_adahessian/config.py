@@ -29,6 +29,7 @@ OPTIMIZER_SETTINGS = ("curvature", "curvature_every", "curvature_fraction", "cur
 _NOT_RESULTS = (
     "out",
     "resume",
+    "init_from",
     "baseline",
     "data_path",
     "schema",
@@ -79,7 +80,7 @@ class RunConfig(SharedConfig):
     optimizer: str = "hybrid"
     """A (dense, rows, curvature) triple: the name of a file in presets/optimizers."""
     baseline: Literal["adagrad", "none"] = "adagrad"
-    """Train this too, on the same rows, order and initial weights, and compare."""
+    """Train this too, on the same rows, order and initial weights, and compare; with --init-from there is none."""
     curvature: CurvatureName = "exact"
     """Estimator of the Hessian diagonal; gauss_newton is the pass of exact for models whose Hessian it is not."""
     curvature_every: int = Field(default=1, ge=1)
@@ -94,6 +95,13 @@ class RunConfig(SharedConfig):
     """Of initial weights, order of rows, probes."""
     out: Path | None = None
     """Run directory; default runs/DATASET-OPTIMIZER, numbered."""
+    init_from: Path | None = None
+    """Start from this finished run, with its settings: its weights, vocabulary and optimizer state. Tokens that are new and
+    frequent enough get new rows of tables. Such a run has no baseline (docs/daily.md)."""
+    init_checkpoint: str | None = None
+    """The checkpoint that --init-from found, which the run notes; another one is refused."""
+    init_row_decay: float = Field(default=1.0, ge=0, le=1)
+    """Factor on the sums of squares that rows bring from --init-from: below 1, known rows take larger steps again."""
     resume: bool = False
     """Continue from the newest good checkpoint of the run directory, with the settings in its config.json."""
     checkpoint_every: int = Field(default=2000, ge=0)
@@ -132,6 +140,19 @@ class RunConfig(SharedConfig):
             raise ValueError(
                 f"optim.columns turns the gradient of the rows, and the estimate {self.curvature} cannot turn with it; "
                 "use curvature exact or gauss_newton, or optim.columns.power 0"
+            )
+        if self.init_from is None and (self.init_checkpoint is not None or self.init_row_decay != 1):
+            raise ValueError(
+                "init_checkpoint and init_row_decay are of a run that --init-from names; name it, or leave them out"
+            )
+        if self.init_from is not None and self.baseline != "none":
+            raise ValueError(
+                f"a baseline starts from random weights, and a run with --init-from does not, got baseline {self.baseline}; "
+                "use --baseline none"
+            )
+        if self.init_row_decay != 1 and not self.optim.rows.build().sums:
+            raise ValueError(
+                f"init_row_decay is of sums over all steps, and {self.optim.rows.name} keeps none; leave it out"
             )
         kinds = {"weights": self.model.parts.weights, "pooled embeddings": self.model.parts.pooled}
         curved = [part for part, kind in kinds.items() if kind != "hessian"]
@@ -181,6 +202,10 @@ class RunConfig(SharedConfig):
             del settings["curvature_precision"]
         if self.exchange_precision == "fp32":  # a setting that rounds nothing is none
             del settings["exchange_precision"]
+        if self.init_from is None:
+            del settings["init_checkpoint"]
+        if self.init_row_decay == 1:
+            del settings["init_row_decay"]
         for name in ("dropout", "initial_rows", "l2_weights", "l2_rows"):  # at 0 or None they are none either
             if not settings["model"][name]:
                 del settings["model"][name]
@@ -214,7 +239,9 @@ class RunConfig(SharedConfig):
     @property
     def of_all_ranks(self) -> dict[str, Any]:
         """The settings that all ranks of a run have alike: all but paths, of which those of the first rank hold."""
-        values = {k: v for k, v in asdict(self).items() if k not in ("out", "data_path", "schema")}
+        values = {
+            k: v for k, v in asdict(self).items() if k not in ("out", "data_path", "schema", "init_from")
+        }
         del values["data"]["cache_dir"]
         return values
 
@@ -259,6 +286,8 @@ def composed(values: Mapping[str, Any], optimizer: str | None = None, model: str
         raise UsageError(f"optimizer must be a name in quotes, got {name!r}; one of {known}")
     if model is not None:
         values = of_model(values, model)
+    if values.get("init_from") is not None:
+        values = {"baseline": "none", **values}
     shared = validated(SharedConfig, {"model": values.get("model", {})})
     return from_dict({**merged(preset_for(name, shared.model), values), "optimizer": name})
 

@@ -14,7 +14,7 @@ shards into a folder that all of them see, the first one the rest too; when all 
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,15 @@ from dlrm_adahessian.embeddings.table_shard import TableShard
 from dlrm_adahessian.errors import CheckpointError, LockedError
 from dlrm_adahessian.model.config import Architecture
 from dlrm_adahessian.runs.run_directory import LOCK
-from dlrm_adahessian.runs.sealed import DamagedFolderError, locked_by_another, read_sealed, storage_errors
+from dlrm_adahessian.runs.sealed import (
+    MANIFEST,
+    DamagedFolderError,
+    fingerprint,
+    locked_by_another,
+    read_json,
+    read_sealed,
+    storage_errors,
+)
 from dlrm_adahessian.runtime.launcher import is_first_here
 
 logger = logging.getLogger(__name__)
@@ -81,12 +89,26 @@ class Checkpoint:
     state: dict[str, Any]
     stored: Sequence[StoredRows]
 
-    def restore_(self, dense: Mapping[str, Tensor], shards: Sequence[TableShard]) -> None:
+    @property
+    def identity(self) -> str:
+        """Identifies it by its content, 16 hexadecimal digits."""
+        manifest: Any = read_json(self.path / MANIFEST)
+        return fingerprint(manifest["files"])
+
+    @property
+    def table_rows(self) -> Mapping[str, int]:
+        """The height of each table."""
+        return {rows.table: rows.table_rows for rows in self.stored}
+
+    def restore_(
+        self, dense: Mapping[str, Tensor], shards: Sequence[TableShard], *, partly: bool = False
+    ) -> None:
         """Copy into the given tensors in place; nothing is copied unless everything fits.
 
         Args:
-            dense: tensors with exactly the names, shapes and dtypes that were saved.
-            shards: rows in any partition of the saved tables, with exactly the tensors that were saved.
+            dense: tensors with the names, shapes and dtypes that were saved.
+            shards: rows in any partition of the saved tables, with the tensors that were saved.
+            partly: whether other tensors may have been saved too, which are left.
 
         Raises:
             CheckpointError: a name, shape, dtype or row range differs from what was saved.
@@ -94,6 +116,7 @@ class Checkpoint:
         pieces = [Piece(path=self.path / DENSE, owner="dense", rows=None, targets=dense)]
         for shard in shards:
             pieces += self._pieces(shard)
+        pieces = [replace(piece, partly=partly) for piece in pieces]
         try:
             for piece in pieces:
                 piece.check()

@@ -177,11 +177,12 @@ class Piece:
     """Tensors to fill from one file.
 
     Attributes:
-        path: the file, which holds exactly the names of `targets`.
+        path: the file, which holds the names of `targets`.
         owner: what messages call the tensors by, beside their names.
         rows: the stored rows to read, or None for whole tensors.
         targets: tensors to fill, of the shape of those rows and columns.
         columns: the stored columns to read of matrices, or None for all.
+        partly: whether the file may hold other names too.
     """
 
     path: Path
@@ -189,6 +190,7 @@ class Piece:
     rows: slice | None
     targets: Mapping[str, Tensor]
     columns: slice | None = None
+    partly: bool = False
 
     def check(self) -> None:
         """Compare names, shapes and dtypes.
@@ -198,7 +200,9 @@ class Piece:
         """
         with safe_open(self.path, framework="pt") as file:
             stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-            different = [f"only one of both has {name!r}" for name in sorted(set(stored) ^ set(self.targets))]
+            wanted = set(self.targets)
+            alone = wanted - set(stored) if self.partly else wanted ^ set(stored)
+            different = [f"only one of both has {name!r}" for name in sorted(alone)]
             for name in sorted(set(stored) & set(self.targets)):
                 shape, dtype, target = stored[name].get_shape(), stored[name].get_dtype(), self.targets[name]
                 if self.rows is not None and shape[0] >= self.rows.stop:

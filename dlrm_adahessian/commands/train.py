@@ -1,8 +1,8 @@
 """`train`: an optimizer and its baseline on the same rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, spelled_out, value_of
@@ -28,7 +28,8 @@ _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same 
 
 --config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
 (presets/optimizers). The defaults shown below already include both. --model NAME chooses the architecture: dlrm (default),
-deepfm or dcnv2, each with settings of its own. --lr and --rows-lr are short for --optim.dense.lr and --optim.rows.lr."""
+deepfm or dcnv2, each with settings of its own. --init-from RUN goes on from a finished run, on the next day's rows, with
+that run's settings. --lr and --rows-lr are short for --optim.dense.lr and --optim.rows.lr."""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -83,11 +84,12 @@ def _columns(settings: RunConfig) -> tuple[int, int]:
 
 
 def _below_flags(arguments: Sequence[str]) -> RunConfig:
-    """Return the settings that flags win over: of the run that is resumed, else of file and preset."""
+    """Return the settings that flags win over: of the run that is resumed or started from, else of file and preset."""
     file, optimizer, model = config_file(arguments), value_of(arguments, "--optimizer"), model_name(arguments)
     base = config.load(file, optimizer, model)
     if not (base.resume or "--resume" in arguments):
-        return base
+        named = value_of(arguments, "--init-from") or base.init_from
+        return _of_start(Path(named), file, optimizer, model) if named else base
     dataset, schema = value_of(arguments, "--dataset") or base.dataset, value_of(arguments, "--schema")
     stem = config.run_stem(dataset, Path(schema) if schema else base.schema, base.optimizer)
     named = value_of(arguments, "--out") or base.out
@@ -95,14 +97,34 @@ def _below_flags(arguments: Sequence[str]) -> RunConfig:
     begun = RecordedRun.find(run)
     if begun is None:
         return base
-    values = config.asdict(begun.config)
-    if optimizer not in (None, begun.config.optimizer):
-        # It is refused when the run is opened; until then its own flags are to be understood.
+    return _below(begun.config, {"out": str(run.path)}, file, optimizer, model)
+
+
+def _of_start(folder: Path, file: Path | None, optimizer: str | None, model: str | None) -> RunConfig:
+    """Return the settings of a run that starts from another: that one's, but for where its rows and results are."""
+    values = {"init_from": str(folder), "init_checkpoint": None, "init_row_decay": 1.0, "baseline": "none"}
+    of_rows = {"train_rows": None, "train_files": (), "test_files": ()}
+    return _below(
+        RecordedRun.read(RunDirectory(folder)).config,
+        {**values, "out": None, "resume": False, "data_path": None, "rows": None, "data": of_rows},
+        file,
+        optimizer,
+        model,
+    )
+
+
+def _below(
+    recorded: RunConfig, own: Mapping[str, Any], file: Path | None, optimizer: str | None, model: str | None
+) -> RunConfig:
+    """Return the settings of a recorded run under those of `own` and of a file."""
+    values = config.asdict(recorded)
+    if optimizer not in (None, recorded.optimizer):
+        # With --resume it is refused when the run is opened; until then its own flags are to be understood.
         values = {key: value for key, value in values.items() if key not in config.OPTIMIZER_SETTINGS}
-    if model not in (None, begun.config.model.name):  # likewise, and its curvature
+    if model not in (None, recorded.model.name):  # likewise, and its curvature
         del values["model"], values["curvature"]
-    values = merged(values, read_toml(file) if file else {})
-    return config.composed({**values, "out": str(run.path)}, optimizer, model)
+    values = merged(merged(values, own), read_toml(file) if file else {})
+    return config.composed(values, optimizer, model)
 
 
 def job_table(job: "JobResult") -> str:

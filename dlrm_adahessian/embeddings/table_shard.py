@@ -6,9 +6,9 @@ threads. Rows are drawn in blocks, each from its own generator, so that a shard 
 by all cores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,12 @@ class TableShard:
     def columns(self) -> int:
         """Columns in this shard."""
         return self.tensors["weight"].shape[1]
+
+    def among(self, table_rows: int, names: Sequence[str]) -> "TableShard":
+        """Return some tensors of the rows that a table of so many rows has too, as a shard of that table."""
+        rows = max(0, table_rows - self.first_row)
+        tensors = {name: self.tensors[name][:rows] for name in names}
+        return replace(self, table_rows=table_rows, tensors=tensors)
 
     @property
     def is_whole(self) -> bool:

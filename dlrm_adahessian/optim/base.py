@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +64,8 @@ class RowRule(ABC):
 
     cfg: Any
     """Hyper-parameters of the rule: a frozen dataclass, with a learning rate `lr`."""
+    sums: ClassVar[tuple[str, ...]] = ()
+    """The states that add up over all steps, so that steps become ever smaller."""
 
     @abstractmethod
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:

@@ -43,13 +43,20 @@ from dlrm_adahessian.train.samples import (
     training_loader,
     training_rows,
 )
+from dlrm_adahessian.train.start import Start
 from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, curvature_samples, train_step
 
 logger = logging.getLogger(__name__)
 
 
 def fit(
-    config: RunConfig, data: PreparedData, run: RunDirectory, device: torch.device, *, title: str | None
+    config: RunConfig,
+    data: PreparedData,
+    run: RunDirectory,
+    device: torch.device,
+    *,
+    title: str | None,
+    start: Start | None = None,
 ) -> RunResult | None:
     """Train, validate and test one configuration; needs a process group, and all ranks call it.
 
@@ -59,13 +66,14 @@ def fit(
         run: where logs, checkpoints and predictions go; locked by the caller on the first rank.
         device: that this rank computes on.
         title: of the progress bar; None shows none.
+        start: what it goes on from while it has no checkpoint of its own; None for random weights.
 
     Returns:
         Metrics and predictions on the first rank, None on the others.
     """
     require_weight(data)
     with ExitStack() as stack:
-        return _Fit(config, data, run, device, stack).run(title)
+        return _Fit(config, data, run, device, stack, start).run(title)
 
 
 class _Fit:
@@ -78,6 +86,7 @@ class _Fit:
         run: RunDirectory,
         device: torch.device,
         stack: ExitStack,
+        start: Start | None,
     ) -> None:
         self.config, self.data, self.directory = config, data, run
         self.fingerprints = config.checkpoint_fingerprints(data.fingerprint)
@@ -87,7 +96,14 @@ class _Fit:
         if newest is not None:
             newest.require_sizes_of(config.model, schema, num_rows)
         self.label = schema.label
-        self.state = TrainState(config, schema, num_rows, device, values_per_bag=data.values_per_bag)
+        self.state = TrainState(
+            config,
+            schema,
+            num_rows,
+            device,
+            values_per_bag=data.values_per_bag,
+            start=start if newest is None else None,
+        )
         self.loader = training_loader(config, data, pinned=device.type == "cuda")
         self.total_steps = self.loader.batches_per_epoch * config.epochs
         self.eval_every = config.eval_every or self.loader.batches_per_epoch
@@ -95,6 +111,8 @@ class _Fit:
             write_plan(run.plan, self.state.lookup.plan)
             if ranks.world_size() > 1:
                 logger.info("%s", self.state.lookup.describe_plan())
+            if start is not None and newest is None:
+                logger.info("%s", start.told(num_rows))
         self.log = stack.enter_context(
             RunLog(run, log_every=config.log_every, total_steps=self.total_steps)
             if ranks.is_first()
@@ -284,7 +302,7 @@ class _Fit:
         num_bytes = self.state.num_bytes()
         if isinstance(self.log, NoLog):  # the first rank reports
             return None
-        before_learning = progressive(data, self.loader, self.log.progressive.read())
+        before_learning = progressive(self.config, data, self.loader, self.log.progressive.read())
         with PredictionLog(self.directory.path / TEST) as log:
             log.rewind(0)
             log.append(of_test.probability)
@@ -299,6 +317,8 @@ class _Fit:
             world_size=ranks.world_size(),
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             batch_size=self.config.batch_size,
+            init_from=self.config.init_from and str(self.config.init_from),
+            init_checkpoint=self.config.init_checkpoint,
             resumed_from_step=self.resumed_from,
             skipped_steps=self.progress.skipped,
             rollbacks=self.progress.rollbacks,

@@ -67,6 +67,12 @@ class RecordedRun:
             ) from error
         return cls(folder=run.path, config=config, rows=rows, prepared=prepared)
 
+    def with_start(self, config: RunConfig) -> RunConfig:
+        """Return the settings of a resume with the checkpoint that the run started from, unless they name one."""
+        if config.init_from is None or config.init_checkpoint is not None:
+            return config
+        return replace(config, init_checkpoint=self.config.init_checkpoint)
+
     def require_settings(self, config: RunConfig) -> None:
         """Refuse a resume with settings that give other results; more epochs are allowed where the schedule allows them.
 

@@ -83,11 +83,14 @@ class RunSummary:
         skipped_steps: steps with a loss or a derivative that was not finite.
         rollbacks: how often the run went back to a checkpoint.
         rows: samples by part.
-        progressive: metrics of predictions made before learning, from the second day on.
+        progressive: metrics of predictions made before learning, from the second day on; from the first row on where the run
+            started from another.
         val: metrics of the validation samples.
         test: metrics of the test samples.
         train: what training took.
         bayes: metrics of the true probabilities of the test samples, where they were generated.
+        init_from: the run directory that it started from; None for random weights.
+        init_checkpoint: which checkpoint there.
     """
 
     dataset: str
@@ -108,10 +111,14 @@ class RunSummary:
     bayes: BinaryMetrics | None = None
     model: str = "dlrm"
     curvature_of: Parts | None = None
+    init_from: str | None = None
+    init_checkpoint: str | None = None
 
     def asdict(self) -> dict[str, Any]:
-        """Return the summary as JSON values; `bayes` only where it is known."""
+        """Return the summary as JSON values; `bayes` only where it is known, and where it started only if it did."""
         values = dataclasses.asdict(self)
+        if self.init_from is None:
+            del values["init_from"], values["init_checkpoint"]
         for part in ("progressive", "val", "test", "bayes"):
             metrics: BinaryMetrics | None = getattr(self, part)
             if metrics is None:

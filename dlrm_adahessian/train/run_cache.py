@@ -123,7 +123,7 @@ def result_of(config: RunConfig, data: PreparedData, sealed: FinishedRun) -> Run
     before_learning, of_test = (np.frombuffer(sealed.read(name), FLOAT32) for name in (PROGRESSIVE, TEST))
     return RunResult(
         summary=RunSummary.from_json(sealed.read_json(SUMMARY), sealed.folder / SUMMARY),
-        progressive=progressive(data, training_loader(config, data), before_learning),
+        progressive=progressive(config, data, training_loader(config, data), before_learning),
         test=predicted(data, data.split.test, of_test),
     )
 

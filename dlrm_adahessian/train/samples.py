@@ -51,10 +51,17 @@ def training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = Fal
     )
 
 
-def progressive(data: PreparedData, loader: Loader, probability: npt.NDArray[np.float32]) -> Predicted:
-    """Return labels and predictions from the second day on, of all (rows,); of shuffled rows, after as many."""
+def progressive(
+    config: RunConfig, data: PreparedData, loader: Loader, probability: npt.NDArray[np.float32]
+) -> Predicted:
+    """Return labels and predictions (rows,) of those that count: of a run that starts from another all, else the later ones.
+
+    Random weights predict the first day badly, whatever learns. Of shuffled rows as many are left out.
+    """
     order = loader.row_order(0)
     first_day = data.split.days[1] * len(order) // len(data.split.train)
+    if config.init_from is not None:
+        first_day = 0
     order = order[: len(probability)]
     later = slice(min(first_day, len(order)), None)
     return predicted(data, order[later], np.array(probability[later]))

@@ -41,6 +41,7 @@ from dlrm_adahessian.train.objective import as_mean_of_its_samples, penalized
 
 if TYPE_CHECKING:
     from dlrm_adahessian.model.registry import Head
+    from dlrm_adahessian.train.start import Start
 
 SCORING_BATCH = 8192
 """Samples per batch and rank where nothing is learned."""
@@ -173,8 +174,9 @@ class TrainState:
         *,
         dtype: torch.dtype = torch.float32,
         values_per_bag: Sequence[float] | None = None,
+        start: "Start | None" = None,
     ) -> None:
-        """Build the model with its initial weights, which depend on the seed and the model alone.
+        """Build the model with its initial weights, which depend on the seed and the model alone, or on `start`.
 
         Args:
             config: of the run.
@@ -183,6 +185,7 @@ class TrainState:
             device: where it computes.
             dtype: of weights, optimizer state and derivatives.
             values_per_bag: that a sample has of each feature, on average, for which memory is planned; None for one each.
+            start: what it goes on from.
 
         Raises:
             UsageError: the estimator is not right for this model, or a setting names a table that is not there.
@@ -202,6 +205,8 @@ class TrainState:
             dtype=dtype,
         ).to(device)
         self.parameters = flatten_parameters_(self.head)
+        if start is not None:  # before an optimizer copies them
+            start.checkpoint.restore_({"parameters": self.parameters}, [], partly=True)
         at_most = -(-config.batch_size // ranks.world_size())
         self.masks = Masks(self.head, samples=at_most, seed=config.seed)
         shapes = [p.shape for p in self.head.parameters()]
@@ -228,10 +233,11 @@ class TrainState:
             num_dense=len(schema.dense),
             num_features=len(num_rows),
         )
+        rule = config.optim.rows.build()
         self.lookup = new_lookup(
             tables,
             dim=config.model.embedding_dim,
-            rule=config.optim.rows.build(),
+            rule=rule,
             device=device,
             dtype=dtype,
             seed=config.seed,
@@ -240,6 +246,8 @@ class TrainState:
             memory_bytes=config.distributed.memory_bytes,
             exchange=config.exchange_precision,
         )
+        if start is not None:
+            self._go_on_from_(start, rule.sums, config.init_row_decay)
         try:
             self.estimator = make_estimator(
                 config.curvature,
@@ -307,6 +315,24 @@ class TrainState:
         self.estimator.load_state()
         self.masks.load_state()
 
+    def _go_on_from_(self, start: "Start", sums: Sequence[str], decay: float) -> None:
+        """Take up the rows of another run, and the state of its optimizer; rows that it lacks keep their initial values."""
+        dense: dict[str, Tensor] = {}
+        if start.with_state:
+            dense = {"parameters": self.dense_optimizer.served(self.parameters), **self._optimizer_tensors()}
+        heights, held = start.checkpoint.table_rows, list(self.lookup.shards().values())
+        known = [
+            shard.among(heights[shard.table], list(shard.tensors) if start.with_state else ["weight"])
+            for shard in held
+        ]
+        start.checkpoint.restore_(dense, known, partly=True)
+        if not start.with_state:
+            return
+        self.dense_optimizer.resume_(self.parameters)
+        for shard in known:
+            for name in sums:
+                shard.tensors[name].mul_(decay)
+
     def num_bytes(self) -> int:
         """Return the memory of weights and optimizer state, copies counted once; all ranks call it."""
         tables = [tensor for shard in self.lookup.shards_to_save() for tensor in shard.tensors.values()]
@@ -333,13 +359,16 @@ class TrainState:
         return head(batch.dense.to(self.dtype), pooled)[: batch.share.count].cpu()
 
     def _dense_tensors(self) -> dict[str, Tensor]:
-        optimizer = {f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()}
-        estimator = {f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()}
-        columns = self.columns.state if self.columns is not None else {}
         return {
             "parameters": self.dense_optimizer.served(self.parameters),
-            **optimizer,
-            **estimator,
-            **{f"columns/{name}": tensor for name, tensor in columns.items()},
+            **self._optimizer_tensors(),
+            **{f"estimator/{name}": tensor for name, tensor in self.estimator.state.items()},
             **{f"dropout/{name}": tensor for name, tensor in self.masks.state.items()},
+        }
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        columns = self.columns.state if self.columns is not None else {}
+        return {
+            **{f"optimizer/{name}": tensor for name, tensor in self.dense_optimizer.state.items()},
+            **{f"columns/{name}": tensor for name, tensor in columns.items()},
         }

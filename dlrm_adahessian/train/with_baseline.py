@@ -6,7 +6,7 @@ and one of them tells of it.
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from dlrm_adahessian.data.prepared.folder import (
     map_prepared,
     open_prepared,
 )
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.text.sources import STANDARD_INPUT, is_pipe
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
@@ -34,11 +35,13 @@ from dlrm_adahessian.runtime.device import finds_gpu
 from dlrm_adahessian.runtime.launcher import is_first_here
 from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
 from dlrm_adahessian.train import agreement
+from dlrm_adahessian.train.learnt import preprocessing_of
 from dlrm_adahessian.train.loop import fit
 from dlrm_adahessian.train.recorded import RecordedRun
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
 from dlrm_adahessian.train.run_cache import find_or_fit
 from dlrm_adahessian.train.samples import training_loader
+from dlrm_adahessian.train.start import Start, find_start
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +108,15 @@ def run_job(config: RunConfig) -> JobResult | None:
         path, claimed = ranks.first_opens(partial(_claim, config, stack))
         run, begun = claimed or (RunDirectory(Path(path)), None)
         agreement.require_same_folder(run)
+        start = None
+        if config.init_from is not None:
+            config, start = _started(config, begun)
         # Preparing may take hours.
         folder, prepared = ranks.first_opens(partial(_rows, config, begun), patient=True)
         _, data = ranks.all_open(lambda: (None, prepared or _follow(Path(folder))))
         agreement.require_same_rows(data)
         ranks.first_does(partial(_note, run, begun, config, data))
-        ours = fit(config, data, run, device, title=config.optimizer)
+        ours = fit(config, data, run, device, title=config.optimizer, start=start)
         baseline = None if config.baseline == "none" else _baseline(config, data, device)
         if ours is None:
             return None
@@ -131,9 +137,22 @@ def _claim(config: RunConfig, stack: ExitStack) -> tuple[str, tuple[RunDirectory
         )
     begun = None if newest is None else RecordedRun.find(run)
     if begun is not None:
-        begun.require_settings(config)
+        begun.require_settings(begun.with_start(config))
         _tell_of_damage(begun)
     return str(path.absolute()), (run, begun)
+
+
+def _started(config: RunConfig, begun: RecordedRun | None) -> tuple[RunConfig, Start | None]:
+    """Find what the run starts from, and note the checkpoint in its settings; once it has its own, only that is known."""
+    folder, noted = ranks.first_does(lambda: _start_of(config, begun))
+    if noted is not None:
+        return replace(config, init_checkpoint=noted), None
+    return find_start(config, Path(folder))
+
+
+def _start_of(config: RunConfig, begun: RecordedRun | None) -> tuple[str, str | None]:
+    """Return the run directory that a run starts from, and which checkpoint it took where it has one of its own now."""
+    return str(Path(str(config.init_from)).absolute()), begun and begun.config.init_checkpoint
 
 
 def _rows(config: RunConfig, begun: RecordedRun | None) -> tuple[str, PreparedData]:
@@ -145,8 +164,16 @@ def _rows(config: RunConfig, begun: RecordedRun | None) -> tuple[str, PreparedDa
         rows=config.rows,
         bad_rows=config.bad_rows,
         schema=config.schema,
+        extends=_extended(config),
     )
     return str(data.folder.absolute()), data
+
+
+def _extended(config: RunConfig) -> Preprocessing | None:
+    """Return what the rows go on from."""
+    if config.init_from is None:
+        return None
+    return preprocessing_of(RecordedRun.read(RunDirectory(config.init_from)))[0]
 
 
 def _tell_of_damage(begun: RecordedRun) -> None:

@@ -41,6 +41,8 @@ class RowAdagradConfig:
 class RowAdagrad(RowRule):
     """One accumulator per entry; ignores curvature."""
 
+    sums = ("sum",)
+
     def __init__(self, cfg: RowAdagradConfig) -> None:
         self.cfg = cfg
 

@@ -74,6 +74,8 @@ class HessianAdagradConfig:
 class HessianAdagrad(RowRule):
     """One accumulator per entry or per row."""
 
+    sums = ("sum",)
+
     def __init__(self, cfg: HessianAdagradConfig) -> None:
         self.cfg = cfg
 

@@ -46,6 +46,8 @@ class RowwiseAdagradConfig:
 class RowwiseAdagrad(RowRule):
     """One accumulator per row; ignores curvature."""
 
+    sums = ("sum",)
+
     def __init__(self, cfg: RowwiseAdagradConfig) -> None:
         self.cfg = cfg
 
