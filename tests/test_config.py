@@ -136,7 +136,7 @@ def test_presets_take_the_one_pass_by_its_right_name_and_an_explicit_exact_is_re
 
 def test_all_settings_but_paths_are_those_of_all_ranks():
     values = asdict(composed({}))
-    for path in ("out", "data_path", "schema"):
+    for path in ("out", "data_path", "schema", "init_from"):
         del values[path]
     del values["data"]["cache_dir"]
     assert composed({}).of_all_ranks == values
