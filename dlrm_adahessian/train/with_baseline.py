@@ -1,47 +1,24 @@
 """The main job: train an optimizer and its baseline on the same samples, and compare them.
 
-Under torchrun all ranks run it. The first one prepares, holds the run directory and reports; a failure on any ends all,
-and one of them tells of it.
+Under torchrun all ranks run it, and the first one reports.
 """
 
 import logging
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dlrm_adahessian.checkpoint.reader import latest
-from dlrm_adahessian.checkpoint.step_folders import step_of
-from dlrm_adahessian.config import RunConfig, asdict, baseline_of
-from dlrm_adahessian.data.datasets import open_dataset
-from dlrm_adahessian.data.prepared.folder import (
-    DamagedFolderError,
-    PreparedData,
-    map_prepared,
-    open_prepared,
-)
-from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
-from dlrm_adahessian.data.text.sources import STANDARD_INPUT, is_pipe
-from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.errors import CheckpointError, DivergedError, ProgramError, StorageError
-from dlrm_adahessian.runs.finished import SUMMARY, FinishedRun
-from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
-from dlrm_adahessian.runs.sealed import sealed_folder
-from dlrm_adahessian.runtime.device import finds_gpu
-from dlrm_adahessian.runtime.launcher import is_first_here
+from dlrm_adahessian.config import RunConfig, baseline_of
+from dlrm_adahessian.data.prepared.folder import PreparedData
+from dlrm_adahessian.errors import DivergedError, ProgramError
+from dlrm_adahessian.runs.finished import FinishedRun
 from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
-from dlrm_adahessian.train import agreement
-from dlrm_adahessian.train.learnt import preprocessing_of
 from dlrm_adahessian.train.loop import fit
-from dlrm_adahessian.train.recorded import RecordedRun
+from dlrm_adahessian.train.opened_run import on_all_ranks, opened_run
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
 from dlrm_adahessian.train.run_cache import find_or_fit
-from dlrm_adahessian.train.samples import training_loader
-from dlrm_adahessian.train.start import Start, find_start
 
 logger = logging.getLogger(__name__)
 
@@ -98,157 +75,15 @@ def run_job(config: RunConfig) -> JobResult | None:
     Returns:
         On the first rank what was written to summary.json, None on the others.
     """
-    # The device itself is found later, so that a rank without the one that it was told to use can say so to the others.
-    kind = torch.device("cuda" if finds_gpu(config.device) else "cpu")
-    with ExitStack() as stack:
-        stack.enter_context(init_process_group(kind, config.timeout))
-        stack.enter_context(ranks.one_voice())
-        agreement.require_same_start(config)
-        device = agreement.find_same_device(config)
-        path, claimed = ranks.first_opens(partial(_claim, config, stack))
-        run, begun = claimed or (RunDirectory(Path(path)), None)
-        agreement.require_same_folder(run)
-        start = None
-        if config.init_from is not None:
-            config, start = _started(config, begun)
-        # Preparing may take hours.
-        folder, prepared = ranks.first_opens(partial(_rows, config, begun), patient=True)
-        _, data = ranks.all_open(lambda: (None, prepared or _follow(Path(folder))))
-        agreement.require_same_rows(data)
-        ranks.first_does(partial(_note, run, begun, config, data))
-        ours = fit(config, data, run, device, title=config.optimizer, start=start)
+    with on_all_ranks(config), opened_run(config) as run:
+        config, data, device = run.config, run.data, run.device
+        ours = fit(config, data, run.directory, device, title=config.optimizer, start=run.start)
         baseline = None if config.baseline == "none" else _baseline(config, data, device)
         if ours is None:
             return None
-        result = _compared(run.path, ours, baseline)
-        FinishedRun.seal(run.path, config.fingerprint(data.fingerprint), result.asdict())
+        result = _compared(run.directory.path, ours, baseline)
+        FinishedRun.seal(run.directory.path, config.fingerprint(data.fingerprint), result.asdict())
         return result
-
-
-def _claim(config: RunConfig, stack: ExitStack) -> tuple[str, tuple[RunDirectory, RecordedRun | None]]:
-    """Lock the run directory until the stack ends; return where it is, and for the first rank what it holds."""
-    path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
-    run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
-    newest = latest(run.checkpoints)
-    if newest is None and (path / SUMMARY).exists():
-        raise CheckpointError(
-            f"a resume goes on from a checkpoint, and {path} is finished and holds none; its results stay as they are; "
-            "start another run with --out"
-        )
-    begun = None if newest is None else RecordedRun.find(run)
-    if begun is not None:
-        begun.require_settings(begun.with_start(config))
-        _tell_of_damage(begun)
-    return str(path.absolute()), (run, begun)
-
-
-def _started(config: RunConfig, begun: RecordedRun | None) -> tuple[RunConfig, Start | None]:
-    """Find what the run starts from, and note the checkpoint in its settings; once it has its own, only that is known."""
-    folder, noted = ranks.first_does(lambda: _start_of(config, begun))
-    if noted is not None:
-        return replace(config, init_checkpoint=noted), None
-    return find_start(config, Path(folder))
-
-
-def _start_of(config: RunConfig, begun: RecordedRun | None) -> tuple[str, str | None]:
-    """Return the run directory that a run starts from, and which checkpoint it took where it has one of its own now."""
-    return str(Path(str(config.init_from)).absolute()), begun and begun.config.init_checkpoint
-
-
-def _rows(config: RunConfig, begun: RecordedRun | None) -> tuple[str, PreparedData]:
-    """Return where the prepared samples are, and the samples."""
-    data = (begun and _rows_of_pipe(begun, config)) or open_dataset(
-        config.dataset,
-        config.data_path,
-        config.data,
-        rows=config.rows,
-        bad_rows=config.bad_rows,
-        schema=config.schema,
-        extends=_extended(config),
-    )
-    return str(data.folder.absolute()), data
-
-
-def _extended(config: RunConfig) -> Preprocessing | None:
-    """Return what the rows go on from."""
-    if config.init_from is None:
-        return None
-    return preprocessing_of(RecordedRun.read(RunDirectory(config.init_from)))[0]
-
-
-def _tell_of_damage(begun: RecordedRun) -> None:
-    """Warn of results that changed since they were written; the checkpoint has digests of its own of what a resume needs."""
-    if not (begun.folder / SUMMARY).exists():
-        return
-    try:
-        FinishedRun.open(begun.folder, begun.config.fingerprint(begun.rows))
-    except DamagedFolderError as error:
-        logger.warning(
-            "%s; the summary and the predictions of test samples are made anew from the checkpoint", error
-        )
-
-
-def _rows_of_pipe(begun: RecordedRun, config: RunConfig) -> PreparedData | None:
-    """Return the prepared rows of a run where they came through a pipe, which gives them once; None to read them."""
-    path = config.data_path
-    if path is None or not is_pipe(path) or not begun.names_rows_of(config):
-        return None
-    source = "standard input" if path == STANDARD_INPUT else path
-    folder = Path(str(begun.prepared.get("folder")))
-    try:
-        data = open_prepared(folder)
-    except DamagedFolderError as error:
-        logger.warning(
-            "the rows of %s came through %s, and what was prepared of them cannot be used: %s; pipe the same rows in again",
-            *(begun.folder, source, error),
-        )
-        return None
-    if data.fingerprint != begun.rows:
-        return None
-    logger.info("the rows came through %s, which is not read again; they are taken from %s", source, folder)
-    return data
-
-
-def _follow(folder: Path) -> PreparedData:
-    """Map the rows that the first rank prepared and verified; on another machine one rank verifies what that one sees."""
-    try:
-        return open_prepared(folder) if is_first_here() else map_prepared(folder)
-    except DamagedFolderError as error:
-        raise StorageError(
-            f"all ranks read the rows that the first one prepares, and on this one {error}; give --data.cache-dir a folder "
-            "that all machines share"
-        ) from error
-
-
-def _note(run: RunDirectory, begun: RecordedRun | None, config: RunConfig, data: PreparedData) -> None:
-    """Describe a run that begins; see that one with checkpoints goes on with its own samples, and note a longer plan."""
-    newest = latest(run.checkpoints)
-    if newest is None:
-        _describe(run, config, data)
-    elif begun is not None:
-        begun.require_rows(config, data.fingerprint)
-        if config.epochs > begun.config.epochs:
-            steps = training_loader(config, data).batches_per_epoch
-            begun.require_regular_end(config, steps_per_epoch=steps, step=step_of(newest) or 0)
-            _write_config(run, config, data)
-
-
-def _write_config(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
-    prepared = {
-        "folder": str(data.folder.resolve()),
-        "fingerprint": data.fingerprint,
-        "input": data.manifest["key"].get("input"),
-        "split": data.split.asdict(),
-    }
-    run.write_config({**asdict(config), "prepared": prepared})
-
-
-def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
-    """Write what an evaluation needs beside the checkpoints."""
-    _write_config(run, config, data)
-    manifest: dict[str, Any] = {"fingerprint": data.fingerprint, "values_per_bag": data.values_per_bag}
-    with sealed_folder(run.vocabulary, manifest) as folder:
-        manifest.update(data.preprocessing.save(folder))
 
 
 def _baseline(config: RunConfig, data: PreparedData, device: torch.device) -> RunResult | None:

@@ -12,7 +12,7 @@ from dlrm_adahessian import __version__
 from dlrm_adahessian.data.config import DataConfig
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.errors import StorageError
-from dlrm_adahessian.train import with_baseline
+from dlrm_adahessian.train import opened_run
 from dlrm_adahessian.train.agreement import program
 
 
@@ -41,7 +41,7 @@ def test_the_first_rank_of_another_machine_verifies_the_rows_that_it_sees(
     labels = np.load(folder / "labels.npy")
     np.save(folder / "labels.npy", 1 - labels)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert with_baseline._follow(folder).labels.tolist() == (1 - labels).tolist(), "nothing verifies it here"
+    assert opened_run._follow(folder).labels.tolist() == (1 - labels).tolist(), "nothing verifies it here"
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(StorageError, match=r"on this one .*labels\.npy changed since it was written; give"):
-        with_baseline._follow(folder)
+        opened_run._follow(folder)

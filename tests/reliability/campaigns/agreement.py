@@ -24,7 +24,7 @@ from dlrm_adahessian.checkpoint.step_folders import newest_first
 from dlrm_adahessian.data.prepared.folder import PreparedData, map_prepared
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.sealed import MANIFEST, file_digest, read_sealed, sealed_folder
-from dlrm_adahessian.train import agreement, with_baseline
+from dlrm_adahessian.train import agreement, opened_run
 from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import Launched, job, torchrun, uninterrupted
@@ -92,14 +92,14 @@ def _other_labels(folder: Path) -> AbstractContextManager[object]:
             np.save(temporary / "labels.npy", 1 - np.load(path / "labels.npy"))
         return map_prepared(other)
 
-    return mock.patch.object(with_baseline, "map_prepared", mapped)
+    return mock.patch.object(opened_run, "map_prepared", mapped)
 
 
 def _other_rows(folder: Path) -> AbstractContextManager[object]:
     def mapped(path: Path) -> PreparedData:
         return replace(map_prepared(path), fingerprint="0123456789abcdef")
 
-    return mock.patch.object(with_baseline, "map_prepared", mapped)
+    return mock.patch.object(opened_run, "map_prepared", mapped)
 
 
 def _other_checkpoint(see: Callable[[Path], Path | None]) -> Callable[[Path], AbstractContextManager[object]]:
