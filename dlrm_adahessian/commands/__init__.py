@@ -16,6 +16,7 @@ NAMES = (
     "evaluate",
     "export",
     "compare",
+    "daily",
     "plan",
     "doctor",
     "completion",

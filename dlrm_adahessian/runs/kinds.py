@@ -9,10 +9,13 @@ from dlrm_adahessian.runs.sealed import MANIFEST
 
 COMPARISON = "comparison.json"
 """What a comparison was asked to do, in its folder."""
-Kind = Literal["run", "comparison"]
+WARM: str = "warm"
+"""Folder of the runs of a study of days that went on from the day before."""
+Kind = Literal["run", "comparison", "daily"]
 _SIGNS: dict[Kind | None, tuple[str, tuple[str, ...]]] = {
     "run": ("a training run", ("config.json", METRICS, TEST, "checkpoints")),
     "comparison": ("a comparison", (COMPARISON, "results.csv")),
+    "daily": ("a study of days", (WARM,)),
     None: ("prepared rows, an export or a checkpoint", (MANIFEST,)),
 }
 """For each kind its name, and the files of which each tells it."""

@@ -88,7 +88,7 @@ class _Fit:
         stack: ExitStack,
         start: Start | None,
     ) -> None:
-        self.config, self.data, self.directory = config, data, run
+        self.config, self.data, self.directory, self.start = config, data, run, start
         self.fingerprints = config.checkpoint_fingerprints(data.fingerprint)
         self.device = device
         schema, num_rows = data.preprocessing.schema, data.preprocessing.num_rows
@@ -245,7 +245,8 @@ class _Fit:
         if not self.config.resume:
             return 0
         if found is None:
-            logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
+            if self.start is None:
+                logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
             self.log.rewind(step=0, metrics_bytes=0, progressive_rows=0)
             return 0
         self._restore(found)

@@ -1,0 +1,177 @@
+# pyright: basic
+"""Figures of a study of days: of each day, and over all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dlrm_adahessian.daily.job import SCRATCH, TrainedDay
+from dlrm_adahessian.evaluation.results import Figures
+from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
+from dlrm_adahessian.runs.kinds import WARM
+from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
+from dlrm_adahessian.statistics.single import metric_intervals
+from dlrm_adahessian.train.results import Predicted, RunResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures:
+    """What one run of a day is worth, and what it took.
+
+    Attributes:
+        progressive: on the samples of the day itself, each predicted before it was learnt; None of a run that trained anew.
+        test: on samples of the next day.
+        seconds: in steps.
+        samples: learnt.
+    """
+
+    progressive: Figures | None
+    test: Figures
+    seconds: float
+    samples: int
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        found = {"progressive": self.progressive and self.progressive.asdict(), "test": self.test.asdict()}
+        return {**found, "train": {"seconds": self.seconds, "samples": self.samples}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayFigures:
+    """Figures of a day.
+
+    Attributes:
+        day: name of its file.
+        tested_on: that of the next day.
+        runs: by how they began: warm, and scratch where a run trained anew.
+        difference: warm minus scratch on the samples of the next day.
+    """
+
+    day: str
+    tested_on: str
+    runs: Mapping[str, RunFigures]
+    difference: Difference | None
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return {
+            "day": self.day,
+            "tested_on": self.tested_on,
+            **{name: run.asdict() for name, run in self.runs.items()},
+            "difference": self.difference and self.difference.asdict(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DailySummary:
+    """Figures of all days.
+
+    Attributes:
+        optimizer: of all runs.
+        seed: of all runs.
+        days: in order.
+        difference: warm minus scratch on the samples of all days with both; None without any.
+    """
+
+    optimizer: str
+    seed: int
+    days: Sequence[DayFigures]
+    difference: Difference | None
+
+    @property
+    def compared(self) -> list[DayFigures]:
+        """The days with both runs."""
+        return [day for day in self.days if day.difference is not None]
+
+    def cost(self, name: str) -> tuple[float, int]:
+        """Return seconds in steps and samples learnt of all runs that began so."""
+        runs = [day.runs[name] for day in self.days if name in day.runs]
+        return sum(run.seconds for run in runs), sum(run.samples for run in runs)
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        costs = {name: self.cost(name) for name in (WARM, SCRATCH)}
+        return {
+            "optimizer": self.optimizer,
+            "seed": self.seed,
+            "days": [day.asdict() for day in self.days],
+            "difference": self.difference and self.difference.asdict(),
+            "train": {
+                name: {"seconds": seconds, "samples": samples} for name, (seconds, samples) in costs.items()
+            },
+        }
+
+    def table(self) -> pd.DataFrame:
+        """Return a line for each run."""
+        return pd.DataFrame(
+            {
+                "day": day.day,
+                "tested_on": day.tested_on,
+                "run": name,
+                **{f"test_{metric}": run.test.value(metric) for metric in METRICS},
+                **{
+                    f"progressive_{metric}": run.progressive and run.progressive.value(metric)
+                    for metric in METRICS
+                },
+                "seconds": run.seconds,
+                "samples": run.samples,
+            }
+            for day in self.days
+            for name, run in day.runs.items()
+        )
+
+
+def summarize(days: Sequence[TrainedDay]) -> DailySummary:
+    """Return the figures of a study of days.
+
+    Args:
+        days: in order, at least one.
+
+    Returns:
+        Metrics with 95% intervals over the samples, for these runs of one seed.
+    """
+    first = days[0].warm.summary
+    both = [(day.warm.test, day.scratch.test) for day in days if day.scratch]
+    return DailySummary(
+        optimizer=first.optimizer,
+        seed=first.seed,
+        days=[_of_day(day) for day in days],
+        difference=_difference(both) if both else None,
+    )
+
+
+def _of_day(day: TrainedDay) -> DayFigures:
+    runs = {WARM: _of_run(day.warm, with_progressive=True)}
+    if day.scratch:
+        runs[SCRATCH] = _of_run(day.scratch, with_progressive=False)
+    return DayFigures(
+        day=day.day,
+        tested_on=day.tested_on,
+        runs=runs,
+        difference=_difference([(day.warm.test, day.scratch.test)]) if day.scratch else None,
+    )
+
+
+def _of_run(run: RunResult, *, with_progressive: bool) -> RunFigures:
+    cost = run.summary.train
+    return RunFigures(
+        progressive=_figures(run.progressive) if with_progressive else None,
+        test=_figures(run.test),
+        seconds=cost.seconds,
+        samples=cost.samples,
+    )
+
+
+def _figures(found: Predicted) -> Figures:
+    return Figures(metrics=binary_metrics(*found), intervals=metric_intervals(*found))
+
+
+def _difference(pairs: Sequence[tuple[Predicted, Predicted]]) -> Difference:
+    """Return the first of each pair minus the second, over the samples of all pairs."""
+    labels = np.concatenate([ours.labels for ours, _ in pairs])
+    ours, theirs = (np.concatenate([pair[place].probability for pair in pairs]) for place in (0, 1))
+    weights = [ours.weights for ours, _ in pairs if ours.weights is not None]
+    return compare_predictions(labels, ours, theirs, np.concatenate(weights) if weights else None)
