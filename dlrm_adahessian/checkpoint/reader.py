@@ -33,9 +33,8 @@ from dlrm_adahessian.runs.run_directory import LOCK
 from dlrm_adahessian.runs.sealed import (
     MANIFEST,
     DamagedFolderError,
-    fingerprint,
+    file_digest,
     locked_by_another,
-    read_json,
     read_sealed,
     storage_errors,
 )
@@ -82,18 +81,14 @@ class Checkpoint:
         step: steps done when it was saved.
         state: what the trainer keeps beside tensors.
         stored: the row ranges in its files.
+        digest: xxh3_128 of its manifest, which has those of all files.
     """
 
     path: Path
     step: int
+    digest: str
     state: dict[str, Any]
     stored: Sequence[StoredRows]
-
-    @property
-    def identity(self) -> str:
-        """Identifies it by its content, 16 hexadecimal digits."""
-        manifest: Any = read_json(self.path / MANIFEST)
-        return fingerprint(manifest["files"])
 
     @property
     def table_rows(self) -> Mapping[str, int]:
@@ -307,9 +302,10 @@ def _opened(path: Path, step: int) -> Checkpoint:
     """Read what a checkpoint says of itself, verifying nothing."""
     try:
         contents = pydantic.TypeAdapter(_Contents).validate_json((path / STATE).read_bytes())
+        digest = file_digest(path / MANIFEST)
     except (OSError, pydantic.ValidationError) as error:
         raise DamagedFolderError(f"{path / STATE} is no state of a checkpoint: {error}") from error
-    return Checkpoint(path=path, step=step, state=contents.state, stored=contents.stored)
+    return Checkpoint(path=path, step=step, digest=digest, state=contents.state, stored=contents.stored)
 
 
 def _moved(columns: slice, first: int) -> slice:

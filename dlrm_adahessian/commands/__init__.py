@@ -14,6 +14,7 @@ NAMES = (
     "train",
     "launch",
     "evaluate",
+    "calibrate",
     "export",
     "compare",
     "daily",

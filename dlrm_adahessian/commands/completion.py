@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, arg, subcommand
 
 from dlrm_adahessian import config
+from dlrm_adahessian.commands.calibrate import CalibrateConfig
 from dlrm_adahessian.commands.download import DownloadConfig
 from dlrm_adahessian.commands.evaluate import EvaluateConfig
 from dlrm_adahessian.commands.export import ExportConfig
@@ -97,6 +98,7 @@ def _commands() -> Any:  # a union, for which there is no type
         Annotated[_Train, subcommand("train", default=_Train(preset))],
         Annotated[LaunchConfig, subcommand("launch")],
         Annotated[EvaluateConfig, subcommand("evaluate")],
+        Annotated[CalibrateConfig, subcommand("calibrate")],
         Annotated[ExportConfig, subcommand("export")],
         Annotated[_WithFile[CompareConfig], subcommand("compare", default=_WithFile(CompareConfig()))],
         Annotated[

@@ -52,6 +52,8 @@ class EvaluateConfig:
     """Part of prepared rows, or of the raw ones that they were prepared from."""
     best: bool = False
     """Score with the checkpoint of the lowest validation log loss, not the last; runs with patience always do."""
+    calibrated: bool = False
+    """Predict with the calibration that `calibrate` fitted for each run."""
     bad_rows: BadRows = "strict"
     """Stop at the first bad line, or set bad lines aside in OUT.rejects.tsv and count them."""
     json: bool = False
@@ -66,8 +68,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         return 0
     if not args.data_path:
         raise UsageError("evaluate needs rows: name them with --data-path, or give them to --stdin")
-    if args.report is not None and args.report.suffix != ".html":
-        raise UsageError(f"--report is an HTML file, got {args.report}; end its name with .html")
+    require_html(args.report)
     from dlrm_adahessian.evaluation.job import evaluate as evaluated
     from dlrm_adahessian.evaluation.request import EvaluationRequest
 
@@ -81,6 +82,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         part=args.part,
         best=args.best,
         bad_rows=args.bad_rows,
+        calibrated=args.calibrated,
     )
     found = evaluated(request)
     if args.report is not None:
@@ -92,6 +94,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     if args.report is not None:
         say(f"report written to {args.report}")
     return 0
+
+
+def require_html(report: Path | None) -> None:
+    """Refuse a report under another name than that of an HTML file; raises a UsageError."""
+    if report is not None and report.suffix != ".html":
+        raise UsageError(f"--report is an HTML file, got {report}; end its name with .html")
 
 
 def _write_report(path: Path, found: "Evaluation") -> None:
@@ -117,7 +125,7 @@ def _stream(args: EvaluateConfig) -> None:
     from dlrm_adahessian.evaluation.job import score_lines
 
     with open(sys.stdin.fileno(), "rb", closefd=False) as lines:
-        for probabilities in score_lines(args.run[0], lines, best=args.best):
+        for probabilities in score_lines(args.run[0], lines, best=args.best, calibrated=args.calibrated):
             say("\n".join(map(str, probabilities)))  # as few digits as tell float32 numbers apart
             sys.stdout.flush()
 
@@ -163,7 +171,8 @@ def _model_lines(model: "ModelFigures", figures: "Figures") -> Iterator[str]:
     from dlrm_adahessian.metrics.binary import METRICS
 
     source = f", {model.source.checkpoint} of {model.source.run}" if model.source else ""
-    yield f"{model.name}{source}"
+    by = f", calibrated by {model.source.calibration}" if model.source and model.source.calibration else ""
+    yield f"{model.name}{source}{by}"
     for name, metric in METRICS.items():
         yield _with_interval(metric.title, figures.value(name), figures.interval(name))
         if isinstance(metric.of_base_rate, str):

@@ -23,6 +23,8 @@ class ExportConfig:
     """Embedding rows as they are, rounded to bfloat16, or to 8 bits with a scale and an offset per row."""
     best: bool = False
     """Export the checkpoint of the lowest validation log loss, not the last; of runs with patience it always is."""
+    calibrated: bool = False
+    """Predict with the calibration that `calibrate` fitted for the run."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -33,7 +35,7 @@ def export(arguments: Sequence[str]) -> int:
     require_writable(args.out.parent, "--out")
     from dlrm_adahessian.serving.export import export as write
 
-    found = write(args.run, args.out, tables=args.tables, best=args.best)
+    found = write(args.run, args.out, tables=args.tables, best=args.best, calibrated=args.calibrated)
     if not args.json:  # most of them are far below 1
         found = {name: f"{value:.2g}" if isinstance(value, float) else value for name, value in found.items()}
     say_figures(found, as_json=args.json)

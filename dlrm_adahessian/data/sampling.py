@@ -51,3 +51,12 @@ def population_weights(
         return weights
     stands_for = np.where(labels == 0, 1 / label.negative_rate, 1).astype(np.float32)
     return stands_for if weights is None else stands_for * weights
+
+
+def log_weights(
+    label: LabelColumn, labels: npt.NDArray[np.int8], weights: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32] | None:
+    """Return as how many samples of the log each row counts, (N,); what `population_weights` returned is undone."""
+    if not label.sampled or weights is None:
+        return weights
+    return np.where(labels == 0, label.negative_rate * weights, weights).astype(np.float32)

@@ -54,8 +54,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """Predictions with what is known of their making."""
+class Scored:
+    """Predictions with what is known of their making; slicings have a code for each sample."""
 
     predictions: Predictions
     codes: Mapping[Slicing, npt.NDArray[np.int32]]
@@ -80,19 +80,22 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     predictions = found.predictions
     for other in others:
         predictions = predictions.and_by(other)
-    summary = _summary(predictions, found, request.out)
+    summary = summarized(predictions, found, request.out)
     if summary.caution:
         logger.warning("%s", summary.caution)
     return Evaluation(summary=summary, predictions=predictions)
 
 
-def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.NDArray[np.float32]]:
+def score_lines(
+    run: Path, file: BufferedReader, *, best: bool, calibrated: bool = False
+) -> Iterator[npt.NDArray[np.float32]]:
     """Score the samples of a pipe as they come, a probability each.
 
     Args:
         run: a run directory, or a checkpoint in it.
         file: samples as text of the run's format, with labels or without, which the first line says.
         best: use the checkpoint of the best validation even where the run did not stop early.
+        calibrated: predict with the calibration of the run.
 
     Yields:
         The probabilities in the order of the samples, (n,) each; the first row that is no sample ends it with a `DataError`.
@@ -102,7 +105,7 @@ def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.
     """
     device = find_device("auto")
     with init_process_group(device):
-        model = open_trained(run, device, best=best)
+        model = open_trained(run, device, best=best, calibrated=calibrated)
         schema = model.preprocessing.schema
         if schema.format == "parquet":
             raise UsageError(
@@ -114,11 +117,11 @@ def score_lines(run: Path, file: BufferedReader, *, best: bool) -> Iterator[npt.
             yield model.score(model.preprocessing.features(rows))
 
 
-def _stored(request: EvaluationRequest) -> _Found:
+def _stored(request: EvaluationRequest) -> Scored:
     began = time.perf_counter()
     predictions = read_predictions(request.data)
     cuts = [of_predictions(name, predictions.files) for name in dict.fromkeys(request.slices)]
-    return _Found(
+    return Scored(
         predictions=predictions,
         codes={slicing: slicing.of_all(predictions) for slicing in cuts if slicing.of_all},
         rejected=[0] * len(request.data),
@@ -127,12 +130,32 @@ def _stored(request: EvaluationRequest) -> _Found:
     )
 
 
-def _scored(request: EvaluationRequest) -> _Found:
+def _scored(request: EvaluationRequest) -> Scored:
+    device = find_device("auto")
+    with init_process_group(device):
+        models = [
+            open_trained(path, device, best=request.best, calibrated=request.calibrated)
+            for path in request.runs
+        ]
+        return score(request, models)
+
+
+def score(request: EvaluationRequest, models: Sequence[TrainedModel]) -> Scored:
+    """Score the samples of a request that was checked.
+
+    Args:
+        request: what is asked for.
+        models: of its runs.
+
+    Returns:
+        The predictions.
+
+    Raises:
+        UsageError: the request is of unseen samples, and a run was trained on some of them.
+    """
     out = request.out
+    names = unique_names(printable_name(model.name) for model in models)
     with ExitStack() as stack:
-        device = find_device("auto")
-        stack.enter_context(init_process_group(device))
-        models = [open_trained(path, device, best=request.best) for path in request.runs]
         check_slices(request.slices, models[0].preprocessing.schema)
         preprocessings = {model.rows_fingerprint: model.preprocessing for model in models}
         rejects = rejects_name(models[0].preprocessing.schema)
@@ -147,6 +170,16 @@ def _scored(request: EvaluationRequest) -> _Found:
             preprocessings=preprocessings,
             origins=[model.origin for model in models],
         )
+        trained_on = [
+            name
+            for name, model in zip(names, models, strict=True)
+            if holds_training_rows(request.data, request.part, model.origin)
+        ]
+        if trained_on and request.unseen:
+            raise UsageError(
+                f"the rows must be new to the run, and {', '.join(trained_on)} was trained on some of "
+                f"{', '.join(request.data)}; name later rows with --data-path, or those that were kept apart with --part val"
+            )
         cuts = [of_rows(name, rows.files, models[0].preprocessing) for name in dict.fromkeys(request.slices)]
         file = stack.enter_context(writing(out, len(models), weighted=rows.weighted))
         began = time.perf_counter()
@@ -154,7 +187,6 @@ def _scored(request: EvaluationRequest) -> _Found:
         seconds = time.perf_counter() - began
     labels, origin, *rest = columns
     weights = rest.pop() if rows.weighted else None
-    names = unique_names(printable_name(model.name) for model in models)
     predictions = Predictions(
         labels=labels,
         scored=dict(zip(names, rest, strict=False)),
@@ -165,7 +197,7 @@ def _scored(request: EvaluationRequest) -> _Found:
         weights=weights,
     )
     of_blocks = dict(zip((each for each in cuts if each.of_block), rest[len(models) :], strict=True))
-    return _Found(
+    return Scored(
         predictions=predictions,
         codes={each: each.of_all(predictions) if each.of_all else of_blocks[each] for each in cuts},
         rejected=rows.rejected,
@@ -174,15 +206,12 @@ def _scored(request: EvaluationRequest) -> _Found:
                 run=printable_name(str(path)),
                 checkpoint=model.checkpoint.path.name,
                 column=column_of(place),
+                calibration=model.calibration and model.calibration.method,
             )
             for place, (path, model) in enumerate(zip(request.runs, models, strict=True))
         ],
         seconds=seconds,
-        trained_on=[
-            name
-            for name, model in zip(names, models, strict=True)
-            if holds_training_rows(request.data, request.part, model.origin)
-        ],
+        trained_on=trained_on,
     )
 
 
@@ -227,7 +256,20 @@ def _columns(
     return [np.concatenate(column) for column in zip(*kept, strict=True)]
 
 
-def _summary(predictions: Predictions, found: _Found, out: Path | None) -> EvaluationSummary:
+def summarized(predictions: Predictions, found: Scored, out: Path | None = None) -> EvaluationSummary:
+    """Return the figures of predictions.
+
+    Args:
+        predictions: of all models.
+        found: how those of the first models were made.
+        out: the file that they were written to.
+
+    Returns:
+        Figures over the samples with a label.
+
+    Raises:
+        DataError: no sample with a label has weight.
+    """
     labelled = predictions.labelled
     weights = labelled.weights
     if weights is not None and len(weights) and not weights.any():

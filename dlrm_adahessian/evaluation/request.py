@@ -27,6 +27,8 @@ class EvaluationRequest:
         part: of prepared samples, or of the raw ones that those of the runs were prepared from.
         best: use the checkpoint of the best validation even where the run did not stop early.
         bad_rows: what happens to bad lines of raw samples.
+        calibrated: predict with the calibration of each run.
+        unseen: refuse samples that a run was trained on.
     """
 
     runs: Sequence[Path] = ()
@@ -38,6 +40,8 @@ class EvaluationRequest:
     part: Part = "all"
     best: bool = False
     bad_rows: BadRows = "strict"
+    calibrated: bool = False
+    unseen: bool = False
 
     def check(self) -> bool:
         """Refuse what does not go together, and files that cannot be written, before anything slow begins.
@@ -49,10 +53,18 @@ class EvaluationRequest:
             UsageError: it does not go together.
         """
         stored = self._are_predictions()
-        if stored and (self.runs or self.out or self.best or self.part != "all" or self.bad_rows != "strict"):
+        scoring = (
+            self.runs,
+            self.out,
+            self.best,
+            self.calibrated,
+            self.part != "all",
+            self.bad_rows != "strict",
+        )
+        if stored and any(scoring):
             raise UsageError(
-                f"{self.data[0]} holds predictions, which no model scores again; leave out --run, --out, --best, --part and "
-                "--bad-rows, or give the rows as --data-path and the predictions as --against"
+                f"{self.data[0]} holds predictions, which no model scores again; leave out --run, --out, --best, "
+                "--calibrated, --part and --bad-rows, or give the rows as --data-path and the predictions as --against"
             )
         if not stored and not self.runs:
             raise UsageError(

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dlrm_adahessian.evaluation.calibration.maps import Method
 from dlrm_adahessian.metrics.binary import BinaryMetrics
 from dlrm_adahessian.metrics.curves import CalibrationBin, expected_calibration_error
 from dlrm_adahessian.statistics.comparison import Difference
@@ -36,11 +37,12 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a model that scored the samples is from, and the column of its predictions."""
+    """Where a model is from that scored the samples, its column of predictions, and how these are calibrated, if at all."""
 
     run: str
     checkpoint: str
     column: str
+    calibration: Method | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,10 @@ from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.evaluation.calibration.maps import CalibrationMap
+from dlrm_adahessian.evaluation.calibration.stored import Calibration
 from dlrm_adahessian.evaluation.origin import Origin
+from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.device import Precision
 from dlrm_adahessian.train.learnt import newest_checkpoint, preprocessing_of
@@ -39,6 +42,7 @@ class TrainedModel:
         preprocessing: of raw rows.
         state: the model, with the checkpoint's values.
         checkpoint: where they are from.
+        calibration: of its logits; None where they are taken as they are.
     """
 
     name: str
@@ -50,17 +54,34 @@ class TrainedModel:
     preprocessing: Preprocessing
     state: TrainState
     checkpoint: Checkpoint
+    calibration: CalibrationMap | None = None
 
     def score(self, features: Features) -> npt.NDArray[np.float32]:
         """Return the probabilities (N,) float32 of rows whose features this preprocessing made."""
         names = self.preprocessing.schema.features
         parts = (features[start : start + SCORING_BATCH] for start in range(0, len(features), SCORING_BATCH))
         unlabelled = np.zeros(SCORING_BATCH, np.int8)  # scoring reads no labels
-        return self.state.score(make_batch(names, part, unlabelled[: len(part)]) for part in parts)
+        batches = (make_batch(names, part, unlabelled[: len(part)]) for part in parts)
+        return np.concatenate([self.probability(part) for part in self.state.logits(batches)])
+
+    def probability(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the probabilities (N,) of logits (N,) that the checkpoint serves, calibrated where that was asked for."""
+        return probability_from_logit(logits if self.calibration is None else self.calibration(logits))
+
+
+def run_of(path: Path) -> RunDirectory:
+    """Return the run directory of a path that names it, or one of its checkpoints."""
+    path = path.absolute()  # of "." too the name is the folder's
+    return RunDirectory(path.parent.parent if step_folders.step_of(path) is not None else path)
 
 
 def open_trained(
-    path: Path, device: torch.device, *, best: bool, precision: Precision | None = None
+    path: Path,
+    device: torch.device,
+    *,
+    best: bool,
+    precision: Precision | None = None,
+    calibrated: bool = False,
 ) -> TrainedModel:
     """Read a model, verifying every byte.
 
@@ -69,15 +90,16 @@ def open_trained(
         device: where the model lives.
         best: of a run directory, the checkpoint of the best validation, which runs with patience take in any case.
         precision: of matrix products; None is the run's own.
+        calibrated: predict with the calibration of the run, which is of this checkpoint.
 
     Returns:
-        The model; a `CheckpointError` where vocabulary or checkpoints are damaged or belong to something else.
+        The model; a `CheckpointError` where vocabulary, checkpoints or calibration are damaged or belong to something else.
     """
-    path = path.absolute()  # of "." too the name is the folder's
-    named = step_folders.step_of(path) is not None
-    run = RunDirectory(path.parent.parent if named else path)
+    path, run = path.absolute(), run_of(path)
+    named = run.path != path
     recorded = RecordedRun.read(run)
     config, rows = recorded.config, recorded.rows
+    calibration = Calibration.read(run.path) if calibrated else None
     preprocessing, manifest = preprocessing_of(recorded)
 
     def find() -> Checkpoint:
@@ -87,6 +109,8 @@ def open_trained(
             else newest_checkpoint(recorded, best=best)
         )
         found.require_sizes_of(config.model, preprocessing.schema, preprocessing.num_rows)
+        if calibration is not None:
+            calibration.require(found, run.path)
         return found
 
     found = find()
@@ -109,6 +133,7 @@ def open_trained(
         preprocessing=preprocessing,
         state=state,
         checkpoint=found,
+        calibration=calibration and calibration.map,
     )
 
 

@@ -33,14 +33,16 @@ from dlrm_adahessian.metrics.ranking import (
 _BLOCK = 1 << 20  # samples; a float64 temporary of a block is 8 MiB
 
 
-def probability_from_logit(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def probability_from_logit(
+    logits: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+) -> npt.NDArray[np.float32]:
     """Return the float32 sigmoid, kept inside the open interval (0, 1).
 
     Computed in float64 and rounded once, so that every reader of the same logits stores the same numbers;
     then held in [2**-126, 1 - 2**-24], float32's normal numbers, so that the log loss stays finite.
 
     Args:
-        logits: (N,) float32, finite.
+        logits: (N,) float32 or float64, finite.
 
     Returns:
         (N,) float32 in [2**-126, 1 - 2**-24], non-decreasing in the logit.

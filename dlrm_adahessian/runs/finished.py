@@ -14,16 +14,14 @@ from typing import Any, Literal, Self
 from dlrm_adahessian.runs.sealed import (
     DamagedFolderError,
     entry_of,
-    fingerprint,
     finite,
     flushed_entry,
     json_text,
-    read_json,
     storage_errors,
     verify_file,
-    write_json,
     write_text,
 )
+from dlrm_adahessian.runs.sealed_json import read_sealed_json, write_sealed_json
 
 METRICS, PROGRESSIVE, TEST = "metrics.jsonl", "progressive.f32", "test.f32"
 SUMMARY: Literal["summary.json"] = "summary.json"
@@ -89,9 +87,7 @@ class FinishedRun:
             raise DamagedFolderError(
                 f"{folder / SEAL} is missing: it was lost, or a version that did not seal results wrote {last}"
             )
-        found = read_json(folder / SEAL)
-        if not isinstance(found, dict) or found.pop("fingerprint", None) != fingerprint(found):
-            raise DamagedFolderError(f"{folder / SEAL} changed since it was written")
+        found = read_sealed_json(folder / SEAL)
         files = found.get("files")
         if (
             found.get("run") != run
@@ -153,5 +149,4 @@ class FinishedRun:
         return sealed
 
     def _write(self) -> None:
-        said = {"run": self.run, "files": self.files}
-        write_json(self.folder / SEAL, {**said, "fingerprint": fingerprint(said)})
+        write_sealed_json(self.folder / SEAL, {"run": self.run, "files": self.files})

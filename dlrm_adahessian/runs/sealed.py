@@ -23,7 +23,7 @@ from dlrm_adahessian.runs.files import flush_folder, flush_to_disk, lock_file, r
 
 MANIFEST = "manifest.json"
 HASH_BLOCK = 1 << 22  # bytes
-_MAX_JSON = 64 << 20  # bytes; nothing that this program writes as JSON comes near it
+MAX_JSON = 64 << 20  # bytes; nothing that this program writes as JSON comes near it
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or choose a folder on another disk"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
@@ -155,11 +155,12 @@ def finite(value: object) -> object:
     return value
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path, most: int = MAX_JSON) -> object:
     """Read a JSON file that this program wrote.
 
     Args:
         path: the file.
+        most: bytes that a file of its kind may have.
 
     Returns:
         The decoded value.
@@ -168,7 +169,7 @@ def read_json(path: Path) -> object:
         DamagedFolderError: the file is missing, unreadable, too large, or not JSON.
     """
     try:
-        if path.stat().st_size > _MAX_JSON:
+        if path.stat().st_size > most:
             raise DamagedFolderError(f"{path} is larger than any file of its kind")
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:

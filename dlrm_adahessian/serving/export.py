@@ -45,7 +45,9 @@ BOUND = 1e-6
 _NEW = "an export needs a new folder, and {out} exists; remove it or name another one"
 
 
-def export(run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False) -> dict[str, Any]:
+def export(
+    run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False, calibrated: bool = False
+) -> dict[str, Any]:
     """Write the folder, load it again and compare its predictions with the checkpoint's.
 
     Args:
@@ -53,6 +55,7 @@ def export(run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False
         out: the folder; nothing stands there yet.
         tables: what the rows are rounded to.
         best: use the checkpoint of the best validation even where the run did not stop early.
+        calibrated: export the calibration of the run too, with which the folder then predicts.
 
     Returns:
         What was exported, and how far its predictions are off.
@@ -64,7 +67,8 @@ def export(run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False
         raise UsageError(_NEW.format(out=out))
     cpu = torch.device("cpu")
     with init_process_group(cpu):
-        return write_folder(open_trained(run, cpu, best=best, precision="fp32"), out, tables)
+        trained = open_trained(run, cpu, best=best, precision="fp32", calibrated=calibrated)
+        return write_folder(trained, out, tables)
 
 
 def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str, Any]:
@@ -90,9 +94,10 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
             _write_files(trained, temporary, {name: rows[name] for name in features}, tables)
             _write_manifest(trained, temporary, tables)
             parity = compared(trained, loader.load(temporary), tables)
-            if not parity.beyond_rounding <= BOUND:
+            bound = _bound(trained)
+            if not parity.beyond_rounding <= bound:
                 raise CheckpointError(
-                    f"an export must predict as the checkpoint does to {BOUND}, rounded rows aside, and is "
+                    f"an export must predict as the checkpoint does to {bound:.3g}, rounded rows aside, and is "
                     f"off by {parity.beyond_rounding:.1e}; "
                     "nothing was written; run the doctor command, then export again"
                 )
@@ -104,6 +109,11 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
             shutil.rmtree(temporary, ignore_errors=True)
     error = max((largest_error(rows[n], tables) for n in features), default=0.0)
     return _figures(trained, out, tables, size, parity, error)
+
+
+def _bound(trained: TrainedModel) -> float:
+    """Return how far two predictions may be apart: differences of logits grow where a calibration is steeper than 1."""
+    return BOUND * max(1.0, trained.calibration.steepest if trained.calibration else 1.0)
 
 
 def head_program(head: nn.Module, *, num_dense: int, features: int, dim: int) -> bytes:
@@ -177,8 +187,9 @@ def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor]
 
 
 def _write_manifest(trained: TrainedModel, folder: Path, tables: RowType) -> None:
+    calibration = trained.calibration and {"calibration": dataclasses.asdict(trained.calibration)}
     manifest: dict[str, Any] = {
-        "format": loader.FORMAT,
+        "format": loader.CALIBRATED if calibration else loader.FORMAT,
         "version": __version__,
         "run": {
             "fingerprint": trained.fingerprint,
@@ -192,6 +203,7 @@ def _write_manifest(trained: TrainedModel, folder: Path, tables: RowType) -> Non
         },
         "schema": trained.preprocessing.schema.asdict(),
         "tables": {"type": tables, "rows": trained.preprocessing.num_rows},
+        **(calibration or {}),
         "files": {path.name: _entry(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / loader.MANIFEST, {**manifest, "digest": loader.digest(manifest)})
@@ -220,4 +232,5 @@ def _figures(
         "largest_difference": parity.largest,
         "mean_difference": parity.mean,
         "beyond_rounding": parity.beyond_rounding,
+        **({"calibration": str(trained.calibration)} if trained.calibration else {}),
     }

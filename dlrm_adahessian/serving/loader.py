@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 FORMAT, MANIFEST = 2, "manifest.json"
+CALIBRATED = 3  # the format with a calibration, which a loader of before would leave out unseen
 TENSORS = ("head.safetensors", "tables.safetensors", "vocabulary.safetensors")
 FILES = ("head.pt2", "loader.py", "vocabulary.parquet", *TENSORS)
 BATCH = 8192
@@ -38,6 +39,7 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 _MAX_MANIFEST, _MAX_LINE = 1 << 20, 1 << 16  # bytes
 _MARK = b"\xef\xbb\xbf"  # of the byte order, as some programs begin a file
+_LARGEST = 1e6  # of any number in a calibration
 _SIGN = -(1 << 31)  # adding it keeps the order of uint32 within int32
 _DIGITS = frozenset("0123456789abcdefABCDEF")
 _BASIS, _PRIME, _BITS = (
@@ -91,6 +93,9 @@ class Model:
         ]
         # After the columns, which have tables each: a manifest alone makes nothing large.
         self._head = _filled_head(sizes, len(self.schema.dense), len(columns), head)
+        self._calibrated = None
+        if "calibration" in manifest:
+            self._calibrated = _MAPS[manifest["calibration"]["method"]](manifest["calibration"])
 
     def predict(self, rows: Iterable[Mapping[str, _Value]]) -> Tensor:
         """Predict rows by the names of their columns in the file; columns that are absent or None are missing.
@@ -137,6 +142,7 @@ class Model:
         z = torch.cat([torch.empty(0), *parts]).double()
         if not bool(z.isfinite().all()):
             raise ValueError("a row has a number so large that its prediction is none")
+        z = self._calibrated(z) if self._calibrated else z
         decay = (-z.abs()).exp()
         sigmoid = torch.where(z >= 0, 1.0, decay) / (1.0 + decay)
         return sigmoid.float().clamp(2**-126, 1 - 2**-24)
@@ -163,6 +169,45 @@ class Model:
         return self._head(
             dense, torch.stack(rows, 1) if rows else dense.new_empty(len(dense), 0, self._dim)
         ).squeeze(1)
+
+
+class _Platt:
+    """A line from logits to calibrated logits, as all maps here (N,) float64."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self._slope, self._intercept = said["slope"], said["intercept"]
+        if not (0 < self._slope <= _LARGEST and abs(self._intercept) <= _LARGEST):  # so that NaN fails too
+            raise ValueError(f"a line rises, and {self._slope} z + {self._intercept} does not")
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return self._slope * logits + self._intercept
+
+
+class _Isotonic:
+    """Straight lines between points, constant beyond the first and the last."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self._at, self._values = (
+            torch.tensor(said[name], dtype=torch.float64) for name in ("thresholds", "values")
+        )
+        points = torch.stack([self._at, self._values])
+        rises = bool((self._at.diff() > 0).all() and (self._values.diff() >= 0).all())
+        if (
+            points.dim() != 2
+            or points.shape[1] < 2
+            or not rises
+            or not bool((points.abs() <= _LARGEST).all())
+        ):
+            raise ValueError("a calibration rises from point to point, and this one does not")
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        after = torch.searchsorted(self._at, logits).clamp(1, len(self._at) - 1)
+        before = after - 1
+        share = (logits - self._at[before]) / (self._at[after] - self._at[before])
+        return torch.lerp(self._values[before], self._values[after], share.clamp(0, 1))
+
+
+_MAPS: dict[str, Any] = {"platt": _Platt, "isotonic": _Isotonic}
 
 
 class _DLRM(nn.Module):
@@ -397,11 +442,9 @@ def _verified(folder: Path) -> dict[str, Any]:
             raise BadFolderError(f"{path} must be a plain file, not a link, a folder or a device")
     with (folder / MANIFEST).open("rb") as file:
         manifest = json.loads(file.read(_MAX_MANIFEST))
-    files = manifest["files"]
-    if manifest["format"] != FORMAT:
-        raise BadFolderError(
-            f"{folder} must have format {FORMAT}, not {manifest['format']!r}; use its loader"
-        )
+    files, known = manifest["files"], CALIBRATED if "calibration" in manifest else FORMAT
+    if manifest["format"] != known:
+        raise BadFolderError(f"{folder} must have format {known}, not {manifest['format']!r}; use its loader")
     if sorted(files) != sorted(FILES):  # no other name is ever opened, so none leads out of the folder
         raise BadFolderError(f"{folder} must list {sorted(FILES)}, not {sorted(files)}; export it again")
     if manifest["digest"] != digest(manifest):

@@ -12,7 +12,6 @@ from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN, token_type
 from dlrm_adahessian.data.rows import NO_LABEL, Bags, ColumnBlock, Features, missing_words, offsets_of
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
-from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.rounding import RowType, rounded, unrounded
 from dlrm_adahessian.train.step import SCORING_BATCH
@@ -144,7 +143,7 @@ def _rounded_probabilities(
         dim = trained.config.model.embedding_dim
         pooled = torch.stack(vectors, 1) if vectors else torch.empty(len(some), 0, dim)
         logits.append(head(torch.from_numpy(np.array(some.dense)), pooled))
-    return probability_from_logit(torch.cat(logits).numpy())
+    return trained.probability(torch.cat(logits).numpy())
 
 
 def _looked_up(table: torch.Tensor, ids: torch.Tensor, tables: RowType) -> torch.Tensor:

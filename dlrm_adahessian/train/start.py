@@ -68,10 +68,10 @@ def find_start(config: RunConfig, folder: Path) -> tuple[RunConfig, Start]:
             f"--init-from names a run that has finished, and {folder} has no {SUMMARY}; let it finish, with --resume"
         )
     checkpoint = newest_checkpoint(recorded)
-    if config.init_checkpoint not in (None, checkpoint.identity):
+    if config.init_checkpoint not in (None, checkpoint.digest):
         raise CheckpointError(
             f"this run started from checkpoint {config.init_checkpoint} of {folder}, and the newest there is "
-            f"{checkpoint.identity}, of step {checkpoint.step}; restore the run from a copy, or start another run with --out"
+            f"{checkpoint.digest}, of step {checkpoint.step}; restore the run from a copy, or start another run with --out"
         )
     ours, theirs = config.optim, recorded.config.optim
     start = Start(
@@ -79,7 +79,7 @@ def find_start(config: RunConfig, folder: Path) -> tuple[RunConfig, Start]:
         checkpoint=checkpoint,
         with_state=(ours.dense.name, ours.rows.name) == (theirs.dense.name, theirs.rows.name),
     )
-    return replace(config, init_checkpoint=checkpoint.identity), start
+    return replace(config, init_checkpoint=checkpoint.digest), start
 
 
 def _require_model(config: RunConfig, recorded: RecordedRun) -> None:

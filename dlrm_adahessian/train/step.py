@@ -263,15 +263,19 @@ class TrainState:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
-    @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
-        """Return the probabilities of all rows, for the population, on every rank.
+        """Return the probabilities of all rows, (N,) float32; of batches, and refuses, as `logits`."""
+        return np.concatenate([probability_from_logit(part) for part in self.logits(batches)])
+
+    @torch.no_grad()
+    def logits(self, batches: Iterable[Batch]) -> list[npt.NDArray[np.float32]]:
+        """Return the logits of all rows, for the population, on every rank.
 
         Args:
             batches: this rank's share of each, of `SCORING_BATCH` rows: a row's last bits depend on it.
 
         Returns:
-            (N,) float32.
+            For each batch its rows' (B,) float32.
 
         Raises:
             DivergedError: a prediction is not finite.
@@ -286,7 +290,7 @@ class TrainState:
                 "predictions must be finite, and the model's are not: it diverged; lower --optim.dense.lr and "
                 "--optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
             )
-        return np.concatenate([probability_from_logit(part.numpy()) for part in logits])
+        return [part.numpy() for part in logits]
 
     def save(
         self,

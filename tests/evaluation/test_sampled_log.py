@@ -6,6 +6,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
+from scipy.stats import zscore
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian.cli import main
@@ -102,6 +105,22 @@ def test_lines_of_a_pipe_get_the_same_probabilities(place, evaluated):
     lines = io.BufferedReader(io.BytesIO((place / "new.csv").read_bytes()))
     found = np.concatenate(list(score_lines(place / "quarter", lines, best=False)))
     np.testing.assert_array_equal(found, pd.read_parquet(file)["probability"])
+
+
+def test_calibration_is_fitted_in_the_log_and_corrected_after_it(place, evaluated):
+    """Against scikit-learn on the logits of the run that takes the log for all rows: the rate shifts what it finds."""
+    plain, later, found = (place / name for name in ("plain.parquet", "later.csv", "calibrated.parquet"))
+    evaluated("--run", place / "all", "--data-path", place / "new.csv", "--out", plain)
+    log = pd.read_parquet(plain)
+    z = logit(log[["probability"]].to_numpy(np.float64))
+    # So short a training may rank rows the wrong way round, so clicks are drawn that follow the scores.
+    labels = np.random.default_rng(1).random(len(z)) < expit(zscore(z[:, 0]))
+    pd.read_csv(place / "new.csv").assign(y=labels.astype(int)).to_csv(later, index=False)
+    assert main(list(map(str, ["calibrate", "--run", place / "quarter", "--data-path", later]))) == 0
+    evaluated("--run", place / "quarter", "--data-path", later, "--calibrated", "--out", found)
+    model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
+    p = model.fit(z, labels, log["weight"]).predict_proba(z)[:, 1]
+    np.testing.assert_allclose(pd.read_parquet(found)["probability"], p / (p + (1 - p) / 0.25), rtol=1e-4)
 
 
 def test_runs_that_take_the_log_for_different_shares_do_not_score_the_same_rows(place, evaluated):

@@ -1,5 +1,6 @@
 """A small run on generated rows, and its folders; exports take seconds, so all tests share them."""
 
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.evaluation.calibration.maps import IsotonicMap, PlattMap
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
@@ -61,6 +63,25 @@ def exported(trained, tmp_path_factory):
         for kind in ("bf16", "int8"):
             found[kind] = folder / kind, write_folder(trained, folder / kind, kind)
     return found
+
+
+MAPS = {
+    "platt": PlattMap(slope=1.7, intercept=-0.9),
+    "isotonic": IsotonicMap(thresholds=[-3.0, -1.5, 0.25, 2.0], values=[-4.0, -1.5, -1.5, 1.0]),
+}
+
+
+@pytest.fixture(scope="session", params=MAPS)
+def calibrated(request, trained, exported, tmp_path_factory):
+    """Return the same model with a calibration, and its folder."""
+    folder = tmp_path_factory.mktemp("calibrated") / "folder"
+    model = replace(trained, calibration=MAPS[request.param])
+    with init_process_group(), pytest.MonkeyPatch.context() as patch:
+        program = (exported["fp32"][0] / "head.pt2").read_bytes()
+        patch.setattr(exporting, "head_program", lambda head, **sizes: program)
+        patch.setattr(exporting, "compared", partial(compared, rows=20_000))
+        figures = write_folder(model, folder, "fp32")
+    return model, folder, figures
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
+from scipy.special import expit, logit
 from torch import Tensor
 
 from dlrm_adahessian.checkpoint.reader import Checkpoint
@@ -22,6 +24,7 @@ from dlrm_adahessian.data.schema import DenseColumn, LabelColumn, Schema, TokenC
 from dlrm_adahessian.data.synthetic.generator import write_tsv
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError, UsageError
+from dlrm_adahessian.evaluation.calibration.maps import PlattMap
 from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
@@ -55,6 +58,37 @@ def test_drawn_rows_reach_every_row_of_the_tables_and_what_they_lack(trained):
         assert set(ids[:, feature]) == set(range(trained.preprocessing.num_rows[feature]))
     assert np.nanmin(block.values) < 0
     assert np.nanmax(block.values) > 2**60
+
+
+@pytest.mark.oracle
+def test_a_calibrated_folder_predicts_the_map_of_what_the_plain_one_does(calibrated, exact):
+    """The plain probabilities are mapped here in float64, whose logits float32 rounds by 2^-24 / (p (1 - p))."""
+    model, folder, figures = calibrated
+    block = drawn(model.preprocessing, SCORING_BATCH + 500, seed=7)
+    plain, found = (loader.load(path).probabilities(*as_tensors(block)).numpy() for path in (exact, folder))
+    p = plain.astype(np.float64)
+    inside = (p > 1e-3) & (p < 1 - 1e-3)
+    np.testing.assert_allclose(found[inside], expit(model.calibration(logit(p[inside]))), atol=1e-4)
+    assert np.abs(found - plain).max() > 0.05
+    with init_process_group():
+        ours = model.score(model.preprocessing.features(block))
+    assert np.abs(ours - found).max() <= BOUND * model.calibration.steepest
+    assert figures["beyond_rounding"] <= BOUND * model.calibration.steepest
+    assert figures["calibration"] == str(model.calibration)
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 3  # older loaders refuse it
+
+
+def test_a_calibration_that_the_folder_lacks_leaves_no_folder(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))
+    monkeypatch.setattr(loader._Platt, "__call__", lambda self, logits: logits)
+    model = replace(trained, calibration=PlattMap(slope=0.9, intercept=-0.1))
+    with (
+        init_process_group(),
+        pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06"),
+    ):
+        write_folder(model, tmp_path / "folder", "fp32")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.oracle
@@ -223,7 +257,7 @@ def trained_on(
     return TrainedModel(
         name="run", run=Path("run"), config=config, fingerprint="run", rows_fingerprint="rows", origin=None,
         preprocessing=Preprocessing(schema, vocabulary, NO_SCALES), state=state,
-        checkpoint=Checkpoint(path=Path("step-00000001"), step=1, state={}, stored=[]),
+        checkpoint=Checkpoint(path=Path("step-00000001"), step=1, digest="", state={}, stored=[]),
     )  # fmt: skip
 
 

@@ -262,6 +262,60 @@ def test_another_format_is_told_from_damage(copied):
         loader.load(copied)
 
 
+PLATT = {"method": "platt", "slope": 0.5, "intercept": 0.0}
+ISOTONIC = {"method": "isotonic", "thresholds": [0.0, 1.0], "values": [0.0, 1.0]}
+
+
+def test_a_calibration_that_rises_is_used(copied):
+    numbers, words = [NUMBERS] * 2, [WORDS] * 2
+    plain = loader.load(copied).probabilities(numbers, words).double().logit()
+    resealed(copied, format=3, calibration=PLATT)
+    found = loader.load(copied).probabilities(numbers, words).double().logit()
+    torch.testing.assert_close(found, plain / 2, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {**PLATT, "slope": math.nan},
+        {**PLATT, "slope": 0.0},
+        {**PLATT, "slope": -1.0},
+        {**PLATT, "slope": math.inf},
+        {**PLATT, "slope": "1"},
+        {**PLATT, "intercept": math.nan},
+        {**PLATT, "intercept": 1e9},
+        {"method": "platt"},
+        {"method": "pickle"},
+        {},
+        [],
+        None,
+        1,
+        {**ISOTONIC, "thresholds": [1.0, 0.0]},
+        {**ISOTONIC, "thresholds": [0.0, 0.0]},
+        {**ISOTONIC, "values": [1.0, 0.0]},
+        {**ISOTONIC, "values": [0.0, math.nan]},
+        {**ISOTONIC, "values": [0.0, 1e300]},
+        {**ISOTONIC, "values": [0.0, 0.5, 1.0]},
+        {**ISOTONIC, "thresholds": [], "values": []},
+        {**ISOTONIC, "thresholds": [0.0], "values": [0.0]},
+        {**ISOTONIC, "thresholds": 0.0, "values": 0.0},
+    ],
+)
+def test_a_calibration_that_is_none_is_refused_within_a_second(copied, calibration):
+    resealed(copied, format=3, calibration=calibration)
+    began = time.perf_counter()
+    with pytest.raises(loader.BadFolderError, match="holds no model"):
+        loader.load(copied)
+    assert time.perf_counter() - began < 1
+
+
+def test_a_calibration_has_a_format_of_its_own(copied):
+    """A loader of before would pass over it."""
+    resealed(copied, calibration=PLATT)
+    with pytest.raises(loader.BadFolderError, match="must have format 3, not 2; use its loader"):
+        loader.load(copied)
+
+
 @pytest.mark.parametrize(
     "text",
     [

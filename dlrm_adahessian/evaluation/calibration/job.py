@@ -1,0 +1,156 @@
+"""Calibrate a run on samples that it was not trained on, and say by how much that helps.
+
+The map that the run keeps is fitted on all samples. What it is worth is measured by cross-fitting: each sample is calibrated
+by a map that was fitted without it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from dlrm_adahessian.distributed.process_group import init_process_group
+from dlrm_adahessian.errors import NoInputError
+from dlrm_adahessian.evaluation.calibration.fit import FOLDS, cross_fitted, fit
+from dlrm_adahessian.evaluation.calibration.maps import Method
+from dlrm_adahessian.evaluation.calibration.stored import Calibration, CalibrationRows
+from dlrm_adahessian.evaluation.job import score, summarized
+from dlrm_adahessian.evaluation.predictions import Predictions
+from dlrm_adahessian.evaluation.request import EvaluationRequest
+from dlrm_adahessian.evaluation.results import EvaluationSummary
+from dlrm_adahessian.evaluation.rows import Part
+from dlrm_adahessian.evaluation.trained_model import open_trained, run_of
+from dlrm_adahessian.metrics.binary import probability_from_logit
+from dlrm_adahessian.metrics.means import of_weight
+from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.sealed import require_writable
+from dlrm_adahessian.runtime.device import find_device
+from dlrm_adahessian.train.recorded import RecordedRun
+from dlrm_adahessian.train.results import Predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRequest:
+    """A run, and the samples to calibrate it on.
+
+    Attributes:
+        run: run directory of a training job, or a checkpoint in it.
+        data: raw samples or a folder of prepared ones; none for those that the run prepared.
+        method: kind of the map.
+        part: of the samples; None for the validation part of the run's own, and else all.
+        best: calibrate the checkpoint of the best validation even where the run did not stop early.
+        report: the HTML file that will be written.
+    """
+
+    run: Path
+    data: Sequence[str] = ()
+    method: Method = "platt"
+    part: Part | None = None
+    best: bool = False
+    report: Path | None = None
+
+    def evaluation(self) -> EvaluationRequest:
+        """Return the evaluation that scores the samples; raises a NoInputError where the run's own are gone."""
+        own = not self.data
+        return EvaluationRequest(
+            runs=[self.run],
+            data=[_prepared(run_of(self.run))] if own else self.data,
+            report=self.report,
+            part=self.part or ("val" if own else "all"),
+            best=self.best,
+            unseen=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedRun:
+    """A calibration that was written, and what it is worth.
+
+    Attributes:
+        file: that holds it.
+        calibration: fitted on all samples.
+        summary: of the run as it is, and calibrated by maps that did not see the samples.
+        predictions: of both, on the samples with a label.
+    """
+
+    file: Path
+    calibration: Calibration
+    summary: EvaluationSummary
+    predictions: Predictions
+
+    @property
+    def verdict(self) -> str:
+        """A sentence on whether calibration helped."""
+        (difference,) = self.summary.differences
+        if difference.logloss is None:
+            return "Too few rows say whether calibration helps."
+        low, high = difference.logloss.ci95
+        ends = f"[{low:+.5f}, {high:+.5f}]"
+        if high < 0:
+            return f"Calibration lowers the log loss: the interval of the difference is {ends}."
+        if low > 0:
+            return f"Calibration raises the log loss: the interval of the difference is {ends}; predict without it."
+        return f"Calibration did not help on these rows: the interval of the difference in log loss, {ends}, includes 0."
+
+    def asdict(self) -> dict[str, Any]:
+        """Return JSON values: those of an evaluation of both, and the calibration."""
+        return {
+            **self.summary.asdict(),
+            "calibration": {**self.calibration.asdict(), "file": str(self.file), "folds": FOLDS},
+            "verdict": self.verdict,
+        }
+
+    @classmethod
+    def of(cls, request: CalibrationRequest) -> Self:
+        """Score the samples, fit, measure, and write the calibration into the run directory.
+
+        Args:
+            request: what is asked for.
+
+        Returns:
+            What was found; samples that the run was trained on are a UsageError, others that `fit` refuses a DataError.
+        """
+        run = run_of(request.run)
+        asked = request.evaluation()
+        asked.check()
+        require_writable(run.path, "--run")
+        device = find_device("auto")
+        with init_process_group(device):
+            model = open_trained(request.run, device, best=request.best)
+            scored = score(asked, [model])
+        label, checkpoint = model.preprocessing.schema.label, model.checkpoint
+        labelled = scored.predictions.labelled
+        ((name, probability),) = labelled.scored.items()
+        found = Predicted(labelled.labels, probability, labelled.weights)
+        calibration = Calibration(
+            step=checkpoint.step,
+            digest=checkpoint.digest,
+            map=fit(request.method, found, label),
+            rows=_rows(found, asked),
+        )
+        after = probability_from_logit(cross_fitted(request.method, found, label))
+        both = replace(labelled, scored={name: probability, f"{name} calibrated": after})
+        return cls(
+            file=calibration.write(run.path),
+            calibration=calibration,
+            summary=summarized(both, scored),
+            predictions=both,
+        )
+
+
+def _rows(found: Predicted, asked: EvaluationRequest) -> CalibrationRows:
+    _, labels = of_weight(found.weights, found.labels)
+    return CalibrationRows(
+        samples=len(labels), clicks=int(labels.sum()), data=list(asked.data), part=asked.part
+    )
+
+
+def _prepared(run: RunDirectory) -> str:
+    """Return the folder of the rows that a run prepared."""
+    folder = RecordedRun.read(run).prepared.get("folder")
+    if not isinstance(folder, str) or not Path(folder).is_dir():
+        raise NoInputError(
+            f"the rows that {run.path} was validated on are gone: there is no folder {folder}; name rows that it was not "
+            "trained on with --data-path"
+        )
+    return folder
