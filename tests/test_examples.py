@@ -39,6 +39,17 @@ def test_the_examples(tmp_path):
     write_tsv(SyntheticConfig(), 1000, tmp_path / "rows.txt")
     assert run("score.py", "run", "rows.txt", "out.parquet", folder=tmp_path).startswith("1,000 rows, AUC 0.")
 
+    write_tsv(SyntheticConfig(), 13_000, tmp_path / "all.txt")
+    after = (
+        (tmp_path / "all.txt").read_bytes().splitlines(keepends=True)[10_000:]
+    )  # that the run was trained on
+    (tmp_path / "next.txt").write_bytes(b"".join(after[:1500]))
+    (tmp_path / "later.txt").write_bytes(b"".join(after[1500:]))
+    said = run("calibrate.py", "run", "next.txt", "later.txt", folder=tmp_path)
+    assert "Calibration" in said
+    plain, calibrated = map(float, re.findall(r"actual clicks (\S+)", said))
+    assert plain < calibrated  # it predicts too few clicks
+
     assert "step 67: log loss" in run("draw_metrics.py", "run", "learning.png", folder=tmp_path)
     assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
 

@@ -16,8 +16,8 @@ from dlrm_adahessian.runtime.terminal import say
 class CalibrateConfig:
     """Fit a calibration of a trained model on rows that it was not trained on, and keep it in the run directory.
 
-    `evaluate --calibrated` and `export --calibrated` predict with it. Figures before and after are on the same rows, each of
-    them calibrated without itself.
+    `evaluate` and `export` predict with it where they are asked for calibrated probabilities. Figures before and after are
+    on the same rows, each of them calibrated without itself.
     """
 
     run: Path

@@ -7,6 +7,7 @@
     metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
     progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
     checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
+    calibration.json  calibrated probabilities of one checkpoint (evaluation/calibration/), where they were fitted
     seal.json         digests of the results (finished.py)
     summary.json      the results, or diverged.json, why the run diverged, where that is its result; written last
 

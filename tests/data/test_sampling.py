@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from dlrm_adahessian.data.sampling import logit_shift, population_probability, population_weights
+from dlrm_adahessian.data.sampling import (
+    log_weights,
+    logit_shift,
+    population_probability,
+    population_weights,
+)
 from dlrm_adahessian.data.schema import LabelColumn
 from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.metrics.curves import calibration_bins
@@ -39,6 +44,13 @@ def test_rows_without_a_click_stand_for_those_that_were_left_out():
     own = np.array([0.5, 3, 2, 0], np.float32)
     found = population_weights(QUARTER, labels, own)
     assert (found.tolist(), found.dtype) == ([2, 3, 2, 0], np.float32)
+
+
+def test_weights_in_the_log_are_those_before_the_population():
+    labels, own = np.array([0, 1, -1, 0], np.int8), np.array([0.5, 3, 2, 0], np.float32)
+    assert log_weights(QUARTER, labels, np.array([2, 3, 2, 0], np.float32)).tolist() == own.tolist()
+    assert log_weights(QUARTER, labels, np.array([4, 1, 1, 4], np.float32)).tolist() == [1, 1, 1, 1]
+    assert log_weights(ALL, labels, own) is own
 
 
 def test_a_log_of_all_rows_is_the_population():

@@ -90,7 +90,10 @@ class CalibratedRun:
             return f"Calibration lowers the log loss: the interval of the difference is {ends}."
         if low > 0:
             return f"Calibration raises the log loss: the interval of the difference is {ends}; predict without it."
-        return f"Calibration did not help on these rows: the interval of the difference in log loss, {ends}, includes 0."
+        return (
+            f"Calibration did not measurably help on these rows: the interval of the difference in log loss, {ends}, "
+            "includes 0."
+        )
 
     def asdict(self) -> dict[str, Any]:
         """Return JSON values: those of an evaluation of both, and the calibration."""

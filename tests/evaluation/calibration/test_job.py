@@ -182,7 +182,7 @@ def test_the_table_and_the_report_say_that_it_is_calibrated(run, new, call, tmp_
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (THEIRS, OURS, "did not help on these rows: the interval of the difference in log loss, "),
+        (THEIRS, OURS, "did not measurably help on these rows: the interval of the difference in log loss, "),
         (np.full(6, 0.5, np.float32), np.where(LABELS, 0.8, 0.2).astype(np.float32), "lowers the log loss: "),
         (np.where(LABELS, 0.8, 0.2).astype(np.float32), np.full(6, 0.5, np.float32), "raises the log loss: "),
     ],
