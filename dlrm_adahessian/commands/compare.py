@@ -1,10 +1,12 @@
 """`compare`: which optimizer trains the better model, and which model is better."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_adahessian.commands.arguments import config_file, model_name, parsed
+from dlrm_adahessian.commands.cautions import slowed
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.config import of_model
 from dlrm_adahessian.data.config import GENERATED
@@ -18,6 +20,8 @@ from dlrm_adahessian.runtime.terminal import say
 
 if TYPE_CHECKING:
     from dlrm_adahessian.compare.study import Study
+
+logger = logging.getLogger(__name__)
 
 _HELP = """Tune and train several optimizers or models on the same rows, and report which is better.
 
@@ -74,6 +78,9 @@ def report(study: "Study", folder: Path) -> list[str]:
         write_runs(folder, runs)
         found = summarize(study)
         write_report(folder, found, runs)
+        waited = {name: entrant.train.get("waited_share") for name, entrant in found.optimizers.items()}
+        if (caution := slowed(waited)) is not None:
+            logger.warning("%s", caution)
         return [*headline(found), *verdict(found)]
     except Exception as error:
         if isinstance(error, ProgramError):

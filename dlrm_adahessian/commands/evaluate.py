@@ -1,6 +1,7 @@
 """`evaluate`: rows to predictions, figures, slices and a report."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from dlrm_adahessian.commands.cautions import useless
 from dlrm_adahessian.data.config import BadRows
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import settings
-from dlrm_adahessian.runtime.terminal import say
+from dlrm_adahessian.runtime.terminal import say, say_judged
 
 if TYPE_CHECKING:
     from dlrm_adahessian.evaluation.job import Evaluation
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
         ModelFigures,
         SlicingFigures,
     )
+
+logger = logging.getLogger(__name__)
+
+_REMEDY = "check which column is the label, and that the rows are like those that the model was trained on"
 
 
 @settings
@@ -87,13 +93,20 @@ def evaluate(arguments: Sequence[str]) -> int:
     found = evaluated(request)
     if args.report is not None:
         _write_report(args.report, found)
+    _say_found(args, found.summary)
+    figures = {model.name: model.figures.metrics for model in found.summary.models if model.figures}
+    if (caution := useless(figures, _REMEDY)) is not None:
+        logger.warning("%s", caution)
+    return 0
+
+
+def _say_found(args: EvaluateConfig, summary: "EvaluationSummary") -> None:
     if args.json:
-        say(json.dumps(found.summary.asdict(), allow_nan=False))
-        return 0
-    say(evaluation_table(found.summary))
+        say(json.dumps(summary.asdict(), allow_nan=False))
+        return
+    say_judged(evaluation_table(summary))
     if args.report is not None:
         say(f"report written to {args.report}")
-    return 0
 
 
 def require_html(report: Path | None) -> None:

@@ -1,11 +1,13 @@
 """`train`: an optimizer and its baseline on the same rows."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, spelled_out, value_of
+from dlrm_adahessian.commands.cautions import slowed, useless
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
@@ -16,13 +18,16 @@ from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, flags_refused
 from dlrm_adahessian.runtime.process import host_memory
 from dlrm_adahessian.runtime.settings import merged, read_toml
-from dlrm_adahessian.runtime.terminal import say
+from dlrm_adahessian.runtime.terminal import say_judged
 from dlrm_adahessian.train.recorded import RecordedRun
 
 if TYPE_CHECKING:
     from dlrm_adahessian.metrics.binary import BinaryMetrics
     from dlrm_adahessian.statistics.comparison import Difference
+    from dlrm_adahessian.train.results import RunSummary
     from dlrm_adahessian.train.with_baseline import JobResult
+
+logger = logging.getLogger(__name__)
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
@@ -47,7 +52,9 @@ def train(arguments: Sequence[str]) -> int:
     done = run_job(settings)
     if done is None:  # another rank reports
         return 0
-    say(f"{job_table(done)}\n\nwritten to {done.folder}/summary.json")
+    say_judged(f"{job_table(done)}\n\nwritten to {done.folder}/summary.json")
+    for caution in job_cautions(done):
+        logger.warning("%s", caution)
     return 0
 
 
@@ -138,33 +145,60 @@ def job_table(job: "JobResult") -> str:
     """
     from dlrm_adahessian.metrics.binary import METRICS
 
-    runs = {job.run.optimizer: job.run}
-    if job.baseline:
-        runs[f"{job.baseline.optimizer} (baseline)"] = job.baseline
-    lines = [_line("", [*(metric.title for metric in METRICS.values()), "NE", "samples/s"])]
+    runs = _runs(job)
+    lines = [_line("", [*(metric.title for metric in METRICS.values()), "NE", "ms/step", "samples/s"])]
     for name, run in runs.items():
-        lines.append(_line(f"progressive {name}", [*_cells(run.progressive), ""]))
+        lines.append(_line(f"progressive {name}", _cells(run.progressive)))
     for name, run in runs.items():
-        lines.append(
-            _line(f"test        {name}", [*_cells(run.test), f"{run.train.samples_per_second:,.0f}"])
-        )
+        lines.append(_line(f"test        {name}", [*_cells(run.test), *_speed(run)]))
     known = [job.run.test.of_base_rate(name) for name in METRICS]
     of_base_rate = ["" if value is None else _cell(value) for value in known]
-    lines.append(_line("test        base rate", [*of_base_rate, _cell(1.0), ""]))
+    lines.append(_line("test        base rate", [*of_base_rate, _cell(1.0)]))
     if job.run.bayes:
-        lines.append(_line("test        Bayes (planted truth)", [*_cells(job.run.bayes), ""]))
+        lines.append(_line("test        Bayes (planted truth)", _cells(job.run.bayes)))
     if job.baseline and job.difference:
         lines += ["", f"{job.run.optimizer} minus {job.baseline.optimizer}, with 95% interval"]
         for part, found in (("progressive", job.progressive_difference), ("test", job.difference)):
             lines += _difference_lines(part, found) if found else ()
-        lines.append("The intervals cover the chance of the rows, for these two runs; other seeds vary too.")
+        lines += [
+            "Intervals cover the sampling of rows only, with one seed and one setting. To cover seeds too, run on",
+            f"the same rows: dlrm-adahessian compare --optimizers {job.baseline.optimizer},{job.run.optimizer} --seeds 10",
+        ]
     if job.run.test.weight is not None:
         lines.append("Rows count by their weights in all metrics.")
     return "\n".join(lines)
 
 
+def job_cautions(job: "JobResult") -> list[str]:
+    """Return what a reader of the table must know beside it: that models are useless, or speeds those of a busy machine."""
+    runs = _runs(job)
+    remedy = (
+        "lower --lr and --rows-lr"
+        if any(run.test.beats_base_rate for run in runs.values())
+        else "check which column is the label and how the rows are ordered, lower --lr and --rows-lr, or give more rows"
+    )
+    found = (
+        useless({name: run.test for name, run in runs.items()}, remedy),
+        slowed({name: run.train.waited_share for name, run in runs.items()}),
+    )
+    return [caution for caution in found if caution is not None]
+
+
+def _runs(job: "JobResult") -> "dict[str, RunSummary]":
+    runs = {job.run.optimizer: job.run}
+    if job.baseline:
+        runs[f"{job.baseline.optimizer} (baseline)"] = job.baseline
+    return runs
+
+
+def _speed(run: "RunSummary") -> list[str]:
+    """Return the median time of a step, and the samples a second that follow from it; the mean counts every pause."""
+    ms = run.train.step_ms_median
+    return [f"{ms:,.2f}", f"{1e3 * run.batch_size / ms:,.0f}" if ms else "-"]
+
+
 def _line(name: str, cells: Sequence[str]) -> str:
-    return f"{name:<34}" + "".join(f"{cell:>12}" for cell in cells)
+    return (f"{name:<34}" + "".join(f"{cell:>11}" for cell in cells)).rstrip()
 
 
 def _cells(found: "BinaryMetrics") -> list[str]:

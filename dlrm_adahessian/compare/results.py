@@ -255,6 +255,23 @@ class Comparison:
         )
 
     @property
+    def step_times(self) -> str:
+        """What heads a column of step times: of runs that shared the machine with others it says so."""
+        at_once = self.config.parallel
+        return "ms a step" if at_once == 1 else f"ms a step, {at_once} runs at once"
+
+    @property
+    def measured_times(self) -> str:
+        """How step times were measured, in words."""
+        at_once = self.config.parallel
+        shared = (
+            "one run at a time"
+            if at_once == 1
+            else f"{at_once} runs side by side on shared cores, which slows all of them; --parallel 1 trains one at a time"
+        )
+        return f"Step times are medians, of final runs as they trained: {shared}."
+
+    @property
     def weighted(self) -> bool:
         """Whether samples count by their weights in the metrics."""
         return any("weight" in found.val for found in self.optimizers.values())

@@ -31,6 +31,9 @@ from dlrm_adahessian.metrics.ranking import (
 )
 
 _BLOCK = 1 << 20  # samples; a float64 temporary of a block is 8 MiB
+_LEAST_AUC = (
+    0.52  # three standard errors above that of random predictions of 10,000 samples, a quarter of them clicks
+)
 
 
 def probability_from_logit(
@@ -241,6 +244,12 @@ class BinaryMetrics:
         if self.weight is None:
             del values["weight"]
         return values
+
+    @property
+    def beats_base_rate(self) -> bool:
+        """Whether ranking and log loss, where they are defined, are better than of always predicting `base_rate`."""
+        ranking = self.auc is None or self.auc >= _LEAST_AUC
+        return ranking and (self.normalized_entropy is None or self.normalized_entropy <= 1)
 
     def of_base_rate(self, name: str) -> float | None:
         """Return what always predicting the base rate gets in the metric of a name; None where no table shows it."""

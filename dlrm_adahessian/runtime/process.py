@@ -21,6 +21,7 @@ _CACHE = "NUMBA_CACHE_DIR"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc refuses more
 _KEPT = 2**31 - 1  # bytes
+_SCHEDULED = Path("/proc/thread-self/schedstat")  # ns on a core, ns waiting for one, turns; of Linux
 
 
 def settle_numba(package: Path) -> None:
@@ -88,6 +89,14 @@ def keep_freed_memory() -> None:
 def host_memory() -> int:
     """Return the bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def seconds_without_core() -> float | None:
+    """Return how long this thread has been ready to run while others had the cores; None where the system does not say."""
+    try:
+        return int(_SCHEDULED.read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def is_lack_of_memory(error: Exception) -> bool:

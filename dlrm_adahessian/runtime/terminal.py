@@ -2,9 +2,14 @@
 
 import json
 import logging
+import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+_COLOURS = {"better": 32, "worse": 31, "no difference shown": 33}  # of ANSI: green, red, yellow
+_JUDGED = re.compile(rf"(?:{'|'.join(_COLOURS)})$", re.MULTILINE)
 
 
 def printable(text: str) -> str:
@@ -34,12 +39,21 @@ def say(text: str) -> None:
     sys.stdout.write(f"{printable(text)}\n")
 
 
+def say_judged(text: str) -> None:
+    """Print lines to the standard output, a judgement at the end of a line in its colour where the terminal has colours."""
+    shown = printable(text)
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        shown = _JUDGED.sub(lambda found: f"\x1b[{_COLOURS[found[0]]}m{found[0]}\x1b[0m", shown)
+    sys.stdout.write(f"{shown}\n")
+
+
 class PrintableFormatter(logging.Formatter):
-    """Formats what the program logs, which names files too, for a terminal."""
+    """Formats what the program logs, which names files too, for a terminal; says what is a warning."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message of a record, its traceback too, as `printable` has it."""
-        return printable(super().format(record))
+        said = "warning: " if record.levelno == logging.WARNING else ""
+        return said + printable(super().format(record))
 
 
 def progress_bar(title: str | None, *, unit: str, total: int | None = None, done: int = 0) -> Any:

@@ -9,15 +9,17 @@ the same twice. So each time that it goes back it has got as far as another chec
 import signal
 import statistics
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypedDict
 
 import pydantic
 
 from dlrm_adahessian.errors import CheckpointError, DivergedError
+from dlrm_adahessian.runtime.process import seconds_without_core
 from dlrm_adahessian.runtime.signals import stopping
 
 _MAX_TIMES = 100_000  # step times kept for the median
@@ -68,12 +70,22 @@ class Progress:
         self.skipped_in_a_row = 0
 
 
+class StepTimes(TypedDict):
+    """What a clock measured, as `TrainingCost` of results.py has it."""
+
+    seconds: float
+    samples_per_second: float
+    step_ms_median: float
+    waited_share: float | None
+
+
 class StepClock:
     """Time spent in steps, over all sittings of a run; a checkpoint has its state."""
 
     def __init__(self) -> None:
         self.seconds, self.samples, self.median = 0.0, 0, 0.0
         self._recent: deque[float] = deque(maxlen=_MAX_TIMES)
+        self._began, self._waited_before = time.monotonic(), seconds_without_core()
 
     def add(self, seconds: float, samples: int) -> None:
         """Count a step."""
@@ -81,7 +93,7 @@ class StepClock:
         self.samples += samples
         self._recent.append(seconds)
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> StepTimes:
         """Return the figures of summary.json; the median is that of the steps of this sitting, if there are any."""
         if self._recent:
             self.median = statistics.median(self._recent)
@@ -89,7 +101,15 @@ class StepClock:
             "seconds": self.seconds,
             "samples_per_second": self.samples / self.seconds if self.seconds else 0.0,
             "step_ms_median": 1e3 * self.median,
+            "waited_share": self._waited_share(),
         }
+
+    def _waited_share(self) -> float | None:
+        """Return the share of this sitting that was spent waiting for a core; None without steps, or if it is not known."""
+        waited, elapsed = seconds_without_core(), time.monotonic() - self._began
+        if waited is None or self._waited_before is None or not self._recent:
+            return None
+        return (waited - self._waited_before) / elapsed
 
     def state(self) -> dict[str, float | int]:
         """Return what `load` takes."""

@@ -54,6 +54,8 @@ class TrainingCost:
         seconds: in steps.
         samples_per_second: over all steps.
         step_ms_median: median duration of a step.
+        waited_share: share of the time that training was ready to run and waited for a core, which other programs had; None
+            where the system or a summary of before does not say.
     """
 
     steps: int
@@ -62,6 +64,7 @@ class TrainingCost:
     seconds: float
     samples_per_second: float
     step_ms_median: float
+    waited_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,17 +35,17 @@ def ran(optimizer, probability, labels):
         val=found,
         test=found,
         train=TrainingCost(
-            steps=3, samples=6, model_mib=1.0, seconds=1.0, samples_per_second=1234.5, step_ms_median=1.0
+            steps=3, samples=6, model_mib=1.0, seconds=1.0, samples_per_second=1234.5, step_ms_median=0.8
         ),
     )
 
 
-def job(*, progressive=True, labels=LABELS):
-    difference = compare_predictions(labels, OURS, THEIRS)
+def job(*, progressive=True, labels=LABELS, ours=OURS, theirs=THEIRS):
+    difference = compare_predictions(labels, ours, theirs)
     return JobResult(
         folder=Path("run"),
-        run=ran("hybrid", OURS, labels),
-        baseline=ran("adagrad", THEIRS, labels),
+        run=ran("hybrid", ours, labels),
+        baseline=ran("adagrad", theirs, labels),
         difference=difference,
         progressive_difference=difference if progressive else None,
     )

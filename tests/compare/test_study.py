@@ -21,7 +21,7 @@ from tests.processes.program import Command, call
 
 
 def without_clock(value):
-    clock = {"seconds", "samples_per_second", "step_ms_median", "time_to_target"}
+    clock = {"seconds", "samples_per_second", "step_ms_median", "waited_share", "time_to_target"}
     if isinstance(value, dict):
         return {k: without_clock(v) for k, v in value.items() if k not in clock}
     return [without_clock(v) for v in value] if isinstance(value, list) else value

@@ -226,3 +226,20 @@ def test_without_weights_nothing_is_said_of_them() -> None:
     assert "weight" not in binary_metrics(labels, probability).asdict()
     with pytest.raises(ValueError, match="one weight for each of 2 rows"):
         binary_metrics(labels, probability, np.ones(3))
+
+
+@pytest.mark.parametrize(("probability", "beats"), [
+    ([0.2, 0.6, 0.4, 0.7], True),
+    ([0.5, 0.5, 0.5, 0.5], False),  # the base rate itself: an AUC of 0.5
+    ([0.8, 0.4, 0.6, 0.3], False),  # in the wrong order
+    ([0.001, 0.002, 0.001, 0.002], False),  # in the right order, and surer of no click than a log loss bears
+])  # fmt: skip
+def test_predictions_beat_the_base_rate_if_they_rank_and_lose_less(probability, beats) -> None:
+    labels = np.array([0, 1, 0, 1], np.int8)
+    assert binary_metrics(labels, np.array(probability, np.float32)).beats_base_rate == beats
+
+
+def test_of_one_class_and_of_no_rows_nothing_is_asked() -> None:
+    for labels in ([], [1, 1]):
+        found = binary_metrics(np.array(labels, np.int8), np.full(len(labels), 0.1, np.float32))
+        assert found.beats_base_rate

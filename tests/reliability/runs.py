@@ -21,7 +21,7 @@ from tests.processes.program import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = "RELIABILITY_RUN"  # in the environment of all that a launcher starts, to find what outlives it
-_CLOCK = {"seconds", "samples_per_second", "step_ms_median", "resumed_from_step"}
+_CLOCK = {"seconds", "samples_per_second", "step_ms_median", "waited_share", "resumed_from_step"}
 # Byte count and digest of lines with times in them.
 _CLOCK_STATE = {"timing", "metrics_bytes", "metrics_xxh3_128"}
 _BEGUN = re.compile(r"resumed from step (\d+)|starting from the beginning")

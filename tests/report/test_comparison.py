@@ -77,6 +77,26 @@ def test_the_report_says_of_which_matrix_the_diagonal_is(study, tmp_path):
     assert all(told in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
 
 
+@pytest.mark.parametrize(("at_once", "head", "told"), [
+    (1, "ms a step", "as they trained: one run at a time."),
+    (3, "ms a step, 3 runs at once", "as they trained: 3 runs side by side on shared cores"),
+])  # fmt: skip
+def test_the_report_says_beside_how_many_runs_step_times_were_measured(at_once, head, told, study, tmp_path):
+    found = summarize(study)
+    timed = {
+        name: replace(entrant, train={**entrant.train, "step_ms_median": ms, "waited_share": 0.25})
+        for (name, entrant), ms in zip(found.optimizers.items(), (2.0, 5.0), strict=True)
+    }
+    found = replace(found, optimizers=timed, config=replace(found.config, parallel=at_once))
+    write_report(tmp_path, found, runs_table(study))
+    text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    assert f"| {head} | times {found.first} |" in text
+    assert page.count(f"<th>{head}</th>") == 2, "in the tables of results and of cost"
+    assert all(told in written for written in (text, page))
+    assert [text.count(f"| {ms} | {ratio} |") for ms, ratio in (("2.00", "1.00"), ("5.00", "2.50"))] == [2, 2]
+    assert page.count("<td>25%</td>") == 2
+
+
 def with_finals(study: Study, change) -> Study:
     """Return a study with other final runs."""
 

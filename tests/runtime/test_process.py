@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -150,10 +151,42 @@ def test_of_the_libraries_errors_only_are_shown_and_the_first_rank_says_what_it_
     first, second = (plain_user.python(program, environment={"RANK": rank}).stderr for rank in "01")
     ours, theirs = "dlrm_adahessian.x", "torch error \\x1b"
     assert first.splitlines() == [
-        *(rf"{ours} {level} \x1b" for level in ("info", "warning", "error")),
+        rf"{ours} info \x1b",
+        rf"warning: {ours} warning \x1b",
+        rf"{ours} error \x1b",
         theirs,
     ]
     assert second.splitlines() == [rf"{ours} error \x1b", theirs]
+
+
+@pytest.mark.skipif(process.seconds_without_core() is None, reason="the system does not say")
+def test_the_time_without_a_core_is_what_a_busy_thread_lacks():
+    allowed = os.sched_getaffinity(0)
+    core = {min(allowed)}
+    rival = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        os.sched_setaffinity(rival.pid, core)
+        os.sched_setaffinity(0, core)
+        began, computed, waited = time.monotonic(), time.thread_time(), process.seconds_without_core()
+        while time.monotonic() < began + 0.4:
+            pass
+        lacking = (time.monotonic() - began) - (time.thread_time() - computed)
+        waited = process.seconds_without_core() - waited
+    finally:
+        os.sched_setaffinity(0, allowed)
+        rival.kill()
+        rival.wait()
+    assert lacking > 0.1, "the rival had its share"
+    assert waited == pytest.approx(lacking, abs=0.05)
+
+
+def test_a_system_that_does_not_count_says_nothing(monkeypatch, tmp_path):
+    for content in ("", "12 unknown 3"):
+        (tmp_path / "schedstat").write_text(content)
+        monkeypatch.setattr(process, "_SCHEDULED", tmp_path / "schedstat")
+        assert process.seconds_without_core() is None
+    monkeypatch.setattr(process, "_SCHEDULED", tmp_path / "absent")
+    assert process.seconds_without_core() is None
 
 
 @pytest.mark.parametrize(

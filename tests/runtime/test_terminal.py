@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import pty
 import subprocess
 import sys
 from hashlib import sha256
@@ -16,6 +18,7 @@ from dlrm_adahessian.runtime.terminal import (
     printable_name,
     progress_bar,
     say_figures,
+    say_judged,
 )
 
 
@@ -94,3 +97,30 @@ def test_a_bar_is_shown_on_a_terminal_where_it_has_a_title(terminal, title, monk
         hidden = bar.disable
     assert hidden == (not terminal or title is None)
     assert ("rows:  50%" in shown.getvalue() and "2.00k/4.00k" in shown.getvalue()) != hidden
+
+
+JUDGED = "auc 1 \x1b better\naccuracy 2 worse\nnot better than\nlogloss 3 no difference shown"
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_a_judgement_has_its_colour_in_a_terminal_that_has_colours(environment, coloured, monkeypatch):
+    for name, value in {"TERM": "xterm", "NO_COLOR": "", **environment}.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb", buffering=0) as screen:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        say_judged(JUDGED)
+        terminal.flush()
+        shown = screen.read(1000).decode().replace("\r\n", "\n")
+    green, red, yellow, plain = ("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[0m") if coloured else [""] * 4
+    assert shown == (
+        f"auc 1 \\x1b {green}better{plain}\naccuracy 2 {red}worse{plain}\nnot better than\n"
+        f"logloss 3 {yellow}no difference shown{plain}\n"
+    )
+
+
+def test_a_judgement_in_a_file_is_plain(capsys):
+    say_judged(JUDGED)
+    assert capsys.readouterr().out == JUDGED.replace("\x1b", "\\x1b") + "\n"

@@ -70,6 +70,7 @@ def figures(summary: object, path: str = "") -> Iterator[tuple[str, object]]:
                 "seconds",
                 "samples_per_second",
                 "step_ms_median",
+                "waited_share",
                 "world_size",
                 "resumed_from_step",
             }:

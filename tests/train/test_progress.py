@@ -1,4 +1,4 @@
-"""What a checkpoint says of a run is checked before it is taken up; signals ask it to stop."""
+"""What a checkpoint says of a run is checked before it is taken up; clocks; signals ask it to stop."""
 
 import os
 import signal
@@ -7,7 +7,8 @@ from dataclasses import asdict
 import pytest
 
 from dlrm_adahessian.errors import CheckpointError
-from dlrm_adahessian.train.progress import Progress, Saved, StopRequest
+from dlrm_adahessian.train import progress
+from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest
 
 STATE = {
     "progress": asdict(Progress(step=7, skipped=2, best_logloss=0.5)),
@@ -40,6 +41,31 @@ def test_a_runs_state_comes_back_and_keys_of_other_versions_are_passed_over():
 def test_another_is_refused(changes, told):
     with pytest.raises(CheckpointError, match=f"the state of x must be a run's, and {told}"):
         Saved.of({**STATE, **changes}, "x")
+
+
+def test_a_clock_says_how_long_steps_take_and_which_share_of_the_time_others_had_the_cores(monkeypatch):
+    times, waited = iter([100.0, 110.0]), iter([3.0, 5.5])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(progress, "seconds_without_core", lambda: next(waited))
+    clock = StepClock()
+    for seconds in (1.0, 2.0, 5.0):
+        clock.add(seconds, 4)
+    expected = {
+        "seconds": 8.0,
+        "samples_per_second": 1.5,
+        "step_ms_median": 2000.0,
+        "waited_share": 0.25,  # 2.5 s of 10
+    }
+    assert clock.summary() == expected
+
+
+@pytest.mark.parametrize(("steps", "waited"), [(0, 1.0), (1, None)])
+def test_without_steps_or_where_the_system_does_not_say_no_share_is_known(steps, waited, monkeypatch):
+    monkeypatch.setattr(progress, "seconds_without_core", lambda: waited)
+    clock = StepClock()
+    for _ in range(steps):
+        clock.add(1.0, 1)
+    assert clock.summary()["waited_share"] is None
 
 
 @pytest.mark.parametrize(("number", "code"), [

@@ -46,7 +46,7 @@ def train(rows, out, cache, *more):
 
 def without_clock(summary):
     if isinstance(summary, dict):
-        clock = {"seconds", "samples_per_second", "step_ms_median", "resumed_from_step"}
+        clock = {"seconds", "samples_per_second", "step_ms_median", "waited_share", "resumed_from_step"}
         return {k: without_clock(v) for k, v in summary.items() if k not in clock}
     return summary
 
