@@ -78,7 +78,7 @@ class RunConfig(SharedConfig):
     """One training run."""
 
     optimizer: str = "hybrid"
-    """A (dense, rows, curvature) triple: the name of a file in presets/optimizers."""
+    """Preset of a dense rule, a row rule and their curvature (docs/optimizers.md)."""
     baseline: Literal["adagrad", "none"] = "adagrad"
     """Train this too, on the same rows, order and initial weights, and compare; with --init-from there is none."""
     curvature: CurvatureName = "exact"

@@ -1,21 +1,38 @@
-"""Flags that win over a file, which wins over a preset."""
+"""Flags that win over a file, which wins over a preset; what is wrong with them is one sentence."""
 
-from collections.abc import Sequence
+import dataclasses
+import difflib
+import inspect
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
+from dlrm_adahessian.commands.help import Layout, under_headings
 from dlrm_adahessian.errors import UsageError
 
 T = TypeVar("T")
-_SHORT = {"--lr": "--optim.dense.lr", "--rows-lr": "--optim.rows.lr"}
+SHORT = {"--lr": "--optim.dense.lr", "--rows-lr": "--optim.rows.lr"}
+_MEANT = {
+    "--learning-rate": "--lr",
+    "--optim.lr": "--lr",
+    "--embedding-lr": "--rows-lr",
+    "--embedding-learning-rate": "--rows-lr",
+    "--gpu": "--device",
+    "--resume-from": "--resume",
+}
+"""Names that other programs have for flags of this one, too far from them to be found by their letters."""
+_HELP = ("-h", "--help", "--help-all")
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with --lr and --rows-lr under the names of their settings."""
     parts = [argument.partition("=") for argument in arguments]
-    return [_SHORT.get(flag, flag) + equals + value for flag, equals, value in parts]
+    return [SHORT.get(flag, flag) + equals + value for flag, equals, value in parts]
 
 
 def config_file(arguments: Sequence[str]) -> Path | None:
@@ -30,24 +47,64 @@ def model_name(arguments: Sequence[str]) -> str | None:
 
 
 def parsed(
-    base: T,
+    base: T | type[T],
     arguments: Sequence[str],
     *,
     prog: str,
-    description: str,
-    read: Sequence[str] = ("--config",),
+    description: str | None = None,
+    read: Sequence[str] = (),
+    layout: Layout | None = None,
 ) -> T:
-    """Return settings whose defaults are those of `base`; the flags that were `read` before are in it already."""
+    """Return the settings that flags make.
+
+    Args:
+        base: settings whose values are the defaults, or a class of settings.
+        arguments: the flags.
+        prog: how the command is called.
+        description: of the command; default: that of the class.
+        read: flags that were read before, as the defaults come from them.
+        layout: of the help of settings; where some are advanced, --help-all shows them.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UsageError: a flag is unknown, or its value is refused.
+    """
     for flag in read:
         arguments = _without(arguments, flag)
-    return tyro.cli(
-        type(base),
-        default=base,
-        args=arguments,
-        prog=prog,
-        description=description,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    _help(base, arguments, prog, description, layout)
+    _refuse_unknown(arguments, [*_flags(base), *read], layout)
+    told = io.StringIO()
+    try:
+        with (
+            redirect_stdout(told),
+            redirect_stderr(told),
+        ):  # which is no terminal, so nothing is drawn or colored
+            return _tyro(base, arguments, prog, description)
+    except SystemExit as leaving:  # as the flags library leaves where a flag is wrong
+        raise UsageError(f"{_sentence(told.getvalue())}; --help says more") from leaving
+
+
+def _help(
+    base: Any, arguments: Sequence[str], prog: str, description: str | None, layout: Layout | None
+) -> None:
+    """Print help where it is asked for, and leave."""
+    asked = [flag for flag in arguments if flag in _HELP]
+    if not asked:
+        return
+    if layout is not None:
+        everything = "--help-all" in asked
+        more = "" if everything or not layout.advanced else "\n\n--help-all shows all flags."
+        description = f"{description or inspect.getdoc(base)}{more}"
+        base = under_headings(base, layout, everything=everything)
+    _tyro(base, ["--help"], prog, description)
+
+
+def _tyro(base: T | type[T], arguments: Sequence[str], prog: str, description: str | None) -> T:
+    kind, default = (base, tyro.MISSING_NONPROP) if isinstance(base, type) else (type(base), base)
+    only = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(kind, default=default, args=arguments, prog=prog, description=description, config=only)
 
 
 def value_of(arguments: Sequence[str], flag: str) -> str | None:
@@ -68,3 +125,32 @@ def _without(arguments: Sequence[str], flag: str) -> list[str]:
         place = rest.index(flag)
         del rest[place : place + 2]
     return rest
+
+
+def _flags(base: Any, prefix: str = "--") -> Iterator[str]:
+    """Yield the flags of settings, or of a class of them; a switch can be turned off too."""
+    for field in dataclasses.fields(base):
+        value, name = getattr(base, field.name, None), field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+            if isinstance(value, bool):
+                yield f"{prefix}no-{name}"
+
+
+def _refuse_unknown(arguments: Sequence[str], known: Sequence[str], layout: Layout | None) -> None:
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            meant = [name for name in (_MEANT.get(flag),) if name in known]
+            near = [*meant, *difflib.get_close_matches(flag, known, 1)]
+            lists = "--help-all" if layout and layout.advanced else "--help"
+            end = f"did you mean {near[0]}?" if near else f"{lists} lists them"
+            raise UsageError(f"{flag} is no flag; {end}")
+
+
+def _sentence(told: str) -> str:
+    """Return the first part of what the flags library says, which stands between rules below a title, as one line."""
+    parts = re.split(r"^ *-+ *$", told, flags=re.MULTILINE)
+    return " ".join(parts[1].split()).rstrip(".")

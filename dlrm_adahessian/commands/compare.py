@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dlrm_adahessian.commands.arguments import config_file, model_name, parsed
 from dlrm_adahessian.commands.cautions import slowed
+from dlrm_adahessian.commands.help import ROWS, Layout, ReadBefore
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.config import of_model
 from dlrm_adahessian.data.config import GENERATED
@@ -27,11 +28,21 @@ _HELP = """Tune and train several optimizers or models on the same rows, and rep
 
 Each gets the same rows in the same order, with one model the same initial weights, and as many draws of hyper-parameters
 from ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an
-interruption, or with more --seeds or --trials to extend it. --config FILE.toml reads settings from a file; flags win
-over it.
-
---model NAME chooses the architecture of all runs: dlrm (default), deepfm or dcnv2. --models dlrm,dcnv2 compares several:
-each is trained by each of --optimizers, and the first with the first is the reference."""
+interruption, or with more --seeds or --trials to extend it. The first optimizer, with the first model, is the reference."""
+LAYOUT = Layout(
+    basic={
+        "rows": ROWS,
+        "comparison": ("optimizers", "models", "trials", "seeds", "searches"),
+        "training": ("model", "batch_size", "epochs", "device"),
+        "run": ("out", "parallel", "config"),
+    },
+    advanced={
+        "search": ("refine", "select", "trial_rows", "sampler", "seed"),
+        "precision": ("precision", "curvature_precision"),
+    },
+    before=ReadBefore(),
+)
+"""What --help and --help-all show of the flags."""
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -45,6 +56,7 @@ def compare(arguments: Sequence[str]) -> int:
         prog="python -m dlrm_adahessian compare",
         description=_HELP,
         read=("--config", "--model"),
+        layout=LAYOUT,
     )
     for name in args.optimizer_names:
         optimizer_preset(name)  # a wrong name is refused before anything is read

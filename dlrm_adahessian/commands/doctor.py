@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-import tyro
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from dlrm_adahessian import __version__
+from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.config import composed
 from dlrm_adahessian.errors import ProgramError
 from dlrm_adahessian.presets import preset_names
+from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import say
 
 _DISTRIBUTION = "dlrm-adahessian"
@@ -22,6 +23,11 @@ _PYTHON = ">=3.11"
 _FBGEMM = Requirement("fbgemm-gpu==1.8.0")  # FBGEMM's minor version must match torch's; torchrec asks for any
 _LOADED = ("torch", "fbgemm_gpu", "torchrec", "numba")
 _REINSTALL = "install the program again: make setup, or pip install ./packaging/fbgemm-gpu . on a machine without a GPU"
+
+
+@settings
+class DoctorConfig:
+    """Check that this installation can train, and say what to do where it cannot."""
 
 
 class Finding(NamedTuple):
@@ -34,19 +40,13 @@ class Finding(NamedTuple):
 
 def doctor(arguments: Sequence[str]) -> int:
     """Check that this installation can train, and say what to do where it cannot."""
-    tyro.cli(
-        _no_arguments, args=arguments, prog="python -m dlrm_adahessian doctor", description=doctor.__doc__
-    )
+    parsed(DoctorConfig, arguments, prog="python -m dlrm_adahessian doctor")
     findings = list(diagnose())
     for what, found, remedy in findings:
         say(f"{what:<20}{found:<28}{f'PROBLEM: {remedy}' if remedy else 'ok'}")
     problems = sum(finding.remedy is not None for finding in findings)
     say(f"{problems} problems found; see above." if problems else "No problems found.")
     return 1 if problems else 0
-
-
-def _no_arguments() -> None:
-    """Take no flags but --help."""
 
 
 def diagnose() -> Iterator[Finding]:

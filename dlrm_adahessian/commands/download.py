@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
+from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.data.download.config import Archive
 from dlrm_adahessian.data.text.sources import RAW
 from dlrm_adahessian.runtime.settings import read_toml, settings, validated
@@ -23,7 +22,7 @@ class DownloadConfig:
 
 def download(arguments: Sequence[str]) -> int:
     """Fetch the archive of rows from a mirror that you name."""
-    args = tyro.cli(DownloadConfig, args=arguments, prog="python -m dlrm_adahessian download")
+    args = parsed(DownloadConfig, arguments, prog="python -m dlrm_adahessian download")
     archive = validated(Archive, read_toml(args.config))
     from dlrm_adahessian.data.download.fetch import fetch
 

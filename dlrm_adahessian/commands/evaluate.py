@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
+from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.commands.cautions import useless
+from dlrm_adahessian.commands.help import Layout
 from dlrm_adahessian.data.config import BadRows
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import settings
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LAYOUT = Layout(
+    {
+        "models": ("run", "best", "against"),
+        "rows": ("data_path", "part", "bad_rows", "stdin"),
+        "figures": ("slices", "out", "report", "json"),
+    }
+)
+"""What --help shows of the flags."""
 _REMEDY = "check which column is the label, and that the rows are like those that the model was trained on"
 
 
@@ -68,7 +76,7 @@ class EvaluateConfig:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Score rows with trained models, or judge predictions of before."""
-    args = tyro.cli(EvaluateConfig, args=arguments, prog="python -m dlrm_adahessian evaluate")
+    args = parsed(EvaluateConfig(), arguments, prog="python -m dlrm_adahessian evaluate", layout=LAYOUT)
     if args.stdin:
         _stream(args)
         return 0

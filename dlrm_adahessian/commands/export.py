@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import say_figures
@@ -31,7 +30,7 @@ class ExportConfig:
 
 def export(arguments: Sequence[str]) -> int:
     """Write a trained model as a folder to serve from."""
-    args = tyro.cli(ExportConfig, args=arguments, prog="python -m dlrm_adahessian export")
+    args = parsed(ExportConfig, arguments, prog="python -m dlrm_adahessian export")
     require_writable(args.out.parent, "--out")
     from dlrm_adahessian.serving.export import export as write
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
+from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.data.config import GENERATED, BadRows, DataConfig, DatasetName
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import is_prepared, require_rows
@@ -35,7 +34,7 @@ class PrepareConfig:
 
 def prepare(arguments: Sequence[str]) -> int:
     """Turn raw rows into the cache that training reads."""
-    args = tyro.cli(PrepareConfig, args=arguments, prog="python -m dlrm_adahessian prepare")
+    args = parsed(PrepareConfig, arguments, prog="python -m dlrm_adahessian prepare")
     if args.data_path is not None and is_prepared(args.data_path):
         raise UsageError(
             f"prepare takes raw rows, and {args.data_path} holds prepared ones; train or evaluate with it as --data-path"

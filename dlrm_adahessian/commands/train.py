@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrm_adahessian import config
-from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, spelled_out, value_of
+from dlrm_adahessian.commands.arguments import SHORT, config_file, model_name, parsed, spelled_out, value_of
 from dlrm_adahessian.commands.cautions import slowed, useless
+from dlrm_adahessian.commands.help import ROWS, Layout, WithRates
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
@@ -15,7 +16,7 @@ from dlrm_adahessian.data.text.sources import is_prepared, require_rows
 from dlrm_adahessian.errors import ProgramError
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import require_writable
-from dlrm_adahessian.runtime.launcher import alone, flags_refused
+from dlrm_adahessian.runtime.launcher import alone, printed_once
 from dlrm_adahessian.runtime.process import host_memory
 from dlrm_adahessian.runtime.settings import merged, read_toml
 from dlrm_adahessian.runtime.terminal import say_judged
@@ -31,10 +32,25 @@ logger = logging.getLogger(__name__)
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
---config FILE.toml reads settings from a file; flags win over the file, the file over the preset of the optimizer
-(presets/optimizers). The defaults shown below already include both. --model NAME chooses the architecture: dlrm (default),
-deepfm or dcnv2, each with settings of its own. --init-from RUN goes on from a finished run, on the next day's rows, with
-that run's settings. --lr and --rows-lr are short for --optim.dense.lr and --optim.rows.lr."""
+Flags win over the file of --config, the file over the preset of the optimizer. The defaults shown below include both.
+--init-from RUN goes on from a finished run, on the rows of the next day, with that run's settings."""
+LAYOUT = Layout(
+    basic={
+        "rows": ROWS,
+        "model and optimizer": ("model", "optimizer", "baseline"),
+        "learning": ("lr", "rows_lr", "batch_size", "epochs", "seed"),
+        "run": ("out", "resume", "init_from", "device", "config"),
+    },
+    advanced={
+        "curvature": ("curvature", "curvature_every", "curvature_fraction", "curvature_probes"),
+        "precision": ("precision", "curvature_precision", "exchange_precision"),
+        "validation": ("eval_every", "patience"),
+        "start": ("init_checkpoint", "init_row_decay"),
+        "checkpoints": ("checkpoint_every", "checkpoint_keep", "checkpoint_in_background"),
+    },
+    before=WithRates(),
+)
+"""What --help and --help-all show of the flags."""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -61,13 +77,17 @@ def train(arguments: Sequence[str]) -> int:
 def _settings(arguments: Sequence[str]) -> RunConfig:
     """Return the settings; where they are refused on one of several ranks, all learn it before they leave."""
     try:
-        with flags_refused():
+        with printed_once():
+            below = _below_flags(arguments)
             found = parsed(
-                _below_flags(arguments),
+                below,
                 arguments,
                 prog="train.py",
                 description=_HELP,
-                read=("--config", "--model"),
+                read=("--config", "--model", *SHORT),
+                layout=LAYOUT._replace(
+                    before=WithRates(lr=below.optim.dense.lr, rows_lr=below.optim.rows.lr)
+                ),
             )
             if not found.resume:  # what the folder of a run claims is held against the sizes that it has
                 found.require_memory(host_memory(), *_columns(found))

@@ -30,7 +30,7 @@ class CompareConfig(SharedConfig):
     """Optimizers, or models too, and what all of them are given."""
 
     optimizers: str = "adagrad,adam,hybrid"
-    """Names of files in presets/optimizers, separated by commas; each is compared with those before it."""
+    """Names of presets, separated by commas; each is compared with those before it (docs/optimizers.md)."""
     models: str | None = None
     """Names of architectures, separated by commas, each trained by each optimizer; default `model` alone. Of the settings of
     `model`, embedding_dim and activation are every architecture's, the others its own."""

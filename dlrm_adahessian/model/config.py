@@ -74,6 +74,7 @@ class DLRMConfig(Architecture):
     """DLRM; the defaults are facebookresearch/dlrm's for Criteo Kaggle."""
 
     name: Literal["dlrm"] = "dlrm"
+    """Which architecture."""
     bottom: tuple[Width, ...] = (512, 256, 64)
     """Hidden widths of the bottom MLP, between K inputs and D outputs; without dense columns there is none."""
     top: tuple[Width, ...] = (512, 256)
@@ -113,6 +114,7 @@ class DeepFMConfig(Architecture):
 
     rows_lr_divisor: ClassVar[float] = 5.0  # measured with three presets, docs/models.md
     name: Literal["deepfm"] = "deepfm"
+    """Which architecture."""
     embedding_dim: int = Field(default=16, ge=2)
     """D, width of the tables: D - 1 factors of the factorization machine, and the linear weight."""
     initial_rows: Annotated[float, Field(gt=0)] | None = 0.01
@@ -141,6 +143,7 @@ class DCNv2Config(Architecture):
     """DCN V2: cross layers before an MLP, or beside it."""
 
     name: Literal["dcnv2"] = "dcnv2"
+    """Which architecture."""
     crosses: int = Field(default=3, ge=1)
     """Cross layers."""
     rank: Annotated[int, Field(ge=1)] | None = None

@@ -1,13 +1,11 @@
 """What a launcher such as torchrun tells each of its ranks through the environment. Imports no torch."""
 
-import io
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from dlrm_adahessian.errors import ProgramError, ToldElsewhereError, UsageError
-from dlrm_adahessian.runtime.terminal import say
+from dlrm_adahessian.errors import ProgramError, ToldElsewhereError
 
 STORE = "DLRM_ADAHESSIAN_STORE"
 """Names the file at which ranks of one machine meet; without it they meet at the address that torchrun gives them."""
@@ -29,29 +27,13 @@ def is_first_here() -> bool:
 
 
 @contextmanager
-def flags_refused() -> Generator[None]:
-    """Make an error of what the flags library prints and leaves with, on a rank that tells the others before it leaves.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UsageError: a flag is wrong, and this rank is not alone.
-        SystemExit: as the block raised it: help was asked for, which the first rank prints, or this process is alone.
-    """
-    if alone():
+def printed_once() -> Generator[None]:
+    """Let only the first rank print within the block; for help, which is the same on all."""
+    if is_first():
         yield
         return
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed), redirect_stderr(printed):
-            yield
-    except SystemExit as leaving:
-        if leaving.code == 2:  # as the flags library leaves where a flag is wrong
-            raise UsageError(printed.getvalue().strip()) from leaving
-        if is_first():
-            say(printed.getvalue().rstrip())
-        raise
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 @contextmanager
@@ -62,13 +44,13 @@ def told_once() -> Generator[None]:
         Nothing.
 
     Raises:
+        ProgramError: as the block raised it, on the first rank.
         ToldElsewhereError: the block failed on another rank than the first.
     """
-    if is_first():
-        yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with printed_once():
         try:
             yield
         except ProgramError as error:
+            if is_first():
+                raise
             raise ToldElsewhereError(error.exit_code) from error

@@ -3,6 +3,7 @@
 import pytest
 
 from dlrm_adahessian import config
+from dlrm_adahessian.cli import main
 from dlrm_adahessian.commands.arguments import model_name, parsed, spelled_out
 from dlrm_adahessian.errors import UsageError
 
@@ -22,14 +23,13 @@ def test_the_architecture_is_named_in_either_way(arguments, name):
 
 
 @pytest.mark.parametrize("named", [["--model", "dcnv2"], ["--model.name", "dcnv2"], ["--model=dcnv2"]])
-def test_flags_are_those_of_the_architecture_and_others_are_refused(named, capsys):
+def test_flags_are_those_of_the_architecture_and_others_are_refused(named):
     base, told = config.load(None, "adagrad", model_name(named)), {"prog": "train", "description": ""}
     read = ("--config", "--model")
     found = parsed(base, ["--model.deep", "8", *named, "--model.rank", "2"], read=read, **told)
     assert (found.model.name, found.model.deep, found.model.rank) == ("dcnv2", (8,), 2)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError, match=r"^--model\.bottom is no flag"):
         parsed(base, [*named, "--model.bottom", "8"], read=read, **told)
-    assert "--model.bottom" in capsys.readouterr().err
 
 
 def test_learning_rates_have_short_names():
@@ -50,3 +50,32 @@ def test_learning_rates_have_short_names():
 def test_a_value_that_a_setting_refuses_is_one_sentence(arguments, told):
     with pytest.raises(UsageError, match=rf"^{told}$"):
         parsed(config.load(None, "adagrad"), arguments, prog="train", description="")
+
+
+@pytest.mark.parametrize(("command", "told"), [
+    ("train --learning-rate .01", "--learning-rate is no flag; did you mean --lr?"),
+    ("train --epoch=2", "--epoch is no flag; did you mean --epochs?"),
+    ("train --model.bottm 8", "--model.bottm is no flag; did you mean --model.bottom?"),
+    ("train --zzz 1", "--zzz is no flag; --help-all lists them"),
+    ("compare --learning-rate 1", "--learning-rate is no flag; --help-all lists them"),  # it draws rates
+    ("export --rnu x --out y", "--rnu is no flag; did you mean --run?"),
+    ("prepare --data.min_cuont 3", "--data.min-cuont is no flag; did you mean --data.min-count?"),
+    ("doctor --all", "--all is no flag; --help lists them"),
+    ("train rows.txt", "Unrecognized options: rows.txt; --help says more"),
+    ("train --device tpu", "invalid choice 'tpu' for argument '--device'"),
+    ("train --epochs x", "Error parsing --epochs: invalid literal for int() with base 10: 'x'; --help says more"),
+    ("export --out y", "Missing from python -m dlrm_adahessian export: --run PATH"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_flag_is_one_line_and_names_the_nearest(command, told, capsys):
+    assert main(command.split()) == 64
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1
+
+
+def test_switches_can_be_turned_off_and_words_be_joined_by_either_dash():
+    base = config.load(None, "hybrid")
+    given = ["--no-checkpoint-in-background", "--optim.rows.no-rowwise", "--batch_size", "8"]
+    found = parsed(base, given, prog="train", description="")
+    assert (found.checkpoint_in_background, found.optim.rows.rowwise, found.batch_size) == (False, False, 8)

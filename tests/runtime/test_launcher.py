@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from dlrm_adahessian.errors import ToldElsewhereError, UsageError
-from dlrm_adahessian.runtime.launcher import alone, flags_refused, is_first, is_first_here, told_once
+from dlrm_adahessian.runtime.launcher import alone, is_first, is_first_here, printed_once, told_once
 
 
 @pytest.mark.parametrize(("world_size", "rank"), [(None, None), ("1", "0"), ("2", "0"), ("2", "1")])
@@ -43,24 +43,11 @@ def test_a_process_knows_whether_it_is_the_first_on_its_machine(local_rank, firs
     assert is_first_here() == first
 
 
-def leave(code):
-    with flags_refused():
+@pytest.mark.parametrize(("rank", "printed"), [("0", ("help\n", "usage")), ("1", ("", ""))])
+def test_help_is_printed_by_the_first_rank_alone(rank, printed, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit), printed_once():
         sys.stdout.write("help\n")
         sys.stderr.write("usage")
-        raise SystemExit(code)
-
-
-def test_flags_that_a_rank_refuses_are_an_error_with_what_was_printed(monkeypatch, capsys):
-    for rank, said in (("0", "help\nusage\n"), ("1", "")):
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setenv("RANK", rank)
-        with pytest.raises(UsageError, match="^help\nusage$"):
-            leave(2)
-        assert capsys.readouterr() == ("", ""), "the ranks tell each other first"
-        with pytest.raises(SystemExit):
-            leave(0)
-        assert capsys.readouterr() == (said, "")
-    monkeypatch.delenv("WORLD_SIZE")
-    with pytest.raises(SystemExit):
-        leave(2)
-    assert capsys.readouterr() == ("help\n", "usage")
+        raise SystemExit(0)
+    assert capsys.readouterr() == printed

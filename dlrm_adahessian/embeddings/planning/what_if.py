@@ -26,6 +26,7 @@ class PlanConfig:
     tables: str = "kaggle"
     """kaggle, a name in presets/tables, or a TOML file like those: rows of each table, and the model's widths."""
     hosts: int = Field(default=1, ge=1)
+    """Machines."""
     gpus_per_host: int = Field(default=8, ge=1)
     """Ranks per host; on CPUs too."""
     memory_gib: float = Field(default=80, gt=0)

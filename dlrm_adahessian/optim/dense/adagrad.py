@@ -26,7 +26,9 @@ class AdagradConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["adagrad"] = "adagrad"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.02, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the mean of gradients, a step; 0 keeps none."""
     initial_accumulator: float = Field(default=0.0, ge=0)

@@ -31,6 +31,7 @@ class AdaHessianConfig:
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adahessian"] = "adahessian"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.05, gt=0)
     """eta; the fraction of a diagonal Newton step when `power` is 1."""
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -25,12 +25,17 @@ class AdamConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.003), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["adam"] = "adam"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.001, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients, a step."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the mean of squared gradients, a step."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
         """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""

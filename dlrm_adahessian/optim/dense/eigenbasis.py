@@ -42,7 +42,9 @@ class EigenbasisConfig:
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.003)}
     name: Literal["eigenbasis"] = "eigenbasis"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.004, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the mean of gradients, a step."""
     beta2: float = Field(default=0.99, gt=0, le=1)

@@ -35,7 +35,9 @@ class DenseHessianAdagradConfig:
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.01, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the mean of gradients, a step; 0 keeps none."""
     eps: float = Field(default=1e-8, ge=0)

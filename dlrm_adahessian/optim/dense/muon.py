@@ -30,6 +30,7 @@ class MuonConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.002), "momentum": Choice((0.9, 0.95))}
     name: Literal["muon"] = "muon"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.002, gt=0)
     """Of both; Muon's updates are scaled to the size of Adam's."""
     momentum: float = Field(default=0.95, ge=0, lt=1)

@@ -34,13 +34,17 @@ class ScheduleFreeConfig:
         "weight_decay": Range(1e-3, 1.0),
     }
     name: Literal["schedule_free"] = "schedule_free"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.0025, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.9, gt=0, lt=1)
     """Where gradients are taken: 0 is the newest step, 1 the mean of all."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the mean of squared gradients, a step."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled: parameters shrink by lr * weight_decay a step."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
         """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""

@@ -30,6 +30,7 @@ class SGDConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.1), "momentum": Choice((0.8, 0.9, 0.95))}
     name: Literal["sgd"] = "sgd"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.1, gt=0)
     """Multiplies the momentum, which sums gradients of the mean loss."""
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -37,8 +37,11 @@ class ShampooConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.01), "beta2": Choice((0.95, 0.99, 0.999))}
     name: Literal["shampoo"] = "shampoo"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.01, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients, a step."""
     beta2: float = Field(default=0.999, gt=0, lt=1)
     """Decay of the Kronecker factors, a step."""
     start: int = Field(default=25, ge=1)

@@ -42,8 +42,11 @@ class SOAPConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.003), "beta2": Choice((0.95, 0.99, 0.999))}
     name: Literal["soap"] = "soap"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.003, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the mean of gradients, a step."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of Adam's second moment and of the preconditioner, a step."""
     eps: float = Field(default=1e-8, ge=0)

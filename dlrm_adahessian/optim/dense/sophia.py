@@ -29,6 +29,7 @@ class SophiaConfig:
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.001), "gamma": Range(0.005, 0.5)}
     name: Literal["sophia"] = "sophia"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.001, gt=0)
     """eta; the largest step of a parameter."""
     beta1: float = Field(default=0.96, ge=0, lt=1)

@@ -27,7 +27,9 @@ class RowAdagradConfig:
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adagrad"] = "adagrad"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.02, gt=0)
+    """Learning rate."""
     initial_accumulator: float = Field(default=0.0, ge=0)
     """Of s; squared gradient units. Large ones shorten the first steps of a row."""
     eps: float = Field(default=1e-8, ge=0)

@@ -42,7 +42,9 @@ class RowAdaHessianConfig:
 
     tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
     name: Literal["adahessian"] = "adahessian"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.02, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the mean of gradients, a touch of the row; 0 keeps no momentum and no state for it."""
     beta2: float = Field(default=0.99, ge=0, lt=1)

@@ -35,7 +35,9 @@ class RowAdamConfig:
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.005), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["adam"] = "adam"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.005, gt=0)
+    """Learning rate."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the mean of gradients, a touch of the row."""
     beta2: float = Field(default=0.999, ge=0, lt=1)

@@ -42,7 +42,9 @@ class HessianAdagradConfig:
 
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.02, gt=0)
+    """Learning rate."""
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
     rowwise: bool = False

@@ -32,7 +32,9 @@ class RowwiseAdagradConfig:
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.02, gt=0)
+    """Learning rate."""
     initial_accumulator: float = Field(default=0.0, ge=0)
     """Of s; squared gradient units. Large ones shorten the first steps of a row."""
     eps: float = Field(default=1e-8, ge=0)

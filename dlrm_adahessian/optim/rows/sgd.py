@@ -29,6 +29,7 @@ class RowSGDConfig:
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(30.0)}
     name: Literal["sgd"] = "sgd"
+    """Which rule; a preset names it."""
     lr: float = Field(default=30.0, gt=0)
     """Multiplies the gradient of the mean loss; the larger the batch, the larger it must be (see `rows/sgd.py`)."""
 

@@ -34,6 +34,7 @@ class RowSophiaConfig:
     pooled_curvature: ClassVar[PooledCurvature] = "entries"
     tuned: ClassVar[Tuned] = {"lr": rate(0.003), "gamma": Range(0.005, 0.5)}
     name: Literal["sophia"] = "sophia"
+    """Which rule; a preset names it."""
     lr: float = Field(default=0.003, gt=0)
     """eta; the largest step of an entry."""
     beta1: float = Field(default=0.96, ge=0, lt=1)
