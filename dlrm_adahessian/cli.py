@@ -82,7 +82,7 @@ def _run(given: list[str]) -> int:
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     if name not in NAMES:
         raise UsageError(f"a command is one of {', '.join(NAMES)}, got {name!r}")
-    if name != "train" and not alone():
+    if name not in ("train", "daily") and not alone():
         raise UsageError(
             f"{name} runs in one process, and a launcher started several; start it without a launcher"
         )

@@ -141,9 +141,9 @@ class RunConfig(SharedConfig):
                 f"optim.columns turns the gradient of the rows, and the estimate {self.curvature} cannot turn with it; "
                 "use curvature exact or gauss_newton, or optim.columns.power 0"
             )
-        if self.init_from is None and (self.init_checkpoint is not None or self.init_row_decay != 1):
+        if self.init_from is None and self.init_checkpoint is not None:
             raise ValueError(
-                "init_checkpoint and init_row_decay are of a run that --init-from names; name it, or leave them out"
+                "init_checkpoint is of the run that --init-from names; name it, or leave init_checkpoint out"
             )
         if self.init_from is not None and self.baseline != "none":
             raise ValueError(
@@ -203,9 +203,7 @@ class RunConfig(SharedConfig):
         if self.exchange_precision == "fp32":  # a setting that rounds nothing is none
             del settings["exchange_precision"]
         if self.init_from is None:
-            del settings["init_checkpoint"]
-        if self.init_row_decay == 1:
-            del settings["init_row_decay"]
+            del settings["init_checkpoint"], settings["init_row_decay"]
         for name in ("dropout", "initial_rows", "l2_weights", "l2_rows"):  # at 0 or None they are none either
             if not settings["model"][name]:
                 del settings["model"][name]

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.commands.evaluate import evaluation_table, require_html
 from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import say
@@ -38,7 +37,7 @@ class CalibrateConfig:
 
 def calibrate(arguments: Sequence[str]) -> int:
     """Fit calibrated probabilities for a trained model."""
-    args = tyro.cli(CalibrateConfig, args=arguments, prog="python -m dlrm_adahessian calibrate")
+    args = parsed(CalibrateConfig, arguments, prog="python -m dlrm_adahessian calibrate")
     require_html(args.report)
     from dlrm_adahessian.evaluation.calibration.job import CalibratedRun, CalibrationRequest
 

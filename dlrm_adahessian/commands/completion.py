@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, subcommand
 
 from dlrm_adahessian import config
-from dlrm_adahessian.commands import compare, train
+from dlrm_adahessian.commands import compare, daily, train
 from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.commands.calibrate import CalibrateConfig
 from dlrm_adahessian.commands.doctor import DoctorConfig
@@ -68,6 +68,7 @@ def _commands() -> Any:  # a union, for which there is no type
     preset = config.load(None, None)
     training = under_headings(preset, train.LAYOUT, everything=True)
     comparing = under_headings(CompareConfig(), compare.LAYOUT, everything=True)
+    by_day = under_headings(daily.below_flags([]), daily.LAYOUT, everything=True)
     kinds = [
         Annotated[DownloadConfig, subcommand("download")],
         Annotated[SchemaConfig, subcommand("schema")],
@@ -78,6 +79,7 @@ def _commands() -> Any:  # a union, for which there is no type
         Annotated[CalibrateConfig, subcommand("calibrate")],
         Annotated[ExportConfig, subcommand("export")],
         Annotated[type(comparing), subcommand("compare", default=comparing)],
+        Annotated[type(by_day), subcommand("daily", default=by_day)],
         Annotated[
             PlanConfig, subcommand("plan", default=PlanConfig(optimizer=preset.optimizer, optim=preset.optim))
         ],

@@ -1,4 +1,4 @@
-"""`launch`: `train` on several ranks of this machine."""
+"""`launch`: `train` or `daily` on several ranks of this machine."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
+from dlrm_adahessian.commands.daily import daily
 from dlrm_adahessian.commands.train import train
 from dlrm_adahessian.runtime.local_ranks import become_ranks
 from dlrm_adahessian.runtime.settings import settings
@@ -15,7 +16,7 @@ from dlrm_adahessian.runtime.settings import settings
 class LaunchConfig:
     """Train on several ranks of this machine, whose sockets nobody else can reach.
 
-    All other flags are those of train.
+    All other flags are those of train; with `daily` before them, those of daily.
     """
 
     ranks: Annotated[int, Field(ge=1, le=256)]
@@ -28,4 +29,6 @@ def launch(arguments: Sequence[str]) -> int:
         LaunchConfig, args=arguments, prog="python -m dlrm_adahessian launch", return_unknown_args=True
     )
     code = become_ranks(args.ranks)
-    return train(rest) if code is None else code
+    if code is not None:
+        return code
+    return daily(rest[1:]) if rest[:1] == ["daily"] else train(rest)

@@ -41,7 +41,4 @@ def day_run(
     del values["retrain"]
     files = {"train_files": [*map(glob.escape, trains)], "test_files": [glob.escape(tests)]}
     own = {"out": str(folder), "resume": True, "data": values["data"] | files}
-    start = {"init_from": init_from and str(init_from)}
-    if init_from is None:
-        start |= {"init_row_decay": 1.0}
-    return from_dict({**values, **own, **start})
+    return from_dict({**values, **own, "init_from": init_from and str(init_from)})

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,30 +15,8 @@ from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.embeddings.table_shard import fill_uniform_
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train import loop
-from tests.data.columnar.slow import write_text
 from tests.processes import worlds
-
-ROWS, BATCH = 1024, 64  # of a day, 16 steps: the curvature of the dense part is due at its first
-HASHED = """
-[label]
-column = "y"
-[[dense]]
-column = "x"
-[[tokens]]
-column = "site"
-buckets = 40
-[[bags]]
-column = "genres"
-separator = "|"
-buckets = 20
-"""
-COUNTED = HASHED.replace("buckets = 40", "min_count = 2").replace("buckets = 20", "min_count = 2")
-FLAGS = [
-    *("--model.bottom", "8", "--model.top", "8", "--model.embedding-dim", "4"),
-    *("--batch-size", str(BATCH), "--device", "cpu"),
-    *("--optim.schedule.warmup", "0", "--optim.schedule.decay", "none"),
-]
-"""Of a schedule that does not depend on the number of all steps."""
+from tests.train.days import FLAGS, ROWS, write_days
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,25 +29,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four days, of which each has tokens of its own."""
     folder = tmp_path_factory.mktemp("days")
-    (folder / "days").mkdir()
-    (folder / "hashed.toml").write_text(HASHED)
-    (folder / "counted.toml").write_text(COUNTED)
-    for number in range(4):
-        rng = np.random.default_rng(number)
-        sites = rng.zipf(1.5, ROWS) % 30 + 5 * number
-        clicks = rng.random(ROWS) < 1 / (1 + np.exp(1 - np.sin(sites)))
-        columns = {
-            "y": clicks.astype(int).tolist(),
-            "x": rng.exponential(3, ROWS).tolist(),
-            "site": [f"site-{n}" for n in sites],
-            "genres": [
-                "|".join(f"genre-{n}" for n in rng.integers(number, number + 9, count))
-                for count in rng.integers(0, 4, ROWS)
-            ],
-        }
-        write_text(folder / "days" / f"day_{number}.csv", columns)
+    write_days(folder)
     return folder
 
 
