@@ -9,6 +9,7 @@ from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.split import Split
 from dlrm_adahessian.data.text.sources import input_files, input_identity, is_pipe
 from dlrm_adahessian.errors import NoInputError
+from dlrm_adahessian.train.recorded import files_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,25 +21,32 @@ class Origin:
         split: of the good rows that were taken.
         form: of the rows.
         cache_dir: keeps the digests of large files.
+        earlier: those of the runs that the run goes on from.
     """
 
     files: Sequence[Mapping[str, Any]]
     split: Split
     form: Format
     cache_dir: Path
+    earlier: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, prepared: Mapping[str, Any], form: Format, cache_dir: Path) -> Self | None:
         """Return the origin that a run directory tells; None for generated rows, and for runs that tell none."""
-        files, split = prepared.get("input"), prepared.get("split")
-        files = [files] if isinstance(files, dict) else files  # of a pipe
-        if not isinstance(split, dict) or not isinstance(files, list):
+        split, files = prepared.get("split"), files_of(prepared)
+        if not isinstance(split, dict) or not files:
             return None
-        return cls(files=files, split=Split.from_dict(split), form=form, cache_dir=cache_dir)
+        return cls(
+            files=files,
+            split=Split.from_dict(split),
+            form=form,
+            cache_dir=cache_dir,
+            earlier=files_of(prepared, "earlier"),
+        )
 
     def shares(self, path: str) -> bool:
-        """Whether an input has one of the files; of a pipe it is not known."""
-        return any(file in self.files for file in self._contents(path))
+        """Whether an input has one of the files, or of the earlier ones; of a pipe it is not known."""
+        return any(file in (*self.files, *self.earlier) for file in self._contents(path))
 
     def is_that_of(self, path: str) -> bool:
         """Whether an input is all of the files in their order."""

@@ -5,7 +5,7 @@ The first rank prepares, and holds the run directory; a failure on any ends all,
 """
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +36,7 @@ from dlrm_adahessian.runtime.device import finds_gpu
 from dlrm_adahessian.runtime.launcher import is_first_here
 from dlrm_adahessian.train import agreement
 from dlrm_adahessian.train.learnt import preprocessing_of
-from dlrm_adahessian.train.recorded import RecordedRun
+from dlrm_adahessian.train.recorded import RecordedRun, files_of
 from dlrm_adahessian.train.samples import training_loader
 from dlrm_adahessian.train.start import Start, find_start
 
@@ -203,22 +203,27 @@ def _note(run: RunDirectory, begun: RecordedRun | None, config: RunConfig, data:
         if config.epochs > begun.config.epochs:
             steps = training_loader(config, data).batches_per_epoch
             begun.require_regular_end(config, steps_per_epoch=steps, step=step_of(newest) or 0)
-            _write_config(run, config, data)
+            _write_config(run, config, data, files_of(begun.prepared, "earlier"))
 
 
-def _write_config(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
+def _write_config(
+    run: RunDirectory, config: RunConfig, data: PreparedData, earlier: Sequence[Mapping[str, Any]]
+) -> None:
     prepared = {
         "folder": str(data.folder.resolve()),
         "fingerprint": data.fingerprint,
         "input": data.manifest["key"].get("input"),
         "split": data.split.asdict(),
     }
+    if earlier:
+        prepared["earlier"] = list(earlier)
     run.write_config({**asdict(config), "prepared": prepared})
 
 
 def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
     """Write what an evaluation needs beside the checkpoints."""
-    _write_config(run, config, data)
+    before = None if config.init_from is None else RecordedRun.read(RunDirectory(config.init_from))
+    _write_config(run, config, data, before.all_files if before else ())
     manifest: dict[str, Any] = {"fingerprint": data.fingerprint, "values_per_bag": data.values_per_bag}
     with sealed_folder(run.vocabulary, manifest) as folder:
         manifest.update(data.preprocessing.save(folder))

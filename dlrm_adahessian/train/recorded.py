@@ -67,6 +67,11 @@ class RecordedRun:
             ) from error
         return cls(folder=run.path, config=config, rows=rows, prepared=prepared)
 
+    @property
+    def all_files(self) -> list[Mapping[str, Any]]:
+        """What identifies each file of its rows, and of the rows of the runs that it goes on from."""
+        return [*files_of(self.prepared, "earlier"), *files_of(self.prepared)]
+
     def with_start(self, config: RunConfig) -> RunConfig:
         """Return the settings of a resume with the checkpoint that the run started from, unless they name one."""
         if config.init_from is None or config.init_checkpoint is not None:
@@ -141,3 +146,16 @@ class RecordedRun:
 
     def _changes(self, config: RunConfig) -> list[str]:
         return changes(self.config.identifying, config.identifying)
+
+
+def files_of(prepared: Mapping[str, Any], key: str = "input") -> list[Mapping[str, Any]]:
+    """Return what identifies each file of prepared rows, as a run directory tells of them; of generated ones none.
+
+    Args:
+        prepared: what the run directory says.
+        key: `input` for the rows of the run itself, `earlier` for those of the runs that it goes on from.
+    """
+    files = prepared.get(key)
+    if isinstance(files, dict):  # of a pipe there is one
+        return [files]
+    return files if isinstance(files, list) else []

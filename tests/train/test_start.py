@@ -1,8 +1,10 @@
 """Runs that go on from a finished one, day after day."""
 
+import io
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,25 @@ def test_only_finished_runs_are_started_from_and_only_the_one_that_was_noted(
     finally:
         hidden.rename(summary_file)
     assert "let it finish, with --resume" in capsys.readouterr().err
+
+
+def test_rows_of_the_runs_before_are_known_as_training_rows(folder: Path, day: Path) -> None:
+    second = train(folder, "second", "1", 3, "--init-from", day)
+    third = train(folder, "third", "2", 3, "--init-from", second)
+    scored = ["evaluate", "--run", str(third), "--json", "--out", str(folder / "scored.parquet")]
+    for number in range(3):
+        path = folder / "days" / f"day_{number}.csv"
+        assert _answer([*scored, "--data-path", str(path)])["trained_on"] == ["third"]
+    new = folder / "new.csv"
+    new.write_text((folder / "days" / "day_0.csv").read_text().replace("site-3", "site-4"))
+    assert _answer([*scored, "--data-path", str(new)])["trained_on"] == []
+
+
+def _answer(arguments: list[str]) -> dict[str, Any]:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert cli.main(arguments) == 0
+    return json.loads(printed.getvalue())
 
 
 def test_two_ranks_go_on_as_one(folder: Path, day: Path) -> None:
