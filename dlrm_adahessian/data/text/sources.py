@@ -195,8 +195,10 @@ def listed(files: Sequence[Path]) -> str:
 
 
 def _held_by(folder: Path) -> list[Path]:
+    """Return the files of a folder but the hidden ones, which systems leave there: `._day_0.txt`, `.DS_Store`."""
     try:
-        return sorted((file for file in folder.iterdir() if file.is_file()), key=_natural)
+        seen = (file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+        return sorted(seen, key=_natural)
     except OSError as error:  # it may be listed and not looked into
         raise _unreadable(folder, error) from error
 

@@ -128,6 +128,16 @@ def test_a_copy_of_what_is_not_read_does_no_harm(tmp_path: Path) -> None:
     assert input_files(tmp_path, "criteo") == [tmp_path / "train.txt"]
 
 
+def test_files_that_systems_hide_in_a_folder_are_no_rows(tmp_path: Path) -> None:
+    for name in ("day_0.txt", "._day_0.txt", ".DS_Store", ".day_1.txt", "._day_2"):
+        (tmp_path / name).write_bytes(b"x")
+    assert input_files(tmp_path, "criteo") == [tmp_path / "day_0.txt"]
+    assert input_files(tmp_path / "._day_0.txt", "criteo") == [tmp_path / "._day_0.txt"]  # it was named
+    (tmp_path / "day_0.txt").unlink()
+    with pytest.raises(NoInputError, match=r"no file .* or day_\*; name"):
+        input_files(tmp_path, "criteo")
+
+
 def test_a_folder_without_rows_says_what_it_holds(tmp_path: Path) -> None:
     for day in range(24):
         (tmp_path / f"day_{day}.parquet").write_bytes(b"x")
