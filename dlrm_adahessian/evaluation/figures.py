@@ -18,19 +18,19 @@ from dlrm_adahessian.evaluation.slices import Slice
 from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
 from dlrm_adahessian.metrics.curves import calibration_bins
 from dlrm_adahessian.metrics.means import Weights, of_weight
-from dlrm_adahessian.metrics.ranking import Labels
+from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.statistics.comparison import compare_predictions, paired_difference
 from dlrm_adahessian.statistics.intervals import PairedDifference, holm
 from dlrm_adahessian.statistics.single import metric_intervals
 
-Scored = Mapping[str, npt.NDArray[np.float32]]
+Scored = Mapping[str, Probabilities]
 
 
 def model_figures(
     name: str,
     source: Source | None,
     labels: Labels,
-    probability: npt.NDArray[np.float32],
+    probability: Probabilities,
     weights: Weights | None = None,
 ) -> ModelFigures:
     """Return the figures of one model.
@@ -124,7 +124,7 @@ def slice_figures(
     ]
 
 
-def _figures(labels: Labels, probability: npt.NDArray[np.float32], weights: Weights | None) -> Figures:
+def _figures(labels: Labels, probability: Probabilities, weights: Weights | None) -> Figures:
     return Figures(
         metrics=binary_metrics(labels, probability, weights),
         intervals=metric_intervals(labels, probability, weights),
@@ -133,8 +133,8 @@ def _figures(labels: Labels, probability: npt.NDArray[np.float32], weights: Weig
 
 def _logloss_difference(
     labels: Labels,
-    ours: npt.NDArray[np.float32],
-    theirs: npt.NDArray[np.float32],
+    ours: Probabilities,
+    theirs: Probabilities,
     weights: Weights | None,
 ) -> PairedDifference | None:
     metric = METRICS["logloss"]

@@ -3,7 +3,7 @@
 
 Columns: row (int64, from 0), label (int8, null where there is none), weight (float32) where rows have weights, probability
 (float32), and of further models scored on the same rows probability_2, probability_3, ... Pages have checksums, which are
-verified; files of before, and of others, may have none.
+verified; files of before, and of others, may have none. Those of others may have wider numbers too, as pandas writes them.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.errors import DataError, NoInputError
+from dlrm_adahessian.metrics.ranking import Probabilities
 from dlrm_adahessian.runs.files import replacing
 from dlrm_adahessian.runs.sealed import storage_errors
 from dlrm_adahessian.runtime.terminal import printable_name
@@ -33,7 +34,7 @@ class Predictions:
 
     Attributes:
         labels: (N,) int8, `NO_LABEL` where there is none.
-        scored: for each model (N,) float32.
+        scored: for each model (N,) float32; float64 where another program wrote them so.
         file: (N,) int32, which of `files` each row is of.
         files: names.
         numbers: (N,) int64 of the rows; None where they count from 0.
@@ -43,7 +44,7 @@ class Predictions:
     """
 
     labels: npt.NDArray[np.int8]
-    scored: Mapping[str, npt.NDArray[np.float32]]
+    scored: Mapping[str, Probabilities]
     file: npt.NDArray[np.int32]
     files: Sequence[str]
     numbers: npt.NDArray[np.int64] | None = None
@@ -220,9 +221,9 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
                 f"files of one scoring have the same columns, and {path} has others than {paths[0]}"
             )
     table = pa.concat_tables(tables)
-    if not np.isin(table["label"].drop_null().to_numpy(), (0, 1)).all():
+    if not np.isin(table["label"].cast(pa.float64()).drop_null().to_numpy(), (0, 1)).all():
         raise DataError(f"labels must be 0, 1 or null, and {paths[0]} holds others; score the rows again")
-    labels = table["label"].fill_null(NO_LABEL).to_numpy().astype(np.int8, copy=False)
+    labels = table["label"].cast(pa.int8()).fill_null(NO_LABEL).to_numpy()
     stem = printable_name(Path(paths[0]).stem)
     names = [stem, *(f"{stem}{name.removeprefix(_PROBABILITY)}" for name in columns[1:])]
     scored = {name: table[column].to_numpy() for name, column in zip(names, columns, strict=True)}
@@ -232,7 +233,7 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
             raise DataError(
                 f"probabilities must lie in [0, 1], and those of {name} do not all; score the rows again"
             )
-    weights = table[_WEIGHT].to_numpy() if _WEIGHT in table.column_names else None
+    weights = table[_WEIGHT].cast(pa.float32()).to_numpy() if _WEIGHT in table.column_names else None
     if weights is not None and not ((weights >= 0) & (weights < np.inf)).all():  # so that NaN fails too
         raise DataError(
             f"weights must be finite and at least 0, and those of {paths[0]} are not all; score the rows again"
@@ -258,20 +259,29 @@ def _numbers(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64] | 
     return None if np.array_equal(joined, np.arange(len(joined))) else joined
 
 
+def _require_columns(path: Path, schema: pa.Schema, probabilities: Sequence[str]) -> None:
+    """Refuse a file without a column that predictions have, or with one of a type that holds no such numbers."""
+    floats, optional = (pa.float32(), pa.float64()), {_WEIGHT} & set(schema.names)
+    wanted = {
+        "row": (pa.int64(),),
+        # With missing labels pandas writes floats.
+        "label": (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.bool_(), *floats),
+        **dict.fromkeys((_PROBABILITY, *probabilities, *optional), floats),
+    }
+    for name, kinds in wanted.items():
+        found = schema.field(name).type if name in schema.names else "nothing"
+        if found not in kinds:
+            raise DataError(
+                f"predictions have a column {name} of {' or '.join(map(str, kinds))}, and {path} has {found}; give what "
+                "evaluate wrote, or cast the column"
+            )
+
+
 def _read(path: Path) -> pa.Table:
-    wanted = {"row": pa.int64(), "label": pa.int8(), _PROBABILITY: pa.float32()}
     try:
         schema = pq.read_schema(path)
-        wanted |= {name: pa.float32() for name in schema.names if name == _WEIGHT}
-        for name, kind in wanted.items():
-            if name not in schema.names or schema.field(name).type != kind:
-                found = schema.field(name).type if name in schema.names else "nothing"
-                raise DataError(
-                    f"predictions have a column {name} of {kind}, and {path} has {found}; give what evaluate wrote"
-                )
         columns = [name for name in schema.names if name.startswith(_PROBABILITY)]
-        if any(schema.field(name).type != pa.float32() for name in columns):
-            raise DataError(f"probabilities are float, and {path} has others; give what evaluate wrote")
+        _require_columns(path, schema, columns)
         weight = [name for name in schema.names if name == _WEIGHT]
         table = pq.read_table(
             path, columns=["row", "label", *columns, *weight], page_checksum_verification=True

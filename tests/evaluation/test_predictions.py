@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian.data.rows import NO_LABEL
 from dlrm_adahessian.errors import DataError, StorageError
+from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.predictions import (
     Predictions,
     is_predictions,
@@ -16,6 +19,7 @@ from dlrm_adahessian.evaluation.predictions import (
     unique_names,
     writing,
 )
+from dlrm_adahessian.evaluation.request import EvaluationRequest
 
 LABELS = np.array([0, 1, NO_LABEL, 1], np.int8)
 SCORES = [np.array([0.1, 0.9, 0.5, 1.0], np.float32), np.array([0.2, 0.8, 0.4, 0.0], np.float32)]
@@ -71,11 +75,21 @@ def test_a_full_disk_names_the_file():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"label": None}, "a column label of int8, and .* has nothing"),
-        ({"probability": None}, "a column probability of float, and .* has nothing"),
+        ({"label": None}, "a column label of int8 or .*, and .* has nothing"),
+        ({"probability": None}, "a column probability of float or double, and .* has nothing"),
         ({"label": pa.array(["a", "b"])}, "has string"),
-        ({"probability": pa.array([0.1, 0.2])}, "has double"),
-        ({"probability_2": pa.array([0.1, 0.2])}, "probabilities are float"),
+        (
+            {"probability": pa.array([0, 1])},
+            "a column probability of float or double, and .* has int64; .* cast",
+        ),
+        (
+            {"probability_2": pa.array(["a", "b"])},
+            "a column probability_2 of float or double, and .* has string",
+        ),
+        ({"label": pa.array([0.0, 0.5])}, "0, 1 or null"),
+        ({"label": pa.array([0.0, float("nan")])}, "0, 1 or null"),
+        ({"label": pa.array([0, 257])}, "0, 1 or null"),
+        ({"probability": pa.array([0.1, 1 + 2**-40])}, r"lie in \[0, 1\]"),
         ({"label": pa.array([0, 3], pa.int8())}, "0, 1 or null"),
         ({"label": pa.array([-1, 1], pa.int8())}, "0, 1 or null"),
         ({"label": pa.array([-1, None], pa.int8())}, "0, 1 or null"),
@@ -90,6 +104,28 @@ def test_a_full_disk_names_the_file():
 def test_other_tables_are_refused(tmp_path, changes, told):
     with pytest.raises(DataError, match=told):
         read_predictions([table(tmp_path / "t.parquet", **changes)])
+
+
+@pytest.mark.oracle
+def test_what_pandas_writes_of_other_programs_is_judged_as_scikit_learn_does(tmp_path):
+    def judged(**columns):
+        frame.assign(**columns).to_parquet(tmp_path / "theirs.parquet", index=False)
+        return evaluate(EvaluationRequest(data=[str(tmp_path / "theirs.parquet")])).summary
+
+    rng = np.random.default_rng(0)
+    labels, probability = rng.integers(0, 2, 500), rng.random(500) ** 3
+    probability[0] = 1 - 1e-12  # float32 would make it 1
+    frame = pd.DataFrame({"row": np.arange(500), "label": labels, "probability": probability})
+    metrics = judged().first.measured.metrics
+    assert metrics.logloss == pytest.approx(log_loss(labels, probability), rel=1e-12)
+    assert metrics.auc == pytest.approx(roc_auc_score(labels, probability), abs=1e-12)
+    for kind in ("bool", "float64", "int32"):
+        assert judged(label=labels.astype(kind)).first.measured.metrics == metrics
+    known = np.arange(500) % 10 > 0
+    found = judged(label=np.where(known, labels, np.nan), weight=np.full(500, 2.0))
+    expected = log_loss(labels[known], probability[known])
+    assert (found.labelled, found.weight) == (450, 900)
+    assert found.first.measured.metrics.logloss == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 0.99])
@@ -218,7 +254,7 @@ def test_weights_are_written_beside_the_labels_and_read_again(tmp_path):
         (pa.array([1.0, -1.0], pa.float32()), "weights must be finite and at least 0"),
         (pa.array([1.0, None], pa.float32()), "weights must be finite and at least 0"),
         (pa.array([1.0, np.inf], pa.float32()), "weights must be finite and at least 0"),
-        (pa.array([1, 2], pa.int64()), "a column weight of float, and .* has int64"),
+        (pa.array([1, 2], pa.int64()), "a column weight of float or double, and .* has int64"),
     ],
 )
 def test_weights_are_finite_numbers_from_0_on(tmp_path, weights, message):

@@ -78,6 +78,15 @@ def test_a_calibrated_folder_predicts_the_map_of_what_the_plain_one_does(calibra
     assert json.loads((folder / "manifest.json").read_text())["format"] == 3  # older loaders refuse it
 
 
+def test_rounded_rows_are_calibrated_as_the_checkpoint_calibrates_its_own(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))
+    model = replace(trained, calibration=PlattMap(slope=0.5, intercept=1.0))
+    with init_process_group():
+        figures = write_folder(model, tmp_path / "folder", "int8")
+    assert figures["beyond_rounding"] <= BOUND < figures["largest_difference"]
+
+
 def test_a_calibration_that_the_folder_lacks_leaves_no_folder(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
     monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import NoInputError
 from dlrm_adahessian.evaluation.calibration.fit import FOLDS, cross_fitted, fit
@@ -124,7 +126,7 @@ class CalibratedRun:
         label, checkpoint = model.preprocessing.schema.label, model.checkpoint
         labelled = scored.predictions.labelled
         ((name, probability),) = labelled.scored.items()
-        found = Predicted(labelled.labels, probability, labelled.weights)
+        found = Predicted(labelled.labels, np.asarray(probability, np.float32), labelled.weights)
         calibration = Calibration(
             step=checkpoint.step,
             digest=checkpoint.digest,
