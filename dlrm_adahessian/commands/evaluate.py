@@ -172,6 +172,11 @@ def evaluation_table(summary: "EvaluationSummary") -> str:
     for model in summary.models:
         if model.figures is not None:
             lines += ["", *_model_lines(model, model.figures)]
+    if summary.missing_class is not None:
+        lines += [
+            "",
+            f"- marks figures that compare clicks with other rows, and here {summary.missing_class}.",
+        ]
     for difference in summary.differences:
         lines += ["", *_difference_lines(difference)]
     for slicing in summary.slicings:

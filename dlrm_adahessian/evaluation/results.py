@@ -210,6 +210,14 @@ class EvaluationSummary:
         return self.first.figures and self.first.figures.metrics.weight
 
     @property
+    def missing_class(self) -> str | None:
+        """Which class the labeled samples lack, in words, so that figures of both classes are not defined."""
+        figures = self.first.figures
+        if figures is None or figures.metrics.auc is not None:
+            return None
+        return "all rows are clicks" if figures.metrics.base_rate else "no row is a click"
+
+    @property
     def first(self) -> ModelFigures:
         """The reference."""
         return self.models[0]

@@ -2,10 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
 
 from dlrm_adahessian.commands.evaluate import evaluation_table
 from dlrm_adahessian.commands.train import job_table
-from tests.commands.found import job, summary
+from dlrm_adahessian.evaluation.figures import model_figures
+from tests.commands.found import OURS, job, summary
 
 TABLE = """\
 6 rows, 6 with a label, 0 rejected; 2.0 s, 3 rows/s
@@ -49,6 +54,21 @@ predictions written to p.parquet
 
 def test_the_table_says_how_good_the_models_are_by_how_much_and_where() -> None:
     assert [line.rstrip() for line in evaluation_table(summary()).splitlines()] == TABLE.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("label", "undefined", "told"),
+    [
+        (0, ["AUC", "normalized entropy", "calibration"], "no row is a click"),
+        (1, ["AUC", "normalized entropy"], "all rows are clicks"),
+    ],
+)
+def test_the_table_says_why_a_figure_has_no_value(label, undefined, told) -> None:
+    labels = np.full(6, label, np.int8)
+    found = replace(summary(), models=[model_figures("m", None, labels, OURS)], differences=[], slicings=[])
+    lines = evaluation_table(found).splitlines()
+    assert [line[:30].strip() for line in lines if line.endswith(" -")] == undefined
+    assert f"- marks figures that compare clicks with other rows, and here {told}." in lines
 
 
 TABLES = """
