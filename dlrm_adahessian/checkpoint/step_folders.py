@@ -7,6 +7,7 @@ overwritten. What is removed is renamed first: a name that reads as a checkpoint
 import re
 from pathlib import Path
 
+from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import write_text
 
 _LATEST = "latest"
@@ -17,6 +18,12 @@ def step_of(path: Path) -> int | None:
     """Return the step that a folder's name says, or None when it is no checkpoint's name."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else None
+
+
+def require_run(path: Path) -> None:
+    """See that a folder is a run, or a checkpoint in one, before anything slow begins; errors as those of `read_config`."""
+    named = step_of(path.absolute()) is not None
+    RunDirectory(path.absolute().parent.parent if named else path).read_config()
 
 
 def newest_first(folder: Path) -> list[Path]:

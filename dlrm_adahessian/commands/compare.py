@@ -16,6 +16,7 @@ from dlrm_adahessian.data.text.sources import require_rows
 from dlrm_adahessian.errors import ProgramError, StorageError
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.sealed import require_writable
+from dlrm_adahessian.runtime.process import require_gpu_driver
 from dlrm_adahessian.runtime.settings import read_toml, validated
 from dlrm_adahessian.runtime.terminal import say
 
@@ -62,6 +63,7 @@ def compare(arguments: Sequence[str]) -> int:
         optimizer_preset(name)  # a wrong name is refused before anything is read
     if args.dataset not in GENERATED:
         require_rows(args.data_path, "compare", schema_of(args.dataset, args.schema).format)
+    require_gpu_driver(args.device)
     require_writable(args.out, "--out")
     from dlrm_adahessian.compare.study import run_study
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import NamedTuple
@@ -41,10 +42,11 @@ class Finding(NamedTuple):
 def doctor(arguments: Sequence[str]) -> int:
     """Check that this installation can train, and say what to do where it cannot."""
     parsed(DoctorConfig, arguments, prog="python -m dlrm_adahessian doctor")
-    findings = list(diagnose())
-    for what, found, remedy in findings:
+    problems = 0
+    for what, found, remedy in diagnose():
         say(f"{what:<20}{found:<28}{f'PROBLEM: {remedy}' if remedy else 'ok'}")
-    problems = sum(finding.remedy is not None for finding in findings)
+        sys.stdout.flush()  # imports of what follows take seconds
+        problems += remedy is not None
     say(f"{problems} problems found; see above." if problems else "No problems found.")
     return 1 if problems else 0
 

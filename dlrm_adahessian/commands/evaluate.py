@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dlrm_adahessian.checkpoint.step_folders import require_run
 from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.commands.cautions import useless
 from dlrm_adahessian.commands.help import Layout
 from dlrm_adahessian.data.config import BadRows
+from dlrm_adahessian.data.text.sources import is_pipe
 from dlrm_adahessian.errors import DataError, UsageError
+from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import say, say_judged
 
@@ -83,6 +86,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     if not args.data_path:
         raise UsageError("evaluate needs rows: name them with --data-path, or give them to --stdin")
     require_html(args.report)
+    _require_inputs(args)
     from dlrm_adahessian.evaluation.job import evaluate as evaluated
     from dlrm_adahessian.evaluation.request import EvaluationRequest
 
@@ -106,6 +110,17 @@ def evaluate(arguments: Sequence[str]) -> int:
     if (caution := useless(figures, _REMEDY)) is not None:
         logger.warning("%s", caution)
     return 0
+
+
+def _require_inputs(args: EvaluateConfig) -> None:
+    """Refuse what is not there or cannot be written before the imports that follow, which take seconds."""
+    for run in args.run:
+        require_run(run)
+    for path in (*args.data_path, *args.against):
+        is_pipe(path)  # which refuses what is not there
+    for flag, path in (("--out", args.out), ("--report", args.report)):
+        if path is not None:
+            require_writable(path.parent, flag)
 
 
 def _say_found(args: EvaluateConfig, summary: "EvaluationSummary") -> None:

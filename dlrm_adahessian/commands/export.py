@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from dlrm_adahessian.checkpoint.step_folders import require_run
 from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.settings import settings
@@ -31,6 +32,7 @@ class ExportConfig:
 def export(arguments: Sequence[str]) -> int:
     """Write a trained model as a folder to serve from."""
     args = parsed(ExportConfig, arguments, prog="python -m dlrm_adahessian export")
+    require_run(args.run)
     require_writable(args.out.parent, "--out")
     from dlrm_adahessian.serving.export import export as write
 

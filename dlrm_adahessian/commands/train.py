@@ -17,7 +17,7 @@ from dlrm_adahessian.errors import ProgramError
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, printed_once
-from dlrm_adahessian.runtime.process import host_memory
+from dlrm_adahessian.runtime.process import host_memory, require_gpu_driver
 from dlrm_adahessian.runtime.settings import merged, read_toml
 from dlrm_adahessian.runtime.terminal import say_judged
 from dlrm_adahessian.train.recorded import RecordedRun
@@ -61,6 +61,7 @@ def train(arguments: Sequence[str]) -> int:
     ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
         if settings.dataset not in GENERATED:
             require_rows(settings.data_path, "train", schema_of(settings.dataset, settings.schema).format)
+        require_gpu_driver(settings.device)
         require_writable(settings.out or RUNS, "--out")
         require_writable(settings.data.cache_dir, "--data.cache-dir")
     from dlrm_adahessian.train.with_baseline import run_job

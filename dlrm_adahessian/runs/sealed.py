@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,12 +70,23 @@ def require_writable(folder: Path, flag: str) -> None:
     place = folder.absolute()
     # Below a folder that may not be looked into, `Path.exists` raises; to `access` there is nothing.
     existing = next(path for path in (place, *place.parents) if os.access(path, os.F_OK))
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        why = "this user may not write there" if existing.is_dir() else "that is no folder"
+    if (why := _why_not_writable(existing)) is not None:
         raise StorageError(
             f"results need a folder that can be written, and {folder} would lie in {existing}: {why}; "
             f"name another with {flag}"
         )
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "that is no folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "this user may not write there"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".dlrm_adahessian-", dir=folder):
+            return None
+    except OSError as error:  # root has every right, in /proc too
+        return f"the system makes nothing there ({error.strerror})"
 
 
 def require_room(folder: Path, wanted: int, flag: str) -> None:

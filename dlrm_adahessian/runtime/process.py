@@ -13,6 +13,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runtime.launcher import is_first
 from dlrm_adahessian.runtime.terminal import PrintableFormatter
 
@@ -21,6 +22,9 @@ _CACHE = "NUMBA_CACHE_DIR"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc refuses more
 _KEPT = 2**31 - 1  # bytes
+_GPU_DRIVERS = tuple(
+    map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+)  # NVIDIA's, AMD's, that of Windows below
 _SCHEDULED = Path("/proc/thread-self/schedstat")  # ns on a core, ns waiting for one, turns; of Linux
 
 
@@ -89,6 +93,14 @@ def keep_freed_memory() -> None:
 def host_memory() -> int:
     """Return the bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_gpu_driver(device: str) -> None:
+    """Refuse the device cuda on a machine without the driver of a GPU, before torch is imported, which takes seconds."""
+    if device == "cuda" and not any(map(Path.exists, _GPU_DRIVERS)):
+        raise UsageError(
+            "device cuda needs a GPU, and this machine has no driver of one; use --device auto or cpu"
+        )
 
 
 def seconds_without_core() -> float | None:

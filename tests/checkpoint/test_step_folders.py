@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from dlrm_adahessian.checkpoint.reader import latest, load_newest_good
+from dlrm_adahessian.checkpoint.step_folders import require_run
+from dlrm_adahessian.errors import NoInputError
 from tests.checkpoints import RUN, names, save_seed, seed_of
 
 
@@ -51,3 +55,18 @@ def test_leftovers_of_killed_processes_go_with_the_next_save(two: Path) -> None:
     (two / ".latest.4711.tmp").write_bytes(b"")
     save_seed(two, 3)
     assert names(two) == ["latest", "step-00000200", "step-00000300"]
+
+
+def test_a_run_is_known_by_its_configuration_also_from_a_checkpoint_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = tmp_path / "checkpoints" / "step-00000100"
+    step.mkdir(parents=True)
+    for path in (tmp_path, step):
+        with pytest.raises(NoInputError, match=f"^{tmp_path} holds no config.json"):
+            require_run(path)
+    (tmp_path / "config.json").write_text("{}")
+    for path in (tmp_path, step):
+        require_run(path)
+    monkeypatch.chdir(step)
+    require_run(Path())

@@ -321,6 +321,14 @@ def test_results_are_refused_where_nothing_can_be_written(
         require_writable(tmp_path / "run", "--out")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_results_are_refused_where_the_system_makes_no_folders(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="^results need a folder .* and /proc/x would lie in /proc: "):
+        require_writable(Path("/proc/x"), "--out")
+    require_writable(tmp_path, "--out")
+    assert not list(tmp_path.iterdir()), "the trial leaves nothing"
+
+
 @plain_user.needed
 def test_results_are_refused_below_a_folder_that_may_not_be_looked_into(tmp_path: Path) -> None:
     closed = tmp_path / "closed"

@@ -13,6 +13,7 @@ import torch
 
 import dlrm_adahessian
 from dlrm_adahessian import cli
+from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runtime import process
 from tests.processes import plain_user
 
@@ -238,3 +239,13 @@ def test_several_processes_need_no_shared_memory(command, tmp_path):
     isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c", f"{program} {flags}"]
     done = subprocess.run(isolated, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gpu_is_refused_where_there_is_no_driver_of_one(tmp_path, monkeypatch):
+    driver = tmp_path / "nvidiactl"
+    monkeypatch.setattr(process, "_GPU_DRIVERS", (tmp_path / "kfd", driver))
+    process.require_gpu_driver("auto")
+    with pytest.raises(UsageError, match="no driver of one; use --device auto or cpu"):
+        process.require_gpu_driver("cuda")
+    driver.touch()
+    process.require_gpu_driver("cuda")

@@ -1,0 +1,77 @@
+"""What cannot be done is refused before torch is loaded, which takes seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+class WithoutTorch:
+    def find_spec(name, *_):
+        assert name != "torch", "torch is imported"
+sys.meta_path.insert(0, WithoutTorch)
+from dlrm_adahessian.cli import main
+from dlrm_adahessian.runtime import process
+process._GPU_DRIVERS = ()
+for line in sys.stdin.read().splitlines():
+    print(main(line.split()), flush=True)
+"""
+REFUSED = [
+    (
+        "train --dataset synthetic --out FILE/run",
+        74,
+        "FILE/run would lie in FILE: that is no folder; name another with --out",
+    ),
+    ("train --dataset synthetic --data.cache-dir FILE/c", 74, "name another with --data.cache-dir"),
+    (
+        "train --data-path ABSENT",
+        66,
+        "the data must be readable, and ABSENT is not: No such file or directory",
+    ),
+    (
+        "train --dataset synthetic --device cuda",
+        64,
+        "device cuda needs a GPU, and this machine has no driver of one",
+    ),
+    ("train --dataset synthetic --learning-rate 1", 64, "--learning-rate is no flag; did you mean --lr?"),
+    (
+        "compare --dataset synthetic --device cuda",
+        64,
+        "device cuda needs a GPU, and this machine has no driver of one",
+    ),
+    ("compare --dataset synthetic --out FILE/study", 74, "name another with --out"),
+    ("evaluate --run ABSENT --data-path FILE", 66, "ABSENT holds no config.json: it is no run directory"),
+    ("evaluate --run RUN --data-path ABSENT", 66, "the data must be readable, and ABSENT is not"),
+    ("evaluate --run RUN --data-path FILE --out FILE/p.parquet", 74, "name another with --out"),
+    ("export --run ABSENT --out NEW", 66, "ABSENT holds no config.json: it is no run directory"),
+    ("export --run RUN --out FILE/model", 74, "name another with --out"),
+    ("prepare --data-path ABSENT", 66, "the data must be readable, and ABSENT is not"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """The exit code and the complaint of each command, all in one process."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "FILE").write_text("")
+    (folder / "RUN").mkdir()
+    (folder / "RUN" / "config.json").write_text("{}")
+    lines = "\n".join(command for command, *_ in REFUSED)
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, input=lines, cwd=folder, capture_output=True, text=True, check=True)
+    complaints = done.stderr.replace(f"{folder}/", "").split("error: ")[1:]
+    return dict(
+        zip(
+            (command for command, *_ in REFUSED),
+            zip(map(int, done.stdout.split()), complaints, strict=True),
+            strict=True,
+        )
+    )
+
+
+@pytest.mark.parametrize(("command", "code", "told"), REFUSED)
+def test_what_cannot_be_done_is_refused_without_torch(command, code, told, answers):
+    found, complaint = answers[command]
+    assert found == code
+    assert told in complaint
