@@ -3,8 +3,9 @@
     python -m benchmarks.serving [--rows N] [--rounds N] [--json]
 
 A hybrid with the Kaggle model is trained for one epoch on generated rows and exported once per kind of rows. The same raw
-rows are then predicted in turn by the checkpoint, encoding included, and by the loader, from tensors and from lists; ratios
-are medians over the rounds of one process. The command line of the loader reads the rows as text, its start included.
+rows are then predicted in turn by the checkpoint, encoding included, and by the loader, from tensors, from lists and from
+lines of text; ratios are medians over the rounds of one process. The command line of the loader reads the same lines, its
+start included.
 """
 
 import argparse
@@ -64,11 +65,13 @@ def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: 
     tensors = as_tensors(block)
     lists = [[None if value != value else int(value) for value in row] for row in tensors[0].tolist()]
     words = [[None if value < 0 else f"{value:08x}" for value in row] for row in tensors[1].tolist()]
+    lines = (folder / "rows.txt").read_bytes().splitlines(keepends=True)
     calls: dict[str, Callable[[], object]] = {
         "checkpoint": lambda: trained.score(trained.preprocessing.features(block)),
         "loader": lambda: model.probabilities(*tensors),
         "loader_lists": lambda: model.probabilities(lists, words),
-        "loader_text": lambda: _command_line(folder / kind, folder / "rows.txt"),
+        "loader_text": lambda: list(model.predict_lines(lines)),
+        "loader_command": lambda: _command_line(folder / kind, folder / "rows.txt"),
     }
     seconds = {name: [_seconds(call)] for name, call in calls.items()}
     for _ in range(rounds):

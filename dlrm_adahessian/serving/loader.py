@@ -42,6 +42,16 @@ _MARK = b"\xef\xbb\xbf"  # of the byte order, as some programs begin a file
 _LARGEST = 1e6  # of any number in a calibration
 _SIGN = -(1 << 31)  # adding it keeps the order of uint32 within int32
 _DIGITS = frozenset("0123456789abcdefABCDEF")
+# Criteo's text: each byte as a digit or a mark, and for each column, label first, the base and the most digits.
+_OTHER, _MINUS, _RETURN, _TAB, _NEWLINE = range(16, 21)
+_SIGNS = {"-": _MINUS, "\r": _RETURN, "\t": _TAB, "\n": _NEWLINE}
+_WORTH = torch.tensor(
+    [int(char, 16) if char in _DIGITS else _SIGNS.get(char, _OTHER) for char in map(chr, range(256))],
+    dtype=torch.uint8,
+)
+_LONGEST = 16  # decimal digits that are read at once
+_BASES = torch.tensor([2] + [10] * 13 + [16] * 26)
+_WIDEST = torch.tensor([1] + [_LONGEST] * 13 + [8] * 26)
 _BASIS, _PRIME, _BITS = (
     0xCBF29CE484222325,
     0x100000001B3,
@@ -146,6 +156,25 @@ class Model:
         decay = (-z.abs()).exp()
         sigmoid = torch.where(z >= 0, 1.0, decay) / (1.0 + decay)
         return sigmoid.float().clamp(2**-126, 1 - 2**-24)
+
+    def predict_lines(self, lines: Iterable[bytes]) -> Iterator[Tensor]:
+        """Predict lines as the command line takes them, 8,192 at a time.
+
+        Args:
+            lines: with their ends or without; JSON objects by the names of the columns, of Criteo's its text.
+
+        Yields:
+            (N,) float32 probabilities of a click, as of `predict`; a ValueError names a line that is no row.
+        """
+        given, read, columns = iter(lines), 0, 0
+        while some := list(islice(given, BATCH)):
+            columns = columns or some[0].count(b"\t") + 1
+            parsed = _plain_text(some, columns) if self.schema.criteo else None
+            if parsed is None:
+                yield self.of_parsed(list(_rows(self.schema, some, read + 1, columns)))
+            else:
+                yield self.probabilities(*parsed)
+            read += len(some)
 
     def of_parsed(self, rows: Sequence[_Row]) -> Tensor:
         """Predict rows as `_Schema` returns them."""
@@ -491,9 +520,50 @@ def _cut(
     return values[rows], tokens[rows], cut
 
 
-def _lines(lines: Iterable[bytes]) -> Iterator[str]:
+def _plain_text(lines: Sequence[bytes], columns: int) -> tuple[Tensor, Tensor] | None:
+    """Parse lines of Criteo's at once; None where one is not plainly a row, so that `_rows` says what it is.
+
+    Returns:
+        Values (N, 13) float64, NaN where missing, and tokens (N, 26) int64, -1 where missing.
+    """
+    # The bytes before the first line are read with its first field, and not used.
+    text = bytearray(_LONGEST) + b"".join(lines).removesuffix(b"\n") + b"\n"
+    worth = _WORTH.index_select(0, torch.frombuffer(text, dtype=torch.uint8).int())
+    ends = (worth >= _TAB).nonzero().squeeze(1)
+    if columns not in (39, 40) or len(ends) != columns * len(lines) or sys.byteorder != "little":
+        return None
+    breaks = worth.index_select(0, ends).view(-1, columns) == _NEWLINE
+    starts, ends = F.pad(ends[:-1] + 1, (1, 0), value=_LONGEST).view(-1, columns), ends.view(-1, columns)
+    ends[:, -1] -= (worth[ends[:, -1] - 1] == _RETURN).long()
+    base, widest = _BASES[-columns:], _WIDEST[-columns:]
+    minus = (worth.index_select(0, starts.flatten()).view_as(starts) == _MINUS) & (base == 10)
+    present, digits = ends > starts, ends - starts - minus.long()
+    low = _of_digits(worth, ends, digits, base)
+    high = _of_digits(worth, ends[:, -39:-26] - 8, digits[:, -39:-26] - 8, base[-39:-26])
+    plain = (low >= 0) & (digits <= widest) & ((digits > 0) | ~present) & ((digits % 8 == 0) | (base < 16))
+    if not bool((plain & (breaks == (torch.arange(columns) == columns - 1))).all()) or bool((high < 0).any()):
+        return None
+    values = (high * 10**8 + low[:, -39:-26]).double().where(present[:, -39:-26], math.nan)
+    return values.where(~minus[:, -39:-26], -values), low.where(present, -1)[:, -26:]
+
+
+def _of_digits(worth: Tensor, ends: Tensor, digits: Tensor, base: Tensor) -> Tensor:
+    """Return the int64 that the last 8 or fewer digits before each end stand for: 0 for none, -1 where one is no digit.
+
+    Eight bytes are one int64, whose neighbors are joined three times: to pairs, to fours, to one number.
+    """
+    words = worth.unfold(0, 8, 1).index_select(0, ends.flatten() - 8).view(torch.int64).view_as(ends)
+    others = (64 - 8 * digits).clamp(0, 56)
+    words = torch.where(digits > 0, words >> others << others, 0)
+    wrong = (words + (128 - base) * 0x0101010101010101) & -0x7F7F7F7F7F7F7F80
+    for step, kept in (1, 0x00FF00FF00FF00FF), (2, 0x0000FFFF0000FFFF), (4, 0xFFFFFFFF):
+        words = (words * base**step + (words >> 8 * step)) & kept
+    return words.where(wrong == 0, -1)
+
+
+def _lines(lines: Iterable[bytes], first: int) -> Iterator[str]:
     """Yield lines without their ends; a `ValueError` names one that is too long."""
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         if len(line) >= _MAX_LINE and not line.endswith(
             b"\n"
         ):  # what follows it would be read as another row
@@ -506,10 +576,22 @@ def _lines(lines: Iterable[bytes]) -> Iterator[str]:
         yield text.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
 
 
-def _rows(schema: _Schema, lines: Iterable[bytes]) -> Iterator[_Row]:
-    """Parse lines: JSON objects, or Criteo's text; a `ValueError` names the one that is no row."""
-    columns = 0
-    for number, line in enumerate(_lines(lines), 1):
+def _rows(schema: _Schema, lines: Iterable[bytes], first: int = 1, columns: int = 0) -> Iterator[_Row]:
+    """Parse lines: JSON objects, or Criteo's text; a `ValueError` names the one that is no row.
+
+    Args:
+        schema: of the rows.
+        lines: some of those of a file.
+        first: number of the first of them.
+        columns: of each row of Criteo's; 0 for as many as the first has.
+
+    Yields:
+        The rows.
+
+    Raises:
+        ValueError: a line is no row.
+    """
+    for number, line in enumerate(_lines(lines, first), first):
         try:
             if not schema.criteo:
                 found = json.loads(line)
@@ -535,9 +617,8 @@ def _main() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader of the output may leave early
     try:
         model = load(Path(__file__).parent)
-        rows = _rows(model.schema, iter(lambda: sys.stdin.buffer.readline(_MAX_LINE), b""))
-        while batch := list(islice(rows, BATCH)):
-            found = model.of_parsed(batch)
+        lines = iter(lambda: sys.stdin.buffer.readline(_MAX_LINE), b"")
+        for found in model.predict_lines(lines):
             sys.stdout.writelines(f"{value:.9g}\n" for value in found.tolist())
     except (BadFolderError, ValueError) as error:
         sys.stdout.flush()

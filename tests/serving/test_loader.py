@@ -129,10 +129,81 @@ def test_a_bad_line_ends_it_with_65_and_a_bad_folder_with_3(copied, monkeypatch,
 )
 def test_a_line_that_is_no_row_is_named(line):
     first = b"1\t" + LINE if line.startswith(b"2") or line.endswith(b"\t") else LINE
-    rows = loader._rows(SCHEMA, [first + b"\n", line + b"\n"])
+    lines = [first + b"\n", line + b"\n"]
+    rows = loader._rows(SCHEMA, lines)
     next(rows)
     with pytest.raises(ValueError, match="line 2: a row has 13|line 2: invalid literal"):
         next(rows)
+    assert loader._plain_text(lines, first.count(b"\t") + 1) is None
+
+
+NUMBER = [
+    "",
+    "0",
+    "-0",
+    "7",
+    "-7",
+    "00000012",
+    "-00000012",
+    "123456789",
+    "-9999999999999999",
+    "0000000000000001",
+]
+TOKEN = ["", "00000000", "ffffffff", "FFFFFFFF", "80000000", "0123abCD"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("labels", [[], ["0", "1", ""]])
+def test_lines_that_are_read_at_once_hold_what_python_reads_in_them(labels, end):
+    draw = random.Random(0)
+    fields = [
+        ([draw.choice(NUMBER) for _ in range(13)], [draw.choice(TOKEN) for _ in range(26)])
+        for _ in range(200)
+    ]
+    lines = ["\t".join([*draw.choices(labels, k=1 if labels else 0), *n, *t]) + end for n, t in fields]
+    found = loader._plain_text([line.encode() for line in lines], 39 + bool(labels))
+    assert found is not None
+    numbers = torch.tensor([[float(n or "nan") for n in row] for row, _ in fields], dtype=torch.float64)
+    torch.testing.assert_close(found[0], numbers, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(found[0].signbit(), numbers.signbit())
+    assert found[1].tolist() == [[int(t or "-1", 16) for t in row] for _, row in fields]
+
+
+def test_a_line_that_is_read_at_once_is_a_row_with_the_same_values():
+    """Bytes of rows are changed, added and removed; what is read at once must be what is read field by field."""
+    draw = random.Random(1)
+    taken = refused = 0
+    for _ in range(1500):
+        line = bytearray(b"1\t" + LINE + b"\n")
+        for _ in range(draw.randrange(4)):
+            at = draw.randrange(len(line))
+            line[at : at + draw.randrange(2)] = bytes(draw.choices(b"\t\t0012a-\r\xff", k=draw.randrange(2)))
+        columns = line.count(b"\t") + 1
+        found = loader._plain_text([line], columns)
+        if found is None:
+            refused += 1
+            continue
+        taken += 1
+        ((numbers, words, _),) = loader._rows(SCHEMA, [line])
+        assert found[0].nan_to_num(nan=0.5).tolist() == [[0.5 if n != n else n for n in numbers]]
+        assert found[1].tolist() == [words]
+    assert min(taken, refused) > 300
+
+
+def test_a_field_too_many_is_not_read_as_the_next_line_s_first(exact):
+    lines = [LINE + b"\n", LINE + b"\t00000007\n", LINE[2:] + b"\n"]
+    assert loader._plain_text(lines, 39) is None
+    with pytest.raises(ValueError, match="line 2: a row has 13"):
+        list(loader.load(exact).predict_lines(lines))
+
+
+def test_a_number_that_is_too_long_to_be_read_at_once_is_a_row(exact):
+    model = loader.load(exact)
+    line = LINE.replace(b"7", b"12345678901234567", 1)
+    assert loader._plain_text([line], 39) is None
+    (found,) = model.predict_lines([LINE, line])
+    values = [[7] * 13, [12345678901234567] + [7] * 12]
+    assert torch.equal(found, model.probabilities(values, [["0000000a"] * 26] * 2))
 
 
 @pytest.mark.parametrize(
