@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from dlrm_adahessian.checkpoint.step_folders import require_run
 from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.commands.evaluate import evaluation_table, require_html
 from dlrm_adahessian.runtime.settings import settings
@@ -38,6 +39,7 @@ class CalibrateConfig:
 def calibrate(arguments: Sequence[str]) -> int:
     """Fit calibrated probabilities for a trained model."""
     args = parsed(CalibrateConfig, arguments, prog="python -m dlrm_adahessian calibrate")
+    require_run(args.run)
     require_html(args.report)
     from dlrm_adahessian.evaluation.calibration.job import CalibratedRun, CalibrationRequest
 

@@ -166,9 +166,6 @@ def _stream(args: EvaluateConfig) -> None:
             sys.stdout.flush()
 
 
-_WEIGHTED = "Rows count by their weights in all figures, {:,.6g} in all; intervals are over the draw of rows."
-
-
 def evaluation_table(summary: "EvaluationSummary") -> str:
     """Return what `evaluate` prints: samples, a line for each figure with its interval, differences, slices.
 
@@ -187,25 +184,25 @@ def evaluation_table(summary: "EvaluationSummary") -> str:
     for model in summary.models:
         if model.figures is not None:
             lines += ["", *_model_lines(model, model.figures)]
-    if summary.missing_class is not None:
-        lines += [
-            "",
-            f"- marks figures that compare clicks with other rows, and here {summary.missing_class}.",
-        ]
     for difference in summary.differences:
         lines += ["", *_difference_lines(difference)]
     for slicing in summary.slicings:
         lines += ["", *_slicing_lines(slicing)]
     if summary.labelled:
-        weighted = [] if summary.weight is None else [_WEIGHTED.format(summary.weight)]
-        lines += [
-            "",
-            *weighted,
-            "Intervals hold 95% over the chance of the rows, for these models; other seeds vary too.",
-        ]
+        lines += ["", *_notes(summary)]
     if summary.predictions is not None:
         lines += [f"predictions written to {summary.predictions}"]
     return "\n".join(lines)
+
+
+def _notes(summary: "EvaluationSummary") -> Iterator[str]:
+    """Yield what the figures of all models mean."""
+    if summary.missing_class is not None:
+        yield f"- marks figures that compare clicks with other rows, and here {summary.missing_class}."
+    if summary.weight is not None:
+        total = f"{summary.weight:,.6g}"
+        yield f"Rows count by their weights in all figures, {total} in all; intervals are over the draw of rows."
+    yield "Intervals hold 95% over the chance of the rows, for these models; other seeds vary too."
 
 
 def _model_lines(model: "ModelFigures", figures: "Figures") -> Iterator[str]:
