@@ -8,6 +8,8 @@ goes on.
 
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from benchmarks.support.printing import print_rows
@@ -51,7 +53,9 @@ def main() -> None:
         write_days(days, args.rows, args.days)
     study = args.out / "study"
     own = ["--data-path", str(days), "--out", str(study), "--data.cache-dir", str(args.out / "cache")]
-    if code := cli.main(["daily", *own, *flags]):
+    with redirect_stdout(sys.stderr):
+        code = cli.main(["daily", *own, *flags])
+    if code:
         raise SystemExit(code)
     found = json.loads((study / "summary.json").read_text())
     rows = [

@@ -96,8 +96,7 @@ class RunConfig(SharedConfig):
     out: Path | None = None
     """Run directory; default runs/DATASET-OPTIMIZER, numbered."""
     init_from: Path | None = None
-    """Start from this finished run, with its settings: its weights, vocabulary and optimizer state. Tokens that are new and
-    frequent enough get new rows of tables. Such a run has no baseline (docs/daily.md)."""
+    """Go on from this finished run, with its settings: weights, vocabulary, optimizer state (docs/daily.md)."""
     init_checkpoint: str | None = None
     """The checkpoint that --init-from found, which the run notes; another one is refused."""
     init_row_decay: float = Field(default=1.0, ge=0, le=1)

@@ -27,7 +27,7 @@ LAYOUT = Layout(
         "rows": ROWS,
         "model and optimizer": ("model", "optimizer"),
         "learning": ("lr", "rows_lr", "batch_size", "epochs", "seed"),
-        "study": ("out", "retrain", "init_from", "init_row_decay", "device", "config"),
+        "study": ("out", "retrain", "init_from", "device", "config"),
     },
     advanced=train.LAYOUT.advanced,
     before=WithRates(),

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 LAYOUT = Layout(
     {
-        "models": ("run", "best", "against"),
+        "models": ("run", "best", "calibrated", "against"),
         "rows": ("data_path", "part", "bad_rows", "stdin"),
         "figures": ("slices", "out", "report", "json"),
     }

@@ -32,8 +32,7 @@ logger = logging.getLogger(__name__)
 
 _HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
 
-Flags win over the file of --config, the file over the preset of the optimizer. The defaults shown below include both.
---init-from RUN goes on from a finished run, on the rows of the next day, with that run's settings."""
+Flags win over the file of --config, the file over the preset of the optimizer. The defaults shown below include both."""
 LAYOUT = Layout(
     basic={
         "rows": ROWS,

@@ -45,7 +45,7 @@ def test_all_commands(script):
 
 @pytest.mark.parametrize("command", NAMES)
 def test_the_flags_of_a_command_are_those_of_its_help(command, script, capsys):
-    assert main([command, "--help-all" if command in ("train", "compare") else "--help"]) == 0
+    assert main([command, "--help-all" if command in ("train", "compare", "daily") else "--help"]) == 0
     told = set(re.findall(r"(?<![\w-])--[\w.-]+\b", capsys.readouterr().out))
     offered = completed(script, "dlrm-adahessian", command, "--")
     assert offered - {"-h", "--config"} <= told, "flags that the command does not have"
