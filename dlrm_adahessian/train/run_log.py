@@ -26,7 +26,9 @@ from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.terminal import progress_bar
 
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
-_WINDOW_ROWS = 20_000  # of the AUC on the progress bar
+_WINDOW_ROWS = (
+    20_000  # of the progressive AUC on the progress bar: rows as they were predicted before they were learned
+)
 _LINE_EVERY = 30  # seconds, where there is no bar
 
 logger = logging.getLogger(__name__)
@@ -100,7 +102,9 @@ class RunLog:
         recent = self._window.metrics()
         record = {"step": step, "loss": loss, "window_auc": recent.auc, "window_logloss": recent.logloss}
         self._metrics.log(record, timing())
-        self._bar.set_postfix(loss=_shown(recent.logloss), auc=_shown(recent.auc))
+        if step == self._total_steps:
+            self._bar.total = self._bar.n  # the last batch of an epoch may be smaller than the others
+        self._bar.set_postfix_str(f"progressive AUC {_shown(recent.auc)}, log loss {_shown(recent.logloss)}")
         if self._board is not None:
             self._board.add_scalar("train/loss", loss, step)
             if recent.auc is not None:
@@ -112,7 +116,7 @@ class RunLog:
             return
         self._told = time.monotonic()
         done, recent = f"{self._done:,} of {self._total:,}", self._window.metrics().logloss
-        logger.info("%s: %s samples, log loss %s", self._title, done, _shown(recent))
+        logger.info("%s: %s samples, progressive log loss %s", self._title, done, _shown(recent))
 
     def validated(self, step: int, found: BinaryMetrics, timing: Mapping[str, object]) -> None:
         """Take in an evaluation on validation rows."""

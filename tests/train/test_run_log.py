@@ -1,11 +1,13 @@
 """What a run says while it trains; the window of recent samples against the metrics of those samples."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.runs.run_directory import RunDirectory
@@ -18,7 +20,13 @@ def test_without_a_terminal_a_line_says_how_far_training_is(tmp_path, monkeypatc
     caplog.set_level("INFO")
     labels, probability = np.array([0, 1], np.int8), np.array([0.5, 0.5], np.float32)
     for seconds, expected in (
-        (0, ["hybrid: 6 of 8 samples, log loss 0.6931", "hybrid: 8 of 8 samples, log loss 0.6931"]),
+        (
+            0,
+            [
+                "hybrid: 6 of 8 samples, progressive log loss 0.6931",
+                "hybrid: 8 of 8 samples, progressive log loss 0.6931",
+            ],
+        ),
         (60, []),
     ):
         monkeypatch.setattr(run_log, "_LINE_EVERY", seconds)
@@ -43,7 +51,25 @@ def test_after_going_back_the_samples_that_are_repeated_count_once(tmp_path, mon
             told.learned(step, 0.7, LABELS, PROBABILITY, dict, progressive=True)
         told.went_back(1, 3, 1, 2)
         told.learned(2, 0.7, LABELS, PROBABILITY, dict, progressive=True)
-    assert caplog.messages[-1] == "hybrid: 4 of 8 samples, log loss 0.6931"
+    assert caplog.messages[-1] == "hybrid: 4 of 8 samples, progressive log loss 0.6931"
+
+
+def test_the_bar_ends_full_although_the_last_batch_is_smaller_and_says_what_its_auc_is(tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(run_log, "_tensorboard", lambda run, **purge: run_log.nullcontext())
+    monkeypatch.setattr(
+        run_log,
+        "progress_bar",
+        lambda title, *, unit, total, done: tqdm(file=shown, total=total, initial=done),
+    )
+    with RunLog(RunDirectory(tmp_path), log_every=1, total_steps=2) as told:
+        told.begin("hybrid", done=0, total=4)
+        told.learned(1, 0.7, LABELS, PROBABILITY, dict, progressive=True)
+        told.learned(2, 0.7, LABELS[:1], PROBABILITY[:1], dict, progressive=True)
+    last = shown.getvalue().rsplit("\r", 1)[-1]
+    assert last.startswith("100%|")
+    assert "| 3/3 [" in last
+    assert last.rstrip().endswith("progressive AUC 0.5000, log loss 0.6931]")
 
 
 def test_the_curves_of_tensorboard_have_each_step_once_after_going_back(tmp_path):
