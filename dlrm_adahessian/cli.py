@@ -9,7 +9,7 @@ from contextlib import suppress
 from dlrm_adahessian import __version__
 from dlrm_adahessian.commands import NAMES, command
 from dlrm_adahessian.errors import ProgramError, StorageError, UsageError
-from dlrm_adahessian.runtime.launcher import alone, told_once
+from dlrm_adahessian.runtime.launcher import alone, require_sound_launch, told_once
 from dlrm_adahessian.runtime.process import is_lack_of_memory, keep_freed_memory, quiet_libraries
 from dlrm_adahessian.runtime.terminal import printable, say
 
@@ -59,6 +59,7 @@ def _run(given: list[str]) -> int:
     quiet_libraries()
     keep_freed_memory()
     try:
+        require_sound_launch()  # told by each rank: it may be wrong on one alone
         with told_once():
             run = _command(given[0])
         return run(given[1:])

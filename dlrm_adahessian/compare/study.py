@@ -105,6 +105,7 @@ def run_study(config: CompareConfig) -> Study:
         StorageError: a process that trained was killed, most likely for lack of memory.
     """
     presets = {name: run_config(config, name, seed=config.seed) for name in config.entrants}
+    find_device(config.device)  # refused before anything is written
     require_kind(config.out, "comparison")
     with exclusive_lock(config.out / "lock", wait=False):
         require_no_links(config.out)

@@ -6,11 +6,13 @@ only where they are plain files. Nothing is written through a link.
 """
 
 import errno
+import fcntl
 import glob
 import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +124,15 @@ def lock_file(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb", 0)
 
 
+def take_lock(file: BinaryIO, path: Path, *, wait: bool) -> bool:
+    """Lock an open file, and return whether it is held, and still that of its path: its last holder may have removed it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
 def why_not_plain(path: Path) -> str | None:
     """Say what stands in the place of a file, as "a link"; None where there is a plain file, or nothing that can be seen."""
     try:
@@ -131,6 +142,19 @@ def why_not_plain(path: Path) -> str | None:
     if stat.S_ISREG(mode):
         return None
     return "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Say why nothing can be made in a folder; None where something can, which is tried."""
+    if not folder.is_dir():
+        return "that is no folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "this user may not write there"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".dlrm_adahessian-", dir=folder):
+            return None
+    except OSError as error:  # root has every right, in /proc too
+        return f"the system makes nothing there ({error.strerror})"
 
 
 def flush_to_disk(descriptor: int) -> None:

@@ -21,7 +21,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -80,7 +80,11 @@ class RunDirectory:
                     f"a new run needs a folder without one, and {path} holds {', '.join(found)}; "
                     "continue it with --resume, or name another folder with --out"
                 )
-            yield cls(path)
+            try:
+                yield cls(path)
+            except BaseException:
+                _drop_unused(path)
+                raise
 
     @property
     def checkpoints(self) -> Path:
@@ -151,6 +155,14 @@ class RunDirectory:
                     shutil.rmtree(path)
                 elif path.name != LOCK:
                     path.unlink()
+
+
+def _drop_unused(path: Path) -> None:
+    """Remove the folder of an attempt that wrote nothing, so that the next one gets its name; its lock is held."""
+    with suppress(OSError):
+        if [entry.name for entry in path.iterdir()] == [LOCK]:
+            (path / LOCK).unlink()
+            path.rmdir()
 
 
 def environment() -> dict[str, object]:

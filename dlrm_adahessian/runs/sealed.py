@@ -6,12 +6,10 @@ flipped bit, so every reader verifies the manifest before it trusts a byte.
 """
 
 import errno
-import fcntl
 import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,15 @@ from typing import Any
 import xxhash
 
 from dlrm_adahessian.errors import LockedError, StorageError
-from dlrm_adahessian.runs.files import flush_folder, flush_to_disk, lock_file, replacing, temporary_name
+from dlrm_adahessian.runs.files import (
+    flush_folder,
+    flush_to_disk,
+    lock_file,
+    replacing,
+    take_lock,
+    temporary_name,
+    why_not_writable,
+)
 
 MANIFEST = "manifest.json"
 HASH_BLOCK = 1 << 22  # bytes
@@ -70,23 +76,11 @@ def require_writable(folder: Path, flag: str) -> None:
     place = folder.absolute()
     # Below a folder that may not be looked into, `Path.exists` raises; to `access` there is nothing.
     existing = next(path for path in (place, *place.parents) if os.access(path, os.F_OK))
-    if (why := _why_not_writable(existing)) is not None:
+    if (why := why_not_writable(existing)) is not None:
         raise StorageError(
             f"results need a folder that can be written, and {folder} would lie in {existing}: {why}; "
             f"name another with {flag}"
         )
-
-
-def _why_not_writable(folder: Path) -> str | None:
-    if not folder.is_dir():
-        return "that is no folder"
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return "this user may not write there"
-    try:
-        with tempfile.TemporaryDirectory(prefix=".dlrm_adahessian-", dir=folder):
-            return None
-    except OSError as error:  # root has every right, in /proc too
-        return f"the system makes nothing there ({error.strerror})"
 
 
 def require_room(folder: Path, wanted: int, flag: str) -> None:
@@ -320,7 +314,7 @@ def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
     """Hold the lock file `path`; the kernel releases it when the process ends, however it ends.
 
     Args:
-        path: the lock file; created when absent, never removed (removing it would race).
+        path: the lock file; created when absent. Who removes it must hold it.
         wait: wait for the holder instead of refusing.
 
     Yields:
@@ -333,13 +327,11 @@ def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = lock_file(path)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
+        if not take_lock(file, path, wait=wait):
             raise LockedError(
                 f"one process at a time works on {path.parent}, and another holds {path}; "
                 "wait for it or choose another folder"
-            ) from error
+            )
         yield
 
 

@@ -5,10 +5,13 @@ from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from dlrm_adahessian.errors import ProgramError, ToldElsewhereError
+from dlrm_adahessian.errors import ProgramError, ToldElsewhereError, UsageError
 
 STORE = "DLRM_ADAHESSIAN_STORE"
 """Names the file at which ranks of one machine meet; without it they meet at the address that torchrun gives them."""
+
+_COUNTS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_LAUNCH = "start ranks with dlrm-adahessian launch or torchrun, or unset it for a process that is alone"
 
 
 def alone() -> bool:
@@ -24,6 +27,27 @@ def is_first() -> bool:
 def is_first_here() -> bool:
     """Whether this process is the first of the ranks on its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def require_sound_launch() -> None:
+    """Refuse an environment that no launcher makes: numbers that are none, a rank that is none, half an address.
+
+    Raises:
+        UsageError: the environment is such.
+    """
+    for name in (*_COUNTS, "MASTER_PORT"):
+        if not (value := os.environ.get(name, "0")).isdecimal():
+            raise UsageError(f"{name} must be a whole number, got {value!r}; {_LAUNCH}")
+    if "RANK" not in os.environ:
+        return
+    needed = ("WORLD_SIZE",) if STORE in os.environ else ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if name not in os.environ]:
+        raise UsageError(
+            f"RANK is set, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not; {_LAUNCH}"
+        )
+    rank, world_size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    if int(rank) >= int(world_size):
+        raise UsageError(f"RANK counts from 0 and is below WORLD_SIZE, got {rank} of {world_size}; {_LAUNCH}")
 
 
 @contextmanager

@@ -79,6 +79,21 @@ def test_a_port_that_another_program_holds_is_told_in_a_sentence(monkeypatch: py
     assert not dist.is_initialized()
 
 
+def test_a_first_rank_that_cannot_be_reached_is_told_in_a_sentence_and_no_stack_of_addresses(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    told = f"2 ranks were to meet at 127.0.0.1:{port}, and not all came while rank 1 waited 1 s"
+    with pytest.raises(LostRankError, match=told), init_process_group(timeout=1):
+        pass
+    assert capfd.readouterr().err == ""
+    os.write(2, b"after it")
+    assert capfd.readouterr().err == "after it"
+
+
 @pytest.mark.parametrize("place", ["address", "file"])
 def test_a_rank_whose_others_do_not_come_says_so_when_its_time_is_over(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

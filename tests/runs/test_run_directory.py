@@ -181,3 +181,16 @@ def test_other_names_do_not_count(tmp_path: Path) -> None:
 def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path, stem: str) -> None:
     with pytest.raises(UsageError, match="one path component"):
         default_run_path(tmp_path, stem, resume=False)
+
+
+def test_an_attempt_that_wrote_nothing_leaves_no_folder_and_one_that_wrote_leaves_it(tmp_path: Path) -> None:
+    for written, left in (("", False), ("config.json", True)):
+        with (
+            pytest.raises(DataError, match="bad rows"),
+            RunDirectory.create(tmp_path / "run", resume=False) as run,
+        ):
+            if written:
+                (run.path / written).write_text("{}")
+            raise DataError("bad rows")
+        assert run.path.exists() == left
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "lock"]

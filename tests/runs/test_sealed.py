@@ -1,6 +1,7 @@
 """Sealed folders, atomic files and locks, under kills, failing operations and damage."""
 
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -270,6 +271,22 @@ def test_a_second_process_is_refused_until_the_holder_is_killed(tmp_path: Path) 
         holder.kill()
     with exclusive_lock(path, wait=False):
         pass
+
+
+def test_a_lock_that_its_holder_removed_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file was opened before it was removed, so that nobody else who comes is kept out by its lock."""
+    path, real = tmp_path / "lock", fcntl.flock
+
+    def removed_first(file, how):
+        path.unlink()
+        real(file, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", removed_first)
+        with pytest.raises(LockedError, match=f"another holds {path}"), exclusive_lock(path, wait=False):
+            pass
+    with exclusive_lock(path, wait=False):
+        assert path.exists()
 
 
 def test_waiting_outlasts_the_holder(tmp_path: Path) -> None:

@@ -5,7 +5,15 @@ import sys
 import pytest
 
 from dlrm_adahessian.errors import ToldElsewhereError, UsageError
-from dlrm_adahessian.runtime.launcher import alone, is_first, is_first_here, printed_once, told_once
+from dlrm_adahessian.runtime.launcher import (
+    STORE,
+    alone,
+    is_first,
+    is_first_here,
+    printed_once,
+    require_sound_launch,
+    told_once,
+)
 
 
 @pytest.mark.parametrize(("world_size", "rank"), [(None, None), ("1", "0"), ("2", "0"), ("2", "1")])
@@ -51,3 +59,29 @@ def test_help_is_printed_by_the_first_rank_alone(rank, printed, monkeypatch, cap
         sys.stderr.write("usage")
         raise SystemExit(0)
     assert capsys.readouterr() == printed
+
+
+ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(("environment", "told"), [
+    ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a whole number, got 'x'"),
+    ({"RANK": "-1", "WORLD_SIZE": "2", **ADDRESS}, "RANK must be a whole number, got '-1'"),
+    ({"RANK": "0", "WORLD_SIZE": "2", **ADDRESS, "MASTER_PORT": "http"}, "MASTER_PORT must be a whole number, got 'http'"),
+    ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK is set, and MASTER_ADDR, MASTER_PORT are not"),
+    ({"RANK": "0", **ADDRESS}, "RANK is set, and WORLD_SIZE is not"),
+    ({"RANK": "2", "WORLD_SIZE": "2", **ADDRESS}, "RANK counts from 0 and is below WORLD_SIZE, got 2 of 2"),
+    ({}, None),
+    ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **ADDRESS}, None),
+    ({"RANK": "1", "WORLD_SIZE": "2", STORE: "/store"}, None),
+])  # fmt: skip
+def test_an_environment_that_no_launcher_makes_is_refused(environment, told, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", STORE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if told is None:
+        require_sound_launch()
+    else:
+        with pytest.raises(UsageError, match=f"^{told}; start ranks with dlrm-adahessian launch or torchrun"):
+            require_sound_launch()
