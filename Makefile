@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+COMMA := ,
 # A GPU driver that answers means the CUDA build of FBGEMM; without one, the CPU build under its name.
 FBGEMM := $(shell nvidia-smi -L >/dev/null 2>&1 && echo fbgemm-gpu==1.8.0 || echo ./packaging/fbgemm-gpu)
 
@@ -13,13 +14,18 @@ help: ## list the targets
 .PHONY: setup
 setup: $(STAMP) ## create .venv with everything that training and testing need
 
+# Says what it does and how long that took; what pip prints is shown where it fails.
+step = @printf '  %-62s' '$(1)'; began=$$(date +%s); if said=$$($(2) 2>&1); then echo "$$(($$(date +%s) - began)) s"; \
+	else status=$$?; printf 'failed\n%s\n' "$$said"; exit $$status; fi
+
 $(STAMP): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet $(FBGEMM)
-	$(BIN)/pip install --quiet --editable '.[dev,docs,tensorboard,rivals]'
-	$(BIN)/pip check
-	touch $@
+	@echo 'setup of .venv, some minutes where packages are downloaded'
+	$(call step,an environment of $(PYTHON),$(PYTHON) -m venv .venv)
+	$(call step,torch 2.13.0,$(BIN)/pip install torch==2.13.0)
+	$(call step,$(FBGEMM),$(BIN)/pip install $(FBGEMM))
+	$(call step,this program and what it requires,$(BIN)/pip install --editable '.[dev$(COMMA)docs$(COMMA)tensorboard$(COMMA)rivals]')
+	$(call step,whether all of it fits together,$(BIN)/pip check)
+	@touch $@
 
 .PHONY: train
 train: $(STAMP) ## train the hybrid and the Adagrad baseline on synthetic data, end with the table
