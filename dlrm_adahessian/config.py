@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from dlrm_adahessian.curvature.registry import ONE_PASS, CurvatureName
-from dlrm_adahessian.data.config import BadRows, DataConfig, DatasetName
+from dlrm_adahessian.data.config import MOVES_NOTHING, BadRows, DataConfig, DatasetName
 from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecision
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.model.config import DLRMConfig, ModelConfig
@@ -230,7 +230,7 @@ class RunConfig(SharedConfig):
     def identifying(self) -> dict[str, Any]:
         """The settings that tell one run from another: those of its results, and those of the preparation of its rows."""
         values = {k: v for k, v in asdict(self).items() if k == "bad_rows" or k not in _NOT_RESULTS}
-        values["data"] = {k: v for k, v in values["data"].items() if k not in ("cache_dir", "prefetch")}
+        values["data"] = {k: v for k, v in values["data"].items() if k not in MOVES_NOTHING}
         return values
 
     @property

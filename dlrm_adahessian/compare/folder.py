@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dlrm_adahessian.compare.config import CompareConfig
+from dlrm_adahessian.data.config import MOVES_NOTHING
 from dlrm_adahessian.errors import CheckpointError, UsageError
 from dlrm_adahessian.runs.kinds import COMPARISON
 from dlrm_adahessian.runs.sealed import DamagedFolderError, read_json, write_json
 from dlrm_adahessian.runtime.settings import changes
 
 _EXTENDS = ("optimizers", "models", "seeds", "trials", "refine", "searches")
-_MOVES_NOTHING = ("out", "data_path", "schema", "device", "parallel")
-_OF_DATA = ("cache_dir", "prefetch")  # these move nothing either
+_NO_RESULTS = ("out", "data_path", "schema", "device", "parallel")
 
 
 def require_settings(config: CompareConfig) -> None:
@@ -65,6 +65,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _settings(config: CompareConfig) -> dict[str, Any]:
     values = TypeAdapter(CompareConfig).dump_python(config, mode="json")
-    kept = {key: value for key, value in values.items() if key not in (*_EXTENDS, *_MOVES_NOTHING)}
-    kept["data"] = {key: value for key, value in kept["data"].items() if key not in _OF_DATA}
+    kept = {key: value for key, value in values.items() if key not in (*_EXTENDS, *_NO_RESULTS)}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key not in MOVES_NOTHING}
     return kept

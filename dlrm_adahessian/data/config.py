@@ -13,6 +13,8 @@ GENERATED: tuple[DatasetName, ...] = ("synthetic",)
 """Those that are made up: they read no `--data-path`."""
 BadRows = Literal["strict", "quarantine"]
 """What becomes of a bad line: it stops the reading, or it is put aside and counted."""
+MOVES_NOTHING = ("cache_dir", "prefetch", "max_rejected")
+"""Settings of `DataConfig` that change neither rows nor results."""
 
 
 @settings
@@ -33,6 +35,8 @@ class DataConfig:
     """Prepared rows and finished baselines, each in a folder named by its fingerprint."""
     min_count: int = Field(default=10, ge=1)
     """Tokens seen fewer times than this in the training part share the row of unseen tokens."""
+    max_rejected: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of the lines that may be bad where bad lines are put aside."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Train on the last N training rows only; the vocabulary is that of all."""
     train_files: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.sealed import fingerprint
 
 REJECTS = "rejects"
+_MOST_REJECTED = "most_rejected"  # of the manifest: the rule that most bad rows break
 
 _BLOCK_BYTES = 1 << 20  # more is no faster, and the process would keep 40 MiB more
 
@@ -102,14 +103,32 @@ def prepare_raw(
         dataset: begins the name of their folder.
         schema: of the rows.
         path: a file, a folder, or `-`.
-        cfg: where the cache is, and how the vocabulary is cut.
+        cfg: where the cache is, how the vocabulary is cut, and how many rows may be bad.
         rows: use the first good rows only.
         bad_rows: refuse the input for a bad row with a `DataError`, or put the row aside.
         extends: what was learnt from earlier rows of the same columns, to go on from; else a `UsageError`.
 
     Returns:
         The rows.
+
+    Raises:
+        DataError: too large a share was put aside: the rest may be another kind of rows.
     """
+    found = _prepared(dataset, schema, path, cfg, rows=rows, bad_rows=bad_rows)
+    share = found.rejected / (len(found.labels) + found.rejected)
+    if share > cfg.max_rejected:
+        reason = found.manifest.get(_MOST_REJECTED, "not known")  # of rows that a version of before prepared
+        raise DataError(
+            f"{share:.1%} of the lines of {path} are bad ({found.rejected:,}, put aside in {found.folder}), and at most "
+            f"{100 * cfg.max_rejected:g}% may be; the most frequent reason: {reason}; repair these lines, or allow more by "
+            "--data.max-rejected if the others still stand for all rows"
+        )
+    return found
+
+
+def _prepared(
+    dataset: str, schema: Schema, path: str, cfg: DataConfig, *, rows: int | None, bad_rows: BadRows
+) -> PreparedData:
     recipe: dict[str, Any] = {
         "format": FORMAT,
         "min_count": cfg.min_count,
@@ -198,6 +217,7 @@ class _Reading:
             )
         if bad_lines.count:
             logger.warning("%s", bad_lines.told(found["rows"]))
+            found[_MOST_REJECTED] = bad_lines.most_frequent
         return {**found, "rejected": bad_lines.count}
 
     def may_be_of(self, identity: Sequence[Mapping[str, Any]]) -> bool:

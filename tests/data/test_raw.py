@@ -37,7 +37,10 @@ def text(tmp_path: Path) -> Path:
 
 def prepare(path: Path | str, cache: Path, **options: object) -> PreparedData:
     chosen = {"rows": None, "bad_rows": "strict"} | options
-    return prepare_raw("criteo", CRITEO, str(path), DataConfig(cache_dir=cache, min_count=2), **chosen)
+    most_bad = chosen.pop("most_bad", 1)
+    return prepare_raw(
+        "criteo", CRITEO, str(path), DataConfig(cache_dir=cache, min_count=2, max_rejected=most_bad), **chosen
+    )
 
 
 def folders(cache: Path) -> list[str]:
@@ -115,6 +118,26 @@ def test_quarantine_counts_and_keeps_the_bytes(
     assert (data.folder / "rejects.tsv").read_bytes() == b"".join(bad)
     assert "3 of 283 lines are bad, the first: train.txt:1:1: the line is blank" in caplog.text
     assert prepare(text, tmp_path / "cache", bad_rows="quarantine").rejected == 3
+
+
+def test_too_large_a_share_of_bad_lines_is_refused_whether_prepared_before_or_not(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another program wrote -1 for a missing token: a biased quarter of the rows would be left."""
+    fields = [line.split(b"\t") for line in LINES]
+    minus = [b"\t".join([*row[:20], b"-1", *row[21:]]) for row in fields[:105]]
+    cut = [b"\t".join(row[:38]) for row in fields[105:108]]
+    text.write_bytes(b"\n".join([*cut, *minus, *LINES[108:]]))
+    told = (
+        rf"77\.1% of the lines of {text} are bad \(108, .* at most 1% may be; the most frequent reason: "
+        r"column 21 \(C7\) must be empty or 8 hexadecimal digits; .*--data\.max-rejected"
+    )
+    with pytest.raises(DataError, match=told):
+        prepare(text, tmp_path / "cache", bad_rows="quarantine", most_bad=0.01)
+    monkeypatch.setattr(raw, "open_sources", lambda *path, **more: pytest.fail("the text was read again"))
+    with pytest.raises(DataError, match=told):
+        prepare(text, tmp_path / "cache", bad_rows="quarantine", most_bad=0.01)
+    assert prepare(text, tmp_path / "cache", bad_rows="quarantine", most_bad=108 / 140).rejected == 108
 
 
 @pytest.mark.parametrize("good", [0, 13])

@@ -26,7 +26,7 @@ from dlrm_adahessian.data.columnar.delimited import DelimitedText, OddRow
 from dlrm_adahessian.data.columnar.live import LiveText
 from dlrm_adahessian.data.rows import NO_LABEL, ColumnBlock, TokenTexts, missing_words
 from dlrm_adahessian.data.schema import Format, Schema, SplitRule
-from dlrm_adahessian.data.text.bad_lines import BadLines
+from dlrm_adahessian.data.text.bad_lines import BadLines, Reason
 from dlrm_adahessian.data.text.sources import Source
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import nearest
@@ -188,12 +188,19 @@ class ColumnReader:
             odd = self._odd.popleft()
             self._row = max(self._row, odd.number)
             self._bad_rows.reject(
-                _line(odd.text), lambda odd=odd: f"{self._source}, row {odd.number}: the row {odd.fault}"
+                _line(odd.text), lambda odd=odd: self._reason(odd.number, f"the row {odd.fault}")
             )
 
-    def _explain(self, *, row: int, number: int, raw: Mapping[str, Any], faults: Mapping[str, Fault]) -> str:
+    def _explain(
+        self, *, row: int, number: int, raw: Mapping[str, Any], faults: Mapping[str, Fault]
+    ) -> Reason:
         column = next(name for name, fault in faults.items() if fault.rows[row])
-        return f"{self._source}, row {number}: column {column!r} {faults[column].rule}, found {raw[column]!r:.60}"
+        return self._reason(
+            number, f"column {column!r} {faults[column].rule}", f", found {raw[column]!r:.60}"
+        )
+
+    def _reason(self, number: int, rule: str, found: str = "") -> Reason:
+        return Reason(rule, f"{self._source}, row {number}: {rule}{found}")
 
     def _require_order(self, time: npt.NDArray[Any], numbers: npt.NDArray[np.int64]) -> None:
         """Refuse times of another kind, and rows that are older than one before them."""

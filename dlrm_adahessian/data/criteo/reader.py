@@ -15,7 +15,7 @@ from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, CriteoBlock
 from dlrm_adahessian.data.criteo.faults import MAX_LINE, find_fault
 from dlrm_adahessian.data.criteo.layout import Labels, find_layout
 from dlrm_adahessian.data.criteo.text import PADDING, Columns, parse_lines
-from dlrm_adahessian.data.text.bad_lines import BadLines
+from dlrm_adahessian.data.text.bad_lines import BadLines, Reason
 from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source
 
 _SHORTEST_ROW = len(COLUMN_NAMES) - 1  # bytes: 38 tabs and a newline, all empty, no label column
@@ -32,10 +32,10 @@ class _Place:
     labelled: bool
     line: int = 0  # lines read
 
-    def explain(self, raw: bytes, line: int) -> str:
+    def explain(self, raw: bytes, line: int) -> Reason:
         """Say file:line:column and why `raw` is bad."""
         fault = find_fault(raw, labelled=self.labelled, empty_label=self.empty_label)
-        return f"{self.name}:{line}:{fault.column}: {fault}"
+        return Reason(fault.rule, f"{self.name}:{line}:{fault.column}: {fault}")
 
 
 def read_rows(

@@ -1,14 +1,24 @@
 """What happens to a line or row that breaks the format: it stops the reading, or it is put aside unchanged."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.files import replacing
 from dlrm_adahessian.runs.sealed import storage_errors
 
 _MAX_REJECT = 1 << 28  # bytes of one line put aside; a longer one is no text, or an unpacked bomb
+_EXPLAINED = 1000  # lines whose reasons are counted; to find one takes as long as to parse many lines
+
+
+class Reason(NamedTuple):
+    """Why a line is bad: the rule that it breaks, and all that is told of it, with its place and the value found."""
+
+    rule: str
+    told: str
 
 
 class BadLines:
@@ -22,6 +32,7 @@ class BadLines:
     def __init__(self, quarantine: Path | None = None) -> None:
         self.count = 0
         self.first: str | None = None
+        self._rules: Counter[str] = Counter()
         self._path = quarantine or Path()
         self._stack = ExitStack()
         with storage_errors(self._path):
@@ -29,21 +40,29 @@ class BadLines:
         self._open = False  # the line taken last has no newline
         self._bytes = 0  # of that line
 
-    def reject(self, raw: bytes, explain: Callable[[], str]) -> None:
+    @property
+    def most_frequent(self) -> str | None:
+        """The rule that most of the first thousand lines break."""
+        return max(self._rules, key=self._rules.__getitem__, default=None)
+
+    def reject(self, raw: bytes, explain: Callable[[], Reason]) -> None:
         """Take a bad line.
 
         Args:
             raw: the line with its newline if it has one; more of it may follow by `extend`.
-            explain: says file:line:column and the reason.
+            explain: says why it is bad, and where.
 
         Raises:
             DataError: bad lines are not put aside.
         """
         if self._file is None:
             raise DataError(
-                f"{explain()}; repair the line, or put bad lines aside with --bad-rows quarantine"
+                f"{explain().told}; repair the line, or put bad lines aside with --bad-rows quarantine"
             )
-        self.first = self.first or explain()
+        if self.count < _EXPLAINED:
+            reason = explain()
+            self.first = self.first or reason.told
+            self._rules[reason.rule] += 1
         self.count += 1
         self._bytes = 0
         # The last line of a file may lack its newline, and the next file may bring more bad lines.

@@ -7,7 +7,7 @@ import pytest
 
 from dlrm_adahessian.data.criteo.faults import find_fault
 from dlrm_adahessian.data.criteo.reader import read_rows
-from dlrm_adahessian.data.text.bad_lines import BadLines
+from dlrm_adahessian.data.text.bad_lines import BadLines, Reason
 from dlrm_adahessian.errors import DataError, StorageError
 from tests.data.oracle import source_in, source_of
 
@@ -38,7 +38,15 @@ def test_a_bad_line_is_refused_with_its_reason_where_none_are_put_aside() -> Non
     with pytest.raises(
         DataError, match=r"^1: the line is blank, found ''; repair the line, or put bad lines aside"
     ):
-        BadLines().reject(b"\n", lambda: f"{fault.column}: {fault}")
+        BadLines().reject(b"\n", lambda: Reason(fault.rule, f"{fault.column}: {fault}"))
+
+
+def test_the_most_frequent_reason_is_of_the_first_thousand_lines(aside: BadLines) -> None:
+    assert aside.most_frequent is None
+    for number in range(3000):
+        rule = "rare" if number < 400 or number >= 1000 else "frequent"
+        aside.reject(b"x\n", lambda rule=rule, number=number: Reason(rule, f"{number}: {rule}"))
+    assert (aside.count, aside.first, aside.most_frequent) == (3000, "0: rare", "frequent")
 
 
 def test_a_file_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
