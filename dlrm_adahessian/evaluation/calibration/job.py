@@ -85,7 +85,7 @@ class CalibratedRun:
         """A sentence on whether calibration helped."""
         (difference,) = self.summary.differences
         if difference.logloss is None:
-            return "Too few rows say whether calibration helps."
+            return "The rows are too few to say whether calibration helps."
         low, high = difference.logloss.ci95
         ends = f"[{low:+.5f}, {high:+.5f}]"
         if high < 0:
