@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.support.printing import print_rows
+from benchmarks.support.timing import seconds
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.criteo.columns import CRITEO
@@ -73,11 +74,11 @@ def _measure(trained: TrainedModel, rows: int, rounds: int, folder: Path, kind: 
         "loader_text": lambda: list(model.predict_lines(lines)),
         "loader_command": lambda: _command_line(folder / kind, folder / "rows.txt"),
     }
-    seconds = {name: [_seconds(call)] for name, call in calls.items()}
+    timed = {name: [seconds(call)] for name, call in calls.items()}
     for _ in range(rounds):
         for name, call in calls.items():
-            seconds[name].append(_seconds(call))
-    warm = {name: taken[1:] for name, taken in seconds.items()}
+            timed[name].append(seconds(call))
+    warm = {name: taken[1:] for name, taken in timed.items()}
     ratios = {
         f"{name}_over_checkpoint": statistics.median(
             ours / theirs for theirs, ours in zip(taken, warm["checkpoint"], strict=True)
@@ -99,12 +100,6 @@ def _command_line(folder: Path, text: Path) -> None:
     with text.open("rb") as lines:
         command = [sys.executable, str(folder / "loader.py")]
         subprocess.run(command, stdin=lines, stdout=subprocess.DEVNULL, check=True)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def main() -> None:
