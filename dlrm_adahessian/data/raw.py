@@ -114,7 +114,7 @@ def prepare_raw(
     Raises:
         DataError: too large a share was put aside: the rest may be another kind of rows.
     """
-    found = _prepared(dataset, schema, path, cfg, rows=rows, bad_rows=bad_rows)
+    found = _prepared(dataset, schema, path, cfg, rows=rows, bad_rows=bad_rows, extends=extends)
     share = found.rejected / (len(found.labels) + found.rejected)
     if share > cfg.max_rejected:
         reason = found.manifest.get(_MOST_REJECTED, "not known")  # of rows that a version of before prepared
@@ -127,7 +127,14 @@ def prepare_raw(
 
 
 def _prepared(
-    dataset: str, schema: Schema, path: str, cfg: DataConfig, *, rows: int | None, bad_rows: BadRows
+    dataset: str,
+    schema: Schema,
+    path: str,
+    cfg: DataConfig,
+    *,
+    rows: int | None,
+    bad_rows: BadRows,
+    extends: Preprocessing | None,
 ) -> PreparedData:
     recipe: dict[str, Any] = {
         "format": FORMAT,
