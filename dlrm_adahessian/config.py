@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dlrm_adahessian.curvature.registry import ONE_PASS, CurvatureName
 from dlrm_adahessian.data.config import MOVES_NOTHING, BadRows, DataConfig, DatasetName
@@ -18,14 +18,12 @@ from dlrm_adahessian.embeddings.config import DistributedConfig, ExchangePrecisi
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.model.config import DLRMConfig, ModelConfig
 from dlrm_adahessian.optim.config import OptimConfig
-from dlrm_adahessian.presets import optimizer_preset, preset_names
+from dlrm_adahessian.presets import OPTIMIZER_SETTINGS, optimizer_name, optimizer_preset, preset_names
 from dlrm_adahessian.runs.sealed import fingerprint
 from dlrm_adahessian.runtime.settings import merged, read_toml, settings, validated
 
 _ESTIMATORS = [name for name in get_args(CurvatureName) if name != "none"]
 _NVIDIA = Path("/dev/nvidiactl")  # there where a driver is
-OPTIMIZER_SETTINGS = ("curvature", "curvature_every", "curvature_fraction", "curvature_probes", "optim")
-"""Settings of a run that are its optimizer's own."""
 _NOT_RESULTS = (
     "out",
     "resume",
@@ -77,8 +75,8 @@ class SharedConfig:
 class RunConfig(SharedConfig):
     """One training run."""
 
-    optimizer: str = "hybrid"
-    """Preset of a dense rule, a row rule and their curvature (docs/optimizers.md)."""
+    optimizer: Annotated[str, BeforeValidator(optimizer_name)] = "hybrid"
+    """Preset of a dense rule, a row rule and their curvature, or a TOML file with one (docs/optimizers.md)."""
     baseline: Literal["adagrad", "none"] = "adagrad"
     """Train this too, on the same rows, order and initial weights, and compare; with --init-from there is none."""
     curvature: CurvatureName = "exact"
@@ -296,16 +294,17 @@ def preset_for(optimizer: str, model: ModelConfig) -> dict[str, Any]:
     The rows' learning rate is divided by what the architecture asks for.
 
     Args:
-        optimizer: name of the preset.
+        optimizer: name of the preset, or a file with one.
         model: of which the architecture counts, not its settings.
 
     Returns:
         Its tables.
     """
     preset, parts = optimizer_preset(optimizer), type(model)().parts
+    rows = preset.get("optim", {}).get("rows", {})
     if preset.get("curvature") == "exact" and "gauss_newton" in (parts.weights, parts.pooled):
         preset["curvature"] = "gauss_newton"
-    if "lr" in (rows := preset["optim"]["rows"]):
+    if "lr" in rows:
         rows["lr"] /= model.rows_lr_divisor
     return preset
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dlrm_adahessian.config import asdict, baseline_of, composed, from_dict
-from dlrm_adahessian.errors import UsageError
+from dlrm_adahessian.errors import NoInputError, UsageError
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.sealed import fingerprint
 
@@ -142,3 +142,35 @@ def test_all_settings_but_paths_are_those_of_all_ranks():
     assert composed({}).of_all_ranks == values
     elsewhere = {"out": "/a", "data_path": "/b", "schema": "/c", "data": {"cache_dir": "/d"}}
     assert composed(elsewhere).of_all_ranks == values
+
+
+@pytest.fixture
+def own_preset(tmp_path):
+    path = tmp_path / "gentle.toml"
+    path.write_text('curvature_every = 4\n[optim.dense]\nname = "adahessian"\nlr = 0.002\n')
+    return path
+
+
+def test_an_optimizer_of_the_users_own_is_called_by_the_stem_of_its_file(own_preset):
+    found = composed({}, str(own_preset))
+    assert (found.optimizer, found.curvature_every, found.optim.dense.lr) == ("gentle", 4, 0.002)
+    assert (
+        found.optim.rows == composed({"optim": {"dense": {"name": "adahessian"}}}, str(own_preset)).optim.rows
+    )
+    assert replace(found, optimizer=str(own_preset)) == found, "as where a flag gives it"
+    assert from_dict(asdict(found)) == found, "which needs the file no more"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("hybrid.toml", "", "hybrid is a preset of this program"),
+        ("large.toml", "batch_size = 9\n", "has batch_size; move these"),
+    ],
+)
+def test_what_is_no_preset_of_an_optimizer_is_refused(name, text, words, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=words):
+        composed({}, str(tmp_path / name))
+    with pytest.raises(NoInputError, match="none.toml"):
+        composed({}, str(tmp_path / "none.toml"))

@@ -14,6 +14,7 @@ from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import is_prepared, require_rows
 from dlrm_adahessian.errors import ProgramError
+from dlrm_adahessian.presets import OPTIMIZER_SETTINGS, optimizer_name
 from dlrm_adahessian.runs.run_directory import RUNS, RunDirectory, default_run_path
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.launcher import alone, printed_once
@@ -144,14 +145,17 @@ def _below(
     recorded: RunConfig, own: Mapping[str, Any], file: Path | None, optimizer: str | None, model: str | None
 ) -> RunConfig:
     """Return the settings of a recorded run under those of `own` and of a file."""
-    values = config.asdict(recorded)
-    if optimizer not in (None, recorded.optimizer):
+    values, above = config.asdict(recorded), merged(own, read_toml(file) if file else {})
+    optimizer = optimizer or above.get("optimizer")
+    same_model = model in (None, recorded.model.name)
+    if same_model and (optimizer is None or optimizer_name(optimizer) == recorded.optimizer):
+        return config.from_dict(merged(values, above))  # complete: the file of its preset may be gone
+    if optimizer is not None and optimizer_name(optimizer) != recorded.optimizer:
         # With --resume it is refused when the run is opened; until then its own flags are to be understood.
-        values = {key: value for key, value in values.items() if key not in config.OPTIMIZER_SETTINGS}
-    if model not in (None, recorded.model.name):  # likewise, and its curvature
-        del values["model"], values["curvature"]
-    values = merged(merged(values, own), read_toml(file) if file else {})
-    return config.composed(values, optimizer, model)
+        values = {key: value for key, value in values.items() if key not in OPTIMIZER_SETTINGS}
+    if not same_model:  # likewise, and its curvature
+        values = {key: value for key, value in values.items() if key not in ("model", "curvature")}
+    return config.composed(merged(values, above), optimizer or recorded.optimizer, model)
 
 
 def job_table(job: "JobResult") -> str:

@@ -9,7 +9,6 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from dlrm_adahessian.compare.entrants import Entrant, entrants_of, settings_left_out
 from dlrm_adahessian.config import (
-    OPTIMIZER_SETTINGS,
     RunConfig,
     SharedConfig,
     asdict,
@@ -18,6 +17,7 @@ from dlrm_adahessian.config import (
 )
 from dlrm_adahessian.model.config import ModelConfig
 from dlrm_adahessian.model.registry import ModelName
+from dlrm_adahessian.presets import OPTIMIZER_SETTINGS, optimizer_name
 from dlrm_adahessian.runtime.settings import merged, nearest, settings
 
 _SHARED = [field.name for field in fields(SharedConfig)]
@@ -30,7 +30,8 @@ class CompareConfig(SharedConfig):
     """Optimizers, or models too, and what all of them are given."""
 
     optimizers: str = "adagrad,adam,hybrid"
-    """Names of presets, separated by commas; each is compared with those before it (docs/optimizers.md)."""
+    """Names of presets, or TOML files with one, separated by commas; each is compared with those before it
+    (docs/optimizers.md)."""
     models: str | None = None
     """Names of architectures, separated by commas, each trained by each optimizer; default `model` alone. Of the settings of
     `model`, embedding_dim and activation are every architecture's, the others its own."""
@@ -58,7 +59,7 @@ class CompareConfig(SharedConfig):
 
     @model_validator(mode="after")
     def _named(self) -> "CompareConfig":
-        names, fewest = self.optimizer_names, 2 if self.models is None else 1
+        names, fewest = [*map(optimizer_name, self.optimizer_names)], 2 if self.models is None else 1
         if len(names) < fewest or len(set(names)) < len(names):
             needed = "two optimizers" if fewest > 1 else "one optimizer"
             raise ValueError(
@@ -100,7 +101,7 @@ class CompareConfig(SharedConfig):
 
     @property
     def optimizer_names(self) -> list[str]:
-        """The optimizers in order."""
+        """The optimizers in order, by their names or files."""
         return _split(self.optimizers)
 
     @property

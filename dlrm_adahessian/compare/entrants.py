@@ -10,6 +10,7 @@ from typing import Any
 
 from dlrm_adahessian.config import SharedConfig
 from dlrm_adahessian.model.config import Architecture, DLRMConfig, ModelConfig
+from dlrm_adahessian.presets import optimizer_name
 from dlrm_adahessian.runtime.settings import validated
 
 _OF_ALL = [field.name for field in fields(Architecture)]
@@ -21,7 +22,7 @@ class Entrant:
 
     Attributes:
         model: its settings.
-        optimizer: name of the preset.
+        optimizer: name of the preset, or a file with one.
     """
 
     model: ModelConfig
@@ -35,7 +36,7 @@ def entrants_of(
 
     Args:
         models: names of architectures, each once; without any, `given` is the model of all.
-        optimizers: names of presets, each once.
+        optimizers: names of presets or files with them, each once.
         given: settings of the model; of another architecture they set what all architectures have.
 
     Returns:
@@ -43,11 +44,13 @@ def entrants_of(
         `given` that an architecture refuses is a UsageError.
     """
     if not models:
-        return {name: Entrant(model=given, optimizer=name) for name in optimizers}
+        return {optimizer_name(each): Entrant(model=given, optimizer=each) for each in optimizers}
     return {
-        model if len(optimizers) == 1 else f"{model}/{name}": Entrant(model=_as(model, given), optimizer=name)
+        model if len(optimizers) == 1 else f"{model}/{optimizer_name(each)}": Entrant(
+            model=_as(model, given), optimizer=each
+        )
         for model in models
-        for name in optimizers
+        for each in optimizers
     }
 
 

@@ -93,3 +93,15 @@ def test_a_run_is_that_of_a_comparison_of_this_model_alone(tmp_path):
     assert run_config(beside, "dcnv2", seed=3, drawn=drawn) == run_config(
         alone, "hybrid", seed=3, drawn=drawn
     )
+
+
+def test_a_preset_of_the_users_own_enters_under_the_stem_of_its_file(tmp_path):
+    (tmp_path / "slow.toml").write_text(
+        'curvature = "none"\n[optim]\ndense = {name = "adam", lr = 0.1}\nrows = {name = "adagrad"}\n'
+    )
+    study = small(tmp_path, optimizers=f"adagrad,{tmp_path}/slow.toml")
+    assert list(study.entrants) == ["adagrad", "slow"]
+    config = run_config(study, "slow", seed=3)
+    assert (config.optimizer, config.curvature, config.optim.dense.lr) == ("slow", "none", 0.1)
+    with pytest.raises(UsageError, match="each once"):
+        small(tmp_path, optimizers=f"{tmp_path}/slow.toml,{tmp_path}/other/slow.toml")
