@@ -23,7 +23,6 @@ _MEANT = {
     "--embedding-lr": "--rows-lr",
     "--embedding-learning-rate": "--rows-lr",
     "--gpu": "--device",
-    "--resume-from": "--resume",
 }
 """Names that other programs have for flags of this one, too far from them to be found by their letters."""
 _HELP = ("-h", "--help", "--help-all")
@@ -75,12 +74,9 @@ def parsed(
         arguments = _without(arguments, flag)
     _help(base, arguments, prog, description, layout)
     _refuse_unknown(arguments, [*_flags(base), *read], layout)
-    told = io.StringIO()
+    told = io.StringIO()  # no terminal, so nothing is drawn or colored
     try:
-        with (
-            redirect_stdout(told),
-            redirect_stderr(told),
-        ):  # which is no terminal, so nothing is drawn or colored
+        with redirect_stdout(told), redirect_stderr(told):
             return _tyro(base, arguments, prog, description)
     except SystemExit as leaving:  # as the flags library leaves where a flag is wrong
         raise UsageError(f"{_sentence(told.getvalue())}; --help says more") from leaving
@@ -133,6 +129,8 @@ def _flags(base: Any, prefix: str = "--") -> Iterator[str]:
         value, name = getattr(base, field.name, None), field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             yield from _flags(value, f"{prefix}{name}.")
+        elif isinstance(value, dict) and value:  # each of its keys is a flag
+            yield from (f"{prefix}{name}.{key}".replace("_", "-") for key in value)
         else:
             yield f"{prefix}{name}"
             if isinstance(value, bool):

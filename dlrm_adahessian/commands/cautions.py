@@ -17,7 +17,7 @@ def useless(found: Mapping[str, "BinaryMetrics"], remedy: str) -> str | None:
         remedy: what to try, in words that follow a semicolon.
 
     Returns:
-        One sentence.
+        One sentence, or None where all tell more.
     """
     names = [
         f"{name} (AUC {_shown(metrics.auc)}, normalized entropy {_shown(metrics.normalized_entropy)})"
@@ -36,7 +36,7 @@ def slowed(waited: Mapping[str, float | None]) -> str | None:
         waited: the share of its time that each run waited for a core, by name; None where it is not known.
 
     Returns:
-        One sentence.
+        One sentence, or None where no run waited long.
     """
     names = [
         f"{name} waited for one {share:.0%} of its time"

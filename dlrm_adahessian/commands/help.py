@@ -86,12 +86,8 @@ def under_headings(base: Any, layout: Layout, *, everything: bool) -> Any:
         parts = [flag for flag in flags.values() if dataclasses.is_dataclass(flag.value)]
         taken = {*(name for names in headings.values() for name in names), *(part.name for part in parts)}
         headings["further"] = [name for name in flags if name not in taken]
-    heads = [
-        _Flag(title, Annotated[type(group), arg(name=title)], group)
-        for title, group in (
-            (title, _made([shown[name] for name in names])) for title, names in headings.items()
-        )
-    ]
+    groups = {title: _made([shown[name] for name in names]) for title, names in headings.items()}
+    heads = [_Flag(title, Annotated[type(group), arg(name=title)], group) for title, group in groups.items()]
     return _made([*heads, *parts])
 
 

@@ -74,6 +74,13 @@ def test_what_is_wrong_with_a_flag_is_one_line_and_names_the_nearest(command, to
     assert err.count("\n") == 1
 
 
+def test_tables_that_a_file_names_are_flags():
+    base = config.composed({"distributed": {"tables": {"C3": "row", "ad_id": "row"}}})
+    given = ["--distributed.tables.C3", "column", "--distributed.tables.ad_id", "replicate"]
+    found = parsed(base, given, prog="train", description="")
+    assert found.distributed.tables == {"C3": "column", "ad_id": "replicate"}
+
+
 def test_switches_can_be_turned_off_and_words_be_joined_by_either_dash():
     base = config.load(None, "hybrid")
     given = ["--no-checkpoint-in-background", "--optim.rows.no-rowwise", "--batch_size", "8"]
