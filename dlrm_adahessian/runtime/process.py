@@ -22,9 +22,8 @@ _CACHE = "NUMBA_CACHE_DIR"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc refuses more
 _KEPT = 2**31 - 1  # bytes
-_GPU_DRIVERS = tuple(
-    map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
-)  # NVIDIA's, AMD's, that of Windows below
+# NVIDIA's, AMD's, and that of Windows below a Linux.
+_GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 _SCHEDULED = Path("/proc/thread-self/schedstat")  # ns on a core, ns waiting for one, turns; of Linux
 
 

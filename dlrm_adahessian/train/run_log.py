@@ -26,9 +26,7 @@ from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.terminal import progress_bar
 
 _FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
-_WINDOW_ROWS = (
-    20_000  # of the progressive AUC on the progress bar: rows as they were predicted before they were learned
-)
+_WINDOW_ROWS = 20_000  # of the progressive AUC on the progress bar: predicted before they were learned
 _LINE_EVERY = 30  # seconds, where there is no bar
 
 logger = logging.getLogger(__name__)
