@@ -1,16 +1,19 @@
 """What `evaluate` prints, word for word."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from dlrm_adahessian.cli import main
 from dlrm_adahessian.commands.evaluate import evaluation_table
 from dlrm_adahessian.commands.train import job_table
 from dlrm_adahessian.evaluation.figures import model_figures
-from tests.commands.found import OURS, job, summary
+from tests.commands.found import LABELS, OURS, job, summary
 
 TABLE = """\
 6 rows, 6 with a label, 0 rejected; 2.0 s, 3 rows/s
@@ -69,6 +72,17 @@ def test_the_table_says_why_a_figure_has_no_value(label, undefined, told) -> Non
     lines = evaluation_table(found).splitlines()
     assert [line[:30].strip() for line in lines if line.endswith(" -")] == undefined
     assert f"- marks figures that compare clicks with other rows, and here {told}." in lines
+
+
+def test_predictions_that_tell_nothing_are_warned_of_and_are_no_error(tmp_path, caplog, capsys) -> None:
+    for name, probability, warned in (("good", OURS, 0), ("reversed", 1 - OURS, 1)):
+        columns = {"row": np.arange(6), "label": LABELS, "probability": probability}
+        pd.DataFrame(columns).to_parquet(tmp_path / f"{name}.parquet")
+        caplog.clear()
+        assert main(["evaluate", "--data-path", str(tmp_path / f"{name}.parquet"), "--json"]) == 0
+        assert "normalized_entropy" in json.loads(capsys.readouterr().out)
+        said = [message for message in caplog.messages if "predicts no better than the base rate" in message]
+        assert len(said) == warned
 
 
 TABLES = """
