@@ -53,7 +53,7 @@ class TrainingCost:
         model_mib: weights and optimizer state, replicas counted once.
         seconds: in steps.
         samples_per_second: over all steps.
-        step_ms_median: median duration of a step.
+        step_ms_median: duration of a step: the median of the means of 64 steps one after another.
         waited_share: share of the time that training was ready to run and waited for a core, which other programs had; None
             where the system or a summary of before does not say.
     """
