@@ -25,6 +25,8 @@ class ExportConfig:
     """Export the checkpoint of the lowest validation log loss, not the last; of runs with patience it always is."""
     calibrated: bool = False
     """Predict with the calibration that `calibrate` fitted for the run."""
+    onnx: bool = False
+    """Write the dense head as ONNX too, and check it with ONNX Runtime; needs the extra onnx."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -36,7 +38,9 @@ def export(arguments: Sequence[str]) -> int:
     require_writable(args.out.parent, "--out")
     from dlrm_adahessian.serving.export import export as write
 
-    found = write(args.run, args.out, tables=args.tables, best=args.best, calibrated=args.calibrated)
+    found = write(
+        args.run, args.out, tables=args.tables, best=args.best, calibrated=args.calibrated, onnx=args.onnx
+    )
     if not args.json:  # most of them are far below 1
         found = {name: f"{value:.2g}" if isinstance(value, float) else value for name, value in found.items()}
     say_figures(found, as_json=args.json)

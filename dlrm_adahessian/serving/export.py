@@ -6,6 +6,7 @@
       loader.py               predicts; it is serving/loader.py
       head.safetensors        parameters of the dense head
       head.pt2                the same head by torch.export, for other runtimes
+      head.onnx               the same as ONNX, where it is asked for
       tables.safetensors      rows of the embedding tables
       vocabulary.safetensors  tokens and their rows, sorted for the loader
       vocabulary.parquet      feature, token, row, for other systems
@@ -36,6 +37,7 @@ from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.runs.files import flush_to_disk, new_file
 from dlrm_adahessian.runs.sealed import put_in_place, storage_errors, temporary_folder, write_json
 from dlrm_adahessian.serving import loader
+from dlrm_adahessian.serving.onnx_head import onnx_difference, onnx_program, require_extra
 from dlrm_adahessian.serving.parity import Parity, compared
 from dlrm_adahessian.serving.rounding import RowType, largest_error, rounded
 from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
@@ -46,7 +48,13 @@ _NEW = "an export needs a new folder, and {out} exists; remove it or name anothe
 
 
 def export(
-    run: Path, out: Path, *, tables: RowType = "fp32", best: bool = False, calibrated: bool = False
+    run: Path,
+    out: Path,
+    *,
+    tables: RowType = "fp32",
+    best: bool = False,
+    calibrated: bool = False,
+    onnx: bool = False,
 ) -> dict[str, Any]:
     """Write the folder, load it again and compare its predictions with the checkpoint's.
 
@@ -56,28 +64,37 @@ def export(
         tables: what the rows are rounded to.
         best: use the checkpoint of the best validation even where the run did not stop early.
         calibrated: export the calibration of the run too, with which the folder then predicts.
+        onnx: write the head as ONNX too.
 
     Returns:
         What was exported, and how far its predictions are off.
 
     Raises:
-        UsageError: `out` exists.
+        UsageError: `out` exists, or the extra for ONNX is not installed.
     """
     if _taken(out):
         raise UsageError(_NEW.format(out=out))
+    if onnx:
+        require_extra()
+        if calibrated:
+            raise UsageError(
+                "the ONNX head predicts without a calibration, and the rest of the folder would predict with one; leave "
+                "--calibrated out, and apply the map of calibration.json to the logits of the head"
+            )
     cpu = torch.device("cpu")
     with init_process_group(cpu):
         trained = open_trained(run, cpu, best=best, precision="fp32", calibrated=calibrated)
-        return write_folder(trained, out, tables)
+        return write_folder(trained, out, tables, onnx=onnx)
 
 
-def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str, Any]:
+def write_folder(trained: TrainedModel, out: Path, tables: RowType, *, onnx: bool = False) -> dict[str, Any]:
     """Write the folder of a model; arguments and results as of `export`.
 
     Args:
         trained: the model.
         out: the folder.
         tables: what the rows are rounded to.
+        onnx: write the head as ONNX too.
 
     Returns:
         What was exported, and how far its predictions are off.
@@ -91,16 +108,17 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
     with storage_errors(out):
         temporary = temporary_folder(out)
         try:
-            _write_files(trained, temporary, {name: rows[name] for name in features}, tables)
+            _write_files(trained, temporary, {name: rows[name] for name in features}, tables, onnx=onnx)
             _write_manifest(trained, temporary, tables)
-            parity = compared(trained, loader.load(temporary), tables)
-            bound = _bound(trained)
+            model = loader.load(temporary)
+            parity, bound = compared(trained, model, tables), _bound(trained)
             if not parity.beyond_rounding <= bound:
                 raise CheckpointError(
                     f"an export must predict as the checkpoint does to {bound:.3g}, rounded rows aside, and is "
                     f"off by {parity.beyond_rounding:.1e}; "
                     "nothing was written; run the doctor command, then export again"
                 )
+            onnx_off = onnx_difference(trained, model, temporary / loader.ONNX) if onnx else None
             size = sum(path.stat().st_size for path in temporary.iterdir())
             if _taken(out):  # made by another meanwhile
                 raise UsageError(_NEW.format(out=out))
@@ -108,7 +126,8 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType) -> dict[str,
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     error = max((largest_error(rows[n], tables) for n in features), default=0.0)
-    return _figures(trained, out, tables, size, parity, error)
+    figures = _figures(trained, out, tables, size, parity, error)
+    return figures if onnx_off is None else {**figures, "onnx_largest_difference": onnx_off}
 
 
 def _bound(trained: TrainedModel) -> float:
@@ -162,7 +181,9 @@ def _taken(out: Path) -> bool:
     return out.exists() or out.is_symlink()
 
 
-def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor], tables: RowType) -> None:
+def _write_files(
+    trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor], tables: RowType, *, onnx: bool
+) -> None:
     head = trained.state.served_head()
     write_tensors(folder / "head.safetensors", dict(head.state_dict()))
     program = head_program(
@@ -173,6 +194,9 @@ def _write_files(trained: TrainedModel, folder: Path, rows: Mapping[str, Tensor]
     )
     with new_file(folder / "head.pt2") as file:
         file.write(program)
+    if onnx:
+        with new_file(folder / loader.ONNX) as file:
+            file.write(onnx_program(program))
     write_tensors(folder / "vocabulary.safetensors", sorted_tensors(trained.preprocessing))
     write_parquet(trained.preprocessing, folder / "vocabulary.parquet")
     # Of fp32 these are the rows themselves, not copies.

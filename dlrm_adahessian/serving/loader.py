@@ -34,6 +34,7 @@ FORMAT, MANIFEST = 2, "manifest.json"
 CALIBRATED = 3  # the format with a calibration, which a loader of before would leave out unseen
 TENSORS = ("head.safetensors", "tables.safetensors", "vocabulary.safetensors")
 FILES = ("head.pt2", "loader.py", "vocabulary.parquet", *TENSORS)
+ONNX = "head.onnx"  # only where it was asked for
 BATCH = 8192
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -189,15 +190,17 @@ class Model:
         return self.probabilities(values, tokens, bags)
 
     def _logits(self, values: Tensor, tokens: Tensor, bags: Sequence[_Bag]) -> Tensor:
+        return self._head(*self.head_inputs(values, tokens, bags)).squeeze(1)
+
+    def head_inputs(self, values: Tensor, tokens: Tensor, bags: Sequence[_Bag]) -> tuple[Tensor, Tensor]:
+        """Return the dense inputs (B, K) and pooled rows (B, F, D), float32, of tensors as `probabilities` takes them."""
         looked_up = [*tokens.T.contiguous(), *bags]
         rows = [
             feature.pooled(*found) if isinstance(found, tuple) else feature.rows(found)
             for feature, found in zip(self._features, looked_up, strict=True)
         ]
         dense = self.schema.transformed(values) if len(self.schema.dense) else values.float()
-        return self._head(
-            dense, torch.stack(rows, 1) if rows else dense.new_empty(len(dense), 0, self._dim)
-        ).squeeze(1)
+        return dense, torch.stack(rows, 1) if rows else dense.new_empty(len(dense), 0, self._dim)
 
 
 class _Platt:
@@ -466,7 +469,9 @@ def digest(manifest: dict[str, Any]) -> str:
 
 def _verified(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder whose files are those that it lists."""
-    for path in (folder / name for name in (MANIFEST, *FILES)):
+    asked_for = (folder / ONNX).is_symlink() or (folder / ONNX).exists()
+    names = (*FILES, ONNX) if asked_for else FILES
+    for path in (folder / name for name in (MANIFEST, *names)):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise BadFolderError(f"{path} must be a plain file, not a link, a folder or a device")
     with (folder / MANIFEST).open("rb") as file:
@@ -474,11 +479,11 @@ def _verified(folder: Path) -> dict[str, Any]:
     files, known = manifest["files"], CALIBRATED if "calibration" in manifest else FORMAT
     if manifest["format"] != known:
         raise BadFolderError(f"{folder} must have format {known}, not {manifest['format']!r}; use its loader")
-    if sorted(files) != sorted(FILES):  # no other name is ever opened, so none leads out of the folder
-        raise BadFolderError(f"{folder} must list {sorted(FILES)}, not {sorted(files)}; export it again")
+    if sorted(files) != sorted(names):  # no other name is ever opened, so none leads out of the folder
+        raise BadFolderError(f"{folder} must list {sorted(names)}, not {sorted(files)}; export it again")
     if manifest["digest"] != digest(manifest):
         raise BadFolderError(f"{folder / MANIFEST} changed since it was exported; copy the folder again")
-    for path in (folder / name for name in FILES):
+    for path in (folder / name for name in names):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if files[path.name] != {"bytes": path.stat().st_size, "sha256": found}:

@@ -1,5 +1,6 @@
 """The loader needs torch and safetensors alone, and refuses every folder and line that is not what it should be."""
 
+import hashlib
 import io
 import json
 import math
@@ -324,6 +325,26 @@ def test_links_and_devices_are_refused(copied, name):
     (copied / name).unlink()
     (copied / name).symlink_to("/dev/zero")
     with pytest.raises(loader.BadFolderError, match=f"{name} must be a plain file"):
+        loader.load(copied)
+
+
+@pytest.mark.parametrize("change", ["damage", "link", "missing", "not listed"])
+def test_a_head_as_onnx_is_verified_as_the_other_files_are(copied, change):
+    path = copied / "head.onnx"
+    path.write_bytes(b"a head")
+    files = json.loads((copied / "manifest.json").read_text())["files"]
+    entry = {"bytes": 6, "sha256": hashlib.sha256(b"a head").hexdigest()}
+    resealed(copied, files={**files, "head.onnx": entry})
+    loader.load(copied)
+    if change == "damage":
+        path.write_bytes(b"a heap")
+    elif change == "not listed":
+        resealed(copied, files=files)
+    else:
+        moved = path.rename(copied.parent / "moved")
+        if change == "link":
+            path.symlink_to(moved)
+    with pytest.raises(loader.BadFolderError, match="changed since|must be a plain file|must list"):
         loader.load(copied)
 
 
