@@ -59,12 +59,12 @@ def onnx_program(program: bytes) -> bytes:
     Returns:
         A model in one piece.
     """
-    head = torch.export.load(io.BytesIO(program))
+    head: Any = torch.export.load(io.BytesIO(program))
     rows = {0: torch.export.Dim("rows")}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch calls in itself
-        written = torch.onnx.export(
+        written: Any = torch.onnx.export(
             _Probability(head.module()),
             head.example_inputs[0],
             dynamo=True,
