@@ -69,14 +69,15 @@ class Service:
         print("http://{}:{}".format(*server.sockets[0].getsockname()), flush=True)
         await stop.wait()
         server.close()
+        await asyncio.sleep(0.1)  # what the system has accepted by now becomes a task
         while self._open:
             await asyncio.wait(self._open)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         try:
-            if len(self._open) < MAX_CONNECTIONS:
-                self._open.add(task)
+            self._open.add(task)
+            if len(self._open) <= MAX_CONNECTIONS:
                 async with asyncio.timeout(SECONDS):
                     status, body = await self._answer(reader)
                     head = f"HTTP/1.1 {status} \r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"

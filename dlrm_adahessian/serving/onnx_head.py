@@ -90,7 +90,7 @@ def onnx_difference(trained: TrainedModel, model: loader.Model, file: Path) -> f
     Raises:
         CheckpointError: it is larger than rounding explains, which the same head in float64 shows.
     """
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     session: Any = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     head = trained.state.served_head()
