@@ -83,10 +83,8 @@ class Service:
                     head = f"HTTP/1.1 {status} \r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
                     writer.write(head.encode() + body)
                     writer.write_eof()
-                    while await reader.read(
-                        1 << 16
-                    ):  # unread bytes would reset the connection, answer and all
-                        pass
+                    while await reader.read(1 << 16):
+                        pass  # unread bytes would reset the connection, answer and all
         except (TimeoutError, OSError):
             pass  # nobody is there to be told
         finally:
