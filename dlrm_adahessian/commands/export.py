@@ -34,8 +34,8 @@ class ExportConfig:
 def export(arguments: Sequence[str]) -> int:
     """Write a trained model as a folder to serve from."""
     args = parsed(ExportConfig, arguments, prog="python -m dlrm_adahessian export")
-    require_run(args.run)
     require_writable(args.out.parent, "--out")
+    require_run(args.run)
     from dlrm_adahessian.serving.export import export as write
 
     found = write(

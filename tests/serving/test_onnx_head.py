@@ -108,7 +108,9 @@ class Shifted(torch.nn.Module):
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_extra_is_told_before_the_run_is_read(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(onnx_head, "find_spec", lambda sought: None if sought == name else object())
-    command = ["export", "--run", str(tmp_path / "absent"), "--out", str(tmp_path / "model"), "--onnx"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    command = ["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "model"), "--onnx"]
     assert main(command) == UsageError.exit_code
     said = f"--onnx needs packages that are not installed: {name}; pip install 'dlrm_adahessian[onnx]'"
     assert said in capsys.readouterr().err
