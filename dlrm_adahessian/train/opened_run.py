@@ -89,7 +89,7 @@ def opened_run(config: RunConfig) -> Generator[OpenedRun]:
         agreement.require_same_folder(run)
         start = None
         if config.init_from is not None:
-            config, start = _started(config, begun)
+            config, start = _started(config, config.init_from, begun)
         # Preparing may take hours.
         folder, prepared = ranks.first_opens(partial(_rows, config, begun), patient=True)
         _, data = ranks.all_open(lambda: (None, prepared or _follow(Path(folder))))
@@ -115,17 +115,17 @@ def _claim(config: RunConfig, stack: ExitStack) -> tuple[str, tuple[RunDirectory
     return str(path.absolute()), (run, begun)
 
 
-def _started(config: RunConfig, begun: RecordedRun | None) -> tuple[RunConfig, Start | None]:
-    """Find what the run starts from, and note the checkpoint in its settings; once it has its own, only that is known."""
-    folder, noted = ranks.first_does(lambda: _start_of(config, begun))
+def _started(config: RunConfig, init_from: Path, begun: RecordedRun | None) -> tuple[RunConfig, Start | None]:
+    """Find what the run starts from, and note the checkpoint in its settings.
+
+    Once the run has a checkpoint of its own, it needs the other no more, and what was noted then holds.
+    """
+    folder, noted = ranks.first_does(
+        lambda: (str(init_from.absolute()), begun and begun.config.init_checkpoint)
+    )
     if noted is not None:
         return replace(config, init_checkpoint=noted), None
     return find_start(config, Path(folder))
-
-
-def _start_of(config: RunConfig, begun: RecordedRun | None) -> tuple[str, str | None]:
-    """Return the run directory that a run starts from, and which checkpoint it took where it has one of its own now."""
-    return str(Path(str(config.init_from)).absolute()), begun and begun.config.init_checkpoint
 
 
 def _rows(config: RunConfig, begun: RecordedRun | None) -> tuple[str, PreparedData]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from dlrm_adahessian.data.columnar.reader import ColumnReader
 from dlrm_adahessian.data.rows import ColumnBlock
 from dlrm_adahessian.data.schema import Schema, TokenColumn, from_dict
-from dlrm_adahessian.data.text.bad_lines import BadLines
+from dlrm_adahessian.data.text.bad_lines import BadLines, Reason
 from dlrm_adahessian.data.text.sources import open_sources
 
 MISSING = -1  # sorts before every token of the same count
@@ -171,8 +171,8 @@ class Explained(BadLines):
         super().__init__()
         self.reasons: list[str] = []
 
-    def reject(self, raw: bytes, explain: Callable[[], str]) -> None:
-        self.reasons.append(explain())
+    def reject(self, raw: bytes, explain: Callable[[], Reason]) -> None:
+        self.reasons.append(explain().told)
 
 
 def numbers_of(blocks: Sequence[ColumnBlock]) -> list[float]:

@@ -12,7 +12,7 @@ import pytest
 
 from dlrm_adahessian.data.criteo.reader import read_rows
 from dlrm_adahessian.data.rows import NO_LABEL
-from dlrm_adahessian.data.text.bad_lines import BadLines
+from dlrm_adahessian.data.text.bad_lines import BadLines, Reason
 from dlrm_adahessian.errors import DataError
 from tests.data.oracle import may_be_refused, parse, random_file, random_line, rows_of, source_in, source_of
 
@@ -189,8 +189,8 @@ class Places(BadLines):
         super().__init__()
         self.found: list[str] = []
 
-    def reject(self, raw: bytes, explain: Callable[[], str]) -> None:
-        self.found.append(":".join(explain().split(":")[:3]))
+    def reject(self, raw: bytes, explain: Callable[[], Reason]) -> None:
+        self.found.append(":".join(explain().told.split(":")[:3]))
 
 
 @pytest.mark.parametrize("block_bytes", BLOCKS)
