@@ -197,6 +197,16 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         yield take()
 
 
+def with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
+    """Yield each batch and the one after it, None after the last."""
+    batches = iter(batches)
+    batch = next(batches, None)
+    while batch is not None:
+        following = next(batches, None)
+        yield batch, following
+        batch = following
+
+
 def make_batch(
     names: Sequence[str],
     features: Features,

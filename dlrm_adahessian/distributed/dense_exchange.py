@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from dlrm_adahessian.curvature.base import Derivatives, mean_square, sums_of
@@ -112,6 +113,23 @@ def total_over_ranks(number: int) -> int:
     total = torch.tensor(number)
     dist.all_reduce(total)
     return int(total)
+
+
+def distinct_over_ranks(numbers: Tensor) -> int:
+    """Return how many different numbers the ranks have together; needs a process group.
+
+    Args:
+        numbers: (n,) int64, at least 0; n may differ between ranks.
+    """
+    own = numbers.unique().cpu()
+    if dist.get_world_size() == 1:
+        return len(own)
+    most = torch.tensor(len(own))
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    padded = F.pad(own, (0, int(most) - len(own)), value=-1)
+    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, padded)
+    return int((torch.cat(parts).unique() >= 0).sum())
 
 
 def _filled(found: Derivatives, curvature_samples: int, basis: KroneckerBasis | None) -> Derivatives:

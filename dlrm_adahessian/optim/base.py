@@ -42,6 +42,13 @@ class DenseOptimizer(ABC):
     ) -> None:
         """Update `parameters`, all (P,); `lr_scale` in [0, 1] is the schedule's factor on the learning rate."""
 
+    def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor | None:
+        """Return which entries, (P,) bool, take the rule's floor for their curvature; None for a rule without a floor.
+
+        Arguments are those of the coming `step`.
+        """
+        return None
+
     def observe_(self, factors: Tensor) -> None:  # noqa: B027 -- most have no basis
         """Take up the Kronecker factors (K,) of a batch, after the step with its curvature; only with a `basis`."""
 

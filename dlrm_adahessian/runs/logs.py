@@ -5,11 +5,12 @@ them: the lines of an interrupted and an uninterrupted run are the same, and wha
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +111,27 @@ class MetricsLog(_AppendLog):
     def rewind(self, position: int, digest: str | None = None) -> None:
         """Drop what was written after `position`; a shorter file, or one of another digest, raises `CheckpointError`."""
         self._truncate(position, digest)
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line of metrics.jsonl by names with a slash, as TensorBoard and its like group them.
+
+    Args:
+        record: with numbers, and with groups of numbers as `val`.
+
+    Returns:
+        Those of a group under its name, as "val/auc", the others as "train/loss"; without the step, nulls, and what is not
+        finite.
+    """
+    flat = {f"train/{name}": value for name, value in record.items() if name != "step"}
+    for group, values in record.items():
+        if isinstance(values, Mapping):
+            flat |= {f"{group}/{name}": value for name, value in values.items()}
+    return {
+        name: float(value)
+        for name, value in flat.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 class PredictionLog(_AppendLog):

@@ -5,6 +5,7 @@
     plan.json         which rank holds which part of the tables, and what it needs in memory
     vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
     metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
+    tensorboard/      the same as curves, where TensorBoard is installed; tensorboard/baseline those of the baseline
     progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
     checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
     calibration.json  calibrated probabilities of one checkpoint (evaluation/calibration/), where they were fitted
@@ -110,6 +111,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """The file of `MetricsLog`."""
         return self.path / METRICS
+
+    @property
+    def curves(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
 
     def write_config(self, resolved: Mapping[str, object]) -> None:
         """Write the resolved configuration, and the environment beside it."""

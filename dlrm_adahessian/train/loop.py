@@ -12,7 +12,6 @@ have, so they decide alike; the first one writes.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from dlrm_adahessian.checkpoint.background import BackgroundSaver
 from dlrm_adahessian.checkpoint.reader import Checkpoint, latest, load_newest_good
 from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.curvature.registry import matrix_of
-from dlrm_adahessian.data.loader import Batch, Loader, on_device
+from dlrm_adahessian.data.loader import Batch, Loader, on_device, with_following
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.sampling import population_probability, population_weights
 from dlrm_adahessian.distributed import ranks
@@ -33,6 +32,7 @@ from dlrm_adahessian.optim.config import lr_scale
 from dlrm_adahessian.runs.finished import TEST
 from dlrm_adahessian.runs.logs import PredictionLog
 from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.train.figures import StepFigures
 from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary, SampleCounts, TrainingCost
 from dlrm_adahessian.train.run_log import NoLog, RunLog
@@ -132,10 +132,10 @@ class _Fit:
         while self.progress.step < self.total_steps and not self.progress.stopped_early:
             epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
             coming = on_device(self.loader.batches(epoch, first), self.device)
-            for batch, following in _with_following(coming):
+            for batch, following in with_following(coming):
                 vote = ranks.Vote(self.stop.received, self.saver.status())
                 began = time.perf_counter()
-                found = self._step(batch, following)
+                found, figures = self._step(batch, following)
                 self.clock.add(time.perf_counter() - began, len(found.probability))
                 self.log.learned(
                     self.progress.step,
@@ -145,6 +145,8 @@ class _Fit:
                     self.clock.summary,
                     weights=population_weights(self.label, batch.all_labels, batch.all_weights),
                     progressive=epoch == 0,
+                    figures=figures.values,
+                    curvature=figures.curvature,
                 )
                 signal, saving = vote.largest()
                 self.saver.proceed(saving)
@@ -156,24 +158,30 @@ class _Fit:
                     break
         return self._finish()
 
-    def _step(self, batch: Batch, following: Batch | None) -> StepResult:
+    def _step(self, batch: Batch, following: Batch | None) -> tuple[StepResult, StepFigures]:
         """Predict and learn one batch."""
-        config, progress = self.config, self.progress
+        config, progress, step = self.config, self.progress, self.progress.step + 1
+        dense, rows = (
+            lr_scale(step, self.total_steps, config.optim.schedule, of) for of in ("dense", "rows")
+        )
+        lr = {"dense": config.optim.dense.lr * dense, "rows": config.optim.rows.lr * rows}
+        figures = StepFigures(config, self.state, batch, step, self.total_steps, lr)
         found = train_step(
             self.state,
             batch,
             curvature_samples=curvature_samples(config, progress.step, batch.share.samples),
-            lr_scale=lr_scale(progress.step + 1, self.total_steps, config.optim.schedule),
-            rows_lr_scale=lr_scale(progress.step + 1, self.total_steps, config.optim.schedule, "rows"),
+            lr_scale=dense,
+            rows_lr_scale=rows,
             following=following,
+            seen=figures,
         )
-        progress.step += 1
+        progress.step = step
         if found.finite:
             progress.learned()
         else:
             progress.skip()
             logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
-        return found
+        return found, figures
 
     def _go_back(self) -> None:
         """Go on from the newest checkpoint after too many skipped steps, or give up; all ranks call it."""
@@ -347,13 +355,3 @@ class _Fit:
     def _samples_trained(self) -> int:
         epochs, batches = divmod(self.progress.step, self.loader.batches_per_epoch)
         return epochs * len(training_rows(self.config, self.data)) + batches * self.config.batch_size
-
-
-def _with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
-    """Yield each batch and the one after it, None after the last."""
-    batches = iter(batches)
-    batch = next(batches, None)
-    while batch is not None:
-        following = next(batches, None)
-        yield batch, following
-        batch = following

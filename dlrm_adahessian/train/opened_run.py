@@ -116,10 +116,7 @@ def _claim(config: RunConfig, stack: ExitStack) -> tuple[str, tuple[RunDirectory
 
 
 def _started(config: RunConfig, init_from: Path, begun: RecordedRun | None) -> tuple[RunConfig, Start | None]:
-    """Find what the run starts from, and note the checkpoint in its settings.
-
-    Once the run has a checkpoint of its own, it needs the other no more, and what was noted then holds.
-    """
+    """Return the settings with the checkpoint that the run starts from, and that, while it has none of its own."""
     folder, noted = ranks.first_does(
         lambda: (str(init_from.absolute()), begun and begun.config.init_checkpoint)
     )

@@ -6,16 +6,16 @@ is logged now and then.
 """
 
 import logging
-import secrets
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics, check_predictions
 from dlrm_adahessian.metrics.means import Weights
@@ -24,8 +24,9 @@ from dlrm_adahessian.runs.finished import PROGRESSIVE
 from dlrm_adahessian.runs.logs import MetricsLog, PredictionLog
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.terminal import progress_bar
+from dlrm_adahessian.train.board import Board
+from dlrm_adahessian.train.figures import is_logged
 
-_FIRST_LOGGED = 20  # steps that each get a line in metrics.jsonl
 _WINDOW_ROWS = 20_000  # of the progressive AUC on the progress bar: predicted before they were learned
 _LINE_EVERY = 30  # seconds, where there is no bar
 
@@ -43,11 +44,11 @@ class RunLog:
             log_every: steps from one line of metrics.jsonl to the next, after the first ones.
             total_steps: of the run, the last of which has a line too.
         """
-        self._run, self._log_every, self._total_steps = run, log_every, total_steps
+        self._log_every, self._total_steps = log_every, total_steps
         self._stack = ExitStack()
         self._metrics = self._stack.enter_context(MetricsLog(run.metrics))
         self.progressive = self._stack.enter_context(PredictionLog(run.path / PROGRESSIVE))
-        self._board = self._stack.enter_context(_tensorboard(run))
+        self._board = self._stack.enter_context(closing(Board(run.curves)))
         self._window = RecentWindow(_WINDOW_ROWS)
         self._bar: Any = None
         self._title: str | None = None
@@ -77,6 +78,8 @@ class RunLog:
         *,
         weights: npt.NDArray[np.float32] | None = None,
         progressive: bool,
+        figures: Mapping[str, object] | None = None,
+        curvature: Tensor | None = None,
     ) -> None:
         """Take in a step.
 
@@ -88,6 +91,8 @@ class RunLog:
             timing: returns what a clock measured.
             weights: (B,) of all ranks; None for 1 each.
             progressive: keep the predictions.
+            figures: of its derivatives, if any; a step that is not logged has a line of these alone.
+            curvature: (P,) to show a histogram of.
         """
         if progressive:
             self.progressive.append(probability)
@@ -95,18 +100,26 @@ class RunLog:
         self._bar.update(len(probability))
         self._done += len(probability)
         self._tell()
-        if step > _FIRST_LOGGED and step % self._log_every and step < self._total_steps:
-            return
+        if curvature is not None:
+            self._board.show_curvature(curvature, step)
+        if is_logged(step, every=self._log_every, last=self._total_steps):
+            self._log(step, loss, figures or {}, timing())
+        elif figures:
+            self._write({"step": step, **figures})
+
+    def _log(
+        self, step: int, loss: float, figures: Mapping[str, object], timing: Mapping[str, object]
+    ) -> None:
         recent = self._window.metrics()
         record = {"step": step, "loss": loss, "window_auc": recent.auc, "window_logloss": recent.logloss}
-        self._metrics.log(record, timing())
+        self._write({**record, **figures}, timing)
         if step == self._total_steps:
             self._bar.total = self._bar.n  # the last batch of an epoch may be smaller than the others
         self._bar.set_postfix_str(f"progressive AUC {_shown(recent.auc)}, log loss {_shown(recent.logloss)}")
-        if self._board is not None:
-            self._board.add_scalar("train/loss", loss, step)
-            if recent.auc is not None:
-                self._board.add_scalar("train/window_auc", recent.auc, step)
+
+    def _write(self, record: Mapping[str, object], timing: Mapping[str, object] | None = None) -> None:
+        self._metrics.log(record, timing)
+        self._board.show(record)
 
     def _tell(self) -> None:
         """Log how far training is where there is no bar, as when the output goes to a file."""
@@ -118,9 +131,7 @@ class RunLog:
 
     def validated(self, step: int, found: BinaryMetrics, timing: Mapping[str, object]) -> None:
         """Take in an evaluation on validation rows."""
-        self._metrics.log({"step": step, "val": found.asdict()}, timing)
-        if self._board is not None:
-            self._board.add_scalar("val/logloss", found.logloss, step)
+        self._write({"step": step, "val": found.asdict()}, timing)
 
     def went_back(self, step: int, before: int, rollbacks: int, samples: int) -> None:
         """Note that training goes on from a checkpoint, to which the files were rewound.
@@ -165,10 +176,7 @@ class RunLog:
         self.progressive.rewind(progressive_rows, progressive_xxh3_128)
         if window is not None:
             self._window.load(window)
-        if self._board is not None:
-            self._board.close()
-            # Event files only grow; this tells TensorBoard which of the events before it no longer count.
-            self._board = self._stack.enter_context(_tensorboard(self._run, purge_step=step + 1))
+        self._board.rewind(step)
 
 
 class NoLog:
@@ -269,16 +277,3 @@ def _encoded(values: npt.NDArray[np.float32]) -> str:
 
 def _decoded(text: str) -> npt.NDArray[np.float32]:
     return np.frombuffer(b64decode(text), "<f4")
-
-
-def _tensorboard(run: RunDirectory, *, purge_step: int | None = None) -> Any:
-    """Return a context with a TensorBoard writer, or with None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return nullcontext()
-    # TensorBoard names its file by time, host and process, which can be guessed.
-    suffix = f".{secrets.randbits(64)}"
-    return closing(
-        SummaryWriter(str(run.path / "tensorboard"), purge_step=purge_step, filename_suffix=suffix)
-    )

@@ -7,7 +7,7 @@ TrainState   the two halves of the model, their optimizers and the estimator, wi
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,7 @@ def train_step(
     lr_scale: float,
     rows_lr_scale: float | None = None,
     following: Batch | None = None,
+    seen: Callable[[Derivatives], None] | None = None,
 ) -> StepResult:
     """Predict a batch, differentiate its mean loss over all ranks, and update all parameters; all ranks call it.
 
@@ -104,6 +105,7 @@ def train_step(
         lr_scale: in [0, 1], the schedule's factor on the learning rate of the dense part.
         rows_lr_scale: that on the rate of the rows; None for the same.
         following: the next batch, whose lookups travel to the rows' owners meanwhile.
+        seen: called with the derivatives before they update anything; not called on a step that updates nothing.
 
     Returns:
         Loss and predictions from before the update.
@@ -128,9 +130,8 @@ def train_step(
     if state.masks:
         with matrix_products(state.precision), torch.no_grad():
             found = replace(found, logits=state.head(dense, own_pooled))
-    columns = state.columns
-    if columns is not None:
-        found = replace(found, pooled_factors=columns.factors(found.pooled_grad, weights))
+    if state.columns is not None:
+        found = replace(found, pooled_factors=state.columns.factors(found.pooled_grad, weights))
     found = over_ranks(found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis)
     found = as_mean_of_its_samples(found, batch, curvature_samples)
     found = penalized(found, state.parameters, state.l2_weights)
@@ -138,28 +139,42 @@ def train_step(
     # Read before the update is launched: a GPU updates while the host goes on to the next batch.
     loss = float(found.loss)
     probability = probability_from_logit((torch.nan_to_num(found.logits) + state.logit_shift).cpu().numpy())
-    samples = batch.weight_of(share.samples)
-    if finite and samples:
-        state.dense_optimizer.step(
-            state.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
-        )
-        if found.factors is not None:
-            state.dense_optimizer.observe_(found.factors)
-        pooled_grad, pooled_curvature = found.pooled_grad, found.pooled_curvature
-        if columns is not None and found.pooled_factors is not None:
-            columns.observe_(found.pooled_factors)
-            pooled_grad, pooled_curvature = columns.turned(pooled_grad, pooled_curvature)
-        state.lookup.push(
-            pooled,
-            pooled_grad,
-            pooled_curvature,
-            lr_scale=lr_scale if rows_lr_scale is None else rows_lr_scale,
-            samples=samples,
-            curvature_samples=found.pooled_samples if found.pooled_samples < share.samples else None,
-            weights=batch.weights_of_all_ranks(pooled),
-            l2=state.l2_rows,
-        )
+    if finite and batch.weight_of(share.samples):
+        if seen is not None:
+            seen(found)
+        _update(state, batch, pooled, found, lr_scale, lr_scale if rows_lr_scale is None else rows_lr_scale)
     return StepResult(loss=loss, probability=probability, finite=finite, derivatives=found)
+
+
+def _update(
+    state: "TrainState",
+    batch: Batch,
+    pooled: Tensor,
+    found: Derivatives,
+    lr_scale: float,
+    rows_lr_scale: float,
+) -> None:
+    """Update all parameters from derivatives over all ranks; `pooled` is what the lookup returned."""
+    samples = batch.weight_of(batch.share.samples)
+    state.dense_optimizer.step(
+        state.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
+    )
+    if found.factors is not None:
+        state.dense_optimizer.observe_(found.factors)
+    columns, pooled_grad, pooled_curvature = state.columns, found.pooled_grad, found.pooled_curvature
+    if columns is not None and found.pooled_factors is not None:
+        columns.observe_(found.pooled_factors)
+        pooled_grad, pooled_curvature = columns.turned(pooled_grad, pooled_curvature)
+    state.lookup.push(
+        pooled,
+        pooled_grad,
+        pooled_curvature,
+        lr_scale=rows_lr_scale,
+        samples=samples,
+        curvature_samples=found.pooled_samples if found.pooled_samples < batch.share.samples else None,
+        weights=batch.weights_of_all_ranks(pooled),
+        l2=state.l2_rows,
+    )
 
 
 class TrainState:

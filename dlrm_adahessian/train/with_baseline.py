@@ -12,13 +12,16 @@ import torch
 
 from dlrm_adahessian.config import RunConfig, baseline_of
 from dlrm_adahessian.data.prepared.folder import PreparedData
+from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.errors import DivergedError, ProgramError
 from dlrm_adahessian.runs.finished import FinishedRun
+from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
+from dlrm_adahessian.train.board import copy_curves
 from dlrm_adahessian.train.loop import fit
-from dlrm_adahessian.train.opened_run import on_all_ranks, opened_run
+from dlrm_adahessian.train.opened_run import OpenedRun, on_all_ranks, opened_run
 from dlrm_adahessian.train.results import Predicted, RunResult, RunSummary
-from dlrm_adahessian.train.run_cache import find_or_fit
+from dlrm_adahessian.train.run_cache import find_or_fit, run_path
 
 logger = logging.getLogger(__name__)
 
@@ -77,24 +80,44 @@ def run_job(config: RunConfig) -> JobResult | None:
     """
     with on_all_ranks(config), opened_run(config) as run:
         config, data, device = run.config, run.data, run.device
+        plain = _plain(config, data)
+        _show_curves(plain, run)  # one that an earlier run trained is there from the first step on
         ours = fit(config, data, run.directory, device, title=config.optimizer, start=run.start)
-        baseline = None if config.baseline == "none" else _baseline(config, data, device)
+        baseline = None if plain is None else _baseline(plain, data, device)
         if ours is None:
             return None
         result = _compared(run.directory.path, ours, baseline)
         FinishedRun.seal(run.directory.path, config.fingerprint(data.fingerprint), result.asdict())
+        _show_curves(plain, run)
         return result
 
 
-def _baseline(config: RunConfig, data: PreparedData, device: torch.device) -> RunResult | None:
-    """Train the baseline, or take a finished one with the same results; None where there is none, or it diverges."""
-    plain = baseline_of(config)
-    if plain.fingerprint(data.fingerprint) == config.fingerprint(data.fingerprint):
-        logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
+def _plain(config: RunConfig, data: PreparedData) -> RunConfig | None:
+    """Return the baseline of a run; None where it has none, or is one."""
+    if config.baseline == "none":
         return None
-    root = config.data.cache_dir / "baselines"
+    plain = baseline_of(config)
+    if plain.fingerprint(data.fingerprint) != config.fingerprint(data.fingerprint):
+        return plain
+    logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
+    return None
+
+
+def _show_curves(plain: RunConfig | None, run: OpenedRun) -> None:
+    """Show the curves of the baseline below those of the run."""
+    if plain is not None and ranks.is_first():
+        found = RunDirectory(run_path(plain, run.data, _root(plain), run.device))
+        copy_curves(found.curves, run.directory.curves / "baseline")
+
+
+def _root(plain: RunConfig) -> Path:
+    return plain.data.cache_dir / "baselines"
+
+
+def _baseline(plain: RunConfig, data: PreparedData, device: torch.device) -> RunResult | None:
+    """Train the baseline, or take a finished one with the same results; None where it diverges."""
     try:
-        return find_or_fit(plain, data, root, device, title=f"baseline {plain.optimizer}")
+        return find_or_fit(plain, data, _root(plain), device, title=f"baseline {plain.optimizer}")
     except ProgramError as error:
         if error.exit_code != DivergedError.exit_code:  # which all ranks raise, though one alone tells of it
             raise

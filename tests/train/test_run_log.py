@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from dlrm_adahessian.metrics.binary import binary_metrics
 from dlrm_adahessian.runs.run_directory import RunDirectory
-from dlrm_adahessian.train import run_log
+from dlrm_adahessian.train import board, run_log
 from dlrm_adahessian.train.run_log import RecentWindow, RunLog
 
 
 def test_without_a_terminal_a_line_says_how_far_training_is(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(run_log, "_tensorboard", lambda run, **purge: run_log.nullcontext())
+    monkeypatch.setattr(board, "_writer", lambda folder: None)
     caplog.set_level("INFO")
     labels, probability = np.array([0, 1], np.int8), np.array([0.5, 0.5], np.float32)
     for seconds, expected in (
@@ -42,7 +42,7 @@ LABELS, PROBABILITY = np.array([0, 1], np.int8), np.array([0.5, 0.5], np.float32
 
 
 def test_after_going_back_the_samples_that_are_repeated_count_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(run_log, "_tensorboard", lambda run, **purge: run_log.nullcontext())
+    monkeypatch.setattr(board, "_writer", lambda folder: None)
     monkeypatch.setattr(run_log, "_LINE_EVERY", 0)
     caplog.set_level("INFO")
     with RunLog(RunDirectory(tmp_path), log_every=1, total_steps=4) as told:
@@ -56,7 +56,7 @@ def test_after_going_back_the_samples_that_are_repeated_count_once(tmp_path, mon
 
 def test_the_bar_ends_full_although_the_last_batch_is_smaller_and_says_what_its_auc_is(tmp_path, monkeypatch):
     shown = io.StringIO()
-    monkeypatch.setattr(run_log, "_tensorboard", lambda run, **purge: run_log.nullcontext())
+    monkeypatch.setattr(board, "_writer", lambda folder: None)
     monkeypatch.setattr(
         run_log,
         "progress_bar",

@@ -102,6 +102,12 @@ class AdaHessian(DenseOptimizer):
             parameters.mul_(1 - lr * cfg.weight_decay)
         parameters.addcdiv_(mean, denominator, value=-lr / (1 - cfg.beta1**steps))
 
+    def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor | None:
+        """Return which entries take the floor; see `DenseOptimizer`."""
+        if not self.cfg.curvature_floor:
+            return None
+        return self._averaged(curvature) < grad.square() * (self.cfg.curvature_floor * samples)
+
     def _averaged(self, curvature: Tensor) -> Tensor:
         if self.cfg.block_size > 1:
             curvature = block_mean(curvature, self._sizes, self.cfg.block_size)

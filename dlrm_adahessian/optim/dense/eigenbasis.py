@@ -127,6 +127,13 @@ class Eigenbasis(DenseOptimizer):
             basis.turn_back_(matrix)
         parameters.sub_(direction)
 
+    def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor:
+        """Return which entries take the floor, in the basis; see `DenseOptimizer`."""
+        turned = grad.clone()
+        for basis, matrix in self._matrices(turned):
+            basis.turn_(matrix)
+        return curvature.abs() / samples < self.cfg.curvature_floor * turned.square()
+
     def observe_(self, factors: Tensor) -> None:
         """Take up the Kronecker factors of a batch, and turn the basis when it is due."""
         seen = self._basis.observe_(factors)

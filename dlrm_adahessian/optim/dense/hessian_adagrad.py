@@ -70,6 +70,10 @@ class DenseHessianAdagrad(DenseOptimizer):
         update = self.update_numba_ if parameters.device.type == "cpu" else self.update_torch_
         update(parameters, grad, curvature, lr=lr, samples=samples)
 
+    def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor:
+        """Return which entries take the floor; see `DenseOptimizer`."""
+        return curvature.abs() / samples < self.cfg.curvature_floor * grad.square()
+
     def update_torch_(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: float
     ) -> None:
