@@ -9,7 +9,12 @@ from torch import Tensor
 
 from dlrm_adahessian.curvature.base import Derivatives, all_finite, mean_square
 from dlrm_adahessian.distributed import ranks
-from dlrm_adahessian.distributed.dense_exchange import gathered, over_ranks, total_over_ranks
+from dlrm_adahessian.distributed.dense_exchange import (
+    distinct_over_ranks,
+    gathered,
+    over_ranks,
+    total_over_ranks,
+)
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.distributed.ranks import Share
 from tests.processes import worlds
@@ -65,6 +70,8 @@ def exchange(folder: Path) -> None:
         values = torch.arange(share.first, share.first + share.count).double()
         tensors = {"gathered": gathered(values, share), "of squares": of_squares}
         tensors["total"] = torch.tensor(total_over_ranks(10**rank))
+        held = torch.tensor(([5, 0, 5], [0, 9, 2**41], [])[rank], dtype=torch.int64)
+        tensors["distinct"] = torch.tensor(distinct_over_ranks(held))
         save_file({**tensors_of(found), **tensors}, folder / f"{rank}")
 
 
@@ -101,3 +108,7 @@ def test_values_of_samples_are_gathered_in_order_and_numbers_added(of_ranks: lis
     for found in of_ranks:
         assert found["gathered"].tolist() == list(range(SAMPLES))
         assert int(found["total"]) == 111
+
+
+def test_numbers_that_several_ranks_have_count_once(of_ranks: list[dict[str, Tensor]]):
+    assert [int(found["distinct"]) for found in of_ranks] == [len({5, 0, 9, 2**41})] * 3

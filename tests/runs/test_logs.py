@@ -1,6 +1,7 @@
 """Logs: what was appended comes back, rewound ones equal uninterrupted ones, and what changed meanwhile is refused."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import xxhash
 
 from dlrm_adahessian.errors import CheckpointError, StorageError
-from dlrm_adahessian.runs.logs import MetricsLog, PredictionLog
+from dlrm_adahessian.runs.logs import MetricsLog, PredictionLog, scalars
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from tests.faults import Outcome, disk_full, each_operation, kill
 
@@ -207,3 +208,9 @@ def test_what_changed_since_the_checkpoint_is_refused_and_left(tmp_path: Path, k
     assert path.read_bytes() == before
     with kind(path) as log:
         log.rewind(position)  # as a checkpoint of before says
+
+
+def test_scalars_are_the_finite_numbers_of_a_line_by_group():
+    line = {"step": 7, "loss": 0.5, "window_auc": None, "skipped": math.nan, "lr": {"dense": 0.1, "rows": 2}}
+    assert scalars(line) == {"train/loss": 0.5, "lr/dense": 0.1, "lr/rows": 2.0}
+    assert scalars({"step": 7, "val": {"auc": 0.75, "calibration": None}}) == {"val/auc": 0.75}

@@ -5,11 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from dlrm_adahessian.metrics.binary import binary_metrics
+from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train import board, run_log
 from dlrm_adahessian.train.run_log import RecentWindow, RunLog
@@ -86,6 +87,41 @@ def test_the_curves_of_tensorboard_have_each_step_once_after_going_back(tmp_path
     shown = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = [(event.step, event.value) for event in shown.Scalars("train/loss")]
     assert losses == [(1, 0.5), (2, 0.25), (3, 0.25), (4, 0.25)]
+
+
+def test_figures_are_in_the_line_of_their_step_or_in_one_of_their_own_and_all_of_them_are_curves(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    curvature = torch.tensor([1e-3, 0, -1e-3, 10.0])
+    found = BinaryMetrics(rows=2, auc=0.5, accuracy=None, logloss=0.7)
+    with RunLog(RunDirectory(tmp_path), log_every=10, total_steps=30) as told:
+        told.begin(None, done=0, total=60)
+        of_step = {"lr": {"dense": 0.5, "rows": 2.0}, "grad_norm": {"top.0": 3.0}, "rows_touched": 4}
+        of_curvature = {"curvature_norm": {"top.0": 7.0}, "floored_share": 0.25}
+        for step, figures in ((28, {}), (29, of_curvature), (30, of_step)):
+            told.learned(
+                step, 0.7, LABELS, PROBABILITY, dict, progressive=True, figures=figures,
+                curvature=curvature if step == 29 else None,
+            )  # fmt: skip
+        told.validated(30, found, {})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0] == {"step": 29, **of_curvature}
+    assert [line["step"] for line in lines] == [29, 30, 30]
+    assert of_step.items() <= lines[1].items()
+    shown = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    curves = {
+        tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in shown.Tags()["scalars"]
+    }
+    loss = curves.pop("train/window_logloss")
+    assert loss == [(30, pytest.approx(np.log(2)))]
+    assert curves == {
+        "train/loss": [(30, np.float32(0.7))], "train/window_auc": [(30, 0.5)], "train/rows_touched": [(30, 4.0)],
+        "lr/dense": [(30, 0.5)], "lr/rows": [(30, 2.0)], "grad_norm/top.0": [(30, 3.0)],
+        "curvature_norm/top.0": [(29, 7.0)], "train/floored_share": [(29, 0.25)],
+        "val/auc": [(30, 0.5)], "val/logloss": [(30, np.float32(0.7))], "val/rows": [(30, 2.0)],
+    }  # fmt: skip
+    (histogram,) = shown.Histograms("curvature/log10")
+    assert (histogram.step, histogram.histogram_value.num) == (29, 3)
+    assert (histogram.histogram_value.min, histogram.histogram_value.max) == pytest.approx((-3, 1))
 
 
 @given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 20))

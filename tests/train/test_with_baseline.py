@@ -117,6 +117,31 @@ def test_a_finished_baseline_is_reused(finished, rows):
     assert "reused the finished run" in err
     first, second = (json.loads((finished / n / "summary.json").read_text()) for n in ("run", "again"))
     assert without_clock(first) == without_clock(second)
+    assert losses_shown(finished / "again" / "tensorboard" / "baseline") == losses_of(baseline_of(finished))
+
+
+def baseline_of(folder):
+    (run,) = (path for path in folder.glob("cache/baselines/adagrad-*") if path.is_dir())
+    return run
+
+
+def losses_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: np.float32(line["loss"]) for line in lines if "loss" in line}
+
+
+def losses_shown(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder)).Reload().Scalars("train/loss")
+    return {event.step: np.float32(event.value) for event in events}
+
+
+def test_tensorboard_finds_the_curves_of_the_run_and_below_it_those_of_the_baseline(finished):
+    curves = finished / "run" / "tensorboard"
+    assert len(losses_of(finished / "run")) > 20
+    assert losses_shown(curves) == losses_of(finished / "run")
+    assert losses_shown(curves / "baseline") == losses_of(baseline_of(finished))
+    assert losses_shown(curves) != losses_shown(curves / "baseline")
 
 
 def test_a_folder_of_prepared_rows_trains_as_the_rows_it_was_made_from(finished, tmp_path):

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from dlrm_adahessian.optim.dense import DenseConfig, DenseHessianAdagradConfig
+from dlrm_adahessian.optim.dense import (
+    AdaHessianConfig,
+    DenseConfig,
+    DenseHessianAdagradConfig,
+    EigenbasisConfig,
+    SophiaConfig,
+)
 from tests.optim.dense.problem import DEEP, SAMPLES, STEPS
 
 pytestmark = pytest.mark.oracle
@@ -75,3 +81,38 @@ def test_a_rule_without_curvature_reads_none_and_one_with_curvature_does(cfg):
             optimizer.step(w, grad.clone(), given, lr_scale=1, samples=SAMPLES)
         found.append(w)
     assert torch.equal(*found) != cfg.uses_curvature
+
+
+WITH_FLOOR = [
+    DenseHessianAdagradConfig(curvature_floor=0.3),
+    AdaHessianConfig(curvature_floor=0.3, block_size=1, average_rows=True),
+    EigenbasisConfig(curvature_floor=0.3, accumulation="sum", beta2=1.0, rank=2),
+]
+
+
+@pytest.mark.parametrize("cfg", WITH_FLOOR, ids=lambda cfg: cfg.name)
+def test_where_an_entry_takes_the_floor_a_larger_curvature_changes_nothing(cfg):
+    """Up to the floor; elsewhere all of it counts. The basis of the eigenbasis has turned before."""
+    rng = np.random.default_rng(2)
+    size = sum(map(math.prod, DEEP))
+    grad, curvature, w = torch.from_numpy(rng.normal(size=(3, size)))
+    curvature = curvature * SAMPLES
+    states = []
+    for factor in (1.0, 0.999):
+        optimizer = cfg.build(w.clone(), DEEP)
+        if optimizer.basis is not None:
+            factors = optimizer.basis.state["factors"]
+            optimizer.observe_(torch.from_numpy(np.random.default_rng(3).normal(size=factors.shape)) ** 2)
+        floored = optimizer.floored(grad, curvature * factor, samples=SAMPLES)
+        optimizer.step(w.clone(), grad, curvature * factor, lr_scale=1.0, samples=SAMPLES)
+        (name,) = optimizer.state.keys() & {"sum", "mean_square", "square"}
+        states.append((floored, optimizer.state[name]))
+    (floored, state), (_, smaller) = states
+    assert 0.1 < floored.float().mean() < 0.9
+    assert torch.equal(floored, state == smaller)
+
+
+def test_a_rule_without_a_floor_says_so():
+    for cfg in (AdaHessianConfig(curvature_floor=0.0), SophiaConfig()):
+        entries = torch.ones(2)
+        assert cfg.build(torch.ones(2), [(2,)]).floored(entries, entries, samples=1) is None
