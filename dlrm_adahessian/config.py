@@ -35,6 +35,7 @@ _NOT_RESULTS = (
     "checkpoint_keep",
     "checkpoint_in_background",
     "log_every",
+    "profile",
     "bad_rows",
     "device",
     "timeout",
@@ -113,6 +114,8 @@ class RunConfig(SharedConfig):
     """Stop after this many evaluations without a better log loss; 0 never."""
     log_every: int = Field(default=100, ge=1)
     """Steps from one line of metrics.jsonl to the next, after the first 20."""
+    profile: int = Field(default=0, ge=0)
+    """Trace this many steps after a short warm-up, to see where their time goes (docs/logging.md)."""
     max_skipped: int = Field(default=3, ge=1)
     """Steps in a row with a non-finite loss or derivative after which the run goes back to its newest checkpoint, once to
     each; then it ends."""
@@ -321,4 +324,4 @@ def baseline_of(config: RunConfig) -> RunConfig:
     for key in OPTIMIZER_SETTINGS:
         del values[key]
     values = merged(values, preset_for(config.baseline, config.model))
-    return from_dict({**values, "optimizer": config.baseline, "baseline": "none", "out": None})
+    return from_dict({**values, "optimizer": config.baseline, "baseline": "none", "out": None, "profile": 0})

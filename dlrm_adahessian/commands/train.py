@@ -46,6 +46,7 @@ LAYOUT = Layout(
         "precision": ("precision", "curvature_precision", "exchange_precision"),
         "validation": ("eval_every", "patience"),
         "start": ("init_checkpoint", "init_row_decay"),
+        "profile": ("profile",),
         "checkpoints": ("checkpoint_every", "checkpoint_keep", "checkpoint_in_background"),
     },
     before=WithRates(),
@@ -125,7 +126,7 @@ def _below_flags(arguments: Sequence[str]) -> RunConfig:
     begun = RecordedRun.find(run)
     if begun is None:
         return base
-    return _below(begun.config, {"out": str(run.path)}, file, optimizer, model)
+    return _below(begun.config, {"out": str(run.path), "profile": 0}, file, optimizer, model)
 
 
 def _of_start(folder: Path, file: Path | None, optimizer: str | None, model: str | None) -> RunConfig:
@@ -134,7 +135,15 @@ def _of_start(folder: Path, file: Path | None, optimizer: str | None, model: str
     of_rows = {"train_rows": None, "train_files": (), "test_files": ()}
     return _below(
         RecordedRun.read(RunDirectory(folder)).config,
-        {**values, "out": None, "resume": False, "data_path": None, "rows": None, "data": of_rows},
+        {
+            **values,
+            "out": None,
+            "resume": False,
+            "profile": 0,
+            "data_path": None,
+            "rows": None,
+            "data": of_rows,
+        },
         file,
         optimizer,
         model,

@@ -29,6 +29,7 @@ from dlrm_adahessian.embeddings.table_shard import TableShard, fill_uniform_
 from dlrm_adahessian.embeddings.torchrec_kernel import LookupsAhead, RowKernel, RowSharder, ShardedRows
 from dlrm_adahessian.model.config import NO_DENSE, DenseMemory
 from dlrm_adahessian.optim.base import RowRule
+from dlrm_adahessian.runs.profile import named
 
 # TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
 logging.getLogger("torch.fx._symbolic_trace").addFilter(
@@ -180,7 +181,8 @@ class ShardedLookup(Lookup):
         if self._exchange is None:
             derivatives = [(grad.reshape(-1, self._dim), _flat(curvature))]
         else:
-            derivatives = self._exchange(grad, curvature)
+            with named("exchange"):
+                derivatives = self._exchange(grad, curvature)
         sampled = None
         if curvature is not None and curvature_samples is not None:
             held = len(pooled) * dist.get_world_size()

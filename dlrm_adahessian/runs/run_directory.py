@@ -6,6 +6,7 @@
     vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
     metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
     tensorboard/      the same as curves, where TensorBoard is installed; tensorboard/baseline those of the baseline
+    profile/          traces of some steps, where --profile asks for them (profile.py)
     progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
     checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
     calibration.json  calibrated probabilities of one checkpoint (evaluation/calibration/), where they were fitted
@@ -116,6 +117,10 @@ class RunDirectory:
     def curves(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    def profile(self, rank: int) -> Path:
+        """The trace of a rank's steps, where some are profiled."""
+        return self.path / "profile" / f"rank-{rank}.json.gz"
 
     def write_config(self, resolved: Mapping[str, object]) -> None:
         """Write the resolved configuration, and the environment beside it."""

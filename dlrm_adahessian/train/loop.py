@@ -31,6 +31,7 @@ from dlrm_adahessian.metrics.binary import BinaryMetrics, binary_metrics
 from dlrm_adahessian.optim.config import lr_scale
 from dlrm_adahessian.runs.finished import TEST
 from dlrm_adahessian.runs.logs import PredictionLog
+from dlrm_adahessian.runs.profile import named_each, profiled
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.figures import StepFigures
 from dlrm_adahessian.train.progress import Progress, Saved, StepClock, StopRequest, diverged
@@ -118,6 +119,7 @@ class _Fit:
             if ranks.is_first()
             else NoLog()
         )
+        self.traced = stack.enter_context(profiled(run.profile(ranks.rank()), config.profile))
         self.stop = stack.enter_context(StopRequest())
         self.saver = stack.enter_context(BackgroundSaver())
         self.progress = Progress()
@@ -132,7 +134,7 @@ class _Fit:
         while self.progress.step < self.total_steps and not self.progress.stopped_early:
             epoch, first = divmod(self.progress.step, self.loader.batches_per_epoch)
             coming = on_device(self.loader.batches(epoch, first), self.device)
-            for batch, following in with_following(coming):
+            for batch, following in named_each("feed", with_following(coming)):
                 vote = ranks.Vote(self.stop.received, self.saver.status())
                 began = time.perf_counter()
                 found, figures = self._step(batch, following)
@@ -148,6 +150,7 @@ class _Fit:
                     figures=figures.values,
                     curvature=figures.curvature,
                 )
+                self.traced()
                 signal, saving = vote.largest()
                 self.saver.proceed(saving)
                 if self.progress.skipped_in_a_row >= self.config.max_skipped:

@@ -36,6 +36,7 @@ from dlrm_adahessian.model.config import dense_memory
 from dlrm_adahessian.model.dlrm import flatten_parameters_
 from dlrm_adahessian.model.dropout import Masks
 from dlrm_adahessian.model.registry import new_head
+from dlrm_adahessian.runs.profile import named
 from dlrm_adahessian.runtime.device import Precision, matrix_products
 from dlrm_adahessian.train.objective import as_mean_of_its_samples, penalized
 
@@ -113,11 +114,13 @@ def train_step(
     share, weights = batch.share, batch.relative_weights(state.dtype)
     if not batch.weight_of(curvature_samples):
         curvature_samples = 0
-    pooled = state.lookup(batch.kjt)
-    if following is not None:
-        state.lookup.send(following.kjt)
+    with named("look up"):
+        pooled = state.lookup(batch.kjt)
+        if following is not None:
+            state.lookup.send(following.kjt)
     dense, own_pooled = batch.dense.to(state.dtype), pooled[: len(batch.dense)]
-    with matrix_products(state.precision), state.masks.drawn(share.samples, share.own):
+    drawn = state.masks.drawn(share.samples, share.own)
+    with named("differentiate"), matrix_products(state.precision), drawn:
         found = state.estimator(
             state.head,
             dense,
@@ -132,7 +135,10 @@ def train_step(
             found = replace(found, logits=state.head(dense, own_pooled))
     if state.columns is not None:
         found = replace(found, pooled_factors=state.columns.factors(found.pooled_grad, weights))
-    found = over_ranks(found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis)
+    with named("exchange"):
+        found = over_ranks(
+            found, share, curvature_samples=curvature_samples, basis=state.dense_optimizer.basis
+        )
     found = as_mean_of_its_samples(found, batch, curvature_samples)
     found = penalized(found, state.parameters, state.l2_weights)
     finite = all_finite(found)
@@ -156,25 +162,27 @@ def _update(
 ) -> None:
     """Update all parameters from derivatives over all ranks; `pooled` is what the lookup returned."""
     samples = batch.weight_of(batch.share.samples)
-    state.dense_optimizer.step(
-        state.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
-    )
-    if found.factors is not None:
-        state.dense_optimizer.observe_(found.factors)
+    with named("dense update"):
+        state.dense_optimizer.step(
+            state.parameters, found.grad, found.curvature, lr_scale=lr_scale, samples=samples
+        )
+        if found.factors is not None:
+            state.dense_optimizer.observe_(found.factors)
     columns, pooled_grad, pooled_curvature = state.columns, found.pooled_grad, found.pooled_curvature
-    if columns is not None and found.pooled_factors is not None:
-        columns.observe_(found.pooled_factors)
-        pooled_grad, pooled_curvature = columns.turned(pooled_grad, pooled_curvature)
-    state.lookup.push(
-        pooled,
-        pooled_grad,
-        pooled_curvature,
-        lr_scale=rows_lr_scale,
-        samples=samples,
-        curvature_samples=found.pooled_samples if found.pooled_samples < batch.share.samples else None,
-        weights=batch.weights_of_all_ranks(pooled),
-        l2=state.l2_rows,
-    )
+    with named("row update"):
+        if columns is not None and found.pooled_factors is not None:
+            columns.observe_(found.pooled_factors)
+            pooled_grad, pooled_curvature = columns.turned(pooled_grad, pooled_curvature)
+        state.lookup.push(
+            pooled,
+            pooled_grad,
+            pooled_curvature,
+            lr_scale=rows_lr_scale,
+            samples=samples,
+            curvature_samples=found.pooled_samples if found.pooled_samples < batch.share.samples else None,
+            weights=batch.weights_of_all_ranks(pooled),
+            l2=state.l2_rows,
+        )
 
 
 class TrainState:

@@ -1,5 +1,6 @@
 """Steps that cannot be learnt lead back to a checkpoint, once to each; a run that trains longer is as if planned so."""
 
+import gzip
 import json
 import os
 import signal
@@ -63,6 +64,18 @@ def train(folder: Path, name: str, *more: object) -> int:
 def whole(folder: Path) -> Path:
     assert train(folder, "whole") == 0
     return folder / "whole"
+
+
+def test_a_profiled_run_is_the_same_and_its_trace_names_the_parts_of_each_step(
+    folder: Path, whole: Path
+) -> None:
+    assert train(folder, "profiled", "--profile", 2) == 0
+    assert differences(folder / "profiled", whole) == []
+    trace = json.loads(gzip.decompress((folder / "profiled" / "profile" / "rank-0.json.gz").read_bytes()))
+    names = [event["name"] for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
+    parts = ("feed", "look up", "differentiate", "exchange", "dense update", "row update")
+    assert {part: names.count(part) for part in parts} == dict.fromkeys(parts, 2)
+    assert not (whole / "profile").exists()
 
 
 def went_back(run: Path) -> list[dict[str, int]]:

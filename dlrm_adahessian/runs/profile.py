@@ -1,0 +1,69 @@
+# pyright: basic
+"""Where the time of a step goes: a trace by torch's profiler, in which the parts of a step have names of our own."""
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch._C._autograd import _profiler_enabled
+from torch.profiler import profile, record_function, schedule
+
+from dlrm_adahessian.runs.sealed import storage_errors
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_UNWATCHED, _WARM_UP = (
+    8,
+    2,
+)  # steps before the trace: kernels are compiled, then the profiler itself starts up
+
+
+def named(part: str) -> AbstractContextManager[object]:
+    """Return a context that names a part of a step in the trace; while none is made, it does nothing."""
+    return record_function(part) if _profiler_enabled() else nullcontext()
+
+
+def named_each(part: str, items: Iterable[T]) -> Iterator[T]:
+    """Yield items, and name in the trace the time that each is waited for."""
+    items = iter(items)
+    while True:
+        with named(part):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
+
+
+@contextmanager
+def profiled(file: Path, steps: int) -> Generator[Callable[[], None]]:
+    """Trace some steps after a short warm-up.
+
+    Args:
+        file: Chrome trace to write, .json.gz; its folder is made.
+        steps: to trace; 0 for none, which costs nothing.
+
+    Yields:
+        What is to be called after each step.
+    """
+    if not steps:
+        yield lambda: None
+        return
+
+    def write(found: Any) -> None:
+        with storage_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            found.export_chrome_trace(str(file))
+        logger.info("trace of %d steps written to %s; open it at https://ui.perfetto.dev", steps, file)
+
+    plan = schedule(wait=_UNWATCHED, warmup=_WARM_UP, active=steps, repeat=1)
+    with profile(schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step
+    if profiler.step_num < _UNWATCHED + _WARM_UP:
+        logger.warning(
+            "there is no trace: it begins after %d steps, and this sitting had %d; give more rows, or more epochs",
+            *(_UNWATCHED + _WARM_UP, profiler.step_num),
+        )
