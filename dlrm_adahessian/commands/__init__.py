@@ -18,6 +18,7 @@ NAMES = (
     "export",
     "compare",
     "daily",
+    "log",
     "plan",
     "doctor",
     "completion",

@@ -21,6 +21,7 @@ from dlrm_adahessian.commands.evaluate import EvaluateConfig
 from dlrm_adahessian.commands.export import ExportConfig
 from dlrm_adahessian.commands.help import under_headings
 from dlrm_adahessian.commands.launch import LaunchConfig
+from dlrm_adahessian.commands.log import LogConfig
 from dlrm_adahessian.commands.prepare import PrepareConfig
 from dlrm_adahessian.commands.schema import SchemaConfig
 from dlrm_adahessian.compare.config import CompareConfig
@@ -80,6 +81,7 @@ def _commands() -> Any:  # a union, for which there is no type
         Annotated[ExportConfig, subcommand("export")],
         Annotated[type(comparing), subcommand("compare", default=comparing)],
         Annotated[type(by_day), subcommand("daily", default=by_day)],
+        Annotated[LogConfig, subcommand("log")],
         Annotated[
             PlanConfig, subcommand("plan", default=PlanConfig(optimizer=preset.optimizer, optim=preset.optim))
         ],

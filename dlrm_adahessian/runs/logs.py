@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from dlrm_adahessian.errors import CheckpointError
+from dlrm_adahessian.errors import CheckpointError, DataError
 from dlrm_adahessian.runs.files import continued
 from dlrm_adahessian.runs.sealed import HASH_BLOCK, finite, storage_errors
 
@@ -111,6 +111,36 @@ class MetricsLog(_AppendLog):
     def rewind(self, position: int, digest: str | None = None) -> None:
         """Drop what was written after `position`; a shorter file, or one of another digest, raises `CheckpointError`."""
         self._truncate(position, digest)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl, also of a run in training.
+
+    Args:
+        path: the file; none has no lines.
+
+    Returns:
+        The records, without a last line that is still being written.
+
+    Raises:
+        DataError: a line is no JSON object with a step.
+    """
+    if not path.exists():
+        return []
+    with storage_errors(path):
+        lines = path.read_bytes().split(b"\n")[:-1]
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError(
+                f"{path} must hold a JSON object with a step in each line, and line {number:,} is {line!r:.60}; restore it "
+                "from a copy, or train again"
+            ) from error
+        records.append(record)
+    return records
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

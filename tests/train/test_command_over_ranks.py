@@ -1,5 +1,6 @@
 """The command line on several ranks: one result, one message, and they stop together."""
 
+import gzip
 import json
 import os
 import signal
@@ -97,6 +98,7 @@ def assert_same_results(run: Path, other: Path) -> None:
     assert [line["step"] for line in ours] == [line["step"] for line in others]
     for line, same in zip(ours, others, strict=True):
         assert line.get("loss", 0) == pytest.approx(same.get("loss", 0), abs=1e-5)
+        assert line.get("rows_touched") == same.get("rows_touched")
         assert line.get("window_auc", 0) == pytest.approx(same.get("window_auc", 0), abs=1e-4)
 
 
@@ -122,7 +124,7 @@ def on_two(folder: Path, alone: Path) -> tuple[dict[str, list[int]], dict[str, s
         name: [str(folder / "out") if argument == "OUT" else argument for argument in arguments]
         for name, (arguments, _, _) in MISTAKES.items()
     }
-    runs = {"together": train(folder / "together"), "again": train(folder / "again")}
+    runs = {"together": train(folder / "together", "--profile", 2), "again": train(folder / "again")}
     return worlds.in_turn(2, cli.main, runs | mistakes, folder / "two")
 
 
@@ -133,6 +135,17 @@ def together(folder: Path, on_two: tuple[dict[str, list[int]], dict[str, str]]) 
     assert codes["together"] == [0, 0], printed["together"]
     assert printed["together"].count("hybrid_diagonal minus adagrad") == 1
     return folder / "together"
+
+
+def test_each_rank_writes_a_trace_with_both_exchanges_of_a_step(together: Path) -> None:
+    for rank in range(2):
+        file = together / "profile" / f"rank-{rank}.json.gz"
+        events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+        names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+        assert {part: names.count(part) for part in ("exchange", "row update")} == {
+            "exchange": 4,
+            "row update": 2,
+        }
 
 
 def wait_for_steps(run: Path, processes: list[BaseProcess]) -> None:
