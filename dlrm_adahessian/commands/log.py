@@ -77,9 +77,8 @@ def _wandb(name: str, config: Mapping[str, Any]) -> Generator[Write]:
 def _package(name: str) -> Any:
     try:
         package = import_module(name)
-        if (
-            package.__file__ is None
-        ):  # wandb writes to a folder of its own name, which Python takes for a package
+        # wandb writes to a folder of its own name, which Python takes for a package.
+        if getattr(package, "__file__", None) is None:
             raise ModuleNotFoundError(f"No module named {name!r}")
         return package
     except ImportError as error:

@@ -55,6 +55,7 @@ class Remembers:
     """Stands for the package mlflow."""
 
     def __init__(self):
+        self.__file__ = __file__
         self.name, self.params, self.curves = None, {}, {}
 
     def start_run(self, run_name):
@@ -123,7 +124,8 @@ def test_a_package_that_is_missing_is_one_sentence_with_the_command_that_install
 def test_a_folder_of_figures_is_not_taken_for_the_package(log, run, monkeypatch, tmp_path):
     (tmp_path / "mlflow").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # so that what is imported is gone after the test
+    monkeypatch.delitem(sys.modules, "mlflow")
     code, told = log(run, "mlflow")
     assert code == 64
     assert "needs the package mlflow" in told
