@@ -62,7 +62,14 @@ def test_settings_without_a_name_of_the_model_are_those_of_dlrm_and_keep_their_f
     assert from_dict(values) == now
     left_out = {
         *("out", "resume", "baseline", "data_path", "schema", "log_every", "bad_rows", "device", "timeout"),
-        *("checkpoint_every", "checkpoint_keep", "checkpoint_in_background", "distributed", "data"),
+        *(
+            "checkpoint_every",
+            "checkpoint_keep",
+            "checkpoint_in_background",
+            "distributed",
+            "data",
+            "profile",
+        ),
         *("curvature_precision", "exchange_precision", "init_from", "init_checkpoint", "init_row_decay"),
     }
     settings = {key: value for key, value in values.items() if key not in left_out}
