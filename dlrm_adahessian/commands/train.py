@@ -131,19 +131,17 @@ def _below_flags(arguments: Sequence[str]) -> RunConfig:
 
 def _of_start(folder: Path, file: Path | None, optimizer: str | None, model: str | None) -> RunConfig:
     """Return the settings of a run that starts from another: that one's, but for where its rows and results are."""
-    values = {"init_from": str(folder), "init_checkpoint": None, "init_row_decay": 1.0, "baseline": "none"}
+    values = {
+        "init_from": str(folder),
+        "init_checkpoint": None,
+        "init_row_decay": 1.0,
+        "baseline": "none",
+        "profile": 0,
+    }
     of_rows = {"train_rows": None, "train_files": (), "test_files": ()}
     return _below(
         RecordedRun.read(RunDirectory(folder)).config,
-        {
-            **values,
-            "out": None,
-            "resume": False,
-            "profile": 0,
-            "data_path": None,
-            "rows": None,
-            "data": of_rows,
-        },
+        {**values, "out": None, "resume": False, "data_path": None, "rows": None, "data": of_rows},
         file,
         optimizer,
         model,
