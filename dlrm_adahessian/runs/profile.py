@@ -15,10 +15,8 @@ from dlrm_adahessian.runs.sealed import storage_errors
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_UNWATCHED, _WARM_UP = (
-    8,
-    2,
-)  # steps before the trace: kernels are compiled, then the profiler itself starts up
+_UNWATCHED = 8  # steps in which kernels are compiled and memory is taken
+_WARM_UP = 2  # steps after them in which the profiler itself starts up
 
 
 def named(part: str) -> AbstractContextManager[object]:

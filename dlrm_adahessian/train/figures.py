@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dlrm_adahessian.train.step import TrainState
 
 _FIRST_LOGGED = 20  # steps that are all logged
-_HISTOGRAM_EVERY = 10  # lines of metrics.jsonl: it costs as much as all other figures
+_HISTOGRAM_EVERY = 10  # lines of metrics.jsonl: one takes longer than all figures of a line
 _BITS_OF_ROW = 40  # a table of more rows fits into no memory
 
 
