@@ -29,7 +29,7 @@ from dlrm_adahessian.embeddings.planning.what_if import table_sizes
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import sealed_folder
-from dlrm_adahessian.train.step import TrainState
+from dlrm_adahessian.train.state import TrainState
 
 _ROWS = "generated"  # in the place of a fingerprint of prepared rows
 _SPREAD = 0x9E3779B1  # odd, so that multiples of it are distinct modulo 2**32

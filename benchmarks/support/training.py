@@ -9,7 +9,8 @@ from dlrm_adahessian.data.criteo.columns import CRITEO
 from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runtime.settings import merged
-from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import curvature_samples, train_step
 
 
 class Steps:

@@ -28,7 +28,7 @@ from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.process import keep_freed_memory, quiet_libraries
 from dlrm_adahessian.train.results import RunSummary
 from dlrm_adahessian.train.run_cache import find_or_fit, is_known_to_diverge, run_path
-from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
+from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
 
 CURVATURE = "curvature.json"
 """What `curvature_by_band` found, in the run directory."""

@@ -38,7 +38,7 @@ from dlrm_adahessian.evaluation.slices import Slicing, check_slices, cut, of_pre
 from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import printable_name, progress_bar
-from dlrm_adahessian.train.step import SCORING_BATCH
+from dlrm_adahessian.train.state import SCORING_BATCH
 
 _BLOCK = 16 * SCORING_BATCH  # samples scored and written at once
 

@@ -25,7 +25,7 @@ from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.device import Precision
 from dlrm_adahessian.train.learnt import newest_checkpoint, preprocessing_of
 from dlrm_adahessian.train.recorded import RecordedRun
-from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
+from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)

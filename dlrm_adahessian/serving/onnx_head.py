@@ -25,7 +25,7 @@ from dlrm_adahessian.evaluation.trained_model import TrainedModel
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.parity import ROWS, as_tensors, drawn
-from dlrm_adahessian.train.step import SCORING_BATCH
+from dlrm_adahessian.train.state import SCORING_BATCH
 
 BOUND = 1e-6
 """How far two float32 sigmoids of the same logit may be apart."""

@@ -14,7 +14,7 @@ from dlrm_adahessian.data.rows import NO_LABEL, Bags, ColumnBlock, Features, mis
 from dlrm_adahessian.evaluation.trained_model import TrainedModel
 from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.rounding import RowType, rounded, unrounded
-from dlrm_adahessian.train.step import SCORING_BATCH
+from dlrm_adahessian.train.state import SCORING_BATCH
 
 ROWS = 1 << 16
 _LONGEST_BAG = 5  # values

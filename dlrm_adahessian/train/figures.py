@@ -16,7 +16,7 @@ from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.distributed.dense_exchange import distinct_over_ranks
 
 if TYPE_CHECKING:
-    from dlrm_adahessian.train.step import TrainState
+    from dlrm_adahessian.train.state import TrainState
 
 _FIRST_LOGGED = 20  # steps that are all logged
 _HISTOGRAM_EVERY = 10  # lines of metrics.jsonl: one takes longer than all figures of a line

@@ -45,7 +45,8 @@ from dlrm_adahessian.train.samples import (
     training_rows,
 )
 from dlrm_adahessian.train.start import Start
-from dlrm_adahessian.train.step import SCORING_BATCH, StepResult, TrainState, curvature_samples, train_step
+from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
+from dlrm_adahessian.train.step import StepResult, curvature_samples, train_step
 
 logger = logging.getLogger(__name__)
 

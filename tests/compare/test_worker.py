@@ -11,7 +11,7 @@ from dlrm_adahessian.compare import worker
 from dlrm_adahessian.config import from_dict
 from dlrm_adahessian.data.schema import BagColumn, DenseColumn, LabelColumn, Schema, TokenColumn
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.train.step import TrainState
+from dlrm_adahessian.train.state import TrainState
 
 
 def test_a_worker_is_begun_before_its_first_run():

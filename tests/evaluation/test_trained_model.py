@@ -12,7 +12,7 @@ from dlrm_adahessian.checkpoint.reader import Checkpoint
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.evaluation.trained_model import open_trained
-from dlrm_adahessian.train.step import TrainState
+from dlrm_adahessian.train.state import TrainState
 from tests.hostile import LARGE, forged
 
 

@@ -15,7 +15,8 @@ from dlrm_adahessian.data.criteo.columns import CRITEO, NUM_INTEGERS, TOKEN_NAME
 from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.process_group import init_process_group
-from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import curvature_samples, train_step
 
 CURVES = Path(__file__).with_name("curves.json")
 STEPS, BATCH, ROWS = 50, 64, 100

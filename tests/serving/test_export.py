@@ -33,7 +33,7 @@ from dlrm_adahessian.serving import loader
 from dlrm_adahessian.serving.export import BOUND, export, head_program, write_folder
 from dlrm_adahessian.serving.parity import Parity, as_tensors, compared, drawn
 from dlrm_adahessian.serving.rounding import largest_error, rounded
-from dlrm_adahessian.train.step import SCORING_BATCH, TrainState
+from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
 from tests.oracles import plain_logits
 
 

@@ -22,7 +22,8 @@ from dlrm_adahessian.data.schema import DenseColumn, LabelColumn, Schema, TokenC
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import curvature_samples, train_step
 from tests.checkpoints import names, same_bits
 from tests.oracles import plain_logits
 from tests.processes import worlds

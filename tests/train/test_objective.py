@@ -15,7 +15,8 @@ from dlrm_adahessian.data.loader import Batch
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.model.dlrm import flatten_parameters_
 from dlrm_adahessian.train.objective import penalized
-from dlrm_adahessian.train.step import TrainState, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import train_step
 from tests.oracles import BATCH, plain_logits, pooled_of, small_batch, small_config, small_head
 from tests.train.test_step import batch_of, small
 

@@ -26,7 +26,8 @@ from dlrm_adahessian.distributed.dense_exchange import over_ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.embeddings.config import DistributedConfig
 from dlrm_adahessian.presets import optimizer_preset, preset_names
-from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import curvature_samples, train_step
 from tests.checkpoints import same_bits
 from tests.processes import worlds
 from tests.train.bags import BAG_ROWS, BAGS, data_of_bags

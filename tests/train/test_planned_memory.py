@@ -15,7 +15,8 @@ from dlrm_adahessian.data.loader import Batch, make_batch
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.train.step import TrainState, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import train_step
 from tests.processes import worlds
 from tests.train.bags import drawn_bags
 

@@ -14,7 +14,8 @@ from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.presets import optimizer_preset, preset_names
-from dlrm_adahessian.train.step import TrainState, curvature_samples, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import curvature_samples, train_step
 from tests.checkpoints import same_bits
 
 pytestmark = pytest.mark.slow

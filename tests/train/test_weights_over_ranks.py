@@ -16,7 +16,8 @@ from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.presets import optimizer_preset
-from dlrm_adahessian.train.step import TrainState, train_step
+from dlrm_adahessian.train.state import TrainState
+from dlrm_adahessian.train.step import train_step
 from tests.processes import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.oracle, pytest.mark.slow]
