@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dlrm_adahessian.runs.files import new_file
 from dlrm_adahessian.runs.logs import scalars
 from dlrm_adahessian.runs.sealed import require_no_links, storage_errors
 
@@ -61,7 +62,10 @@ def copy_curves(run: Path, to: Path) -> None:
     if run.is_dir():
         require_no_links(run)
         with storage_errors(to):
-            shutil.copytree(run, to)
+            to.mkdir(parents=True)
+            for path in filter(Path.is_file, run.iterdir()):
+                with path.open("rb") as events, new_file(to / path.name) as copy:
+                    shutil.copyfileobj(events, copy)
 
 
 def _writer(folder: Path, *, purge_step: int | None = None) -> Any:
