@@ -36,7 +36,7 @@ class DataConfig:
     min_count: int = Field(default=10, ge=1)
     """Tokens seen fewer times than this in the training part share the row of unseen tokens."""
     max_rejected: float = Field(default=0.01, ge=0, le=1)
-    """Largest share of the lines that may be bad where bad lines are put aside."""
+    """Largest share of the lines that may be bad where bad lines are put aside; fewer than 100 always may."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Train on the last N training rows only; the vocabulary is that of all."""
     train_files: tuple[str, ...] = ()

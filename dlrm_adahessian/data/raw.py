@@ -31,6 +31,7 @@ from dlrm_adahessian.runs.sealed import fingerprint
 REJECTS = "rejects"
 _MOST_REJECTED = "most_rejected"  # of the manifest: the rule that most bad rows break
 
+_FEWEST_JUDGED = 100  # bad lines: a small file with some is no log that is read wrongly
 _BLOCK_BYTES = 1 << 20  # more is no faster, and the process would keep 40 MiB more
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def prepare_raw(
     """
     found = _prepared(dataset, schema, path, cfg, rows=rows, bad_rows=bad_rows, extends=extends)
     share = found.rejected / (len(found.labels) + found.rejected)
-    if share > cfg.max_rejected:
+    if found.rejected >= _FEWEST_JUDGED and share > cfg.max_rejected:
         reason = found.manifest.get(_MOST_REJECTED, "not known")  # of rows that a version of before prepared
         raise DataError(
             f"{share:.1%} of the lines of {path} are bad ({found.rejected:,}, put aside in {found.folder}), and at most "

@@ -37,7 +37,7 @@ def text(tmp_path: Path) -> Path:
 
 def prepare(path: Path | str, cache: Path, **options: object) -> PreparedData:
     chosen = {"rows": None, "bad_rows": "strict"} | options
-    most_bad = chosen.pop("most_bad", 1)
+    most_bad = chosen.pop("most_bad", 0.01)
     return prepare_raw(
         "criteo", CRITEO, str(path), DataConfig(cache_dir=cache, min_count=2, max_rejected=most_bad), **chosen
     )
@@ -138,6 +138,12 @@ def test_too_large_a_share_of_bad_lines_is_refused_whether_prepared_before_or_no
     with pytest.raises(DataError, match=told):
         prepare(text, tmp_path / "cache", bad_rows="quarantine", most_bad=0.01)
     assert prepare(text, tmp_path / "cache", bad_rows="quarantine", most_bad=108 / 140).rejected == 108
+
+
+def test_a_few_bad_lines_of_a_small_file_are_put_aside(text: Path, tmp_path: Path) -> None:
+    """99 of 140, which are no share of a log."""
+    text.write_bytes(b"\n".join([*(b"\t".join(line.split(b"\t")[:38]) for line in LINES[:99]), *LINES[99:]]))
+    assert prepare(text, tmp_path / "cache", bad_rows="quarantine").rejected == 99
 
 
 @pytest.mark.parametrize("good", [0, 13])

@@ -34,9 +34,7 @@ from tests.data.columnar.slow import (
 
 def prepare_as(schema: Schema, path: Path, cache: Path, **options: object) -> PreparedData:
     chosen = {"rows": None, "bad_rows": "strict"} | options
-    return prepare_raw(
-        "own", schema, str(path), DataConfig(cache_dir=cache, min_count=2, max_rejected=1), **chosen
-    )
+    return prepare_raw("own", schema, str(path), DataConfig(cache_dir=cache, min_count=2), **chosen)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -86,9 +86,7 @@ def found(preprocessing: Preprocessing) -> dict[str, list[str | None]]:
 def prepared(path: Path, cache: Path, **options: Any) -> PreparedData:
     chosen = {"rows": None, "bad_rows": "strict"} | options
     schema = from_dict(SCHEMA | {"format": path.suffix[1:]})
-    return prepare_raw(
-        "own", schema, str(path), DataConfig(cache_dir=cache, min_count=MIN_COUNT, max_rejected=1), **chosen
-    )
+    return prepare_raw("own", schema, str(path), DataConfig(cache_dir=cache, min_count=MIN_COUNT), **chosen)
 
 
 @pytest.fixture(scope="module")

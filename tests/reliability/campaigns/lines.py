@@ -209,16 +209,7 @@ def prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, obje
     shutil.rmtree(folder / "cache", ignore_errors=True)
     text = folder / "train.txt"
     text.write_bytes(case.data)
-    flags = [
-        "--data-path",
-        str(text),
-        "--data.cache-dir",
-        str(folder / "cache"),
-        "--data.min-count",
-        "1",
-        "--data.max-rejected",
-        "1",
-    ]
+    flags = ["--data-path", str(text), "--data.cache-dir", str(folder / "cache"), "--data.min-count", "1"]
     out, err = io.StringIO(), io.StringIO()
     reading: Callable[..., object] = partial(raw.read_rows, block_bytes=block)
     with (
