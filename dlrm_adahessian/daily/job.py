@@ -1,7 +1,6 @@
 # pyright: basic
 """The runs of a study of days, one after the other: each day's, and those that train anew."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from dlrm_adahessian.train.results import RunResult
 from dlrm_adahessian.train.run_cache import finished
 
 SCRATCH = "scratch"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from dlrm_adahessian.daily.job import SCRATCH, TrainedDay
+from dlrm_adahessian.evaluation.figures import figures_of
 from dlrm_adahessian.evaluation.results import Figures
-from dlrm_adahessian.metrics.binary import METRICS, binary_metrics
+from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.runs.kinds import WARM
 from dlrm_adahessian.statistics.comparison import Difference, compare_predictions
-from dlrm_adahessian.statistics.single import metric_intervals
 from dlrm_adahessian.train.results import Predicted, RunResult
 
 
@@ -158,15 +158,11 @@ def _of_day(day: TrainedDay) -> DayFigures:
 def _of_run(run: RunResult, *, with_progressive: bool) -> RunFigures:
     cost = run.summary.train
     return RunFigures(
-        progressive=_figures(run.progressive) if with_progressive else None,
-        test=_figures(run.test),
+        progressive=figures_of(*run.progressive) if with_progressive else None,
+        test=figures_of(*run.test),
         seconds=cost.seconds,
         samples=cost.samples,
     )
-
-
-def _figures(found: Predicted) -> Figures:
-    return Figures(metrics=binary_metrics(*found), intervals=metric_intervals(*found))
 
 
 def _difference(pairs: Sequence[tuple[Predicted, Predicted]]) -> Difference:

@@ -48,7 +48,7 @@ def model_figures(
     return ModelFigures(
         name=name,
         source=source,
-        figures=_figures(labels, probability, weights) if len(labels) else None,
+        figures=figures_of(labels, probability, weights) if len(labels) else None,
         calibration_bins=calibration_bins(labels, probability, weights=weights),
     )
 
@@ -112,7 +112,7 @@ def slice_figures(
             samples=len(samples),
             clicks=int(np.count_nonzero(labels[samples])),
             models={
-                name: _figures(labels[samples], probability[samples], weights_of(samples))
+                name: figures_of(labels[samples], probability[samples], weights_of(samples))
                 for name, probability in scored.items()
             },
             differences=[
@@ -124,7 +124,8 @@ def slice_figures(
     ]
 
 
-def _figures(labels: Labels, probability: Probabilities, weights: Weights | None) -> Figures:
+def figures_of(labels: Labels, probability: Probabilities, weights: Weights | None) -> Figures:
+    """Return the metrics of N samples with their intervals; arguments as of `binary_metrics`."""
     return Figures(
         metrics=binary_metrics(labels, probability, weights),
         intervals=metric_intervals(labels, probability, weights),
