@@ -115,28 +115,6 @@ def prepare_raw(
     Raises:
         DataError: too large a share was put aside: the rest may be another kind of rows.
     """
-    found = _prepared(dataset, schema, path, cfg, rows=rows, bad_rows=bad_rows, extends=extends)
-    share = found.rejected / (len(found.labels) + found.rejected)
-    if found.rejected >= _FEWEST_JUDGED and share > cfg.max_rejected:
-        reason = found.manifest.get(_MOST_REJECTED, "not known")  # of rows that a version of before prepared
-        raise DataError(
-            f"{share:.1%} of the lines of {path} are bad ({found.rejected:,}, put aside in {found.folder}), and at most "
-            f"{100 * cfg.max_rejected:g}% may be; the most frequent reason: {reason}; repair these lines, or allow more by "
-            "--data.max-rejected if the others still stand for all rows"
-        )
-    return found
-
-
-def _prepared(
-    dataset: str,
-    schema: Schema,
-    path: str,
-    cfg: DataConfig,
-    *,
-    rows: int | None,
-    bad_rows: BadRows,
-    extends: Preprocessing | None,
-) -> PreparedData:
     recipe: dict[str, Any] = {
         "format": FORMAT,
         "min_count": cfg.min_count,
@@ -151,24 +129,38 @@ def _prepared(
         extends.require_extendable(schema)
         recipe["extends"] = extends.fingerprint
     reading = _Reading(path, schema, rows, cfg.min_count, extends, quarantine=bad_rows == "quarantine")
-    if is_pipe(path):
-        return _from_pipe(reading, recipe, cfg.cache_dir, dataset)
+    prepare = _from_pipe if is_pipe(path) else _from_files
+    found = prepare(reading, recipe, cfg.cache_dir, dataset)
+    share = found.rejected / (len(found.labels) + found.rejected)
+    if found.rejected >= _FEWEST_JUDGED and share > cfg.max_rejected:
+        reason = found.manifest.get(_MOST_REJECTED, "not known")  # of rows that a version of before prepared
+        raise DataError(
+            f"{share:.1%} of the lines of {path} are bad ({found.rejected:,}, put aside in {found.folder}), and at most "
+            f"{100 * cfg.max_rejected:g}% may be; the most frequent reason: {reason}; repair these lines, or allow more by "
+            "--data.max-rejected if the others still stand for all rows"
+        )
+    return found
+
+
+def _from_files(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dataset: str) -> PreparedData:
+    """Prepare unless the cache has the rows, under the name of their content."""
+    path, schema, rows = reading.path, reading.schema, reading.rows
 
     def content() -> list[dict[str, Any]]:
-        return input_identity(files_read(path, schema), cfg.cache_dir)
+        return input_identity(files_read(path, schema), cache_dir)
 
     identity = content()
 
     def fill(folder: Path) -> dict[str, Any]:
         there = rows_of_files(files_read(path, schema))
-        require_room_for_rows(min(rows or there, there), schema, cfg.cache_dir)
+        require_room_for_rows(min(rows or there, there), schema, cache_dir)
         found = reading.fill(folder)
         # It may also have been another in between, and be again what it was.
         if content() != identity or not reading.may_be_of(identity):
             raise DataError(f"{path} must not change while it is read, and did; prepare it again")
         return found
 
-    return find_or_make(cfg.cache_dir, dataset, {**recipe, "input": identity}, fill)
+    return find_or_make(cache_dir, dataset, {**recipe, "input": identity}, fill)
 
 
 def _from_pipe(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dataset: str) -> PreparedData:
@@ -188,6 +180,9 @@ class _Reading:
     """One pass over raw rows.
 
     Attributes:
+        path: of the input.
+        schema: of the rows.
+        rows: how many good ones to take at most; None for all.
         read: identifies each file by what was read of it; None where that does not tell.
     """
 
@@ -201,9 +196,9 @@ class _Reading:
         *,
         quarantine: bool,
     ) -> None:
-        self._path = path
-        self._schema = schema
-        self._rows = rows
+        self.path = path
+        self.schema = schema
+        self.rows = rows
         self._min_count = min_count
         self._extends = extends
         self._quarantine = quarantine
@@ -212,13 +207,13 @@ class _Reading:
 
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write the rows into an empty folder; return what the manifest says of them."""
-        bad_lines = BadLines(folder / rejects_name(self._schema) if self._quarantine else None)
+        bad_lines = BadLines(folder / rejects_name(self.schema) if self._quarantine else None)
         with closing(bad_lines), self._stages as stages:
             blocks = self._blocks(bad_lines)
             found = write_prepared(
                 blocks,
                 folder,
-                self._schema,
+                self.schema,
                 min_count=self._min_count,
                 advance=stages.advance,
                 extends=self._extends,
@@ -238,12 +233,12 @@ class _Reading:
 
     def _blocks(self, bad_lines: BadLines) -> Iterator[RowBlock]:
         """Yield the good rows; a `DataError` where bad lines leave too few of them to go on."""
-        left = self._rows
+        left = self.rows
         good = 0
-        schema = self._schema
+        schema = self.schema
         reader = RowReader(schema, bad_lines)
-        part = part_of_files(self._path, schema)
-        for source in open_sources(self._path, schema.format, part_of=part or (lambda name: 0)):
+        part = part_of_files(self.path, schema)
+        for source in open_sources(self.path, schema.format, part_of=part or (lambda name: 0)):
             self._stages.total_bytes = source.total
             for block in reader.read(source, limit=left):
                 left = None if left is None else left - len(block)
