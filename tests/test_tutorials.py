@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted((ROOT / "docs" / "tutorials").glob("*.md")), ROOT / "docs" / "own-data.md"]
 LONGEST = ("evaluate", "laptop", "read-only-data")
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_VARIES = re.compile(r"no difference shown|better|worse|criteo-[0-9a-f]{16}|[-+]?\d[\d,.]*(?:e-?\d+)?")
+_VARIES = re.compile(r"no significant difference|better|worse|criteo-[0-9a-f]{16}|[-+]?\d[\d,.]*(?:e-?\d+)?")
 _END = "--- end of a block"
 
 

@@ -252,5 +252,5 @@ def _difference_lines(part: str, difference: "Difference") -> Iterator[str]:
             continue
         low, high = found.ci95
         better = (found.estimate > 0) == metric.higher_is_better
-        verdict = "no difference shown" if low <= 0 <= high else "better" if better else "worse"
+        verdict = "no significant difference" if low <= 0 <= high else "better" if better else "worse"
         yield f"{part:<12}{name:<10} {found.estimate:+.5f}  [{low:+.5f}, {high:+.5f}]  {verdict}"

@@ -104,7 +104,7 @@ def headline(found: Comparison) -> list[str]:
     """
     sentences: list[str] = []
     for part in PARTS:
-        groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "no significant difference": []}
         for pair in found.to_first:
             if pair.part == part:
                 groups[_judged(pair)].append(pair.optimizer)
@@ -146,7 +146,7 @@ def _sentence(pair: PairDifference) -> str:
     where = f"{found.rows:,} {pair.part} rows, {seeds}"
     what = f"log loss {logloss.estimate:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {p_words(pair.p_adjusted)}"
     models, judged = f"{pair.optimizer} against {pair.against}", _judged(pair)
-    if judged != "no difference shown":
+    if judged != "no significant difference":
         return f"{models}: {judged} ({what})."
     return (
         f"{models}: {judged} ({what}); one of {pair.minimum_detectable_logloss:.5f} would have been found "

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-_COLOURS = {"better": 32, "worse": 31, "no difference shown": 33}  # of ANSI: green, red, yellow
+_COLOURS = {"better": 32, "worse": 31, "no significant difference": 33}  # of ANSI: green, red, yellow
 _JUDGED = re.compile(rf"(?:{'|'.join(_COLOURS)})$", re.MULTILINE)
 
 

@@ -127,7 +127,7 @@ def difference_per_sample(
 def judgement(logloss: float, p_adjusted: float) -> str:
     """Return in words what is shown of a difference in log loss by its adjusted p value."""
     if p_adjusted >= _LEVEL:
-        return "no difference shown"
+        return "no significant difference"
     return "better" if logloss < 0 else "worse"
 
 

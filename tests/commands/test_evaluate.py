@@ -41,7 +41,7 @@ adagrad
 adagrad minus hybrid, with 95% interval
   AUC                           -0.16667  [-0.70010, +0.36677]
   accuracy                      +0.00000  [-0.50606, +0.50606]
-  log loss                      +0.21349  [-0.08849, +0.51547]  p 0.1659: no difference shown
+  log loss                      +0.21349  [-0.08849, +0.51547]  p 0.1659: no significant difference
 
 day: seventh
                                                     rows  click rate       AUC        NE  [95% interval]

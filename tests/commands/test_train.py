@@ -16,12 +16,12 @@ test        adagrad (baseline)         0.7778     0.8333     0.5831     0.8412  
 test        base rate                  0.5000     0.5000                1.0000
 
 hybrid minus adagrad, with 95% interval
-progressive auc        +0.16667  [-0.36677, +0.70010]  no difference shown
-progressive accuracy   +0.00000  [-0.50606, +0.50606]  no difference shown
-progressive logloss    -0.21349  [-0.51547, +0.08849]  no difference shown
-test        auc        +0.16667  [-0.36677, +0.70010]  no difference shown
-test        accuracy   +0.00000  [-0.50606, +0.50606]  no difference shown
-test        logloss    -0.21349  [-0.51547, +0.08849]  no difference shown
+progressive auc        +0.16667  [-0.36677, +0.70010]  no significant difference
+progressive accuracy   +0.00000  [-0.50606, +0.50606]  no significant difference
+progressive logloss    -0.21349  [-0.51547, +0.08849]  no significant difference
+test        auc        +0.16667  [-0.36677, +0.70010]  no significant difference
+test        accuracy   +0.00000  [-0.50606, +0.50606]  no significant difference
+test        logloss    -0.21349  [-0.51547, +0.08849]  no significant difference
 Intervals cover the sampling of rows only, with one seed and one setting. To cover seeds too, run on
 the same rows: dlrm-adahessian compare --optimizers adagrad,hybrid --seeds 10
 """

@@ -64,7 +64,7 @@ def test_text_and_report_judge_alike(place, evaluate, both):
     text = evaluate("--data-path", place / "both.parquet")
     (difference,) = found["differences"]
     judged = (
-        "no difference shown"
+        "no significant difference"
         if difference["p_adjusted"] >= 0.05
         else "worse"
         if difference["logloss"] > 0

@@ -99,7 +99,7 @@ def test_a_bar_is_shown_on_a_terminal_where_it_has_a_title(terminal, title, monk
     assert ("rows:  50%" in shown.getvalue() and "2.00k/4.00k" in shown.getvalue()) != hidden
 
 
-JUDGED = "auc 1 \x1b better\naccuracy 2 worse\nnot better than\nlogloss 3 no difference shown"
+JUDGED = "auc 1 \x1b better\naccuracy 2 worse\nnot better than\nlogloss 3 no significant difference"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_judgement_has_its_colour_in_a_terminal_that_has_colours(environment, 
     green, red, yellow, plain = ("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[0m") if coloured else [""] * 4
     assert shown == (
         f"auc 1 \\x1b {green}better{plain}\naccuracy 2 {red}worse{plain}\nnot better than\n"
-        f"logloss 3 {yellow}no difference shown{plain}\n"
+        f"logloss 3 {yellow}no significant difference{plain}\n"
     )
 
 
