@@ -56,6 +56,14 @@ test-fast: $(STAMP) ## lint, import layers, and the tests that a change needs mo
 docs: $(STAMP) ## build the documentation into site/, pages that need no network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+.PHONY: pictures
+pictures: $(STAMP) ## draw the pictures of docs/img that show the program
+	$(BIN)/python docs/pictures.py
+
+.PHONY: docs-serve
+docs-serve: docs ## build the documentation and show it, with search, on http://127.0.0.1:8000
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory site
+
 .PHONY: bench
 bench: $(STAMP) ## run the benchmarks of benchmarks/, a file of results/ each, and draw docs/img; leave the machine idle
 	mkdir -p benchmarks/results

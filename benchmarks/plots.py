@@ -119,6 +119,27 @@ def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def headline_plot(study: Mapping[str, Any]) -> Figure:
+    """Plot by how much the optimizer of a study lowers the log loss of each other one, with 95% intervals."""
+    figure = Figure((7.2, 2.3), layout="constrained")
+    axes = figure.subplots()
+    differences = study["differences"]
+    others = list(dict.fromkeys(pair["against"] for pair in differences))
+    for part, color, shift in (("progressive", COLOURS[0], 0.14), ("test", COLOURS[1], -0.14)):
+        own = [pair for pair in differences if pair["part"] == part]
+        gain = [-1000 * pair["logloss"]["estimate"] for pair in own]
+        low, high = zip(*(sorted(-1000 * end for end in pair["logloss"]["ci95"]) for pair in own), strict=True)
+        place = [len(others) - 1 - others.index(pair["against"]) + shift for pair in own]
+        axes.hlines(place, low, high, color=color, linewidth=2.5)
+        axes.plot(gain, place, "o", color=color, label=f"{part} validation" if part == "progressive" else part)
+    axes.axvline(0, color="#000000", linewidth=0.8)
+    axes.set_yticks(range(len(others)), [f"{study['optimizer']} vs. {name}" for name in reversed(others)])
+    axes.set_ylim(-0.5, len(others) - 0.5)
+    axes.set_xlabel("log loss lower by, in 0.001 (95% interval)")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
 def _from_zero(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(0, 1.2 * max(values))
 
@@ -133,6 +154,8 @@ def main() -> None:
         figures["prepare-rows"] = prepare_plot(prepared)
         columns = json.loads((_RESULTS / "read_columns.json").read_text(encoding="utf-8"))
         figures["columns-memory"] = columns_plot(columns)
+        tuned = json.loads((_RESULTS / "tuned.json").read_text(encoding="utf-8"))
+        figures["headline"] = headline_plot(tuned)
         if (large := _RESULTS / "large_batches.json").exists():  # it takes hours
             figures["large-batches"] = large_batches_plot(json.loads(large.read_text(encoding="utf-8")))
         for name, figure in figures.items():

@@ -1,5 +1,7 @@
 """The documentation site builds without a warning, has every page, and fetches nothing."""
 
+import html
+import importlib.util
 import os
 import re
 import subprocess
@@ -46,10 +48,41 @@ def test_the_api_pages_hold_the_docstrings(site):
     assert "Gradient and exact diagonal of a head" in (site / "api" / "curvature.html").read_text()
 
 
-def test_a_link_out_of_the_pages_names_the_file(site):
+def test_the_reference_has_every_flag_and_every_preset(site):
+    flags, presets = ((site / "reference" / f"{name}.html").read_text() for name in ("flags", "presets"))
+    assert "--optim.dense.lr" in flags
+    assert "--data.max-rejected" in flags
+    for preset in (ROOT / "dlrm_adahessian" / "presets" / "optimizers").glob("*.toml"):
+        assert f'<h2 id="{preset.stem}">' in presets
+
+
+def test_links_lead_to_pages_of_the_site_or_name_a_file(site):
+    for page in site.rglob("*.html"):
+        if page.name == "404.html":  # its links are those of a server
+            continue
+        for link in re.findall(r'<a [^>]*href="?([^"\s>#]+)', page.read_text()):
+            assert re.match(r"[a-z]+:", link) or (page.parent / link).exists(), (
+                f"{page.name} has a broken link to {link}"
+            )
     page = (site / "checkpoints.html").read_text()
     assert "<code>dlrm_adahessian/checkpoint/reader.py</code>" in page
-    assert 'href="../dlrm_adahessian' not in page
+
+
+def test_formulas_need_no_script(site):
+    page = (site / "mathematics.html").read_text()
+    assert "<math" in page
+    assert "arithmatex" not in page
+
+
+def test_the_picture_of_the_architecture_shows_the_layers_in_their_order():
+    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "docs" / "img" / "architecture.svg").read_text())
+    expected = [
+        text for layer in pictures.layers() for name in layer for text in (name, pictures.purpose(name))
+    ]
+    assert [html.unescape(text) for text in drawn][: len(expected)] == expected, "run make pictures"
 
 
 def test_the_page_of_licenses_has_every_package_that_is_required():
