@@ -1,12 +1,12 @@
-"""What the file of an optimizer builds on: what the trainer expects of it, and what a search may draw. Imports no torch.
+"""Interfaces of dense optimizers and row rules, and the ranges that a search tunes. Does not import torch.
 
-Dense optimizers and row rules are plain tensor code: no autograd, no collectives, no logging. Derivatives are those of the
-mean loss over `samples` samples; where samples have weights, those of the weighted mean, and `samples` is the sum of the
-weights, so that a sample of weight 2 counts as two. A step without curvature passes None. Corrections of second moments
-count curvature updates, those of means steps.
+Both kinds are plain tensor code: no autograd, no collectives, no logging. Derivatives are those of the mean loss over
+`samples` samples. If samples have weights, they are those of the weighted mean and `samples` is the sum of the weights: a
+sample of weight 2 counts as two. A step without curvature passes None. Bias correction counts curvature updates for
+moments of curvature, and steps for moments of gradients.
 
-Their settings are in the same files, which `--help` reads. So these files import torch only inside functions, and rarely:
-methods of tensors do almost everything.
+Settings are in the same files as the rules, and `--help` reads them. These files therefore import torch only inside
+functions, and rarely need it: tensor methods do almost everything.
 """
 
 from __future__ import annotations
@@ -24,64 +24,64 @@ if TYPE_CHECKING:
     from dlrm_adahessian.optim.basis import KroneckerBasis
 
 PooledCurvature = Literal["none", "entries", "mean"]
-"""What rows want of the curvature at the pooled embeddings: nothing, (B, F, D), or its mean over D, (B, F, 1)."""
+"""The pooled curvature that a row rule needs: none, entries (B, F, D), or their mean over D (B, F, 1)."""
 
 
 class DenseOptimizer(ABC):
-    """Updates one flat vector of all dense parameters in place."""
+    """Optimizer that updates one flat vector of all dense parameters in place."""
 
     state: dict[str, Tensor]
-    """Named tensors: moments like the parameters; counters and sums 0-dim int64 or float64 on the CPU. Loading copies into
-    them."""
+    """Named tensors. Moments have the parameters' shape; counters and sums are 0-dim int64 or float64 on the CPU. Loading a
+    checkpoint copies into them."""
     basis: KroneckerBasis | None = None
-    """In which it wants the curvature of weight matrices; None is coordinates."""
+    """Basis for the curvature of weight matrices; None for coordinates."""
 
     @abstractmethod
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`, all (P,); `lr_scale` in [0, 1] is the schedule's factor on the learning rate."""
+        """Update `parameters`; all tensors are (P,). `lr_scale` in [0, 1] is the schedule's factor on the learning rate."""
 
     def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor | None:
-        """Return which entries, (P,) bool, take the rule's floor for their curvature; None for a rule without a floor.
+        """Return a mask (P,) bool of the entries whose curvature is below the rule's floor; None if the rule has no floor.
 
-        Arguments are those of the coming `step`.
+        The arguments are those of the next `step`.
         """
         return None
 
-    def observe_(self, factors: Tensor) -> None:  # noqa: B027 -- most have no basis
-        """Take up the Kronecker factors (K,) of a batch, after the step with its curvature; only with a `basis`."""
+    def observe_(self, factors: Tensor) -> None:  # noqa: B027 -- most rules have no basis
+        """Add a batch's Kronecker factors (K,) to `basis`, after the step with its curvature. The default has no basis."""
 
     def num_bytes(self, parameters: Tensor) -> int:
-        """Return the memory of its state, and of the parameters that it serves where they are not those that it trains."""
+        """Return the bytes of the state, plus those of the served parameters if they are a separate copy."""
         served = self.served(parameters)
         copies = 0 if served is parameters else served.nbytes
         return copies + sum(tensor.nbytes for tensor in self.state.values())
 
     def served(self, parameters: Tensor) -> Tensor:
-        """Return the parameters (P,) that predict after training: those that are trained, unless a rule has better ones."""
+        """Return the parameters (P,) that predict after training: the trained ones unless the rule keeps better ones."""
         return parameters
 
-    def resume_(self, parameters: Tensor) -> None:  # noqa: B027 -- most serve what they train
-        """Put into `parameters` those that training goes on from; state and served parameters were loaded before."""
+    def resume_(self, parameters: Tensor) -> None:  # noqa: B027 -- most rules serve the parameters they train
+        """Write to `parameters` those that training continues from, after state and served parameters were loaded."""
 
 
 class RowRule(ABC):
-    """Updates touched rows of one (R, D) weight matrix in place; holds hyper-parameters, no state."""
+    """Rule that updates the rows of a batch in one (R, D) weight matrix in place. It has hyper-parameters but no state."""
 
     cfg: Any
-    """Hyper-parameters of the rule: a frozen dataclass, with a learning rate `lr`."""
+    """Hyper-parameters of the rule: a frozen dataclass with a learning rate `lr`."""
     sums: ClassVar[tuple[str, ...]] = ()
-    """The states that add up over all steps, so that steps become ever smaller."""
+    """Names of the states that sum over all steps, which makes steps ever smaller."""
 
     @abstractmethod
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return the state of untouched rows for `weight` (R, D): tensors (R, D) or (R,), row r belonging to row r."""
+        """Return the initial state for `weight` (R, D): tensors (R, D) or (R,), in which entry r belongs to row r."""
 
     def update_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update the rows of `hits` in `weight` and `state`, and nothing else."""
+        """Update the rows of `hits` in `weight` and `state`, and no others."""
         update = self.update_numba_ if weight.device.type == "cpu" else self.update_torch_
         update(weight, state, hits, lr_scale=lr_scale, samples=samples)
 
@@ -100,8 +100,8 @@ class RowRule(ABC):
         weights: Tensor | None = None,
         l2: float = 0.0,
     ) -> None:
-        """Find the touched rows, sum over their hits and update them, on the GPU; see `update_rows_triton_`."""
-        # Triton is not installed everywhere.
+        """Find the rows of a batch, sum over their hits, and update them on the GPU; see `update_rows_triton_`."""
+        # Triton is not available on every platform.
         from dlrm_adahessian.kernels.triton_rows import update_rows_triton_
 
         update_rows_triton_(
@@ -122,47 +122,47 @@ class RowRule(ABC):
 
     @property
     def mixes_columns(self) -> bool:
-        """Whether a row's entries need each other, so that a part of the columns cannot be updated alone."""
+        """Whether the update of an entry depends on the other entries of its row, so that columns cannot be split."""
         import torch
 
-        # A mean over the entries is kept as a real number a row. Counters are integers, the same in every part.
+        # A mean over entries is stored as one floating-point number per row. Counters are integers, equal in every split.
         state = self.new_state(torch.empty(1, 2, device="meta"))
         return any(tensor.dim() == 1 and tensor.is_floating_point() for tensor in state.values())
 
     @property
     @abstractmethod
     def direction_triton(self) -> Any:
-        """The rule as a function that the kernels of `triton_rows` inline; that module says what it gets and returns."""
+        """The rule as a function that the kernels in `triton_rows` inline. That module documents its arguments."""
 
     @abstractmethod
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """`update_` in tensor operations: for any device, and the oracle of the kernels."""
+        """Update with tensor operations. Works on any device and serves as the oracle of the kernels."""
 
     @abstractmethod
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """`update_` as one compiled pass over the touched rows, on the CPU."""
+        """Update in one compiled pass over the rows of the batch, on the CPU."""
 
 
 def new_counter() -> Tensor:
-    """Return a counter at zero for the state of a dense optimizer, 0-dim int64 on the CPU."""
+    """Return a zero counter for the state of a dense optimizer, 0-dim int64 on the CPU."""
     import torch
 
     return torch.zeros((), dtype=torch.int64)
 
 
 def new_counters(weight: Tensor) -> Tensor:
-    """Return a counter at zero for each row of `weight` (R, D): (R,) int32."""
+    """Return a zero counter for each row of `weight` (R, D): (R,) int32."""
     import torch
 
     return weight.new_zeros(len(weight), dtype=torch.int32)
 
 
 def rival_package(rule: str) -> Any:
-    """Return the optimizers of `pytorch_optimizer`, for a rule of this name; without the package, a UsageError."""
+    """Return the optimizers of `pytorch_optimizer` for the named rule. Raises a UsageError if the package is missing."""
     from importlib import import_module
 
     from dlrm_adahessian.errors import UsageError
@@ -171,21 +171,21 @@ def rival_package(rule: str) -> Any:
         return import_module("pytorch_optimizer.optimizer")
     except ImportError as error:
         raise UsageError(
-            f"{rule} needs the package pytorch_optimizer, and importing it failed with {error}; "
-            "install it with pip install -e '.[rivals]', or choose another optimizer"
+            f"{rule} needs the package pytorch_optimizer, but importing it failed: {error}. "
+            "Install it with pip install -e '.[rivals]', or choose another optimizer."
         ) from error
 
 
 class ParameterViews:
-    """Parameters for a `torch.optim` optimizer: some of those that lie one after another in a vector, each in its shape."""
+    """Parameters for a `torch.optim` optimizer: views, in their own shapes, into parts of a flat vector."""
 
     def __init__(self, vector: Tensor, shapes: Sequence[Sequence[int]], picked: Sequence[int]) -> None:
-        """View into `vector`.
+        """Create views into `vector`.
 
         Args:
             vector: (P,).
-            shapes: of all parameters in order, P entries in all.
-            picked: positions in `shapes`.
+            shapes: shapes of all parameters in order, P entries in total.
+            picked: positions in `shapes` to view.
         """
         from torch.nn import Parameter
 
@@ -199,21 +199,21 @@ class ParameterViews:
         return [parts[i].view(*self._shapes[i]) for i in self._picked]
 
     def point_(self, vector: Tensor, grad: Tensor) -> None:
-        """Let the parameters be views into `vector`, and their gradients into `grad`, both (P,)."""
+        """Make the parameters views into `vector` and their gradients views into `grad`, both (P,)."""
         for parameter, view, slope in zip(self.parameters, self.of(vector), self.of(grad), strict=True):
             parameter.data, parameter.grad = view, slope
 
 
 @dataclass(frozen=True)
 class Range:
-    """Real numbers from `low` to `high`, drawn evenly on a logarithmic scale."""
+    """Real numbers from `low` to `high`, sampled uniformly on a logarithmic scale."""
 
     low: float
     high: float
 
     @property
     def decades(self) -> float:
-        """Width on the logarithmic scale."""
+        """Width in powers of ten."""
         return math.log10(self.high / self.low)
 
     def __contains__(self, value: float) -> bool:
@@ -222,7 +222,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, each as likely."""
+    """A set of values, sampled with equal probability."""
 
     values: tuple[float | str, ...]
 
@@ -231,9 +231,9 @@ class Choice:
 
 
 Tuned = Mapping[str, Range | Choice]
-"""By the name of a hyper-parameter. One that a configuration has at 0, which turns it off, is not drawn."""
+"""Search space by hyper-parameter name. A search skips those that a configuration turns off with 0."""
 
 
 def rate(centre: float) -> Range:
-    """Return the range of a learning rate: three decades for every optimizer, so that none is searched more narrowly."""
+    """Return the search range of a learning rate. It spans three decades for every optimizer, to treat all alike."""
     return Range(centre / 10**1.5, centre * 10**1.5)

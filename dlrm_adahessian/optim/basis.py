@@ -1,15 +1,15 @@
-"""Orthogonal bases of weight matrices in which their Hessian blocks are nearly diagonal. Imports no torch.
+"""Orthogonal bases of weight matrices in which their Hessian blocks are nearly diagonal. Does not import torch.
 
 A layer u = W a has the block sum_b w_b (delta_b delta_b^T) (x) (a_b a_b^T), with delta_b = dz_b/du and w_b = p_b (1 -
-p_b) / B. K-FAC takes the two sides apart, S = sum_b w_b delta_b delta_b^T and A = mean of a_b a_b^T, and the
-eigenvectors Q_S and Q_A of the two make a basis of the matrix: W is Q_S^T W Q_A in it. George, Laurent, Bouthillier,
-Ballas, Vincent, "Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", 2018 (EK-FAC); Botev,
-Ritter, Barber 2017 on S of the Gauss-Newton matrix.
+p_b) / B. K-FAC separates its two sides, S = sum_b w_b delta_b delta_b^T and A = mean of a_b a_b^T. Their eigenvectors
+Q_S and Q_A form a basis of the matrix, in which W is Q_S^T W Q_A. See George, Laurent, Bouthillier, Ballas, Vincent,
+"Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", 2018 (EK-FAC), and Botev, Ritter, Barber
+2017 for S of the Gauss-Newton matrix.
 
-Only the k leading eigenvectors of a side matter much, so Q is a product of k Householder reflections whose first k columns
-they are. In compact form, Q = I - Y T Y^T with Y (m, k), turning n rows costs 2 n m k multiply-adds in place of n m^2
-(Schreiber, Van Loan, "A Storage-Efficient WY Representation for Products of Householder Transformations", 1989).
-Any Y makes Q orthogonal when T^-1 is the upper triangle of Y^T Y with half of its diagonal.
+Only the k leading eigenvectors of a side matter much. So Q is a product of k Householder reflections, and its first k
+columns are those eigenvectors. In compact form, Q = I - Y T Y^T with Y (m, k), multiplying n rows by Q costs 2 n m k
+multiply-adds instead of n m^2 (Schreiber, Van Loan, "A Storage-Efficient WY Representation for Products of Householder
+Transformations", 1989). For any Y, Q is orthogonal if T^-1 is the upper triangle of Y^T Y with half of its diagonal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Sides = Literal["both", "input", "output", "none"]
 
 @dataclass(frozen=True)
 class Side:
-    """An orthogonal matrix Q (m, m) in compact form; zeros are the identity.
+    """An orthogonal matrix Q (m, m) in compact form. All zeros represent the identity.
 
     Attributes:
         factor: (m, m), the moving average whose leading eigenvectors are the first columns of Q.
@@ -51,9 +51,9 @@ class Side:
         return self.turn(torch.eye(len(self.factor), dtype=self.factor.dtype, device=self.factor.device))
 
     def refresh_(self, *, first: bool) -> None:
-        """Bring the first columns of Q closer to the leading eigenvectors of the factor.
+        """Move the first columns of Q closer to the leading eigenvectors of the factor.
 
-        The first time they are computed; later one step of orthogonal iteration follows the moving average.
+        The first call computes the eigenvectors. Later calls take one step of orthogonal iteration.
 
         Args:
             first: whether Q is still the identity.
@@ -63,7 +63,7 @@ class Side:
         rank = self.reflectors.shape[1]
         if first:
             columns = torch.linalg.eigh(self.factor)[1][:, -rank:].flip(1)
-            # Of a silent unit it leaves roundings, whose signs would choose among reflections.
+            # For inactive units, eigh returns rounding errors, whose signs would determine the reflections.
             columns.masked_fill_((self.factor.diagonal() == 0).unsqueeze(1), 0)
         else:
             leading = -self.product @ self.reflectors[:rank].T
@@ -80,7 +80,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The basis of one weight matrix (n, m); a side that is None keeps its coordinates."""
+    """Basis of one weight matrix (n, m). A side that is None stays in coordinates."""
 
     output: Side | None
     input: Side | None
@@ -94,7 +94,7 @@ class Matrix:
         return outputs if self.output is None else self.output.turn(outputs)
 
     def turn_(self, weight: Tensor) -> None:
-        """Replace `weight` by Q_S^T `weight` Q_A."""
+        """Replace `weight` with Q_S^T `weight` Q_A."""
         output, inputs = self.output, self.input
         _reflect_(
             weight,
@@ -103,7 +103,7 @@ class Matrix:
         )
 
     def turn_back_(self, weight: Tensor) -> None:
-        """Replace `weight` by Q_S `weight` Q_A^T."""
+        """Replace `weight` with Q_S `weight` Q_A^T."""
         output, inputs = self.output, self.input
         _reflect_(
             weight,
@@ -115,9 +115,9 @@ class Matrix:
 def _reflect_(
     weight: Tensor, left: tuple[Tensor, Tensor] | None, right: tuple[Tensor, Tensor] | None
 ) -> None:
-    """Replace `weight` by (I - a b^T) `weight` (I - c d^T), with (a, b) on the left and (c, d) on the right.
+    """Replace `weight` with (I - a b^T) `weight` (I - c d^T), with (a, b) on the left and (c, d) on the right.
 
-    In one update of rank 2 k: thin products are bound by memory, and `weight` is read three times in place of six.
+    One update of rank 2 k does both. Thin products are memory-bound, and this reads `weight` three times instead of six.
     """
     import torch
 
@@ -136,12 +136,12 @@ def _reflect_(
 
 
 class KroneckerBasis:
-    """The bases of all weight matrices of a head, as parts of flat tensors that a checkpoint holds.
+    """Bases of all weight matrices of a head, stored as parts of flat tensors that a checkpoint contains.
 
     Attributes:
-        diagonal: whether the curvature is wanted in the basis, beside the factors.
+        diagonal: whether to compute the curvature in the basis, in addition to the factors.
         state: `factors` (K,), `reflectors` and `products` (R,), `observations` 0-dim int64.
-        matrices: by the position of a parameter; biases have none.
+        matrices: bases by position of the parameter; biases have none.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class KroneckerBasis:
 
         Args:
             parameters: (P,), for dtype and device.
-            shapes: of the parameters in order.
-            sides: of a weight matrix that get a basis. A side of one entry needs none.
-            rank: leading eigenvectors of a side; fewer where it is shorter.
-            decay: of the moving averages of the factors, an observation.
-            diagonal: whether the curvature is wanted in the basis.
+            shapes: shapes of the parameters in order.
+            sides: sides of a weight matrix that get a basis. A side with one entry needs none.
+            rank: number of leading eigenvectors per side; fewer for shorter sides.
+            decay: decay of the moving averages of the factors, per observation.
+            diagonal: whether to compute the curvature in the basis.
         """
         self.diagonal = diagonal
         self._decay = decay
@@ -200,7 +200,7 @@ class KroneckerBasis:
         }
 
     def views(self, factors: Tensor) -> dict[int, tuple[Tensor | None, Tensor | None]]:
-        """Return the parts (n, n) and (m, m) of a vector (K,) of factors, by the position of a parameter."""
+        """Return the parts (n, n) and (m, m) of a vector of factors (K,), by position of the parameter."""
         offset, found = 0, {}
         for i, matrix in self.matrices.items():
             parts: list[Tensor | None] = []
@@ -212,8 +212,8 @@ class KroneckerBasis:
         return found
 
     def observe_(self, factors: Tensor) -> int:
-        """Take the factors (K,) of a batch into the moving averages; return how many batches these have seen."""
+        """Add a batch's factors (K,) to the moving averages, and return how many batches they have seen."""
         seen = int(self.state["observations"].add_(1))
-        # A plain mean at first, so that the zeros of the beginning have no weight.
+        # A plain mean at first, which gives the initial zeros no weight.
         self.state["factors"].lerp_(factors, max(1 - self._decay, 1 / seen))
         return seen

@@ -1,4 +1,4 @@
-"""How all parameters are updated: a dense optimizer, a row rule, and their common schedule. Imports no torch."""
+"""Settings of all parameter updates: a dense optimizer, a row rule, and a shared schedule. Does not import torch."""
 
 from typing import ClassVar, Literal
 
@@ -13,7 +13,7 @@ from dlrm_adahessian.runtime.settings import settings
 
 @settings
 class ScheduleConfig:
-    """Factor on every learning rate; the same choices for every optimizer."""
+    """Learning-rate schedule, applied to every optimizer."""
 
     tuned: ClassVar[Tuned] = {
         "warmup": Choice((0.0, 0.05, 0.1)),
@@ -21,24 +21,24 @@ class ScheduleConfig:
         "rows": Choice(("same", "constant")),
     }
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of all steps over which the factor grows linearly from 0 to 1."""
+    """Share of all steps with linear warm-up from 0 to 1."""
     decay: Literal["none", "linear", "inverse_sqrt"] = "none"
-    """After warm-up: stay at 1, fall linearly to 0 at the last step, or fall as 1 / sqrt(1 + t / t0) after t steps."""
+    """After warm-up: none (constant), linear (to 0 at the last step), or inverse_sqrt (1 / sqrt(1 + t / t0))."""
     t0: float = Field(default=0.2, gt=0)
-    """Of inverse_sqrt, as a share of all steps: after so many the factor is 1 / sqrt(2)."""
+    """Time constant of inverse_sqrt, as a share of all steps; the factor is 1 / sqrt(2) after it."""
     rows: Literal["same", "constant"] = "same"
-    """Whether the rows' rate falls too. Accumulators that only grow, as Adagrad's, make steps shrink by themselves."""
+    """Schedule of embedding rows: same, or constant for rules such as Adagrad, whose steps shrink anyway."""
 
     @property
     def shares(self) -> list[str]:
-        """The settings that are shares of all steps; without any, a step's rate does not depend on how many follow."""
+        """List the settings that are shares of all steps. If empty, learning rates do not depend on how long a run is."""
         found = {"warmup": self.warmup, "decay": self.decay}
         return [f"optim.schedule.{name} {value}" for name, value in found.items() if value not in (0, "none")]
 
 
 @settings
 class OptimConfig:
-    """One rule for the dense part, one for the rows, a preconditioner of their columns, and a common schedule."""
+    """Dense optimizer, row rule, column preconditioner, and learning-rate schedule."""
 
     dense: DenseConfig = Field(default=AdaHessianConfig(), discriminator="name")
     rows: RowConfig = Field(default=HessianAdagradConfig(), discriminator="name")
@@ -47,12 +47,12 @@ class OptimConfig:
 
     @property
     def uses_curvature(self) -> bool:
-        """Whether either rule reads the Hessian diagonal."""
+        """Whether the dense optimizer or the row rule reads the Hessian diagonal."""
         return self.dense.uses_curvature or self.rows.pooled_curvature != "none"
 
     @property
     def search_space(self) -> dict[str, Range | Choice]:
-        """What a search draws: by dotted name, e.g. `dense.lr`; what is turned off in a rule stays off."""
+        """Hyper-parameters that a search tunes, by dotted name such as `dense.lr`, except those that a rule has at 0."""
         space = {f"schedule.{name}": found for name, found in self.schedule.tuned.items()}
         for part, rule in (("dense", self.dense), ("rows", self.rows)):
             space |= {f"{part}.{n}": found for n, found in rule.tuned.items() if getattr(rule, n) != 0}
@@ -62,16 +62,16 @@ class OptimConfig:
 def lr_scale(
     step: int, total_steps: int, cfg: ScheduleConfig, part: Literal["dense", "rows"] = "dense"
 ) -> float:
-    """Return the factor in (0, 1] for a step.
+    """Return the schedule's factor in (0, 1] for a step.
 
     Args:
-        step: counts from 1 to `total_steps`.
-        total_steps: of the whole run.
-        cfg: shape of the schedule.
-        part: whose rate it is for.
+        step: step number, from 1 to `total_steps`.
+        total_steps: number of steps in the whole run.
+        cfg: settings of the schedule.
+        part: the part of the model that the learning rate belongs to.
 
     Returns:
-        The factor; linear decay ends at 1 / (decaying steps), not at 0, so that the last step still counts.
+        The factor. Linear decay ends at 1 / (decaying steps), not at 0, so the last step still has an effect.
     """
     warmup = round(cfg.warmup * total_steps)
     if step <= warmup:

@@ -1,4 +1,4 @@
-"""What a search may draw: as wide for every optimizer, and around the defaults."""
+"""Test that search ranges are equally wide for every optimizer and centered on the defaults."""
 
 import dataclasses
 from typing import get_args

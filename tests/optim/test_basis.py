@@ -1,4 +1,4 @@
-"""Orthogonal bases in compact form, against eigenvectors and the Hessian blocks of a small DLRM, all in float64."""
+"""Test orthogonal bases in compact form against eigenvectors and Hessian blocks of a small DLRM, all in float64."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def new_side(factor, rank):
 
 def covariance(seed, size=SIZE, samples=40):
     rows = torch.randn(samples, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    rows *= torch.arange(1, size + 1) ** 0.7  # eigenvalues apart
+    rows *= torch.arange(1, size + 1) ** 0.7  # well-separated eigenvalues
     return rows.T @ rows / samples
 
 
@@ -118,9 +118,9 @@ def test_factors_are_those_of_the_layers_and_their_first_mean_is_plain():
     basis = basis_of(head, diagonal=False)
     found = ExactDiagonal(basis=basis)(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
     assert found.curvature is None
-    (output, inputs) = basis.views(found.factors)[0]  # of bottom.0
+    (output, inputs) = basis.views(found.factors)[0]  # of layer bottom.0
     torch.testing.assert_close(inputs, dense.T @ dense / BATCH, rtol=1e-12, atol=0)
-    # The Hessian at the bias of a layer is its output factor.
+    # The Hessian at a layer's bias is its output factor.
     named = {name: p.detach() for name, p in head.named_parameters()}
 
     def loss(bias):

@@ -1,4 +1,4 @@
-"""The preconditioner of the columns, against brute force in float64."""
+"""Test the column preconditioner against brute force in float64."""
 
 from itertools import pairwise
 
@@ -37,7 +37,7 @@ def test_the_root_is_that_of_the_mean_outer_product_and_keeps_the_mean_length(po
     columns = observed(ColumnsConfig(power=power, damping=1e-12), grad)
     turned, _ = columns.turned(grad, None)
     for feature in range(FEATURES):
-        g = SAMPLES * grad[:, feature].numpy()  # of each sample's own loss
+        g = SAMPLES * grad[:, feature].numpy()  # gradient of each sample's own loss
         c = sum(np.outer(row, row) for row in g) / SAMPLES
         root = fractional_matrix_power(c, -power)
         expected = g @ root
@@ -70,12 +70,12 @@ def test_the_average_is_the_plain_mean_at_first_and_the_root_is_renewed_when_due
     mean = torch.stack([columns.factors(grad) for grad in batches]).mean(0)
     np.testing.assert_allclose(columns.state["mean"].numpy(), mean.numpy(), rtol=1e-12)
     renewed = [not torch.equal(*pair) for pair in pairwise(roots)]
-    assert renewed == [True, False, True, False, False]  # after 1, 2 and 4 steps
+    assert renewed == [True, False, True, False, False]  # after steps 1, 2, and 4
 
 
 @pytest.mark.parametrize("pooled", ["entries", "mean"])
 def test_the_exact_diagonal_is_that_of_the_hessian_in_the_new_coordinates(pooled):
-    """Brute force: with x_b = P y_b the block at y_b is P^T H P, H from autograd."""
+    """Brute force: with x_b = P y_b, the block at y_b is P^T H P, with H from autograd."""
     generator = torch.Generator().manual_seed(4)
     model = DLRMConfig(bottom=(6,), top=(5,), embedding_dim=DIM)
     head = Head(model, num_dense=2, num_features=FEATURES, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The schedule, what of an optimizer a search draws, and what reading all that imports."""
+"""Test the schedule, the search space, and what reading the settings imports."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_schedules_are_the_same_choice_for_every_optimizer():
 
 
 def test_settings_and_presets_import_neither_torch_nor_numba_nor_triton():
-    """`--help` reads them, and must be fast; a rule's file has its settings and its kernels."""
+    """`--help` reads the settings and must be fast, but a rule's file also contains its kernels."""
     program = """
 import sys
 from typing import get_args

@@ -1,8 +1,8 @@
-"""Optimizers of the dense part: a file each, with its settings. This is the table; imports no torch.
+"""Optimizers of the dense part, one per file with its settings. Does not import torch.
 
-The settings of an optimizer have its `name` in configuration files, whether it reads curvature (`uses_curvature`), and what
-a search draws from (`tuned`). Their `build` makes the optimizer. A learning rate is what the rule multiplies its direction
-with; the schedule scales all of them alike.
+The settings of an optimizer contain its `name` in configuration files, whether it reads curvature (`uses_curvature`), and
+its search space (`tuned`). Their `build` method creates the optimizer. The learning rate multiplies the rule's direction,
+and the schedule scales all learning rates alike.
 """
 
 from dlrm_adahessian.optim.dense.adagrad import AdagradConfig

@@ -1,8 +1,8 @@
 """Adagrad on the dense part.
 
 Duchi, Hazan, Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", 2011:
-s += g^2, w -= lr * g / (sqrt(s) + eps). As torch.optim.Adagrad without its learning-rate decay. With beta1 the step is along
-the bias-corrected mean of gradients, as Adam's: what hessian_adagrad.py is without curvature.
+s += g^2, w -= lr * g / (sqrt(s) + eps). It is torch.optim.Adagrad without learning-rate decay. With beta1, the step follows
+the bias-corrected gradient mean, as in Adam; this is hessian_adagrad.py without curvature.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ class AdagradConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["adagrad"] = "adagrad"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.02, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the dense part."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the mean of gradients, a step; 0 keeps none."""
+    """Decay of the gradient mean (momentum), per step; 0 turns it off."""
     initial_accumulator: float = Field(default=0.0, ge=0)
-    """Of s; squared gradient units. Large ones shorten the first steps."""
+    """Initial value of s, in squared gradient units. Large values shorten the first steps."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+    """Added to the denominator, in gradient units."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return Adagrad(parameters, self)
 
 
 class Adagrad(DenseOptimizer):
-    """Adagrad over a flat vector; ignores curvature."""
+    """Adagrad over a flat vector. Ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: AdagradConfig) -> None:
         import torch
@@ -54,12 +54,12 @@ class Adagrad(DenseOptimizer):
             self.state["mean"] = torch.zeros_like(parameters)
             self.state["steps"] = new_counter()
         self._adagrad = adagrad
-        self._steps = torch.zeros(())  # of a learning-rate decay that is 0
+        self._steps = torch.zeros(())  # for torch's learning-rate decay, which is 0 here
 
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`."""
+        """Update `parameters` in place; see `DenseOptimizer.step`."""
         del curvature, samples
         cfg, total = self.cfg, self.state["sum"]
         if cfg.beta1:

@@ -1,12 +1,12 @@
 """AdaHessian on the dense part.
 
 Yao, Gholami, Shen, Mustafa, Keutzer, Mahoney, "ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning",
-2020, algorithm 1: Adam with the spatially averaged Hessian diagonal D in the place of the gradient in the second
-moment, w -= lr * m_hat / (v_hat^(k/2) + eps). Departures: bias correction of the second moment counts curvature
-updates, since curvature may come every few steps only; and the curvature has a floor, B g^2, which is its expectation
-under the model (Fisher), since p (1 - p) vanishes on confident mistakes while the gradient does not. Defaults differ too.
-`average_rows`, power 1, eps 1e-4 and floor 0 are the rule of the authors' code with the settings that they recommend
-(github.com/amirgholami/adahessian, instruction/adahessian.py): preset adahessian_paper.
+2020, algorithm 1: Adam with the spatially averaged Hessian diagonal D in place of the gradient in the second moment,
+w -= lr * m_hat / (v_hat^(k/2) + eps). Departures: bias correction of the second moment counts curvature updates, since
+not every step needs to compute curvature. The curvature has a floor, B g^2, which is its expectation under the model
+(Fisher), since p (1 - p) vanishes on confident mistakes but the gradient does not. Defaults differ too.
+`average_rows`, power 1, eps 1e-4 and floor 0 give the authors' code with the settings that they recommend
+(github.com/amirgholami/adahessian, instruction/adahessian.py). The preset adahessian_paper has these.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ class AdaHessianConfig:
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adahessian"] = "adahessian"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.05, gt=0)
-    """eta; the fraction of a diagonal Newton step when `power` is 1."""
+    """Peak learning rate eta: the fraction of a diagonal Newton step if `power` is 1."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients, a step."""
+    """Decay of the gradient mean (momentum), per step."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the mean of squared curvature, a curvature update."""
+    """Decay of the mean squared curvature, per curvature update."""
     eps: float = Field(default=1e-5, ge=0)
-    """Added to the denominator after the power; curvature units."""
+    """Added to the denominator after the power, in curvature units."""
     power: float = Field(default=0.5, ge=0, le=1)
-    """k, the Hessian power: 1 divides by the curvature, 0.5 by its root, as Adam does by that of the squared gradient."""
+    """Hessian power k: 1 divides by the curvature, 0.5 by its square root (compare Adam)."""
     block_size: int = Field(default=1, ge=1)
-    """b, consecutive entries of a parameter whose curvature is averaged (spatial averaging); 1 is none."""
+    """Block size b of spatial averaging, in consecutive entries of a parameter; 1 turns it off."""
     average_rows: bool = False
-    """Replace the curvature of a weight matrix by the mean of its absolute values over each row, one per output."""
+    """Average the absolute curvature over each row of a weight matrix (one value per output)."""
     curvature_floor: float = Field(default=1.0, ge=0)
-    """Curvature is at least this times batch size times squared gradient, its expectation under the model; 0 is off."""
+    """Lower bound of the curvature, as a multiple of batch size * squared gradient (its expectation); 0 is off."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
+    """Decoupled weight decay: each step shrinks parameters by lr * weight_decay."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return AdaHessian(parameters, self, shapes)
 
 
 class AdaHessian(DenseOptimizer):
-    """AdaHessian over a flat vector whose parameters lie one after another."""
+    """AdaHessian over a flat vector of concatenated parameters."""
 
     def __init__(self, parameters: Tensor, cfg: AdaHessianConfig, shapes: Sequence[Sequence[int]]) -> None:
         """Start with zero moments.
@@ -65,7 +65,7 @@ class AdaHessian(DenseOptimizer):
         Args:
             parameters: (P,).
             cfg: hyper-parameters.
-            shapes: of the parameters in order, P entries in all; curvature is averaged within a parameter.
+            shapes: shapes of the parameters in order, P entries in total. Averages of curvature stay within a parameter.
         """
         self.cfg = cfg
         self._shapes = shapes
@@ -80,7 +80,7 @@ class AdaHessian(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`. Until the first curvature they stay as they are."""
+        """Update `parameters` in place; see `DenseOptimizer.step`. They do not change before the first curvature."""
         cfg, lr = self.cfg, self.cfg.lr * lr_scale
         mean, mean_square = self.state["mean"], self.state["mean_square"]
         steps = int(self.state["steps"].add_(1))
@@ -95,7 +95,7 @@ class AdaHessian(DenseOptimizer):
         if updates == 0:
             return
         denominator = (mean_square / (1 - cfg.beta2**updates)).sqrt_()
-        if cfg.power != 1:  # a general power costs ten square roots
+        if cfg.power != 1:  # a general power costs as much as ten square roots
             denominator.pow_(cfg.power)
         denominator.add_(cfg.eps)
         if cfg.weight_decay:
@@ -103,7 +103,7 @@ class AdaHessian(DenseOptimizer):
         parameters.addcdiv_(mean, denominator, value=-lr / (1 - cfg.beta1**steps))
 
     def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor | None:
-        """Return which entries take the floor; see `DenseOptimizer`."""
+        """Return the entries whose curvature is below the floor; see `DenseOptimizer.floored`."""
         if not self.cfg.curvature_floor:
             return None
         return self._averaged(curvature) < grad.square() * (self.cfg.curvature_floor * samples)
@@ -122,15 +122,15 @@ class AdaHessian(DenseOptimizer):
 
 
 def block_mean(curvature: Tensor, sizes: list[int], block_size: int) -> Tensor:
-    """Replace each block of consecutive entries by the size of its mean (spatial averaging, equation 10).
+    """Replace each block of consecutive entries by the absolute value of its mean (spatial averaging, equation 10).
 
     Args:
-        curvature: (P,), parameters one after another.
-        sizes: entries of each parameter; a parameter's last block may be shorter.
+        curvature: (P,), concatenated parameters.
+        sizes: entries of each parameter. The last block of a parameter may be shorter.
         block_size: b.
 
     Returns:
-        (P,), not negative.
+        (P,), nonnegative.
     """
     import torch
 

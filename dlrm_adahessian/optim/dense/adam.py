@@ -25,25 +25,25 @@ class AdamConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.003), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["adam"] = "adam"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.001, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the dense part."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients, a step."""
+    """Decay of the gradient mean (momentum), per step."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the mean of squared gradients, a step."""
+    """Decay of the mean squared gradient, per step."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+    """Added to the denominator, in gradient units."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
+    """Decoupled weight decay: each step shrinks parameters by lr * weight_decay."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return Adam(parameters, self)
 
 
 class Adam(DenseOptimizer):
-    """Adam over a flat vector; ignores curvature."""
+    """Adam over a flat vector. Ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: AdamConfig) -> None:
         self.cfg = cfg
@@ -56,7 +56,7 @@ class Adam(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`."""
+        """Update `parameters` in place; see `DenseOptimizer.step`."""
         del curvature, samples
         cfg, lr = self.cfg, self.cfg.lr * lr_scale
         mean, mean_square = self.state["mean"], self.state["mean_square"]

@@ -1,19 +1,19 @@
 # pyright: basic
 """AdaHessian in the Kronecker eigenbasis of each weight matrix.
 
-The Hessian of a layer is nearly diagonal in the eigenbasis of its Kronecker factors (basis.py), so that a diagonal says more
-there than in coordinates. With G the gradient of a weight matrix, M its mean and h the exact diagonal in the basis,
+The Hessian of a layer is nearly diagonal in the eigenbasis of its Kronecker factors (basis.py), so its diagonal describes it
+better there than in coordinates. With G the gradient of a weight matrix, M its mean, and h the exact diagonal in the basis,
 
     E = max(h / B, floor * (Q_S^T G Q_A)^2),   s <- moving average or sum of E,
     W <- W - lr Q_S [(Q_S^T M Q_A) / (sqrt(s) + eps)] Q_A^T.
 
-A step without curvature takes the squared gradient for E, whose expectation under the model is h / B (Fisher). Biases
-stay in coordinates. Relatives: EK-FAC, which divides by s (George et al. 2018), and SOAP, whose basis is of gradients
+Without curvature, E is the squared gradient, whose expectation under the model is h / B (Fisher). Biases stay in
+coordinates. Related methods: EK-FAC, which divides by s (George et al. 2018), and SOAP, whose basis comes from gradients
 alone (Vyas, Morwani, Zhao, Kwun, Shapira, Brandfonbrener, Janson, Kakade, "SOAP: Improving and Stabilizing Shampoo using
 Adam", 2024; Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", 2018).
 
-Gradient means are held in the basis. When it turns by R = Q_new^T Q_old they turn with it, and so does s as the diagonal
-of a covariance does: s <- (R_S^2) s (R_A^2)^T, squares entry by entry, which is exact where R permutes.
+Gradient means are stored in the basis. When it changes by R = Q_new^T Q_old, they change with it, and s transforms like the
+diagonal of a covariance: s <- (R_S^2) s (R_A^2)^T, with squares entry by entry. This is exact if R is a permutation.
 """
 
 from __future__ import annotations
@@ -37,51 +37,51 @@ if TYPE_CHECKING:
 
 @settings
 class EigenbasisConfig:
-    """AdaHessian in the Kronecker eigenbasis of each weight matrix (relatives: EK-FAC, SOAP); needs curvature exact."""
+    """AdaHessian in the Kronecker eigenbasis of each weight matrix (compare EK-FAC, SOAP); needs curvature exact."""
 
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.003)}
     name: Literal["eigenbasis"] = "eigenbasis"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.004, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the dense part."""
     beta1: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the mean of gradients, a step."""
+    """Decay of the gradient mean (momentum), per step."""
     beta2: float = Field(default=0.99, gt=0, le=1)
-    """Decay of what is accumulated, a step; 1 is for sums only."""
+    """Decay of the accumulated values, per step; 1 is allowed for sums only."""
     accumulation: Literal["mean", "sum"] = "mean"
-    """A moving average, as Adam's, or a decayed sum s <- beta2 * s + E, which at beta2 1 is Adagrad's."""
+    """A moving average, as in Adam, or a decayed sum s <- beta2 * s + E (Adagrad's if beta2 is 1)."""
     source: Literal["curvature", "gradient"] = "curvature"
-    """What E is on steps with curvature: the exact diagonal in the basis, or the squared gradient as on other steps."""
+    """E on steps with curvature: the exact diagonal, or the squared gradient, as on all other steps."""
     curvature_floor: float = Field(default=1.0, gt=0)
-    """E is at least this times the squared gradient, which bounds a step."""
+    """Lower bound of E, as a multiple of the squared gradient; it bounds a step."""
     sides: Sides = "both"
-    """Of a weight matrix that get a basis; none leaves coordinates."""
+    """Sides of a weight matrix that get a basis; none stays in coordinates."""
     rank: int = Field(default=16, ge=1)
-    """Leading eigenvectors of a side."""
+    """Leading eigenvectors per side."""
     refresh: int = Field(default=8, ge=1)
-    """Steps with curvature from one turn of the basis to the next; at first after 1, 2, 4, ... of them."""
+    """Curvature steps between updates of the basis; the first ones come after 1, 2, 4, ..."""
     factor_decay: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the moving averages of the Kronecker factors, a step with curvature."""
+    """Decay of the moving averages of the Kronecker factors, per step with curvature."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units of the mean loss."""
+    """Added to the denominator, in gradient units of the mean loss."""
 
     @model_validator(mode="after")
     def _moves(self) -> EigenbasisConfig:
         if self.accumulation == "mean" and self.beta2 == 1:
             raise ValueError(
-                "eigenbasis with accumulation mean needs beta2 below 1: an average that never moves stays 0; set beta2, "
-                "e.g. 0.99, or accumulation sum"
+                "eigenbasis with accumulation mean needs beta2 below 1, because the average would stay 0. Set beta2, "
+                "e.g. to 0.99, or accumulation to sum."
             )
         return self
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return Eigenbasis(parameters, self, shapes)
 
 
 class Eigenbasis(DenseOptimizer):
-    """The rule over a flat vector; `mean` and `square` are held in the basis."""
+    """The eigenbasis rule over a flat vector. `mean` and `square` are stored in the basis."""
 
     def __init__(self, parameters: Tensor, cfg: EigenbasisConfig, shapes: Sequence[Sequence[int]]) -> None:
         """Start with zero moments, in coordinates.
@@ -89,7 +89,7 @@ class Eigenbasis(DenseOptimizer):
         Args:
             parameters: (P,).
             cfg: hyper-parameters.
-            shapes: of the parameters in order; P entries in all.
+            shapes: shapes of the parameters in order, P entries in total.
         """
         self.cfg = cfg
         self.basis = self._basis = KroneckerBasis(
@@ -107,12 +107,12 @@ class Eigenbasis(DenseOptimizer):
             **self._basis.state,
         }
         self._views = ParameterViews(parameters, shapes, list(self._basis.matrices))
-        self._direction = parameters.new_empty(parameters.shape)  # in the basis; made anew at each step
+        self._direction = parameters.new_empty(parameters.shape)  # in the basis; recomputed at each step
 
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`. `curvature` is in the basis."""
+        """Update `parameters` in place; see `DenseOptimizer.step`. `curvature` is in the basis."""
         cfg, direction = self.cfg, self._direction
         steps = int(self.state["steps"].add_(1))
         direction.copy_(grad)
@@ -128,16 +128,16 @@ class Eigenbasis(DenseOptimizer):
         parameters.sub_(direction)
 
     def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor:
-        """Return which entries take the floor, in the basis; see `DenseOptimizer`."""
+        """Return the entries in the basis whose curvature is below the floor; see `DenseOptimizer.floored`."""
         turned = grad.clone()
         for basis, matrix in self._matrices(turned):
             basis.turn_(matrix)
         return curvature.abs() / samples < self.cfg.curvature_floor * turned.square()
 
     def observe_(self, factors: Tensor) -> None:
-        """Take up the Kronecker factors of a batch, and turn the basis when it is due."""
+        """Add a batch's Kronecker factors to the moving averages, and update the basis if it is due."""
         seen = self._basis.observe_(factors)
-        settled = seen & (seen - 1)  # 0 at powers of two: the first means move most
+        settled = seen & (seen - 1)  # 0 at powers of two, because the first averages change most
         if settled and seen % self.cfg.refresh:
             return
         means, squares = (self._matrices(self.state[name]) for name in ("mean", "square"))
@@ -153,14 +153,14 @@ class Eigenbasis(DenseOptimizer):
     def update_torch_(
         self, direction: Tensor, curvature: Tensor | None, *, lr: float, scale: float, samples: float
     ) -> None:
-        """Update the moments, and make the gradient in `direction` a step; for any device, and the oracle.
+        """Update the moments and turn the gradient in `direction` into a step, on any device. Serves as the oracle.
 
         Args:
             direction: (P,) gradient in the basis, overwritten with lr * mean / (sqrt(square / scale) + eps).
             curvature: (P,) in the basis, or None.
-            lr: with all factors in it.
-            scale: correction of the moving average.
-            samples: of the batch.
+            lr: learning rate with all factors included.
+            scale: bias correction of the moving average.
+            samples: samples in the batch.
         """
         cfg, square = self.cfg, self.state["square"]
         expected = direction.square()
@@ -173,7 +173,7 @@ class Eigenbasis(DenseOptimizer):
     def update_numba_(
         self, direction: Tensor, curvature: Tensor | None, *, lr: float, scale: float, samples: float
     ) -> None:
-        """Do as `update_torch_` in one compiled pass, on the CPU."""
+        """Compute `update_torch_` in one compiled pass on the CPU."""
         cfg, d = self.cfg, direction.numpy()
         real = d.dtype.type
         _update(
@@ -197,7 +197,7 @@ class Eigenbasis(DenseOptimizer):
         return 1 - self.cfg.beta2 if self.cfg.accumulation == "mean" else 1.0
 
     def _matrices(self, vector: Tensor) -> list[Any]:
-        """Return the basis of each weight matrix, and the view of it in a vector (P,)."""
+        """Return the basis of each weight matrix with a view of the matrix into a vector (P,)."""
         return list(zip(self._basis.matrices.values(), self._views.of(vector), strict=True))
 
 

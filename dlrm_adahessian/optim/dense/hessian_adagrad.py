@@ -1,13 +1,13 @@
 # pyright: basic
-"""Hessian Adagrad on the dense part: Adagrad whose squared gradient is replaced by its expectation.
+"""Hessian Adagrad on the dense part: Adagrad with the squared gradient replaced by its expectation.
 
-Under the model the expected squared gradient of a sample is its curvature (Fisher), and that of a batch mean of B
-samples is h / B. So s += max(h / B, floor * g^2), w -= lr * g / (sqrt(s) + eps): where Adagrad's first step is the sign
-of a gradient, this one's size tells a likely outcome from a surprise. The floor bounds the step, since p (1 - p)
-vanishes on confident mistakes while the gradient does not. As on rows (rows/hessian_adagrad.py).
+Under the model, the expected squared gradient of a sample is its curvature (Fisher), and that of the mean over a batch of B
+samples is h / B. So s += max(h / B, floor * g^2), w -= lr * g / (sqrt(s) + eps). Adagrad's first step is the sign of the
+gradient, but the size of this one tells a likely outcome from a surprise. The floor bounds the step, since p (1 - p)
+vanishes on confident mistakes but the gradient does not. Embedding rows have the same rule (rows/hessian_adagrad.py).
 
-With beta1 the step is along AdaHessian's bias-corrected mean of gradients, and the rule is like AdaHessian of power 0.5
-(adahessian.py) with a sum over steps where that has a moving average: steps shrink like 1 / sqrt(t).
+With beta1, the step follows AdaHessian's bias-corrected gradient mean. The rule is then AdaHessian of power 0.5
+(adahessian.py) with a sum over steps instead of a moving average, and steps shrink like 1 / sqrt(t).
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 
 @settings
 class DenseHessianAdagradConfig:
-    """Adagrad on the dense part whose squared gradient is replaced by its expectation, the curvature."""
+    """Adagrad on the dense part with the squared gradient replaced by its expectation, the curvature."""
 
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.01)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.01, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the dense part."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the mean of gradients, a step; 0 keeps none."""
+    """Decay of the gradient mean (momentum), per step; 0 turns it off."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
+    """Added to the denominator, in gradient units of the mean loss, as in Adagrad."""
     curvature_floor: float = Field(default=1.0, gt=0)
-    """What is accumulated is at least this times the squared gradient, which bounds a step by lr / sqrt(floor)."""
+    """Lower bound of the accumulated value, as a multiple of the squared gradient; bounds a step by lr / sqrt(floor)."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return DenseHessianAdagrad(parameters, self)
 
 
 class DenseHessianAdagrad(DenseOptimizer):
-    """Accumulated curvature over a flat vector."""
+    """Hessian Adagrad over a flat vector."""
 
     def __init__(self, parameters: Tensor, cfg: DenseHessianAdagradConfig) -> None:
         self.cfg = cfg
@@ -63,7 +63,7 @@ class DenseHessianAdagrad(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`. A step without curvature accumulates the squared gradient."""
+        """Update `parameters` in place; see `DenseOptimizer.step`. Without curvature, accumulate the squared gradient."""
         cfg, lr = self.cfg, self.cfg.lr * lr_scale
         if cfg.beta1:
             lr /= 1 - cfg.beta1 ** int(self.state["steps"].add_(1))
@@ -71,13 +71,13 @@ class DenseHessianAdagrad(DenseOptimizer):
         update(parameters, grad, curvature, lr=lr, samples=samples)
 
     def floored(self, grad: Tensor, curvature: Tensor, *, samples: float) -> Tensor:
-        """Return which entries take the floor; see `DenseOptimizer`."""
+        """Return the entries whose curvature is below the floor; see `DenseOptimizer.floored`."""
         return curvature.abs() / samples < self.cfg.curvature_floor * grad.square()
 
     def update_torch_(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: float
     ) -> None:
-        """Update in tensor operations: for any device, and the oracle of the kernel; `lr` has all factors in it."""
+        """Update with tensor operations. Works on any device and serves as the oracle. `lr` includes all factors."""
         cfg, total = self.cfg, self.state["sum"]
         expected = grad.square()
         if curvature is not None:
@@ -89,7 +89,7 @@ class DenseHessianAdagrad(DenseOptimizer):
     def update_numba_(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr: float, samples: float
     ) -> None:
-        """Update in one compiled pass, on the CPU: the vectors leave the cache between tensor operations."""
+        """Update in one compiled pass on the CPU, because the vectors leave the cache between tensor operations."""
         cfg, p, g = self.cfg, parameters.numpy(), grad.numpy()
         real = p.dtype.type
         _update(
@@ -113,7 +113,7 @@ def _update(
     p: Any, s: Any, m: Any, g: Any, h: Any, has_h: bool, has_mean: bool, lr: Any, weight1: Any, eps: Any, floor: Any,
     per_sample: Any,
 ) -> None:  # fmt: skip
-    # m is written with momentum only; without, it is g.
+    # m is written with momentum only. Without momentum, m is g.
     for i in numba.prange(p.shape[0]):
         expected = g[i] * g[i]
         if has_h:

@@ -1,9 +1,9 @@
-"""Muon on the hidden weight matrices, Adam on the rest.
+"""Muon on the hidden weight matrices and Adam on the rest.
 
-Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024: momentum whose singular values are all moved
-towards 1 by Newton-Schulz iterations, torch.optim.Muon. As its author recommends, biases, the first layer (of the raw
-dense inputs) and the last (to the logit) are left to another optimizer, here Adam. Updates are scaled by
-0.2 sqrt(max(rows, columns)), so that they have the size of Adam's and one learning rate serves both (Liu et al., "Muon
+Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024: momentum whose singular values Newton-Schulz
+iterations move towards 1, as in torch.optim.Muon. As its author recommends, another optimizer (here Adam) updates biases,
+the first layer (of the raw dense inputs), and the last layer (to the logit). Updates are multiplied by
+0.2 sqrt(max(rows, columns)), which gives them the size of Adam's, so one learning rate serves both (Liu et al., "Muon
 is Scalable for LLM Training", 2025).
 """
 
@@ -25,45 +25,45 @@ if TYPE_CHECKING:
 
 @settings
 class MuonConfig:
-    """Muon on hidden weight matrices (Jordan 2024), Adam on the first and last layer and on biases."""
+    """Muon on hidden weight matrices (Jordan 2024); Adam on the first and last layer and on biases."""
 
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.002), "momentum": Choice((0.9, 0.95))}
     name: Literal["muon"] = "muon"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.002, gt=0)
-    """Of both; Muon's updates are scaled to the size of Adam's."""
+    """Peak learning rate of both; Muon's updates are scaled to the size of Adam's."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Muon's decay of the mean of gradients, a step."""
+    """Muon's decay of the gradient mean (momentum), per step."""
     nesterov: bool = True
-    """Muon looks ahead by a step of the momentum."""
+    """Use Nesterov momentum in Muon."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Adam's."""
+    """Adam's decay of the gradient mean, per step."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Adam's."""
+    """Adam's decay of the mean squared gradient, per step."""
     eps: float = Field(default=1e-8, ge=0)
-    """Adam's, added to the denominator; gradient units."""
+    """Added to Adam's denominator, in gradient units."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
+    """Decoupled weight decay: each step shrinks parameters by lr * weight_decay."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return Muon(parameters, self, shapes)
 
 
 class Muon(DenseOptimizer):
-    """Muon and Adam over one flat vector; ignores curvature."""
+    """Muon and Adam over one flat vector. Ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: MuonConfig, shapes: Sequence[Sequence[int]]) -> None:
-        """Divide the parameters.
+        """Assign the parameters to Muon and Adam.
 
         Args:
             parameters: (P,).
             cfg: hyper-parameters.
-            shapes: of the parameters in order, first layer first; P entries in all.
+            shapes: shapes of the parameters in order, first layer first, P entries in total.
 
         Raises:
-            UsageError: there is no hidden matrix.
+            UsageError: the model has no hidden matrix.
         """
         import torch
 
@@ -72,8 +72,8 @@ class Muon(DenseOptimizer):
         hidden = matrices[1:-1]
         if not hidden:
             raise UsageError(
-                f"muon needs a weight matrix between the first and the last, and the model has {len(matrices)} "
-                "in all; give it hidden layers, e.g. --model.top 256, or choose another optimizer"
+                f"muon needs a weight matrix between the first and the last, but the model has {len(matrices)} in total. "
+                "Add hidden layers, e.g. --model.top 256, or choose another optimizer."
             )
         self._views = ParameterViews(parameters, shapes, hidden)
         self._muon = torch.optim.Muon(
@@ -100,7 +100,7 @@ class Muon(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`."""
+        """Update `parameters` in place; see `DenseOptimizer.step`."""
         self._views.point_(parameters, grad)
         for group in self._muon.param_groups:
             group["lr"] = self.cfg.lr * lr_scale

@@ -1,12 +1,12 @@
 """Schedule-Free AdamW on the dense part.
 
-Defazio, Yang, Mehta, Mishchenko, Khaled, Cutkosky, "The Road Less Scheduled", 2024, algorithm 1: gradients are taken at y,
-the steps of AdamW move z, and their mean x is what predicts after training,
+Defazio, Yang, Mehta, Mishchenko, Khaled, Cutkosky, "The Road Less Scheduled", 2024, algorithm 1. Gradients are computed at
+y, the steps of AdamW move z, and their mean x predicts after training:
 
     z <- z - lr * (g / (sqrt(v) + eps) + weight_decay * y),   x <- (1 - c) x + c z,   y = (1 - beta1) z + beta1 x,
 
-with c the share that this step's squared rate has of all so far, the rate being the largest so far, as in the authors' code:
-steps of a warm-up count less. It is made to go without a decaying rate.
+where c is this step's share of the sum of squared learning rates so far. As in the authors' code, each rate is the largest
+up to its step, which gives steps of a warm-up less weight. The method needs no learning-rate decay.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ class ScheduleFreeConfig:
         "weight_decay": Range(1e-3, 1.0),
     }
     name: Literal["schedule_free"] = "schedule_free"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.0025, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the dense part."""
     beta1: float = Field(default=0.9, gt=0, lt=1)
-    """Where gradients are taken: 0 is the newest step, 1 the mean of all."""
+    """Point at which gradients are computed: 0 is the newest step, 1 is the mean of all."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the mean of squared gradients, a step."""
+    """Decay of the mean squared gradient, per step."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+    """Added to the denominator, in gradient units."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
+    """Decoupled weight decay: each step shrinks parameters by lr * weight_decay."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return ScheduleFree(parameters, self)
 
 
 class ScheduleFree(DenseOptimizer):
-    """Schedule-Free AdamW over a flat vector; ignores curvature. What it updates are y; x is what it serves."""
+    """Schedule-Free AdamW over a flat vector. Updates y and serves x. Ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: ScheduleFreeConfig) -> None:
         self.cfg = cfg
@@ -68,7 +68,7 @@ class ScheduleFree(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`."""
+        """Update `parameters` in place; see `DenseOptimizer.step`."""
         del curvature, samples
         cfg, lr = self.cfg, self.cfg.lr * lr_scale
         newest, mean_square = self.state["newest"], self.state["mean_square"]
@@ -89,5 +89,5 @@ class ScheduleFree(DenseOptimizer):
         return self._average
 
     def resume_(self, parameters: Tensor) -> None:
-        """Put y into `parameters`."""
+        """Write y to `parameters`."""
         parameters.copy_(self.state["newest"]).lerp_(self._average, self.cfg.beta1)

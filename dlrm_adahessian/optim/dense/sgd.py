@@ -5,8 +5,8 @@ of torch.optim.SGD, in which the learning rate multiplies the momentum:
 
     m = beta m + g,   w -= lr * m,   with Nesterov w -= lr * (g + beta m).
 
-So with momentum the step is up to 1 / (1 - beta) times lr * g. Weight decay is decoupled (Loshchilov and Hutter 2019,
-algorithm 1), where torch adds it to the gradient.
+With momentum, a step is therefore up to 1 / (1 - beta) times lr * g. Weight decay is decoupled (Loshchilov and Hutter
+2019, algorithm 1), while torch adds it to the gradient.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ class SGDConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.1), "momentum": Choice((0.8, 0.9, 0.95))}
     name: Literal["sgd"] = "sgd"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.1, gt=0)
-    """Multiplies the momentum, which sums gradients of the mean loss."""
+    """Peak learning rate; multiplies the momentum, a decayed sum of gradients of the mean loss."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """beta; 0 keeps none."""
+    """Momentum beta; 0 turns it off."""
     nesterov: bool = False
-    """Look ahead by a step of the momentum."""
+    """Use Nesterov momentum."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
+    """Decoupled weight decay: each step shrinks parameters by lr * weight_decay."""
 
     @model_validator(mode="after")
     def _has_what_nesterov_needs(self) -> SGDConfig:
         if self.nesterov and not self.momentum:
             raise ValueError(
-                "nesterov needs a momentum above 0, got 0; set momentum, e.g. 0.9, or nesterov false"
+                "nesterov needs a momentum above 0, but got 0. Set momentum, e.g. to 0.9, or nesterov to false."
             )
         return self
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return SGD(parameters, self)
 
 
 class SGD(DenseOptimizer):
-    """Momentum over a flat vector; ignores curvature."""
+    """Gradient descent with momentum over a flat vector. Ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: SGDConfig) -> None:
         self.cfg = cfg
@@ -63,7 +63,7 @@ class SGD(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`."""
+        """Update `parameters` in place; see `DenseOptimizer.step`."""
         del curvature, samples
         cfg, lr = self.cfg, self.cfg.lr * lr_scale
         direction = grad

@@ -1,11 +1,11 @@
 # pyright: basic
 """Distributed Shampoo on the dense part, from the package `pytorch_optimizer` (extra `rivals`).
 
-Anil, Gupta, Koren, Regan, Singer, "Scalable Second Order Optimization for Deep Learning", 2020: the gradient of a weight
-matrix between inverse fourth roots of its Kronecker factors, taken now and then, in blocks, with the length of Adagrad's
-step (grafting). The first steps are Adagrad's with momentum. Nothing is distributed: each rank has all roots.
+Anil, Gupta, Koren, Regan, Singer, "Scalable Second Order Optimization for Deep Learning", 2020. It multiplies the gradient
+of a weight matrix, in blocks, by inverse fourth roots of its Kronecker factors, which it recomputes every few steps. The
+step has the length of Adagrad's (grafting). The first steps are Adagrad's with momentum. Every rank computes all roots.
 
-The package's tensors are named here, so that a checkpoint holds them; it updates them in place, but for the roots.
+The package updates its tensors in place, except for the roots. They get names here, so checkpoints can contain them.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ class ShampooConfig:
     uses_curvature: ClassVar[bool] = False
     tuned: ClassVar[Tuned] = {"lr": rate(0.01), "beta2": Choice((0.95, 0.99, 0.999))}
     name: Literal["shampoo"] = "shampoo"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.01, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the dense part."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients, a step."""
+    """Decay of the gradient mean (momentum), per step."""
     beta2: float = Field(default=0.999, gt=0, lt=1)
-    """Decay of the Kronecker factors, a step."""
+    """Decay of the Kronecker factors, per step."""
     start: int = Field(default=25, ge=1)
-    """First step with the preconditioner."""
+    """First step that uses the preconditioner."""
     precondition_every: int = Field(default=20, ge=1)
-    """Steps from one computation of the roots to the next."""
+    """Steps between updates of the inverse roots."""
     block_size: int = Field(default=512, ge=2)
-    """Longer sides of a weight matrix are cut into blocks of so many."""
+    """Block size; longer sides of a weight matrix are split into blocks."""
     eps: float = Field(default=1e-6, gt=0)
-    """Of the roots, relative to the largest eigenvalue."""
+    """Damping of the inverse roots, relative to the largest eigenvalue."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
+    """Decoupled weight decay: each step shrinks parameters by lr * weight_decay."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return Shampoo(parameters, self, shapes)
 
 
 class Shampoo(DenseOptimizer):
-    """Shampoo over one flat vector; ignores curvature."""
+    """Shampoo over one flat vector. Ignores curvature."""
 
     def __init__(self, parameters: Tensor, cfg: ShampooConfig, shapes: Sequence[Sequence[int]]) -> None:
         """Allocate moments and preconditioners.
@@ -69,9 +69,9 @@ class Shampoo(DenseOptimizer):
         Args:
             parameters: (P,).
             cfg: hyper-parameters.
-            shapes: of the parameters in order; P entries in all.
+            shapes: shapes of the parameters in order, P entries in total.
 
-        Where the package is not installed, that is a UsageError.
+        Raises a UsageError if the package is not installed.
         """
         package = rival_package(cfg.name)
         self.cfg = cfg
@@ -86,11 +86,11 @@ class Shampoo(DenseOptimizer):
             start_preconditioning_step=cfg.start,
             preconditioning_compute_steps=cfg.precondition_every,
             block_size=cfg.block_size,
-            shape_interpretation=False,  # it makes vectors of small matrices, which have no preconditioner
+            shape_interpretation=False,  # would make vectors of small matrices, which have no preconditioner
             graft_type=package.utils.graft.LayerWiseGrafting.ADAGRAD,
             matrix_eps=cfg.eps,
         )
-        self._views.point_(parameters, parameters)  # any gradient: the package then makes its state
+        self._views.point_(parameters, parameters)  # any gradient makes the package create its state
         (group,) = self._shampoo.param_groups
         self._shampoo.init_group(group)
         self.state = {"steps": new_counter()}
@@ -108,7 +108,7 @@ class Shampoo(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`."""
+        """Update `parameters` in place; see `DenseOptimizer.step`."""
         del curvature, samples
         self._views.point_(parameters, grad)
         (group,) = self._shampoo.param_groups

@@ -5,7 +5,7 @@ algorithm 3: with an estimate D of the Hessian diagonal every few steps,
 
     m = beta1 m + (1 - beta1) g,   h = beta2 h + (1 - beta2) D,   w -= lr * clip(m / max(gamma h, eps), 1).
 
-No bias correction, as there. Where curvature is small, negative, or not there yet, the clip makes it the sign of m.
+As in the paper, there is no bias correction. If curvature is small, negative, or missing, the clip gives the sign of m.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 @settings
 class SophiaConfig:
-    """Sophia on the dense part (Liu et al. 2023); defaults as there, but for the learning rate and weight decay."""
+    """Sophia on the dense part (Liu et al. 2023), with the paper's defaults except lr and weight_decay."""
 
     uses_curvature: ClassVar[bool] = True
     tuned: ClassVar[Tuned] = {"lr": rate(0.001), "gamma": Range(0.005, 0.5)}
     name: Literal["sophia"] = "sophia"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.001, gt=0)
-    """eta; the largest step of a parameter."""
+    """Peak learning rate eta: the largest step of a parameter."""
     beta1: float = Field(default=0.96, ge=0, lt=1)
-    """Decay of the mean of gradients, a step."""
+    """Decay of the gradient mean (momentum), per step."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the mean of curvature, a curvature update."""
+    """Decay of the curvature mean, per curvature update."""
     gamma: float = Field(default=0.05, gt=0)
-    """Scale of the curvature; the smaller, the more entries are clipped."""
+    """Scale of the curvature; smaller values clip more entries."""
     eps: float = Field(default=1e-12, gt=0)
-    """Least scaled curvature, of the mean loss."""
+    """Smallest scaled curvature, in units of the mean loss."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: parameters shrink by lr * weight_decay a step."""
+    """Decoupled weight decay: each step shrinks parameters by lr * weight_decay."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
-        """Return the optimizer of a flat (P,) vector, in which parameters of these shapes lie one after another."""
+        """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""
         return Sophia(parameters, self)
 
 
@@ -61,7 +61,7 @@ class Sophia(DenseOptimizer):
     def step(
         self, parameters: Tensor, grad: Tensor, curvature: Tensor | None, *, lr_scale: float, samples: float
     ) -> None:
-        """Update `parameters`; see `DenseOptimizer`."""
+        """Update `parameters` in place; see `DenseOptimizer.step`."""
         del samples
         cfg, lr = self.cfg, self.cfg.lr * lr_scale
         mean = self.state["mean"].lerp_(grad, 1 - cfg.beta1)

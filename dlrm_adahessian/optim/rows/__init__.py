@@ -1,8 +1,8 @@
-"""Rules for touched embedding rows: a file each, with its settings and its kernels. This is the table; imports no torch.
+"""Update rules for embedding rows, one per file with its settings and kernels. Does not import torch.
 
-The settings of a rule have its `name` in configuration files, what it reads of the curvature (`pooled_curvature`), and what
-a search draws from (`tuned`). Their `build` makes the rule. A learning rate is what the rule multiplies its direction with;
-the schedule scales all of them alike.
+The settings of a rule contain its `name` in configuration files, the curvature it reads (`pooled_curvature`), and its search
+space (`tuned`). Their `build` method creates the rule. The learning rate multiplies the rule's direction, and the schedule
+scales all learning rates alike.
 """
 
 from dlrm_adahessian.optim.rows.adagrad import RowAdagradConfig

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Adagrad on touched rows: s += g^2, w -= lr * g / (sqrt(s) + eps), as on the dense part."""
+"""Adagrad on embedding rows: s += g^2, w -= lr * g / (sqrt(s) + eps), as on the dense part."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 @settings
 class RowAdagradConfig:
-    """Adagrad on the touched rows, one accumulator per entry."""
+    """Adagrad on embedding rows, with one accumulator per entry."""
 
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["adagrad"] = "adagrad"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.02, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the embedding rows."""
     initial_accumulator: float = Field(default=0.0, ge=0)
-    """Of s; squared gradient units. Large ones shorten the first steps of a row."""
+    """Initial value of s, in squared gradient units. Large values shorten the first updates of a row."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+    """Added to the denominator, in gradient units."""
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return RowAdagrad(self)
 
 
 class RowAdagrad(RowRule):
-    """One accumulator per entry; ignores curvature."""
+    """Adagrad with one accumulator per entry. Ignores curvature."""
 
     sums = ("sum",)
 
@@ -54,13 +54,13 @@ class RowAdagrad(RowRule):
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         del samples
         total = state["sum"][hits.rows].addcmul_(hits.grad, hits.grad)
         state["sum"][hits.rows] = total
@@ -70,7 +70,7 @@ class RowAdagrad(RowRule):
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in one compiled pass."""
+        """Update in one compiled pass on the CPU."""
         del samples
         w, s, g = weight.numpy(), state["sum"].numpy(), hits.grad.numpy()
         real = w.dtype.type

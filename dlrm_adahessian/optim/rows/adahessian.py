@@ -1,17 +1,17 @@
 # pyright: basic
 # pyright: reportArgumentType=false
-# In kernels the types are Triton's, which its own annotations miss.
-"""AdaHessian on touched rows, with counters per row.
+# Kernel arguments have Triton types, which Triton's own annotations do not describe.
+"""AdaHessian on embedding rows, with counters per row.
 
-The dense rule (Yao et al. 2020, algorithm 1) for a row, in units of the summed loss (the mean's derivatives times
-B), so that eps and the learning rate do not depend on the batch size:
+The dense rule (Yao et al. 2020, algorithm 1) applied to a row. Derivatives are those of the summed loss (B times those of
+the mean), so eps and the learning rate do not depend on the batch size:
 
     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) max(|h|, floor * g^2)^2,
     w -= lr * clip(m_hat / (v_hat^(k/2) + eps))
 
-m_hat is corrected by the row's touches, v_hat by its curvature updates: rows differ in both. Rowwise, h is the mean
-over the row before it is squared (the paper's spatial average), g^2 likewise. A row that has no curvature yet takes a
-gradient step, w -= lr * clip(m_hat): there is no scale to divide by, and waiting would lose what rare rows are told.
+Bias correction counts a row's own updates for m, and its own curvature updates for v. Rowwise, h is averaged over the row
+before it is squared (the paper's spatial average), and so is g^2. A row without curvature yet takes a
+gradient step, w -= lr * clip(m_hat): it has no scale to divide by, and waiting would discard gradients of rare rows.
 """
 
 from __future__ import annotations
@@ -38,46 +38,46 @@ _NO_CLIP = float("inf")
 
 @settings
 class RowAdaHessianConfig:
-    """AdaHessian on the touched rows, in units of the summed loss."""
+    """AdaHessian on embedding rows, in units of the summed loss."""
 
     tuned: ClassVar[Tuned] = {"lr": rate(0.02)}
     name: Literal["adahessian"] = "adahessian"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.02, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the embedding rows."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the mean of gradients, a touch of the row; 0 keeps no momentum and no state for it."""
+    """Decay of the gradient mean, per update of the row; 0 turns momentum and its state off."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the mean of squared curvature, a curvature update of the row."""
+    """Decay of the mean squared curvature, per curvature update of the row."""
     eps: float = Field(default=1e-3, ge=0)
-    """Added to the denominator after the power; curvature units of one sample."""
+    """Added to the denominator after the power, in curvature units of one sample."""
     power: float = Field(default=0.5, ge=0, le=1)
-    """k, the Hessian power; see the dense rule."""
+    """Hessian power k, as in the dense rule."""
     rowwise: bool = False
-    """One curvature per row, the mean over its entries: the paper's spatial average with the row as block."""
+    """Use one curvature per row, the mean over its entries (the paper's spatial average)."""
     curvature_floor: float = Field(default=1.0, ge=0)
-    """Curvature is at least this times the squared gradient, its expectation under the model; 0 is off."""
+    """Lower bound of the curvature, as a multiple of the squared gradient (its expectation under the model); 0 is off."""
     clip: Annotated[float, Field(gt=0)] | None = None
-    """Largest size of an entry of the direction, before the learning rate."""
+    """Maximum size of an entry of the direction, before the learning rate."""
 
     @property
     def pooled_curvature(self) -> PooledCurvature:
-        """What the rule reads: one value per accumulator."""
+        """The pooled curvature that the rule reads: one value per accumulator."""
         return "mean" if self.rowwise else "entries"
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return RowAdaHessian(self)
 
 
 class RowAdaHessian(RowRule):
-    """Second moment of the curvature per entry or per row; momentum optional."""
+    """AdaHessian with the second moment of the curvature per entry or per row, and optional momentum."""
 
     def __init__(self, cfg: RowAdaHessianConfig) -> None:
         self.cfg = cfg
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return `mean_square` (R, D) or (R,), counters (R,) int32, and with momentum `mean` (R, D)."""
+        """Return `mean_square` (R, D) or (R,), counters (R,) int32, and `mean` (R, D) if momentum is on."""
         shape = weight.shape[:1] if self.cfg.rowwise else weight.shape
         state = {
             "mean_square": weight.new_zeros(shape),
@@ -90,13 +90,13 @@ class RowAdaHessian(RowRule):
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         cfg, rows = self.cfg, hits.rows
         grad = hits.grad * samples
         mean = grad
@@ -117,7 +117,7 @@ class RowAdaHessian(RowRule):
             state["curvature_updates"][rows[has]] += 1
         updates = state["curvature_updates"][rows].to(grad.dtype).unsqueeze(1)
         mean_square = self._mean_squares(state)[rows]
-        corrected = mean_square / (1 - cfg.beta2**updates)  # 0 / 0 where there is no curvature yet
+        corrected = mean_square / (1 - cfg.beta2**updates)  # 0 / 0 for rows without curvature yet
         denominator = corrected.pow(cfg.power / 2).add(cfg.eps).where(updates > 0, 1.0)
         direction = mean / denominator
         if cfg.clip is not None:
@@ -127,7 +127,7 @@ class RowAdaHessian(RowRule):
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in one compiled pass."""
+        """Update in one compiled pass on the CPU."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()
         real = w.dtype.type
         curvature, has_curvature = hits.curvature_arrays()
@@ -159,9 +159,9 @@ class RowAdaHessian(RowRule):
 
 @numba_kernel
 def _update(w, v, updates, m, touches, rows, g, h, has_h, lr, beta1, beta2, eps, power, floor, clip, samples):
-    # v and h are (., D), or (., 1) when rowwise; m and touches are read and written with momentum only.
+    # v and h are (., D), or (., 1) when rowwise. m and touches are used with momentum only.
     width, columns = w.shape[1], v.shape[1]
-    one = beta2 / beta2 if beta2 > 0 else beta2 + 1  # 1 in the type of the weights
+    one = beta2 / beta2 if beta2 > 0 else beta2 + 1  # 1 in the dtype of the weights
     for i in numba.prange(len(rows)):
         r = rows[i]
         if has_h[i]:

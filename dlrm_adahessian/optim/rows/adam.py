@@ -1,12 +1,12 @@
 # pyright: basic
-"""Lazy Adam on touched rows, with decoupled weight decay.
+"""Lazy Adam on embedding rows, with decoupled weight decay.
 
-Adam (Kingma and Ba 2015, algorithm 1) whose moments move only when the row is touched, as in torch.optim.SparseAdam.
-Departure: bias corrections count the touches of the row, where SparseAdam counts steps of the table. With a count of
-steps, a row first touched late has moments that began at zero and no correction left: at beta1 0.9, beta2 0.999 its
-first step would be 3.2 times lr. By touches it is lr, for every row, whenever it is seen first; rows touched at every
-step are SparseAdam's but for eps, which is added after the correction, as on the dense part. With weight decay the row
-shrinks by lr * weight_decay a touch (Loshchilov and Hutter 2019).
+Adam (Kingma and Ba 2015, algorithm 1) that updates moments only for the rows of a batch, as torch.optim.SparseAdam does.
+Departure: bias correction counts the updates of the row, while SparseAdam counts the steps of the table. With a count of
+steps, a row that first appears late has moments near zero and almost no correction: with beta1 0.9 and beta2 0.999 its
+first step would be 3.2 times lr. Counting updates makes it lr for every row. Rows that are updated at every step match
+SparseAdam except for eps, which is added after the correction, as on the dense part. With weight decay, each update
+shrinks the row by lr * weight_decay (Loshchilov and Hutter 2019).
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
 
 @settings
 class RowAdamConfig:
-    """Lazy Adam on the touched rows, with decoupled weight decay."""
+    """Lazy Adam on embedding rows, with decoupled weight decay."""
 
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.005), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["adam"] = "adam"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.005, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the embedding rows."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients, a touch of the row."""
+    """Decay of the gradient mean, per update of the row."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the mean of squared gradients, a touch of the row."""
+    """Decay of the mean squared gradient, per update of the row."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+    """Added to the denominator, in gradient units."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: a row shrinks by lr * weight_decay a touch."""
+    """Decoupled weight decay: each update shrinks a row by lr * weight_decay."""
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return RowAdam(self)
 
 
 class RowAdam(RowRule):
-    """Two moments per entry and a count per row; ignores curvature."""
+    """Lazy Adam with two moments per entry and a counter per row. Ignores curvature."""
 
     def __init__(self, cfg: Any) -> None:
-        """Keep the settings: those of this rule, or of one that ends with its step."""
+        """Store the settings of this rule, or of a rule that builds on it."""
         self.cfg = cfg
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
@@ -69,13 +69,13 @@ class RowAdam(RowRule):
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return adam_direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         del samples
         cfg, rows, lr = self.cfg, hits.rows, self.cfg.lr * lr_scale
         state["touches"][rows] += 1
@@ -90,7 +90,7 @@ class RowAdam(RowRule):
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in one compiled pass."""
+        """Update in one compiled pass on the CPU."""
         del samples
         cfg, w, lr = self.cfg, weight.numpy(), self.cfg.lr * lr_scale
         real = w.dtype.type
@@ -113,7 +113,7 @@ class RowAdam(RowRule):
 
 @numba_kernel
 def _update(w, m, v, touches, rows, g, lr, beta1, beta2, weight1, weight2, eps, shrink):
-    # beta1 and beta2 are float64 for the corrections; weight1 and weight2 are one minus them, of the type of w.
+    # beta1 and beta2 are float64 for the corrections. weight1 and weight2 are one minus them, in the dtype of w.
     one = shrink * 0 + 1
     for i in numba.prange(len(rows)):
         r = rows[i]
@@ -128,16 +128,16 @@ def _update(w, m, v, touches, rows, g, lr, beta1, beta2, weight1, weight2, eps, 
 
 
 @triton_kernel
-def bias_correction(count, beta):  # noqa: ANN201 -- a kernel's function
-    """Return 1 - beta**count in float64, (N, 1) as `count`: in float32 few digits of it would be right."""
+def bias_correction(count, beta):  # noqa: ANN201 -- Triton infers types
+    """Return 1 - beta**count, (N, 1) float64. Float32 would lose most digits."""
     return 1 - tl.exp(count.to(tl.float64) * tl.log(tl.full((1, 1), beta, tl.float64)))
 
 
 @triton_kernel
-def adam_direction(  # noqa: ANN201 -- a kernel's function
+def adam_direction(  # noqa: ANN201 -- Triton infers types
     states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width
 ):
-    """Return the step of lazy Adam, and update its moments."""
+    """Return the step of lazy Adam and update its moments."""
     mean = tl.load(states[0] + entry, mask=here, other=0)
     mean_square = tl.load(states[1] + entry, mask=here, other=0)
     touches = tl.load(states[2] + row, mask=touched, other=0) + 1

@@ -1,15 +1,15 @@
 # pyright: basic
-"""CowClip on touched rows: lazy Adam whose gradient of a row is no longer than the row itself, for large batches.
+"""CowClip on embedding rows: lazy Adam with each row's gradient clipped to the row's norm, for large batches.
 
 Zheng, Xu, Zou, Tang, Huang, Xi, Xie, Gu, You, "CowClip: Reducing CTR Prediction Model Training Time from 12 hours to 10
-minutes on 1 GPU", 2023, algorithm 1: the gradient of a row w that was looked up n times in a batch is cut to a norm of
+minutes on 1 GPU", 2023, algorithm 1. The gradient of a row w that a batch looks up n times is clipped to the norm
 
     n * max(r * ||w||, zeta).
 
-A bag that holds the row m times counts m times, as the gradient of the row has that of the bag m times.
+A bag that contains the row m times counts m times, because the row's gradient contains the bag's gradient m times.
 
-In large batches frequent rows have large gradients and rare ones do not, and one rate has to serve both. Then Adam
-steps, on touched rows only, as in adam.py; the paper's decays all rows.
+In large batches, frequent rows have large gradients and rare rows do not, but both share one learning rate. After the
+clip, Adam updates only the rows of the batch, as in adam.py. The paper applies weight decay to all rows.
 """
 
 from __future__ import annotations
@@ -33,57 +33,57 @@ if TYPE_CHECKING:
 
 @settings
 class CowClipConfig:
-    """Lazy Adam whose gradient of a row is clipped to the row's own length (Zheng et al. 2023), for large batches."""
+    """Lazy Adam with each row's gradient clipped to the row's norm (Zheng et al. 2023), for large batches."""
 
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.005), "weight_decay": Range(1e-3, 1.0)}
     name: Literal["cowclip"] = "cowclip"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.005, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the embedding rows."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients, a touch of the row."""
+    """Decay of the gradient mean, per update of the row."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the mean of squared gradients, a touch of the row."""
+    """Decay of the mean squared gradient, per update of the row."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+    """Added to the denominator, in gradient units."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: a row shrinks by lr * weight_decay a touch."""
+    """Decoupled weight decay: each update shrinks a row by lr * weight_decay."""
     ratio: float = Field(default=1.0, gt=0)
-    """Norm of the gradient per lookup of the row, over the norm of the row: r of the paper."""
+    """Maximum gradient norm per lookup, as a multiple of the row's norm (r in the paper)."""
     least: float = Field(default=1e-5, gt=0)
-    """Norm per lookup that is always let pass, since rows may begin near 0: zeta of the paper."""
+    """Gradient norm per lookup that is never clipped, for rows near 0 (zeta in the paper)."""
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return CowClip(self)
 
 
 class CowClip(RowAdam):
-    """Clips the gradient of each row, and leaves the rest to lazy Adam."""
+    """Lazy Adam that clips the gradient of each row first."""
 
-    cfg: CowClipConfig  # has all that lazy Adam reads
+    cfg: CowClipConfig  # has all settings that lazy Adam reads
 
     @property
     def mixes_columns(self) -> bool:
-        """Yes: the norms are of whole rows."""
+        """Always true, because the norms cover whole rows."""
         return True
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         super().update_torch_(weight, state, self._clipped(weight, hits), lr_scale=lr_scale, samples=samples)
 
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Clip in tensor operations, and update in one compiled pass."""
+        """Clip with tensor operations, then update in one compiled pass on the CPU."""
         super().update_numba_(weight, state, self._clipped(weight, hits), lr_scale=lr_scale, samples=samples)
 
     def _clipped(self, weight: Tensor, hits: Hits) -> Hits:

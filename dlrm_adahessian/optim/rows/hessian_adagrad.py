@@ -1,18 +1,18 @@
 # pyright: basic
 # pyright: reportArgumentType=false
-# In kernels the types are Triton's, which its own annotations miss.
-"""Hessian Adagrad on touched rows: Adagrad with the squared gradient replaced by its expectation.
+# Kernel arguments have Triton types, which Triton's own annotations do not describe.
+"""Hessian Adagrad on embedding rows: Adagrad with the squared gradient replaced by its expectation.
 
-For one sample E[g^2] = h under the model, h the Hessian diagonal (Fisher; h = p (1 - p) (dz/dw)^2 where the logit is
-piecewise linear). So for the mean loss over B samples
+For one sample, E[g^2] = h under the model, with h the Hessian diagonal (Fisher; h = p (1 - p) (dz/dw)^2 if the logit is
+piecewise linear). For the mean loss over B samples this gives
 
     s += max(|h| / B, floor * g^2),   w -= lr * clip(g / (sqrt(s) + eps))
 
-in the units of Adagrad: h = 0 and floor = 1 make it Adagrad. A row that no sampled curvature reached in this step adds
-g^2, which has the same expectation, so the accumulator grows alike however often curvature is computed.
+in the units of Adagrad: h = 0 and floor = 1 make it Adagrad. A row without sampled curvature in a step adds g^2, which has
+the same expectation. The growth of the accumulator therefore does not depend on how often curvature is computed.
 
-Rowwise, h and g^2 are means over the entries of the row. Elementwise, the first step of a row that one sample hits has the
-size |p - y| / sqrt(p (1 - p)), at most 1 / sqrt(floor), in every entry; rowwise it keeps the direction of the gradient.
+Rowwise, h and g^2 are means over the entries of the row. Elementwise, the first step of a row with one sample has the size
+|p - y| / sqrt(p (1 - p)) in every entry, at most 1 / sqrt(floor); rowwise it keeps the direction of the gradient.
 """
 
 from __future__ import annotations
@@ -38,43 +38,43 @@ _NO_CLIP = float("inf")
 
 @settings
 class HessianAdagradConfig:
-    """Adagrad whose squared gradient is replaced by its expectation, the curvature."""
+    """Adagrad with the squared gradient replaced by its expectation, the curvature."""
 
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["hessian_adagrad"] = "hessian_adagrad"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.02, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the embedding rows."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units of the mean loss, as Adagrad's."""
+    """Added to the denominator, in gradient units of the mean loss, as in Adagrad."""
     rowwise: bool = False
-    """One accumulator per row, of the mean over its entries: a state of R numbers instead of R * D."""
+    """Use one accumulator per row, for the mean over its entries (R numbers instead of R * D)."""
     curvature_floor: float = Field(default=1.0, ge=0)
-    """What is accumulated is at least this times the squared gradient; 0 is off, and then `clip` is needed."""
+    """Lower bound of the accumulated value, as a multiple of the squared gradient; 0 is off and needs `clip`."""
     clip: Annotated[float, Field(gt=0)] | None = None
-    """Largest size of an entry of the direction, before the learning rate."""
+    """Maximum size of an entry of the direction, before the learning rate."""
 
     @property
     def pooled_curvature(self) -> PooledCurvature:
-        """What the rule reads: one value per accumulator."""
+        """The pooled curvature that the rule reads: one value per accumulator."""
         return "mean" if self.rowwise else "entries"
 
     @model_validator(mode="after")
     def _guarded(self) -> HessianAdagradConfig:
-        # p(1-p) vanishes on confident mistakes while the gradient does not.
+        # p(1-p) vanishes on confident mistakes, but the gradient does not.
         if self.curvature_floor == 0 and self.clip is None:
             raise ValueError(
-                "hessian_adagrad with curvature_floor 0 needs a clip: an unguarded step has no bound; set clip, e.g. 1.0"
+                "hessian_adagrad with curvature_floor 0 needs a clip, or its steps are unbounded. Set clip, e.g. to 1.0."
             )
         return self
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return HessianAdagrad(self)
 
 
 class HessianAdagrad(RowRule):
-    """One accumulator per entry or per row."""
+    """Hessian Adagrad with one accumulator per entry or per row."""
 
     sums = ("sum",)
 
@@ -87,13 +87,13 @@ class HessianAdagrad(RowRule):
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         cfg = self.cfg
         expected = hits.grad.square()
         if cfg.rowwise:
@@ -113,7 +113,7 @@ class HessianAdagrad(RowRule):
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in one compiled pass."""
+        """Update in one compiled pass on the CPU."""
         cfg, w, g = self.cfg, weight.numpy(), hits.grad.numpy()
         real = w.dtype.type
         curvature, has_curvature = hits.curvature_arrays()
@@ -139,7 +139,7 @@ class HessianAdagrad(RowRule):
 
 @numba_kernel
 def _update(w, s, rowwise, rows, g, h, has_h, lr, eps, floor, clip, per_sample):
-    # s and h are (., D), or (., 1) when rowwise. Two plain loops, since one over both shapes is not vectorized.
+    # s and h are (., D), or (., 1) when rowwise. There are two loops, because one for both shapes is not vectorized.
     zero, width = lr - lr, w.shape[1]
     for i in numba.prange(len(rows)):
         r = rows[i]

@@ -1,9 +1,9 @@
 # pyright: basic
 # pyright: reportArgumentType=false
-# In kernels the types are Triton's, which its own annotations miss.
-"""Rowwise Adagrad on touched rows: s += mean over the row of g^2, w -= lr * g / (sqrt(s) + eps).
+# Kernel arguments have Triton types, which Triton's own annotations do not describe.
+"""Rowwise Adagrad on embedding rows: s += mean over the row of g^2, w -= lr * g / (sqrt(s) + eps).
 
-The optimizer that FBGEMM calls EXACT_ROWWISE_ADAGRAD and that large DLRMs are trained with: 1/D of Adagrad's memory.
+FBGEMM calls it EXACT_ROWWISE_ADAGRAD. It is a common choice for large DLRMs, since it needs 1/D of Adagrad's memory.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 @settings
 class RowwiseAdagradConfig:
-    """Adagrad on the touched rows, one accumulator per row: the mean of its squared gradients."""
+    """Adagrad on embedding rows, with one accumulator per row for its mean squared gradient."""
 
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(0.05)}
     name: Literal["rowwise_adagrad"] = "rowwise_adagrad"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.02, gt=0)
-    """Learning rate."""
+    """Peak learning rate of the embedding rows."""
     initial_accumulator: float = Field(default=0.0, ge=0)
-    """Of s; squared gradient units. Large ones shorten the first steps of a row."""
+    """Initial value of s, in squared gradient units. Large values shorten the first updates of a row."""
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; gradient units."""
+    """Added to the denominator, in gradient units."""
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return RowwiseAdagrad(self)
 
 
 class RowwiseAdagrad(RowRule):
-    """One accumulator per row; ignores curvature."""
+    """Adagrad with one accumulator per row. Ignores curvature."""
 
     sums = ("sum",)
 
@@ -59,13 +59,13 @@ class RowwiseAdagrad(RowRule):
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         del samples
         total = state["sum"][hits.rows] + hits.grad.square().mean(1)
         state["sum"][hits.rows] = total
@@ -75,7 +75,7 @@ class RowwiseAdagrad(RowRule):
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in one compiled pass."""
+        """Update in one compiled pass on the CPU."""
         del samples
         w, s, g = weight.numpy(), state["sum"].numpy(), hits.grad.numpy()
         real = w.dtype.type

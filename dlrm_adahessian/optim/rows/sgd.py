@@ -1,8 +1,8 @@
 # pyright: basic
-"""Gradient descent on touched rows: w -= lr * g, g the gradient of the mean loss, as torch.optim.SGD has it.
+"""Gradient descent on embedding rows: w -= lr * g, with g the gradient of the mean loss, as in torch.optim.SGD.
 
-A row hit by one sample of B gets 1/B of that sample's gradient, so rows want a larger learning rate than the dense part,
-and one that grows with the batch size.
+A row that one of B samples looks up gets 1/B of that sample's gradient. Embedding rows therefore need a larger learning
+rate than the dense part, and one that grows with the batch size.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ if TYPE_CHECKING:
 
 @settings
 class RowSGDConfig:
-    """Gradient descent on the touched rows."""
+    """Gradient descent on embedding rows."""
 
     pooled_curvature: ClassVar[PooledCurvature] = "none"
     tuned: ClassVar[Tuned] = {"lr": rate(30.0)}
     name: Literal["sgd"] = "sgd"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=30.0, gt=0)
-    """Multiplies the gradient of the mean loss; the larger the batch, the larger it must be (see `rows/sgd.py`)."""
+    """Learning rate of the embedding rows; increase it with the batch size (see `rows/sgd.py`)."""
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return RowSGD(self)
 
 
 class RowSGD(RowRule):
-    """No state; ignores curvature."""
+    """Gradient descent without state. Ignores curvature."""
 
     def __init__(self, cfg: RowSGDConfig) -> None:
         self.cfg = cfg
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return no state."""
+        """Return an empty state."""
         del weight
         return {}
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         del state, samples
         weight[hits.rows] -= self.cfg.lr * lr_scale * hits.grad
 
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in one compiled pass."""
+        """Update in one compiled pass on the CPU."""
         del state, samples
         w = weight.numpy()
         _update(w, hits.rows.numpy(), hits.grad.numpy(), w.dtype.type(self.cfg.lr * lr_scale))

@@ -1,12 +1,12 @@
 # pyright: basic
-"""Sophia on touched rows (Liu et al. 2023, algorithm 3; see dense/sophia.py).
+"""Sophia on embedding rows (Liu et al. 2023, algorithm 3; see dense/sophia.py).
 
-In units of the summed loss, as adahessian.py:
+In units of the summed loss, as in adahessian.py:
 
-    m = beta1 m + (1 - beta1) g at a touch,   h = beta2 h + (1 - beta2) D at a touch with curvature,
+    m = beta1 m + (1 - beta1) g at an update,   h = beta2 h + (1 - beta2) D at an update with curvature,
     w -= lr * clip(m / max(gamma h, eps), 1).
 
-No bias correction, as there. A row without curvature yet moves by lr times the sign of m: the clip is its fallback.
+As in the paper, there is no bias correction. A row without curvature yet moves by lr times the sign of m, due to the clip.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 @settings
 class RowSophiaConfig:
-    """Sophia on the touched rows, in units of the summed loss."""
+    """Sophia on embedding rows, in units of the summed loss."""
 
     pooled_curvature: ClassVar[PooledCurvature] = "entries"
     tuned: ClassVar[Tuned] = {"lr": rate(0.003), "gamma": Range(0.005, 0.5)}
     name: Literal["sophia"] = "sophia"
-    """Which rule; a preset names it."""
+    """Name of the rule; presets set it."""
     lr: float = Field(default=0.003, gt=0)
-    """eta; the largest step of an entry."""
+    """Peak learning rate eta of the embedding rows: the largest step of an entry."""
     beta1: float = Field(default=0.96, ge=0, lt=1)
-    """Decay of the mean of gradients, a touch of the row."""
+    """Decay of the gradient mean, per update of the row."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the mean of curvature, a curvature update of the row."""
+    """Decay of the curvature mean, per curvature update of the row."""
     gamma: float = Field(default=0.05, gt=0)
-    """Scale of the curvature; the smaller, the more entries are clipped."""
+    """Scale of the curvature; smaller values clip more entries."""
     eps: float = Field(default=1e-12, gt=0)
-    """Least scaled curvature, of one sample."""
+    """Smallest scaled curvature, in units of one sample."""
 
     def build(self) -> RowRule:
-        """Return the rule."""
+        """Return the row rule with these settings."""
         return RowSophia(self)
 
 
 class RowSophia(RowRule):
-    """Means of gradient and curvature per entry."""
+    """Sophia with the means of gradient and curvature per entry."""
 
     def __init__(self, cfg: RowSophiaConfig) -> None:
         self.cfg = cfg
@@ -63,13 +63,13 @@ class RowSophia(RowRule):
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """The rule as a Triton function that the GPU kernels inline."""
         return _direction.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in tensor operations."""
+        """Update with tensor operations."""
         cfg, rows = self.cfg, hits.rows
         mean = state["mean"][rows].lerp_(hits.grad * samples, 1 - cfg.beta1)
         state["mean"][rows] = mean
@@ -83,7 +83,7 @@ class RowSophia(RowRule):
     def update_numba_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: float
     ) -> None:
-        """Update in one compiled pass."""
+        """Update in one compiled pass on the CPU."""
         cfg, w = self.cfg, weight.numpy()
         real = w.dtype.type
         curvature, has_curvature = hits.curvature_arrays()
@@ -106,7 +106,7 @@ class RowSophia(RowRule):
 
 @numba_kernel
 def _update(w, m, c, rows, g, h, has_h, lr, weight1, weight2, gamma, eps, samples):
-    one = samples / samples  # 1 in the type of the weights
+    one = samples / samples  # 1 in the dtype of the weights
     for i in numba.prange(len(rows)):
         r = rows[i]
         for d in range(w.shape[1]):

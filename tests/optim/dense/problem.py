@@ -1,4 +1,4 @@
-"""Steps of a dense optimizer on drawn derivatives, and of torch's own optimizers on the same."""
+"""Steps of our dense optimizers and of torch's optimizers on the same random derivatives."""
 
 import math
 
@@ -29,7 +29,7 @@ def parameters_of(w, shapes):
 
 
 def steps_of(optimizers, parameters, grads):
-    """The parameters after one step per gradient, (P,)."""
+    """Return the parameters (P,) after one step per gradient."""
     for grad in grads:
         parts = torch.from_numpy(grad).split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
@@ -40,7 +40,7 @@ def steps_of(optimizers, parameters, grads):
 
 
 def assert_equals_torchs(cfg, reference):
-    """Twenty steps of ours and of the `torch.optim` optimizer that `reference` makes."""
+    """Compare twenty steps of our optimizer with those of the `torch.optim` optimizer that `reference` creates."""
     w, grads, _, found = run(cfg)
     parameter = torch.nn.Parameter(torch.from_numpy(w.copy()))
     optimizer = reference([parameter])

@@ -58,7 +58,7 @@ def test_adahessian_waits_for_the_first_curvature():
 
 
 def test_with_average_rows_it_is_the_rule_of_the_authors_code():
-    """Means of absolute values over each row of a matrix, entries of a bias alone, power 1, no floor, eps last."""
+    """Means of absolute values over each row of a matrix, single entries of a bias, power 1, no floor, and eps last."""
     cfg = AdaHessianConfig(lr=0.15, eps=1e-4, power=1.0, average_rows=True, curvature_floor=0.0)
     w, grads, curvatures, found = run(cfg)
     m, v = np.zeros_like(w), np.zeros_like(w)

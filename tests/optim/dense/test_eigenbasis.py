@@ -1,4 +1,4 @@
-"""AdaHessian in a basis: against methods that it has as limits, and what a turn of the basis carries over."""
+"""Test AdaHessian in an eigenbasis against the methods it reduces to, and test how state survives a change of basis."""
 
 import math
 
@@ -21,7 +21,7 @@ def draw(*shape, seed=0):
 
 
 def factors_like(optimizer, seed):
-    """Return random Kronecker factors (K,): positive definite, eigenvalues apart."""
+    """Return random Kronecker factors (K,): positive definite, with well-separated eigenvalues."""
     found = torch.empty_like(optimizer.state["factors"])
     for i, sides in enumerate(optimizer.basis.views(found).values()):
         for j, side in enumerate(sides):
@@ -56,7 +56,7 @@ def test_in_coordinates_its_sum_is_accumulated_curvature_to_the_bit(dtype):
 
 @pytest.mark.parametrize("update", ["update_torch_", "update_numba_"])
 def test_with_squared_gradients_in_a_basis_that_stays_it_is_soap(update, monkeypatch):
-    """Vyas et al. 2024, algorithm 3: Adam on Q_L^T G Q_R, whose step goes back through Q_L and Q_R."""
+    """Vyas et al. 2024, algorithm 3: Adam on Q_L^T G Q_R, with the step rotated back by Q_L and Q_R."""
     monkeypatch.setattr(Eigenbasis, "update_numba_", getattr(Eigenbasis, update))
     cfg = EigenbasisConfig(
         lr=0.1, beta1=0.9, beta2=0.95, source="gradient", rank=SIZE, refresh=10**6, eps=1e-3
@@ -90,7 +90,7 @@ def test_a_basis_that_permutes_carries_the_accumulator_over_exactly():
     orders = []
     for i, side in enumerate(optimizer.basis.views(factors)[0]):
         sizes = torch.randperm(len(side), generator=torch.Generator().manual_seed(i)).double() + 1
-        side.copy_(sizes.diag())  # its eigenvectors are coordinates, the largest first
+        side.copy_(sizes.diag())  # its eigenvectors are the coordinates, sorted by decreasing eigenvalue
         orders.append(sizes.argsort(descending=True))
     optimizer.observe_(factors)
     rows, columns = orders
@@ -115,7 +115,7 @@ def test_a_turn_of_the_basis_moves_a_mean_with_it_and_keeps_what_was_accumulated
 
 
 def test_rounding_moves_no_weight_of_a_silent_unit():
-    """Which never has a gradient; float64, where a turn leaves 1e-16 of it, is the truth."""
+    """A silent unit never has a gradient. Float64 is the reference, because its error per change of basis is 1e-16."""
     ends = []
     for dtype in (torch.float32, torch.float64):
         w = draw(12 * 20 + 12).to(dtype)
@@ -129,7 +129,7 @@ def test_rounding_moves_no_weight_of_a_silent_unit():
             factors = torch.cat([(delta.T @ delta).flatten(), (inputs.T @ inputs).flatten()])
             optimizer.observe_(factors.to(dtype))
         ends.append(w.double())
-    torch.testing.assert_close(*ends, rtol=0, atol=1e-5)  # of steps of 0.1
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-5)  # steps have size 0.1
 
 
 def test_the_kernel_equals_the_reference():

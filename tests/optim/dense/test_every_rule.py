@@ -1,4 +1,4 @@
-"""What holds for every dense optimizer of the table: a new one is tested as soon as it is there."""
+"""Properties of every dense optimizer. A new optimizer in the table is tested automatically."""
 
 import math
 from typing import get_args
@@ -27,7 +27,7 @@ def needs_its_package(cfg):
 
 @pytest.mark.parametrize("cfg", CONFIGS)
 def test_state_copied_into_a_new_optimizer_continues_bit_for_bit(cfg):
-    """At a place where SOAP turns its basis, and into parameters that lie elsewhere."""
+    """Resume at a step at which SOAP updates its basis, into parameters at another memory address."""
     needs_its_package(cfg)
     rng = np.random.default_rng(1)
     size = sum(map(math.prod, DEEP))
@@ -92,7 +92,7 @@ WITH_FLOOR = [
 
 @pytest.mark.parametrize("cfg", WITH_FLOOR, ids=lambda cfg: cfg.name)
 def test_where_an_entry_takes_the_floor_a_larger_curvature_changes_nothing(cfg):
-    """Up to the floor; elsewhere all of it counts. The basis of the eigenbasis has turned before."""
+    """A larger curvature up to the floor changes nothing; every other entry changes. The eigenbasis has rotated before."""
     rng = np.random.default_rng(2)
     size = sum(map(math.prod, DEEP))
     grad, curvature, w = torch.from_numpy(rng.normal(size=(3, size)))

@@ -23,5 +23,5 @@ def test_muon_equals_torchs_on_hidden_matrices_and_adamw_elsewhere():
 
 @pytest.mark.parametrize("shapes", [[(4, 3), (4,), (1, 4), (1,)], [(5,)]])
 def test_muon_without_a_hidden_matrix_is_refused(shapes):
-    with pytest.raises(UsageError, match="between the first and the last, and the model has.*--model.top"):
+    with pytest.raises(UsageError, match="between the first and the last, but the model has.*--model.top"):
         MuonConfig().build(torch.zeros(sum(map(math.prod, shapes))), shapes)

@@ -29,7 +29,7 @@ def test_schedule_free_equals_the_package_at_both_points_with_a_warm_up():
 
 
 def test_schedule_free_serves_the_mean_of_its_steps_at_a_constant_rate():
-    """Its steps are AdamW's without momentum, and what it serves after T of them is the plain mean of all T points."""
+    """Its steps are AdamW's without momentum. After T steps it serves the plain mean of all T points."""
     rng = np.random.default_rng(1)
     w = torch.from_numpy(rng.normal(size=SIZE))
     optimizer = ScheduleFreeConfig(lr=0.1).build(w, [(SIZE,)])

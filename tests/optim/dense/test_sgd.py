@@ -31,5 +31,5 @@ def test_sgd_decays_weights_apart_from_the_gradient():
 
 
 def test_nesterov_without_momentum_is_refused():
-    with pytest.raises(UsageError, match="needs a momentum above 0, got 0"):
+    with pytest.raises(UsageError, match="needs a momentum above 0, but got 0"):
         SGDConfig(momentum=0.0, nesterov=True)

@@ -30,12 +30,12 @@ def test_shampoo_equals_the_package_on_parameters_of_its_own(block_size):
         shape_interpretation=False,
         graft_type=2,
     )
-    # The roots are iterated until an error of 1e-6: roundings, which depend on where tensors lie, may end that a turn apart.
+    # The roots iterate to an error of 1e-6. Rounding depends on addresses and may change the number of iterations.
     np.testing.assert_allclose(found, steps_of([theirs], parameters, grads), rtol=1e-5, atol=1e-6)
 
 
 def test_shampoo_steps_along_inverse_fourth_roots_of_its_factors():
-    """With one gradient, no momentum and the whole matrix one block: L^-1/4 G R^-1/4, as long as Adagrad's step."""
+    """With one gradient, no momentum, and one block: L^-1/4 G R^-1/4, with the norm of Adagrad's step."""
     pytest.importorskip("pytorch_optimizer", reason="needs the extra rivals")
     cfg = ShampooConfig(lr=1.0, beta1=0.0, start=1, precondition_every=1, eps=1e-12)
     rng = np.random.default_rng(0)

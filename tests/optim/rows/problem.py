@@ -1,4 +1,4 @@
-"""Touched rows with drawn derivatives, and the rules once more, row by row in Python."""
+"""Row updates with random derivatives, and plain Python versions of the row rules."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ ROWS, WIDTH, SAMPLES, STEPS = 9, 4, 16, 20
 
 
 def hits_of(rows, grad, curvature=None, has_curvature=None):
-    """One lookup of each row."""
+    """Return hits with one lookup per row."""
     counts = None if curvature is None else torch.ones_like(rows)
     if has_curvature is not None:
         counts = has_curvature.long()
@@ -27,7 +27,7 @@ def hits_of(rows, grad, curvature=None, has_curvature=None):
 
 
 def all_hits(dtype=torch.float64):
-    """20 steps: every third without curvature, the first among them, and rows of which some samples were left out."""
+    """Return 20 steps. Every third one, from the first on, has no curvature; others lack the curvature of some rows."""
     rng = np.random.default_rng(3)
     for step in range(STEPS):
         rows = torch.from_numpy(np.sort(rng.choice(ROWS, rng.integers(1, ROWS), replace=False)))
@@ -41,7 +41,7 @@ def all_hits(dtype=torch.float64):
 
 
 def as_read(cfg, hits):
-    """The hits as the rule gets them: with one accumulator per row, the mean of the curvature."""
+    """Return the hits that the rule receives. With one accumulator per row, curvature is its mean."""
     if cfg.pooled_curvature != "mean" or hits.curvature is None:
         return hits
     return replace(hits, curvature=hits.curvature.mean(1, keepdim=True))
@@ -88,7 +88,7 @@ def adam(cfg, row, g, h, w):
 
 
 def cowclip(cfg, row, g, h, w):
-    most = max(cfg.ratio * np.linalg.norm(w), cfg.least)  # of the one lookup that each row has here
+    most = max(cfg.ratio * np.linalg.norm(w), cfg.least)  # one lookup per row here
     return adam(cfg, row, g * min(1.0, most / np.linalg.norm(g)), h, w)
 
 
@@ -116,7 +116,7 @@ DIRECTIONS = {
 
 
 def reference(cfg, w):
-    """The rules row by row, in Python."""
+    """The row rules, row by row in Python."""
     at_first = np.full(WIDTH, getattr(cfg, "initial_accumulator", 0.0))
     rows = [SimpleNamespace(s=at_first, m=np.zeros(WIDTH), touches=0, updates=0) for _ in range(ROWS)]
     for hits in all_hits():

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.oracle
 
 def test_lazy_adam_is_sparse_adam_on_rows_touched_at_every_step():
     rng = np.random.default_rng(5)
-    # SparseAdam adds eps before the correction of the second moment; without eps there is no difference.
+    # SparseAdam adds eps before it corrects the second moment. Without eps, the two agree.
     rule, w = RowAdamConfig(lr=0.1, eps=0.0).build(), start()
     state, rows = rule.new_state(w), torch.tensor([0, 3, 4, 8])
     parameter = torch.nn.Parameter(w.clone())

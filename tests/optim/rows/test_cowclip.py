@@ -1,4 +1,4 @@
-"""CowClip: what a row's gradient is cut to, with repeated ids."""
+"""Test CowClip's maximum gradient norm, including repeated ids."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.oracle
 
 @pytest.mark.parametrize("update", ["update_torch_", "update_numba_"])
 def test_a_gradient_may_be_as_long_as_the_row_for_each_lookup_repeated_or_not(update):
-    # One bag holds the row of norm 5 three times, another once, and their gradients are alike: the sum is four of them.
+    # One bag contains the row of norm 5 three times and another bag contains it once, both with the same gradient.
     rule = CowClipConfig(ratio=2.0, beta1=0.5).build()
     weight = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64)
     lookups, bags = torch.tensor([0, 0, 0, 1, 0]), torch.tensor([0, 0, 0, 1, 1])
@@ -27,6 +27,6 @@ def test_a_gradient_may_be_as_long_as_the_row_for_each_lookup_repeated_or_not(up
         )
         state = rule.new_state(weight)
         getattr(rule, update)(weight.clone(), state, hits, lr_scale=1.0, samples=2)
-        # Of a first step the mean of gradients is half of the gradient; that of a row at 0 is cut to zeta.
+        # The first step's gradient mean is half of the gradient. For a row at 0, the gradient is clipped to zeta.
         torch.testing.assert_close(state["mean"][0], torch.tensor([0.0, clipped / 2], dtype=torch.float64))
         torch.testing.assert_close(state["mean"][1], torch.tensor([0.0, 1e-5 / 2], dtype=torch.float64))

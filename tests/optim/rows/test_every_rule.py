@@ -1,4 +1,4 @@
-"""What holds for every row rule of the table: a new one is tested as soon as it is there."""
+"""Properties of every row rule. A new rule in the table is tested automatically."""
 
 from dataclasses import replace
 from typing import get_args
@@ -98,7 +98,7 @@ def test_a_rank_without_rows_updates_nothing(cfg, update):
 
 @pytest.mark.parametrize("cfg", CONFIGS)
 def test_repeated_ids_of_a_batch_act_once_with_their_sum(cfg):
-    """Lookups of one table, of which one row comes late, against one touch per distinct row with summed derivatives."""
+    """Compare lookups in a table, one row of which appears late, with one update per row and summed derivatives."""
     rng = np.random.default_rng(7)
     rule = cfg.build()
     found, expected = start(), start()
