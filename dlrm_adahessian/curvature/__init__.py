@@ -1,1 +1,1 @@
-"""Estimators of the Hessian diagonal, for the dense parameters and the pooled embeddings."""
+"""Estimators of the Hessian diagonal of the dense parameters and the pooled embeddings."""

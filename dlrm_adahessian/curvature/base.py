@@ -1,4 +1,4 @@
-"""What an estimator is asked and returns, and the gradient that all of them share."""
+"""Interface of the curvature estimators, and the gradient that all of them share."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,22 +16,23 @@ from dlrm_adahessian.optim.base import PooledCurvature
 class Derivatives:
     """Derivatives of the mean loss at the dense parameters and at the pooled embeddings.
 
-    Where samples have weights, all means over samples are weighted.
+    If samples have weights, all means over samples are weighted.
 
     Attributes:
         loss: () mean binary cross-entropy over the batch.
         logits: (B,), detached.
-        grad: (P,) at the parameters of the head that require a gradient, one after another in the order of `trained(head)`;
-            frozen ones have no place in it.
+        grad: (P,) at the parameters of the head that require a gradient, concatenated in the order of `trained(head)`.
+            Frozen parameters are left out.
         pooled_grad: (B, F, D).
         curvature: (P,) Hessian diagonal, or None on a step without curvature of the dense part.
-        pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator was asked: of each sample its part of
-            the mean loss over B; zero for samples that took no part; None on a step without curvature of the rows.
-        pooled_samples: how many samples, the first ones, took part in `pooled_curvature`.
-        factors: (K,) Kronecker factors of the weight matrices, for an optimizer with a basis, which `curvature` is then in.
-        pooled_factors: (F, D, D) mean over the samples of the outer product of their gradients, for `optim/columns.py`.
-        squares_of: (n, P) where `curvature` is `mean_square` of them; a mean over ranks must be taken of these.
-        sums: what `sums_of` says of the rest, where it came with it; None otherwise.
+        pooled_curvature: (B, F, D), or its mean over D (B, F, 1), as the estimator's settings say. It is each sample's part
+            of the mean loss over B, zero for samples outside the estimate, and None without curvature of the embedding rows.
+        pooled_samples: number of samples, from the first on, that `pooled_curvature` covers.
+        factors: (K,) Kronecker factors of the weight matrices, for an optimizer with a basis. `curvature` is then in the
+            basis.
+        pooled_factors: (F, D, D) mean over the samples of the outer products of their gradients, for `optim/columns.py`.
+        squares_of: (n, P) if `curvature` is their `mean_square`. A mean over ranks must average these instead.
+        sums: `sums_of` the other fields if it was computed with them; None otherwise.
     """
 
     loss: Tensor
@@ -49,11 +50,11 @@ class Derivatives:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the samples of a rank stand among those of all ranks that the curvature is taken of.
+    """Position of a rank's samples among the samples of all ranks that the curvature uses.
 
     Attributes:
-        first: how many samples the ranks before it have.
-        samples: how many all ranks have; 0 on a step without curvature.
+        first: number of samples on the ranks before it.
+        samples: number of samples on all ranks; 0 on a step without curvature.
     """
 
     first: int
@@ -62,7 +63,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What derivatives are wanted of; `Estimator.__call__` explains each."""
+    """Inputs of an estimate. `Estimator.__call__` explains each field."""
 
     head: nn.Module
     dense: Tensor
@@ -74,10 +75,10 @@ class Request:
 
 
 class Estimator(ABC):
-    """Computes the derivatives of one batch.
+    """Base class of estimators, which compute the derivatives of one batch.
 
     Attributes:
-        state: what makes the next estimate reproducible: generator states, (n,) uint8. Empty for deterministic ones.
+        state: (n,) uint8 generator states that make the next estimate reproducible. Empty for deterministic estimators.
     """
 
     def __init__(self) -> None:
@@ -99,14 +100,14 @@ class Estimator(ABC):
         Args:
             head: maps `dense` and `pooled` to logits (B,).
             dense: (B, K) float.
-            pooled: (B, F, D) float, where autograd is cut.
+            pooled: (B, F, D) float; autograd stops here.
             labels: (B,) float, 0 or 1, or a probability between them.
-            curvature_samples: the first samples whose mean loss the curvature is taken of; 0 for none on the dense part.
-                What rows get at 0 samples, or of the other samples, is the estimator's: nothing, or what costs nothing.
-            place: of these samples among all ranks', so that what is drawn at random for a sample does not depend on
-                the ranks; None where there is one rank.
-            weights: (B,) float, a factor on each sample's loss: its weight over the mean weight of the batch of all ranks,
-                so that the plain mean over samples is the weighted one; None for 1 each.
+            curvature_samples: number of samples, from the first on, whose mean loss defines the curvature; 0 for no
+                curvature of the dense part. With 0, or for other samples, the estimator gives rows nothing, or what is free.
+            place: position of these samples among those of all ranks, so that random numbers of a sample do not depend on
+                the number of ranks; None for one rank.
+            weights: (B,) float factors on each sample's loss: its weight divided by the mean weight over the batch of all
+                ranks. The plain mean over samples is then the weighted mean. None for 1 each.
         """
         return self.derivatives(
             Request(
@@ -122,14 +123,14 @@ class Estimator(ABC):
 
     @abstractmethod
     def derivatives(self, request: Request) -> Derivatives:
-        """Return the derivatives; what an estimator is about."""
+        """Return the derivatives. Each estimator implements this method."""
 
-    def load_state(self) -> None:  # noqa: B027 -- most have none
-        """Take up what was copied into `state`."""
+    def load_state(self) -> None:  # noqa: B027 -- most estimators have no state
+        """Use the generator state that was copied to `state`."""
 
 
 class NoCurvature(Estimator):
-    """The gradient by autograd alone, for first-order optimizers."""
+    """Estimator of the gradient only, for first-order optimizers."""
 
     def derivatives(self, request: Request) -> Derivatives:
         """Return the gradient."""
@@ -137,10 +138,10 @@ class NoCurvature(Estimator):
 
 
 class Seeded(Estimator):
-    """An estimator that draws at random; the state of its generator belongs to a checkpoint.
+    """Base class of random estimators, whose generator state is part of a checkpoint.
 
-    Each rank draws for the samples of all ranks and takes those of its own: so N ranks draw what one process draws, and
-    their generators stay equal.
+    Each rank generates random numbers for the samples of all ranks and uses those of its own samples. N ranks therefore use
+    the same numbers as one process, and their generators stay equal.
     """
 
     def __init__(
@@ -149,10 +150,10 @@ class Seeded(Estimator):
         """Seed the generator.
 
         Args:
-            draws: of a curvature step, at least 1.
-            seed: of what is drawn.
-            device: of the derivatives.
-            pooled: what is wanted of the curvature at the pooled embeddings.
+            draws: number of random draws per curvature step, at least 1.
+            seed: seed of the generator.
+            device: device of the derivatives.
+            pooled: the pooled curvature to compute.
         """
         super().__init__()
         self.draws = draws
@@ -161,7 +162,7 @@ class Seeded(Estimator):
         self.state["generator"] = self._generator.get_state()
 
     def load_state(self) -> None:
-        """Take up what was copied into `state`."""
+        """Use the generator state that was copied to `state`."""
         self._generator.set_state(self.state["generator"])
 
     def _keep_state(self) -> None:
@@ -171,23 +172,23 @@ class Seeded(Estimator):
 def with_curvature(
     first: Derivatives, diagonal: Sequence[Tensor], curvature_samples: int, pooled: PooledCurvature
 ) -> Derivatives:
-    """Add a curvature to the derivatives of a batch.
+    """Add curvature to the derivatives of a batch.
 
     Args:
-        first: without curvature.
-        diagonal: at each parameter of the head, last at the pooled embeddings of the first samples.
-        curvature_samples: how many samples those are.
-        pooled: what is wanted of the last.
+        first: derivatives without curvature.
+        diagonal: curvature of each parameter of the head, followed by that of the pooled embeddings of the first samples.
+        curvature_samples: number of those samples.
+        pooled: the pooled curvature to return.
 
     Returns:
-        All derivatives; the pooled curvature of the other samples is zero.
+        All derivatives. The pooled curvature of the other samples is zero.
     """
     found = replace(first, curvature=flat(diagonal[:-1]))
     if pooled == "none":
         return found
     part = diagonal[-1].mean(2, keepdim=True) if pooled == "mean" else diagonal[-1]
     whole = part.new_zeros(len(first.pooled_grad), *part.shape[1:])
-    # From a mean over those samples to one over all.
+    # Convert a mean over those samples to a mean over all.
     whole[:curvature_samples] = part * (curvature_samples / len(whole))
     return replace(found, pooled_curvature=whole, pooled_samples=curvature_samples)
 
@@ -201,15 +202,15 @@ def mean_square(gradients: Tensor, samples: int) -> Tensor:
 
 
 def sums_of(found: Derivatives) -> Tensor:
-    """Return the loss and the sum of each derivative there is, (n,); one is not finite unless all entries are."""
-    # The sum of finite entries may overflow too, which is as bad.
+    """Return the loss and the sum of each available derivative, (n,). A sum is finite only if all entries are."""
+    # The sum of finite entries may overflow too, which is equally bad.
     of_parameters = (found.grad, found.curvature, found.factors)
     of_rows = (found.pooled_grad, found.pooled_curvature, found.pooled_factors)
     return torch.stack([found.loss, *(part.sum() for part in (*of_parameters, *of_rows) if part is not None)])
 
 
 def all_finite(found: Derivatives) -> bool:
-    """Whether the loss and all derivatives are finite; waits for the device."""
+    """Return whether the loss and all derivatives are finite. Waits for the device."""
     sums = sums_of(found) if found.sums is None else found.sums
     return all(math.isfinite(x) for x in sums.tolist())
 
@@ -221,29 +222,29 @@ def trained(head: nn.Module) -> list[nn.Parameter]:
         head: the dense half of a model.
 
     Returns:
-        One parameter at least; frozen ones are constants of the head.
+        At least one parameter. Frozen parameters are constants of the head.
 
     Raises:
-        ValueError: all are frozen, or there are none.
+        ValueError: no parameter requires a gradient.
     """
     found = [parameter for parameter in head.parameters() if parameter.requires_grad]
     if not found:
         raise ValueError(
-            f"a head has derivatives at parameters that require a gradient, and {type(head).__name__} has none; "
-            "set requires_grad_() on one, or use torch.autograd.grad for the pooled embeddings alone"
+            f"A head needs parameters that require a gradient, but {type(head).__name__} has none. "
+            "Call requires_grad_() on one, or use torch.autograd.grad for the pooled embeddings alone."
         )
     return found
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Return all entries one after another, (P,)."""
+    """Concatenate all entries, (P,)."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def gradient(
     head: nn.Module, dense: Tensor, pooled: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> Derivatives:
-    """Return the derivatives of a batch without curvature; shapes as in `Estimator.__call__`."""
+    """Return the derivatives of a batch without curvature. Shapes are those of `Estimator.__call__`."""
     leaf = pooled.detach().requires_grad_()
     logits = head(dense, leaf)
     loss = F.binary_cross_entropy_with_logits(logits, labels, weights)

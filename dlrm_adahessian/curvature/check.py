@@ -1,13 +1,13 @@
-"""Whether one backward pass makes the diagonal of a head, and of which matrix: measured on a few samples.
+"""Check on a few samples whether one backward pass gives a diagonal for a head, and of which matrix.
 
-`curvature/exact.py` relies on what it cannot see in a module's type: that each linear layer runs once, on a row per sample;
-that what its hook sees is what autograd uses; that no logit depends on other samples. All three show in the slopes of
-single logits. Which matrix it is shows in the second derivatives of the logit, taken by autograd, for which the kinks of
-a ReLU are no trouble. At the output u = W a of a layer that runs once, d2z/dW_ij^2 = a_j^2 d2z/du_i^2, so entries of
-outputs stand for those of weights. A logit depends on its own sample alone, so one pass asks each sample for another entry.
+`curvature/exact.py` relies on properties that a module's type does not show: each linear layer runs once, on one row per
+sample; autograd uses the tensors that the hook sees; no logit depends on other samples. The gradients of single logits
+show all three. The matrix follows from second derivatives of the logit, computed by autograd, which the kinks of a ReLU do
+not disturb. At the output u = W a of a layer that runs once, d2z/dW_ij^2 = a_j^2 d2z/du_i^2, so the check uses entries of
+outputs in place of weights. A logit depends on its own sample only, so one pass can check a different entry per sample.
 
-A copy of the head in float64 is measured, its parameters and the pooled embeddings moved a little: a last layer that
-starts at zero would hide all that comes before it.
+The check runs on a copy of the head in float64, with small random changes to its parameters and the pooled embeddings.
+Otherwise, a last layer that starts at zero would hide all layers before it.
 """
 
 import copy
@@ -25,22 +25,22 @@ from dlrm_adahessian.curvature.parts import Parts
 
 _SAMPLES = 8
 _ENTRIES = 16
-"""Of a layer's outputs, or of the pooled embeddings, that each sample is asked; all of them where there are no more."""
+"""Number of entries of a layer's outputs, or of the pooled embeddings, to check per sample."""
 _MOVE = 0.3
-"""Of an embedding's entry or a bias; of a weight over the root of the layer's inputs."""
+"""Size of the change to an entry of an embedding or a bias; weights divide it by the root of the layer's input size."""
 _ROUNDING = 1e-11
-"""Far above what float64 rounds in sums of terms that cancel, as in a factorization machine, and far below any curvature."""
+"""Far above float64 rounding errors in sums that cancel, as in a factorization machine, and far below any curvature."""
 _ONCE = "autograd cannot differentiate it twice"
-_OTHER = "use curvature hutchinson, which needs no layers"
+_OTHER = "use curvature hutchinson, which works with any layers"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a head turned out to be.
+    """Result of the check of a head.
 
     Attributes:
-        parts: of which matrix the diagonal of one backward pass is.
-        curved_at: for each part that is Gauss-Newton, where its logit was seen to be curved: a layer, a feature.
+        parts: the matrix whose diagonal one backward pass computes, per part.
+        curved_at: for each Gauss-Newton part, a layer or feature in which the logit has second derivatives.
     """
 
     parts: Parts
@@ -48,12 +48,12 @@ class Measured:
 
 
 class _DifferentiableOnceError(RuntimeError):
-    """An operation has no second derivative that autograd knows."""
+    """Error for an operation whose second derivative autograd does not know."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A forward pass of the copy: inputs (S, K) and (S, F, D), logits (S,), and what passed through each layer."""
+    """Forward pass of the copy: inputs (S, K) and (S, F, D), logits (S,), and the inputs and outputs of each layer."""
 
     dense: Tensor
     pooled: Tensor
@@ -62,25 +62,25 @@ class _Seen:
 
 
 def measured(head: nn.Module, dense: Tensor, pooled: Tensor, *, jointly: bool = False) -> Measured:
-    """Measure a head on the first samples of a batch; neither it nor any generator of random numbers changes.
+    """Check a head on the first samples of a batch, without changing it or any random number generator.
 
-    A head of whose derivatives the diagonal of one pass says nothing, or that does not run, is refused with a ValueError.
+    Raises a ValueError if the head does not run, or if one backward pass does not give a diagonal for it.
 
     Args:
         head: maps `dense` and `pooled` to logits (B,).
         dense: (B, K) float.
         pooled: (B, F, D) float.
-        jointly: ask whether the logit is piecewise linear in all outputs of a layer at once, which the Hessian's diagonal in
-            another basis than the coordinates needs.
+        jointly: check whether the logit is piecewise linear in all outputs of a layer jointly. The Hessian's diagonal in a
+            basis other than coordinates requires it.
 
     Returns:
-        Of which matrix the diagonal is, for each part.
+        The matrix whose diagonal one backward pass computes, per part.
     """
     _refuse_batch_norm(head)
     _refuse_parameters(head)
     generator = torch.Generator().manual_seed(0)
     devices = [dense.device] if dense.is_cuda else []
-    # Dropout draws here as it will in the step.
+    # Dropout must use the same random numbers here as in the step.
     with torch.random.fork_rng(devices), torch.enable_grad():
         seen = _forward(head, dense, pooled, generator)
         _refuse_layers(seen)
@@ -98,19 +98,19 @@ def measured(head: nn.Module, dense: Tensor, pooled: Tensor, *, jointly: bool = 
 
 
 def _refuse_batch_norm(head: nn.Module) -> None:
-    """Refuse batch norm in training by its name: that its parameters are trained would be the lesser reason."""
+    """Refuse batch norm in training mode by name. Its trained parameters would be refused too, but for a lesser reason."""
     for place, module in head.named_modules():
         if isinstance(module, BatchNorm) and (module.training or not module.track_running_stats):
             raise ValueError(
-                "the diagonal of one backward pass is a sum over samples, whose logits must not depend on each other, and "
-                f"{place or 'the head'} ({type(module).__name__}) takes statistics of the batch; use "
-                "nn.LayerNorm(elementwise_affine=False) with the Gauss-Newton matrix, or batch norm in eval(), frozen with "
-                "requires_grad_(False)"
+                "Curvature in one backward pass needs logits that depend on their own sample only, but "
+                f"{place or 'the head'} ({type(module).__name__}) computes statistics of the batch. Use "
+                "nn.LayerNorm(elementwise_affine=False) with the Gauss-Newton matrix, or freeze batch norm with eval() "
+                "and requires_grad_(False)."
             )
 
 
 def _refuse_parameters(head: nn.Module) -> None:
-    """Refuse parameters outside linear layers, and those that two layers share; constants may be anywhere."""
+    """Refuse trained parameters outside linear layers, and those that two layers share. Constants may be anywhere."""
     owners: dict[nn.Parameter, str] = {}
     for place, module in head.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -119,19 +119,19 @@ def _refuse_parameters(head: nn.Module) -> None:
             full = f"{place}.{name}" if place else name
             if not isinstance(module, nn.Linear) or name not in ("weight", "bias"):
                 raise ValueError(
-                    f"the diagonal of one backward pass is known for the weights and biases of nn.Linear only, and {full} "
-                    f"belongs to {type(module).__name__}; freeze it with requires_grad_(False), or {_OTHER}"
+                    f"Curvature in one backward pass supports the weights and biases of nn.Linear only, but {full} "
+                    f"belongs to {type(module).__name__}. Freeze it with requires_grad_(False), or {_OTHER}."
                 )
             if parameter in owners:
                 raise ValueError(
-                    "the diagonal of one backward pass needs each parameter in one layer, and "
-                    f"{owners[parameter]} and {full} are the same; {_OTHER}"
+                    "Curvature in one backward pass needs each parameter in one layer only, but "
+                    f"{owners[parameter]} and {full} are the same. Use separate parameters, or {_OTHER}."
                 )
             owners[parameter] = full
 
 
 def _forward(head: nn.Module, dense: Tensor, pooled: Tensor, generator: torch.Generator) -> _Seen:
-    """Run a copy on the first samples, two at least, so that what depends on another sample shows."""
+    """Run a copy of the head on the first samples. It uses at least two, to detect dependence on other samples."""
     samples = len(dense)
     first = torch.arange(min(max(samples, 2), _SAMPLES), device=dense.device) % samples
 
@@ -153,52 +153,52 @@ def _forward(head: nn.Module, dense: Tensor, pooled: Tensor, generator: torch.Ge
             logits = twin(of_samples, of_pooled)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"the head must run as a copy in float64 on {len(first)} samples, to be measured, and did not: {error}; or tell "
-            "what it is with ExactDiagonal(parts=Parts(...))"
+            f"The check of the head ran a float64 copy of it on {len(first)} samples, which failed: {error}. Fix the head "
+            "or skip the check with ExactDiagonal(parts=Parts(...))."
         ) from error
     if logits.shape != (len(first),):
         raise ValueError(
-            f"a head returns logits of shape (B,), got {tuple(logits.shape)} for B = {len(first)}"
+            f"A head must return logits of shape (B,), but got {tuple(logits.shape)} for B = {len(first)}."
         )
     if not logits.isfinite().all():
         raise ValueError(
-            f"a head must return finite logits to be measured, got {logits.tolist()}; look at its inputs"
+            f"A head must return finite logits to be checked, but got {logits.tolist()}. Check its inputs."
         )
     return _Seen(of_samples, of_pooled, logits, _once(layers, passed))
 
 
 def _once(layers: Mapping[str, nn.Linear], passed: Sequence[Passed]) -> dict[str, Passed]:
-    """Return what passed through each layer, by name; refuse those that did not run exactly once."""
+    """Return the inputs and outputs of each layer by name. Refuse layers that did not run exactly once."""
     found: dict[str, Passed] = {}
     for name, layer in layers.items():
         runs = [run for run in passed if run[0] is layer]
         if len(runs) != 1:
             raise ValueError(
-                "the diagonal of one backward pass needs each nn.Linear to run once in a forward pass, and "
-                f"{name or 'the head'} ran {len(runs)} times; call the module, once, or {_OTHER}"
+                "Curvature in one backward pass needs each nn.Linear to run once in a forward pass, but "
+                f"{name or 'the head'} ran {len(runs)} times. Call the module exactly once, or {_OTHER}."
             )
         found[name] = runs[0]
     return found
 
 
 def _refuse_layers(seen: _Seen) -> None:
-    """Refuse layers whose inputs or outputs have not a row per sample, or no slopes."""
+    """Refuse layers whose inputs do not have one row per sample, or whose outputs have no gradient."""
     samples = len(seen.logits)
     for name, (_, inputs, output) in seen.passed.items():
         if inputs.ndim != 2 or len(inputs) != samples:
             raise ValueError(
-                "the diagonal of one backward pass needs inputs (B, in) at each nn.Linear, one row per sample, and "
-                f"{name or 'the head'} got {tuple(inputs.shape)} for B = {samples}; {_OTHER}"
+                "Curvature in one backward pass needs inputs (B, in) at each nn.Linear, one row per sample, but "
+                f"{name or 'the head'} got {tuple(inputs.shape)} for B = {samples}. Change the shape, or {_OTHER}."
             )
         if not output.requires_grad:
             raise ValueError(
-                f"{name or 'the head'} runs without gradients and its parameters require them; freeze them with "
-                "requires_grad_(False), or leave no_grad and detach out"
+                f"{name or 'the head'} runs without gradients, but its parameters require them. Freeze them with "
+                "requires_grad_(False), or remove no_grad and detach."
             )
 
 
 def _refuse_slopes(seen: _Seen) -> None:
-    """Refuse slopes of one logit that other samples have, and those of weights that are not what the hooks make of them."""
+    """Refuse gradients of one logit at other samples, and weight gradients that the hooks' tensors do not reproduce."""
     layers = list(seen.passed.items())
     outputs = [output for _, (_, _, output) in layers]
     parameters = [p for _, (layer, _, _) in layers for p in (layer.weight, layer.bias) if _is_trained(p)]
@@ -214,9 +214,9 @@ def _refuse_slopes(seen: _Seen) -> None:
             for parameter, product in expected.items():
                 if parameter in of_parameters and not _close(of_parameters[parameter], product):
                     raise ValueError(
-                        "the diagonal of one backward pass is that of each nn.Linear's inputs and outputs, and autograd's "
-                        f"gradient of {name or 'the head'} is not their product; do not overwrite what it returns, as "
-                        "nn.ReLU(inplace=True) does, nor use its parameters elsewhere, nor mix samples"
+                        "Curvature in one backward pass is computed from the inputs and outputs of each nn.Linear, but "
+                        f"autograd's gradient of {name or 'the head'} is not their product. Do not overwrite its output, as "
+                        "nn.ReLU(inplace=True) does, use its parameters elsewhere, or mix samples."
                     )
 
 
@@ -229,8 +229,8 @@ def _refuse_mixed(name: str, slope: Tensor, sample: int) -> None:
     others[sample] = 0
     if not _close(slope, slope - others):
         raise ValueError(
-            f"a logit must depend on its own sample alone, and that of sample {sample} depends on {name or 'the head'} of "
-            "others; take no statistics of the batch, as BatchNorm does in training, and keep a row per sample"
+            f"A logit must depend on its own sample only, but that of sample {sample} depends on {name or 'the head'} of "
+            "others. Do not compute statistics of the batch, as BatchNorm does in training, and keep one row per sample."
         )
 
 
@@ -240,18 +240,18 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _curved_layer(seen: _Seen, generator: torch.Generator, *, jointly: bool) -> str | None:
-    """Return the first layer along whose outputs a logit has second derivatives; None if there is none."""
+    """Return the first layer at whose outputs a logit has second derivatives; None if there is none."""
     for name, (_, _, output) in seen.passed.items():
         try:
             if _curved_entry(seen.logits, output, generator, jointly=jointly) is not None:
                 return name or "the head"
-        except RuntimeError:  # autograd has its own for operations without a second derivative
+        except RuntimeError:  # autograd raises its own for operations without a second derivative
             return f"{name or 'the head'}, where {_ONCE}"
     return None
 
 
 def _curved_feature(seen: _Seen, generator: torch.Generator) -> str | None:
-    """Return a feature along whose pooled embedding a logit has second derivatives; None if there is none."""
+    """Return a feature at whose pooled embedding a logit has second derivatives; None if there is none."""
     if not seen.pooled.numel():
         return None
     try:
@@ -262,7 +262,7 @@ def _curved_feature(seen: _Seen, generator: torch.Generator) -> str | None:
 
 
 def _require_second_derivatives(slope: Tensor) -> None:
-    """Refuse an operation that is differentiable once: it ends every path, and autograd would say zero."""
+    """Refuse operations that can be differentiated only once. Autograd would return zero for them."""
     nodes, seen = [slope.grad_fn], set[Node]()
     while nodes:
         node = nodes.pop()
@@ -275,7 +275,7 @@ def _require_second_derivatives(slope: Tensor) -> None:
 
 
 def _curved_entry(logits: Tensor, place: Tensor, generator: torch.Generator, *, jointly: bool) -> int | None:
-    """Return an entry of a sample's part of `place` (S, ...) along which its logit has a second derivative, if any."""
+    """Return an entry of a sample's part of `place` (S, ...) in which its logit has a second derivative, or None."""
     (slope,) = torch.autograd.grad(logits.sum(), place, create_graph=True, materialize_grads=True)
     if not slope.requires_grad:
         return None

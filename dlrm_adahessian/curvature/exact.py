@@ -1,41 +1,41 @@
-"""The exact diagonal of the Gauss-Newton matrix, and so of the Hessian, in the backward pass that makes the gradient.
+"""Exact diagonal of the Gauss-Newton matrix, and thus of the Hessian, from the backward pass of the gradient.
 
 For L = (1/B) sum_b BCE(z_b, y_b) with p_b = sigmoid(z_b), the Gauss-Newton matrix has the diagonal
 
     diag(G)_theta = (1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2.
 
-Where the logit z_b of sample b is piecewise linear in each single parameter, d2z_b/dtheta2 = 0 almost everywhere, and
-diag(H) = diag(G). The two parts of a model may differ in that (curvature/parts.py).
+If the logit z_b of sample b is piecewise linear in each single parameter, d2z_b/dtheta2 = 0 almost everywhere, and
+diag(H) = diag(G). This may hold for one part of a model and not for another (curvature/parts.py).
 
-For a linear layer u = W a + b with delta_b = dz_b/du that is one more matrix product beside the gradient's: with
+For a linear layer u = W a + b with delta_b = dz_b/du, the diagonal takes one more matrix product than the gradient: with
 r_b = (p_b - y_b)/B and w_b = p_b (1 - p_b)/B,
 
     grad_W = (r delta)^T a,   diag_W = (w delta^2)^T a^2.
 
-So one backward pass, seeded with r, makes the gradient by autograd as ever and brings r delta to each layer's output; there
+One backward pass, seeded with r, computes the gradient as usual and brings r delta to each layer's output. There,
 
     w delta^2 = e (r delta)^2 B,   e_b = p_b (1 - p_b) / (p_b - y_b)^2 = (1 - |p_b - y_b|) / |p_b - y_b|.
 
-With q_b = |p_b - y_b| = sigmoid(s_b), where s_b is the logit turned towards the loss, e_b = exp(-s_b), and nothing cancels
-for confident samples. Taken from the p of a loss, which rounds to y in float32 near a logit of 17, e would be ruined. A
-label between 0 and 1 has r_b = (1 - y_b) p_b - y_b (1 - p_b), and e_b by logarithms, without a bound where r_b is 0; so r_b
-is kept at least eps sqrt(p_b (1 - p_b)) away from it. That moves the gradient by less than it is rounded, the standard
-deviation of a label being sqrt(p_b (1 - p_b)), and e_b r_b^2 not at all. That the Hessian and the Gauss-Newton matrix of a
-piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton Optimisation for Deep
-Learning", 2017. Table rows: docs/adr/0002.
+With q_b = |p_b - y_b| = sigmoid(s_b), where s_b is the logit with the sign of the loss, e_b = exp(-s_b), and nothing
+cancels for confident samples. The p of a loss would ruin e, because it rounds to y in float32 near a logit of 17. A label
+between 0 and 1 has r_b = (1 - y_b) p_b - y_b (1 - p_b). Its e_b comes from logarithms and is unbounded if r_b is 0, so r_b
+stays at least eps sqrt(p_b (1 - p_b)) away from 0. This changes the gradient by less than its rounding error, since the
+standard deviation of a label is sqrt(p_b (1 - p_b)), and does not change e_b r_b^2. The Hessian and the Gauss-Newton matrix
+of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton Optimisation for
+Deep Learning", 2017. For embedding rows, see docs/adr/0002.
 
-The block of W in the Gauss-Newton matrix is (1/B) sum_b p_b (1 - p_b) (delta_b delta_b^T) (x) (a_b a_b^T), so its diagonal
-is exact in any Kronecker basis too, and the Hessian's where the logit is piecewise linear in all of W at once. In such a
-basis (optim/basis.py) inputs and deltas are turned before they are squared, and nothing else changes.
+The block of W in the Gauss-Newton matrix is (1/B) sum_b p_b (1 - p_b) (delta_b delta_b^T) (x) (a_b a_b^T). Its diagonal is
+therefore exact in any Kronecker basis too, and it is the Hessian's if the logit is piecewise linear in all of W jointly. In
+such a basis (optim/basis.py), inputs and deltas are multiplied by it before they are squared. Nothing else changes.
 
-At the pooled embeddings the diagonal is elementwise what backward brings anyhow, so rows have it at every step, of all
-samples, also where the dense part has none.
+At the pooled embeddings, the diagonal follows elementwise from the backward pass. Embedding rows therefore have it for all
+samples at every step, even if the dense part does not.
 
-Where the loss of sample b has a factor u_b, so have r_b and w_b, and e_b is exp(-s_b) / u_b. Where u_b is 0, so is r_b, and
+If the loss of sample b has a factor u_b, so do r_b and w_b, and e_b is exp(-s_b) / u_b. If u_b is 0, so is r_b, and
 any finite e_b will do.
 
-All terms of diag_W are of one sign, so nothing cancels: operands rounded to bfloat16 change no entry by more than 2^-7
-of it, and most by far less, since roundings of many samples average out. The gradient has no such luck.
+All terms of diag_W have the same sign, so nothing cancels. Rounding the operands to bfloat16 changes an entry by at most
+2^-7 of it, and usually far less, because rounding errors of many samples average out. The gradient has no such bound.
 """
 
 import math
@@ -59,8 +59,7 @@ from dlrm_adahessian.runtime.device import Precision, cpu_gains_from_bf16, matri
 class ExactDiagonal(Estimator):
     """Gradient and exact diagonal of a head of linear layers.
 
-    A head that it was told nothing of is measured when it is first seen (curvature/check.py), and is expected to stay what
-    it is.
+    Without `parts`, the first call checks the head (curvature/check.py). The head must keep its structure after that.
     """
 
     def __init__(
@@ -72,15 +71,16 @@ class ExactDiagonal(Estimator):
         kind: Kind = "hessian",
         parts: Parts | None = None,
     ) -> None:
-        """Choose what is computed how.
+        """Choose how to compute the diagonal.
 
         Args:
-            precision: of the operands of the diagonal's own products; bf16 is for CPUs with AMX and GPUs, others take fp32.
-            pooled: what is wanted of the diagonal at the pooled embeddings.
-            basis: of the weight matrices, in the order of `trained(head)`; None for coordinates.
-            kind: "hessian" refuses heads whose Hessian has another diagonal with a ValueError, here where `parts` say so and
-                else when it is called; "gauss_newton" takes any head of linear layers.
-            parts: what the head is known to be, and is not measured for; None for a head that nobody vouches for.
+            precision: precision of the operands in the products of the diagonal. bf16 needs a CPU with AMX or a GPU; others
+                use fp32.
+            pooled: the diagonal to compute at the pooled embeddings.
+            basis: basis of the weight matrices, in the order of `trained(head)`; None for coordinates.
+            kind: "hessian" raises a ValueError for heads whose Hessian has another diagonal, here if `parts` say so,
+                otherwise in the first call; "gauss_newton" accepts any head of linear layers.
+            parts: the known parts of the head, which skips the check; None to check it.
         """
         super().__init__()
         if parts is not None and kind == "hessian":
@@ -95,8 +95,8 @@ class ExactDiagonal(Estimator):
     def derivatives(self, request: Request) -> Derivatives:
         """Return the derivatives; see `Estimator`.
 
-        The curvature at the pooled embeddings is of all samples at every call. A head for which it is not right, or not of
-        the kind that was asked for, is refused with a ValueError.
+        Every call computes the curvature at the pooled embeddings for all samples. Raises a ValueError if the diagonal would
+        be wrong for the head, or of the wrong kind.
         """
         head, labels, curvature_samples = request.head, request.labels, request.curvature_samples
         self._require_kind(request)
@@ -138,7 +138,7 @@ class ExactDiagonal(Estimator):
         )
 
     def _require_kind(self, request: Request) -> None:
-        """Measure a head that nobody vouches for, once."""
+        """Check a head of unknown parts, once."""
         if self._vouched or request.head in self._measured:
             return
         found = measured(request.head, request.dense, request.pooled, jointly=self._basis is not None)
@@ -155,15 +155,15 @@ class ExactDiagonal(Estimator):
         out: dict[Tensor, Tensor],
         basis: Matrix | None = None,
     ) -> None:
-        """Write sum_b weight_b * outer(delta_b^2, inputs_b^2) and sum_b weight_b * delta_b^2 of one layer.
+        """Write sum_b weight_b * outer(delta_b^2, inputs_b^2) and sum_b weight_b * delta_b^2 of one layer to `out`.
 
         Args:
-            layer: whose weight and bias name the places in `out`.
+            layer: layer whose weight and bias are the keys of `out`.
             inputs: (C, in).
             delta: (C, out).
             weight: (C,).
-            out: where the sums go.
-            basis: of the weight; the bias stays in coordinates.
+            out: tensors that receive the sums.
+            basis: basis of the weight. The bias stays in coordinates.
         """
         if basis is not None:
             self._layer_curvature_(layer, basis.turn_inputs(inputs), basis.turn_outputs(delta), weight, out)
@@ -189,7 +189,7 @@ class ExactDiagonal(Estimator):
 def _empty_like_parameters(
     parameters: Sequence[Tensor], passed: Sequence[Passed]
 ) -> tuple[Tensor, dict[Tensor, Tensor]]:
-    """Return an uninitialised flat vector of all parameters, and each one's view of it; a frozen one's is thrown away."""
+    """Return an uninitialized flat vector of all parameters and a view for each. Views of frozen ones are separate."""
     sizes = [p.numel() for p in parameters]
     vector = parameters[0].new_empty(sum(sizes))
     views = zip(parameters, vector.split(sizes), strict=True)
@@ -210,11 +210,11 @@ def _factors(
     """Return the Kronecker factors (K,): sum_c weight_c delta_c delta_c^T, and the mean of inputs_c inputs_c^T.
 
     Args:
-        basis: that they are of.
-        parameters: of the head.
-        passed: its layers.
+        basis: basis that the factors belong to.
+        parameters: parameters of the head.
+        passed: layers of the head, with their inputs and deltas.
         weight: (C,).
-        of_samples: (B,) factors of the samples in that mean, the first C of which count; None for 1 each.
+        of_samples: (B,) weights of the samples in that mean, of which the first C are used; None for 1 each.
     """
     vector = torch.empty_like(basis.state["factors"])
     views = {parameters[i]: parts for i, parts in basis.views(vector).items()}
@@ -237,16 +237,16 @@ def pooled_diagonal(grad: Tensor, exponent: Tensor, wanted: PooledCurvature) -> 
 
     Args:
         grad: (B, F, D).
-        exponent: (B,), of `residual_and_exponent`.
-        wanted: of the diagonal.
+        exponent: (B,), from `residual_and_exponent`.
+        wanted: the diagonal to return.
 
     Returns:
-        (B, F, D), or its mean over D (B, F, 1), or None where nothing is wanted.
+        (B, F, D), or its mean over D (B, F, 1), or None if `wanted` is none.
     """
     if wanted == "none":
         return None
     samples, _, width = grad.shape
-    # Before the square, so that what is small does not vanish.
+    # Multiply before the square, because squares of small values underflow.
     scale = (exponent / 2).exp().mul_(samples**0.5).view(-1, 1, 1)
     if wanted == "mean":
         norm = torch.linalg.vector_norm(grad, dim=2, keepdim=True)
@@ -255,12 +255,12 @@ def pooled_diagonal(grad: Tensor, exponent: Tensor, wanted: PooledCurvature) -> 
 
 
 def residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return r = u (p - y) and log(u p (1 - p) / r^2), (B,), without cancellation for confident samples; u is 1 or given."""
-    sign = 1 - 2 * labels  # -1 where the label is 1
+    """Return r = u (p - y) and log(u p (1 - p) / r^2), (B,), accurate for confident samples; u is `weights` or 1."""
+    sign = 1 - 2 * labels  # -1 if the label is 1
     towards_loss = sign * logits
     residual = sign * towards_loss.sigmoid()
     exponent = towards_loss.neg_()
-    # Reading a GPU would stop it.
+    # Reading a value from a GPU would stall it.
     if labels.is_cuda or not torch.equal(labels.square(), labels):
         is_hard, (soft_residual, soft_exponent) = labels.square() == labels, _of_soft_labels(logits, labels)
         residual = torch.where(is_hard, residual, soft_residual)
@@ -268,7 +268,7 @@ def residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None
     if weights is not None:
         residual *= weights
         exponent -= weights.log()
-    # Half of what the type can hold is left for the squares that it multiplies. In float32 this concerns p (1 - p) < 5e-18.
+    # Half of the dtype's range is left for the squares to multiply. In float32 this matters if p (1 - p) < 5e-18.
     largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
     return residual, exponent.clamp_(max=largest)
 

@@ -1,16 +1,16 @@
 # pyright: basic
 # pyright: reportArgumentType=false, reportOperatorIssue=false
 # ruff: noqa: ANN001, ANN202, N803
-# In kernels the types are Triton's, which its own annotations miss.
-"""The exact diagonal's sums over the batch on a GPU, and an estimator replayed as a CUDA graph.
+# Kernel arguments have Triton types, which Triton's own annotations do not describe.
+"""GPU version of the exact diagonal's sums over the batch, and CUDA graphs of estimators.
 
-With tensor cores the step is bound by memory, and separate operations would read and write each activation several
-times for its square and its weighted copy. So one kernel makes the operands of a layer's sums in one pass. Squares rounded
-to bfloat16 halve what the product reads; sums are float32 always.
+With tensor cores, the step is memory-bound. Separate operations would read and write each activation several times, for
+its square and its weighted copy. One kernel therefore computes the operands of a layer's sums in one pass. Rounding squares
+to bfloat16 halves the memory that the product reads. Sums are always float32.
 
-At usual batch sizes a GPU finishes the small kernels of a DLRM head faster than Python can launch them. A graph takes one
-launch in place of some hundred. It is captured for each shape of a batch, the second time that it comes; the first call
-runs as it is, and warms up what capture needs. Only for estimators that draw nothing at random.
+At usual batch sizes, a GPU finishes the small kernels of a DLRM head faster than Python can launch them. A graph replaces
+some hundred launches with one. It is captured when a batch shape appears for the second time. The first call runs as usual
+and warms up the libraries for the capture. Only deterministic estimators can be graphed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from dlrm_adahessian.runtime.device import matrix_products
 if TYPE_CHECKING:
     import triton.language as tl
 
-_ENTRIES = 2048  # of a program of the kernel
+_ENTRIES = 2048  # entries per program of the kernel
 _Key = tuple[torch.Size, int, int]
 
 
 def fuses(tensor: Tensor) -> bool:
-    """Whether the fused kernel runs on the device of `tensor`."""
+    """Return whether the fused kernel runs on the device of `tensor`."""
     return tensor.is_cuda and triton_available()
 
 
 def multiplies_bf16(tensor: Tensor) -> bool:
-    """Whether the GPU of `tensor` has units for products of bfloat16."""
+    """Return whether the GPU of `tensor` multiplies bfloat16 in hardware."""
     return torch.cuda.get_device_capability(tensor.device) >= (8, 0)
 
 
@@ -52,15 +52,15 @@ def layer_curvature_(
     *,
     rounded: bool,
 ) -> None:
-    """Write sum_c weight_c * outer(delta_c^2, inputs_c^2) at a layer's weights, and at its bias without inputs.
+    """Write sum_c weight_c * outer(delta_c^2, inputs_c^2) for a layer's weight, and sum_c weight_c * delta_c^2 for its bias.
 
     Args:
-        layer: whose weight and bias name the places in `out`.
+        layer: layer whose weight and bias are the keys of `out`.
         inputs: (C, in).
         delta: (C, out).
         weight: (C,).
-        out: where the sums go.
-        rounded: keep the squares in bfloat16.
+        out: tensors that receive the sums.
+        rounded: whether to store the squares in bfloat16.
     """
     dtype = torch.bfloat16 if rounded else delta.dtype
     delta_is_narrow = delta.shape[1] < inputs.shape[1]
@@ -69,16 +69,16 @@ def layer_curvature_(
     delta_square, input_square = (weighted, plain) if delta_is_narrow else (plain, weighted)
     out[layer.weight].copy_(_product(delta_square.T, input_square))
     if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison], torch types it so
-        # As a product, which tensor cores do several times faster than `sum` reads bfloat16.
+        # A product on tensor cores is several times faster than `sum` of bfloat16.
         column = torch.ones_like(weight, dtype=dtype) if delta_is_narrow else weight.to(dtype)
         out[layer.bias].copy_(_product(delta_square.T, column.unsqueeze(1)).squeeze(1))
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype == torch.bfloat16:
-        # cuBLAS adds up in float32; without `out_dtype` the sums would be rounded to bfloat16.
+        # cuBLAS accumulates in float32. Without `out_dtype` it would round the sums to bfloat16.
         return torch.mm(a, b, out_dtype=torch.float32)
-    with matrix_products("fp32"):  # the gradient's products may be tf32
+    with matrix_products("fp32"):  # the gradient's products may use tf32
         return a @ b
 
 
@@ -88,10 +88,10 @@ def weigh_and_square_triton(
     """Return `weight * narrow**2` and `wide**2`.
 
     Args:
-        narrow: (C, n) floating, each sample's entries contiguous.
+        narrow: (C, n) floating, with contiguous entries per sample.
         wide: (C, m) contiguous; m may be 0.
         weight: (C,).
-        dtype: of the squares.
+        dtype: dtype of the squares.
 
     Returns:
         (C, n), (C, m).
@@ -125,7 +125,7 @@ def _weigh_and_square(
 
 
 class _Graph:
-    """One captured call: fixed inputs, fixed outputs."""
+    """One captured call with fixed input and output tensors."""
 
     def __init__(
         self,
@@ -138,11 +138,11 @@ class _Graph:
         self._inputs = [tensor.detach().clone() for tensor in inputs]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries set themselves up for a stream; not while it is captured
+        with torch.cuda.stream(stream):  # initializes libraries before the capture
             _called(estimator, head, self._inputs, samples)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # Only what this thread does is captured, and can spoil it: the loader's thread allocates pinned memory meanwhile.
+        # Capture only this thread. Meanwhile the loader allocates pinned memory, which would break the capture.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             found = _called(estimator, head, self._inputs, samples)
             self._found = replace(found, sums=sums_of(found))
@@ -155,24 +155,24 @@ class _Graph:
 
 
 class Graphed(Estimator):
-    """Wraps an estimator on a GPU; derivatives are good until the next call."""
+    """Estimator that replays another one as a CUDA graph. Derivatives are valid until the next call."""
 
     def __init__(self, estimator: Estimator) -> None:
-        """Wrap.
+        """Wrap an estimator.
 
         Args:
-            estimator: deterministic, always called with the same head.
+            estimator: deterministic estimator, always called with the same head.
         """
         super().__init__()
         self._estimator = estimator
         self.state = estimator.state
-        # One pool of memory for all graphs: they run one after another, and only outputs outlive a run.
+        # All graphs share one memory pool, because they run one after another and only their outputs outlive a run.
         self._pool = torch.cuda.graph_pool_handle()
         self._seen: set[_Key] = set()
         self._graphs: dict[_Key, _Graph] = {}
 
     def load_state(self) -> None:
-        """Take up what was copied into `state`."""
+        """Use the generator state that was copied to `state`."""
         self._estimator.load_state()
 
     def derivatives(self, request: Request) -> Derivatives:

@@ -1,10 +1,11 @@
 """Hutchinson's estimate of the Hessian diagonal, as in AdaHessian.
 
-E[z * (H z)] = diag(H) for z of independent signs (Rademacher). H z is the gradient of <grad L, z>: a second
-backward pass through the first. Yao et al. 2020, section 3.1; Hutchinson, "A stochastic estimator of the trace of the
-influence matrix", 1990. Unbiased for every twice differentiable model; its noise comes from the off-diagonal of H.
-Table rows take no part: autograd is cut at the pooled embeddings, each sample's with a probe of its own. H z is linear in
-the loss: with equal probes of the dense part on all ranks, the mean over ranks of z * (H z) is that of the whole batch.
+E[z * (H z)] = diag(H) for z of independent random signs (Rademacher). H z is the gradient of <grad L, z>, computed with
+a second backward pass through the first. Yao et al. 2020, section 3.1; Hutchinson, "A stochastic estimator of the trace of
+the influence matrix", 1990. The estimate is unbiased for every twice differentiable model. Its noise comes from the
+off-diagonal of H. Embedding rows are not part of it: autograd stops at the pooled embeddings, where each sample has its own
+probe. H z is linear in the loss. If all ranks use equal probes of the dense part, the mean over ranks of z * (H z) is that
+of the whole batch.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from dlrm_adahessian.curvature.base import (
 
 
 class Hutchinson(Seeded):
-    """Mean of z * (H z) over a number of probes."""
+    """Estimator that averages z * (H z) over several probes."""
 
     def derivatives(self, request: Request) -> Derivatives:
         """Return the derivatives; see `Estimator`."""
@@ -38,7 +39,7 @@ class Hutchinson(Seeded):
         leaf = pooled[part].detach().requires_grad_()
         variables = [*trained(head), leaf]
         diagonal = [torch.zeros_like(v) for v in variables]
-        if curvature_samples == 0:  # of this rank
+        if curvature_samples == 0:  # on this rank
             for _ in range(self.draws):
                 self._probe(variables, place)
             self._keep_state()
@@ -66,7 +67,7 @@ class Hutchinson(Seeded):
         return with_curvature(first, diagonal, curvature_samples, self._pooled)
 
     def _probe(self, variables: Sequence[Tensor], place: Place) -> list[Tensor]:
-        """Draw signs: for the parameters, and last for this rank's samples among those of all ranks."""
+        """Draw signs for the parameters, followed by those of this rank's samples among the samples of all ranks."""
         *parameters, leaf = variables
         signs = [random_signs(p, p.shape, self._generator) for p in parameters]
         of_all = random_signs(leaf, torch.Size([place.samples, *leaf.shape[1:]]), self._generator)
@@ -74,6 +75,6 @@ class Hutchinson(Seeded):
 
 
 def random_signs(like: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Return independent 1 and -1 of a shape, each as likely, with the type and device of `like` and of the generator."""
+    """Return random signs (1 or -1 with equal probability) of a shape, with the dtype and device of `like`."""
     bits = torch.randint(0, 2, shape, generator=generator, device=like.device)
     return bits.to(like.dtype).mul_(2).sub_(1)

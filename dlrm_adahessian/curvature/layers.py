@@ -1,6 +1,6 @@
-"""What passes through the linear layers of a head: the inputs, and the outputs that autograd is asked for slopes at.
+"""Record the inputs and outputs of a head's linear layers, at which autograd then computes gradients.
 
-A parameter with requires_grad False is a constant here: it has no derivative, and a layer of such ones is not looked at.
+A parameter with requires_grad False is a constant. Layers with only such parameters are ignored.
 """
 
 from collections.abc import Generator, Iterable
@@ -10,11 +10,11 @@ from typing import cast
 from torch import Tensor, nn
 
 Passed = tuple[nn.Linear, Tensor, Tensor]
-"""A layer, its inputs (C, in), and its outputs (C, out) or the slopes there."""
+"""A layer, its inputs (C, in), and its outputs (C, out) or the gradients at them."""
 
 
 def linear_layers(head: nn.Module) -> dict[str, nn.Linear]:
-    """Return the linear layers with a parameter that requires a gradient, by name, each once."""
+    """Return the linear layers with a parameter that requires a gradient, by name and without duplicates."""
     return {
         name: module
         for name, module in head.named_modules()
@@ -25,7 +25,7 @@ def linear_layers(head: nn.Module) -> dict[str, nn.Linear]:
 
 @contextmanager
 def passing(layers: Iterable[nn.Linear]) -> Generator[list[Passed]]:
-    """Collect (layer, inputs, outputs) of each of the layers that runs within the block, in order."""
+    """Collect (layer, inputs, outputs) for each run of these layers within the block, in order."""
     seen: list[Passed] = []
 
     def record(

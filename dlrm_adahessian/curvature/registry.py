@@ -1,4 +1,4 @@
-"""Names of the estimators, and from a name to its estimator: a case each. Imports no torch."""
+"""Create estimators by name. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CurvatureName = Literal["exact", "gauss_newton", "hutchinson", "gauss_newton_bartlett", "none"]
 ONE_PASS = ("exact", "gauss_newton")
-"""Those that make the diagonal in the gradient's backward pass: the same computation, which of `exact` is the Hessian's."""
+"""Estimators that compute the diagonal in the gradient's backward pass. `exact` also requires that it is the Hessian's."""
 
 
 def make_estimator(
@@ -35,27 +35,27 @@ def make_estimator(
     """Return the estimator for a model.
 
     Args:
-        name: of the estimator.
-        parts: of which matrix the diagonal is for the dense half of the model; None to measure it.
+        name: name of the estimator.
+        parts: the matrix of each part of the model's dense half; None to check the head.
         table_of_feature: the table that each feature reads.
-        probes: of a Hutchinson estimate, or draws of labels of a Gauss-Newton-Bartlett one.
-        precision: of the own products of a diagonal made in one pass.
-        pooled: what rows want of the curvature.
-        seed: of the probes or the labels.
-        device: of the derivatives.
-        basis: in which the dense optimizer wants the curvature; None for coordinates.
+        probes: number of Hutchinson probes, or of label draws for Gauss-Newton-Bartlett.
+        precision: precision of the extra products of a one-pass diagonal.
+        pooled: the pooled curvature that the row rule needs.
+        seed: seed of the probes or labels.
+        device: device of the derivatives.
+        basis: basis in which the dense optimizer needs the curvature; None for coordinates.
 
     Returns:
         The estimator.
 
     Raises:
-        ValueError: the estimator is not right for this model, or does not know the basis.
+        ValueError: the estimator does not fit the model or does not support a basis.
     """
-    # The Gauss-Newton block of a layer is sum_b w_b (delta_b delta_b^T) (x) (a_b a_b^T) in any head of linear layers.
+    # In any head of linear layers, a layer's Gauss-Newton block is sum_b w_b (delta_b delta_b^T) (x) (a_b a_b^T).
     if basis is not None and name not in ONE_PASS:
         raise ValueError(
-            f"the curvature in an eigenbasis is made in one pass, and --curvature is {name}; use --curvature exact or "
-            "gauss_newton, or another --optim.dense.name"
+            f"Curvature in an eigenbasis needs a one-pass estimator, but --curvature is {name}. Use --curvature exact or "
+            "gauss_newton, or another --optim.dense.name."
         )
     match name:
         case "exact" | "gauss_newton":
@@ -79,14 +79,14 @@ def make_estimator(
 
 
 def matrix_of(name: CurvatureName, parts: Parts) -> Parts | None:
-    """Return of which matrix an estimator's diagonal is, or is in expectation, at each part of a model.
+    """Return the matrix whose diagonal an estimator computes, or has as its expectation, for each part of a model.
 
     Args:
-        name: of the estimator.
-        parts: of which matrix that of one backward pass is: Gauss-Newton, or the Hessian where the two agree.
+        name: name of the estimator.
+        parts: the matrix of one backward pass, per part: Gauss-Newton, or the Hessian if the two agree.
 
     Returns:
-        The same for the estimator; None where there is no curvature.
+        The matrix of the estimator, per part; None if it has no curvature.
     """
     match name:
         case "none":
@@ -101,8 +101,8 @@ def _refuse_shared_tables(table_of_feature: Sequence[str]) -> None:
     shared = sorted({table for table in table_of_feature if table_of_feature.count(table) > 1})
     if shared:
         raise ValueError(
-            "the diagonal of one backward pass needs one feature per table, since it has no terms between features, and "
-            f"{', '.join(shared)} is read by several; use --curvature hutchinson, or separate tables"
+            "Curvature in one backward pass needs one feature per table, because it has no terms between features. But "
+            f"{', '.join(shared)} is read by several features. Use --curvature hutchinson, or separate tables."
         )
 
 

@@ -1,4 +1,4 @@
-"""One thread: the tensors here are tiny, and threads that wait for each other cost several times the work."""
+"""Run these tests on one thread. The tensors are tiny, and waiting for other threads costs several times the work."""
 
 import pytest
 import torch

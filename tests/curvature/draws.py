@@ -1,11 +1,11 @@
-"""The mean over many draws of an estimator, against the truth and its standard error."""
+"""Compare the mean over many draws of an estimator with the truth, in units of its standard error."""
 
 import torch
 
 from tests.oracles import DENSE, FEATURES, pooled_of, small_batch
 
 CALLS, DRAWS = 300, 5
-"""1,500 draws; each call takes the mean of 5, which costs one forward pass."""
+"""1,500 draws. Each call averages 5 of them, which takes one forward pass."""
 
 
 def table_diagonal(pooled_curvature, hits):
@@ -13,7 +13,7 @@ def table_diagonal(pooled_curvature, hits):
 
 
 def draws_of(kind, head, curvature_samples, weights=None, sizes=(DENSE, FEATURES)):
-    """Curvature at the head's parameters and the tables, (CALLS, P); a call takes the mean of DRAWS draws."""
+    """Return the curvature at the head's parameters and the tables, (CALLS, P). Each call averages DRAWS draws."""
     dense, tables, hits, labels = small_batch(2, *sizes)
     estimator = kind(DRAWS, 0, torch.device("cpu"))
     draws = []
@@ -21,7 +21,7 @@ def draws_of(kind, head, curvature_samples, weights=None, sizes=(DENSE, FEATURES
         found = estimator(
             head, dense, pooled_of(tables, hits), labels, curvature_samples=curvature_samples, weights=weights
         )
-        # Of the mean over all samples, and here wanted of that over those that took part.
+        # Convert from the mean over all samples to the mean over those in the estimate.
         pooled = found.pooled_curvature * len(labels) / curvature_samples
         rows = table_diagonal(pooled, hits)
         draws.append(torch.cat([found.curvature, rows.reshape(-1)]))

@@ -1,4 +1,4 @@
-"""Small heads that others could bring, and the float64 truths of what one backward pass makes of them."""
+"""Small heads such as users might write, with the true diagonals in float64."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +12,11 @@ from dlrm_adahessian.curvature.base import trained
 
 DENSE, FEATURES, WIDTH, BATCH = 3, 2, 2, 6
 READ = DENSE + FEATURES * WIDTH
-"""Entries of a sample that a head reads."""
+"""Number of entries of a sample that a head reads."""
 
 
 class Mlp(nn.Module):
-    """The frame of the others: two layers on all inputs; `hidden` and `out` stand before and behind the last one."""
+    """Base of the other heads: two layers on all inputs. Subclasses change what comes before the last layer."""
 
     def __init__(self, inputs: int = READ) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class FixedDropout(Mlp):
 
 
 class FactorizationMachine(Mlp):
-    """Terms x * x that cancel: linear in each entry, up to rounding."""
+    """Terms x * x that cancel, so the logit is linear in each entry up to rounding."""
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         pairs = (0.3 * pooled.sum(1).square() - 3 * (0.1 * pooled.square().sum(1))).sum(1)
@@ -62,7 +62,7 @@ class FactorizationMachine(Mlp):
 
 
 class FrozenNorm(Mlp):
-    """Constants may be anywhere, and a frozen layer may run as it likes."""
+    """Frozen modules are allowed anywhere and may run any number of times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class FrozenNorm(Mlp):
 
 
 class Crosses(Mlp):
-    """DCNv2's x0 * (W x + b) + x: a cross is linear in its own weights, not in what it reads."""
+    """DCNv2's x0 * (W x + b) + x: a cross is linear in its own weights but not in its inputs."""
 
     def __init__(self, crosses: int = 1) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class TimesOwnProjection(Mlp):
 
 
 class SquaredSequence(nn.Sequential):
-    """Looks like a plain sequence."""
+    """Looks like a plain nn.Sequential but squares its output."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).square()
@@ -114,14 +114,14 @@ class OfSquaredSequence(Mlp):
 
 
 class TanhInGlue(Mlp):
-    affine_in_each_input = True  # a promise of old, which nobody believes
+    affine_in_each_input = True  # a former declaration, which must be ignored
 
     def hidden(self, x: Tensor) -> Tensor:
         return self.first(x).tanh()
 
 
 class TwoUnitsMultiplied(Mlp):
-    """Linear in each weight, and not in those of the first layer at once."""
+    """Linear in each single weight but not in all weights of the first layer jointly."""
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         x = self.first(self.read(dense, pooled))
@@ -143,7 +143,7 @@ class CalledTwice(Mlp):
 
 
 class NeverCalled(Mlp):
-    """Uses the weight, not the module."""
+    """Uses the layer's weight without calling the module."""
 
     def hidden(self, x: Tensor) -> Tensor:
         return F.linear(x, self.first.weight, self.first.bias).relu()
@@ -155,7 +155,7 @@ class WeightReadTwice(Mlp):
 
 
 class OfEachFeature(Mlp):
-    """A layer on (B * F, D) or (B, F, D)."""
+    """A layer with inputs (B * F, D) or (B, F, D)."""
 
     def __init__(self, *, reshaped: bool) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class OfEachFeature(Mlp):
 
 
 class RowsReversed(Mlp):
-    """A row per sample, of another one."""
+    """One row per sample, but from another sample."""
 
     def hidden(self, x: Tensor) -> Tensor:
         return self.first(x.flip(0)).flip(0).relu()
@@ -221,13 +221,13 @@ class WithoutGradients(Mlp):
 
 
 def made(kind, *args, **kwargs) -> nn.Module:
-    """Return a head of a class or a function, in float64."""
+    """Create a head from a class or function, in float64."""
     torch.manual_seed(3)
     return kind(*args, **kwargs).double()
 
 
 def batch(samples: int = BATCH, features: int = FEATURES) -> tuple[Tensor, Tensor, Tensor]:
-    """Dense (B, K), pooled (B, F, D), labels (B,)."""
+    """Return dense inputs (B, K), pooled embeddings (B, F, D), and labels (B,)."""
     g = torch.Generator().manual_seed(5)
     dense = torch.randn(samples, DENSE, generator=g, dtype=torch.float64)
     pooled = torch.randn(samples, features, WIDTH, generator=g, dtype=torch.float64)
@@ -235,7 +235,7 @@ def batch(samples: int = BATCH, features: int = FEATURES) -> tuple[Tensor, Tenso
 
 
 def _logits(head: nn.Module, dense: Tensor, pooled: Tensor):
-    """Return the logits as a function of the trained parameters, one after another, and the pooled embeddings."""
+    """Return the logits as a function of the concatenated trained parameters and the pooled embeddings."""
     parameters = {name: p for name, p in head.named_parameters() if p.requires_grad}
     assert len(parameters) == len(trained(head))
 
@@ -248,7 +248,7 @@ def _logits(head: nn.Module, dense: Tensor, pooled: Tensor):
 
 
 def hessian_diagonals(head, dense, pooled, labels, weights=None) -> tuple[Tensor, Tensor]:
-    """Return those of the mean loss, (P,) and (B, F, D)."""
+    """Return the diagonals for the mean loss, (P,) and (B, F, D)."""
     logits, at = _logits(head, dense, pooled)
 
     def loss(*at: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ def hessian_diagonals(head, dense, pooled, labels, weights=None) -> tuple[Tensor
 
 
 def gauss_newton_diagonals(head, dense, pooled) -> tuple[Tensor, Tensor]:
-    """Return those of the mean loss, (P,) and (B, F, D), from the slopes of each logit."""
+    """Return the diagonals for the mean loss, (P,) and (B, F, D), from the gradients of each logit."""
     logits, at = _logits(head, dense, pooled)
     p = logits(*at).detach().sigmoid()
     weight = p * (1 - p) / len(p)

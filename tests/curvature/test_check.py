@@ -30,27 +30,27 @@ WEIGHTS_ALONE = {
 CURVED = {
     "own projection": (
         heads.TimesOwnProjection,
-        "weights, at first; pooled, at feature [01], counted from 0",
+        "weights .at first. and pooled .at feature [01], counted from 0.",
     ),
-    "a sequence with a forward of its own": (heads.OfSquaredSequence, "weights, at first; pooled"),
-    "tanh in glue": (heads.TanhInGlue, "weights, at first; pooled"),
-    "layer norm": (heads.LAYER_NORMED, "weights, at first; pooled"),
+    "a sequence with a forward of its own": (heads.OfSquaredSequence, "weights .at first. and pooled"),
+    "tanh in glue": (heads.TanhInGlue, "weights .at first. and pooled"),
+    "layer norm": (heads.LAYER_NORMED, "weights .at first. and pooled"),
 }
 OF_THE_BATCH = (
-    r"samples, whose logits must not depend on each other, and norm .BatchNorm1d. takes statistics of the batch; use "
+    r"logits that depend on their own sample only, but norm .BatchNorm1d. computes statistics of the batch. Use "
     r"nn.LayerNorm.elementwise_affine=False. with the Gauss-Newton matrix"
 )
 REFUSED = {
     "overwritten in place": (
         heads.Inplace,
-        "gradient of first is not their product; .* nn.ReLU.inplace=True",
+        "gradient of first is not their product. .* nn.ReLU.inplace=True",
     ),
     "called twice": (heads.CalledTwice, "again ran 2 times"),
     "never called": (heads.NeverCalled, "first ran 0 times"),
     "weight read twice": (heads.WeightReadTwice, "gradient of first is not their product"),
     "rows of features": (
         partial(heads.OfEachFeature, reshaped=True),
-        r"token got \(12, 2\) for B = 6; use curvature hutchinson",
+        r"token got \(12, 2\) for B = 6. Change the shape, or use curvature hutchinson",
     ),
     "features": (partial(heads.OfEachFeature, reshaped=False), r"token got \(6, 2, 2\) for B = 6"),
     "rows of other samples": (heads.RowsReversed, "depends on first of others"),
@@ -58,8 +58,8 @@ REFUSED = {
     "batch norm": (heads.BATCH_NORMED, OF_THE_BATCH),
     "trained batch norm": (heads.TRAINED_BATCH_NORMED, OF_THE_BATCH),
     "batch norm without statistics of its own": (heads.ALWAYS_OF_THE_BATCH, OF_THE_BATCH),
-    "trained layer norm": (heads.TRAINED_LAYER_NORMED, "norm.weight belongs to LayerNorm; freeze it"),
-    "own parameter": (heads.Scaled, r"scale belongs to Scaled; freeze it"),
+    "trained layer norm": (heads.TRAINED_LAYER_NORMED, "norm.weight belongs to LayerNorm. Freeze it"),
+    "own parameter": (heads.Scaled, r"scale belongs to Scaled. Freeze it"),
     "shared parameter": (heads.Shared, "one.weight and other.weight are the same"),
     "no gradients": (heads.WithoutGradients, "first runs without gradients"),
 }
@@ -93,7 +93,7 @@ def test_what_multiplies_its_inputs_is_the_hessian_at_the_weights_alone(kind):
     assert measured(head, dense, pooled).parts == Parts(weights="hessian", pooled="gauss_newton")
     with pytest.raises(
         ValueError,
-        match=r"curved in its pooled, at feature [01], counted from 0; use curvature gauss_newton",
+        match=r"curved in its pooled .at feature [01], counted from 0.. Use curvature gauss_newton",
     ):
         ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
     found = GAUSS_NEWTON()(head, dense, pooled, labels, curvature_samples=BATCH)
@@ -198,7 +198,7 @@ def test_a_head_is_measured_once_and_not_at_all_where_its_parts_are_given():
 
 def test_parts_that_are_not_the_hessians_are_refused_without_a_batch():
     parts = Parts(weights="hessian", pooled="gauss_newton")
-    with pytest.raises(ValueError, match="curved in its pooled; use curvature gauss_newton"):
+    with pytest.raises(ValueError, match="curved in its pooled. Use curvature gauss_newton"):
         ExactDiagonal(parts=parts)
     ExactDiagonal(kind="gauss_newton", parts=parts)
 
@@ -208,7 +208,7 @@ def test_a_basis_needs_a_logit_linear_in_a_whole_layer():
     parameters = torch.cat([p.detach().reshape(-1) for p in head.parameters()])
     shapes = [p.shape for p in head.parameters()]
     basis = KroneckerBasis(parameters, shapes, sides="both", rank=2, decay=0.9, diagonal=True)
-    with pytest.raises(ValueError, match="curved in its weights, at first; pooled"):
+    with pytest.raises(ValueError, match="curved in its weights .at first. and pooled"):
         ExactDiagonal(basis=basis)(head, dense, pooled, labels, curvature_samples=BATCH)
 
 
@@ -231,7 +231,7 @@ class Cubed(Mlp):
 
 def test_what_autograd_cannot_differentiate_twice_is_gauss_newton_at_best():
     head, (dense, pooled, labels) = made(Cubed), batch()
-    with pytest.raises(ValueError, match="weights, at first, where autograd cannot differentiate it twice"):
+    with pytest.raises(ValueError, match="weights .at first, where autograd cannot differentiate it twice"):
         ExactDiagonal()(head, dense, pooled, labels, curvature_samples=BATCH)
     found = GAUSS_NEWTON()(head, dense, pooled, labels, curvature_samples=BATCH)
     weights, _ = heads.gauss_newton_diagonals(head, dense, pooled)
@@ -245,7 +245,7 @@ class Single(Mlp):
 
 def test_a_head_that_does_not_run_in_float64_is_refused_with_the_reason():
     dense, pooled, labels = (tensor.float() for tensor in batch())
-    with pytest.raises(ValueError, match=r"did not: .*dtype.*ExactDiagonal\(parts="):
+    with pytest.raises(ValueError, match=r"which failed: .*dtype.*ExactDiagonal\(parts="):
         ExactDiagonal()(made(Single).float(), dense, pooled, labels, curvature_samples=BATCH)
 
 
@@ -256,7 +256,7 @@ class Column(Mlp):
 
 def test_logits_of_another_shape_and_logits_that_are_no_numbers_are_refused():
     dense, pooled, _ = batch()
-    with pytest.raises(ValueError, match=r"logits of shape \(B,\), got \(6, 1\) for B = 6"):
+    with pytest.raises(ValueError, match=r"logits of shape \(B,\), but got \(6, 1\) for B = 6"):
         measured(made(Column), dense, pooled)
     with pytest.raises(ValueError, match="finite logits"):
         measured(made(Mlp), dense * torch.nan, pooled)

@@ -59,7 +59,7 @@ def test_rounded_products_change_no_entry_of_the_diagonal_by_more_than_their_rou
         ExactDiagonal(precision)(head, dense, pooled, labels, curvature_samples=64)
         for precision in ("fp32", "bf16")
     )
-    # Two factors with 8 significant bits each, all terms of one sign.
+    # Two factors have 8 significant bits each, and all terms have the same sign.
     torch.testing.assert_close(rounded.curvature, plain.curvature, rtol=2**-7, atol=0)
     for name in ("loss", "logits", "grad", "pooled_grad", "pooled_curvature"):
         assert torch.equal(getattr(rounded, name), getattr(plain, name)), name
@@ -95,7 +95,7 @@ def test_exact_curvature_of_utterly_confident_samples_is_finite_and_next_to_noth
     dense, tables, hits, labels = (tensor.float() for tensor in small_batch())
     with torch.no_grad():
         head.top[-1].bias.fill_(bias)
-        head.bottom[0].weight.zero_()  # large inputs, and logits that do not follow them
+        head.bottom[0].weight.zero_()  # large inputs, but logits that do not depend on them
     found = ExactDiagonal()(head, dense + 100, pooled_of(tables, hits), labels, curvature_samples=BATCH)
     largest = float(torch.exp(-found.logits.double()).max())  # p (1 - p)
     for derivative in (found.curvature, found.pooled_curvature):
@@ -195,7 +195,7 @@ def test_a_frozen_weight_has_no_basis(sides):
     shapes = [p.shape for p in trained(head)]
     basis = KroneckerBasis(vector, shapes, sides=sides, rank=2, decay=0.9, diagonal=True)
     found = ExactDiagonal(basis=basis)(head, dense, pooled, labels, curvature_samples=6)
-    weights, _ = hessian_diagonals(head, dense, pooled, labels)  # the basis is that of coordinates still
+    weights, _ = hessian_diagonals(head, dense, pooled, labels)  # the basis is still the coordinates
     torch.testing.assert_close(found.curvature, weights, rtol=1e-12, atol=1e-17)
     inputs = head.first(head.read(dense, pooled)).relu().detach()
     factor = basis.views(found.factors)[1][1]
@@ -206,5 +206,5 @@ def test_a_frozen_weight_has_no_basis(sides):
 def test_a_head_without_a_trained_parameter_is_refused(estimator):
     head, (dense, pooled, labels) = made(Mlp), batch()
     head.requires_grad_(requires_grad=False)
-    with pytest.raises(ValueError, match="parameters that require a gradient, and Mlp has none"):
+    with pytest.raises(ValueError, match="parameters that require a gradient, but Mlp has none"):
         estimator(head, dense, pooled, labels, curvature_samples=6)

@@ -34,14 +34,14 @@ def test_mean_of_gauss_newton_bartlett_draws_is_within_five_standard_errors_of_t
 def test_models_with_one_kind_of_column_have_their_hessian_too(sizes):
     head, batch = small_head(*sizes), small_batch(2, *sizes)
     with torch.no_grad():
-        head.top[-1].weight.mul_(0.1)  # no sample so confident that 1,500 draws miss one of its labels
+        head.top[-1].weight.mul_(0.1)  # otherwise 1,500 draws may miss a label of a confident sample
     *expected, expected_tables = brute_force_diagonals(head, small_config(), *batch)
     draws = draws_of(GaussNewtonBartlett, head, BATCH, sizes=sizes)
     assert within_five_standard_errors(draws, torch.cat([flat(expected), expected_tables.reshape(-1)]))
 
 
 def test_gauss_newton_bartlett_of_a_curved_model_estimates_gauss_newton():
-    """(1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2, which is not the Hessian's diagonal for gelu."""
+    """The truth is (1/B) sum_b p_b (1 - p_b) (dz_b/dtheta)^2. For GELU it is not the Hessian's diagonal."""
     head, cfg = small_head(activation="gelu"), small_config(activation="gelu")
     dense, tables, hits, labels = small_batch()
     values = {name: p.detach() for name, p in head.named_parameters()}
@@ -58,7 +58,7 @@ def test_gauss_newton_bartlett_of_a_curved_model_estimates_gauss_newton():
 
 
 def test_gauss_newton_bartlett_at_the_pooled_embeddings_is_each_samples_own():
-    """With one sample's gradient g, the estimate is g^2 for B = 1, and the mean loss over B scales it by 1/B."""
+    """With a sample's gradient g, the estimate is g^2 for B = 1. The mean loss over B samples scales it by 1/B."""
     head = small_head()
     dense, tables, hits, labels = small_batch()
     pooled = pooled_of(tables, hits)
@@ -69,7 +69,7 @@ def test_gauss_newton_bartlett_at_the_pooled_embeddings_is_each_samples_own():
     )
     residual = (found.pooled_curvature * BATCH / slopes.square()).sqrt()[
         :, 0, 0
-    ]  # |p - y|, y the label drawn
+    ]  # |p - y|, with y the sampled label
     p = logits.detach().sigmoid()
     assert torch.minimum((residual - p).abs(), (residual - (1 - p)).abs()).max() < 1e-12
 

@@ -1,4 +1,4 @@
-"""Derivatives on a GPU: against float64 on the CPU, and replayed as a CUDA graph. Their kernel, interpreted too."""
+"""Compare derivatives on a GPU with float64 on the CPU and with a replayed CUDA graph. Interpret the kernel too."""
 
 from itertools import product
 
@@ -14,12 +14,12 @@ from tests.devices import DEVICES, needs_gpu, needs_triton
 
 pytestmark = pytest.mark.oracle
 NAMES = ("loss", "logits", "grad", "pooled_grad", "curvature", "pooled_curvature")
-# Relative to the norm. A rounding of u flips about a share u of the ReLUs, and with them as much of the derivatives' squared
-# norm: so sqrt(u), u being 2**-11 for tf32.
+# Relative to the norm. A rounding error u flips about a share u of the ReLUs, and with them the same share of the squared
+# norm of the derivatives. This gives sqrt(u), where u is 2**-11 for tf32.
 LIMITS = {
     ("highest", torch.float64, "fp32"): 1e-12,
     ("highest", torch.float32, "fp32"): 1e-3,
-    ("highest", torch.float32, "bf16"): 8e-3,  # the squares' own rounding, 2**-7 at most
+    ("highest", torch.float32, "bf16"): 8e-3,  # rounding of the squares, at most 2**-7
     ("high", torch.float32, "bf16"): 6e-2,
 }
 
@@ -32,7 +32,7 @@ def on_a_gpu(test):
 
 BOTH = (13, 26)
 COLUMNS = [BOTH, (0, 26), (13, 0)]
-"""K and F."""
+"""Numbers of numeric features (K) and categorical features (F)."""
 
 
 def head(dtype=torch.float64, columns=BOTH):
@@ -99,7 +99,7 @@ def test_a_replayed_graph_equals_the_call_bit_for_bit(columns):
                 assert want is None or torch.equal(got, want), name
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.mul_(1.01)  # in place, as the optimizers do
+                parameter.mul_(1.01)  # in place, like the optimizers
 
 
 @needs_triton
@@ -110,7 +110,7 @@ def test_operands_are_weighted_and_squared(width: int, device: str):
     shapes = ((5, 600), (5, width), (5,))
     narrow, wide, weight = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
     on_device = (tensor.to(device) for tensor in (wide, weight))
-    part_of_more = torch.cat([narrow, narrow], 1).to(device)[:, 600:]  # as the pooled embeddings are
+    part_of_more = torch.cat([narrow, narrow], 1).to(device)[:, 600:]  # strided, like the pooled embeddings
     found = weigh_and_square_triton(part_of_more, *on_device, dtype=torch.float64)
     expected = (weight.unsqueeze(1) * narrow.square(), wide.square())
     for got, want in zip(found, expected, strict=True):

@@ -1,4 +1,4 @@
-"""The program's own models: what they say of their parts is measured, and the table of docs/mathematics.md is of these runs.
+"""Check what the program's models declare about their parts, and the table in docs/mathematics.md.
 
 `python -m tests.curvature.test_models` prints the table.
 """
@@ -32,7 +32,7 @@ MODELS: dict[str, ModelConfig] = {
     "DCN V2 (ReLU)": DCNv2Config(embedding_dim=WIDTH, deep=(4,)),
     "DCN V2, rank 2, parallel": DCNv2Config(embedding_dim=WIDTH, deep=(4,), rank=2, structure="parallel"),
 }
-"""By the name in the table."""
+"""Models by their name in the table."""
 PARTS = ("weights", "pooled")
 PAGE = Path(__file__).parents[2] / "docs" / "mathematics.md"
 
@@ -47,7 +47,7 @@ def relative(found, expected) -> float:
 
 
 def rows() -> dict[str, dict[str, tuple[str, float]]]:
-    """Return by model and part the kind, and how far the diagonal of one pass is from the Hessian's."""
+    """Return, by model and part, the matrix and the relative error of its diagonal to the Hessian's."""
     found = {}
     for name, cfg in MODELS.items():
         head, (dense, pooled, labels) = small(cfg), batch()
@@ -86,7 +86,7 @@ def test_the_table_of_the_docs_is_what_the_models_are():
     assert told.keys() == MODELS.keys()
     for name, parts in rows().items():
         for said, (kind, distance) in zip(told[name], parts.values(), strict=True):
-            if kind == "hessian":  # roundings differ from machine to machine
+            if kind == "hessian":  # rounding errors depend on the machine
                 of_docs = float(said.removeprefix("Hessian, "))
                 assert distance < 10 * of_docs < 1e-12, name
             else:

@@ -1,4 +1,4 @@
-"""What holds for every estimator that is built by name: a new one is tested as soon as it has one."""
+"""Properties of every estimator in the registry. A new estimator is tested automatically."""
 
 from typing import get_args
 
@@ -50,7 +50,7 @@ def test_a_part_of_the_batch_gives_that_parts_curvature_and_the_whole_gradient(n
     alone = make(name, head)(head, dense[:part], pooled[:part], labels[:part], curvature_samples=part)
     torch.testing.assert_close(found.grad, gradient(head, dense, pooled, labels).grad, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(found.curvature, alone.curvature, rtol=1e-12, atol=1e-15)
-    if name in ONE_PASS:  # which has the rows' at no cost
+    if name in ONE_PASS:  # gives row curvature for free
         whole = make(name, head)(head, dense, pooled, labels, curvature_samples=BATCH)
         assert torch.equal(found.pooled_curvature, whole.pooled_curvature)
         assert found.pooled_samples == BATCH
@@ -107,7 +107,7 @@ def test_none_is_the_gradient_alone():
 
 def test_the_exact_diagonal_by_name_is_refused_where_it_is_not_exact():
     with pytest.raises(
-        ValueError, match=r"curved in its weights and pooled; use curvature gauss_newton .*hutchinson"
+        ValueError, match=r"curved in its weights and pooled. Use curvature gauss_newton .*hutchinson"
     ):
         make("exact", small_head(self_interaction=True))
 
@@ -130,13 +130,13 @@ def test_a_model_that_nobody_vouches_for_is_measured():
     estimator = make_estimator(
         "exact", None, TABLES, probes=1, precision="fp32", pooled="mean", seed=0, device=torch.device("cpu")
     )
-    with pytest.raises(ValueError, match="curved in its weights, at bottom.0; pooled"):
+    with pytest.raises(ValueError, match="curved in its weights .at bottom.0. and pooled"):
         estimator(head, dense, pooled_of(tables, hits), labels, curvature_samples=BATCH)
 
 
 @pytest.mark.parametrize("name", ONE_PASS)
 def test_a_table_that_two_features_read_is_refused_in_one_pass(name):
-    with pytest.raises(ValueError, match="C0 is read by several; use --curvature hutchinson"):
+    with pytest.raises(ValueError, match="C0 is read by several features. Use --curvature hutchinson"):
         make(name, small_head(), tables=["C0", "C1", "C0"])
 
 
