@@ -1,1 +1,1 @@
-"""Curvature and its optimizers for any PyTorch model, in torch's conventions: `p.curvature` beside `p.grad`."""
+"""Curvature and second-order optimizers for any PyTorch model. `p.curvature` follows the conventions of `p.grad`."""

@@ -1,11 +1,11 @@
-"""AdaHessian in the Kronecker eigenbasis of each weight matrix, as an optimizer of torch over optim/dense/eigenbasis.py.
+"""torch.optim version of optim/dense/eigenbasis.py: AdaHessian in the Kronecker eigenbasis of each weight matrix.
 
-The optimizer keeps the bases. `exact_curvature` is given it, asks it for the basis of each weight, and leaves there the
-curvature in the basis and the Kronecker factors that `step` turns the basis with.
+The optimizer owns the bases. `exact_curvature` takes the optimizer, gets the basis of each weight from it, and stores the
+curvature in the basis along with the Kronecker factors, from which `step` updates the basis.
 """
 
 # pyright: basic
-# torch's optimizer has no types for its groups and states.
+# torch's optimizer does not type its groups and states.
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -17,36 +17,34 @@ from dlrm_adahessian.optim.dense.eigenbasis import EigenbasisConfig
 
 
 class Eigenbasis(CurvatureOptimizer):
-    """AdaHessian in the basis in which the Hessian of each weight matrix is nearly diagonal (relatives: EK-FAC, SOAP).
+    """AdaHessian in a basis in which the Hessian of each weight matrix is nearly diagonal (compare EK-FAC, SOAP).
 
         optimizer = Eigenbasis(model.parameters(), lr=0.003)
         curvature = exact_curvature(model, every=8, optimizer=optimizer)
 
-    The rule: `dlrm_adahessian.optim.dense.eigenbasis`. Biases stay in coordinates. `step` takes the curvature of weights
-    away, since it may turn their bases.
+    `dlrm_adahessian.optim.dense.eigenbasis` describes the rule. Biases stay in coordinates. `step` removes the curvature of
+    weights, because it may change their bases.
 
     Args:
-        params: float32 or float64 parameters, or groups of them with settings of their own.
-        lr: learning rate, as Adam's.
-        betas: decay of the mean of gradients, and of what is accumulated, a step; the second is 1 for sums only.
-        eps: added to the denominator; gradient units.
-        accumulation: "mean" is a moving average, as Adam's; "sum" is a sum, as Adagrad's where it does not decay.
-        curvature_floor: what is accumulated is at least this times the squared gradient.
-        sides: of a weight matrix (out, in) that get a basis: "both", "output", "input" or "none".
-        rank: leading eigenvectors of a side.
-        refresh: steps with curvature from one turn of the basis to the next; at first after 1, 2, 4, ... of them.
-        factor_decay: of the moving averages of the Kronecker factors, a step with curvature.
+        params: float32 or float64 parameters, or parameter groups with their own settings.
+        lr: learning rate, of the same scale as Adam's.
+        betas: decay per step of the gradient mean and of the accumulated values. The second may be 1 for sums only.
+        eps: added to the denominator, in gradient units.
+        accumulation: "mean" is a moving average, as in Adam; "sum" is a decayed sum, Adagrad's if the decay is 1.
+        curvature_floor: lower bound of the accumulated value, as a multiple of the squared gradient.
+        sides: sides of a weight matrix (out, in) that get a basis: "both", "output", "input" or "none".
+        rank: leading eigenvectors per side.
+        refresh: curvature steps between updates of the basis; the first ones come after 1, 2, 4, ...
+        factor_decay: decay of the moving averages of the Kronecker factors, per step with curvature.
 
-    `sides`, `rank` and `factor_decay` stay what they are while a parameter is trained.
+    `sides`, `rank` and `factor_decay` must not change while a parameter is trained.
 
     Raises:
-        UsageError: a setting is out of its range.
+        UsageError: a setting is out of range.
     """
 
     _config: ClassVar[Any] = EigenbasisConfig
-    _block: ClassVar[str] = (
-        "`with exact_curvature(model, optimizer=optimizer):`, with the optimizer that steps"
-    )
+    _block: ClassVar[str] = "`with exact_curvature(model, optimizer=optimizer):`, with this optimizer"
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class Eigenbasis(CurvatureOptimizer):
         )
 
     def basis_of(self, parameter: nn.Parameter) -> KroneckerBasis | None:
-        """Return the basis in which it reads the curvature of a parameter; None for biases and what it does not train."""
+        """Return the basis in which the optimizer reads a parameter's curvature; None for biases and unknown parameters."""
         for group in self.param_groups:
             if any(parameter is p for p in group["params"]):
                 return self._basis(parameter, self._settings(group))

@@ -1,12 +1,12 @@
-"""The exact Hessian diagonal of anyone's model, in the backward pass that makes the gradient.
+"""Exact Hessian diagonal of any model, from the backward pass of the gradient.
 
-The mathematics is that of curvature/exact.py. There the program computes the loss; here the user does, in code that knows
-nothing of curvature. Three places are watched: each nn.Linear, the outputs of the model, and calls of a loss. Whether
-the model allows it is measured on its first batch (curvature/check.py).
+The mathematics is that of curvature/exact.py. There, the program computes the loss. Here, user code computes it, without
+knowing about curvature. So this module observes each nn.Linear, the outputs of the model, and calls of a loss. A check on
+the first batch decides whether the model is supported (curvature/check.py).
 """
 
 # pyright: basic
-# Hooks, and what is given to any model, have no types.
+# Hooks and arguments of arbitrary models are untyped.
 from collections.abc import Callable, MutableMapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -29,8 +29,8 @@ from dlrm_adahessian.library.passes import Pass, Tally
 from dlrm_adahessian.optim.basis import KroneckerBasis
 
 
-class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
-    """Let backward passes fill `p.curvature` beside `p.grad`, for the weights and biases of all nn.Linear of a model.
+class exact_curvature:  # noqa: N801 -- named like torch.no_grad
+    """Make backward passes fill `p.curvature` in addition to `p.grad`, for weights and biases of all nn.Linear in a model.
 
         curvature = exact_curvature(model, every=8)
         for x, y in batches:
@@ -39,41 +39,41 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
                 F.binary_cross_entropy_with_logits(model(x).squeeze(1), y).backward()
             optimizer.step()
 
-    `p.curvature` is like `p.grad`: in its shape, of the same loss, added up over backward passes. It is the diagonal of the
-    Hessian, to rounding, not an estimate. `p.grad` stays as it would be.
+    `p.curvature` is like `p.grad`: it has the same shape, belongs to the same loss, and adds up over backward passes. It is
+    the diagonal of the Hessian up to rounding, not an estimate. `p.grad` does not change.
 
     **Steps.** A step begins with the first forward pass in which no parameter has a gradient, as after `zero_grad()` with
-    `set_to_none=True`, torch's default. There the curvature starts anew. Passes under `torch.no_grad` count for nothing.
+    `set_to_none=True`, torch's default. The curvature is then reset. Forward passes under `torch.no_grad` are ignored.
 
-    **The model** returns outputs (B,) or (B, 1). Its trained parameters belong to nn.Linear modules that run once in a
-    forward pass, on inputs (B, in). No output depends on other samples. Between the layers anything may happen that leaves
-    the output piecewise linear in each single weight: ReLU, dropout, residuals, products with data, frozen modules of any
-    kind. All this is measured on a few samples of the first batch.
+    **The model** must return outputs (B,) or (B, 1). Its trained parameters must belong to nn.Linear modules that run once
+    in a forward pass, on inputs (B, in). No output may depend on other samples. Between the layers, everything is allowed
+    that keeps the output piecewise linear in each single weight: ReLU, dropout, residuals, products with data, and frozen
+    modules of any kind. A check on a few samples of the first batch verifies all this.
 
-    **The loss** is made of calls of `binary_cross_entropy_with_logits` or `mse_loss` of `torch.nn.functional`, or of
-    their modules, within the block, on the model's outputs as they are, squeezed at most. Soft labels, `weight`,
-    `pos_weight`, every `reduction` and constant factors that are not negative are as in the gradient. Terms of the
-    parameters alone, such as weight penalties, are in the gradient only. Other terms that read the outputs are refused in
+    **The loss** must consist of calls of `binary_cross_entropy_with_logits` or `mse_loss` from `torch.nn.functional`, or of
+    their modules, within the block. They must get the model's outputs unchanged, or squeezed. Soft labels, `weight`,
+    `pos_weight`, every `reduction`, and nonnegative constant factors have the same effect as on the gradient. Terms of the
+    parameters alone, such as weight penalties, affect only the gradient. Other terms that read the outputs raise an error in
     the first step. Terms that read activations make the curvature wrong.
 
-    **Precision.** Under `torch.autocast` with bfloat16 the curvature is float32, of the rounded activations. float16 is
-    refused: its GradScaler would scale the gradient back and leave the curvature.
+    **Precision.** Under `torch.autocast` with bfloat16, the curvature is float32, computed from rounded activations. float16
+    raises an error, because GradScaler would unscale the gradient but not the curvature.
 
-    **Ranks.** Give it the DistributedDataParallel, not the module in it. Curvature is averaged over ranks at the end
-    of each backward pass, as the gradient is.
+    **Ranks.** Pass the DistributedDataParallel module, not the module inside it. Curvature is averaged over ranks at the end
+    of each backward pass, like the gradient.
 
     Args:
-        model: not compiled by torch.compile.
-        kind: what `p.curvature` must be the diagonal of. "hessian" refuses models for which it is not. "gauss_newton"
-            takes the Gauss-Newton matrix with anything between the layers, such as GELU.
-        every: steps from one with curvature to the next, the first one included; on others `p.curvature` is None.
-        fraction: of the samples of each forward pass, in (0, 1]. Curvature is of the first ones alone, in the scale of all.
-        optimizer: an Eigenbasis, in whose bases `p.curvature` of weights then is, with `p.curvature_factors` beside it; None
-            for coordinates. "hessian" then refuses models that are curved along several outputs of a layer at once, too.
+        model: a module that torch.compile has not compiled.
+        kind: matrix whose diagonal `p.curvature` must be. "hessian" refuses models with another diagonal. "gauss_newton"
+            computes that of the Gauss-Newton matrix and allows anything between the layers, such as GELU.
+        every: compute curvature in the first step and every this many steps. In other steps, `p.curvature` is None.
+        fraction: share of the samples of each forward pass, in (0, 1]. Only the first ones are used, in the scale of all.
+        optimizer: an Eigenbasis, whose bases `p.curvature` of weights then uses, along with `p.curvature_factors`; None for
+            coordinates. "hessian" then also refuses models that are curved in several outputs of a layer jointly.
 
     Raises:
-        ValueError: the model is none of which the curvature is known, at the first forward pass; or it is compiled.
-        RuntimeError: from `backward`: no loss of the outputs was seen, or more than losses.
+        ValueError: the curvature of the model is unknown, found at the first forward pass, or the model is compiled.
+        RuntimeError: raised by `backward` if it saw no loss of the outputs, or other terms that use them.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         optimizer: Eigenbasis | None = None,
     ) -> None:
         if every < 1:
-            raise ValueError(f"curvature comes every 1 step or more, got every={every}; use 1 for each step")
+            raise ValueError(f"every must be at least 1, but got every={every}. Use 1 for every step.")
         if not 0 < fraction <= 1:
             raise ValueError(
-                f"a fraction of the samples is above 0 and at most 1, got fraction={fraction}; use 1 for all samples"
+                f"fraction must be above 0 and at most 1, but got fraction={fraction}. Use 1 for all samples."
             )
         if kind not in get_args(Kind):
-            raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, got {kind!r}")
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, but got {kind!r}.")
         if not isinstance(optimizer, Eigenbasis | None):
             raise ValueError(
-                "optimizer is for Eigenbasis, which reads curvature in bases of its own, got "
-                f"{type(optimizer).__name__}; leave it out for others"
+                "optimizer must be an Eigenbasis, which reads curvature in its own bases, but got "
+                f"{type(optimizer).__name__}. Omit it for other optimizers."
             )
         refuse_compiled(model)
         self._optimizer = optimizer
@@ -105,11 +105,11 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         self._alone: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
         self._kind: Kind = kind
         self._every, self._fraction = every, fraction
-        self._steps = 0  # that have begun
-        self._went_back = False  # in this step
+        self._steps = 0  # steps that have begun
+        self._went_back = False  # whether this step had a backward pass
         self._tally: Tally | None = None
         self._running: Pass | None = None
-        self._passes: WeakValueDictionary[int, Pass] = WeakValueDictionary()  # by the place of their outputs
+        self._passes: WeakValueDictionary[int, Pass] = WeakValueDictionary()  # by output address
         self._hooks, self._watch = ExitStack(), ExitStack()
 
     def __enter__(self) -> Self:
@@ -127,29 +127,29 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         self._watch.close()
 
     def state_dict(self) -> dict[str, int]:
-        """Return where in the count of steps it is, for a checkpoint beside that of the optimizer."""
+        """Return the step counter, to store in a checkpoint with the optimizer's state."""
         return {"steps": self._steps}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a `state_dict`."""
+        """Continue from a `state_dict`."""
         self._steps, self._went_back = state["steps"], True
 
     def _hook(self) -> None:
         model, layers = self._model, linear_layers(self._model).values()
         held = [model.register_forward_pre_hook(self._before, with_kwargs=True)]
         held += [layer.register_forward_hook(self._at_layer, with_kwargs=True) for layer in layers]
-        held.append(model.register_forward_hook(self._after))  # last, where the model is a layer itself
+        held.append(model.register_forward_hook(self._after))  # last, in case the model is itself a layer
         for handle in held:
             self._hooks.callback(handle.remove)
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Begin a forward pass, and a step where one is due."""
+        """Start a forward pass, and a step if one is due."""
         self._running = None
         if not torch.is_grad_enabled():
             return
         jointly = self._optimizer is not None
         if not is_measured(self._alone, jointly=jointly):
-            self._hooks.close()  # or they would be copied with the model
+            self._hooks.close()  # otherwise they would be copied with the model
             measure(self._alone, args, kwargs, jointly=jointly)
             self._hook()
         refuse_inexact(self._alone, self._kind, jointly=jointly)
@@ -177,7 +177,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         return self._running.at_layer(cast(nn.Linear, layer), inputs, output)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
-        """End a forward pass."""
+        """Finish a forward pass."""
         running, self._running = self._running, None
         if not isinstance(output, Tensor) or not output.requires_grad:
             return None
@@ -186,7 +186,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
             return None
         if output.dtype == torch.float16:
             raise ValueError(
-                "curvature of float16 outputs would keep the scale of a GradScaler; use bfloat16"
+                "Curvature of float16 outputs would keep the scale of a GradScaler. Use bfloat16."
             )
         output = running.at_output(output)
         self._passes[output.data_ptr()] = running
@@ -196,14 +196,14 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         self._went_back = True
 
     def _go_back(self) -> None:
-        """Begin the backward pass of one forward pass."""
+        """Start the backward pass of one forward pass."""
         self._went_back = True
         ranks, tally = self._ranks, self._tally
         if ranks is not None and tally is not None:
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._average_(tally, ranks))
 
     def _average_(self, tally: Tally, ranks: Any) -> None:
-        """Take the mean over ranks of all the curvature of the step; what was a mean before stays one."""
+        """Average the curvature of the step over ranks. Averages of earlier backward passes do not change."""
         parameters = self._parameters()
         attached = [*map(curvature_of, parameters), *map(factors_of, parameters)]
         found = [tensor for tensor in attached if tensor is not None]
@@ -219,7 +219,7 @@ class exact_curvature:  # noqa: N801 -- it reads as torch.no_grad does
 
 
 class _Losses(TorchFunctionMode):
-    """Watches calls of losses on the outputs of forward passes."""
+    """Observe calls of losses on the outputs of forward passes."""
 
     def __init__(self, passes: MutableMapping[int, Pass]) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Hutchinson's estimate of the Hessian diagonal of anyone's model, by a second backward pass through the first.
+"""Hutchinson's estimate of the Hessian diagonal of any model, from a second backward pass through the first.
 
-E[z * (H z)] = diag(H) for z of independent signs; curvature/hutchinson.py has the sources. For models that `exact_curvature`
-refuses: any that can be differentiated twice.
+E[z * (H z)] = diag(H) for z of independent random signs; curvature/hutchinson.py lists the sources. It works for all models
+that can be differentiated twice, including those that `exact_curvature` refuses.
 """
 
 # pyright: basic
-# Hooks, and what any model returns, have no types.
+# Hooks and outputs of arbitrary models are untyped.
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,8 +18,8 @@ from dlrm_adahessian.library.attached import add_curvature_, clear_curvature
 from dlrm_adahessian.library.check import refuse_compiled
 
 
-class hutchinson_curvature:  # noqa: N801 -- it reads as torch.no_grad does
-    """Fill `p.curvature` at the end of a block in which `backward(create_graph=True)` ran, for all parameters of a model.
+class hutchinson_curvature:  # noqa: N801 -- named like torch.no_grad
+    """Fill `p.curvature` of all parameters at the end of a block that calls `backward(create_graph=True)`.
 
         curvature = hutchinson_curvature(model)
         for step, (x, y) in enumerate(batches):
@@ -31,27 +31,27 @@ class hutchinson_curvature:  # noqa: N801 -- it reads as torch.no_grad does
                 loss_fn(model(x), y).backward()
             optimizer.step()
 
-    `p.curvature` is a mean of `draws` unbiased estimates, whose noise comes from what is beside the diagonal. It
-    starts anew where `p.grad` is None when the block begins, and adds up where it is not. `p.curvature_samples` counts the
-    rows of what the model returned within the block, as a mean loss over them does.
+    `p.curvature` is a mean of `draws` unbiased estimates, whose noise comes from off-diagonal entries of the Hessian. If
+    `p.grad` is None when the block begins, the curvature is reset; otherwise it adds up. `p.curvature_samples` counts the
+    rows of the model's outputs within the block, as a mean loss over them does.
 
     Args:
-        model: any nn.Module, not compiled, on one rank. What it returns, or the first of it, has a row per sample.
-        draws: of an estimate, each a backward pass more.
-        generator: of the signs, on the parameters' device, for a checkpoint to keep; None makes one with seed 0.
+        model: any nn.Module on one rank, not compiled. Its output, or the first of several, has one row per sample.
+        draws: number of random draws per estimate. Each takes one more backward pass.
+        generator: generator of the signs on the parameters' device, to store in checkpoints; None creates one with seed 0.
 
     Raises:
         ValueError: the model is compiled, or a DistributedDataParallel, which cannot be differentiated twice.
-        RuntimeError: at the end of the block: gradients carry no graph, or the model did not run.
+        RuntimeError: at the end of the block, if gradients have no graph or the model did not run.
     """
 
     def __init__(self, model: nn.Module, *, draws: int = 1, generator: torch.Generator | None = None) -> None:
         if draws < 1:
-            raise ValueError(f"an estimate needs 1 draw or more, got draws={draws}")
+            raise ValueError(f"draws must be at least 1, but got draws={draws}.")
         if isinstance(model, DistributedDataParallel):
             raise ValueError(
-                "hutchinson_curvature differentiates twice, which DistributedDataParallel does not allow; use "
-                "exact_curvature, or one rank"
+                "hutchinson_curvature differentiates twice, which DistributedDataParallel does not allow. Use "
+                "exact_curvature, or one rank."
             )
         refuse_compiled(model)
         self._model, self._draws, self._generator = model, draws, generator
@@ -86,8 +86,8 @@ class hutchinson_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         slopes = {p: grad for p, grad in grads.items() if grad.requires_grad}
         if self._rows == self._counted or not slopes:
             raise RuntimeError(
-                "hutchinson_curvature needs a forward pass of the model within its block, and gradients that carry a "
-                "graph; call backward(create_graph=True) there"
+                "hutchinson_curvature needs a forward pass of the model within its block, and gradients with a "
+                "graph. Call backward(create_graph=True) within the block."
             )
         if self._generator is None:
             self._generator = torch.Generator(next(iter(slopes)).device).manual_seed(0)
@@ -95,11 +95,11 @@ class hutchinson_curvature:  # noqa: N801 -- it reads as torch.no_grad does
         for p, curvature in zip(slopes, self._estimate(slopes, self._generator), strict=True):
             add_curvature_(p, curvature, samples)
             p.grad = slopes[p].detach()
-        for p in grads.keys() - slopes.keys():  # of a constant gradient
+        for p in grads.keys() - slopes.keys():  # whose gradient is constant
             add_curvature_(p, torch.zeros_like(p), samples)
 
     def _estimate(self, slopes: dict[nn.Parameter, Tensor], generator: torch.Generator) -> list[Tensor]:
-        """Return the mean of z * (H z) at each parameter, from gradients that carry their graph."""
+        """Return the mean of z * (H z) for each parameter, from gradients that have a graph."""
         totals = [torch.zeros_like(p) for p in slopes]
         for draw in range(self._draws):
             signs = [random_signs(p, p.shape, generator) for p in slopes]

@@ -1,8 +1,8 @@
-"""Second derivatives of losses that are a sum over samples, by the sample's output.
+"""Second derivatives of losses that sum over samples, with respect to each sample's output.
 
-With l_b the loss of sample b and u_b its factor in the loss that backward is called on, a sample's part of the curvature is
-w_b (dz_b/dtheta)^2 with w_b = u_b l_b''(z_b). For the logistic loss l'' = p (1 - p), whatever the label is; for the squared
-one it is 2. Logits of confident samples lose nothing: 1 - p is sigmoid(-z).
+With l_b the loss of sample b and u_b its factor in the loss that calls backward, a sample's part of the curvature is
+w_b (dz_b/dtheta)^2 with w_b = u_b l_b''(z_b). For the logistic loss, l'' = p (1 - p) for any label; for the squared loss,
+it is 2. Confident samples lose no precision, because 1 - p is computed as sigmoid(-z).
 """
 
 from collections.abc import Callable, Mapping
@@ -16,18 +16,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class SecondDerivative:
-    """Of one call of a loss, sample by sample.
+    """Second derivative of one call of a loss, per sample.
 
     Attributes:
-        factors: u, (B,), with what the reduction divides by.
-        curvature: w, (B,), their product with l''.
+        factors: u, (B,), including the divisor of the reduction.
+        curvature: w, (B,), the product of u and l''.
     """
 
     factors: Tensor
     curvature: Tensor
 
     def scaled(self, slopes: Tensor) -> "SecondDerivative":
-        """Return that of the loss times `slopes`, () or (B,)."""
+        """Return the second derivative of the loss times `slopes`, () or (B,)."""
         return SecondDerivative(factors=self.factors * slopes, curvature=self.curvature * slopes)
 
     def __add__(self, other: "SecondDerivative") -> "SecondDerivative":
@@ -42,19 +42,19 @@ def second_derivative(
     """Return the second derivative of a call of a loss.
 
     Args:
-        loss: a function of `LOSSES`.
-        output: (B,) or (B, 1) that it was called with.
-        target: like `output`.
+        loss: a function in `LOSSES`.
+        output: (B,) or (B, 1) outputs passed to it.
+        target: same shape as `output`.
         options: its other arguments.
 
     Returns:
-        In float32, or the type of `output` if that is wider.
+        The second derivative in float32, or in the dtype of `output` if that is wider.
 
     Raises:
-        ValueError: shapes differ, so that the loss would be of all pairs, or a deprecated option is used.
+        ValueError: shapes differ, which would pair all outputs with all targets, or a deprecated option is used.
     """
     if options.get("size_average") is not None or options.get("reduce") is not None:
-        raise ValueError("size_average and reduce of losses are deprecated; use reduction")
+        raise ValueError("size_average and reduce of losses are deprecated. Use reduction.")
     wide = torch.promote_types(output.dtype, torch.float32)
     at, labels = output.detach().to(wide), target.detach().to(wide)
     factors = torch.ones_like(at)
@@ -65,8 +65,8 @@ def second_derivative(
         factors = factors * (1 + (positive.detach() - 1) * labels)
     if not at.shape == labels.shape == factors.shape:
         raise ValueError(
-            f"the loss needs outputs, targets and weights of one shape, got {tuple(at.shape)}, {tuple(labels.shape)} and "
-            f"{tuple(factors.shape)} together; squeeze the outputs"
+            f"The loss needs outputs, targets and weights of one shape, but got {tuple(at.shape)}, {tuple(labels.shape)} "
+            f"and {tuple(factors.shape)}. Squeeze the outputs."
         )
     if options.get("reduction", "mean") == "mean":
         divides_by_weight = loss is F.mse_loss and weight is not None
@@ -86,4 +86,4 @@ LOSSES: dict[Callable[..., Any], Callable[[Tensor], Tensor]] = {
     F.binary_cross_entropy_with_logits: _logistic,
     F.mse_loss: _squared,
 }
-"""The losses whose curvature is known, and their l'' by the outputs."""
+"""Losses with known curvature, with l'' as a function of the outputs."""

@@ -1,4 +1,4 @@
-"""Small models in float64 with their batches, and the diagonals of their Hessians by torch.autograd.functional."""
+"""Small float64 models with batches and the diagonals of their Hessians from torch.autograd.functional."""
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,14 @@ def mlp(activation=nn.ReLU, seed=0):
 
 
 def batch(seed=1):
-    """Inputs (B, K), and hard labels (B,)."""
+    """Return inputs (B, K) and hard labels (B,)."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(SAMPLES, INPUTS, generator=generator, dtype=torch.float64)
     return x, (torch.rand(SAMPLES, generator=generator) < 0.4).double()
 
 
 def train(model, optimizer, steps, curvature, *, scheduler=None):
-    """Train on the batches with these seeds."""
+    """Train on one batch per step, seeded by the step's number in `steps`."""
     for step in steps:
         x, y = batch(step)
         dtype = next(model.parameters()).dtype
@@ -37,7 +37,7 @@ def train(model, optimizer, steps, curvature, *, scheduler=None):
 
 
 def hessian_diagonals(model, loss_of, *inputs):
-    """Diagonals of the Hessian of `loss_of(model(*inputs))`, by the name of a parameter."""
+    """Return the diagonals of the Hessian of `loss_of(model(*inputs))` by parameter name."""
     named = {name: p.detach() for name, p in model.named_parameters()}
 
     def diagonal(name):

@@ -1,4 +1,4 @@
-"""Eigenbasis as an optimizer of torch: its derivatives by autograd, its steps by the program's rule, and its refusals."""
+"""Test the Eigenbasis optimizer: derivatives against autograd, steps against the program's rule, and errors."""
 
 import copy
 import io
@@ -33,7 +33,7 @@ def bce(model, x, y, **options):
 
 
 def turned(steps=3, **settings):
-    """Return a model whose bases have turned, its optimizer, and what makes its curvature."""
+    """Return a model whose bases have changed, its optimizer, and its exact_curvature."""
     model = mlp()
     optimizer = Eigenbasis(model.parameters(), rank=3, **settings)
     curvature = exact_curvature(model, optimizer=optimizer)
@@ -83,7 +83,7 @@ def test_factors_are_sums_over_samples_of_outer_products():
     hidden = model[:2](x).detach()
     outputs = model[2](hidden).detach().requires_grad_()
     logits = model[3:](outputs).squeeze(1)
-    (delta,) = torch.autograd.grad(logits.sum(), outputs)  # each logit is of its own sample
+    (delta,) = torch.autograd.grad(logits.sum(), outputs)  # each logit depends on its own sample only
     w = u * (logits.sigmoid() * (1 - logits.sigmoid())).detach()
     of_outputs, of_inputs = weight.curvature_factors.split([4 * 4, 6 * 6])
     expected = torch.einsum("b,bi,bj->ij", w, delta, delta), torch.einsum("b,bi,bj->ij", u, hidden, hidden)
@@ -94,7 +94,7 @@ def test_factors_are_sums_over_samples_of_outer_products():
 
 
 class Head(nn.Module):
-    """A model as the program's estimators call it."""
+    """A model with the interface that the program's estimators call."""
 
     def __init__(self, model):
         super().__init__()
@@ -183,7 +183,7 @@ def test_a_step_takes_the_curvature_away_since_the_basis_may_have_turned():
     assert not torch.equal(matrices(optimizer, model[0].weight)[1], before)
     assert model[0].weight.curvature is None
     assert model[0].weight.curvature_factors is None
-    optimizer.step()  # of the gradient that is still there
+    optimizer.step()  # uses the gradient that is still there
     assert int(optimizer.state[model[0].weight]["observations"]) == 1
 
 
@@ -199,7 +199,7 @@ def test_zero_grad_takes_factors_away():
 
 
 def test_autocast_turns_in_float32():
-    """Of one sample the rows of the curvature are in proportion to its squared inputs in the basis, the small ones too."""
+    """With one sample, rows of the curvature are proportional to its squared inputs in the basis, even small ones."""
     model, (x, y) = mlp().float(), batch()
     x, y = x.float() + 100, y.float()
     optimizer = Eigenbasis(model.parameters())
@@ -217,7 +217,7 @@ def test_autocast_turns_in_float32():
 
 
 class Product(nn.Module):
-    """Linear in each output of its layer, and curved in two of them together."""
+    """Linear in each output of its layer, but curved in two of them jointly."""
 
     def __init__(self):
         super().__init__()
@@ -233,7 +233,7 @@ def test_models_that_are_curved_along_a_layer_are_taken_in_coordinates_or_as_gau
     with exact_curvature(model):
         bce(model, x, y).backward()
     model.zero_grad()
-    says = "all weights of a layer at once.* at layer; take kind='gauss_newton'"
+    says = "all weights of a layer jointly.* .at layer.. Use kind='gauss_newton'"
     with pytest.raises(ValueError, match=says), exact_curvature(model, optimizer=optimizer):
         model(x)
     train(model, optimizer, range(2), exact_curvature(model, kind="gauss_newton", optimizer=optimizer))
@@ -254,7 +254,7 @@ def test_curvature_in_another_basis_is_refused_in_words():
     model, (x, y) = mlp(), batch()
     optimizer, other = Eigenbasis(model.parameters()), Eigenbasis(model.parameters())
     with pytest.raises(
-        RuntimeError, match=r"has none; run .* within `with exact_curvature\(model, optimizer="
+        RuntimeError, match=r"has none. Run .* within `with exact_curvature\(model, optimizer="
     ):
         bce(model, x, y).backward()
         optimizer.step()
@@ -266,5 +266,5 @@ def test_curvature_in_another_basis_is_refused_in_words():
             optimizer.step()
     with pytest.raises(RuntimeError, match=r"AdaHessian found .*another basis.*exact_curvature\(model\):"):
         AdaHessian(model.parameters()).step()
-    with pytest.raises(ValueError, match="is for Eigenbasis.*got AdaHessian; leave it out"):
+    with pytest.raises(ValueError, match="must be an Eigenbasis.*got AdaHessian. Omit it"):
         exact_curvature(model, optimizer=AdaHessian(model.parameters()))

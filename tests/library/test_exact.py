@@ -1,4 +1,4 @@
-"""`p.curvature` of models of one's own against the Hessian's diagonal by torch.autograd.functional, in float64."""
+"""Test `p.curvature` of user models against the Hessian's diagonal from torch.autograd.functional, in float64."""
 
 import copy
 from contextlib import nullcontext
@@ -60,7 +60,7 @@ def test_curvature_is_the_diagonal_of_the_hessian_and_the_gradient_is_as_without
 @pytest.mark.parametrize("label", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("bias", [0.0, 40.0, -40.0])
 def test_slopes_that_are_zero_to_the_bit_and_confident_samples_keep_their_curvature(label, bias):
-    """At a zero last layer p - 0.5 is 0; near a logit of 40 p rounds to 1."""
+    """With a zero last layer, p - 0.5 is 0. Near a logit of 40, p rounds to 1."""
     model, (x, _) = mlp(), batch()
     with torch.no_grad():
         model[-1].weight *= float(bias != 0)
@@ -75,7 +75,7 @@ def test_slopes_that_are_zero_to_the_bit_and_confident_samples_keep_their_curvat
 
 
 class Residual(nn.Module):
-    """Two inputs, residual layers that share no parameter, a layer without bias, and a dropout whose mask stays."""
+    """Two inputs, residual layers with separate parameters, a layer without bias, and dropout with a fixed mask."""
 
     def __init__(self):
         super().__init__()
@@ -206,7 +206,7 @@ def test_curvature_comes_every_few_steps_also_after_a_restart_and_is_gone_betwee
             model.zero_grad()
             with nullcontext() if around_all else curvature:
                 with torch.no_grad():
-                    model(x)  # to look at outputs is no step
+                    model(x)  # computing outputs is not a step
                 for _ in range(2):
                     bce(y)(model(x)).backward()
             seen.append(model[0].weight.curvature is not None)
@@ -236,7 +236,7 @@ def test_autocast_to_bfloat16_rounds_the_curvature_and_keeps_it_in_float32():
         bce(y.float())(model(x.float())).backward()
     for name, p in model.named_parameters():
         assert p.curvature.dtype == torch.float32
-        # Activations and slopes of three layers with 8 significant bits, each then squared.
+        # Activations and gradients of three layers have 8 significant bits each and are then squared.
         largest = float(expected[name].max())
         torch.testing.assert_close(
             p.curvature.double(), expected[name], rtol=0, atol=12 * 2**-8 * largest, msg=name
@@ -272,12 +272,12 @@ LAYER_NORM = partial(nn.LayerNorm, elementwise_affine=False)
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (mlp(nn.GELU), "curved in its weights, at 0;.*kind='gauss_newton'"),
-        (mlp(nn.Tanh), "curved in its weights, at 0;"),
-        (Square(), "curved in its weights, at layer;"),
+        (mlp(nn.GELU), "curved in its weights .at 0.*kind='gauss_newton'"),
+        (mlp(nn.Tanh), "curved in its weights .at 0."),
+        (Square(), "curved in its weights .at layer."),
         (Twice(), "layer ran 2 times"),
-        (nn.Sequential(nn.Linear(INPUTS, 4), nn.LayerNorm(4), nn.Linear(4, 1)), "belongs to LayerNorm; freeze it"),
-        (normed(LAYER_NORM), "curved in its weights, at 0;"),
+        (nn.Sequential(nn.Linear(INPUTS, 4), nn.LayerNorm(4), nn.Linear(4, 1)), "belongs to LayerNorm. Freeze it"),
+        (normed(LAYER_NORM), "curved in its weights .at 0."),
         (nn.Sequential(nn.Linear(INPUTS, 4), nn.ReLU(), nn.Linear(4, 2)), r"one output per sample.*\(8, 2\)"),
         (nn.Sequential(nn.Flatten()), "has none"),
     ],
@@ -292,9 +292,7 @@ def test_models_without_exact_curvature_are_refused_in_words(model, says):
 @pytest.mark.parametrize("affine", [False, True])
 def test_batch_norm_is_refused_for_its_statistics(kind, affine):
     model = normed(partial(nn.BatchNorm1d, affine=affine))
-    says = (
-        r"must not depend on each other, and .*BatchNorm1d. takes statistics of the batch; use nn.LayerNorm"
-    )
+    says = r"depend on their own sample only, but .*BatchNorm1d. computes statistics of the batch. Use nn.LayerNorm"
     with pytest.raises(ValueError, match=says), exact_curvature(model, kind=kind):
         model(batch()[0])
 
@@ -315,7 +313,7 @@ def test_what_curves_the_logit_has_the_diagonal_of_the_gauss_newton_matrix_by_th
 
 @pytest.mark.slow  # torch.compile takes seconds to import
 def test_a_compiled_model_is_refused():
-    with pytest.raises(ValueError, match="the model is compiled; use it as it was before"):
+    with pytest.raises(ValueError, match="the model is compiled. Use the model from before"):
         exact_curvature(torch.compile(mlp()))
 
 
@@ -323,15 +321,15 @@ def test_arguments_and_types_out_of_range_are_refused():
     model, (x, y) = mlp(), batch()
     with pytest.raises(ValueError, match="got every=0"):
         exact_curvature(model, every=0)
-    with pytest.raises(ValueError, match="got fraction=0; use 1 for all"):
+    with pytest.raises(ValueError, match="got fraction=0. Use 1 for all"):
         exact_curvature(model, fraction=0)
-    with pytest.raises(ValueError, match="hessian, gauss_newton, got 'fisher'"):
+    with pytest.raises(ValueError, match="hessian, gauss_newton, but got 'fisher'"):
         exact_curvature(model, kind="fisher")
     with pytest.raises(ValueError, match="found none with a row"), exact_curvature(model):
         model(x[:0])
-    with pytest.raises(ValueError, match="use reduction"), exact_curvature(model):
+    with pytest.raises(ValueError, match="Use reduction"), exact_curvature(model):
         F.mse_loss(model(x).squeeze(1), y, size_average=False)
-    with pytest.raises(ValueError, match="use bfloat16"), exact_curvature(model.half()):
+    with pytest.raises(ValueError, match="Use bfloat16"), exact_curvature(model.half()):
         model(x.half())
 
 

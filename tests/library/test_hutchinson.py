@@ -1,4 +1,4 @@
-"""The estimate against the diagonal of the Hessian by torch.autograd.functional."""
+"""Test the estimate against the Hessian's diagonal from torch.autograd.functional."""
 
 import pytest
 import torch
@@ -32,13 +32,13 @@ def test_the_mean_over_draws_is_the_diagonal_of_the_hessian_also_where_gelu_curv
 
 
 def test_one_draw_is_exact_where_the_hessian_is_diagonal_and_adds_up_over_blocks():
-    """Inputs of which one entry is not 0, and a squared loss."""
+    """Inputs with one nonzero entry and a squared loss have a diagonal Hessian."""
     model, x = nn.Linear(3, 1, bias=False).double(), torch.diag(torch.tensor([1.0, 2.0, 3.0])).double()
     curvature = hutchinson_curvature(model, draws=2)
     for _ in range(2):
         with curvature:
             F.mse_loss(model(x).squeeze(1), x[0]).backward(create_graph=True)
-    expected = 2 * (2 / 3 * x.diagonal().square())  # of two losses
+    expected = 2 * (2 / 3 * x.diagonal().square())  # two losses
     torch.testing.assert_close(model.weight.curvature, expected.view(1, 3), rtol=1e-14, atol=0)
     assert float(model.weight.curvature_samples) == 6
     assert not model.weight.grad.requires_grad
@@ -78,7 +78,7 @@ def test_optimizers_step_with_it():
 def test_a_gradient_without_graph_is_refused():
     model, (x, _) = mlp(), batch()
     with (
-        pytest.raises(RuntimeError, match=r"call backward\(create_graph=True\)"),
+        pytest.raises(RuntimeError, match=r"Call backward\(create_graph=True\)"),
         hutchinson_curvature(model),
     ):
         model(x).sum().backward()

@@ -1,4 +1,4 @@
-"""The optimizers against the rules on one flat vector, and torch's conventions: groups, schedulers, resuming."""
+"""Test the optimizers against the rules on one flat vector, and torch's groups, schedulers, and state_dict."""
 
 import copy
 import inspect
@@ -118,7 +118,7 @@ def test_schedulers_of_torch_set_the_learning_rate():
         train(by_hand, other, [step], curvature)
     assert all(torch.equal(p, q) for p, q in zip(scheduled.parameters(), by_hand.parameters(), strict=True))
     one_cycle = AdaHessian(mlp().parameters())
-    torch.optim.lr_scheduler.OneCycleLR(one_cycle, max_lr=0.1, total_steps=10)  # cycles betas too
+    torch.optim.lr_scheduler.OneCycleLR(one_cycle, max_lr=0.1, total_steps=10)  # also cycles betas
     assert one_cycle.param_groups[0]["betas"] == (0.95, 0.999)
 
 
@@ -172,14 +172,14 @@ def test_a_first_step_without_curvature_is_refused(kind):
     model, (x, y) = mlp(), batch()
     optimizer = kind(model.parameters())
     F.binary_cross_entropy_with_logits(model(x).squeeze(1), y).backward()
-    with pytest.raises(RuntimeError, match=r"one of shape \(6, 5\) has none; run the backward pass within"):
+    with pytest.raises(RuntimeError, match=r"one of shape \(6, 5\) has none. Run the backward pass within"):
         optimizer.step()
 
 
 def test_settings_and_parameters_out_of_range_are_refused():
     with pytest.raises(UsageError, match="power must be less than or equal to 1, got 2"):
         AdaHessian(mlp().parameters(), power=2)
-    with pytest.raises(ValueError, match="not negative, got lr=-1"):
+    with pytest.raises(ValueError, match="not be negative, but got lr=-1"):
         HessianAdagrad(mlp().parameters(), lr=-1)
     with pytest.raises(ValueError, match="got one of torch.bfloat16"):
         AdaHessian(mlp().bfloat16().parameters())
@@ -189,7 +189,7 @@ def test_curvature_of_ones_own_needs_its_shape_and_its_samples():
     p = nn.Parameter(torch.ones(3))
     optimizer = HessianAdagrad([p])
     p.grad, p.curvature = torch.ones(3), torch.ones(2)
-    with pytest.raises(ValueError, match=r"\(3,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\), but got \(2,\)"):
         optimizer.step()
     p.curvature = torch.ones(3)
     with pytest.raises(ValueError, match="no p.curvature_samples"):

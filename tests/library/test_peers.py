@@ -1,4 +1,4 @@
-"""Our diagonal and steps against those of other libraries, in float64; each test needs the library that it names."""
+"""Compare our diagonal and steps with those of other libraries in float64. Each test needs the library it names."""
 
 import copy
 
@@ -30,7 +30,7 @@ def assert_equal(found, expected):
 
 @pytest.mark.filterwarnings(
     "ignore:Full backward hook is firing"
-)  # BackPACK's, where inputs need no gradient
+)  # raised by BackPACK if inputs need no gradient
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("extension", ["DiagGGNExact", "DiagHessian"])
 def test_curvature_is_backpack_s_diagonal(extension, loss):
@@ -59,7 +59,7 @@ def test_curvature_is_the_diagonal_of_a_linear_operator_of_curvlinops(operator, 
 
 
 def paper(**changes):
-    """The settings of the authors' code, in torch's words, and those of them that pytorch_optimizer has."""
+    """Return the settings of the authors' code for our AdaHessian, and those for pytorch_optimizer's."""
     dense = optimizer_preset("adahessian_paper")["optim"]["dense"]
     shared = {"lr": dense["lr"], "eps": dense["eps"], "weight_decay": 0.1} | changes
     ours = {"average_rows": dense["average_rows"], "curvature_floor": dense["curvature_floor"]}
@@ -71,7 +71,7 @@ def backward(model, create_graph):
     nn.functional.binary_cross_entropy_with_logits(model(x).squeeze(1), y).backward(create_graph=create_graph)
 
 
-@pytest.mark.filterwarnings("ignore:Using backward")  # with create_graph, which the estimate needs
+@pytest.mark.filterwarnings("ignore:Using backward")  # create_graph, which the estimate needs
 def test_adahessian_without_averages_steps_as_pytorch_optimizer_s_with_the_same_signs():
     package = pytest.importorskip("pytorch_optimizer", reason="needs the extra rivals")
     model = mlp(nn.GELU)
@@ -80,7 +80,7 @@ def test_adahessian_without_averages_steps_as_pytorch_optimizer_s_with_the_same_
     ours = AdaHessian(model.parameters(), **(settings | {"average_rows": False}))
     rival = package.AdaHessian(theirs.parameters(), **their_settings)
     curvature = hutchinson_curvature(model, generator=torch.Generator().manual_seed(3))
-    torch.manual_seed(3)  # their signs come from torch's own generator
+    torch.manual_seed(3)  # seeds the signs of pytorch_optimizer
     for _ in range(5):
         model.zero_grad()
         theirs.zero_grad()
@@ -116,7 +116,7 @@ def test_what_the_authors_code_does_beyond_pytorch_optimizer_is_the_mean_over_ro
 
 
 def test_where_curvature_pauses_pytorch_optimizer_corrects_for_steps_and_we_for_updates():
-    """After one update v is (1 - b) h^2, of which we divide by 1 - b, and they at their second step by 1 - b^2."""
+    """After one update, v is (1 - b) h^2. We divide it by 1 - b; they divide it by 1 - b^2 in their second step."""
     package = pytest.importorskip("pytorch_optimizer", reason="needs the extra rivals")
     beta = 0.9
     settings, their_settings = paper(eps=0.0, weight_decay=0.0, betas=(0.9, beta))

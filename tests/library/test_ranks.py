@@ -1,4 +1,4 @@
-"""Two ranks with half of the samples each against one with all of them, under DistributedDataParallel on gloo."""
+"""Compare two ranks with half of the samples each with one rank, under DistributedDataParallel on gloo."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ STEPS, HALF = 4, SAMPLES // 2
 
 
 def train(model, samples, *, in_basis=False) -> dict[str, torch.Tensor]:
-    """Four steps with curvature in every second, the last of two parts; return parameters and curvature."""
+    """Take four steps with curvature in every second one, the last in two parts. Return parameters and curvature."""
     if in_basis:
-        # Where a layer is silent roundings choose the basis; eps keeps what they do small.
+        # For inactive layers, rounding errors determine the basis. eps keeps their effect small.
         optimizer = Eigenbasis(model.parameters(), lr=0.1, eps=1e-3)
         curvature = exact_curvature(model, every=2, optimizer=optimizer)
     else:
