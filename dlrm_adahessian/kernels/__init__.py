@@ -1,1 +1,1 @@
-"""Row kernels: which rows a batch touched, their summed derivatives, and the update on the GPU; how kernels compile."""
+"""Kernels for embedding rows: sums of derivatives per row, updates on the GPU, and how kernels are compiled."""

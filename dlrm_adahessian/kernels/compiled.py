@@ -1,8 +1,8 @@
 # pyright: basic
-"""Kernels that are compiled when they are first used: a file with kernels imports neither numba nor Triton.
+"""Compile kernels at their first use, so that files with kernels import neither numba nor Triton.
 
-The file of an optimizer holds its settings too, which `--help` reads, and so it must import fast. The body of a kernel uses
-the globals `numba` and `tl`. Its file imports them for the type checker alone:
+An optimizer's file also contains its settings, which `--help` reads, so it must import fast. The body of a kernel uses the
+globals `numba` and `tl`, which its file imports for the type checker only:
 
     if TYPE_CHECKING:
         import numba
@@ -17,11 +17,11 @@ the globals `numba` and `tl`. Its file imports them for the type checker alone:
     def _direction(states, weight, ...):
         return tl.load(...)
 
-Before a kernel is compiled, the real modules are put among the globals of its file, where numba and Triton look names up.
-For the same reason Triton's kernel takes the place of each `triton_kernel` that the body calls.
+Before compilation, this module adds the real modules to the globals of the kernel's file, where numba and Triton look up
+names. For the same reason, it replaces each `triton_kernel` that the body calls with Triton's kernel.
 
-Triton comes with the CUDA builds of torch and not with the CPU builds. `TRITON_INTERPRET=1`, set before the first
-kernel is compiled, runs kernels on CPU tensors in its interpreter.
+Triton comes with the CUDA builds of torch but not with the CPU builds. `TRITON_INTERPRET=1`, set before the first
+kernel is compiled, runs kernels on CPU tensors in Triton's interpreter.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,14 @@ from typing import Any
 
 
 def numba_kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compile a function with numba at its first call, for all threads, with numba's cache on disk.
+    """Compile a function with numba at its first call, with parallel loops and numba's cache on disk.
 
     Args:
         function: the kernel.
-        options: more of `numba.njit`'s.
+        options: further options of `numba.njit`.
 
     Returns:
-        What is called in its place, with positional arguments.
+        A replacement for the function that takes positional arguments.
     """
 
     @cache
@@ -55,17 +55,17 @@ def numba_kernel(function: Callable[..., Any], **options: Any) -> Callable[..., 
 
 
 class TritonKernel:
-    """Launched as `kernel[grid](...)`, or inlined by another kernel."""
+    """A Triton kernel, launched as `kernel[grid](...)` or inlined by another kernel."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
     @cached_property
     def compiled(self) -> Any:
-        """Triton's kernel; a RuntimeError where Triton is not installed."""
+        """Return Triton's kernel. Raises a RuntimeError if Triton is not installed."""
         if not triton_available():
             raise RuntimeError(
-                f"the kernel {self._function.__qualname__} needs Triton, which is not installed; pip install triton"
+                f"The kernel {self._function.__qualname__} needs Triton, which is not installed. Run pip install triton."
             )
         import triton
         import triton.language as tl
@@ -82,13 +82,13 @@ class TritonKernel:
 
 
 def triton_kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function with Triton when it is first launched, alone or inlined by another kernel."""
+    """Compile a function with Triton when it is first launched, directly or from another kernel."""
     return TritonKernel(function)
 
 
 @cache
 def triton_available() -> bool:
-    """Whether kernels for the GPU can be launched."""
+    """Return whether GPU kernels can be launched."""
     try:
         import triton  # noqa: F401
     except ImportError:

@@ -1,22 +1,22 @@
-"""The rows that a batch touched, and the batch's derivatives summed over each row's hits.
+"""Find the embedding rows that a batch looks up, and sum the batch's derivatives over each row's hits.
 
-A bag's pooled embedding is the sum of its rows, so with m the number of times that bag n holds row r,
+A bag's pooled embedding is the sum of its rows. With m the number of times that bag n contains row r,
 
     gradient of row r  = sum over n of m    * gradient at the pooled embedding of bag n
     curvature of row r = sum over n of m**2 * curvature at the pooled embedding of bag n
 
-The second is exact for a loss that is a mean over samples, when one feature reads each table: no two bags
-that hold the row belong to one sample, so no cross term is left out. Where not all samples take part in the
-curvature, the sum over those that do is scaled by the row's sum of m**2 over theirs (`Hits.with_curvature_of_all`).
+The second is exact if the loss is a mean over samples and one feature reads each table. Two bags that contain the row then
+belong to different samples, so no cross term is missing. If only some samples are used for the curvature, the sum over them
+is scaled from their sum of m**2 to the row's total (`Hits.with_curvature_of_all`).
 
-Where samples have weights, these are in the derivatives already. A bag of weight w then counts as w bags, so it adds w m
-to the row's lookups and w m**2 to its squares, and a sample without weight touches no row.
+If samples have weights, the derivatives already include them. A bag of weight w counts as w bags: it adds w m to the row's
+lookups and w m**2 to its squares. A sample of weight 0 has no effect on any row.
 
-`sum_hits_torch` is the oracle. On the CPU numba sums with one thread per table and a slot map instead of a sort. A slot
-map has one int32 per row, -1 at rest. The first lookup of a row writes the row's position among the table's touched rows
-there, later lookups read it. So the cost is one pass over the lookups, and nothing is sorted. Each table is summed in
-lookup order by one thread, so the bits do not depend on the thread count. The GPU sums in the kernels that update the
-rows (`triton_rows`).
+`sum_hits_torch` is the oracle. On the CPU, numba sums with one thread per table and a slot map instead of a sort. A slot
+map has one int32 per row, -1 between calls. The first lookup of a row stores the row's number within its table's part of
+the batch there, and later lookups read it. This takes one pass over the lookups and no sort. One thread sums each table in
+lookup order, so results do not depend on the thread count, bit for bit. The GPU sums in the kernels that update the rows
+(`triton_rows`).
 """
 
 from dataclasses import dataclass, replace
@@ -31,23 +31,23 @@ from torch import Tensor
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[Any]  # float32 or float64
 
-_MAX_THREADS = numba.get_num_threads()  # at import: what NUMBA_NUM_THREADS or the machine allows
+_MAX_THREADS = numba.get_num_threads()  # at import: set by NUMBA_NUM_THREADS or the machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hits:
-    """Touched rows, each once.
+    """Rows of a batch, without duplicates, and their derivatives.
 
     Attributes:
         rows: (U,) int64, distinct, index into the (R, D) weights.
         grad: (U, D) gradient of the mean loss.
         curvature: (U, D) Hessian diagonal of the mean loss, or its mean over D (U, 1) for a rule with one accumulator
             per row; None on a step without curvature.
-        count: (U,) int64, how many lookups each row had: the sum of m over the bags; with weights the sum of w m, of the
-            type of `grad`.
-        squares: (U,) like `count`, the sum of m**2 over the bags, with weights of w m**2; None exactly when `curvature` is.
-        curvature_squares: (U,) like `count`, the part of `squares` of samples that took part in the curvature (with
-            `curvature_fraction` below 1 not every sample does); None exactly when `curvature` is.
+        count: (U,) int64 number of lookups of each row: the sum of m over the bags. With weights, the sum of w m, with the
+            dtype of `grad`.
+        squares: (U,) like `count`: the sum of m**2 over the bags, or of w m**2 with weights; None exactly if `curvature` is.
+        curvature_squares: (U,) like `count`: the part of `squares` from samples used for the curvature (with
+            `curvature_fraction` below 1, not all samples are); None exactly if `curvature` is.
     """
 
     rows: Tensor
@@ -59,25 +59,25 @@ class Hits:
 
     @property
     def has_curvature(self) -> Tensor | None:
-        """(U,) bool, whether a sample that took part in the curvature hit the row; None without curvature."""
+        """(U,) bool, whether a sample that was used for the curvature hit the row; None without curvature."""
         return None if self.curvature_squares is None else self.curvature_squares > 0
 
     def with_curvature_of_all(self) -> "Hits":
-        """Return these hits with the curvature of all samples, taken to be as that of those that took part."""
+        """Return these hits with the curvature scaled to all samples, assuming that the unused ones have the same."""
         if self.curvature is None or self.squares is None or self.curvature_squares is None:
             return self
-        # In the type of the curvature: integers would be divided in float32.
+        # Use the curvature's dtype: integers would be divided in float32.
         squares = self.squares.to(self.curvature.dtype)
         scale = squares / self.curvature_squares.where(self.curvature_squares > 0, 1)
         return replace(self, curvature=self.curvature * scale.unsqueeze(1))
 
     def penalized(self, weight: Tensor, l2: float) -> "Hits":
-        """Return these hits with the derivatives of a penalty l2/2 |row|^2 on each row of `weight` (R, D) that was hit."""
+        """Return these hits with the derivatives of a penalty l2/2 |row|^2 added for each of their rows of `weight`."""
         grad = torch.add(self.grad, weight[self.rows], alpha=l2)
         return replace(self, grad=grad, curvature=None if self.curvature is None else self.curvature + l2)
 
     def curvature_arrays(self) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
-        """Return `curvature` and `has_curvature` for a kernel; without curvature no row has any, and none is read."""
+        """Return `curvature` and `has_curvature` for a kernel. Without curvature, `has_curvature` is all False."""
         has_curvature = self.has_curvature
         if self.curvature is None or has_curvature is None:
             return self.grad.numpy(), np.zeros(len(self.rows), np.bool_)
@@ -95,22 +95,22 @@ def sum_hits(
     sampled: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Hits:
-    """Find the rows that a batch touched, and sum their derivatives; the same input gives the same bits.
+    """Find the rows that a batch looks up, and sum their derivatives. Results are deterministic, bit for bit.
 
     Args:
-        rows: (L,) int64 rows looked up, in [0, R); on the CPU table by table, within a table bag by bag.
+        rows: (L,) int64 rows looked up, in [0, R). On the CPU they are sorted by table, then by bag.
         bags: (L,) int64 bag of each lookup, index into the first dimension of `grad`.
-        grad: (N, D) contiguous, gradient of the mean loss at each bag's pooled embedding; sample b owns bags
+        grad: (N, D) contiguous, gradient of the mean loss at each bag's pooled embedding. Sample b owns bags
             `b * N / B` up to `(b + 1) * N / B`.
-        curvature: (N, C) contiguous, the Hessian diagonal of the mean loss, C being D, or 1 for its mean over D; None on a
+        curvature: (N, C) contiguous, the Hessian diagonal of the mean loss. C is D, or 1 for its mean over D. None on a
             step without curvature.
-        table_starts: (K + 1,) int64, the first lookup of each table and L. Only the CPU needs it and `slots`.
-        slots: (R,) int32 scratch of the caller, -1 throughout before and after the call.
-        sampled: (B,) bool, the samples that took part in the curvature; None for all.
-        weights: (B,) of the type of `grad`, at least 0; None for 1 each.
+        table_starts: (K + 1,) int64, the first lookup of each table, then L. Only the CPU needs it and `slots`.
+        slots: (R,) int32 scratch memory of the caller, all -1 before and after the call.
+        sampled: (B,) bool, the samples used for the curvature; None for all.
+        weights: (B,) with the dtype of `grad`, at least 0; None for 1 each.
 
     Returns:
-        The touched rows, in no particular order.
+        The rows of the batch, in no particular order.
 
     Raises:
         ValueError: `table_starts` or `slots` is missing on the CPU.
@@ -120,7 +120,7 @@ def sum_hits(
     if rows.device.type != "cpu":
         return sum_hits_torch(rows, bags, grad, curvature, sampled=sampled)
     if table_starts is None or slots is None:
-        raise ValueError("the CPU kernel needs table_starts and slots, got None; pass both")
+        raise ValueError("The CPU kernel needs table_starts and slots, but got None. Pass both.")
     return sum_hits_numba(
         rows, bags, grad, curvature, table_starts=table_starts, slots=slots, sampled=sampled
     )
@@ -136,7 +136,7 @@ def _sum_weighted_hits(
     slots: Tensor | None,
     sampled: Tensor | None,
 ) -> Hits:
-    """Leave out the lookups of samples without weight, and sum the weights of the others as derivatives are summed."""
+    """Remove the lookups of samples of weight 0, and sum the weights of the others as derivatives are summed."""
     bags_per_sample = _bags_per_sample(grad, weights)
     kept = weights[bags // bags_per_sample] > 0
     rows, bags = rows[kept], bags[kept]
@@ -161,14 +161,14 @@ def _sum_weighted_hits(
 
 
 def _bags_per_sample(grad: Tensor, per_sample: Tensor) -> int:
-    """Return N / B of (N, D) and (B,); 1 where there are no samples, and so no bags."""
+    """Return N / B for (N, D) and (B,); 1 if there are no samples and no bags."""
     return len(grad) // len(per_sample) if len(per_sample) else 1
 
 
 def sum_hits_torch(
     rows: Tensor, bags: Tensor, grad: Tensor, curvature: Tensor | None, *, sampled: Tensor | None = None
 ) -> Hits:
-    """Sum over hits with torch operations on any device; rows come in ascending order, lookups in any.
+    """Sum over hits with torch operations on any device. Lookups may have any order; rows are returned in ascending order.
 
     Args:
         rows: (L,) int64.
@@ -178,14 +178,14 @@ def sum_hits_torch(
         sampled: (B,) bool or None.
 
     Returns:
-        The touched rows.
+        The rows of the batch.
     """
     num_bags = grad.shape[0]
-    # One entry per distinct (row, bag); the key stays below 2**63 for 2**40 rows and 2**23 bags.
+    # One entry per distinct (row, bag). The key stays below 2**63 for 2**40 rows and 2**23 bags.
     pairs, m = torch.unique_consecutive((rows * num_bags + bags).sort().values, return_counts=True)
     pair_bags = pairs % num_bags
     touched, segment = torch.unique_consecutive(pairs // num_bags, return_inverse=True)
-    # Integer sums are the same in every order, so the atomics of index_add_ do no harm here.
+    # Integer sums do not depend on the order, so the atomics of index_add_ are safe here.
     count = torch.zeros_like(touched).index_add_(0, segment, m)
     grad_sum = _segment_sum(grad[pair_bags] * m.to(grad.dtype).unsqueeze(1), segment, len(touched))
     if curvature is None:
@@ -206,7 +206,7 @@ def sum_hits_torch(
 
 
 def _segment_sum(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    # (L, D), (L,) -> (num_segments, D). This is what the backward of nn.Embedding computes. Unlike index_add_
+    # (L, D), (L,) -> (num_segments, D). This is what the backward of nn.Embedding computes. Unlike index_add_,
     # it adds in a fixed order on the GPU too, and it splits the long runs of small tables.
     return torch.ops.aten.embedding_dense_backward(values, segment, num_segments, -1, False)
 
@@ -221,23 +221,23 @@ def sum_hits_numba(
     slots: Tensor,
     sampled: Tensor | None = None,
 ) -> Hits:
-    """Sum over hits as `sum_hits` says; all tensors are on the CPU.
+    """Sum over hits like `sum_hits`. All tensors are on the CPU.
 
-    Rows come table by table, within a table in the order of their first lookup.
+    Rows are returned table by table, and within a table in the order of their first lookup.
 
     Args:
-        rows: (L,) int64, table by table and within a table bag by bag.
+        rows: (L,) int64, sorted by table, then by bag.
         bags: (L,) int64, index into the first dimension of `grad`.
         grad: (N, D) float32 or float64.
-        curvature: (N, C) of the type of `grad`, or None.
-        table_starts: (K + 1,) int64; table k owns lookups `table_starts[k]` up to `table_starts[k + 1]`.
-        slots: (R,) int32, all -1; all -1 again on return.
-        sampled: (B,) bool, samples that took part in the curvature; bag n is of sample `n // (N / B)`.
+        curvature: (N, C) with the dtype of `grad`, or None.
+        table_starts: (K + 1,) int64. Table k owns lookups `table_starts[k]` up to `table_starts[k + 1]`.
+        slots: (R,) int32, all -1 before and after the call.
+        sampled: (B,) bool, the samples used for the curvature. Bag n belongs to sample `n // (N / B)`.
 
     Returns:
-        The touched rows.
+        The rows of the batch.
     """
-    # Ranks that share a machine split its cores through torch's thread count; numba would take all of them.
+    # Ranks on one machine share its cores through torch's thread count. Numba would use all of them.
     numba.set_num_threads(min(torch.get_num_threads(), _MAX_THREADS))
     slot_of, first_seen, counts = _number_rows(rows.numpy(), table_starts.numpy(), slots.numpy())
     with_curvature = curvature is not None
@@ -268,7 +268,7 @@ def sum_hits_numba(
 def _number_rows(
     rows: IntArray, table_starts: IntArray, slots: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int32], IntArray, IntArray]:
-    """Number the touched rows of each table from 0.
+    """Number the rows of each table that the batch looks up, from 0.
 
     Returns:
         (L,) int32 number of each lookup's row; (L,) int64 whose first `counts[k]` entries from
@@ -329,7 +329,7 @@ def _sum(
             for d in range(dim):
                 grad_sum[u, d] += grad[bag, d]
             if with_curvature:
-                # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the
+                # The c-th time that a bag contains the row, 2c - 1 times the bag's curvature is added, because the
                 # first m odd numbers sum to m**2.
                 repeats[u] = repeats[u] + 1 if last_bag[u] == bag else 1
                 last_bag[u] = bag

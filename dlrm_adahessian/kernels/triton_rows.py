@@ -1,31 +1,31 @@
 # pyright: basic
 # pyright: reportArgumentType=false, reportOperatorIssue=false
 # In kernels the types are Triton's, which its own annotations miss.
-"""Look up rows on the GPU, sum derivatives over each row's hits and update the rows.
+"""Look up rows on the GPU, sum derivatives over each row's hits, and update the rows.
 
-The lookup is one kernel: pooled embeddings, and what the update wants to know of each lookup. Whether all bags hold one row
-is not asked, since the host would have to wait for the answer: a block of bags adds one row a bag until none is left,
-which for one row each is a plain gather.
+The lookup is one kernel. It computes pooled embeddings and, for each lookup, what the update needs. It does not ask whether
+all bags contain one row, because the host would wait for the answer. Instead, a block of bags adds one row per bag until
+none is left. With one row per bag, this is a plain gather.
 
-The update is one sort and two kernels. The lookups are sorted by row. A run, the hits of one row, then lies together, and
-may be one lookup or, in the small tables of Criteo, the whole batch. The first kernel cuts the sorted lookups into tiles
-of equal size, so that the work is even whatever the runs. It sums each run within its tile by a segmented scan, and
-updates the rows of runs that end where they began. A run that leaves its tile leaves a partial sum per tile; the second
-kernel adds these up and updates its row. All sums have a fixed order and there are no atomics: the same input gives the
-same bits.
+The update is one sort and two kernels. Lookups are sorted by row, which makes the hits of one row (a run) adjacent. A run
+has one lookup or, in the small tables of Criteo, the whole batch. The first kernel splits the sorted lookups into tiles of
+equal size, which balances the work for all run lengths. It sums each run within its tile with a segmented scan, and updates
+the rows whose runs start and end in one tile. A run over several tiles leaves a partial sum in each. The second kernel adds
+these and updates the row. All sums have a fixed order and there are no atomics, so results are deterministic, bit for bit.
 
-Nothing waits for the device: launches are sized by the number of lookups, not by the number of touched rows. Sums live
-in registers until the row is written, so a touched row is read and written once.
+The host never waits for the device: launch sizes depend on the number of lookups, not on the number of distinct rows. Sums
+stay in registers until the row is written, so each row is read and written once.
 
 A row rule is one function, a `@triton_kernel`, that both kernels inline:
 
     direction = rule(states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width)
 
-with `weight` the rows (N, D), `states` the pointers of the rule's state tensors in the order of `new_state`, `row` (N, 1)
-and `entry` (N, D) the positions in tensors (R,) and (R, D), `touched` (N, 1) and `here` (N, D) which of them exist, `grad`
-and `curvature` the sums (N, D), `has_curvature` (N, 1), `count` (N, 1) of lookups or their weights, `samples` B, `cfg` the rule's configuration. It updates the states
-and returns what the learning rate multiplies, (N, D). It loads all it wants, then calls `tl.debug_barrier()`, then stores:
-several threads may hold the same entry, and one of them must not load what another has stored already.
+where `weight` has the rows (N, D), and `states` the pointers to the rule's state tensors in the order of `new_state`. `row`
+(N, 1) and `entry` (N, D) are positions in tensors (R,) and (R, D); `touched` (N, 1) and `here` (N, D) mask those that exist.
+`grad` and `curvature` are the sums (N, D), with `has_curvature` (N, 1). `count` (N, 1) is the number of lookups or the sum
+of their weights, `samples` is B, and `cfg` has the rule's settings. The function updates the states and returns the
+direction (N, D), which the learning rate multiplies. It must load everything first, then call `tl.debug_barrier()`, then
+store: several threads may have the same entry, and none may load what another has already stored.
 """
 
 from typing import Any
@@ -35,8 +35,8 @@ import triton.language as tl
 from torch import Tensor
 from triton import jit
 
-_BAGS = 64  # bags a program of the lookup; a power of two
-_TILE = 64  # lookups a program of the update; a power of two
+_BAGS = 64  # bags per program of the lookup; a power of two
+_TILE = 64  # lookups per program of the update; a power of two
 _SPAN = 128  # tiles whose partial sums are added at a time; a power of two
 
 
@@ -47,12 +47,12 @@ def look_up_triton(
 
     Args:
         weight: (R, D) contiguous.
-        indices: (L,) int64, rows within their table; feature by feature, within a feature bag by bag.
-        offsets: (T * B + 1,) integers, where each bag begins in `indices`.
+        indices: (L,) int64, rows within their table, sorted by feature, then by bag.
+        offsets: (T * B + 1,) integers, the start of each bag in `indices`.
         first_rows: (T,) int64, the row of `weight` that is row 0 of each feature's table.
 
     Returns:
-        (L,) int64 row of `weight` and (L,) int64 bag of each lookup; (B * T, D) pooled embeddings by bag, that is by
+        (L,) int64 row of `weight` and (L,) int64 bag of each lookup; (B * T, D) pooled embeddings by bag, ordered by
         sample, then feature.
     """
     num_bags, width, features = offsets.shape[0] - 1, weight.shape[1], first_rows.shape[0]
@@ -111,22 +111,23 @@ def update_rows_triton_(
     l2: float = 0.0,
     tile: int = _TILE,
 ) -> None:
-    """Update the touched rows of `weight` and `state`; sums are those of `dlrm_adahessian.kernels.row_sums`.
+    """Update the rows of a batch in `weight` and `state`, with sums as in `dlrm_adahessian.kernels.row_sums`.
 
     Args:
         weight: (R, D) contiguous, float32 or float64.
-        state: the rule's, tensors (R, D) or (R,), contiguous.
-        rows: (L,) int64, in [0, R); the lookups of one bag in one table lie together.
+        state: state of the rule, contiguous tensors (R, D) or (R,).
+        rows: (L,) int64, in [0, R). The lookups of one bag in one table are adjacent.
         bags: (L,) int64, index into the first dimension of `grad`.
-        grad: (N, D) contiguous, of the mean loss.
+        grad: (N, D) contiguous, gradient of the mean loss.
         curvature: (N, D), or its mean over D (N, 1), contiguous, or None.
-        sampled: (B,) bool, samples that took part in the curvature; None for all.
-        rule: the function of the row rule, compiled.
-        cfg: its configuration, hashable; the kernels are compiled for it.
-        lr: learning rate, the schedule's factor included.
-        samples: over how many samples the loss is a mean, or the sum of their weights.
-        weights: (B,) of the samples, at least 0, of the type of `grad`; None for 1 each.
-        l2: of the penalty l2/2 |row|^2 on each touched row, as of `Hits.penalized`; the kernels are compiled for it.
+        sampled: (B,) bool, the samples used for the curvature; None for all.
+        rule: compiled function of the row rule.
+        cfg: hashable settings of the rule. Kernels are compiled for each value.
+        lr: learning rate, including the schedule's factor.
+        samples: number of samples in the mean loss, or the sum of their weights.
+        weights: (B,) sample weights, at least 0, with the dtype of `grad`; None for 1 each.
+        l2: factor of the penalty l2/2 |row|^2 on each row of the batch, as in `Hits.penalized`. Kernels are compiled for
+            each value.
         tile: lookups per tile, a power of two.
     """
     num_lookups, width = rows.shape[0], weight.shape[1]
@@ -134,18 +135,18 @@ def update_rows_triton_(
         return
     per_sample = sampled if weights is None else weights
     bags_per_sample = 1 if per_sample is None else grad.shape[0] // per_sample.shape[0]
-    keys = rows.to(torch.int32) if weight.shape[0] < 2**31 else rows  # half as many digits to sort by
+    keys = rows.to(torch.int32) if weight.shape[0] < 2**31 else rows  # halves the digits to sort by
     if weights is not None:
-        # No row is -1, and no run of it ever starts: so lookups without weight touch nothing.
+        # No row is -1 and no run of it ever starts, so lookups of weight 0 have no effect.
         keys = torch.where(weights[bags // bags_per_sample] > 0, keys, -1)
     keys, order = keys.sort(stable=True)
     num_tiles = -(-num_lookups // tile)
     padded = 1 << (width - 1).bit_length()
-    # What runs that cross tiles leave in each tile: [0] by the run that entered it, [1] by the run that leaves it.
+    # Partial sums in each tile of runs over several tiles: [0] of the run that enters it, [1] of the run that leaves it.
     edge_grad = weight.new_empty(2, num_tiles, padded)
     edge_curvature = edge_grad if curvature is None else torch.empty_like(edge_grad)
     edge_count = keys.new_empty((2, num_tiles), dtype=torch.int32 if weights is None else weights.dtype)
-    # Real numbers, since squares of long bags may exceed 32 bits.
+    # Floating point, because the squares of long bags may exceed 32 bits.
     edge_squares, edge_sampled = (weight.new_empty(2, num_tiles) for _ in range(2))
     scratch = (edge_grad, edge_curvature, edge_count, edge_squares, edge_sampled)
     states = tuple(state.values())
@@ -174,7 +175,7 @@ def update_rows_triton_(
 
 @jit
 def _add_within_run(starts, value, starts_right, value_right):
-    # Sums restart where a run starts.
+    # Sums restart at the start of a run.
     return starts | starts_right, tl.where(starts_right != 0, value_right, value + value_right)
 
 
@@ -188,7 +189,7 @@ def _update(
     here = touched & (column < WIDTH)
     old = tl.load(weight + entry, mask=here, other=0)
     if WITH_CURVATURE and not ALL_SAMPLED:
-        # As if the samples that took no part had the curvature of those that did.
+        # Assume that unused samples have the same curvature as those used for it.
         curvature *= squares / tl.where(sampled_squares > 0, sampled_squares, 1)
     if L2 > 0:
         grad += L2 * old
@@ -201,7 +202,7 @@ def _update(
 
 @jit
 def _repeats(keys, order, bags, lookup, exists, row, bag, starts):
-    # How many hits up to this one the bag has of the row: the sort is stable, so they are neighbours.
+    # Number of hits of the row in the bag, up to this one. The sort is stable, so they are adjacent.
     repeats = starts * 0 + 1
     same = exists & (starts == 0)
     back = 1
@@ -263,7 +264,7 @@ def _update_within_tiles(
     squares = tl.zeros((TILE,), weight.dtype.element_ty)
     sampled_squares = squares
     if WITH_CURVATURE:
-        # The c-th time that a bag holds the row adds 2c - 1 times the bag's curvature, because the first m odd
+        # The c-th time that a bag contains the row, 2c - 1 times the bag's curvature is added, because the first m odd
         # numbers sum to m**2.
         repeats = _repeats(keys, order, bags, lookup, exists, row, bag, starts)
         took_part = _took_part(exists, sampled, bag // bags_per_sample, ALL_SAMPLED)
@@ -311,7 +312,7 @@ def _update_across_tiles(
     if end < num_lookups:
         row = tl.load(keys + end - 1)
         before_tile = tl.load(keys + end - TILE - 1, mask=tile > 0, other=-1)
-        # This program is of the tile that the run began in.
+        # This program handles the tile in which the run begins.
         if (tl.load(keys + end) == row) & (before_tile != row):
             edge_grad, edge_curvature, edge_count, edge_squares, edge_sampled = scratch
             column = tl.arange(0, PADDED)[None, :]

@@ -1,6 +1,6 @@
 # pyright: basic
 # pyright: reportArgumentType=false, reportOperatorIssue=false
-"""A kernel that shows what `_repeats` counts; a file of its own, since Triton looks names up among a file's globals."""
+"""A kernel that returns the counts of `_repeats`. It has its own file, because Triton looks up names in a file's globals."""
 
 import triton.language as tl
 from triton import jit

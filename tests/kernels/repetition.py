@@ -1,19 +1,19 @@
-"""A batch with each bag as often as its weight says: what weights mean, without any."""
+"""Repeat each bag of a batch by its weight, which defines what weights mean."""
 
 import torch
 from torch import Tensor
 
 
 def repeated(rows: Tensor, bags: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Repeat bags; what each bag has is repeated by `repeat_interleave(times, 0)`.
+    """Repeat bags. Use `repeat_interleave(times, 0)` to repeat the tensors of each bag.
 
     Args:
         rows: (L,) int64 rows looked up.
         bags: (L,) int64, index into `times`.
-        times: (N,) int64, how often each bag is to occur.
+        times: (N,) int64, how often to repeat each bag.
 
     Returns:
-        Rows and bags of the lookups of all copies, in no order that a kernel for the CPU asks for.
+        Rows and bags of the lookups of all copies. They are not sorted as the CPU kernel requires.
     """
     of_lookups = times[bags]
     lookup = torch.arange(len(rows), device=rows.device).repeat_interleave(of_lookups)

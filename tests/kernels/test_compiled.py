@@ -1,4 +1,4 @@
-"""Kernels are compiled when they are first used, and those for the CPU once for all processes."""
+"""Test that kernels compile at first use, and that CPU kernels are compiled once for all processes."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def test_a_kernel_calls_another_as_triton_has_it():
 
     whole = _quadruple.compiled
     assert _quadruple.compiled is whole
-    assert type(_double) is type(whole)  # in its place among the globals
+    assert type(_double) is type(whole)  # the global was replaced
     assert whole.fn.__globals__["tl"] is tl
 
 

@@ -1,4 +1,4 @@
-"""Sums over hits against a loop over lookups in float64, and against the exact Hessian."""
+"""Test sums over hits against a loop over lookups in float64 and against the exact Hessian."""
 
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.kernels.repetition import repeated
 DIM = 3
 
 Case = tuple[list[list[list[int]]], list[int]]
-"""Per table and sample the rows of the bag; per table its number of rows."""
+"""The rows of each bag by table and sample, and the number of rows per table."""
 
 
 def one_hot(rows_per_table: list[list[int]]) -> list[list[list[int]]]:
@@ -32,7 +32,7 @@ CASES: dict[str, Case] = {
 
 
 def random_case(sizes: list[int], most: int) -> Case:
-    """Draw 40 bags of each table with 0 to `most` values."""
+    """Generate 40 random bags per table with 0 to `most` values."""
     rng = np.random.default_rng(7)
     return [[rng.integers(n, size=rng.integers(most + 1)).tolist() for _ in range(40)] for n in sizes], sizes
 
@@ -42,7 +42,7 @@ CASES["long_bags"] = random_case([6, 50, 1], 20)
 
 
 class Problem:
-    """The tensors of one case; derivatives are drawn, signed."""
+    """Tensors of one case, with random signed derivatives."""
 
     def __init__(self, case: Case, dtype: torch.dtype) -> None:
         tables, sizes = case
@@ -66,11 +66,11 @@ class Problem:
 
     @property
     def multiplicities(self) -> Counter[tuple[int, int]]:
-        """How often a bag holds a row, by row and bag."""
+        """Count how often a bag contains a row, by row and bag."""
         return Counter(zip(self.rows.tolist(), self.bags.tolist(), strict=True))
 
     def brute_force(self, sampled: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor, set[int]]:
-        """Return (R, D) gradient and curvature, (R,) squares and those of sampled bags, and the touched rows."""
+        """Return (R, D) gradient and curvature, (R,) squares of all and of sampled bags, and the rows of the batch."""
         grad = torch.zeros(self.num_rows, DIM, dtype=torch.float64)
         curvature = torch.zeros_like(grad)
         squares, curvature_squares = torch.zeros(2, self.num_rows, dtype=torch.int64)
@@ -85,13 +85,13 @@ class Problem:
 
     @property
     def bound(self) -> float:
-        """Of the error of a sum."""
-        # Sums of at most 40 bags x m**2 values of size below 5, each rounded once per addition.
+        """Return an upper bound of the error of a sum."""
+        # Sums of at most 40 bags x m**2 values of size below 5, with one rounding error per addition.
         largest = max(self.multiplicities.values(), default=1)
         return 40 * largest**2 * 5 * torch.finfo(self.grad.dtype).eps
 
     def hits(self, device_kernel: str, *, curvature: bool = True, sampled: Tensor | None = None) -> Hits:
-        """Return what the kernel makes of the case."""
+        """Return the kernel's result for the case."""
         curv = self.curvature if curvature else None
         if device_kernel == "torch":
             return sum_hits_torch(self.rows, self.bags, self.grad, curv, sampled=sampled)
@@ -102,7 +102,7 @@ class Problem:
 
 
 def use_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `sum_hits` sum with torch, which without a GPU nothing else asks for."""
+    """Make `sum_hits` use torch, which otherwise happens on a GPU only."""
 
     def of_torch(*where: Tensor, sampled: Tensor | None, **_: Tensor) -> Hits:
         return sum_hits_torch(*where, sampled=sampled)
@@ -137,8 +137,8 @@ def test_sums_equal_a_loop_over_bags(name: str, num_sampled: int | None, kernel:
 @pytest.mark.oracle
 @pytest.mark.parametrize("kernel", ["torch", "numba"])
 def test_row_curvature_is_the_hessian_diagonal_of_a_mean_loss(kernel: str):
-    # The loss is any mean over samples of a smooth function of the sample's pooled embedding. Its Hessian
-    # diagonal at the pooled embedding goes in, its Hessian diagonal at the table must come out.
+    # The loss is any mean over samples of a smooth function of the sample's pooled embedding. The input is its Hessian
+    # diagonal at the pooled embedding. The output must be its Hessian diagonal at the table.
     problem = Problem((CASES["repeated_ids_in_a_bag"][0][:1], [3]), torch.float64)
     table = torch.linspace(-1, 1, 3 * DIM, dtype=torch.float64).view(3, DIM)
 
@@ -216,7 +216,7 @@ def test_cpu_kernel_refuses_without_its_scratch():
 
 @pytest.mark.oracle
 def test_the_curvature_of_samples_that_took_no_part_is_taken_to_be_that_of_those_that_did():
-    """A row that three samples hit, two of which took part, and one that nobody hit who did."""
+    """One row is hit by three samples, two of them used for the curvature. Another is hit by none of those."""
     rows, bags = torch.tensor([0, 0, 0, 1]), torch.arange(4)
     curvature = torch.tensor([[2.0], [4.0], [100.0], [100.0]])
     hits = sum_hits_torch(
@@ -231,7 +231,7 @@ def test_the_curvature_of_samples_that_took_no_part_is_taken_to_be_that_of_those
 @pytest.mark.oracle
 @pytest.mark.parametrize("kernel", ["torch", "numba"])
 def test_curvature_that_is_the_same_in_all_bags_is_that_of_all_whichever_took_part(kernel: str):
-    """A bag that holds a row 3 times has 9 times its curvature, so it is not 3 lookups that are made up for."""
+    """A bag that contains a row 3 times has 9 times its curvature. Scaling by its 3 lookups would be wrong."""
     problem = Problem(CASES["long_bags"], torch.float64)
     problem.curvature = torch.ones_like(problem.curvature)
     whole = problem.hits(kernel)
@@ -255,7 +255,7 @@ def test_lookups_count_by_weights_that_are_no_whole_numbers_and_none_of_weight_0
     weights = torch.arange(samples, dtype=torch.float64) % 3 / 2  # 0, 0.5 and 1
     sampled = None if num_sampled is None else torch.arange(samples) < num_sampled
     of_weight = weights.repeat_interleave(len(problem.grad) // samples).unsqueeze(1)
-    problem.grad *= of_weight  # as the derivatives of a weighted loss are
+    problem.grad *= of_weight  # as in the derivatives of a weighted loss
     problem.curvature *= of_weight
     grad, curvature, *_ = problem.brute_force([True] * samples if sampled is None else sampled.tolist())
     counts, squares, of_part = torch.zeros(3, problem.num_rows, dtype=torch.float64)
@@ -304,7 +304,7 @@ def test_a_sample_of_weight_w_counts_as_w_samples_whatever_its_bags_hold(
         if sampled is None
         else sampled.repeat_interleave(bags_per_sample).repeat_interleave(times),
     )
-    problem.grad *= times.unsqueeze(1)  # as the derivatives of a weighted loss are
+    problem.grad *= times.unsqueeze(1)  # as in the derivatives of a weighted loss
     problem.curvature *= times.unsqueeze(1)
     if kernel == "torch":
         use_torch(monkeypatch)

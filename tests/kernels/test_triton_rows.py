@@ -1,4 +1,4 @@
-"""The GPU kernels against the torch reference and the lookup on the CPU: on CUDA, and interpreted on the CPU."""
+"""Test the GPU kernels against the torch reference and the CPU lookup, on CUDA and interpreted on the CPU."""
 
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -25,12 +25,12 @@ pytestmark = [
     needs_triton,
     pytest.mark.filterwarnings(
         "ignore::RuntimeWarning"
-    ),  # the interpreter is numpy: 0 / 0 and log(0) warn there
+    ),  # the interpreter uses numpy, in which 0 / 0 and log(0) warn
 ]
-WIDTH, TILE, LR_SCALE = 3, 4, 0.5  # a width that is no power of two; few lookups a tile
-STEPS = 3  # the third reads the state that the second made of curvature
-WITHOUT_AND_WITH_CURVATURE = 2  # steps that are enough for sums, which have no state
-# Powers of two and their like: scalars reach the kernels in float32, and these lose nothing there.
+WIDTH, TILE, LR_SCALE = 3, 4, 0.5  # a width that is not a power of two; few lookups per tile
+STEPS = 3  # the third reads the state that the second computed from curvature
+WITHOUT_AND_WITH_CURVATURE = 2  # steps; enough for sums, which have no state
+# Powers of two and similar: scalars reach the kernels in float32, which represents these exactly.
 RULES = {kind().name: kind(lr=0.125) for kind in get_args(RowConfig)} | {
     "hessian_adagrad_clipped": HessianAdagradConfig(lr=0.125, curvature_floor=0.0, clip=0.5),
     "hessian_adagrad_rowwise": HessianAdagradConfig(lr=0.125, curvature_floor=0.25, rowwise=True),
@@ -43,7 +43,7 @@ RULES = {kind().name: kind(lr=0.125) for kind in get_args(RowConfig)} | {
 
 @dataclass
 class Lookups:
-    """Hits of several tables with `batch` bags each, and their derivatives, drawn."""
+    """Hits of several tables with `batch` bags each, with random derivatives."""
 
     rows: Tensor
     bags: Tensor
@@ -64,7 +64,7 @@ class Lookups:
 
 
 def lookups(sizes: list[int], lengths: list[list[int]], *, seed: int = 0) -> Lookups:
-    """Draw rows: table t has `sizes[t]` rows, its bag b holds `lengths[t][b]` of them, repeats likely."""
+    """Generate random rows: table t has `sizes[t]` rows, and its bag b contains `lengths[t][b]` of them, with repeats."""
     rng = np.random.default_rng(seed)
     tables, batch, first = len(sizes), len(lengths[0]), 0
     rows, bags = [], []
@@ -99,7 +99,7 @@ CASES = {
 
 
 def sums(case: Lookups, where, sampled: Tensor | None, weights: Tensor | None) -> Hits:
-    """Return the sums over hits; with weights in halves those of a batch with two copies of a sample of weight 1."""
+    """Return the sums over hits. Half-integer weights are replaced with copies: two of a sample of weight 1."""
     if weights is None:
         return sum_hits_torch(*where, sampled=sampled)
     rows, bags, *derivatives = where
@@ -129,7 +129,7 @@ def run(
     l2: float = 0.0,
     steps: int = STEPS,
 ):
-    """Take steps, the first without curvature; return weight and state."""
+    """Take steps, the first without curvature, and return weight and state."""
     on_device = case.to(device, dtype)
     rule = cfg.build()
     weight = (
@@ -162,7 +162,7 @@ def run(
 
 
 def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Tensor | float | None):
-    # Sums of at most 25 terms, roots and quotients; AdaHessian divides by 1 - beta2 = 0.01 of rounded terms.
+    # Sums of at most 25 terms, roots and quotients. AdaHessian divides rounded terms by 1 - beta2 = 0.01.
     tolerance = 5e3 * torch.finfo(dtype).eps
     found = run(cfg, case, device, dtype, fused=True, **how)
     expected = run(cfg, case, device, dtype, fused=False, **how)
@@ -263,7 +263,7 @@ def test_same_input_gives_same_bits(device: str):
 @pytest.mark.parametrize("device", DEVICES[1:])
 @pytest.mark.parametrize("name", RULES)
 def test_rules_equal_the_torch_reference_on_many_rows(name: str, device: str):
-    """As many lookups and as uneven runs as a batch of Criteo has, at the width and tile size in use."""
+    """As many lookups and as uneven runs as in a batch of Criteo, with the production width and tile size."""
     generator = torch.Generator().manual_seed(1)
     batch, sizes, width = 4096, [3, 20, 300, 100_000, 1_000_000], 16
     picked = [(torch.rand(batch, generator=generator).pow_(4) * size).long() for size in sizes]
@@ -294,7 +294,7 @@ def test_rules_equal_the_torch_reference_on_many_rows(name: str, device: str):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_repeats_are_counted_within_the_lookups_alone(device: str):
-    """Bag 0 holds row 2 three times, at the end; memory behind goes on as if more lookups were there."""
+    """Bag 0 contains row 2 three times at the end. The memory after it continues as if there were more lookups."""
     from tests.kernels.counting import count_repeats
 
     keys = torch.tensor([1, 2, 2, 2, *[-1] * 4], device=device)
