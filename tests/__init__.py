@@ -1,1 +1,1 @@
-"""Tests; the folders mirror the package."""
+"""Tests. The folders mirror the package."""

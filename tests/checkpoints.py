@@ -1,4 +1,4 @@
-"""Small checkpoints generated from a seed, and the oracle that says which seed a checkpoint holds."""
+"""Create small checkpoints from a seed, and verify which seed a checkpoint contains."""
 
 import itertools
 import shutil
@@ -19,7 +19,7 @@ STATE = {"loader": {"position": 12345}, "lr": 0.1, "big": 2**60, "text": "ü", "
 
 
 def dense_of(seed: int) -> dict[str, Tensor]:
-    """Return tensors of every dtype and of awkward shapes and values."""
+    """Return tensors of every dtype, with unusual shapes and values."""
     generator = torch.Generator().manual_seed(seed)
     flat = torch.randn(50, generator=generator)
     return {
@@ -43,7 +43,7 @@ def dense_of(seed: int) -> dict[str, Tensor]:
 
 
 def table_of(seed: int, name: str, rows: int, dim: int = 4) -> TableShard:
-    """Return a whole table with row states of two kinds."""
+    """Return a complete table with row states of two kinds."""
     generator = torch.Generator().manual_seed(1000 * seed + rows)
     tensors = {
         "weight": torch.randn(rows, dim, generator=generator),
@@ -54,23 +54,23 @@ def table_of(seed: int, name: str, rows: int, dim: int = 4) -> TableShard:
 
 
 def tables_of(seed: int) -> list[TableShard]:
-    """Return three tables, one of a single row, one with a name that is no file name."""
+    """Return three tables: one has a single row, and one has a name that is not a valid file name."""
     return [table_of(seed, "C3", 11), table_of(seed, "C1", 1), table_of(seed, "a table/../x", 7, 2)]
 
 
 def part(table: TableShard, first: int, last: int) -> TableShard:
-    """Return the rows of a table from `first` to before `last`."""
+    """Return rows `first` to `last` (excluded) of a table."""
     tensors = {name: tensor[first:last] for name, tensor in table.tensors.items()}
     return TableShard(table=table.table, first_row=first, table_rows=table.table_rows, tensors=tensors)
 
 
 def blank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors to restore into, all ones."""
+    """Return tensors of ones to restore into."""
     return {name: torch.ones_like(tensor) for name, tensor in tensors.items()}
 
 
 def blank_shard(shard: TableShard) -> TableShard:
-    """Return a shard to restore into, all ones."""
+    """Return a shard of ones to restore into."""
     tensors = blank(shard.tensors)
     return TableShard(
         table=shard.table, first_row=shard.first_row, table_rows=shard.table_rows, tensors=tensors
@@ -78,25 +78,25 @@ def blank_shard(shard: TableShard) -> TableShard:
 
 
 def contents_of(seed: int, **changes: object) -> Contents:
-    """Return what `seed` generates, with other parts where told."""
+    """Return the checkpoint contents that `seed` generates, with `changes` to its parts."""
     parts = {"dense": dense_of(seed), "shards": tables_of(seed), "state": {**STATE, "seed": seed}}
     return Contents(**{**parts, **changes})
 
 
 def save_seed(folder: Path, seed: int, **options: int) -> Path:
-    """Save what `seed` generates, as step 100 * seed unless told otherwise."""
+    """Save the contents that `seed` generates, as step 100 * seed unless `options` say otherwise."""
     settings = {"step": 100 * seed, **options}
     return save(folder, contents_of(seed), fingerprint=RUN, **settings)
 
 
 def save_only(folder: Path, step: int = 1, **parts: object) -> Path:
-    """Save the given parts and nothing else."""
+    """Save only the given parts."""
     contents = Contents(**{"dense": {}, "shards": [], "state": {}, **parts})
     return save(folder, contents, step=step, fingerprint=RUN)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape and bytes."""
+    """Return whether two tensors have the same dtype, shape and bytes."""
 
     def raw(tensor: Tensor) -> Tensor:
         return tensor.contiguous().reshape(-1).view(torch.uint8)
@@ -105,7 +105,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def seed_of(checkpoint: Checkpoint | None) -> int:
-    """Return which seed the checkpoint holds, having compared every bit with what that seed generates."""
+    """Return the seed whose contents the checkpoint has, after comparing every bit with them."""
     assert checkpoint is not None
     seed = checkpoint.state["seed"]
     dense, tables = dense_of(seed), tables_of(seed)
@@ -127,21 +127,21 @@ def copies_of(template: Path, root: Path) -> Callable[[], Path]:
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names in a folder, sorted."""
+    """Return the sorted names in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def assert_all_whole(folder: Path) -> None:
-    """What stands under a checkpoint's name is whole, at every moment."""
+    """Verify that everything under a checkpoint's name is complete."""
     for path in folder.glob("step-*"):
         found = load(path, RUN)
         assert seed_of(found) == found.step // 100
 
 
 def full_disks_survived(save_of: Callable[[Path, int], object], two: Path, root: Path) -> int:
-    """Save seed 3 beside seeds 1 and 2, with a full disk at each operation; return how often it was reported.
+    """Save seed 3 next to seeds 1 and 2, with a full disk at each operation. Return how often the error was reported.
 
-    No checkpoint may be harmed, and what was said to be saved must be there.
+    No checkpoint may be damaged, and what was reported as saved must exist.
     """
     outcomes = []
     for folder, outcome in each_operation(lambda path: save_of(path, 3), disk_full, copies_of(two, root)):

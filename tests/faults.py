@@ -1,7 +1,7 @@
-"""Faults in file operations: a child process that dies at its n-th one, or whose n-th one fails or does half of it.
+"""Inject faults into file operations: a child process dies at its n-th one, or the n-th one fails or is cut short.
 
 An operation is an open, rename, mkdir, unlink, rmdir, listing or fsync, or the middle of a write. Tests count n up
-from 1 until the child gets through without meeting the fault, so no operation is left out.
+from 1 until the child finishes before the fault, so they cover every operation.
 """
 
 import errno
@@ -27,7 +27,7 @@ _DEFECT = 99
 
 
 class Outcome(Enum):
-    """What became of the child."""
+    """How the child ended."""
 
     KILLED = "killed"
     REPORTED = "ended with the program's own error"
@@ -35,31 +35,31 @@ class Outcome(Enum):
 
 
 def kill() -> None:
-    """End this process as SIGKILL does: nothing is cleaned up."""
+    """End this process like SIGKILL, without any cleanup."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def disk_full() -> None:
-    """Fail the operation for want of room."""
+    """Fail the operation with a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def io_error() -> None:
-    """Fail the operation as a broken disk does."""
+    """Fail the operation with an I/O error."""
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def each_operation(
     action: Callable[[Path], object], fault: Callable[[], None], fresh: Callable[[], Path]
 ) -> Iterator[tuple[Path, Outcome]]:
-    """Run `action(fresh())` in children that meet `fault` at operation 1, 2, ... until one does not meet it."""
+    """Run `action(fresh())` in children with `fault` at operation 1, 2, ... until one finishes before it."""
     return _each(action, lambda point: _Counter(point, fault), fresh)
 
 
 def each_write_cut_short(
     action: Callable[[Path], object], fresh: Callable[[], Path]
 ) -> Iterator[tuple[Path, Outcome]]:
-    """Run `action(fresh())` in children whose write 1, 2, ... takes half of its bytes, says so, and is no error."""
+    """Run `action(fresh())` in children whose write 1, 2, ... writes half of its bytes and reports it without an error."""
     return _each(action, _ShortWrite, fresh)
 
 
@@ -79,7 +79,7 @@ def _each(
         if child == 0:
             _run_child(lambda path=path: action(path), trap(point))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status != _DEFECT, f"the action raised a foreign error at operation {point}, see its traceback"
+        assert status != _DEFECT, f"unexpected error at operation {point}; see its traceback"
         if status == _NOT_MET:
             assert point > 1, "the action performs no file operation"
             return
@@ -105,7 +105,7 @@ def _run_child(action: Callable[[], object], trap: _Trap) -> None:
 
 
 class _ShortWrite:
-    """Lets one write take half of its bytes, as a system may at any time; beneath Python's own buffers."""
+    """Make one write take half of its bytes, as the system may at any time, below Python's own buffers."""
 
     def __init__(self, point: int) -> None:
         self.left = point
@@ -115,7 +115,7 @@ class _ShortWrite:
         return self.left <= 0
 
     def install(self) -> None:
-        os.fdopen = self._opened  # which runs/files.py opens all files with that are written
+        os.fdopen = self._opened  # runs/files.py opens all files for writing with it
 
     def _opened(self, descriptor: int, mode: str, buffering: int) -> IO:
         raw = _ShortFile(descriptor, mode.replace("b", ""), self)
@@ -156,13 +156,13 @@ class _Counter:
             self.operation()
             os.fstat(
                 descriptor
-            )  # refuses what is not open; to flush is slow, and no process sees whether it was done
+            )  # fails for closed files; a real flush is slow, and no process could see its effect
 
         def open_watched(descriptor: int, mode: str, buffering: int) -> "_WatchedFile":
             return _WatchedFile(real_open(descriptor, mode, buffering), self)
 
         def count(event: str, arguments: tuple[object, ...]) -> None:
-            # What a descriptor is opened with again was opened by its name before.
+            # A descriptor that is opened again was opened by name before.
             if event in _OPERATIONS and not (event == "open" and isinstance(arguments[0], int)):
                 self.operation()
 
@@ -171,7 +171,7 @@ class _Counter:
 
 
 class _WatchedFile:
-    """A file whose every write has an operation in its middle."""
+    """A file with an operation in the middle of every write."""
 
     def __init__(self, file, counter: _Counter) -> None:
         self._file, self._counter = file, counter

@@ -1,4 +1,4 @@
-"""What an attacker would leave in a folder, under manifests that agree: pickles that act when loaded, huge sizes."""
+"""Files that an attacker could leave under valid manifests: pickles that run code when loaded, and huge sizes."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dlrm_adahessian.train.recorded import RecordedRun
 
 
 def reseal(folder: Path, **changes: object) -> None:
-    """Make the manifest agree with the files, as an attacker would."""
+    """Make the manifest match the files, as an attacker would."""
     files = {
         path.name: {"bytes": path.stat().st_size, "xxh3_128": file_digest(path)}
         for path in folder.iterdir()
@@ -27,15 +27,15 @@ LARGE: dict[str, dict[str, object]] = {
     "layers": {"bottom": [8] * 100_000},
     "dim": {"embedding_dim": 10**7},
 }
-"""Settings of DLRM that no memory, or no patience, suffices for."""
+"""Settings of DLRM that would exhaust memory or run for ages."""
 
 
 def forged(run: Path, *, model: Mapping[str, object] | None = None, **changes: object) -> Path:
-    """Change what the config.json of a run claims, and the manifests of its checkpoints so that they agree.
+    """Change the config.json of a run, and update the manifests of its checkpoints to match.
 
     Args:
         run: the run directory.
-        model: settings of its model; with a name, of another architecture.
+        model: settings of its model; with `name`, those of another architecture.
         changes: other settings.
 
     Returns:
@@ -45,7 +45,7 @@ def forged(run: Path, *, model: Mapping[str, object] | None = None, **changes: o
     if model is not None:
         changes["model"] = model if "name" in model else {**config["model"], **model}
     (run / "config.json").write_text(json.dumps({**config, **changes}))
-    with suppress(CheckpointError):  # settings that no run has have no fingerprint
+    with suppress(CheckpointError):  # settings that no run can have also have no fingerprint
         claimed = RecordedRun.read(RunDirectory(run))
         for checkpoint in (run / "checkpoints").glob("step-*"):
             reseal(checkpoint, fingerprint=claimed.config.checkpoint_fingerprints(claimed.rows)[0])

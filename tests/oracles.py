@@ -1,4 +1,4 @@
-"""Independent truths in float64: the exact Hessian of a small model, tables included, and its Gauss-Newton matrix."""
+"""Independent float64 oracles: the exact Hessian of a small model with its tables, and its Gauss-Newton matrix."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ PARTS = {
     "one categorical column alone": (0, 1),
     "no categorical column": (DENSE, 0),
 }
-"""K and F of the kinds of model."""
+"""Numbers of numeric (K) and categorical (F) features by kind of model."""
 
 
 def small_config(name: str = "dlrm", **changes: object) -> ModelConfig:
@@ -38,7 +38,7 @@ def small_head(num_dense: int = DENSE, num_features: int = FEATURES, **changes: 
 def small_batch(
     seed: int = 2, num_dense: int = DENSE, num_features: int = FEATURES
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Dense (B, K), tables (F, R, D), hits (F, B, R) that count how often a bag has a row, labels (B,)."""
+    """Return dense (B, K), tables (F, R, D), hits (F, B, R) with the count of each row in each bag, and labels (B,)."""
     g = torch.Generator().manual_seed(seed)
     dense = torch.rand(BATCH, num_dense, generator=g, dtype=torch.float64)
     tables = torch.randn(num_features, ROWS, WIDTH, generator=g, dtype=torch.float64)
@@ -48,7 +48,7 @@ def small_batch(
 
 
 def repeated(weights: Tensor, dense: Tensor, hits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each sample as often as its whole weight (B,) says."""
+    """Repeat each sample by its integer weight (B,)."""
     times = weights.long()
     of_samples = (part.repeat_interleave(times, 0) for part in (dense, labels))
     dense, labels = of_samples
@@ -66,7 +66,7 @@ def plain_logits(
     pooled: Tensor,
     masks: dict[str, Tensor] | None = None,
 ) -> Tensor:
-    """A model once more, from the parameters alone; `masks` are the factors (B, out) of dropout, by the layer before."""
+    """Compute a model's logits from its parameters alone. `masks` are dropout factors (B, out) by the layer before."""
     activation = {"relu": F.relu, "gelu": F.gelu}[cfg.activation]
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -118,7 +118,7 @@ def _plain_dcnv2(cfg: DCNv2Config, linear, hidden, dense: Tensor, pooled: Tensor
 def brute_force_diagonals(
     head: Head, cfg: ModelConfig, dense: Tensor, tables: Tensor, hits: Tensor, labels: Tensor
 ) -> list[Tensor]:
-    """Diagonal of the Hessian of the mean loss at each parameter of the head and at the tables, by torch.func."""
+    """Return the Hessian diagonals of the mean loss at each parameter of the head and at the tables, from torch.func."""
     named = {name: p.detach() for name, p in head.named_parameters()}
 
     def loss(values: dict[str, Tensor], tables: Tensor) -> Tensor:
@@ -134,13 +134,13 @@ def brute_force_diagonals(
 
 
 def small_weights() -> tuple[Tensor, Tensor]:
-    """Return whole weights (B,), one of them 0, and the factors that they are on the samples' losses in a plain mean."""
+    """Return integer weights (B,), one of them 0, and the factors on the losses that give the same weighted mean."""
     weights = torch.tensor([2.0, 0.0, 1.0, 3.0, 1.0, 1.0, 4.0], dtype=torch.float64)
     return weights, weights / weights.mean()
 
 
 def gauss_newton(logits, at: Tensor) -> Tensor:
-    """The Gauss-Newton matrix of the mean loss at all entries of a tensor, (P, P), by the Jacobian of the logits."""
+    """Return the Gauss-Newton matrix of the mean loss at all entries of a tensor, (P, P), from the logits' Jacobian."""
     flat = at.reshape(-1)
     jacobian = torch.func.jacfwd(lambda x: logits(x.view_as(at)))(flat)
     p = logits(at).sigmoid()
@@ -148,7 +148,7 @@ def gauss_newton(logits, at: Tensor) -> Tensor:
 
 
 def hessian(logits, labels: Tensor, at: Tensor) -> Tensor:
-    """The Hessian of the mean loss at all entries of a tensor, (P, P)."""
+    """Return the Hessian of the mean loss at all entries of a tensor, (P, P)."""
 
     def loss(x: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits(x.view_as(at)), labels)

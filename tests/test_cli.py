@@ -1,4 +1,4 @@
-"""What cannot be done is refused before torch is loaded, which takes seconds."""
+"""Test that impossible commands fail before torch is loaded, which takes seconds."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """The exit code and the complaint of each command, all in one process."""
+    """Return the exit code and error message of each command, all from one process."""
     folder = tmp_path_factory.mktemp("refused")
     (folder / "FILE").write_text("")
     (folder / "RUN").mkdir()

@@ -1,4 +1,4 @@
-"""The examples for clusters, as far as a machine without one allows: Slurm's commands are stood in for."""
+"""Test the examples for clusters on one machine, with stand-ins for Slurm's commands."""
 
 import os
 import re
@@ -26,13 +26,13 @@ if [ "$(basename "$0")" = srun ]; then trap "echo stopped >> $CALLS; exit 1" TER
 
 
 def settings(flags: list[str]) -> RunConfig:
-    """The settings that flags of `train` make; flags that it does not know are refused."""
+    """Return the settings that flags of `train` produce. Unknown flags fail."""
     return parsed(config.load(None, None), flags, prog="train.py")
 
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """The environment of a job on two machines, with commands that only note that they were called."""
+    """Return the environment of a job on two machines, with commands that only record their calls."""
     for name in ("srun", "scontrol"):
         (tmp_path / name).write_text(STAND_IN)
         (tmp_path / name).chmod(0o755)

@@ -1,4 +1,4 @@
-"""Which optimizers, estimators and models go together."""
+"""Test which optimizers, estimators and models work together."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def test_checkpoints_of_constant_rates_are_the_same_whatever_the_number_of_epoch
     one = composed({"optim": {"schedule": {"warmup": 0, "decay": "none"}}})
     three = replace(one, epochs=3)
     assert one.checkpoint_fingerprints("rows")[0] == three.checkpoint_fingerprints("rows")[0]
-    assert three.fingerprint("rows") in three.checkpoint_fingerprints("rows"), "as they were saved before"
+    assert three.fingerprint("rows") in three.checkpoint_fingerprints("rows"), "as saved by earlier versions"
     assert one.fingerprint("rows") != three.fingerprint("rows"), "results differ"
     others = (replace(one, seed=1).checkpoint_fingerprints("rows"), one.checkpoint_fingerprints("others"))
     assert all({*one.checkpoint_fingerprints("rows")}.isdisjoint(other) for other in others)
@@ -55,7 +55,7 @@ def test_checkpoints_of_rates_that_depend_on_all_steps_are_of_one_number_of_epoc
 
 
 def test_settings_without_a_name_of_the_model_are_those_of_dlrm_and_keep_their_fingerprint():
-    """Runs and checkpoints of before there were other architectures resume."""
+    """Runs and checkpoints from before there were several architectures can resume."""
     now = composed({"model": {"bottom": [8]}}, "adagrad")
     values = asdict(now)
     assert values["model"].pop("name") == "dlrm"
@@ -164,8 +164,8 @@ def test_an_optimizer_of_the_users_own_is_called_by_the_stem_of_its_file(own_pre
     assert (
         found.optim.rows == composed({"optim": {"dense": {"name": "adahessian"}}}, str(own_preset)).optim.rows
     )
-    assert replace(found, optimizer=str(own_preset)) == found, "as where a flag gives it"
-    assert from_dict(asdict(found)) == found, "which needs the file no more"
+    assert replace(found, optimizer=str(own_preset)) == found, "as if given by a flag"
+    assert from_dict(asdict(found)) == found, "no longer needs the file"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The examples run as their first lines say, one after another in one folder, and find what they claim."""
+"""Run the examples in order in one folder, as their first lines say, and check their results."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def test_the_examples(tmp_path):
     write_tsv(SyntheticConfig(), 13_000, tmp_path / "all.txt")
     after = (
         (tmp_path / "all.txt").read_bytes().splitlines(keepends=True)[10_000:]
-    )  # that the run was trained on
+    )  # the run did not train on these
     (tmp_path / "next.txt").write_bytes(b"".join(after[:1500]))
     (tmp_path / "later.txt").write_bytes(b"".join(after[1500:]))
     said = run("calibrate.py", "run", "next.txt", "later.txt", folder=tmp_path)
@@ -73,5 +73,5 @@ def test_the_example_with_torchrec(ranks, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short(path):
-    # Half of the service is what it refuses.
+    # The service example checks its input, which takes half of its lines.
     assert len(path.read_text().splitlines()) <= (150 if path.name == "serve.py" else 60)

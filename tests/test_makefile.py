@@ -1,4 +1,4 @@
-"""`make setup` says what it does, without the noise of pip; what pip says is shown where it fails."""
+"""Test that `make setup` reports its steps without pip's output, which it shows only if a step fails."""
 
 import shutil
 import subprocess

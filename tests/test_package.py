@@ -1,4 +1,4 @@
-"""What `import dlrm_adahessian` offers, and what it costs."""
+"""Test the public names of `import dlrm_adahessian` and what the import loads."""
 
 import subprocess
 import sys

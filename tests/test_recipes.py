@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's recipes in a copy of the package: a toy optimizer, row rule, estimator, model and data set train."""
+"""Follow CONTRIBUTING.md's recipes in a copy of the package, and train with the toy parts that they add."""
 
 import json
 import os
@@ -49,7 +49,7 @@ class Toy(DenseOptimizer):
     def step(self, parameters, grad, curvature, *, lr_scale, samples):
         parameters.sub_(grad.sign(), alpha=self.cfg.lr * lr_scale)
 '''
-ROWS = '''"""Newton steps on touched rows, without state: w -= lr * g / (h + 1)."""
+ROWS = '''"""Newton steps on embedding rows, without state: w -= lr * g / (h + 1)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ToyRows(RowRule):
 def _direction(states, weight, row, entry, touched, here, grad, curvature, has_curvature, count, samples, cfg, width):
     return grad / (curvature + 1)
 '''
-ESTIMATOR = '''"""The squared gradient, which is no estimate of anything here."""
+ESTIMATOR = '''"""The squared gradient, which estimates no curvature here."""
 
 from dataclasses import replace
 
@@ -204,7 +204,7 @@ CHANGED = {
 
 
 def linked(package: Path, copy: Path) -> None:
-    """Copy a package as links to its files, which keep their compiled kernels; folders are folders."""
+    """Copy a package as links to its files, so that compiled kernels are reused. Folders are real."""
     copy.mkdir(parents=True)
     for path in package.iterdir():
         if path.name == "__pycache__":
@@ -217,7 +217,7 @@ def linked(package: Path, copy: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where a copy of the program that followed the recipes trained."""
+    """Return the folder in which a copy of the program trained after following the recipes."""
     folder = tmp_path_factory.mktemp("recipes")
     copy = folder / "changed" / "dlrm_adahessian"
     linked(Path(dlrm_adahessian.__file__).parent, copy)
@@ -226,7 +226,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, changes in CHANGED.items():
         text = (copy / name).read_text()
         for old, new in changes:
-            assert text.count(old) == 1, f"{name} has no {old!r}, as CONTRIBUTING.md's recipe wants it"
+            assert text.count(old) == 1, f"{name} has no {old!r}, which CONTRIBUTING.md's recipe needs"
             text = text.replace(old, new)
         (copy / name).unlink()
         (copy / name).write_text(text)

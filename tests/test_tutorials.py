@@ -1,7 +1,7 @@
-"""The tutorials work as they stand, and show what one sees.
+"""Run the tutorials as written, and compare their output with the pages.
 
-Each page is one session: its `sh` blocks run one after the other in an empty folder. A `text` block after one is its
-output; figures may differ there, lines and words may not. Blocks of other languages, as `shell`, are not run.
+Each page is one session: its `sh` blocks run in order in an empty folder. A `text` block after one is its output.
+Figures may differ from it, but lines and words may not. Blocks in other languages, such as `shell`, do not run.
 """
 
 import os
@@ -22,7 +22,7 @@ _END = "--- end of a block"
 
 
 def blocks(page):
-    """Return (commands, shown output or None) of each `sh` block."""
+    """Return (commands, expected output or None) of each `sh` block."""
     found = []
     for language, text in _BLOCK.findall(page.read_text()):
         if language == "sh":
@@ -33,19 +33,19 @@ def blocks(page):
 
 
 def shape(text):
-    """Return lines without figures, verdicts and the width of columns."""
+    """Return the lines without figures, verdicts, and column widths."""
     return [re.sub(r"\s+", " ", _VARIES.sub("#", line)).strip() for line in text.strip().splitlines()]
 
 
 def session(page, folder):
-    """Run all blocks of a page in one shell; return the standard output of each."""
+    """Run all blocks of a page in one shell, and return the standard output of each."""
     script = "".join(f"{commands}\necho {shlex.quote(_END)}\n" for commands, _ in blocks(page))
     tools = Path(sys.executable).parent  # dlrm-adahessian and python of this environment
     environment = {
         **os.environ,
         "PATH": f"{tools}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "OMP_WAIT_POLICY": "passive",  # other tests may work beside this one
+        "OMP_WAIT_POLICY": "passive",  # other tests may run at the same time
     }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -67,7 +67,7 @@ def test_a_figure_may_differ_and_a_word_may_not():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    # The longest two take half of the time of all.
+    # The longest two take half of the total time.
     [
         pytest.param(page, id=page.stem, marks=[pytest.mark.campaign] * (page.stem in LONGEST))
         for page in PAGES
@@ -76,7 +76,7 @@ def test_a_figure_may_differ_and_a_word_may_not():
 def test_a_tutorial_does_and_shows_what_it_says(page, tmp_path):
     printed = session(page, tmp_path)
     shown = [text for _, text in blocks(page)]
-    assert any(shown), "a tutorial shows what one sees"
+    assert any(shown), "a tutorial must show output"
     for expected, found in zip(shown, printed, strict=True):
         if expected is not None:
             assert shape(found) == shape(expected)

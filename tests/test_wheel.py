@@ -1,4 +1,4 @@
-"""The built wheel holds all that a run needs: it trains, evaluates, exports and compares outside the clone."""
+"""Test that the built wheel is complete: it trains, evaluates, exports and compares outside the clone."""
 
 import json
 import os
@@ -39,7 +39,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build from a copy: setuptools would also pack what an earlier build left beside the sources."""
+    """Build from a copy, because setuptools would also pack files that earlier builds left next to the sources."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CLONE / name, source)
@@ -54,10 +54,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Install the wheel into an environment of its own, and return what calls its command there.
+    """Install the wheel into a new environment, and return a function that calls its command there.
 
-    The environment sees the packages of this one, and not its editable install of the clone: .pth files of a folder that a
-    .pth file names are not read.
+    The environment sees the packages of this one, but not its editable install of the clone, because Python ignores .pth
+    files in folders that a .pth file names.
     """
     folder = tmp_path_factory.mktemp("outside")
     venv.create(folder / "venv", symlinks=True, with_pip=False)
@@ -65,7 +65,7 @@ def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     install = ["install", "--quiet", "--no-deps", "--no-compile", "--target", site, wheel]
     subprocess.run([sys.executable, "-m", "pip", *map(str, install)], check=True)
-    # Compiling all kernels anew, since they lie elsewhere, would take longer than running them uncompiled.
+    # Compiling all kernels for the new location would take longer than running them uncompiled.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"NUMBA_DISABLE_JIT": "1"}
     work = folder / "work"
     work.mkdir()
@@ -92,7 +92,7 @@ def test_it_is_the_wheel_that_plans_trains_evaluates_exports_and_compares(run: R
     evaluate = ["evaluate", "--run", "run", "--data-path", "rows.txt", "--report", "report.html", "--json"]
     export = ["export", "--run", "run", "--out", "model", "--json"]
     compare = ["compare", *ROWS, *SMALL, "--optimizers", "adagrad,hybrid", "--seeds", "1", "--out", "study"]
-    # In one process, as each would import the same packages for seconds.
+    # Run all in one process, because each process would spend seconds on the same imports.
     said = run(json.dumps([plan, train, evaluate, export, compare]), program=("-c", ONE_AFTER_ANOTHER))
     where, planned, trained, evaluated, exported, compared = said.split(END)[:-1]
     assert not Path(where).is_relative_to(CLONE)
