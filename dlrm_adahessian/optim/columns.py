@@ -32,9 +32,9 @@ class ColumnsConfig:
     """Preconditioner for the columns of each table, applied before the row rule."""
 
     power: float = Field(default=0.0, ge=0, le=1)
-    """Exponent of the inverse root of C; 0 turns the preconditioner off."""
+    """Exponent of the inverse root of C, the gradient's second moment; 0 is off."""
     decay: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the moving average C, per step; a plain mean for the first 1 / (1 - decay) steps."""
+    """Decay of the moving average C, per step; the first 1 / (1 - decay) steps use a plain mean."""
     refresh: int = Field(default=16, ge=1)
     """Steps between updates of the root; the first ones come after steps 1, 2, 4, ..."""
     damping: float = Field(default=0.01, gt=0)

@@ -27,7 +27,7 @@ class ScheduleConfig:
     t0: float = Field(default=0.2, gt=0)
     """Time constant of inverse_sqrt, as a share of all steps; the factor is 1 / sqrt(2) after it."""
     rows: Literal["same", "constant"] = "same"
-    """Schedule of embedding rows: same, or constant for rules such as Adagrad, whose steps shrink anyway."""
+    """Schedule of embedding rows; constant suits rules such as Adagrad, whose steps shrink anyway."""
 
     @property
     def shares(self) -> list[str]:

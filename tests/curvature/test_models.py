@@ -47,7 +47,7 @@ def relative(found, expected) -> float:
 
 
 def rows() -> dict[str, dict[str, tuple[str, float]]]:
-    """Return, by model and part, the matrix and the relative error of its diagonal to the Hessian's."""
+    """Return, by model and part, the matrix and the relative distance of its diagonal from the Hessian's."""
     found = {}
     for name, cfg in MODELS.items():
         head, (dense, pooled, labels) = small(cfg), batch()

@@ -50,13 +50,13 @@ class EigenbasisConfig:
     beta2: float = Field(default=0.99, gt=0, le=1)
     """Decay of the accumulated values, per step; 1 is allowed for sums only."""
     accumulation: Literal["mean", "sum"] = "mean"
-    """A moving average, as in Adam, or a decayed sum s <- beta2 * s + E (Adagrad's if beta2 is 1)."""
+    """Moving average (mean, as in Adam) or decayed sum (sum, Adagrad's if beta2 is 1)."""
     source: Literal["curvature", "gradient"] = "curvature"
-    """E on steps with curvature: the exact diagonal, or the squared gradient, as on all other steps."""
+    """Value to accumulate on steps with curvature; other steps use the squared gradient."""
     curvature_floor: float = Field(default=1.0, gt=0)
-    """Lower bound of E, as a multiple of the squared gradient; it bounds a step."""
+    """Lower bound of the accumulated curvature, as a multiple of the squared gradient."""
     sides: Sides = "both"
-    """Sides of a weight matrix that get a basis; none stays in coordinates."""
+    """Sides of a weight matrix that get a basis; none keeps coordinates."""
     rank: int = Field(default=16, ge=1)
     """Leading eigenvectors per side."""
     refresh: int = Field(default=8, ge=1)

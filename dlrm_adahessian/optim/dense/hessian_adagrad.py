@@ -43,7 +43,7 @@ class DenseHessianAdagradConfig:
     eps: float = Field(default=1e-8, ge=0)
     """Added to the denominator, in gradient units of the mean loss, as in Adagrad."""
     curvature_floor: float = Field(default=1.0, gt=0)
-    """Lower bound of the accumulated value, as a multiple of the squared gradient; bounds a step by lr / sqrt(floor)."""
+    """Lower bound of the accumulated curvature, as a multiple of the squared gradient; bounds a step by lr / sqrt(floor)."""
 
     def build(self, parameters: Tensor, shapes: Sequence[Sequence[int]]) -> DenseOptimizer:
         """Return the optimizer of a flat vector (P,) that concatenates parameters of these shapes."""

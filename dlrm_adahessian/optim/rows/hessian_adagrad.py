@@ -50,7 +50,7 @@ class HessianAdagradConfig:
     rowwise: bool = False
     """Use one accumulator per row, for the mean over its entries (R numbers instead of R * D)."""
     curvature_floor: float = Field(default=1.0, ge=0)
-    """Lower bound of the accumulated value, as a multiple of the squared gradient; 0 is off and needs `clip`."""
+    """Lower bound of the accumulated curvature, as a multiple of the squared gradient; 0 needs `clip`."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Maximum size of an entry of the direction, before the learning rate."""
 
