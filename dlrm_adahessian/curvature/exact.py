@@ -16,13 +16,14 @@ One backward pass, seeded with r, computes the gradient as usual and brings r de
 
     w delta^2 = e (r delta)^2 B,   e_b = p_b (1 - p_b) / (p_b - y_b)^2 = (1 - |p_b - y_b|) / |p_b - y_b|.
 
-With q_b = |p_b - y_b| = sigmoid(s_b), where s_b is the logit with the sign of the loss, e_b = exp(-s_b), and nothing
-cancels for confident samples. The p of a loss would ruin e, because it rounds to y in float32 near a logit of 17. A label
-between 0 and 1 has r_b = (1 - y_b) p_b - y_b (1 - p_b). Its e_b comes from logarithms and is unbounded if r_b is 0, so r_b
-stays at least eps sqrt(p_b (1 - p_b)) away from 0. This changes the gradient by less than its rounding error, since the
-standard deviation of a label is sqrt(p_b (1 - p_b)), and does not change e_b r_b^2. The Hessian and the Gauss-Newton matrix
-of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber, "Practical Gauss-Newton Optimisation for
-Deep Learning", 2017. For embedding rows, see docs/adr/0002.
+With q_b = |p_b - y_b| = sigmoid(s_b), where s_b is the logit, negated if the label is 1, e_b = exp(-s_b). So nothing
+cancels for confident samples. A float32 p would ruin e, because it rounds to y near a logit of 17. A label between 0 and 1
+has r_b = (1 - y_b) p_b - y_b (1 - p_b). Its e_b comes from logarithms and is unbounded if r_b is 0, so r_b stays at least
+eps sqrt(p_b (1 - p_b)) away from 0. This changes the gradient by less than its rounding error, since the standard deviation
+of a label is sqrt(p_b (1 - p_b)). It does not change e_b r_b^2.
+
+The Hessian and the Gauss-Newton matrix of a piecewise-linear network share their diagonal blocks: Botev, Ritter, Barber,
+"Practical Gauss-Newton Optimisation for Deep Learning", 2017. For embedding rows, see docs/adr/0002.
 
 The block of W in the Gauss-Newton matrix is (1/B) sum_b p_b (1 - p_b) (delta_b delta_b^T) (x) (a_b a_b^T). Its diagonal is
 therefore exact in any Kronecker basis too, and it is the Hessian's if the logit is piecewise linear in all of W jointly. In
@@ -268,7 +269,7 @@ def residual_and_exponent(logits: Tensor, labels: Tensor, weights: Tensor | None
     if weights is not None:
         residual *= weights
         exponent -= weights.log()
-    # Half of the dtype's range is left for the squares to multiply. In float32 this matters if p (1 - p) < 5e-18.
+    # Keep half of the dtype's range for the squares that this multiplies. It matters in float32 if p (1 - p) < 5e-18.
     largest = 0.45 * math.log(torch.finfo(logits.dtype).max)
     return residual, exponent.clamp_(max=largest)
 

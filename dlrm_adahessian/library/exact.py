@@ -66,8 +66,8 @@ class exact_curvature:  # noqa: N801 -- named like torch.no_grad
         model: a module that torch.compile has not compiled.
         kind: matrix whose diagonal `p.curvature` must be. "hessian" refuses models with another diagonal. "gauss_newton"
             computes that of the Gauss-Newton matrix and allows anything between the layers, such as GELU.
-        every: compute curvature in the first step and every this many steps. In other steps, `p.curvature` is None.
-        fraction: share of the samples of each forward pass, in (0, 1]. Only the first ones are used, in the scale of all.
+        every: steps from one curvature to the next, beginning with the first step. In other steps, `p.curvature` is None.
+        fraction: share of each batch's samples to use, in (0, 1]. Curvature uses the first ones and is scaled to all.
         optimizer: an Eigenbasis, whose bases `p.curvature` of weights then uses, along with `p.curvature_factors`; None for
             coordinates. "hessian" then also refuses models that are curved in several outputs of a layer jointly.
 

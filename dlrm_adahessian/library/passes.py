@@ -78,7 +78,7 @@ class Pass:
             tally: sample count of the step.
             begin: called when the backward pass reaches the outputs.
             basis_of: returns the basis for a parameter's curvature, or None for coordinates.
-            fraction: share of the samples to use, from the first on, in the scale of all.
+            fraction: share of the samples to use, from the first on. Their curvature is scaled to all.
             compares: whether to compare gradients at the outputs with those of the losses, which waits for the device.
         """
         self._tally, self._begin, self._basis_of, self._compares = tally, begin, basis_of, compares

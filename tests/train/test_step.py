@@ -129,7 +129,9 @@ def test_a_curved_model_trains_in_an_eigenbasis_with_gauss_newton_and_not_with_h
     with pytest.raises(UsageError, match="use curvature exact or gauss_newton, or optim.columns.power 0"):
         from_dict(values)
     values["optim"]["columns"]["power"] = 0.0
-    with pytest.raises(UsageError, match="eigenbasis needs a one-pass estimator.*--curvature exact or gauss_newton"):
+    with pytest.raises(
+        UsageError, match="eigenbasis needs a one-pass estimator.*--curvature exact or gauss_newton"
+    ):
         new_state(from_dict(values))
 
 
