@@ -1,4 +1,4 @@
-"""Draw how a run learnt: the log loss of rows before they were learnt, from its metrics.jsonl.
+"""Plot how a run learned: the log loss of each batch before the model trained on it, from metrics.jsonl.
 
 python examples/draw_metrics.py RUN PICTURE.png
 """
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 
 def main(run: str, picture: str) -> None:
-    """Read the lines, draw them, and print the last one."""
+    """Plot the curves, and print their last values."""
     lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "loss" in line]  # the others are evaluations on validation rows
+    steps = [line for line in lines if "loss" in line]  # the others are evaluations on validation data
     validated = [line for line in lines if "val" in line]
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([s["step"] for s in steps], [s["loss"] for s in steps], ".", alpha=0.4, label="a batch")
-    axes.plot([s["step"] for s in steps], [s["window_logloss"] for s in steps], label="the last 20,000 rows")
+    axes.plot([s["step"] for s in steps], [s["loss"] for s in steps], ".", alpha=0.4, label="one batch")
+    axes.plot([s["step"] for s in steps], [s["window_logloss"] for s in steps], label="last 20,000 samples")
     axes.plot(
         [v["step"] for v in validated], [v["val"]["logloss"] for v in validated], "o", label="validation"
     )

@@ -1,4 +1,6 @@
-"""The exact Hessian diagonal of a small DLRM, from one backward pass, against torch.func.hessian, which needs P of them.
+"""Compare the exact Hessian diagonal of a small DLRM with torch.func.hessian.
+
+`ExactDiagonal` needs one backward pass. `torch.func.hessian` needs one for each parameter.
 
 python examples/hessian_diagonal.py
 """
@@ -14,7 +16,7 @@ BATCH, DENSE, FEATURES, WIDTH = 16, 4, 3, 2
 
 
 class SmallDLRM(nn.Module):
-    """A bottom MLP, its dot products with the pooled embeddings, a top MLP."""
+    """A bottom MLP, dot products with the pooled embeddings, and a top MLP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +31,7 @@ class SmallDLRM(nn.Module):
 
 
 def main() -> None:
-    """Print how far the two are apart, and how large they are."""
+    """Print the largest curvature, and the largest difference between the two."""
     torch.manual_seed(0)
     head = SmallDLRM().double()
     dense, pooled = torch.rand(BATCH, DENSE).double(), torch.randn(BATCH, FEATURES, WIDTH).double()

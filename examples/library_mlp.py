@@ -1,9 +1,9 @@
-"""An MLP of one's own, trained by Adam and by AdaHessian with the exact curvature.
+"""Train your own MLP with Adam, and with AdaHessian and exact curvature.
 
 python examples/library_mlp.py
 
-The scales of the inputs differ by a thousand, as those of raw features do. With power 1 AdaHessian divides by the
-curvature, as Newton's method does, and so the scales do not matter to it.
+Input scales differ by a factor of 1,000, as in raw features. With power 1, AdaHessian divides by the curvature like
+Newton's method, so input scales do not matter.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch import nn
 
 from dlrm_adahessian import AdaHessian, exact_curvature
 
-ROWS, INPUTS, BATCH, EPOCHS = 4_000, 10, 200, 3
+SAMPLES, INPUTS, BATCH, EPOCHS = 4_000, 10, 200, 3
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return inputs (B, K) and labels (B,)."""
+    """Return float32 inputs (SAMPLES, INPUTS) and labels (SAMPLES,)."""
     torch.manual_seed(0)
-    x = torch.randn(ROWS, INPUTS)
+    x = torch.randn(SAMPLES, INPUTS)
     labels = torch.bernoulli((x.sum(1) + x[:, 0] * x[:, 1]).sigmoid())
     return x * torch.logspace(-1.5, 1.5, INPUTS), labels
 
@@ -33,17 +33,17 @@ def train(lr: float, *, second_order: bool) -> float:
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     curvature = exact_curvature(model)
     for _ in range(EPOCHS):
-        for rows, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        for inputs, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
             optimizer.zero_grad()
             with curvature:
-                F.binary_cross_entropy_with_logits(model(rows).squeeze(1), labels).backward()
+                F.binary_cross_entropy_with_logits(model(inputs).squeeze(1), labels).backward()
             optimizer.step()
     with torch.no_grad():
         return float(F.binary_cross_entropy_with_logits(model(x).squeeze(1), y))
 
 
 def main() -> None:
-    """Give both the best of the same learning rates."""
+    """Try the same learning rates for both, and print the best of each."""
     for name, second_order in (("Adam", False), ("AdaHessian", True)):
         losses = {lr: train(lr, second_order=second_order) for lr in (0.01, 0.03, 0.1, 0.3, 1.0)}
         lr = min(losses, key=losses.__getitem__)

@@ -1,10 +1,10 @@
-"""The exact Hessian diagonal on a model and in an optimizer of one's own: damped diagonal Newton against gradient descent.
+"""Use the exact Hessian diagonal in your own model and optimizer: damped diagonal Newton against gradient descent.
 
 python examples/own_model.py
 
-The estimator takes any module with `forward(dense, pooled)` whose parameters are those of linear layers. The first time
-it sees one it measures whether its diagonal is the Hessian's, and refuses the module if not. `pooled` are whatever inputs
-one wants derivatives at too. Here there are none.
+The estimator accepts any module with `forward(dense, pooled)` whose parameters belong to linear layers. At the first call it
+checks that its result is the Hessian diagonal, and refuses the module if not. `pooled` are further inputs that need
+derivatives. This example has none.
 """
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.model.dlrm import flatten_parameters_
 
-ROWS, INPUTS, STEPS = 2_000, 10, 60
+SAMPLES, INPUTS, STEPS = 2_000, 10, 60
 
 
 class Perceptron(nn.Module):
-    """Two layers; the scales of its inputs differ by a thousand, as those of raw features do."""
+    """Two layers. Input scales differ by a factor of 1,000, as in raw features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,19 +31,19 @@ class Perceptron(nn.Module):
 def train(lr: float, *, newton: bool) -> float:
     """Return the mean loss after the last step."""
     torch.manual_seed(0)
-    dense = torch.randn(ROWS, INPUTS) * torch.logspace(-1.5, 1.5, INPUTS)
-    labels = (torch.rand(ROWS) < torch.sigmoid((dense / dense.std(0)).sum(1))).float()
-    model, pooled = Perceptron(), torch.zeros(ROWS, 0, 1)
+    dense = torch.randn(SAMPLES, INPUTS) * torch.logspace(-1.5, 1.5, INPUTS)
+    labels = (torch.rand(SAMPLES) < torch.sigmoid((dense / dense.std(0)).sum(1))).float()
+    model, pooled = Perceptron(), torch.zeros(SAMPLES, 0, 1)
     parameters, derivatives = flatten_parameters_(model), ExactDiagonal(pooled="none")
     for _ in range(STEPS):
-        found = derivatives(model, dense, pooled, labels, curvature_samples=ROWS if newton else 0)
+        found = derivatives(model, dense, pooled, labels, curvature_samples=SAMPLES if newton else 0)
         step = found.grad / (found.curvature + 1e-3) if newton else found.grad
         parameters.sub_(lr * step)
     return float(derivatives(model, dense, pooled, labels, curvature_samples=0).loss)
 
 
 def main() -> None:
-    """Give both the best of the same learning rates."""
+    """Try the same learning rates for both, and print the best of each."""
     for name, newton in (("gradient descent", False), ("diagonal Newton", True)):
         losses = {lr: train(lr, newton=newton) for lr in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}
         lr = min(losses, key=losses.__getitem__)

@@ -1,6 +1,6 @@
-"""Score rows with a finished run from Python, and look at the rows that the model is surest of.
+"""Score samples with a finished run from Python, and look at those with the highest predictions.
 
-python examples/score.py RUN ROWS PREDICTIONS.parquet
+python examples/score.py RUN SAMPLES PREDICTIONS.parquet
 """
 
 import sys
@@ -12,15 +12,15 @@ from dlrm_adahessian.evaluation.job import evaluate
 from dlrm_adahessian.evaluation.request import EvaluationRequest
 
 
-def main(run: str, rows: str, out: str) -> None:
+def main(run: str, samples: str, out: str) -> None:
     """Write the predictions, and print how good they are."""
-    found = evaluate(EvaluationRequest(runs=[Path(run)], data=[rows], out=Path(out))).summary
+    found = evaluate(EvaluationRequest(runs=[Path(run)], data=[samples], out=Path(out))).summary
     metrics = found.first.measured.metrics
-    print(f"{found.samples:,} rows, AUC {metrics.auc:.4f}, log loss {metrics.logloss:.4f}")
+    print(f"{found.samples:,} samples, AUC {metrics.auc:.4f}, log loss {metrics.logloss:.4f}")
     scored = pd.read_parquet(out)
-    surest = scored.nlargest(len(scored) // 10, "probability")
+    highest = scored.nlargest(len(scored) // 10, "probability")
     print(
-        f"clicks: {scored.label.mean():.3f} of all rows, {surest.label.mean():.3f} of the tenth scored highest"
+        f"click rate: {scored.label.mean():.3f} of all samples, {highest.label.mean():.3f} of the highest tenth"
     )
 
 

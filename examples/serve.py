@@ -1,10 +1,10 @@
-"""Predict over HTTP from an exported folder; this needs what the folder's own loader.py needs, and nothing else.
+"""Serve an exported folder over HTTP. This needs only what the folder's loader.py needs.
 
 python examples/serve.py --model EXPORT --port 8080
 curl localhost:8080/predict --data '[{"I1": 5, "C1": "68fd1e64"}]'  # {"probabilities": [0.217]}
-curl localhost:8080/batch --data-binary @rows.txt                   # a probability a line, for the lines of loader.py
+curl localhost:8080/batch --data-binary @samples.txt                # one probability per line, as loader.py
 
-It is an example to put behind a reverse proxy: no TLS, no users, one request a connection.
+Put it behind a reverse proxy: it has no TLS and no users, and takes one request per connection.
 """
 
 import argparse
@@ -20,35 +20,35 @@ from http.client import HTTPException, parse_headers
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES, MAX_ROWS = 4 << 20, 8192  # of a body
-MAX_CONNECTIONS, SECONDS = 64, 10.0  # at once; from the first byte of a connection to its last
+MAX_BYTES, MAX_ROWS = 4 << 20, 8192  # per request body
+MAX_CONNECTIONS, SECONDS = 64, 10.0  # open at once; duration of one
 
 
 class RefusedError(Exception):
-    """A request that gets a status and a sentence."""
+    """A refused request, with an HTTP status and a message."""
 
 
 def predicted(model: Any, body: bytes) -> bytes:
-    """Return the answer to JSON: one row, or a list of rows, by the names of the columns."""
+    """Answer a JSON body: one sample, or a list of samples, by column name."""
     rows = json.loads(body)
     rows = rows if isinstance(rows, list) else [rows]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a row is a JSON object by the names of the columns, and one is not")
+        raise ValueError("Each sample must be a JSON object with column names as keys.")
     if len(rows) > MAX_ROWS:
-        raise RefusedError(413, f"a request has at most {MAX_ROWS:,} rows, found {len(rows):,}")
+        raise RefusedError(413, f"Found {len(rows):,} samples. A request may have at most {MAX_ROWS:,}.")
     return json.dumps({"probabilities": model.predict(rows).tolist()}).encode()
 
 
 def predicted_lines(model: Any, body: bytes) -> bytes:
-    """Return the answer to lines as the command line of the loader takes them."""
+    """Answer a body of lines, in the format of loader.py's command line."""
     lines = io.BytesIO(body).readlines()
     if len(lines) > MAX_ROWS:
-        raise RefusedError(413, f"a request has at most {MAX_ROWS:,} lines, found {len(lines):,}")
+        raise RefusedError(413, f"Found {len(lines):,} lines. A request may have at most {MAX_ROWS:,}.")
     return b"".join(b"%.9g\n" % p for found in model.predict_lines(lines) for p in found.tolist())
 
 
 def healthy(model: Any, body: bytes) -> bytes:
-    """Say that requests are answered."""
+    """Report that the service is running."""
     return b'{"status": "ok"}'
 
 
@@ -58,18 +58,18 @@ ANSWERS: dict[str, Callable[[Any, bytes], bytes]] = {
 
 
 class Service:
-    """A model, and one thread that predicts: torch uses all cores for a request by itself."""
+    """A model, and one thread that predicts. torch uses all cores for one request."""
 
     def __init__(self, model: Any) -> None:
         self._model, self._thread, self._open = model, ThreadPoolExecutor(1), set[asyncio.Task[None]]()
 
     async def serve(self, host: str, port: int, stop: asyncio.Event) -> None:
-        """Answer until `stop` is set, and finish what has begun by then."""
+        """Answer requests until `stop` is set, then finish the open ones."""
         server = await asyncio.start_server(self._connection, host, port)
         print("http://{}:{}".format(*server.sockets[0].getsockname()), flush=True)
         await stop.wait()
         server.close()
-        await asyncio.sleep(0.1)  # what the system has accepted by now becomes a task
+        await asyncio.sleep(0.1)  # connections that the system has accepted become tasks
         while self._open:
             await asyncio.wait(self._open)
 
@@ -84,9 +84,9 @@ class Service:
                     writer.write(head.encode() + body)
                     writer.write_eof()
                     while await reader.read(1 << 16):
-                        pass  # unread bytes would reset the connection, answer and all
+                        pass  # unread bytes would reset the connection and lose the answer
         except (TimeoutError, OSError):
-            pass  # nobody is there to be told
+            pass  # the client is gone
         finally:
             writer.transport.abort()
             with suppress(OSError):
@@ -103,7 +103,7 @@ class Service:
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             status, said = (
                 400,
-                "a request has a head of 64 KiB at most, and as many bytes as Content-Length says",
+                "Incomplete request. Send a head of at most 64 KiB, and as many bytes as Content-Length.",
             )
         except (ValueError, RecursionError, HTTPException) as error:
             status, said = 400, str(error)
@@ -111,19 +111,17 @@ class Service:
 
 
 async def received(reader: asyncio.StreamReader) -> tuple[Callable[[Any, bytes], bytes], bytes]:
-    """Return what answers a request, and its body."""
+    """Return the handler of a request, and its body."""
     head = io.BytesIO(await reader.readuntil(b"\r\n\r\n"))
     name = head.readline().decode("latin-1").rpartition(" ")[0]
     headers = parse_headers(head)
     length = headers.get("Content-Length", "0")
     if name not in ANSWERS:
-        raise RefusedError(404, f"{', '.join(ANSWERS)} are answered, got {name!r}")
+        raise RefusedError(404, f"Unknown request {name!r}. Use {', '.join(ANSWERS)}.")
     if "Transfer-Encoding" in headers or not length.isdecimal():
-        raise RefusedError(
-            411, f"a request says how many bytes its body has in Content-Length, got {length!r}"
-        )
+        raise RefusedError(411, f"Content-Length must be the number of bytes in the body, got {length!r}.")
     if int(length) > MAX_BYTES:
-        raise RefusedError(413, f"a body has at most {MAX_BYTES:,} bytes, got {int(length):,}")
+        raise RefusedError(413, f"The body has {int(length):,} bytes. At most {MAX_BYTES:,} are allowed.")
     return ANSWERS[name], await reader.readexactly(int(length))
 
 
@@ -133,8 +131,8 @@ async def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, required=True, help="exported folder")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback by default")
-    parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 for any")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 chooses a free one")
     args = parser.parse_args()
     sys.path.insert(0, str(args.model))
     from loader import load

@@ -1,4 +1,4 @@
-"""Row rules in a TorchRec model of one's own: Hessian Adagrad on its embedding rows, Adam on the rest.
+"""Train your own TorchRec model: Hessian Adagrad on embedding rows, Adam on the rest.
 
 python examples/torchrec_model.py, or torchrun --nproc-per-node 2 examples/torchrec_model.py
 """
@@ -17,7 +17,7 @@ FEATURES, ROWS, WIDTH, SAMPLES, STEPS = ["user", "item"], 200, 8, 256, 100
 
 
 class Clicks(nn.Module):
-    """A logit from two bags of rows."""
+    """Predict a logit from two bags."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Clicks(nn.Module):
 
 
 def batch(step: int) -> tuple[KeyedJaggedTensor, Tensor]:
-    """Return this rank's lookups, 1 to 3 rows a bag, and whether the sum of a hidden taste of theirs is positive."""
+    """Return lookups (1 to 3 per bag) and labels: 1 if a hidden score of the lookups is positive."""
     generator = torch.Generator().manual_seed(1000 * step + ranks.rank())
     lengths = torch.randint(1, 4, (2 * SAMPLES,), generator=generator)
     rows = torch.randint(ROWS, (int(lengths.sum()),), generator=generator)
@@ -41,7 +41,7 @@ def batch(step: int) -> tuple[KeyedJaggedTensor, Tensor]:
 
 
 def main() -> None:
-    """Train, and print this rank's loss at the beginning and at the end."""
+    """Train, and print the loss of this rank at the first and the last step."""
     sharder = RowRuleSharder(HessianAdagradConfig(lr=0.05))
     model = DistributedModelParallel(Clicks(), device=torch.device("cpu"), sharders=[sharder])
     dense = torch.optim.Adam([p for _, p in in_backward_optimizer_filter(model.named_parameters())], lr=0.01)
@@ -49,7 +49,7 @@ def main() -> None:
         lookups, labels = batch(step)
         loss = sharder.log_loss(model(lookups), labels)
         dense.zero_grad()
-        loss.backward()  # updates the rows
+        loss.backward()  # updates the embedding rows
         dense.step()
         if step in (0, STEPS - 1):
             print(f"step {step + 1}: log loss {loss.item():.4f}")

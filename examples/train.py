@@ -1,4 +1,4 @@
-"""Train from Python, as `train.py` does: the hybrid and its Adagrad baseline on generated rows.
+"""Train the preset `hybrid` and its Adagrad baseline on generated samples, from Python.
 
 python examples/train.py FOLDER
 """
@@ -13,8 +13,8 @@ from dlrm_adahessian.train.with_baseline import run_job
 
 
 def main(folder: str) -> None:
-    """Train, and print the table that ends a job."""
-    # Keys are those of a TOML file and of the flags; what is not named keeps the preset's value, or the default.
+    """Train, and print the final table."""
+    # The same keys as in a TOML file. Other settings come from the preset or are defaults.
     settings = {
         "optimizer": "hybrid",
         "dataset": "synthetic",

@@ -37,7 +37,8 @@ def test_the_examples(tmp_path):
     assert re.search(r"run: test log loss 0\.\d{4} after 67 steps", run("train.py", ".", folder=tmp_path))
 
     write_tsv(SyntheticConfig(), 1000, tmp_path / "rows.txt")
-    assert run("score.py", "run", "rows.txt", "out.parquet", folder=tmp_path).startswith("1,000 rows, AUC 0.")
+    said = run("score.py", "run", "rows.txt", "out.parquet", folder=tmp_path)
+    assert said.startswith("1,000 samples, AUC 0.")
 
     write_tsv(SyntheticConfig(), 13_000, tmp_path / "all.txt")
     after = (

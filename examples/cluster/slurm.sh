@@ -1,10 +1,10 @@
 #!/bin/bash
-# A training run on the GPUs of several machines:
+# Train on the GPUs of several machines:
 #
 #   sbatch --nodes 2 --gpus-per-node 8 examples/cluster/slurm.sh --dataset criteo --data-path /shared/kaggle
 #
-# What stands after the script goes to `train`. --out and the cache must be folders that all machines see. Two minutes before
-# the time is over Slurm sends SIGTERM: the run saves a checkpoint, is queued again, and goes on from it.
+# Arguments after the script go to `train`. --out and the cache must be folders that all machines see. Two minutes before the
+# time limit, Slurm sends SIGTERM. The run then saves a checkpoint, is queued again, and resumes.
 #SBATCH --job-name=dlrm
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -19,8 +19,8 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 ranks=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK > ranks ? SLURM_CPUS_PER_TASK / ranks : 1))
 
-# Each machine starts one torchrun, and that a process for each GPU. Its store listens on all interfaces and asks nobody who
-# he is: the machines need a network of their own (SECURITY.md).
+# Each machine starts one torchrun, which starts one process per GPU. torchrun's store listens on all interfaces without a
+# password, so the machines need an isolated network (SECURITY.md).
 srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_NNODES" --nproc-per-node "$ranks" \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:29500" \
@@ -32,7 +32,7 @@ trap 'stopped=yes; kill -TERM "$training"' TERM
 status=0
 wait "$training" || status=$?
 if [ "$stopped" = yes ]; then
-    wait "$training" || true # the signal ended the first wait; the ranks save meanwhile
+    wait "$training" || true # the signal ended the first wait while the ranks save
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
