@@ -53,7 +53,7 @@ class CompareConfig(SharedConfig):
     seed: int = Field(default=0, ge=0, lt=1 << 62)  # those that follow have 63 bits too
     """Of the draws and of their runs; final runs take the seeds after it, each further search that 10,000 after the last."""
     parallel: int = Field(default=1, ge=1)
-    """Runs at once, which share the cores; times of steps are comparable within a comparison only."""
+    """Runs at once, which share the cores; steps are timed alone after them."""
     out: Path = Path("runs/compare")
     """Where runs and the report go. Started again, it repeats no finished run."""
 

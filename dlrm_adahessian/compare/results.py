@@ -98,7 +98,8 @@ class EntrantResult:
         val: means of the metrics on the validation samples.
         progressive: means of those of the progressive validation, as far as they are reported.
         test: means of those of the test samples.
-        train: means of what training took.
+        train: means of what training took; of runs that shared the machine also `step_ms_apart`, milliseconds of a step that
+            nothing else ran beside.
         trials: None without any.
         curves: of each final run that finished.
         time_to_target: None without a target.
@@ -256,20 +257,25 @@ class Comparison:
 
     @property
     def step_times(self) -> str:
-        """What heads a column of step times: of runs that shared the machine with others it says so."""
-        at_once = self.config.parallel
-        return "ms a step" if at_once == 1 else f"ms a step, {at_once} runs at once"
+        """What heads a column of step times: where runs shared the machine, steps were timed alone after them."""
+        return "ms a step" if self.config.parallel == 1 else "ms a step, alone"
+
+    @property
+    def step_ms(self) -> Means:
+        """Milliseconds of a step, by entrant; without those of which no run finished."""
+        key = "step_ms_median" if self.config.parallel == 1 else "step_ms_apart"
+        return {name: found.train[key] for name, found in self.optimizers.items() if key in found.train}
 
     @property
     def measured_times(self) -> str:
         """How step times were measured, in words."""
         at_once = self.config.parallel
-        shared = (
-            "one run at a time"
-            if at_once == 1
-            else f"{at_once} runs side by side on shared cores, which slows all of them; --parallel 1 trains one at a time"
+        if at_once == 1:
+            return "Step times are medians, of final runs as they trained: one run at a time."
+        return (
+            f"Step times are medians of steps that each {self.compared} trained alone, after all runs. The runs themselves "
+            f"trained {at_once} at once on shared cores, which slows all of them."
         )
-        return f"Step times are medians, of final runs as they trained: {shared}."
 
     @property
     def weighted(self) -> bool:

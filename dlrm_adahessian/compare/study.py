@@ -4,6 +4,7 @@
 Every entrant gets the same samples in the same order, with one model the same initial weights, the same choice of
 schedules and the same number of trials. Trials are judged as `search` says. Test samples are looked at in final runs only.
 A run that is finished or known to diverge is found again, so a comparison that was killed goes on where it stood.
+Where runs share the machine, a step of each entrant is timed after them, one entrant after another.
 """
 
 import logging
@@ -22,7 +23,7 @@ from dlrm_adahessian.compare.config import CompareConfig, run_config, trial_conf
 from dlrm_adahessian.compare.folder import claim, require_settings
 from dlrm_adahessian.compare.runs import Run
 from dlrm_adahessian.compare.search import Search
-from dlrm_adahessian.compare.worker import begin, train
+from dlrm_adahessian.compare.worker import begin, time_steps, train
 from dlrm_adahessian.config import RunConfig, asdict
 from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
@@ -61,10 +62,12 @@ class Contender:
     Attributes:
         name: of the entrant.
         searches: its searches in order.
+        step_ms_apart: duration of a step that no other run slows; None where it was not measured.
     """
 
     name: str
     searches: list[SearchResult]
+    step_ms_apart: float | None = None
 
     @property
     def trials(self) -> list[Run]:
@@ -119,18 +122,20 @@ def run_study(config: CompareConfig) -> Study:
             schema=config.schema,
         )
         claim(config, data.fingerprint)
-        threads = max(1, len(os.sched_getaffinity(0)) // config.parallel)
+        cores = len(os.sched_getaffinity(0))
         pool = ProcessPoolExecutor(
             config.parallel,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=begin,
-            initargs=(data.folder, threads, os.getpid()),
+            initargs=(data.folder, max(1, cores // config.parallel), os.getpid()),
         )
         total = len(presets) * (config.searches * (config.trials + config.refine) + config.seeds)
         try:
             with pool, _StudyBar(total, len(data.split.train)) as progress:
                 runner = _Runner(config, data, pool, progress)
                 contenders = _contend(runner, presets, config.searches)
+                if config.parallel > 1:
+                    contenders = [runner.timed(contender, cores) for contender in contenders]
         except BrokenProcessPool as error:
             raise StorageError(
                 f"a process that trained was killed, most likely for lack of memory with {config.parallel} runs at "
@@ -186,6 +191,14 @@ class _Runner:
             for seed in config.seeds_of(number)
         ]
         return SearchResult(trials=trials, chosen=chosen, finals=self._train(finals, chosen, final=True))
+
+    def timed(self, contender: Contender, threads: int) -> Contender:
+        """Time the steps of an entrant, those of its first final run that finished."""
+        finished = [run for run in contender.finals if run.summary is not None]
+        if not finished:
+            return contender
+        ms = self._pool.submit(time_steps, asdict(finished[0].config), self._root, threads).result()
+        return replace(contender, step_ms_apart=ms)
 
     def _train(self, configs: Sequence[RunConfig], drawn: dict[str, Any], *, final: bool) -> list[Run]:
         device = find_device(self._config.device)

@@ -92,7 +92,10 @@ def runs_table(study: Study) -> pd.DataFrame:
                 for number, run in enumerate(runs):
                     named = {"optimizer": contender.name, "search": search, "kind": kind, "number": number}
                     model = {"model": run.config.model.name} if study.config.models else {}
-                    records.append({**named, **model, **_record(run, parts)})
+                    record = {**named, **model, **_record(run, parts)}
+                    if kind == "final" and contender.step_ms_apart is not None:
+                        record["step_ms_apart"] = contender.step_ms_apart
+                    records.append(record)
     return pd.DataFrame.from_records(records)
 
 
@@ -132,11 +135,15 @@ def _entrant(
         val=_mean_by_name(summary.val for summary in summaries),
         progressive=_mean_by_name(summary.progressive for summary in summaries),
         test=_mean_by_name(summary.test for summary in summaries),
-        train=_mean_by_name(summary.train for summary in summaries),
+        train={**_mean_by_name(summary.train for summary in summaries), **_apart(contender)},
         trials=_trials(contender.trials, best),
         curves=curves,
         time_to_target=None if target is None else _median_time(curves, target),
     )
+
+
+def _apart(contender: Contender) -> Means:
+    return {} if contender.step_ms_apart is None else {"step_ms_apart": contender.step_ms_apart}
 
 
 def _choice(search: SearchResult) -> Choice:

@@ -1,5 +1,5 @@
 # pyright: basic
-"""A process that trains one run after another, and measures where the curvature of a trained model lies."""
+"""A process that trains one run after another, and measures where their curvature lies and how long their steps take."""
 
 import logging
 import os
@@ -16,6 +16,7 @@ from dlrm_adahessian.checkpoint.reader import load_newest_good
 from dlrm_adahessian.compare.bands import band_of_ids, bands_of_samples, mean_by_table_and_band
 from dlrm_adahessian.compare.results import CurvatureByBand
 from dlrm_adahessian.compare.search import Select, judged_logloss
+from dlrm_adahessian.compare.step_time import step_ms
 from dlrm_adahessian.config import RunConfig, from_dict
 from dlrm_adahessian.curvature.exact import ExactDiagonal
 from dlrm_adahessian.data.loader import Loader, on_device
@@ -32,6 +33,8 @@ from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
 
 CURVATURE = "curvature.json"
 """What `curvature_by_band` found, in the run directory."""
+STEP_TIME = "step_time.json"
+"""What `time_steps` measured, in the run directory."""
 _CURVATURE_SAMPLES = 64 * 1024
 _data: PreparedData | None = None  # of this process; set once, before its first run
 
@@ -79,32 +82,63 @@ def train(values: dict[str, Any], root: Path, *, select: Select, diagnose: bool)
         diagnose: measure the curvature of the trained model.
 
     Returns:
-        What is known of it; None when it diverged.
-
-    Raises:
-        RuntimeError: the process was not begun.
+        What is known of it; None when it diverged. A process that was not begun is a RuntimeError.
     """
-    if _data is None:
-        raise RuntimeError("a worker must be begun before its first run; call begin")
+    data = _begun()
     config = from_dict(values)
     device = find_device(config.device)
     judged: Judged | None = None
     with init_process_group(device, config.timeout):
-        run = RunDirectory(run_path(config, _data, root, device))
-        if is_known_to_diverge(config, _data, run):
+        run = RunDirectory(run_path(config, data, root, device))
+        if is_known_to_diverge(config, data, run):
             return None
         try:
-            if (found := find_or_fit(config, _data, root, device, title=None)) is not None:
+            if (found := find_or_fit(config, data, root, device, title=None)) is not None:
                 judged = Judged(
                     summary=found.summary, logloss=judged_logloss(found, select, config.batch_size)
                 )
             if diagnose:
-                _diagnose(config, _data, run, device)
+                _diagnose(config, data, run, device)
         except DivergedError as error:
-            FinishedRun.seal_divergence(run.path, config.fingerprint(_data.fingerprint), str(error))
+            FinishedRun.seal_divergence(run.path, config.fingerprint(data.fingerprint), str(error))
     # Predictions and metrics are all that a comparison reads; the tables of every run would fill the disk.
     run.drop_checkpoints()
     return judged
+
+
+def time_steps(values: dict[str, Any], root: Path, threads: int) -> float:
+    """Time the steps of a finished run, and add what they take to its results, unless it is there.
+
+    Args:
+        values: its configuration.
+        root: holds a folder per run.
+        threads: that compute.
+
+    Returns:
+        Milliseconds, as `step_ms`; refuses as `train`.
+    """
+    data = _begun()
+    config = from_dict(values)
+    device = find_device(config.device)
+    folder = run_path(config, data, root, device)
+    results = FinishedRun.open(folder, config.fingerprint(data.fingerprint))
+    if STEP_TIME not in results.files:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with init_process_group(device, config.timeout):
+                measured = step_ms(config, data, device)
+        finally:
+            torch.set_num_threads(before)
+        results = results.with_result(STEP_TIME, {"step_ms_apart": measured})
+    return float(results.read_json(STEP_TIME)["step_ms_apart"])
+
+
+def _begun() -> PreparedData:
+    """Return the samples of this process."""
+    if _data is None:
+        raise RuntimeError("a worker must be begun before its first run; call begin")
+    return _data
 
 
 def _diagnose(config: RunConfig, data: PreparedData, run: RunDirectory, device: torch.device) -> None:

@@ -52,7 +52,7 @@ def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
         "forest": plots.forest(found.to_first) if found.to_first else None,
         "sensitivity": plots.sensitivity(runs, NEAR_BEST),
         **_band_plots(found.bands, list(found.optimizers)),
-        "cost": plots.cost(found.optimizers),
+        "cost": plots.cost(list(found.optimizers), found.step_ms),
     }
     write_text(folder / PAGE, render("comparison.html.j2", values, drawn))
 

@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dlrm_adahessian import presets
+from dlrm_adahessian.compare import worker
 from dlrm_adahessian.compare.summary import runs_table, summarize
 from dlrm_adahessian.report.comparison import verdict, write_report, write_runs
 from dlrm_adahessian.runs.run_directory import RunDirectory
@@ -21,7 +22,8 @@ from tests.processes.program import Command, call
 
 
 def without_clock(value):
-    clock = {"seconds", "samples_per_second", "step_ms_median", "waited_share", "time_to_target"}
+    clock = {"seconds", "samples_per_second", "step_ms_median", "step_ms_apart", "waited_share"}
+    clock |= {"time_to_target"}
     if isinstance(value, dict):
         return {k: without_clock(v) for k, v in value.items() if k not in clock}
     return [without_clock(v) for v in value] if isinstance(value, list) else value
@@ -69,6 +71,24 @@ def test_draws_have_no_test_figures_and_final_runs_have_other_seeds(finished):
     for name in ("adagrad", "hybrid"):
         best = draws[draws["optimizer"] == name].sort_values("judged_logloss").iloc[0]
         assert set(finals[finals["optimizer"] == name]["dense.lr"]) == {best["dense.lr"]}
+
+
+def test_steps_of_runs_that_shared_the_machine_are_timed_apart_and_once(finished, summary, monkeypatch):
+    runs = pd.read_csv(finished / "study" / "results.csv")
+    assert runs[runs["kind"] == "trial"]["step_ms_apart"].isna().all()
+    times = runs[runs["kind"] == "final"].groupby("optimizer")["step_ms_apart"].agg(["min", "max"])
+    monkeypatch.delattr(worker, "step_ms")  # what is there is not measured again
+    again = run_here(small(finished, optimizers="adagrad,hybrid", seeds=2, trials=2, parallel=2))
+    for contender in again.contenders:
+        ms = summary["optimizers"][contender.name]["train"]["step_ms_apart"]
+        assert contender.step_ms_apart == ms > 0
+        assert times.loc[contender.name].tolist() == pytest.approx([ms, ms])
+
+
+def test_one_run_at_a_time_is_not_timed_again(study):
+    assert {contender.step_ms_apart for contender in study.contenders} == {None}
+    assert "step_ms_apart" not in summarize(study).optimizers["adagrad"].train
+    assert "step_ms_apart" not in runs_table(study)
 
 
 @pytest.mark.campaign
