@@ -217,7 +217,9 @@ def _model_lines(model: "ModelFigures", figures: "Figures") -> Iterator[str]:
             yield _with_interval(f"{metric.title} of the base rate", figures.metrics.of_base_rate(name), None)
     for name, title in (("normalized_entropy", "normalized entropy"), ("calibration", "calibration")):
         yield _with_interval(title, figures.value(name), figures.interval(name))
-    yield _with_interval("calibration error", model.expected_calibration_error, None)
+    yield _with_interval(
+        "calibration error", model.expected_calibration_error, model.calibration_error_interval
+    )
 
 
 def _with_interval(title: str, value: float | None, ends: tuple[float, float] | None) -> str:

@@ -10,7 +10,7 @@ from dlrm_adahessian.metrics.binary import BinaryMetrics
 from dlrm_adahessian.metrics.curves import CalibrationBin, expected_calibration_error
 from dlrm_adahessian.statistics.comparison import Difference
 from dlrm_adahessian.statistics.intervals import Interval, PairedDifference
-from dlrm_adahessian.statistics.single import MetricIntervals
+from dlrm_adahessian.statistics.single import MetricIntervals, calibration_error_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,11 @@ class ModelFigures:
         """The mean gap between prediction and click rate over the bins."""
         return expected_calibration_error(self.calibration_bins)
 
+    @property
+    def calibration_error_interval(self) -> Interval | None:
+        """The 95% interval of `expected_calibration_error`."""
+        return calibration_error_interval(self.calibration_bins)
+
     def figures_asdict(self) -> dict[str, Any]:
         """Return what was measured as JSON values; nothing without labeled samples."""
         if self.figures is None:
@@ -80,6 +85,7 @@ class ModelFigures:
         return {
             **self.figures.asdict(),
             "expected_calibration_error": self.expected_calibration_error,
+            "expected_calibration_error_ci95": self.calibration_error_interval,
             "calibration_bins": [entry.asdict() for entry in self.calibration_bins],
         }
 

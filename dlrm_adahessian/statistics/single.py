@@ -5,13 +5,16 @@ means over the same samples, of which numerator and denominator vary together: t
 ratio (delta method), each sample's share of the first-order change. All treat samples as independent draws and say nothing
 about how another seed would have trained.
 
+The binned calibration error has an interval of its own, which allows for the bias of such an error.
+
 With weights, rows stay the unit of the draw (metrics/means.py): AUC by DeLong's placements with weights, shares by Wilson's
 interval at the effective rows, means and ratios by the sandwich.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +26,7 @@ from dlrm_adahessian.metrics.binary import (
     Share,
     check_predictions,
 )
+from dlrm_adahessian.metrics.curves import CalibrationBin, expected_calibration_error
 from dlrm_adahessian.metrics.means import Weights, effective_rows, of_weight
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities, auc_with_error, rarer_class
 from dlrm_adahessian.statistics.intervals import TWO_SIDED_95, Interval, student_interval, student_quantile
@@ -123,6 +127,47 @@ def proportion_interval(count: float, rows: float) -> Interval:
     middle = share + per_row / 2
     half = math.sqrt(per_row * (share * (1 - share) + per_row / 4))
     return max((middle - half) / (1 + per_row), 0.0), min((middle + half) / (1 + per_row), 1.0)
+
+
+def calibration_error_interval(bins: Sequence[CalibrationBin]) -> Interval | None:
+    """Return a 95% interval of the binned calibration error, the sum over bins of w |g| with shares w and true gaps g.
+
+    The measured error T is biased upward: noise turns a gap of |g| into |g + s z|, where s is the standard error of the
+    bin's click rate and z is normal (Kumar, Liang, Ma, "Verified Uncertainty Calibration", NeurIPS 2019, section 5). A
+    perfect model has T > 0, and a bootstrap adds the bias once more. So the interval is not centered on T.
+
+    - Lower end: by the triangle inequality T exceeds the true error by at most sum(w s |z|). The end is T minus the 97.5%
+      quantile of that sum, and at least 0.
+    - Upper end: T is at least sum(w sign(g) (g + s z)), which is normal around the true error. The end is T plus
+      1.96 sqrt(sum(w^2 s^2)).
+
+    The interval holds at least 95% for any gaps, as far as click rates are normal; each end errs exactly 2.5% where it is
+    tight, the lower one for a perfect model and the upper one for gaps that are clear. It is about these bins: the error of
+    finer ones is at least as large.
+
+    Args:
+        bins: of `calibration_bins`, which the labels do not choose.
+
+    Returns:
+        The interval in [0, 1]; None without bins.
+    """
+    if not bins:
+        return None
+    size = np.array([entry.rows if entry.weight is None else entry.weight for entry in bins])
+    rows = np.array([entry.effective_rows or entry.rows for entry in bins])
+    # Two clicks and two others more, as of Agresti and Coull (1998): a bin without a click is not known without error.
+    rate = (np.array([entry.click_rate for entry in bins]) * rows + 2) / (rows + 4)
+    noise = size / size.sum() * np.sqrt(rate * (1 - rate) / rows)
+    error = expected_calibration_error(bins) or 0.0
+    low = error - float(np.quantile(_absolute_normals(len(bins)) @ noise, TWO_SIDED_95))
+    high = error + student_quantile(TWO_SIDED_95) * math.sqrt(float(noise @ noise))
+    return max(low, 0.0), min(high, 1.0)
+
+
+@cache
+def _absolute_normals(count: int) -> npt.NDArray[np.float64]:
+    """Return (10,000, count) draws of |z|, the same each time; the quantile of their sum is known to about 1%."""
+    return np.abs(np.random.default_rng(0).standard_normal((10_000, count)))
 
 
 def _interval(

@@ -27,7 +27,7 @@ hybrid, step-3 of runs/hybrid
   log loss                       0.36961  [0.12167, 0.61755]
   normalized entropy             0.53323  [0.17553, 0.89093]
   calibration                    0.90000  [0.39394, 1.40606]
-  calibration error              0.15000
+  calibration error              0.15000  [0.00000, 0.54471]
 
 adagrad
   AUC                            0.77778  [0.32883, 1.00000]
@@ -36,7 +36,7 @@ adagrad
   log loss                       0.58310  [0.42709, 0.73910]
   normalized entropy             0.84123  [0.61617, 1.06630]
   calibration                    1.00000  [0.22258, 1.77742]
-  calibration error              0.23333
+  calibration error              0.23333  [0.00000, 0.62732]
 
 adagrad minus hybrid, with 95% interval
   AUC                           -0.16667  [-0.70010, +0.36677]

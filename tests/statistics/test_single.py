@@ -6,8 +6,14 @@ from scipy.stats import binomtest, norm
 
 from dlrm_adahessian.metrics import ranking
 from dlrm_adahessian.metrics.binary import binary_metrics
+from dlrm_adahessian.metrics.curves import CalibrationBin, calibration_bins
 from dlrm_adahessian.statistics import single
-from dlrm_adahessian.statistics.single import delong_auc, metric_intervals, proportion_interval
+from dlrm_adahessian.statistics.single import (
+    calibration_error_interval,
+    delong_auc,
+    metric_intervals,
+    proportion_interval,
+)
 
 
 def drawn(rows, seed=0):
@@ -137,3 +143,59 @@ def test_weighted_intervals_hold_the_limit_95_times_of_100(name):
         held += low <= truth <= high
     # Four binomial standard errors, and 2 points for 600 rows not being infinitely many.
     assert abs(held / tries - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / tries) + 0.02
+
+
+def errs(gap, rows=3_000, tries=400):
+    """Return how often the calibration error is below its interval, and how often above, with a known gap of click rates."""
+    rng = np.random.default_rng(0)
+    probability = np.sort(rng.beta(2, 6, rows))
+    true = np.clip(probability + gap(probability), 0, 1)
+    error = np.abs((true - probability).reshape(10, -1).mean(1)).mean()  # of the ten bins
+    below = above = 0
+    for _ in range(tries):
+        labels = (rng.random(rows) < true).astype(np.int8)
+        low, high = calibration_error_interval(calibration_bins(labels, probability))
+        below += error < low
+        above += error > high
+    return below / tries, above / tries
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("gap", "tight"),
+    [
+        (lambda p: 0 * p, "low"),  # what is measured is 0.02 on average, and the truth is 0
+        (lambda p: 0.1 + 0 * p, "high"),
+        (lambda p: 0.3 * p - 0.08, None),  # too sure: gaps of both signs, some of them small
+        (lambda p: np.where(p < 0.2, 0.0, 0.05), None),
+    ],
+)
+def test_the_interval_of_the_calibration_error_holds_a_known_one_at_least_95_times_of_100(gap, tight):
+    below, above = errs(gap)
+    four_errors = 4 * np.sqrt(0.025 * 0.975 / 400)
+    assert max(below, above) <= 0.025 + four_errors
+    assert below + above <= 0.05 + four_errors
+    assert {"low": below, "high": above, None: 0.025}[tight] >= 0.005, "no wider than needed"
+
+
+@pytest.mark.oracle
+def test_the_calibration_error_of_one_bin_is_off_by_a_normal_gap():
+    rows, rate, predicted = 9_996, 0.25, 0.4
+    error = np.sqrt((rate * rows + 2) / (rows + 4) * (1 - (rate * rows + 2) / (rows + 4)) / rows)
+    low, high = calibration_error_interval([CalibrationBin(rows, predicted, rate)])
+    assert 0.15 - low == pytest.approx(norm.ppf(0.9875) * error, rel=0.02)  # of |z|, by draws
+    assert high - 0.15 == pytest.approx(norm.ppf(0.975) * error, rel=1e-9)
+
+
+def test_weights_widen_the_interval_of_the_calibration_error_as_fewer_rows_do():
+    bins = [CalibrationBin(400, 0.1, 0.2), CalibrationBin(400, 0.5, 0.4)]
+    weighed = [entry._replace(weight=900.0, effective_rows=100.0) for entry in bins]
+    fewer = [entry._replace(rows=100) for entry in bins]
+    assert calibration_error_interval(weighed) == calibration_error_interval(fewer)
+    assert calibration_error_interval([]) is None
+
+
+def test_a_bin_without_a_click_leaves_doubt():
+    low, high = calibration_error_interval([CalibrationBin(50, 0.01, 0.0)])
+    assert low == 0
+    assert high > 0.05
