@@ -25,7 +25,8 @@ _MEANT = {
     "--gpu": "--device",
 }
 """Names that other programs have for flags of this one, too far from them to be found by their letters."""
-_HELP = ("-h", "--help", "--help-all")
+HELP = ("-h", "--help", "--help-all")
+"""Flags that ask for help."""
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
@@ -71,7 +72,7 @@ def parsed(
         UsageError: a flag is unknown, or its value is refused.
     """
     for flag in read:
-        arguments = _without(arguments, flag)
+        arguments = without(arguments, flag)
     _help(base, arguments, prog, description, layout)
     _refuse_unknown(arguments, [*_flags(base), *read], layout)
     told = io.StringIO()  # no terminal, so nothing is drawn or colored
@@ -86,7 +87,7 @@ def _help(
     base: Any, arguments: Sequence[str], prog: str, description: str | None, layout: Layout | None
 ) -> None:
     """Print help where it is asked for, and leave."""
-    asked = [flag for flag in arguments if flag in _HELP]
+    asked = [flag for flag in arguments if flag in HELP]
     if not asked:
         return
     if layout is not None:
@@ -115,7 +116,8 @@ def value_of(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _without(arguments: Sequence[str], flag: str) -> list[str]:
+def without(arguments: Sequence[str], flag: str) -> list[str]:
+    """Return the arguments without a flag and its value."""
     rest = [a for a in arguments if not a.startswith(f"{flag}=")]
     if flag in rest:
         place = rest.index(flag)

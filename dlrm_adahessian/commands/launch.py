@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-import tyro
 from pydantic import Field
 
+from dlrm_adahessian.commands.arguments import HELP, parsed, value_of, without
 from dlrm_adahessian.commands.daily import daily
 from dlrm_adahessian.commands.train import train
 from dlrm_adahessian.runtime.local_ranks import become_ranks
@@ -25,9 +25,10 @@ class LaunchConfig:
 
 def launch(arguments: Sequence[str]) -> int:
     """Train on several ranks of this machine, which listen on its loopback only."""
-    args, rest = tyro.cli(
-        LaunchConfig, args=arguments, prog="python -m dlrm_adahessian launch", return_unknown_args=True
-    )
+    ranks = value_of(arguments, "--ranks")
+    own = [*([] if ranks is None else ["--ranks", ranks]), *(flag for flag in arguments if flag in HELP)]
+    args = parsed(LaunchConfig, own, prog="python -m dlrm_adahessian launch")
+    rest = without(arguments, "--ranks")
     code = become_ranks(args.ranks)
     if code is not None:
         return code

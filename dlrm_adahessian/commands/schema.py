@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
 from pydantic import Field
 from tyro.conf import Positional, arg, subcommand
 
+from dlrm_adahessian.commands.arguments import HELP, parsed
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import input_files, is_pipe
 from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runs.files import new_file
 from dlrm_adahessian.runs.sealed import require_writable, storage_errors
-from dlrm_adahessian.runtime.settings import settings
+from dlrm_adahessian.runtime.settings import nearest, settings
 from dlrm_adahessian.runtime.terminal import printable_name, say
 
 if TYPE_CHECKING:
@@ -60,11 +60,18 @@ class SchemaConfig:
 
 def schema(arguments: Sequence[str]) -> int:
     """Guess the schema of a file of your own, or check what it reads."""
-    action = tyro.cli(SchemaConfig, args=arguments, prog="python -m dlrm_adahessian schema").action
-    if isinstance(action, InferConfig):
-        _infer(action)
+    prog, action = "python -m dlrm_adahessian schema", next(iter(arguments), None)
+    if action == "infer":
+        _infer(parsed(InferConfig, arguments[1:], prog=f"{prog} infer"))
+    elif action == "check":
+        _check(parsed(CheckConfig, arguments[1:], prog=f"{prog} check"))
+    elif action in HELP:
+        parsed(SchemaConfig, arguments, prog=prog)
     else:
-        _check(action)
+        raise UsageError(
+            f"schema needs an action, infer or check, got {action or 'none'}"
+            f"{nearest(action, ['infer', 'check']) if action else ''}"
+        )
     return 0
 
 

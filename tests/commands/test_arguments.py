@@ -64,6 +64,13 @@ def test_a_value_that_a_setting_refuses_is_one_sentence(arguments, told):
     ("train rows.txt", "Unrecognized options: rows.txt; --help says more"),
     ("train --device tpu", "invalid choice 'tpu' for argument '--device'"),
     ("train --epochs x", "Error parsing --epochs: invalid literal for int() with base 10: 'x'; --help says more"),
+    ("schema", "schema needs an action, infer or check, got none"),
+    ("schema infr x.csv", "schema needs an action, infer or check, got infr; did you mean infer?"),
+    ("schema infer x.csv --row 5", "--row is no flag; did you mean --rows?"),
+    ("schema check --rows 0", "Missing from python -m dlrm_adahessian schema check: --schema PATH"),
+    ("launch --ranks 0", "ranks must be greater than or equal to 1, got 0"),
+    ("launch --ranks", "--ranks needs a value, got none"),
+    ("launch --epochs 1", "Missing from python -m dlrm_adahessian launch: --ranks INT"),
     ("export --out y", "Missing from python -m dlrm_adahessian export: --run PATH"),
 ])  # fmt: skip
 def test_what_is_wrong_with_a_flag_is_one_line_and_names_the_nearest(command, told, capsys):

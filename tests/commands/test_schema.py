@@ -105,6 +105,12 @@ def test_each_has_help(action, capsys):
     assert main(["schema", action]) == 64
 
 
+def test_help_names_both_actions(capsys):
+    assert main(["schema", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(action in printed for action in ("infer", "check"))
+
+
 def test_rows_that_are_not_there_are_told(path, tmp_path, capsys):
     (tmp_path / "schema.toml").write_text(WRITTEN)
     flags = ["--schema", str(tmp_path / "schema.toml"), "--data-path", "nowhere"]
