@@ -30,7 +30,7 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.finished import PROGRESSIVE
 from dlrm_adahessian.runs.kinds import require_kind
-from dlrm_adahessian.runs.sealed import exclusive_lock, require_no_links
+from dlrm_adahessian.runs.run_directory import locked_folder
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import progress_bar
 from dlrm_adahessian.train.run_cache import run_path
@@ -110,8 +110,7 @@ def run_study(config: CompareConfig) -> Study:
     presets = {name: run_config(config, name, seed=config.seed) for name in config.entrants}
     find_device(config.device)  # refused before anything is written
     require_kind(config.out, "comparison")
-    with exclusive_lock(config.out / "lock", wait=False):
-        require_no_links(config.out)
+    with locked_folder(config.out):
         require_settings(config)
         data = open_dataset(
             config.dataset,

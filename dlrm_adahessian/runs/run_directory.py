@@ -74,19 +74,14 @@ class RunDirectory:
             UsageError: the folder holds a run and `resume` is false, or something else than a run.
         """
         require_kind(path, "run")
-        with exclusive_lock(path / LOCK, wait=False):
-            require_no_links(path)
+        with locked_folder(path):
             found = [name for name in _TRACES if (path / name).exists()]
             if found and not resume:
                 raise UsageError(
                     f"a new run needs a folder without one, and {path} holds {', '.join(found)}; "
                     "continue it with --resume, or name another folder with --out"
                 )
-            try:
-                yield cls(path)
-            except BaseException:
-                _drop_unused(path)
-                raise
+            yield cls(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -166,6 +161,27 @@ class RunDirectory:
                     shutil.rmtree(path)
                 elif path.name != LOCK:
                     path.unlink()
+
+
+@contextmanager
+def locked_folder(path: Path) -> Generator[None]:
+    """Lock a folder for one process until the block ends; make it when it is absent.
+
+    An error that leaves the folder with nothing but its lock removes it.
+
+    Args:
+        path: the folder; symbolic links in it are refused as by `require_no_links`.
+
+    Yields:
+        Nothing; a folder that another process holds raises as `exclusive_lock`.
+    """
+    with exclusive_lock(path / LOCK, wait=False):
+        require_no_links(path)
+        try:
+            yield
+        except BaseException:
+            _drop_unused(path)
+            raise
 
 
 def _drop_unused(path: Path) -> None:

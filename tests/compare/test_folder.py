@@ -9,7 +9,7 @@ import pytest
 from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.compare.folder import claim, require_settings
 from dlrm_adahessian.compare.study import run_study
-from dlrm_adahessian.errors import CheckpointError, UsageError
+from dlrm_adahessian.errors import CheckpointError, NoInputError, UsageError
 
 ROWS = "a" * 16
 
@@ -75,6 +75,20 @@ def test_a_study_leaves_the_folder_of_a_run_as_it_is(tmp_path: Path) -> None:
     ):
         run_study(CompareConfig(dataset="synthetic", out=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_study_that_fails_before_it_wrote_anything_leaves_no_folder(tmp_path: Path) -> None:
+    config = CompareConfig(data_path=str(tmp_path / "nowhere.txt"), out=tmp_path / "study")
+    with pytest.raises(NoInputError):
+        run_study(config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_comparison_stays_where_the_next_one_fails(asked: CompareConfig) -> None:
+    before = (asked.out / "comparison.json").read_bytes()
+    with pytest.raises(UsageError):
+        run_study(replace(asked, seed=4))
+    assert (asked.out / "comparison.json").read_bytes() == before
 
 
 def test_what_is_written_says_what_was_asked(asked: CompareConfig) -> None:
