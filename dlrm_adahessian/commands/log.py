@@ -1,6 +1,7 @@
 # pyright: basic
 """`log`: copies what a run writes, once or while it trains, to MLflow or Weights & Biases."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -11,15 +12,19 @@ from typing import Any, Literal
 
 from dlrm_adahessian.commands.arguments import parsed
 from dlrm_adahessian.errors import UsageError
-from dlrm_adahessian.runs.finished import SUMMARY
+from dlrm_adahessian.runs.finished import DIVERGED, SUMMARY
 from dlrm_adahessian.runs.logs import read_metrics, scalars
-from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.run_directory import LOCK, RunDirectory
+from dlrm_adahessian.runs.sealed import locked_by_another
 from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import say
+
+logger = logging.getLogger(__name__)
 
 Write = Callable[[Mapping[str, float], int], object]
 """Takes figures by name, and their step."""
 _POLL = 2.0  # seconds between two looks at metrics.jsonl
+_SILENT = 30.0  # seconds; a run that is resumed takes its lock again within them
 
 
 @settings
@@ -31,7 +36,7 @@ class LogConfig:
     to: Literal["mlflow", "wandb"]
     """Program that takes the figures; wandb keeps them on this machine unless WANDB_MODE says otherwise."""
     follow: bool = False
-    """Go on until the run has finished."""
+    """Go on until the run has finished or stopped."""
 
 
 def log(arguments: Sequence[str]) -> int:
@@ -48,14 +53,20 @@ def log(arguments: Sequence[str]) -> int:
 
 
 def _records(run: RunDirectory, *, follow: bool) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of metrics.jsonl, and with `follow` those that come until the run has finished."""
-    seen, finished = 0, False
-    while not finished:
-        finished = not follow or (run.path / SUMMARY).exists()
+    """Yield the lines of metrics.jsonl, and with `follow` those that come until the run has finished or stopped."""
+    seen, ended, alive = 0, False, time.monotonic()
+    while not ended:
+        ended = not follow or any((run.path / last).exists() for last in (SUMMARY, DIVERGED))
         records = read_metrics(run.metrics)
         yield from records[seen:]
+        # A run on another machine writes lines, though its lock is not seen here.
+        if len(records) > seen or locked_by_another(run.path / LOCK):
+            alive = time.monotonic()
         seen = max(seen, len(records))  # a resumed run drops lines, and writes the same ones again
-        if not finished:
+        if not ended and time.monotonic() - alive >= _SILENT:
+            logger.warning("%s stopped before it finished; continue it with train --resume", run.path)
+            ended = True
+        if not ended:
             time.sleep(_POLL)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dlrm_adahessian.cli import main
 from dlrm_adahessian.commands import log as command
+from tests.processes.holder import holding
 
 CONFIG = {"seed": 3, "optim": {"dense": {"lr": 0.5, "name": "adagrad"}}}
 LINES = [
@@ -111,6 +112,36 @@ def test_a_run_in_training_is_followed_to_its_end_through_a_resume_that_drops_li
     assert (code, said.split()[0]) == (0, "9")
     losses = [*CURVES["train/loss"], *((line["step"], line["loss"]) for line in later)]
     assert remembers.curves == {**CURVES, "train/loss": losses}
+
+
+@pytest.mark.parametrize("last", ["summary.json", "diverged.json"])
+def test_a_run_that_ended_is_not_waited_for(last, log, run, remembers):
+    (run / last).write_text("{}")
+    assert log(run, "mlflow", "--follow") == (0, f"3 lines of {run}/metrics.jsonl copied to mlflow\n")
+
+
+def test_a_run_that_was_killed_is_followed_until_its_lock_is_free(log, run, remembers, monkeypatch, caplog):
+    monkeypatch.setattr(command, "_POLL", 0.01)
+    monkeypatch.setattr(command, "_SILENT", 0.3)
+    looks, look = [], command.locked_by_another
+    with holding(run / "lock") as training:
+
+        def killed_at_last(path):
+            looks.append(look(path))
+            if len(looks) == 60:  # twice as long as a run may be silent
+                append(run, {"step": 3, "loss": 0.5})
+                training.kill()
+                training.wait()
+            return looks[-1]
+
+        monkeypatch.setattr(command, "locked_by_another", killed_at_last)
+        code, said = log(run, "mlflow", "--follow")
+    assert code == 0
+    assert all(looks[:60])
+    assert looks[60:]
+    assert not any(looks[60:])
+    assert "stopped before it finished; continue it with train --resume" in caplog.text
+    assert "4 lines of" in said
 
 
 def test_a_package_that_is_missing_is_one_sentence_with_the_command_that_installs_it(log, run, monkeypatch):
