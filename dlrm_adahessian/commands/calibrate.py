@@ -56,7 +56,7 @@ def calibrate(arguments: Sequence[str]) -> int:
     if args.report is not None:
         from dlrm_adahessian.report.evaluation import write_evaluation
 
-        write_evaluation(args.report, found.summary, found.predictions)
+        write_evaluation(args.report, found.summary, found.predictions, [found.verdict])
     if args.json:
         say(json.dumps(found.asdict(), allow_nan=False))
         return 0

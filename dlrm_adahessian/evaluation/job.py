@@ -63,6 +63,7 @@ class Scored:
     sources: Sequence[Source]  # of the first models; those after them are predictions of before
     seconds: float  # of reading, scoring and writing
     trained_on: Sequence[str] = ()  # names of models, by some of the samples
+    calibrated_on: Sequence[str] = ()  # likewise
 
 
 def evaluate(request: EvaluationRequest) -> Evaluation:
@@ -81,8 +82,8 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     for other in others:
         predictions = predictions.and_by(other)
     summary = summarized(predictions, found, request.out)
-    if summary.caution:
-        logger.warning("%s", summary.caution)
+    for caution in summary.cautions:
+        logger.warning("%s", caution)
     return Evaluation(summary=summary, predictions=predictions)
 
 
@@ -212,6 +213,11 @@ def score(request: EvaluationRequest, models: Sequence[TrainedModel]) -> Scored:
         ],
         seconds=seconds,
         trained_on=trained_on,
+        calibrated_on=[
+            name
+            for name, model in zip(names, models, strict=True)
+            if model.is_calibrated_on(request.data, request.part)
+        ],
     )
 
 
@@ -302,4 +308,5 @@ def summarized(predictions: Predictions, found: Scored, out: Path | None = None)
         seconds=found.seconds,
         predictions=out,
         trained_on=found.trained_on,
+        calibrated_on=found.calibrated_on,
     )

@@ -53,7 +53,12 @@ class Origin:
         return self._contents(path) == list(self.files)
 
     def _contents(self, path: str) -> list[dict[str, Any]]:
-        try:
-            return [] if is_pipe(path) else input_identity(input_files(path, self.form), self.cache_dir)
-        except NoInputError:  # a folder for another run, without a file of this one's format
-            return []
+        return contents(path, self.form, self.cache_dir)
+
+
+def contents(path: str, form: Format, cache_dir: Path) -> list[dict[str, Any]]:
+    """Return what identifies the files of an input by their content; nothing of a pipe, which is read once."""
+    try:
+        return [] if is_pipe(path) else input_identity(input_files(path, form), cache_dir)
+    except NoInputError:  # a folder for another run, without a file of this one's format
+        return []

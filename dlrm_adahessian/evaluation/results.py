@@ -198,6 +198,7 @@ class EvaluationSummary:
         seconds: of reading, scoring and writing.
         predictions: the file that was written, or None.
         trained_on: names of the models that were trained on some of the samples, as far as is known.
+        calibrated_on: names of those whose calibration was fitted on some of the samples, likewise.
     """
 
     samples: int
@@ -209,6 +210,7 @@ class EvaluationSummary:
     seconds: float
     predictions: Path | None
     trained_on: Sequence[str] = ()
+    calibrated_on: Sequence[str] = ()
 
     @property
     def weight(self) -> float | None:
@@ -239,15 +241,22 @@ class EvaluationSummary:
         return self.samples / self.seconds
 
     @property
-    def caution(self) -> str | None:
-        """A sentence where figures are too good, since the model saw the samples in training."""
-        if not self.trained_on:
-            return None
-        names, one = ", ".join(self.trained_on), len(self.trained_on) == 1
-        return (
-            f"{names} {'was' if one else 'were'} trained on some of these rows, so {'its' if one else 'their'} figures are "
-            "too good for new rows; --part test scores those that were kept apart."
-        )
+    def cautions(self) -> list[str]:
+        """Sentences where figures are too good, since the model or its calibration saw the samples before."""
+        found: list[str] = []
+        if self.trained_on:
+            names, one = ", ".join(self.trained_on), len(self.trained_on) == 1
+            found.append(
+                f"{names} {'was' if one else 'were'} trained on some of these rows, so {'its' if one else 'their'} figures "
+                "are too good for new rows; --part test scores those that were kept apart."
+            )
+        if self.calibrated_on:
+            names, one = ", ".join(self.calibrated_on), len(self.calibrated_on) == 1
+            found.append(
+                f"{names} {'was' if one else 'were'} calibrated on some of these rows, so {'its' if one else 'their'} "
+                "figures are a little too good for new rows; score other rows, or take the figures of calibrate."
+            )
+        return found
 
     def asdict(self) -> dict[str, Any]:
         """Return JSON values; figures of the first model stand at the top as well."""
@@ -266,6 +275,7 @@ class EvaluationSummary:
                 {"name": file.name, "rows": file.samples, "rejected": file.rejected} for file in self.files
             ],
             "trained_on": list(self.trained_on),
+            "calibrated_on": list(self.calibrated_on),
             "timing": {"seconds": self.seconds, "rows_per_second": self.samples_per_second},
         }
         if self.first.source is not None:

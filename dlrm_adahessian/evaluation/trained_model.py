@@ -2,9 +2,10 @@
 """A run as a model: one of its checkpoints, with the vocabulary that it was trained on."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,11 @@ from dlrm_adahessian.config import RunConfig
 from dlrm_adahessian.data.loader import make_batch
 from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.data.rows import Features
+from dlrm_adahessian.data.text.sources import is_prepared
 from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.evaluation.calibration.maps import CalibrationMap
-from dlrm_adahessian.evaluation.calibration.stored import Calibration
-from dlrm_adahessian.evaluation.origin import Origin
+from dlrm_adahessian.evaluation.calibration.stored import Calibration, CalibrationRows
+from dlrm_adahessian.evaluation.origin import Origin, contents
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runtime.device import Precision
@@ -43,6 +45,7 @@ class TrainedModel:
         state: the model, with the checkpoint's values.
         checkpoint: where they are from.
         calibration: of its logits; None where they are taken as they are.
+        calibration_rows: that it was fitted on; None without one.
     """
 
     name: str
@@ -55,6 +58,7 @@ class TrainedModel:
     state: TrainState
     checkpoint: Checkpoint
     calibration: CalibrationMap | None = None
+    calibration_rows: CalibrationRows | None = None
 
     def score(self, features: Features) -> npt.NDArray[np.float32]:
         """Return the probabilities (N,) float32 of rows whose features this preprocessing made."""
@@ -63,6 +67,18 @@ class TrainedModel:
         unlabelled = np.zeros(SCORING_BATCH, np.int8)  # scoring reads no labels
         batches = (make_batch(names, part, unlabelled[: len(part)]) for part in parts)
         return np.concatenate([self.probability(part) for part in self.state.logits(batches)])
+
+    def contents(self, path: str) -> list[dict[str, Any]]:
+        """Return what identifies the files of an input, which is read by this model's schema; nothing of a pipe."""
+        return contents(path, self.preprocessing.schema.format, self.config.data.cache_dir)
+
+    def is_calibrated_on(self, paths: Sequence[str], part: str) -> bool:
+        """Whether its calibration was fitted on some of the rows that an evaluation reads; False where that is not known."""
+        if self.calibration_rows is None:
+            return False
+        own = part != "all" or is_prepared(paths[0])  # other prepared rows and parts are refused
+        files = [] if own else [file for path in paths for file in self.contents(path)]
+        return self.calibration_rows.share(files, part=part, own=own)
 
     def probability(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the probabilities (N,) of logits (N,) that the checkpoint serves, calibrated where that was asked for."""
@@ -134,6 +150,7 @@ def open_trained(
         state=state,
         checkpoint=found,
         calibration=calibration and calibration.map,
+        calibration_rows=calibration and calibration.rows,
     )
 
 

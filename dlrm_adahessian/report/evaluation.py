@@ -1,6 +1,7 @@
 # pyright: basic
 """An evaluation as one HTML file, and what it says in sentences."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_adahessian.evaluation.predictions import Predictions
@@ -14,13 +15,16 @@ from dlrm_adahessian.runs.sealed import write_text
 from dlrm_adahessian.statistics.comparison import judgement
 
 
-def write_evaluation(path: Path, summary: EvaluationSummary, labelled: Predictions) -> None:
+def write_evaluation(
+    path: Path, summary: EvaluationSummary, labelled: Predictions, further: Sequence[str] = ()
+) -> None:
     """Write the report, replacing one that is there.
 
     Args:
         path: the file.
         summary: of `evaluation.job.evaluate`.
         labelled: the predictions of the samples with a label, at least one.
+        further: sentences of the verdict, after those of `verdict`.
     """
     both = summary.first.measured.metrics.auc is not None
     found = {
@@ -37,7 +41,7 @@ def write_evaluation(path: Path, summary: EvaluationSummary, labelled: Predictio
         "s": summary,
         "metrics": METRICS,
         "figures": _rows(summary.first),
-        "verdict": verdict(summary),
+        "verdict": [*verdict(summary), *further],
         "average_precision": {name: each.average_precision for name, each in found.items()},
         "environment": environment(),
     }
@@ -47,7 +51,7 @@ def write_evaluation(path: Path, summary: EvaluationSummary, labelled: Predictio
 def verdict(summary: EvaluationSummary) -> list[str]:
     """Return a sentence on each model: how good the first one is, and what is shown of each later one against it.
 
-    One more says it where models were trained on some of the samples.
+    Further ones say it where models were trained or calibrated on some of the samples.
 
     Args:
         summary: of `evaluation.job.evaluate`, with labeled samples.
@@ -55,8 +59,7 @@ def verdict(summary: EvaluationSummary) -> list[str]:
     Returns:
         Plain sentences.
     """
-    cautions = [summary.caution] if summary.caution else []
-    return [_of_one(summary.first, summary.labelled), *map(_of_two, summary.differences), *cautions]
+    return [_of_one(summary.first, summary.labelled), *map(_of_two, summary.differences), *summary.cautions]
 
 
 def _rows(model: ModelFigures) -> list[tuple[str, str, float | None]]:

@@ -21,7 +21,7 @@ from dlrm_adahessian.evaluation.predictions import Predictions
 from dlrm_adahessian.evaluation.request import EvaluationRequest
 from dlrm_adahessian.evaluation.results import EvaluationSummary
 from dlrm_adahessian.evaluation.rows import Part
-from dlrm_adahessian.evaluation.trained_model import open_trained, run_of
+from dlrm_adahessian.evaluation.trained_model import TrainedModel, open_trained, run_of
 from dlrm_adahessian.metrics.binary import probability_from_logit
 from dlrm_adahessian.metrics.means import of_weight
 from dlrm_adahessian.runs.run_directory import RunDirectory
@@ -131,7 +131,7 @@ class CalibratedRun:
             step=checkpoint.step,
             digest=checkpoint.digest,
             map=fit(request.method, found, label),
-            rows=_rows(found, asked),
+            rows=_rows(found, asked, model),
         )
         after = probability_from_logit(cross_fitted(request.method, found, label))
         both = replace(labelled, scored={name: probability, f"{name} calibrated": after})
@@ -143,10 +143,15 @@ class CalibratedRun:
         )
 
 
-def _rows(found: Predicted, asked: EvaluationRequest) -> CalibrationRows:
+def _rows(found: Predicted, asked: EvaluationRequest, model: TrainedModel) -> CalibrationRows:
     _, labels = of_weight(found.weights, found.labels)
+    others = asked.data if asked.part == "all" else ()  # a part is one of the run's own rows
     return CalibrationRows(
-        samples=len(labels), clicks=int(labels.sum()), data=list(asked.data), part=asked.part
+        samples=len(labels),
+        clicks=int(labels.sum()),
+        data=list(asked.data),
+        part=asked.part,
+        files=[file for path in others for file in model.contents(path)],
     )
 
 

@@ -1,7 +1,7 @@
 """The calibration that a run keeps: calibration.json in its folder, sealed, for one checkpoint of the run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,7 +16,7 @@ from dlrm_adahessian.runs.sealed_json import read_sealed_json, write_sealed_json
 
 NAME = "calibration.json"
 FORMAT = 1
-_MOST = 1 << 20  # bytes; the largest map takes a tenth
+_MOST = 1 << 22  # bytes; the largest map takes 100 kB, the digests of 10,000 files 1 MB
 _CHECKED = ConfigDict(extra="forbid")
 
 
@@ -28,13 +28,30 @@ class CalibrationRows:
         samples: how many, with a label and with weight.
         clicks: of these.
         data: where they came from, as it was named.
-        part: of these rows.
+        part: of these rows; another than all is one of the run's own rows.
+        files: what identifies raw files by their content; none of the run's own rows, of a pipe, and of earlier versions.
     """
 
     samples: int
     clicks: int
     data: Sequence[str]
     part: str
+    files: Sequence[Mapping[str, Any]] = ()
+
+    def share(self, files: Sequence[Mapping[str, Any]], *, part: str, own: bool) -> bool:
+        """Whether some of these samples are among others, as far as is known.
+
+        Args:
+            files: what identifies the raw files of the others.
+            part: of the others.
+            own: whether the others are the run's own rows.
+
+        Returns:
+            Whether they are.
+        """
+        if self.part != "all":
+            return own and part in (self.part, "all")
+        return any(file in self.files for file in files)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CHECKED)

@@ -112,6 +112,31 @@ def test_rows_that_the_run_was_trained_on_are_refused(run, place, call):
     assert Calibration.read(run).rows.part == "test"
 
 
+def test_rows_that_the_calibration_was_fitted_on_are_told(run, place, new, call, caplog, tmp_path):
+    def calibrated_on(data, *flags, calibrated=True):
+        caplog.clear()
+        more = [*flags, *(["--calibrated"] if calibrated else [])]
+        found = json.loads(call("evaluate", "--run", run, "--data-path", data, "--json", *more))
+        told = "run was calibrated on some of these rows, so its figures are a little too good for new rows"
+        assert (told in caplog.text) == bool(found["calibrated_on"])
+        return found["calibrated_on"]
+
+    copy, other = tmp_path / "copy.txt", tmp_path / "other.txt"
+    copy.write_bytes(new.read_bytes())
+    other.write_bytes(b"".join(new.read_bytes().splitlines(keepends=True)[1:]))
+    call("calibrate", "--run", run, "--data-path", new)
+    assert calibrated_on(copy) == ["run"]
+    assert calibrated_on(copy, calibrated=False) == []
+    assert calibrated_on(other) == []
+    own = place / "rows.txt"
+    assert calibrated_on(own, "--part", "val") == []
+    call("calibrate", "--run", run)
+    assert [calibrated_on(own, "--part", part) for part in ("val", "test")] == [["run"], []]
+    prepared = json.loads((run / "config.json").read_text())["prepared"]["folder"]
+    assert calibrated_on(prepared) == ["run"]
+    assert calibrated_on(new) == []
+
+
 def test_without_the_prepared_rows_others_are_asked_for(run, call, new):
     config = json.loads((run / "config.json").read_text())
     config["prepared"]["folder"] = str(run / "gone")
@@ -172,7 +197,9 @@ def test_the_table_and_the_report_say_that_it_is_calibrated(run, new, call, tmp_
     shown = call("calibrate", "--run", run, "--data-path", new, "--report", tmp_path / "report.html")
     assert "calibration written to run/calibration.json: platt, slope " in shown
     assert "run calibrated minus run, with 95% interval" in shown
-    assert "run calibrated" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "run calibrated" in page
+    assert shown.splitlines()[-3] in page, "the sentence on whether it helped"
     assert "of " + str(run) + ", calibrated by platt" in call(
         "evaluate", "--run", run, "--data-path", new, "--calibrated"
     )

@@ -13,7 +13,8 @@ from dlrm_adahessian.evaluation.calibration.maps import IsotonicMap, PlattMap
 from dlrm_adahessian.evaluation.calibration.stored import NAME, Calibration, CalibrationRows
 from dlrm_adahessian.runs.sealed_json import write_sealed_json
 
-ROWS = CalibrationRows(samples=1000, clicks=250, data=["new.txt"], part="all")
+A, B = {"bytes": 1, "xxh3_128": "a"}, {"bytes": 1, "xxh3_128": "b"}
+ROWS = CalibrationRows(samples=1000, clicks=250, data=["new.txt"], part="all", files=[A])
 PLATT = Calibration(step=7, digest="0" * 32, map=PlattMap(slope=0.5, intercept=-1.0), rows=ROWS)
 ISOTONIC = replace(PLATT, map=IsotonicMap(thresholds=[-1.0, 1 / 3], values=[-2.0, 0.1]))
 CHECKPOINT = Checkpoint(path=Path("step-00000007"), step=7, digest="0" * 32, state={}, stored=[])
@@ -32,6 +33,30 @@ def test_a_run_without_one_says_how_to_get_it(tmp_path):
         NoInputError, match=f"{tmp_path} has no calibration; fit one with calibrate --run {tmp_path}"
     ):
         Calibration.read(tmp_path)
+
+
+@pytest.mark.parametrize(("part", "files", "part_of_others", "others", "own", "shared"), [
+    ("all", [A], "all", [B, A], False, True),
+    ("all", [A], "all", [B], False, False),
+    ("all", [A], "test", [], True, False),  # others than the run's own
+    ("all", [], "all", [A], False, False),  # a pipe, or a version that did not say
+    ("val", [], "val", [], True, True),
+    ("val", [], "all", [], True, True),
+    ("val", [], "test", [], True, False),
+    ("val", [], "all", [A], False, False),
+])  # fmt: skip
+def test_rows_are_known_by_the_content_of_their_files_or_as_a_part_of_the_runs_own(
+    part, files, part_of_others, others, own, shared
+):
+    rows = replace(ROWS, part=part, files=files)
+    assert rows.share(others, part=part_of_others, own=own) == shared
+
+
+def test_a_calibration_of_before_names_no_files(tmp_path):
+    values = PLATT.asdict()
+    del values["rows"]["files"]
+    write_sealed_json(tmp_path / NAME, values)
+    assert not Calibration.read(tmp_path).rows.share([A], part="all", own=False)
 
 
 def test_that_of_another_checkpoint_is_refused():
