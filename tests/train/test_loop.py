@@ -4,12 +4,11 @@ import gzip
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from dlrm_adahessian import cli
@@ -19,6 +18,8 @@ from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train import loop
 from dlrm_adahessian.train.progress import Progress, diverged
 from tests.reliability.runs import JOB, committed, differences
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 COUNTERS = ("rollbacks", "rolled_back_to")
 
@@ -45,14 +46,6 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rollback")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(folder: Path, name: str, *more: object) -> int:

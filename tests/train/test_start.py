@@ -3,7 +3,6 @@
 import io
 import json
 import signal
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,7 @@ from dlrm_adahessian.train import loop
 from tests.processes import worlds
 from tests.train.days import FLAGS, ROWS, write_days
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
