@@ -7,7 +7,7 @@ from typing import Literal
 
 from dlrm_adahessian.checkpoint.step_folders import require_run
 from dlrm_adahessian.commands.arguments import parsed
-from dlrm_adahessian.commands.evaluate import evaluation_table, require_html
+from dlrm_adahessian.commands.evaluate import evaluation_table, require_html, write_report
 from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import say
 
@@ -53,10 +53,7 @@ def calibrate(arguments: Sequence[str]) -> int:
             report=args.report,
         )
     )
-    if args.report is not None:
-        from dlrm_adahessian.report.evaluation import write_evaluation
-
-        write_evaluation(args.report, found.summary, found.predictions, [found.verdict])
+    write_report(args.report, found.summary, found.predictions, [found.verdict])
     if args.json:
         say(json.dumps(found.asdict(), allow_nan=False))
         return 0

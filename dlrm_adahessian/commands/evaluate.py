@@ -19,7 +19,7 @@ from dlrm_adahessian.runtime.settings import settings
 from dlrm_adahessian.runtime.terminal import say, say_judged
 
 if TYPE_CHECKING:
-    from dlrm_adahessian.evaluation.job import Evaluation
+    from dlrm_adahessian.evaluation.predictions import Predictions
     from dlrm_adahessian.evaluation.results import (
         EvaluationSummary,
         Figures,
@@ -103,8 +103,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         calibrated=args.calibrated,
     )
     found = evaluated(request)
-    if args.report is not None:
-        _write_report(args.report, found)
+    write_report(args.report, found.summary, found.predictions)
     _say_found(args, found.summary)
     figures = {model.name: model.figures.metrics for model in found.summary.models if model.figures}
     if (caution := useless(figures, _REMEDY)) is not None:
@@ -138,14 +137,29 @@ def require_html(report: Path | None) -> None:
         raise UsageError(f"--report is an HTML file, got {report}; end its name with .html")
 
 
-def _write_report(path: Path, found: "Evaluation") -> None:
-    if not found.summary.labelled:
+def write_report(
+    path: Path | None, summary: "EvaluationSummary", predictions: "Predictions", further: Sequence[str] = ()
+) -> None:
+    """Write what `--report` asks for.
+
+    Args:
+        path: the HTML file; None where it is not asked for.
+        summary: of the predictions.
+        predictions: of all models.
+        further: sentences of the verdict beside those of any evaluation.
+
+    Raises:
+        DataError: no sample has a label.
+    """
+    if path is None:
+        return
+    if not summary.labelled:
         raise DataError(
-            f"a report needs labels, and none of {found.summary.samples:,} rows has one; leave out --report"
+            f"a report needs labels, and none of {summary.samples:,} rows has one; leave out --report"
         )
     from dlrm_adahessian.report.evaluation import write_evaluation
 
-    write_evaluation(path, found.summary, found.predictions.labelled)
+    write_evaluation(path, summary, predictions.labelled, further)
 
 
 def _stream(args: EvaluateConfig) -> None:

@@ -25,7 +25,6 @@ from dlrm_adahessian.compare.runs import Run
 from dlrm_adahessian.compare.search import Search
 from dlrm_adahessian.compare.worker import begin, time_steps, train
 from dlrm_adahessian.config import RunConfig, asdict
-from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.errors import StorageError
 from dlrm_adahessian.runs.finished import PROGRESSIVE
@@ -34,6 +33,7 @@ from dlrm_adahessian.runs.run_directory import locked_folder
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import progress_bar
 from dlrm_adahessian.train.run_cache import run_path
+from dlrm_adahessian.train.samples import open_samples
 
 logger = logging.getLogger(__name__)
 
@@ -112,14 +112,7 @@ def run_study(config: CompareConfig) -> Study:
     require_kind(config.out, "comparison")
     with locked_folder(config.out):
         require_settings(config)
-        data = open_dataset(
-            config.dataset,
-            config.data_path,
-            config.data,
-            rows=config.rows,
-            bad_rows=config.bad_rows,
-            schema=config.schema,
-        )
+        data = open_samples(config)
         claim(config, data.fingerprint)
         cores = len(os.sched_getaffinity(0))
         pool = ProcessPoolExecutor(

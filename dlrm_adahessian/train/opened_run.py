@@ -17,7 +17,6 @@ import torch
 from dlrm_adahessian.checkpoint.reader import latest
 from dlrm_adahessian.checkpoint.step_folders import step_of
 from dlrm_adahessian.config import RunConfig, asdict
-from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.prepared.folder import (
     DamagedFolderError,
     PreparedData,
@@ -37,7 +36,7 @@ from dlrm_adahessian.runtime.launcher import is_first_here
 from dlrm_adahessian.train import agreement
 from dlrm_adahessian.train.learnt import preprocessing_of
 from dlrm_adahessian.train.recorded import RecordedRun, files_of
-from dlrm_adahessian.train.samples import training_loader
+from dlrm_adahessian.train.samples import open_samples, training_loader
 from dlrm_adahessian.train.start import Start, find_start
 
 logger = logging.getLogger(__name__)
@@ -127,15 +126,7 @@ def _started(config: RunConfig, init_from: Path, begun: RecordedRun | None) -> t
 
 def _rows(config: RunConfig, begun: RecordedRun | None) -> tuple[str, PreparedData]:
     """Return where the prepared samples are, and the samples."""
-    data = (begun and _rows_of_pipe(begun, config)) or open_dataset(
-        config.dataset,
-        config.data_path,
-        config.data,
-        rows=config.rows,
-        bad_rows=config.bad_rows,
-        schema=config.schema,
-        extends=_extended(config),
-    )
+    data = (begun and _rows_of_pipe(begun, config)) or open_samples(config, extends=_extended(config))
     return str(data.folder.absolute()), data
 
 

@@ -4,12 +4,27 @@
 import numpy as np
 import numpy.typing as npt
 
-from dlrm_adahessian.config import RunConfig
+from dlrm_adahessian.config import RunConfig, SharedConfig
+from dlrm_adahessian.data.datasets import open_dataset
 from dlrm_adahessian.data.loader import Loader
 from dlrm_adahessian.data.prepared.folder import PreparedData
+from dlrm_adahessian.data.prepared.preprocessing import Preprocessing
 from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.train.results import Predicted
+
+
+def open_samples(config: SharedConfig, *, extends: Preprocessing | None = None) -> PreparedData:
+    """Return the prepared rows that settings name; `extends`, and what is refused, are those of `open_dataset`."""
+    return open_dataset(
+        config.dataset,
+        config.data_path,
+        config.data,
+        rows=config.rows,
+        bad_rows=config.bad_rows,
+        schema=config.schema,
+        extends=extends,
+    )
 
 
 def predicted(
