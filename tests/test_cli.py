@@ -27,7 +27,7 @@ REFUSED = [
     (
         "train --data-path ABSENT",
         66,
-        "the data must be readable, and ABSENT is not: No such file or directory",
+        "File not found: ABSENT.",
     ),
     (
         "train --dataset synthetic --device cuda",
@@ -42,11 +42,11 @@ REFUSED = [
     ),
     ("compare --dataset synthetic --out FILE/study", 74, "name another with --out"),
     ("evaluate --run ABSENT --data-path FILE", 66, "ABSENT holds no config.json: it is no run directory"),
-    ("evaluate --run RUN --data-path ABSENT", 66, "the data must be readable, and ABSENT is not"),
+    ("evaluate --run RUN --data-path ABSENT", 66, "File not found: ABSENT."),
     ("evaluate --run RUN --data-path FILE --out FILE/p.parquet", 74, "name another with --out"),
     ("export --run ABSENT --out NEW", 66, "ABSENT holds no config.json: it is no run directory"),
     ("export --run RUN --out FILE/model", 74, "name another with --out"),
-    ("prepare --data-path ABSENT", 66, "the data must be readable, and ABSENT is not"),
+    ("prepare --data-path ABSENT", 66, "File not found: ABSENT."),
 ]
 
 

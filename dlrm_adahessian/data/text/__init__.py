@@ -1,1 +1,1 @@
-"""Text inputs: files, compressed files, archives, folders, pipes."""
+"""Open text inputs: files, compressed files, archives, folders, and pipes."""

@@ -1,7 +1,7 @@
-"""One member of a tar archive, streamed; nothing is ever extracted to disk.
+"""Stream one member of a tar archive. Nothing is extracted to disk.
 
-An archive comes from anyone. So a member with a name that leaves the folder, a link or a device is never
-read, and headers that would make tarfile read without bound into memory end the reading.
+An archive is untrusted input. Members whose path leaves the folder, links, and devices are never read. Headers that
+would make tarfile read an unbounded amount into memory are an error.
 """
 
 import logging
@@ -17,7 +17,7 @@ from dlrm_adahessian.errors import DataError
 MEMBER = "train.txt"
 
 _MAX_HEADER = 1 << 20  # bytes of a pax or GNU long-name header, which tarfile holds in memory
-_MAX_MEMBERS = 1000  # tarfile remembers each; dac.tar.gz has four
+_MAX_MEMBERS = 1000  # tarfile keeps each in memory; dac.tar.gz has four
 _BLOCK = 1 << 20  # bytes
 _LISTED = 6  # members that a message lists
 
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class Readable(Protocol):
-    """Something that gives bytes in order."""
+    """A source of bytes, read in order."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, none at the end."""
+        """Return up to `size` bytes; empty at the end."""
         ...
 
 
 class _BoundedInfo(tarfile.TarInfo):
-    """A header that refuses to bring a large extension with it."""
+    """A tar header that refuses large extensions."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -41,14 +41,14 @@ class _BoundedInfo(tarfile.TarInfo):
 
         Args:
             buf: 512 bytes.
-            encoding: of the names.
-            errors: what to do with names in another encoding.
+            encoding: encoding of the names.
+            errors: how to handle names that do not decode.
 
         Returns:
             The header.
 
         Raises:
-            ReadError: it is of a kind that would be read into memory, and large or sparse.
+            ReadError: the header is sparse, or is a large one that tarfile would read into memory.
         """
         info = super().frombuf(buf, encoding, errors)
         extension = info.type not in tarfile.SUPPORTED_TYPES or info.type in (
@@ -59,28 +59,27 @@ class _BoundedInfo(tarfile.TarInfo):
             tarfile.SOLARIS_XHDTYPE,
         )
         if info.type == tarfile.GNUTYPE_SPARSE or (extension and info.size > _MAX_HEADER):
-            raise tarfile.ReadError(f"a header of type {info.type!r} and {info.size} bytes is refused")
+            raise tarfile.ReadError(f"refused a header of type {info.type!r} with {info.size} bytes")
         return info
 
 
 def looks_like_tar(head: bytes) -> bool:
-    """Tell a tar archive by the magic in its first 512 bytes."""
+    """Return whether the first 512 bytes have the magic of a tar archive."""
     return head[257:262] == b"ustar"
 
 
 def member_reader(archive: Readable, name: str) -> Callable[[int], bytes]:
     """Find the training file in an archive and return the function that reads it.
 
-    Its end is reported only after the archive has been read to its own end, since a gzip checksum, which
-    covers the whole archive, stands there. Both raise `DataError` when the archive is damaged or has no
-    acceptable member of that name.
+    At the end of the member, the rest of the archive is read too: a gzip checksum covers the whole archive and comes
+    last. Both functions raise `DataError` if the archive is damaged or has no acceptable member of that name.
 
     Args:
-        archive: the archive, decompressed.
-        name: what messages call it.
+        archive: the decompressed archive.
+        name: name of the archive in messages.
 
     Returns:
-        Gives up to so many bytes of the member, none at its end.
+        Function that returns up to the given number of bytes of the member; empty at its end.
     """
 
     def read(size: int) -> bytes:
@@ -91,7 +90,7 @@ def member_reader(archive: Readable, name: str) -> Callable[[int], bytes]:
         return data
 
     with _tar_errors(name):
-        # Closed with the file under it; in this mode tarfile asks no more of that than `read`.
+        # The caller closes the underlying file. In this mode tarfile only calls `read`.
         tar = tarfile.open(fileobj=archive, mode="r|", tarinfo=_BoundedInfo)  # pyright: ignore  # noqa: SIM115
         member = _find_member(tar, name)
     return read
@@ -103,7 +102,7 @@ def _tar_errors(name: str) -> Generator[None]:
         yield
     except tarfile.TarError as error:
         raise DataError(
-            f"{name} must be a whole tar archive: {error}; fetch it again or give {MEMBER} itself"
+            f"{name} is not a complete tar archive: {error}. Download it again, or pass {MEMBER} itself."
         ) from error
 
 
@@ -112,7 +111,7 @@ def _find_member(archive: tarfile.TarFile, name: str) -> Readable:
     others: list[tarfile.TarInfo] = []
     for count, info in enumerate(archive, 1):
         if count > _MAX_MEMBERS:
-            refused.append(f"what follows {_MAX_MEMBERS} members")
+            refused.append(f"everything after {_MAX_MEMBERS} members")
             break
         if reason := _refusal(info):
             refused.append(f"{info.name[:100]!r} ({reason})")
@@ -125,25 +124,25 @@ def _find_member(archive: tarfile.TarFile, name: str) -> Readable:
 
 
 def _without_member(name: str, others: Sequence[tarfile.TarInfo], refused: Sequence[str]) -> str:
-    """Say what an archive holds in place of the training file, and how the largest of that can be read."""
-    holds = ", ".join(info.name[:100] for info in others[:_LISTED]) + ", ..." * (len(others) > _LISTED)
-    told = [f"{name} must hold a plain file {MEMBER} and holds {holds or 'no file that may be read'}"]
+    """Return a message that lists what the archive contains instead, and shows how to read its largest member."""
+    holds = ", ".join(info.name[:100] for info in others[:_LISTED]) + " and others" * (len(others) > _LISTED)
+    sentences = [f"{name} does not contain a plain file {MEMBER}; it contains {holds or 'no readable file'}."]
     if refused:
-        told.append(f"refused: {', '.join(refused[:10])}")
+        sentences.append(f"Refused members: {', '.join(refused[:10])}.")
     if others:
         largest = quote(max(others, key=lambda info: info.size).name[:1000])
-        told.append(
-            f"pipe in the member that holds the rows: tar xOf {quote(name)} {largest} | ... --data-path -"
+        sentences.append(
+            f"Pipe in the member that has the data (tar xOf {quote(name)} {largest} | ... --data-path -)."
         )
-    told.append(f"{'or ' * bool(others)}give {MEMBER} itself")
-    return "; ".join(told)
+    sentences.append(f"{'Or pass' if others else 'Pass'} {MEMBER} itself.")
+    return " ".join(sentences)
 
 
 def _refusal(info: tarfile.TarInfo) -> str | None:
-    """Return why a member is not to be trusted, None when it is an ordinary file or folder."""
+    """Return why a member is refused; None for an ordinary file or folder."""
     path = PurePosixPath(info.name)
     if path.is_absolute() or ".." in path.parts or "\\" in info.name:
-        return "its name leaves the folder"
+        return "its path leaves the folder"
     if info.islnk() or info.issym():
         return f"a link to {info.linkname[:100]!r}"
     if not info.isfile() and not info.isdir():

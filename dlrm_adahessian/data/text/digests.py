@@ -1,7 +1,7 @@
-"""Digests of large files, kept beside the prepared rows, so that a file that stays as it is is read once.
+"""Cache the digests of large files next to the prepared data, so that an unchanged file is hashed only once.
 
-A file is taken for unchanged while its path, inode, size and times are as they were when it was hashed. The system sets the
-time of the last change of the inode (ctime) itself: an edit that sets back the time of modification is noticed too.
+A file counts as unchanged while its path, inode, size, and times are the same as when it was hashed. The kernel sets the
+inode change time (ctime), so an edit that resets the modification time is detected too.
 """
 
 import logging
@@ -19,28 +19,28 @@ from dlrm_adahessian.runs.sealed import (
 )
 
 REMEMBERED = "digests.json"
-"""The file of the cache that keeps them."""
-_SETTLED = 2_000_000_000  # ns; clocks of file systems are coarse, so a newer change may be followed by one of the same time
+"""Name of the file in the cache folder that stores the digests."""
+_SETTLED = 2_000_000_000  # ns; file system clocks are coarse: two changes within this time may have the same timestamp
 
 logger = logging.getLogger(__name__)
 
 
 def remembered_digest(path: Path, cache_dir: Path) -> str:
-    """Return the digest of a file, and read the file only where it is new or may have changed.
+    """Return the digest of a file. Read the file only if it is new or may have changed.
 
     Args:
-        path: the file; `OSError` when it can't be read.
-        cache_dir: keeps the digests; made when it is absent.
+        path: the file; raises `OSError` if it cannot be read.
+        cache_dir: folder that stores the digests; created if missing.
 
     Returns:
-        Its xxh3_128, 32 hexadecimal digits.
+        xxh3_128 of the file, 32 hexadecimal digits.
     """
     name, found = str(path.absolute()), path.stat()
     known = _known(cache_dir)
     entry = known.get(name)
     if isinstance(entry, dict) and entry.keys() == {"seen", "xxh3_128"} and entry["seen"] == _seen(found):
         return entry["xxh3_128"]
-    logger.info("reading %s once to identify it, %.1f GB", path, found.st_size / 1e9)
+    logger.info("hashing %s to identify it, %.1f GB", path, found.st_size / 1e9)
     settled = time.time_ns() - found.st_ctime_ns > _SETTLED
     digest = file_digest(path)
     if settled and _seen(path.stat()) == _seen(found):
@@ -53,7 +53,7 @@ def remembered_digest(path: Path, cache_dir: Path) -> str:
 def _known(cache_dir: Path) -> dict[str, Any]:
     try:
         known = read_json(cache_dir / REMEMBERED)
-    except DamagedFolderError:  # absent, or spoilt: what it said is found again by reading
+    except DamagedFolderError:  # missing or damaged: the files are hashed again
         return {}
     return known if isinstance(known, dict) else {}
 

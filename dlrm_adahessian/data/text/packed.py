@@ -1,4 +1,4 @@
-"""Compressed bytes as a stream, in bounded memory: gzip, xz, bzip2 and zstd, each known by its first bytes."""
+"""Decompress gzip, xz, bzip2, and zstd streams in bounded memory. The first bytes tell the format."""
 
 import bz2
 import gzip
@@ -16,34 +16,34 @@ PACKED = (".gz", ".xz", ".bz2", ".zst")
 
 _GZIP, _XZ, _BZIP2, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"BZh", b"\x28\xb5\x2f\xfd"
 _LONGEST_MAGIC = len(_XZ)
-_BLOCK = 1 << 16  # bytes of a file that are decompressed at a time
-_XZ_MEMORY = 1 << 28  # bytes; xz -9 asks for 65 MiB, and a header may ask for 4 GiB
+_BLOCK = 1 << 16  # compressed bytes read at a time
+_XZ_MEMORY = 1 << 28  # bytes; xz -9 needs 65 MiB, but a header can ask for 4 GiB
 
 
 class Peekable:
-    """Bytes of which the first can be looked at."""
+    """A byte stream with a `peek`."""
 
     def __init__(self, source: Readable) -> None:
         self._source = source
         self._head = b""
 
     def peek(self, size: int) -> bytes:
-        """Return the next `size` bytes without taking them, fewer only at the end."""
+        """Return the next `size` bytes without consuming them; fewer only at the end."""
         while len(self._head) < size and (data := self._source.read(size - len(self._head))):
             self._head += data
         return self._head[:size]
 
     def read(self, size: int, /) -> bytes:
-        """Return the next `size` bytes, none at the end."""
+        """Return the next `size` bytes; empty at the end."""
         if not self._head:
             return self._source.read(size)
         data, self._head = self._head[:size], self._head[size:]
-        # Not short: the blocks of a file should not depend on what was looked at.
+        # Fill up the read: block boundaries must not depend on what was peeked at.
         return data + self._source.read(size - len(data)) if len(data) < size else data
 
 
 class OpenFile:
-    """Bytes as the file that pyarrow asks for."""
+    """Adapter that lets pyarrow read from a function."""
 
     closed = False
 
@@ -51,18 +51,18 @@ class OpenFile:
         self.read = read
 
     def close(self) -> None:
-        """Do nothing: who opened the bytes closes them."""
+        """Do nothing. The caller closes the file that it opened."""
 
 
 def unpacked(stream: Peekable, name: str) -> Peekable:
-    """Look through compression.
+    """Decompress a stream if it is compressed.
 
     Args:
         stream: bytes of a file.
-        name: what messages call it.
+        name: name of the file in messages.
 
     Returns:
-        What was compressed, reading of which raises a `DataError` when the file is damaged; other bytes as they are.
+        The decompressed stream, whose `read` raises `DataError` if the file is damaged; or `stream` if not compressed.
     """
     head = stream.peek(_LONGEST_MAGIC)
     if head.startswith(_GZIP):
@@ -81,7 +81,7 @@ class _Gunzip:
     """Decompressed bytes of a gzip file."""
 
     def __init__(self, source: Readable, name: str) -> None:
-        # Reading takes no more of the file than `read`.
+        # GzipFile only calls `read` of its file.
         self._file = gzip.GzipFile(fileobj=source, mode="rb")  # pyright: ignore[reportCallIssue, reportArgumentType]
         self._name = name
 
@@ -97,7 +97,7 @@ class _Zstd:
 
     def __init__(self, source: Readable, name: str) -> None:
         self._name = name
-        import pyarrow as pa  # commands that read no such file start without it
+        import pyarrow as pa  # imported here: most commands do not need it and start faster
 
         self._stream = pa.CompressedInputStream(pa.PythonFile(OpenFile(source.read), "r"), "zstd")
 
@@ -109,7 +109,7 @@ class _Zstd:
 
 
 class _Decompressor(Protocol):
-    """One compressed stream, of xz or bzip2."""
+    """Decompressor of one xz or bzip2 stream."""
 
     @property
     def eof(self) -> bool: ...
@@ -124,15 +124,15 @@ class _Decompressor(Protocol):
 
 
 class _Streams:
-    """Decompressed bytes of compressed streams, one after the other, as `cat` and parallel compressors leave them.
+    """Decompressed bytes of concatenated streams, as `cat` and parallel compressors write them.
 
-    lzma.LZMAFile would do but for the memory, which it does not limit.
+    lzma.LZMAFile is not used because it does not limit memory.
     """
 
     def __init__(self, source: Readable, name: str, kind: str, make: Callable[[], _Decompressor]) -> None:
         self._source, self._name, self._kind, self._make = source, name, kind, make
         self._stream = make()
-        self._packed = b""  # taken from the source, and not decompressed
+        self._packed = b""  # read from the source but not yet decompressed
 
     def read(self, size: int, /) -> bytes:
         pieces: list[bytes] = []
@@ -145,7 +145,7 @@ class _Streams:
         return b"".join(pieces)
 
     def _some(self, size: int) -> bytes:
-        """Return 1 to `size` bytes, none at the end."""
+        """Return 1 to `size` bytes; empty at the end."""
         while not self._stream.eof or self._begins_another():
             if self._stream.needs_input and not self._packed:
                 self._packed = self._source.read(_BLOCK)
@@ -157,7 +157,7 @@ class _Streams:
         return b""
 
     def _begins_another(self) -> bool:
-        """Go on to the next stream of the file, if there is one behind the padding."""
+        """Continue with the next stream after the padding, and return whether there is one."""
         self._packed = self._stream.unused_data.lstrip(b"\0")
         while not self._packed and (more := self._source.read(_BLOCK)):
             self._packed = more.lstrip(b"\0")
@@ -167,4 +167,4 @@ class _Streams:
 
 
 def _damaged(name: str, kind: str, error: Exception) -> DataError:
-    return DataError(f"{name} must be a whole {kind} file: {error}; fetch or compress it again")
+    return DataError(f"{name} is not a complete {kind} file: {error}. Download or compress it again.")

@@ -1,6 +1,6 @@
-"""Where rows come from: a file, compressed or not, the published archive, a folder of files, or a pipe.
+"""Open the raw data: a plain or compressed file, the published archive, a folder of files, or a pipe.
 
-An input is a sequence of named byte streams. What a file is follows from its first bytes, not its name.
+An input is a sequence of named byte streams. The first bytes of a file determine its format, not its name.
 """
 
 import logging
@@ -29,9 +29,9 @@ from dlrm_adahessian.runs.sealed import MANIFEST, file_digest
 
 STANDARD_INPUT = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""May open a text in UTF-8, and is no part of its first line."""
+"""May come first in UTF-8 text; it is not part of the first line."""
 RAW = Path("data/raw")
-"""Where rows are looked for when no path is given."""
+"""Default folder of the raw data."""
 
 _TAR_HEADER = 512  # bytes
 _ENDINGS: Mapping[Format, tuple[str, ...]] = {
@@ -40,37 +40,37 @@ _ENDINGS: Mapping[Format, tuple[str, ...]] = {
     "csv": (".csv", ".txt", *PACKED),
     "parquet": (".parquet", ".pq"),
 }
-_DAY = re.compile(r"day_[0-9]+")  # of the terabyte log, whose unpacked files have no suffix
+_DAY = re.compile(r"day_[0-9]+")  # uncompressed files of the terabyte log have no suffix
 _SUFFIXES = re.compile(r"(\.txt|\.tsv|\.csv)?(\.gz|\.xz|\.bz2|\.zst)?$")
-_LISTED = 6  # names that a message lists; of more, those in the middle are left out
-_SMALL = 64 << 20  # bytes; a larger file takes long enough to hash that its digest is remembered
+_LISTED = 6  # names that a message lists; longer lists are cut in the middle
+_SMALL = 64 << 20  # bytes; larger files take long enough to hash that their digests are cached
 _REMEDY = (
-    "name a file of rows, plain or compressed, dac.tar.gz, a folder of such files, or - for standard input"
+    "Pass a Criteo text file, a .gz of it, dac.tar.gz, a folder, or - for standard input with --data-path."
 )
 _WAYS = """
-ways to rows:
-  name them       --data-path FILE      (plain or compressed, dac.tar.gz, or a folder)
-  describe them   --schema FILE.toml    (parquet, CSV, TSV: docs/own-data.md)
-  pipe them       zcat FILE.gz | python -m dlrm_adahessian {command} --data-path -
-  download them   python -m dlrm_adahessian download --config MIRROR.toml      (data/README.md)
-  generate them   --dataset synthetic"""
+Ways to provide data:
+  pass a file      --data-path FILE      (plain or compressed, dac.tar.gz, or a folder)
+  use your own     --schema FILE.toml    (parquet, CSV, TSV: docs/own-data.md)
+  pipe it in       zcat FILE.gz | python -m dlrm_adahessian {command} --data-path -
+  download it      python -m dlrm_adahessian download --config MIRROR.toml      (data/README.md)
+  generate it      --dataset synthetic"""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The text of one file of the input, decompressed.
+    """The decompressed text of one input file.
 
     Attributes:
-        name: what messages call it.
-        read: gives up to so many bytes, none at the end; raises `DataError` when the file is damaged.
-        total: bytes of the whole input on disk, before decompression; None for a pipe.
-        consumed: bytes of the whole input taken so far, before decompression.
-        identity: identifies this file by what was read of it, as `input_identity` does by all of it; None where its format
-            is read from several places.
-        live: somebody waits for the answer to each line, so that none may be read ahead.
-        file: the file itself, where its format is read from several places; `read` gives nothing then.
+        name: name of the file in messages.
+        read: returns up to the given number of bytes, empty at the end; raises `DataError` if the file is damaged.
+        total: size of the whole input on disk in bytes, before decompression; None for a pipe.
+        consumed: returns how many bytes of the whole input were read so far, before decompression.
+        identity: returns size and hash of what was read of this file, as `input_identity` does for all of it; returns
+            None if the format needs random access.
+        live: a client waits for the answer to each line, so lines must not be read ahead.
+        file: the file object, if the format needs random access; `read` returns nothing then.
     """
 
     name: str
@@ -83,9 +83,9 @@ class Source:
 
 
 class _Counted:
-    """A file of which is known how much was read, a pipe's too; it hashes that, and says which file failed."""
+    """A file or pipe that counts and hashes the bytes read, and names the file in errors."""
 
-    closed = False  # who opened the file closes it
+    closed = False  # the caller closes the file that it opened
 
     def __init__(self, file: BinaryIO, name: str, before: int) -> None:
         self.position = before
@@ -102,7 +102,7 @@ class _Counted:
             data = self._file.read(size)
         except OSError as error:
             raise StorageError(
-                f"cannot read {self._name}: {error.strerror}; check the disk, or copy the file to another"
+                f"Cannot read {self._name}: {error.strerror}. Check the disk, or copy the file to another disk."
             ) from error
         self.position += len(data)
         self._hash.update(data)
@@ -116,23 +116,23 @@ class _Counted:
 
 
 def is_prepared(path: str | Path) -> bool:
-    """Whether a path names a folder of prepared rows, sealed by its manifest, rather than raw ones."""
+    """Return whether a path is a folder of prepared data, which has a manifest, rather than raw data."""
     try:
         return (Path(path) / MANIFEST).exists()
-    except OSError:  # no permission, or no name that a file can have: who reads it as raw rows says so
+    except OSError:  # no permission or an invalid name: reading it as raw data reports that
         return False
 
 
 def require_rows(path: str | None, command: str, form: Format) -> None:
-    """See that rows for training are there, raw or prepared, before anything slow begins; what they hold is not looked at.
+    """Check that raw or prepared data exists before anything slow begins, without reading it.
 
     Args:
-        path: as `--data-path`; None is the default place.
-        command: which is to read them.
-        form: of the rows.
+        path: value of `--data-path`; None for the default folder.
+        command: name of the command that reads the data, for the message.
+        form: format of the raw data.
 
     Raises:
-        NoInputError: they are not; it lists the ways to get rows.
+        NoInputError: there is no data; the message lists the ways to provide some.
     """
     try:
         place = path or RAW
@@ -140,8 +140,8 @@ def require_rows(path: str | None, command: str, form: Format) -> None:
             input_files(place, form)
     except NoInputError as error:
         fact = str(error)
-        for remedy in (_REMEDY, _remedy(form)):  # the ways say it at length
-            fact = fact.removesuffix(f"; {remedy}")
+        for remedy in (_REMEDY, _remedy(form)):  # `_WAYS` replaces it
+            fact = fact.removesuffix(f" {remedy}")
         raise NoInputError(f"{fact}{_WAYS.format(command=command)}") from error
 
 
@@ -154,19 +154,19 @@ def is_pipe(path: str | Path) -> bool:
 
 
 def input_files(path: str | Path, form: Format) -> list[Path]:
-    """List the files of an input that is no pipe.
+    """List the files of an input that is not a pipe.
 
     Args:
         path: a file or a folder.
-        form: of the rows.
+        form: format of the data.
 
     Returns:
-        The file; or train.txt of the folder; or all its files whose names end as those of the format do, or are
-        day_0, day_1, ..., in natural order: day_2 before day_10.
+        The file itself; or train.txt of the folder; or all its files with a suffix of the format or named day_0, day_1,
+        ..., in natural order: day_2 before day_10.
 
     Raises:
-        NoInputError: there is none.
-        DataError: the folder holds a file twice, compressed and not.
+        NoInputError: there is no such file.
+        DataError: the folder has a file twice, compressed and uncompressed.
     """
     path = Path(path)
     if not stat.S_ISDIR(_status(path).st_mode):
@@ -174,20 +174,22 @@ def input_files(path: str | Path, form: Format) -> list[Path]:
     held = _held_by(path)
     files = [file for file in held if _has_rows(file.name, form)]
     if not files:
-        holds = f", but {listed(held)}" if held else ""
+        holds = f"; it contains {listed(held)}" if held else ""
         wanted = ", ".join(f"*{ending}" for ending in _ENDINGS[form])
-        raise NoInputError(f"{path} holds no {MEMBER} and no file {wanted} or day_*{holds}; {_remedy(form)}")
+        raise NoInputError(
+            f"{path} contains no {MEMBER} and no file named {wanted} or day_*{holds}. {_remedy(form)}"
+        )
     stems = [list(same) for _, same in groupby(sorted(files, key=_stem), key=_stem)]
     chosen = [same for same in stems if path / MEMBER in same] or stems
     if twice := [same for same in chosen if len(same) > 1]:
         raise DataError(
-            f"{path} must hold each file of rows once, and holds {listed(twice[0])}; move all but one of them away"
+            f"{path} contains the same data file more than once: {listed(twice[0])}. Keep one, and move the others away."
         )
     return sorted((file for (file,) in chosen), key=_natural)
 
 
 def listed(files: Sequence[Path]) -> str:
-    """Return the names of files for a message, those in the middle left out where there are many."""
+    """Return the names of files for a message; a long list is cut in the middle."""
     names = [file.name for file in files]
     if len(names) > _LISTED:
         names[_LISTED // 2 : -_LISTED // 2] = ["..."]
@@ -195,11 +197,11 @@ def listed(files: Sequence[Path]) -> str:
 
 
 def _held_by(folder: Path) -> list[Path]:
-    """Return the files of a folder but the hidden ones, which systems leave there: `._day_0.txt`, `.DS_Store`."""
+    """Return the files of a folder, without hidden ones such as `._day_0.txt` and `.DS_Store`."""
     try:
         seen = (file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
         return sorted(seen, key=_natural)
-    except OSError as error:  # it may be listed and not looked into
+    except OSError as error:  # the folder exists but may not be readable
         raise _unreadable(folder, error) from error
 
 
@@ -208,25 +210,25 @@ def _has_rows(name: str, form: Format) -> bool:
 
 
 def _stem(file: Path) -> str:
-    """Return a name without the suffixes that say nothing of the rows."""
+    """Return a file name without the suffixes of format and compression."""
     return _SUFFIXES.sub("", file.name)
 
 
 def _natural(file: Path) -> tuple[list[str | int], str]:
-    """Return the key of an order in which numbers within names count as numbers."""
+    """Return a sort key that compares numbers within names as numbers."""
     parts = re.split("([0-9]+)", file.name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
 def input_identity(files: Iterable[Path], cache_dir: Path) -> list[dict[str, Any]]:
-    """Identify the content of files, whatever their names and their times.
+    """Identify files by their content, whatever their names and times.
 
     Args:
-        files: of an input; `NoInputError` when one can't be read.
-        cache_dir: keeps the digests of large ones.
+        files: files of an input; raises `NoInputError` if one cannot be read.
+        cache_dir: folder that caches the digests of large files.
 
     Returns:
-        For each file its size and hash.
+        Size in bytes and hash of each file.
     """
     return [_identity(file, cache_dir) for file in files]
 
@@ -247,23 +249,25 @@ def open_sources(
 
     Args:
         path: a file, a folder, or `-`.
-        form: of the rows.
-        part_of: says for the name of a file in which part its rows are; files of a lower part come first, and those without
-            one are left out.
+        form: format of the data.
+        part_of: returns the part of a file by its name; files of lower parts come first, and files with part None are
+            skipped.
 
     Yields:
-        Sources; each is closed when the next is asked for.
+        Sources. Each is closed when the next one is requested.
 
     Raises:
-        NoInputError: it can't be opened, or is a terminal.
-        DataError: a file is empty or damaged, or of a format that a pipe cannot have.
+        NoInputError: the input cannot be opened, or is a terminal.
+        DataError: a file is empty or damaged, or the format cannot be read from a pipe.
     """
     if form == "parquet" and is_pipe(path):
-        raise DataError("parquet cannot be read from a pipe, since its end says what is in it; give a file")
+        raise DataError(
+            "Cannot read parquet from a pipe, because its metadata is at the end. Pass a file with --data-path."
+        )
     if str(path) == STANDARD_INPUT:
         if sys.stdin.buffer.isatty():
             raise NoInputError(
-                "standard input must hold rows and is a terminal; pipe them in, or name a file of them"
+                "Standard input is a terminal, not data. Pipe data in, or pass a file with --data-path."
             )
         yield _decode(_Counted(sys.stdin.buffer, "standard input", 0), "stdin", None, form)
         return
@@ -284,13 +288,13 @@ def open_sources(
 
 
 def live_source(file: BufferedReader) -> Source:
-    """Return text that is read as it comes, for rows that somebody waits for.
+    """Return a source that reads text as it arrives, for a client that waits for each answer.
 
     Args:
-        file: plain text, a pipe for instance.
+        file: plain text, for example a pipe.
 
     Returns:
-        The source; its reads are short where no more has come.
+        The source. Its reads return what has arrived, which may be less than requested.
     """
     return Source(
         name="stdin", read=file.read1, total=None, consumed=lambda: 0, identity=lambda: None, live=True
@@ -309,11 +313,11 @@ def _seekable(raw: _Counted, name: str, total: int | None) -> Source:
 
 
 def _decode(raw: _Counted, name: str, total: int | None, form: Format) -> Source:
-    """Look through compression and tar."""
+    """Decompress a file, and open the training file if it is a tar archive."""
     stream = unpacked(Peekable(raw), name)
     head = stream.peek(_TAR_HEADER)
     if not head:
-        raise DataError(f"{name} must hold rows but is empty; {_remedy(form)}")
+        raise DataError(f"{name} is empty. {_remedy(form)}")
     refuse_foreign(head, name)
     read = stream.read
     if looks_like_tar(head):
@@ -337,15 +341,17 @@ def _status(path: Path) -> os.stat_result:
 
 
 def _remedy(form: Format) -> str:
-    """Say which inputs of a format have rows."""
+    """Return which inputs of a format are accepted."""
     if form == "criteo":
         return _REMEDY
     if form == "parquet":
-        return "name a parquet file with rows, or a folder of such files"
-    kind = f"a {form.upper()} file with rows, plain or compressed"
-    return f"name {kind}, a folder of such files, or - for standard input"
+        return "Pass a parquet file, or a folder of parquet files, with --data-path."
+    kind = f"a {form.upper()} file (plain or compressed)"
+    return f"Pass {kind}, a folder of such files, or - for standard input with --data-path."
 
 
 def _unreadable(path: Path, error: OSError) -> NoInputError:
-    remedy = "let this user read it, or copy it" if isinstance(error, PermissionError) else _REMEDY
-    return NoInputError(f"the data must be readable, and {path} is not: {error.strerror}; {remedy}")
+    if isinstance(error, FileNotFoundError):
+        return NoInputError(f"File not found: {path}. {_REMEDY}")
+    remedy = "Let this user read it, or copy it." if isinstance(error, PermissionError) else _REMEDY
+    return NoInputError(f"Cannot read {path}: {error.strerror}. {remedy}")

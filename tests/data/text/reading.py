@@ -1,4 +1,4 @@
-"""Reads whole inputs, as a user of `open_sources` does."""
+"""Read whole inputs, as a caller of `open_sources` does."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Archives: the one that is published, damaged ones, and those that try to do harm."""
+"""Archives: the published one, damaged ones, and hostile ones."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ def tar(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> bytes:
 
 
 def bomb(kind: bytes) -> bytes:
-    """Return an archive that begins with a header of 8 GiB, of which 64 MiB are there."""
+    """Return an archive that begins with a header of 8 GiB, truncated to 64 MiB."""
     info = tarfile.TarInfo("bomb")
     info.type, info.size = kind, 1 << 33
     return gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(64 << 20), 1)
@@ -61,13 +61,13 @@ def test_archive_without_the_training_file_says_what_it_holds(mode: str, tmp_pat
     members = (member("license.txt", b"x"), member("dac/sample rows.txt", TEXT), member("readme.txt", b"xx"))
     (tmp_path / "sample.tar").write_bytes(tar(member("dac", type=tarfile.DIRTYPE), *members, mode=mode))
     with pytest.raises(
-        DataError, match=r"and holds license\.txt, dac/sample rows\.txt, readme\.txt;"
+        DataError, match=r"; it contains license\.txt, dac/sample rows\.txt, readme\.txt\."
     ) as caught:
         read_all(tmp_path / "sample.tar")
-    assert "tar xOf sample.tar 'dac/sample rows.txt' | ... --data-path -; or give train.txt" in str(
+    assert "tar xOf sample.tar 'dac/sample rows.txt' | ... --data-path -). Or pass train.txt" in str(
         caught.value
     )
-    assert "refused" not in str(caught.value)
+    assert "Refused" not in str(caught.value)
     read = subprocess.run(
         ["tar", "xOf", "sample.tar", "dac/sample rows.txt"], cwd=tmp_path, check=True, stdout=subprocess.PIPE
     )
@@ -76,7 +76,7 @@ def test_archive_without_the_training_file_says_what_it_holds(mode: str, tmp_pat
 
 def test_plain_archive_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(tar(*ARCHIVE, mode="w")[:1_000_000])
-    with pytest.raises(DataError, match="whole tar archive"):
+    with pytest.raises(DataError, match="not a complete tar archive"):
         read_all(tmp_path / "data")
 
 
@@ -103,7 +103,7 @@ def test_hostile_member_is_refused_and_named(
     inside = tmp_path / "inside"
     inside.mkdir()
     (inside / "data").write_bytes(tar(member("readme.txt", b"x"), bad))
-    with pytest.raises(DataError, match=f"refused: .*{reason}"):
+    with pytest.raises(DataError, match=f"Refused members: .*{reason}"):
         read_all(inside / "data")
     assert reason in caplog.text
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "inside"]

@@ -1,4 +1,4 @@
-"""The file of bad lines: each whole and apart from the next, and no room for what is no text."""
+"""The file of bad lines: lines stay whole and separate, and input that is not text is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +14,14 @@ from tests.data.oracle import source_in, source_of
 
 @pytest.fixture
 def aside(tmp_path: Path) -> Iterator[BadLines]:
-    """Bad lines that go to a file."""
+    """Return bad lines that are written to a file."""
     lines = BadLines(tmp_path / "rejects.tsv")
     yield lines
     lines.close()
 
 
 def test_line_longer_than_any_text_is_refused_in_quarantine_too(aside: BadLines) -> None:
-    with pytest.raises(DataError, match="no line may be longer"):
+    with pytest.raises(DataError, match="A line is longer"):
         list(read_rows(source_in([bytes(1 << 24)] * 17), aside))
 
 
@@ -36,7 +36,8 @@ def test_rejects_of_two_files_stay_apart(aside: BadLines, tmp_path: Path) -> Non
 def test_a_bad_line_is_refused_with_its_reason_where_none_are_put_aside() -> None:
     fault = find_fault(b"\n", labelled=True, empty_label=False)
     with pytest.raises(
-        DataError, match=r"^1: the line is blank, found ''; repair the line, or put bad lines aside"
+        DataError,
+        match=r"^1: the line is blank, found ''\. Fix the line, or move bad lines to a separate file",
     ):
         BadLines().reject(b"\n", lambda: Reason(fault.rule, f"{fault.column}: {fault}"))
 

@@ -1,4 +1,4 @@
-"""A file is read again only where it may have changed, and then always."""
+"""A file is hashed again if it may have changed, and only then."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ FIRST, SECOND = b"0\trows", b"1\trows"
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Files that were read, in order; every change counts as long past."""
+    """Return the list of files that were read, in order. Every change counts as old."""
     found: list[Path] = []
 
     def counted(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Files of other formats, as other programs write them: each is named, with what to do."""
+"""Files of other formats, written by other programs: the message names the format and the remedy."""
 
 import io
 import zipfile
@@ -50,13 +50,13 @@ def compressed(codec: str) -> bytes:
 
 
 FOREIGN = {
-    "zip": (zipped(), r"a zip archive; .* unzip -p 'the rows' MEMBER \| \.\.\. --data-path -"),
-    "lz4": (compressed("lz4"), r"lz4; .* lz4 -dc 'the rows' \|"),
-    "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive; .* 7z x -so 'the rows'"),
-    "parquet": (parquet(), r"a parquet file; describe its columns with --schema .*docs/own-data\.md"),
-    "arrow": (arrow(), "Arrow or ORC; write it as parquet"),
-    "numpy": (numpy(), "an array of NumPy"),
-    "UTF-16": (LINE.decode().encode("utf-16"), "text in UTF-16; .* iconv -f UTF-16"),
+    "zip": (zipped(), r"a zip archive\. .* unzip -p 'the rows' MEMBER \| \.\.\. --data-path -"),
+    "lz4": (compressed("lz4"), r"lz4\. .* lz4 -dc 'the rows' \|"),
+    "7z": (b"7z\xbc\xaf\x27\x1c\x00\x04", r"a 7z archive\. .* 7z x -so 'the rows'"),
+    "parquet": (parquet(), r"a parquet file\. Describe its columns with --schema .*docs/own-data\.md"),
+    "arrow": (arrow(), r"an Arrow or ORC file\. Write it as parquet"),
+    "numpy": (numpy(), "a NumPy array"),
+    "UTF-16": (LINE.decode().encode("utf-16"), r"text in UTF-16\. .* iconv -f UTF-16"),
     "web page": (b"<!DOCTYPE html><html>404</html>", "a web page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
 }
@@ -66,7 +66,7 @@ FOREIGN = {
 def test_a_file_of_another_format_is_named_with_what_to_do(kind: str, tmp_path: Path) -> None:
     data, told = FOREIGN[kind]
     (tmp_path / "the rows").write_bytes(data)
-    with pytest.raises(DataError, match=f"the rows must be text and is .*{told}") as caught:
+    with pytest.raises(DataError, match=f"the rows must be plain text, but is .*{told}") as caught:
         read_all(tmp_path / "the rows")
     assert caught.value.exit_code == 65
 

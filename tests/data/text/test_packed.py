@@ -1,4 +1,4 @@
-"""Compressed files: what was compressed comes out, of any number of streams, in little memory."""
+"""Compressed files: any number of streams decompress to the original bytes, in little memory."""
 
 import bz2
 import gc
@@ -38,7 +38,7 @@ def compress(request: pytest.FixtureRequest) -> Compress:
 @pytest.mark.parametrize("size", [1, 3, 4096, 1 << 30])
 def test_streams_of_a_file_follow_one_another(size: int, compress: Compress) -> None:
     text = TEXT[:20_000]
-    padding = b"" if compress is zstd else bytes(8)  # zstd knows none
+    padding = b"" if compress is zstd else bytes(8)  # zstd has no padding
     stream = opened(compress(text[:7]) + compress(b"") + padding + compress(text[7:]) + padding)
     assert b"".join(iter(lambda: stream.read(size), b"")) == text
     assert stream.read(size) == b""
@@ -58,7 +58,7 @@ def test_other_bytes_are_left_as_they_are() -> None:
 
 def test_what_is_no_stream_behind_one_is_refused(compress: Compress) -> None:
     stream = opened(compress(TEXT) + b"1\t2\n")
-    with pytest.raises(DataError, match="rows must be a whole .* fetch or compress it again"):
+    with pytest.raises(DataError, match="rows is not a complete .* Download or compress it again"):
         while stream.read(1 << 20):
             pass
 
@@ -70,18 +70,16 @@ def test_a_bomb_takes_no_memory(compress: Compress) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert read == 64 << 20
-    assert peak < 16 << 20  # of xz the dictionary alone has 8 MiB
+    assert peak < 16 << 20  # the dictionary of xz alone takes 8 MiB
 
 
 def test_an_xz_file_that_asks_for_gigabytes_is_refused() -> None:
     data = bytearray(lzma.compress(TEXT, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]))
-    at = (
-        12 + 4
-    )  # of the size of the dictionary: in the header of the first block, behind the one of the stream
+    at = 12 + 4  # offset of the dictionary size: in the header of the first block, after the stream header
     data[at] = 40  # 4 GiB
     header = 4 * (data[12] + 1)
     data[12 + header - 4 : 12 + header] = checksum(data[12 : 12 + header - 4])
-    with pytest.raises(DataError, match="whole xz file: Memory usage limit exceeded"):
+    with pytest.raises(DataError, match="not a complete xz file: Memory usage limit exceeded"):
         opened(bytes(data)).read(1)
 
 
@@ -95,13 +93,15 @@ def test_a_cut_or_damaged_file_is_refused(cut: int, compress: Compress) -> None:
     damaged = packed[:10] + b"\xff" * 50 + packed[60:]
     for data in (packed[:cut], damaged):
         stream = opened(data)
-        with pytest.raises(DataError, match="rows must be a whole .* file: .*; fetch or compress it again"):
+        with pytest.raises(
+            DataError, match=r"rows is not a complete .* file: .*\. Download or compress it again"
+        ):
             while stream.read(1 << 20):
                 pass
 
 
 def test_zstd_leaves_nothing_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
-    """Arrow writes there what goes wrong when it closes a file."""
+    """Arrow writes errors there that occur while it closes a file."""
     stream = opened(zstd(TEXT))
     assert stream.read(1 << 30) == TEXT
     del stream

@@ -1,4 +1,4 @@
-"""Every way to bring rows."""
+"""Every way to provide raw data."""
 
 import bz2
 import gzip
@@ -31,12 +31,12 @@ from tests.data.text.reading import TEXT, read_all
 from tests.data.text.test_archive import ARCHIVE, member, tar
 from tests.processes import plain_user
 
-REMEDY = "name a file of rows, plain or compressed"
+REMEDY = "Pass a Criteo text file, a .gz of it"
 
 
 def test_a_folder_is_prepared_when_it_has_a_manifest(tmp_path: Path) -> None:
     assert not is_prepared(tmp_path)
-    assert not is_prepared("x" * 10_000), "no name that a file can have"
+    assert not is_prepared("x" * 10_000), "not a valid file name"
     (tmp_path / MANIFEST).touch()
     assert is_prepared(tmp_path)
 
@@ -115,7 +115,7 @@ def test_one_file_needs_no_order(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 def test_rows_that_a_folder_holds_twice_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in (*names, "day_1", "other.txt"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(DataError, match="once, and holds .*; move all but one") as caught:
+    with pytest.raises(DataError, match=r"more than once: .*\. Keep one") as caught:
         input_files(tmp_path, "criteo")
     assert all(name in str(caught.value) for name in names)
     (tmp_path / names[1]).unlink()
@@ -132,16 +132,20 @@ def test_files_that_systems_hide_in_a_folder_are_no_rows(tmp_path: Path) -> None
     for name in ("day_0.txt", "._day_0.txt", ".DS_Store", ".day_1.txt", "._day_2"):
         (tmp_path / name).write_bytes(b"x")
     assert input_files(tmp_path, "criteo") == [tmp_path / "day_0.txt"]
-    assert input_files(tmp_path / "._day_0.txt", "criteo") == [tmp_path / "._day_0.txt"]  # it was named
+    assert input_files(tmp_path / "._day_0.txt", "criteo") == [
+        tmp_path / "._day_0.txt"
+    ]  # an explicit path is read
     (tmp_path / "day_0.txt").unlink()
-    with pytest.raises(NoInputError, match=r"no file .* or day_\*; name"):
+    with pytest.raises(NoInputError, match=r"no file .* or day_\*\. Pass"):
         input_files(tmp_path, "criteo")
 
 
 def test_a_folder_without_rows_says_what_it_holds(tmp_path: Path) -> None:
     for day in range(24):
         (tmp_path / f"day_{day}.parquet").write_bytes(b"x")
-    with pytest.raises(NoInputError, match=r", but day_0\.parquet, day_1.*, \.\.\., .*day_23\.parquet; name"):
+    with pytest.raises(
+        NoInputError, match=r"; it contains day_0\.parquet, day_1.*, \.\.\., .*day_23\.parquet\. Pass"
+    ):
         input_files(tmp_path, "criteo")
 
 
@@ -158,9 +162,7 @@ def test_a_terminal_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     _, terminal = os.openpty()
     with os.fdopen(terminal, "rb") as typed:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=typed))
-        with pytest.raises(
-            NoInputError, match="standard input must hold rows and is a terminal; pipe them in"
-        ):
+        with pytest.raises(NoInputError, match=r"Standard input is a terminal, not data\. Pipe data in"):
             read_all("-")
 
 
@@ -222,7 +224,7 @@ def test_file_without_permission(tmp_path: Path) -> None:
 )
 def test_nothing_to_read(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(data)
-    with pytest.raises(DataError, match="must hold") as caught:
+    with pytest.raises(DataError, match="data (is empty|does not contain)") as caught:
         read_all(tmp_path / "data")
     assert caught.value.exit_code == 65
 
@@ -231,8 +233,8 @@ def test_nothing_to_read(data: bytes, tmp_path: Path) -> None:
     ("form", "remedy"),
     [
         ("criteo", REMEDY),
-        ("csv", "; name a CSV file with rows, plain or compressed, a folder"),
-        ("tsv", "; name a TSV file with rows, plain or compressed, a folder"),
+        ("csv", r"\. Pass a CSV file \(plain or compressed\), a folder"),
+        ("tsv", r"\. Pass a TSV file \(plain or compressed\), a folder"),
     ],
 )
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
@@ -240,24 +242,24 @@ def test_an_empty_file_asks_for_one_of_its_own_format(
     pack: Callable[[bytes], bytes], form: Format, remedy: str, tmp_path: Path
 ) -> None:
     (tmp_path / "data").write_bytes(pack(b""))
-    with pytest.raises(DataError, match=f"data must hold rows but is empty.*{remedy}") as caught:
+    with pytest.raises(DataError, match=f"data is empty.*{remedy}") as caught:
         next(open_sources(tmp_path / "data", form))
     assert ("dac.tar.gz" in str(caught.value)) == (form == "criteo")
 
 
 @pytest.mark.parametrize(
     ("form", "remedy"),
-    [("parquet", "name a parquet file with rows, or a folder"), ("tsv", "name a TSV file with rows")],
+    [("parquet", "Pass a parquet file, or a folder"), ("tsv", "Pass a TSV file")],
 )
 def test_a_folder_without_rows_asks_for_files_of_their_format(
     form: Format, remedy: str, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.md").touch()
-    with pytest.raises(NoInputError, match=f"holds no .*, but notes.md; {remedy}"):
+    with pytest.raises(NoInputError, match=f"contains no .*; it contains notes.md. {remedy}"):
         next(open_sources(tmp_path, form))
     with pytest.raises(NoInputError) as caught:
         require_rows(str(tmp_path), "train", form)
-    assert str(caught.value).splitlines()[0].endswith("but notes.md"), "the ways follow"
+    assert str(caught.value).splitlines()[0].endswith("notes.md."), "the list of ways follows"
 
 
 DAMAGEABLE = {
@@ -274,7 +276,7 @@ def test_file_cut_short_anywhere_is_refused(kind: str, tmp_path: Path) -> None:
     packed = DAMAGEABLE[kind]
     for length in (6, 9, 12, len(packed) // 2, len(packed) - 9, len(packed) - 1):
         (tmp_path / "data").write_bytes(packed[:length])
-        with pytest.raises(DataError, match="must be a whole"):
+        with pytest.raises(DataError, match="is not a complete"):
             read_all(tmp_path / "data")
 
 
@@ -283,7 +285,7 @@ def test_flipped_bit_in_a_compressed_file_is_refused(kind: str, tmp_path: Path) 
     packed = DAMAGEABLE[kind]
     for at in range(20, len(packed), len(packed) // 20):
         (tmp_path / "data").write_bytes(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :])
-        with pytest.raises(DataError, match="must "):
+        with pytest.raises(DataError, match="data (is not|does not|must|is empty)"):
             read_all(tmp_path / "data")
 
 
@@ -324,7 +326,4 @@ def test_a_folder_that_may_not_be_looked_into_is_told_by_its_name(mode: int, tmp
         "f(sys.argv[1], 'train', 'criteo')"
     )
     told = plain_user.python(program, folder, environment={}).stderr
-    assert (
-        f"NoInputError: the data must be readable, and {folder} is not: Permission denied; let this user"
-        in told
-    )
+    assert f"NoInputError: Cannot read {folder}: Permission denied. Let this user" in told
