@@ -29,14 +29,14 @@ name = "the_site"
 column = "genres"
 max_length = 2
 
-# Rows train and test in the order of the file; no column says whether that is the order of time.
+# The split follows the order of the file. No column shows whether that is time order.
 [split]
 by = "order"
 train = 0.8
 test = 0.1
 
 # Left out:
-# id: int64, 200 distinct, 0.0% missing, e.g. 0: no value comes twice
+# id: int64, 200 distinct, 0.0% missing, e.g. 0: no value repeats
 """
 READ = """\
 All 200 rows, 50.00% clicks:

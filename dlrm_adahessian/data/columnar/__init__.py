@@ -1,1 +1,1 @@
-"""Rows of any schema from parquet and delimited text, read through pyarrow."""
+"""Read samples of any schema from parquet and delimited text, with pyarrow."""

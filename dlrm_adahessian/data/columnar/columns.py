@@ -1,4 +1,4 @@
-"""One column of a batch: from pyarrow to the numbers of a `ColumnBlock`, and which of its values break a rule."""
+"""Convert one pyarrow column to the arrays of a `ColumnBlock`, and find the values that break a rule."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +16,7 @@ from dlrm_adahessian.data.schema import BagColumn, TokenColumn
 
 _MISSING = ["", "NA", "NaN", "nan", "null", "NULL"]
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_LARGEST = float(np.finfo(np.float32).max)  # a model reads float32
+_LARGEST = float(np.finfo(np.float32).max)  # models read float32
 
 _TIME = "must be a number or an ISO 8601 time"
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
@@ -28,8 +28,8 @@ class Fault:
     """Values of a column that break a rule.
 
     Attributes:
-        rows: (N,) bool.
-        rule: what they must be.
+        rows: (N,) bool, True for the values that break the rule.
+        rule: what the values must be.
     """
 
     rows: npt.NDArray[np.bool_]
@@ -37,11 +37,11 @@ class Fault:
 
 
 class WrongTypeError(Exception):
-    """A whole column is of a type that it cannot have; says what it must be and is."""
+    """A column has a type that cannot be read; the message says which types can."""
 
 
 def as_numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
-    """Return numbers (N,) float64, NaN where missing, and those that are none or do not fit float32."""
+    """Return numbers (N,) float64, NaN if missing, and the values that are not numbers or exceed float32."""
     values = _decoded(values)
     kind = values.type
     bad = np.zeros(len(values), np.bool_)
@@ -50,16 +50,18 @@ def as_numbers(values: Any) -> tuple[npt.NDArray[np.float64], Fault]:
     elif pa.types.is_boolean(kind):
         values = values.cast(pa.int8())
     elif not any(is_number(kind) for is_number in _NUMBERS):
-        raise WrongTypeError(f"must hold numbers, and is of type {kind}")
+        raise WrongTypeError(f"must contain numbers, but has type {kind}")
     found = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
     bad = bad | (np.abs(found) > _LARGEST)
     return np.where(bad, np.nan, found), Fault(bad, "must be empty or a finite float32 number")
 
 
 def _parsed(text: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
-    """Return numbers written as text without blanks around them, null where missing, and where they are none (N,)."""
+    """Parse trimmed text to numbers, null if missing; also return which values are not numbers, (N,) bool."""
     text = pc.if_else(pc.is_in(text, pa.array(_MISSING, text.type)), None, text)
-    with suppress(pa.ArrowInvalid):  # nearly always all parse; matching each would take longer than the rest
+    with suppress(
+        pa.ArrowInvalid
+    ):  # fast path: usually all parse, and matching each takes longer than the rest
         numbers = text.cast(pa.float64())
         if pc.all(pc.is_finite(numbers), min_count=0).as_py():  # "infinity" and "-nan" parse too
             return numbers, np.zeros(len(text), np.bool_)
@@ -69,7 +71,7 @@ def _parsed(text: Any) -> tuple[Any, npt.NDArray[np.bool_]]:
 
 
 def as_labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fault]:
-    """Return labels (N,), `NO_LABEL` where missing, and those that are neither 0 nor 1; missing ones too if required."""
+    """Return labels (N,), `NO_LABEL` if missing, and the bad ones: neither 0 nor 1, or missing although required."""
     found, fault = as_numbers(values)
     missing = np.isnan(found) & ~fault.rows
     bad = fault.rows | ~((found == 0) | (found == 1) | missing)
@@ -80,7 +82,7 @@ def as_labels(values: Any, *, required: bool) -> tuple[npt.NDArray[np.int8], Fau
 
 
 def as_weights(values: Any) -> tuple[npt.NDArray[np.float32], Fault]:
-    """Return weights (N,), and those that are missing, negative or no number."""
+    """Return weights (N,), and those that are missing, negative, or not numbers."""
     found, fault = as_numbers(values)
     bad = fault.rows | ~(found >= 0)
     return np.where(bad, 0, found).astype(np.float32), Fault(
@@ -91,18 +93,18 @@ def as_weights(values: Any) -> tuple[npt.NDArray[np.float32], Fault]:
 def as_tokens(
     values: Any, column: TokenColumn
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_], TokenTexts]:
-    """Return tokens (N,), 0 where missing, where they are missing (N,), and the texts of all of them."""
+    """Return tokens (N,), 0 if missing; which of them are missing, (N,) bool; and their texts."""
     return hashed_with_texts(_text(values, column))
 
 
 def as_bags(values: Any, column: BagColumn) -> tuple[Bags, TokenTexts]:
-    """Return the values of each row, and their texts; a missing bag is empty, and missing values in it are left out."""
+    """Return the bag of each sample and the texts; a missing bag is empty, and missing values are dropped."""
     kind = values.type
     if any(is_list(kind) for is_list in _LISTS):
         lists = values
     elif column.separator is None:
         raise WrongTypeError(
-            f'must hold lists, and is of type {kind}; name what separates the values: separator = "|"'
+            f'must contain lists, but has type {kind}; set a separator, for example separator = "|"'
         )
     else:
         lists = pc.split_pattern(_plain(_decoded(values)), column.separator)
@@ -119,13 +121,13 @@ def as_bags(values: Any, column: BagColumn) -> tuple[Bags, TokenTexts]:
 
 
 def as_times(values: Any) -> tuple[npt.NDArray[Any], Fault]:
-    """Return times (N,) that compare alike, and those that are missing or none.
+    """Return comparable times (N,), and those that are missing or not times.
 
     Args:
-        values: timestamps, dates, numbers, or text, which is either ISO 8601 or numbers, as most of it is.
+        values: timestamps, dates, numbers, or text. Text is read as ISO 8601 or as numbers, whichever most values are.
 
     Returns:
-        int64 nanoseconds since 1970 of timestamps, dates and ISO 8601, of UTC where it has a zone; float64 of numbers.
+        int64 nanoseconds since 1970 for timestamps, dates, and ISO 8601 (UTC if they have a zone); float64 for numbers.
     """
     values = _decoded(values)
     kind = values.type
@@ -138,7 +140,7 @@ def as_times(values: Any) -> tuple[npt.NDArray[Any], Fault]:
 
 
 def _instants(values: Any) -> Any:
-    """Return nanoseconds, null where a value is no time; of values that are not times all, each half is tried again."""
+    """Return nanoseconds, null for values that are not times. If a cast fails, retry on each half."""
     for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
         with suppress(pa.ArrowInvalid):
             return values.cast(kind).cast(pa.int64())
@@ -152,9 +154,9 @@ def _plain(values: Any) -> Any:
     try:
         return as_text(values)
     except pa.ArrowInvalid as error:
-        raise WrongTypeError(f"must hold text or whole numbers: {error}") from error
+        raise WrongTypeError(f"must contain text or integers: {error}") from error
     except pa.ArrowNotImplementedError as error:
-        raise WrongTypeError(f"must hold text or whole numbers, and is of type {values.type}") from error
+        raise WrongTypeError(f"must contain text or integers, but has type {values.type}") from error
 
 
 def _text(values: Any, column: TokenColumn) -> Any:
@@ -172,6 +174,6 @@ def _on_distinct(text: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _decoded(values: Any) -> Any:
-    """Return values without a dictionary, text as such that all functions take."""
+    """Return values without dictionary encoding, and string views as strings, which all pyarrow functions accept."""
     values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
     return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values

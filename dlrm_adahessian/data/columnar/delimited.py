@@ -1,4 +1,4 @@
-"""Delimited text to batches of text columns, in bounded memory; rows with a wrong number of columns are set apart."""
+"""Parse delimited text to batches of text columns in bounded memory. Rows with a wrong number of columns are kept apart."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ from dlrm_adahessian.data.text.packed import OpenFile, Peekable
 from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source
 from dlrm_adahessian.errors import DataError
 
-_BYTES = 8 << 20  # of a block
-_HEADER = 1 << 20  # bytes within which the first line ends
-_BARREN = 64 << 20  # bytes without a good row, whose odd rows are all held in memory
+_BYTES = 8 << 20  # block size
+_HEADER = 1 << 20  # bytes within which the first line must end
+_BARREN = 64 << 20  # largest stretch without a good row, whose odd rows all stay in memory
 DELIMITERS: Mapping[str, str] = {"csv": ",", "tsv": "\t"}
 
 
@@ -26,9 +26,9 @@ class OddRow:
     """A row with a wrong number of columns.
 
     Attributes:
-        number: among the rows of its file, from 1; a line that names the columns does not count.
-        text: of the row.
-        fault: what is wrong.
+        number: 1-based number of the row in its file, not counting a header line.
+        text: text of the row.
+        fault: what is wrong with it.
     """
 
     number: int
@@ -40,12 +40,12 @@ class DelimitedText:
     """The rows of a source.
 
     Attributes:
-        names: of its columns, in order.
-        odd: rows with a wrong number of columns, read so far and not taken away; some may come after the batch read last.
+        names: column names, in order.
+        odd: rows with a wrong number of columns that the caller has not removed yet; some may come after the last batch.
     """
 
     def __init__(self, source: Source, form: Format, header: Sequence[str]) -> None:
-        """Read the names of the columns, where the header does not say them; `DataError` when they cannot be read."""
+        """Read the column names unless `header` gives them; raises `DataError` if they cannot be read."""
         self.odd: deque[OddRow] = deque()
         self._source, self._header = source, header
         self._delimiter = DELIMITERS[form]
@@ -54,10 +54,10 @@ class DelimitedText:
         self.names: Sequence[str] = header or self._first_line()
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield the rows of the right number of columns; others go to `odd`.
+        """Yield the rows with the right number of columns; others go to `odd`.
 
         Args:
-            columns: names of those to read, as text; what others hold does not matter.
+            columns: names of the columns to read, as text; other columns are skipped.
 
         Yields:
             pyarrow batches.
@@ -67,7 +67,7 @@ class DelimitedText:
             read_options=pyarrow.csv.ReadOptions(
                 block_size=_BYTES,
                 column_names=list(self._header) or None,
-                use_threads=False,  # as fast, and only so is the number of an odd row known
+                use_threads=False,  # as fast; pyarrow gives row numbers only without threads
             ),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=self._set_apart
@@ -88,25 +88,23 @@ class DelimitedText:
             )
         except csv.Error as error:
             raise DataError(
-                f"{self._source.name} must name its columns in the first line: {error}; add the line, or name them by "
-                "`header` of the schema"
+                f"Cannot read the column names in the first line of {self._source.name}: {error}. Add a header line, or "
+                "list the names in `header` of the schema."
             ) from error
 
     def _read(self, size: int) -> bytes:
         self._barren += size
         if self._barren > _BARREN and self.odd:
             raise DataError(
-                f"{self._source.name}, row {self.odd[0].number}: {self.odd[0].fault}, and so in all that follow within "
-                f"{_BARREN:,} bytes; change the format or the `header` of the schema"
+                f"{self._source.name}, row {self.odd[0].number}: {self.odd[0].fault}. No row of the next {_BARREN:,} bytes "
+                "is valid. Change the format or the `header` of the schema."
             )
-        # pyarrow skips a line feed that begins a block after a carriage return, within quotes too.
+        # pyarrow drops a line feed at the start of a block if the last block ended in a carriage return, even in quotes.
         cut = self._stream.peek(size).endswith(b"\r")
         return self._stream.read(size - cut)
 
     def _set_apart(self, row: Any) -> str:
         number = row.number if self._header else row.number - 1
-        fault = (
-            f"must have {row.expected_columns} columns and has {row.actual_columns}, found {row.text!r:.60}"
-        )
+        fault = f"expected {row.expected_columns} columns, found {row.actual_columns}: {row.text!r:.60}"
         self.odd.append(OddRow(number, row.text, fault))
         return "skip"

@@ -1,8 +1,8 @@
-"""A schema to edit, guessed from what the columns of a file hold; it says of each column what was seen.
+"""Guess a schema from the contents of a file, with a comment on each column for the user who edits it.
 
-Names and values decide: a column of 0 and 1 is the label, rising numbers or times named like a time are the time, numbers
-with many distinct values are dense, text and numbers with few or that are named like identifiers are tokens, lists and
-text with a separator are bags. A constant says nothing, and a value that does not come again has nothing to learn from.
+Names and values decide. A column of 0 and 1 is the label. Increasing numbers or times named like a time are the time.
+Numbers with many distinct values are dense. Text, and numbers with few values or an identifier's name, are tokens. Lists
+and text with a separator are bags. Constant columns and columns whose values never repeat are left out.
 """
 
 import json
@@ -20,13 +20,13 @@ _LABELS = ("label", "click", "clicked", "target", "y")
 _WEIGHTS = ("weight", "weights", "sample_weight", "w")
 _TIMES = {"time", "timestamp", "ts", "hour", "date", "datetime", "day"}
 _IDENTIFIERS = {"id", "ids", "uid", "code", "zip", "key", "hash", "user", "item"}
-_NUMBERED = re.compile(r"[Cc]\d+")  # categorical columns without a name, as Criteo and Avazu call theirs
+_NUMBERED = re.compile(r"[Cc]\d+")  # names of anonymous categorical columns in Criteo and Avazu
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
-_FEW, _MORE = 100, 1000  # distinct whole numbers that are read as tokens; the latter where each comes often
-_OFTEN = 20  # rows with the same number, on average
+_FEW, _MORE = 100, 1000  # most distinct integers that are read as tokens; _MORE if each occurs often
+_OFTEN = 20  # samples with the same number, on average
 _TEXT = ("string", "large_string")
-_EXACT = 2**53  # whole numbers above are no longer distinct as floats, so they are identifiers
-_ENOUGH = 100  # rows in which different values mean more than chance
+_EXACT = 2**53  # larger integers are not distinct as floats, so they are identifiers
+_ENOUGH = 100  # samples from which on all-different values are unlikely to be chance
 _RATE = "# negative_rate = 0.1  # if the log keeps only this share of the rows without a click"
 
 Role = Literal["label", "weight", "time", "dense", "tokens", "bags", "left out"]
@@ -36,13 +36,13 @@ _SEVERAL: tuple[Role, ...] = ("dense", "tokens", "bags")
 
 @dataclass(frozen=True)
 class Guess:
-    """What a column may be.
+    """The guessed role of a column.
 
     Attributes:
-        column: what was seen of it.
-        role: the table of the schema.
-        why: it is left out.
-        settings: further keys of the table.
+        column: profile of the column.
+        role: table of the schema.
+        why: reason why the column is left out.
+        settings: further keys of the schema table.
     """
 
     column: ColumnProfile
@@ -52,16 +52,16 @@ class Guess:
 
 
 def guess_roles(columns: Sequence[ColumnProfile]) -> list[Guess]:
-    """Guess what columns are.
+    """Guess the roles of columns.
 
     Args:
-        columns: what they hold.
+        columns: profiles of the columns.
 
     Returns:
-        A guess for each, in their order.
+        A guess for each column, in order.
 
     Raises:
-        DataError: none can be the label, or none is left for a model to read.
+        DataError: no column can be the label, or none can be a feature.
     """
     special: dict[str, Role] = {_label(columns).name: "label"}
     if (weight := _weight(columns)) is not None:
@@ -74,8 +74,8 @@ def guess_roles(columns: Sequence[ColumnProfile]) -> list[Guess]:
     ]
     if not any(guess.role in _SEVERAL for guess in guesses):
         raise DataError(
-            "a model reads at least one column, and none of the file changes and comes again; write [[dense]] or "
-            "[[tokens]] of a schema by hand"
+            "No column of the file can be a feature: each is constant or never repeats a value. Write [[dense]] or "
+            "[[tokens]] of a schema by hand."
         )
     return guesses
 
@@ -92,8 +92,8 @@ def _label(columns: Sequence[ColumnProfile]) -> ColumnProfile:
     if first := next((column for column in binary if column.distinct == 2), None):
         return first
     raise DataError(
-        f"a log has a column of clicks, and none of {', '.join(column.name for column in columns):.200} holds 0 and 1 "
-        "alone; add one to the file"
+        f"Found no label: none of the columns {', '.join(column.name for column in columns):.200} contains only 0 and 1. "
+        "Add a label column to the file."
     )
 
 
@@ -112,7 +112,7 @@ def _weight(columns: Sequence[ColumnProfile]) -> ColumnProfile | None:
 
 
 def _time(columns: Sequence[ColumnProfile]) -> ColumnProfile | None:
-    """Return the first column whose values rise and which is of a time, or is called one."""
+    """Return the first column whose values never fall and that has times, or numbers with the name of a time."""
     return next(
         (
             column
@@ -140,21 +140,21 @@ def _feature(column: ColumnProfile) -> Guess:
 
 
 def _useless(column: ColumnProfile) -> str:
-    """Return why a model cannot learn from a column; nothing if it can."""
+    """Return why a model cannot learn from a column; empty if it can."""
     if column.holds == "other":
         return f"values of type {column.type} are not read"
     if column.holds == "times" and column.usual_length is None:
-        again = "" if column.rising else "; sort the rows by it to name it in [time]"
-        return f"times do not come again{again}"
+        again = "" if column.rising else "; sort the rows by it to use it as [time]"
+        return f"times do not repeat{again}"
     if column.holds == "nothing" or (column.distinct == 1 and not column.missing):
-        return "it has one value, or none"
+        return "constant or empty"
     if column.all_different and column.holds != "numbers" and column.rows >= _ENOUGH:
-        return "no value comes twice"
+        return "no value repeats"
     return ""
 
 
 def _is_number(column: ColumnProfile) -> bool:
-    """Whether the size of a value says something; text of parquet is taken for names, even where these are digits."""
+    """Return whether values are quantities. Text columns of parquet count as names, even if they hold digits."""
     if column.holds == "numbers" or column.type.startswith("decimal"):
         return True
     if column.holds != "whole" or column.type in _TEXT or _named_as_identifier(column):
@@ -172,14 +172,14 @@ def _words(name: str) -> set[str]:
 
 
 def schema_text(profile: FileProfile, guesses: Sequence[Guess]) -> str:
-    """Write the schema of a file, to be edited.
+    """Return the schema of a file as TOML, for the user to edit.
 
     Args:
-        profile: what was seen.
-        guesses: what its columns may be.
+        profile: contents of the file.
+        guesses: roles of its columns.
 
     Returns:
-        TOML that `--schema` takes, with a comment of what was seen before each column.
+        TOML for `--schema`, with a comment on the contents before each column.
     """
     rows = profile.columns[0].rows
     lines = [
@@ -188,9 +188,7 @@ def schema_text(profile: FileProfile, guesses: Sequence[Guess]) -> str:
         f"format = {_quoted(profile.format)}",
     ]
     if profile.header:
-        lines.append(
-            f"header = [{', '.join(map(_quoted, profile.header))}]  # the first line names no columns"
-        )
+        lines.append(f"header = [{', '.join(map(_quoted, profile.header))}]  # the file has no header line")
     names = _feature_names(guesses)
     for role in (*_SINGLE, *_SEVERAL):
         for guess in guesses:
@@ -218,9 +216,9 @@ def _table(guess: Guess, name: str | None) -> Iterator[str]:
 
 def _split(guesses: Sequence[Guess]) -> Iterator[str]:
     if any(guess.role == "time" for guess in guesses):
-        yield "# The rows are in the order of time, so that the last ones test what was learned from the first ones."
+        yield "# The rows are in time order: the last ones test a model trained on the first ones."
     else:
-        yield "# Rows train and test in the order of the file; no column says whether that is the order of time."
+        yield "# The split follows the order of the file. No column shows whether that is time order."
     yield from ("[split]", 'by = "order"', "train = 0.8", "test = 0.1")
 
 
@@ -233,7 +231,7 @@ def _seen(column: ColumnProfile) -> str:
 
 
 def _feature_names(guesses: Sequence[Guess]) -> dict[str, str]:
-    """Return a legal name of each column that a model reads, no two the same."""
+    """Return a valid, unique feature name for each column that a model reads."""
     found: dict[str, str] = {}
     for guess in guesses:
         if guess.role in _SEVERAL:
@@ -247,5 +245,5 @@ def _feature_names(guesses: Sequence[Guess]) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """Return a string of TOML."""
+    """Return text as a TOML string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,8 +1,8 @@
-"""Tokens as numbers: text hashed to 63 bits, the same on every platform and in every version.
+"""Hash the text of tokens to 63 bits, the same on every platform and in every version.
 
-The hash is FNV-1a of 64 bits (Fowler, Noll, Vo; RFC 9923) over the UTF-8 bytes, of which the highest bit is dropped. A whole
-number is hashed as its decimal digits, so that a token is the same from a parquet column of integers and from text. Among
-10 million distinct tokens of a column two have the same hash with a chance of 5 in a million.
+The hash is 64-bit FNV-1a (Fowler, Noll, Vo; RFC 9923) over the UTF-8 bytes, without the highest bit. Integers are hashed as
+decimal digits, so a token is the same in an integer column of parquet and in text. Among 10 million distinct tokens of a
+column, the probability that any two have the same hash is 5 in a million.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from numba import njit
 
 from dlrm_adahessian.data.rows import TokenTexts
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported, unknown to type checkers
+pc: Any = pyarrow.compute  # creates its functions on import, so type checkers do not know them
 _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _BITS = np.uint64((1 << 63) - 1)
 
 
 def is_text(kind: Any) -> bool:
-    """Whether a type of pyarrow is one of strings."""
+    """Return whether a pyarrow type is a string type."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
@@ -29,13 +29,13 @@ def as_text(values: Any) -> Any:
     """Return a column of tokens as text.
 
     Args:
-        values: pyarrow array of text, whole numbers, floats that are whole, or booleans.
+        values: pyarrow array of text, integers, floats with integer values, or booleans.
 
     Returns:
-        Array of strings, or a dictionary of strings.
+        Array of strings, or dictionary array of strings.
 
     Raises:
-        ArrowNotImplementedError: a value of the type is no token; a float that is not whole is an `ArrowInvalid`.
+        ArrowNotImplementedError: the type cannot hold tokens. A float with a fraction raises `ArrowInvalid`.
     """
     kind = values.type
     if pa.types.is_dictionary(kind):
@@ -50,7 +50,7 @@ def as_text(values: Any) -> Any:
         or pa.types.is_boolean(kind)
         or pa.types.is_null(kind)
     ):
-        raise pa.ArrowNotImplementedError(f"{kind} is no token")
+        raise pa.ArrowNotImplementedError(f"{kind} cannot be a token")
     return values if pa.types.is_large_string(kind) else values.cast(pa.string())
 
 
@@ -58,17 +58,17 @@ def hashed(text: Any) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Hash text.
 
     Args:
-        text: as `as_text` returns it.
+        text: array that `as_text` returned.
 
     Returns:
-        Tokens (N,), 0 where missing; and where they are missing (N,): null, or empty text.
+        Tokens (N,), 0 if missing; and which of them are missing, (N,) bool: null or empty text.
     """
     tokens, absent, _ = hashed_with_texts(text)
     return tokens, absent
 
 
 def hashed_with_texts(text: Any) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_], TokenTexts]:
-    """Hash text as `hashed` does, and return the texts too: those of the dictionary, or else of all rows."""
+    """Hash text as `hashed` does, and return the texts too: those of the dictionary if there is one, else of all rows."""
     if not pa.types.is_dictionary(text.type):
         tokens, absent = _hashed(text)
         return tokens, absent, TokenTexts(tokens, text)

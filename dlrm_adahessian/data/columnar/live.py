@@ -1,4 +1,4 @@
-"""Delimited text from somebody who waits for the answer to each row: it is parsed in pieces of whole rows, as they come."""
+"""Parse delimited text as it arrives, in pieces of whole rows, for a client that waits for the answer to each row."""
 
 import io
 import re
@@ -15,20 +15,20 @@ from dlrm_adahessian.data.schema import Format
 from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source
 from dlrm_adahessian.errors import DataError
 
-_BYTES = 8 << 20  # read at a time, where so many have come
-_LONGEST = 1 << 20  # bytes of a row, which is held in memory until it ends
+_BYTES = 8 << 20  # most bytes read at a time
+_LONGEST = 1 << 20  # most bytes of a row, which stays in memory until it ends
 
 
 class LiveText:
-    """The rows of a source, as `DelimitedText` has them.
+    """The rows of a source, with the interface of `DelimitedText`.
 
     Attributes:
-        names: of its columns, in order.
-        odd: rows with a wrong number of columns, read so far and not taken away; all those of the piece.
+        names: column names, in order.
+        odd: rows with a wrong number of columns that the caller has not removed yet; all those of the last piece.
     """
 
     def __init__(self, source: Source, form: Format, header: Sequence[str]) -> None:
-        """Wait for the names of the columns, where the header does not say them; `DataError` when they cannot be read."""
+        """Wait for the column names unless `header` gives them; raises `DataError` if they cannot be read."""
         self.odd: deque[OddRow] = deque()
         self._source = source
         self._form: Format = form
@@ -37,9 +37,9 @@ class LiveText:
         self.names: Sequence[str] = header or self._names_of_first()
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield a batch for each piece, without rows where all of them are odd; arguments as of `DelimitedText`."""
+        """Yield a batch for each piece, empty if all its rows are odd. See `DelimitedText.batches` for the arguments."""
         none = pa.record_batch([pa.array([], pa.string())] * len(columns), names=list(columns))
-        before = 0  # rows of the pieces so far
+        before = 0  # rows in earlier pieces
         for text in chain(self._first, (self._parsed(piece, self.names) for piece in self._pieces)):
             batch = pa.concat_batches([none, *text.batches(columns)])
             self.odd.extend(replace(row, number=before + row.number) for row in text.odd)
@@ -50,8 +50,8 @@ class LiveText:
         piece = next(self._pieces, None)
         if piece is None:
             raise DataError(
-                f"{self._source.name} must name its columns in the first line and is empty; add the line, or name them by "
-                "`header` of the schema"
+                f"{self._source.name} is empty, so it has no column names. Add a header line, or list the names in "
+                "`header` of the schema."
             )
         self._first = [self._parsed(piece, ())]
         return self._first[0].names
@@ -61,17 +61,17 @@ class LiveText:
 
 
 def whole_rows(source: Source, delimiter: str) -> Iterator[bytes]:
-    """Cut text behind rows, none of them blank, as soon as they have come; a line end within quotes ends none.
+    """Cut text into pieces of whole rows as soon as they arrive. A line end within quotes does not end a row.
 
     Args:
-        source: of the text.
-        delimiter: between columns.
+        source: the text.
+        delimiter: character between columns.
 
     Yields:
-        Pieces that are the text, blank ones left out; the last may lack its line end.
+        Consecutive pieces of the text, without blank ones; the last may lack its line end.
 
     Raises:
-        DataError: a row is too long to be one.
+        DataError: a row is too long.
     """
     rows = _rows_between(delimiter.encode())
     rest = b""
@@ -84,15 +84,15 @@ def whole_rows(source: Source, delimiter: str) -> Iterator[bytes]:
         rest = rest[end:]
         if len(rest) > _LONGEST:
             raise DataError(
-                f"{source.name} must hold rows of at most {_LONGEST:,} bytes, found one that begins {rest!r:.60}; close its "
-                "quotes, or give the rows as a file with --data-path"
+                f"{source.name} has a row of more than {_LONGEST:,} bytes, which begins {rest!r:.60}. Close its quotes, or "
+                "pass the data as a file with --data-path."
             )
     if rest.strip(b"\r\n"):
         yield rest
 
 
 def _rows_between(delimiter: bytes) -> re.Pattern[bytes]:
-    """Return what matches rows with their line ends; no part is tried twice, so that time grows with the text alone."""
+    """Return a pattern of rows with their line ends. It never backtracks, so its time is linear in the text."""
     plain = rb"[^%s\r\n]*+" % re.escape(delimiter)
     field = rb'(?:"(?:[^"]++|"")*+"%s|(?!")%s)' % (plain, plain)
     row = rb"%s(?:%s%s)*+(?:\r\n?+|\n)" % (field, re.escape(delimiter), field)

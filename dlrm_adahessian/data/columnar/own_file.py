@@ -1,4 +1,4 @@
-"""A file of which nothing is known but its name: its format from the first bytes, and what its columns hold."""
+"""Find the format of an unknown file from its first bytes, and profile its columns."""
 
 import csv
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source, is_pipe, 
 from dlrm_adahessian.errors import DataError, UsageError
 
 _PARQUET = b"PAR1"
-_HEAD = 1 << 16  # bytes within which the first line ends
-_ROWS = 1 << 16  # of a batch of parquet
+_HEAD = 1 << 16  # bytes within which the first line must end
+_ROWS = 1 << 16  # rows of a parquet batch
 
 
 @dataclass(frozen=True)
 class FileProfile:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
-        name: of the file.
-        format: of the rows.
-        header: made-up names of the columns of text whose first line does not name them.
-        columns: in the order of the file.
+        name: file name.
+        format: format of the data.
+        header: generated column names for text without a header line.
+        columns: profiles of the columns, in the order of the file.
     """
 
     name: str
@@ -47,28 +47,28 @@ def profile_file(path: Path, *, rows: int) -> FileProfile:
 
     Args:
         path: parquet, or delimited text, plain or compressed.
-        rows: how many at most.
+        rows: largest number of rows to read.
 
     Returns:
-        What it holds.
+        Contents of the file.
 
     Raises:
-        UsageError: it is no file that can be read twice.
-        DataError: it is of another format, or has no rows.
+        UsageError: the path is a pipe or a folder.
+        DataError: the file has another format, or no rows.
     """
     if is_pipe(path) or path.is_dir():
         raise UsageError(
-            f"the columns of one file are looked at, and {path} is none; name a file of the rows"
+            f"Cannot infer a schema from {path}: it is not a regular file. Pass one file of the data."
         )
     form, header = _layout(path)
     columns = profile_columns(read_all(path, form, header), rows=rows, plain_text=form != "parquet")
     if not columns:
-        raise DataError(f"{path} must hold rows, and has none; give a file with some")
+        raise DataError(f"{path} has no rows. Pass a file with data.")
     return FileProfile(path.name, form, header, tuple(columns))
 
 
 def read_all(path: str | Path, form: Format, header: tuple[str, ...]) -> Iterator[Any]:
-    """Yield all columns of files as batches of pyarrow; rows of text with another number of columns are left out."""
+    """Yield all columns of files as pyarrow batches. Text rows with a wrong number of columns are skipped."""
     with closing(open_sources(path, form)) as sources:
         for source in sources:
             with whole_file(source, form):
@@ -79,13 +79,13 @@ def read_all(path: str | Path, form: Format, header: tuple[str, ...]) -> Iterato
                     text = DelimitedText(source, form, header)
                     if twice := [name for name in text.names if text.names.count(name) > 1]:
                         raise DataError(
-                            f"{source.name} must name each column once, and has several {twice[0]!r}; rename them"
+                            f"{source.name} has more than one column named {twice[0]!r}. Rename them."
                         )
                     yield from text.batches(text.names)
 
 
 def _layout(path: Path) -> tuple[Format, tuple[str, ...]]:
-    """Return the format of a file, and the names of its columns where it has none."""
+    """Return the format of a file, and generated column names if the file has none."""
     with closing(open_sources(path, "parquet")) as sources:
         if next(sources).file.read(len(_PARQUET)) == _PARQUET:
             return "parquet", ()
@@ -97,15 +97,15 @@ def _layout_of_text(source: Source) -> tuple[Format, tuple[str, ...]]:
     line = Peekable(source).peek(_HEAD).removeprefix(BYTE_ORDER_MARK).partition(b"\n")[0]
     if is_row(line, labelled=True, empty_label=False):
         raise DataError(
-            f"{source.name} holds rows of Criteo, which need no schema; train with --dataset criteo, or criteo_1tb"
+            f"{source.name} is in Criteo's format, which needs no schema. Use --dataset criteo or criteo_1tb."
         )
     form: Format = "tsv" if line.count(b"\t") > line.count(b",") else "csv"
     text = line.rstrip(b"\r").decode(errors="replace")
     names: list[str] = next(csv.reader([text], delimiter=DELIMITERS[form]), [])
     if len(names) < 2:
         raise DataError(
-            f"the columns of {source.name} must have commas or tabs between them, and its first line has neither, found "
-            f"{line!r:.60}; write it anew"
+            f"{source.name} must have columns separated by commas or tabs, but its first line has neither: {line!r:.60}. "
+            "Rewrite the file with commas."
         )
     named = as_numbers(pa.array(names))[1].rows.all()
     return form, () if named else tuple(f"column_{place}" for place in range(1, len(names) + 1))

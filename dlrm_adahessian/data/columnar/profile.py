@@ -1,4 +1,4 @@
-"""What the columns of a file hold: one pass over its first rows, in memory that depends on the number of columns alone."""
+"""Profile the columns of a file in one pass over its first rows. Memory depends only on the number of columns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from dlrm_adahessian.data.columnar.columns import WrongTypeError, as_numbers, as
 from dlrm_adahessian.data.columnar.hashing import as_text, hashed, is_text, pc
 
 MOST_DISTINCT = 1 << 20
-"""Distinct values that are counted; of more, only that there are more is known."""
+"""Largest number of distinct values that is counted exactly."""
 SEPARATORS = ("|", ";", ",", " ")
-"""What may separate the values of a text, the likelier first."""
+"""Possible separators of the values in a text, most likely first."""
 
-_LONGEST = 10_000  # values of a bag; longer ones count as this long
-_USUAL = 0.99  # of the bags are no longer than is suggested
-_SHOWN = 40  # characters of an example
+_LONGEST = 10_000  # values of a bag; longer bags count as this long
+_USUAL = 0.99  # share of the bags that the suggested max_length keeps whole
+_SHOWN = 40  # characters of an example that are shown
 
 Holds = Literal["nothing", "whole", "numbers", "times", "text", "other"]
-"""What all values of a column are: whole numbers, other numbers too, times, other text too; other types nothing reads."""
+"""Kind of all values of a column. "whole" is integers only, and "other" is a type that cannot be read."""
 
 
 _TOLD: dict[Holds, str] = {"whole": "text, whole numbers", "numbers": "text, numbers", "times": "text, times"}
@@ -29,22 +29,22 @@ _TOLD: dict[Holds, str] = {"whole": "text, whole numbers", "numbers": "text, num
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """What a column holds.
+    """Contents of a column.
 
     Attributes:
-        name: in the file.
-        type: as pyarrow names it; of delimited text "text", and what that holds.
-        holds: what its values are, or the items of lists or of text with a separator.
-        rows: that were seen.
-        missing: rows without a value: null, empty, NaN, or an empty list.
-        distinct: values or items, `MOST_DISTINCT` + 1 where there are more.
+        name: name in the file.
+        type: pyarrow's name of the type; for delimited text "text" and the kind of its values.
+        holds: kind of the values, or of the items of lists and of text with a separator.
+        rows: number of rows read.
+        missing: number of rows without a value: null, empty, NaN, or an empty list.
+        distinct: number of distinct values or items; `MOST_DISTINCT` + 1 if there are more.
         all_different: no value occurs twice.
-        low: least number, or 0 where that is less.
-        high: greatest number, or 0 where that is greater.
-        rising: numbers or times never fall, and none is missing.
-        separator: occurs in most values of a text.
-        usual_length: items that 99% of the bags have at most; None where the column holds single values.
-        example: its first value.
+        low: smallest number, at most 0.
+        high: largest number, at least 0.
+        rising: numbers or times never decrease, and none is missing.
+        separator: separator that occurs in most values of a text.
+        usual_length: length that 99% of the bags do not exceed; None if the column has single values.
+        example: first value.
     """
 
     name: str
@@ -66,12 +66,12 @@ def profile_columns(batches: Iterator[Any], *, rows: int, plain_text: bool) -> l
     """Profile the columns of the first rows.
 
     Args:
-        batches: of pyarrow, with the same columns each.
-        rows: after which to stop.
-        plain_text: the columns were written as text, whatever they hold.
+        batches: pyarrow batches with equal columns.
+        rows: number of rows after which to stop.
+        plain_text: the file is delimited text, so all columns are text.
 
     Returns:
-        What the columns hold, in their order; nothing where there are no rows.
+        Profiles of the columns, in order; empty if there are no rows.
     """
     sketches: dict[str, _Sketch] = {}
     for batch in batches:
@@ -85,7 +85,7 @@ def profile_columns(batches: Iterator[Any], *, rows: int, plain_text: bool) -> l
 
 
 class _Sketch:
-    """What is known of a column so far."""
+    """Running profile of a column."""
 
     def __init__(self, name: str, *, plain_text: bool) -> None:
         self._name = name
@@ -94,13 +94,13 @@ class _Sketch:
         self._example = ""
         self._rows = self._missing = 0
         self._separator: str | None = None
-        self._lengths: npt.NDArray[np.int64] | None = None  # how many bags have 0, 1, 2, ... items
+        self._lengths: npt.NDArray[np.int64] | None = None  # number of bags with 0, 1, 2, ... items
         self._distinct = _Distinct()
         self._range = _Range()
         self._readable = True
 
     def add(self, values: Any) -> None:
-        """Take the next rows."""
+        """Add the next rows."""
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         if not self._rows:
@@ -127,7 +127,7 @@ class _Sketch:
         self._range.add(seen)
 
     def _as_lists(self, values: Any) -> Any:
-        """Return bags as lists; None where each row has one value. The first rows say whether a text is a bag."""
+        """Return bags as lists; None if each row has one value. The first batch decides whether text is a bag."""
         if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
             return values
         if self._rows == len(values):
@@ -146,7 +146,7 @@ class _Sketch:
         return max(1, int(np.searchsorted(np.cumsum(self._lengths), _USUAL * self._rows)))
 
     def profile(self) -> ColumnProfile:
-        """Return what the column holds."""
+        """Return the profile of the rows so far."""
         single = self._lengths is None
         holds = self._range.holds if self._readable else "other"
         return ColumnProfile(
@@ -171,9 +171,9 @@ class _Seen:
     """Single values, or items of bags.
 
     Attributes:
-        holds: what they are.
+        holds: kind of the values.
         missing: (N,) bool.
-        numbers: (N,) of numbers; of times those that are not missing; None of text.
+        numbers: (N,) numbers, or the times that are not missing; None for text.
     """
 
     holds: Holds
@@ -196,7 +196,7 @@ def _seen(values: Any) -> _Seen:
         return _Seen("nothing", missing, None)
     present = values.filter(pa.array(~missing))
     try:
-        # The first value shows most text; finding the times in a whole column of it takes seconds.
+        # Most text fails at the first value. Looking for times in a whole column of text takes seconds.
         if as_times(present[:1])[1].rows.any():
             return _Seen("text", missing, None)
         found, fault = as_times(present)
@@ -206,7 +206,7 @@ def _seen(values: Any) -> _Seen:
 
 
 class _Distinct:
-    """Distinct values, by their hashes, as long as these are few enough to keep."""
+    """Counts distinct values by their hashes, up to `MOST_DISTINCT`."""
 
     def __init__(self) -> None:
         self.all_different = True
@@ -218,7 +218,7 @@ class _Distinct:
         return min(len(self._hashes), MOST_DISTINCT + 1)
 
     def add(self, values: Any) -> None:
-        """Take values, none of them missing."""
+        """Add values, none of them missing."""
         if self.count > MOST_DISTINCT:
             return
         self._values += len(values)
@@ -227,7 +227,7 @@ class _Distinct:
 
 
 class _Range:
-    """Least and greatest number, whether numbers or times rise, and whether all values are of one kind."""
+    """Smallest and largest number, whether numbers or times never decrease, and the kind of all values."""
 
     def __init__(self) -> None:
         self.low = self.high = 0.0
@@ -254,7 +254,7 @@ class _Range:
 
 
 def _separator(values: Any) -> str | None:
-    """Return what separates the values of most texts; numbers and times are no bags."""
+    """Return the separator that occurs in most texts; None for numbers and times."""
     if not is_text(values.type) or (seen := _seen(values)).holds != "text":
         return None
     present = int((~seen.missing).sum())
@@ -269,7 +269,7 @@ def _hashes(values: Any) -> npt.NDArray[np.uint64]:
     kind = values.type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        return (numbers + 0.0).view(np.uint64)  # -0.0 is 0.0
+        return (numbers + 0.0).view(np.uint64)  # -0.0 equals 0.0
     if pa.types.is_temporal(kind):
         return values.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy().view(np.uint64)
     return hashed(as_text(values))[0]

@@ -1,4 +1,4 @@
-"""Files of any schema to blocks of rows, in bounded memory; a value that breaks a rule makes its row a bad one."""
+"""Read files of any schema to blocks of samples in bounded memory. A value that breaks a rule makes its row bad."""
 
 import json
 from collections import deque
@@ -31,21 +31,21 @@ from dlrm_adahessian.data.text.sources import Source
 from dlrm_adahessian.errors import DataError, UsageError
 from dlrm_adahessian.runtime.settings import nearest
 
-_ROWS = 1 << 16  # of a batch of parquet
-_BUFFER = 1 << 20  # bytes of a column that are read at a time
+_ROWS = 1 << 16  # rows of a parquet batch
+_BUFFER = 1 << 20  # bytes of a column read at a time
 
 
 @contextmanager
 def whole_file(source: Source, form: Format) -> Generator[None]:
-    """Refuse, with a `DataError`, a file that turns out to be none of the format while it is read."""
+    """Raise `DataError` if reading shows that the file is damaged or has another format."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{source.name} must be a whole {form} file: {error}; write it again") from error
+        raise DataError(f"{source.name} is not a complete {form} file: {error}. Write it again.") from error
 
 
 class ColumnReader:
-    """Reads the rows of one source after another; they are in the order of time where the schema has a time."""
+    """Reads the samples of one source after another; in time order if the schema has a time."""
 
     def __init__(
         self, schema: Schema, bad_rows: BadLines, labels: Literal["required", "optional"] = "required"
@@ -53,27 +53,27 @@ class ColumnReader:
         """Set up.
 
         Args:
-            schema: which columns to read, and how.
-            bad_rows: takes the bad rows, and may refuse them with a `DataError`.
-            labels: with `optional`, a row or a whole source may lack its label.
+            schema: columns to read, and how.
+            bad_rows: collects the bad rows, or raises `DataError` for them.
+            labels: with `optional`, labels may be missing in a row or in a whole source.
         """
         self._schema, self._bad_rows, self._labels = schema, bad_rows, labels
         self._starts = _starts(schema.split)
         self._time_type = None if self._starts is None else self._starts.dtype
-        self._latest: Any = None  # time of the rows so far
-        self._row = 0  # of this source, the last one read; bad ones count
+        self._latest: Any = None  # time of the last row
+        self._row = 0  # number of the last row read from this source, including bad ones
         self._odd: deque[OddRow] = deque()
         self._source = ""
 
     def read(self, source: Source, *, limit: int | None = None) -> Iterator[ColumnBlock]:
-        """Read the rows of a source in order; `DataError` when columns are absent or of a wrong type, or times fall.
+        """Read a source in order; raises `DataError` if columns are missing or have a wrong type, or times decrease.
 
         Args:
-            source: of the format that the schema says.
-            limit: good rows after which to stop; None reads to the end.
+            source: source in the format of the schema.
+            limit: number of good rows after which to stop; None reads to the end.
 
         Yields:
-            Blocks that are not empty.
+            Nonempty blocks.
         """
         self._source, self._row, self._odd = source.name, 0, deque()
         for batch in self._batches(source):
@@ -101,7 +101,7 @@ class ColumnReader:
             for column in self._schema.tokens
             if not pa.types.is_nested(fields.field(column.column).type)
         ]
-        # Else it would read the columns of all row groups before the first rows.
+        # With pre_buffer, pyarrow would read the columns of all row groups before the first rows.
         with pq.ParquetFile(opened, read_dictionary=flat, pre_buffer=False, buffer_size=_BUFFER) as file:
             yield from file.iter_batches(_ROWS, columns=wanted)
 
@@ -112,7 +112,7 @@ class ColumnReader:
         return text.batches(self._present(text.names))
 
     def _present(self, names: Sequence[str]) -> list[str]:
-        """Return the wanted columns that a source has; refuse one that lacks any but a label that is optional."""
+        """Return the wanted columns that a source has. Raise if one is missing, except an optional label."""
         wanted = wanted_columns(self._schema)
         if self._labels == "optional" and self._schema.label.column not in names:
             wanted.remove(self._schema.label.column)
@@ -122,13 +122,12 @@ class ColumnReader:
             )
         if repeated := [column for column in wanted if names.count(column) > 1]:
             raise DataError(
-                f"{self._source} has {names.count(repeated[0])} columns {repeated[0]!r}, and the schema reads one; give "
-                "them different names"
+                f"{self._source} has {names.count(repeated[0])} columns named {repeated[0]!r}. Give them different names."
             )
         return wanted
 
     def _block(self, batch: Any, limit: int | None) -> ColumnBlock:
-        """Convert a batch, hand over its bad rows, and return the others, at most `limit`."""
+        """Convert a batch, reject its bad rows, and return at most `limit` of the others."""
         columns = _Columns(batch, self._source)
         schema = self._schema
         values, tokens, absent, texts = columns.fixed(schema)
@@ -156,7 +155,7 @@ class ColumnReader:
         return whole if len(good) == len(batch) else whole[good]
 
     def _numbers(self, rows: int) -> npt.NDArray[np.int64]:
-        """Return the numbers from 1 (N,) of the next `rows` rows of the source, between which are odd ones."""
+        """Return the 1-based numbers (N,) of the next `rows` rows of the source, skipping odd ones."""
         odd = [row.number for row in self._odd]
         first = self._row + 1
         numbers = np.setdiff1d(np.arange(first, first + rows + len(odd)), odd)[:rows]
@@ -166,7 +165,7 @@ class ColumnReader:
     def _good(
         self, batch: Any, numbers: npt.NDArray[np.int64], faults: Mapping[str, Fault], limit: int | None
     ) -> npt.NDArray[np.int64]:
-        """Return the places of the good rows, at most `limit`; hand over the bad ones before the last of those in order."""
+        """Return the indices of at most `limit` good rows. Reject the bad rows before the last of them, in order."""
         bad = np.logical_or.reduce(
             [np.zeros(len(batch), np.bool_), *(fault.rows for fault in faults.values())]
         )
@@ -183,13 +182,11 @@ class ColumnReader:
         return good
 
     def _reject_odd(self, before: float = np.inf) -> None:
-        """Hand over the rows with a wrong number of columns, up to a row."""
+        """Reject the rows with a wrong number of columns that come before a row."""
         while self._odd and self._odd[0].number < before:
             odd = self._odd.popleft()
             self._row = max(self._row, odd.number)
-            self._bad_rows.reject(
-                _line(odd.text), lambda odd=odd: self._reason(odd.number, f"the row {odd.fault}")
-            )
+            self._bad_rows.reject(_line(odd.text), lambda odd=odd: self._reason(odd.number, odd.fault))
 
     def _explain(
         self, *, row: int, number: int, raw: Mapping[str, Any], faults: Mapping[str, Fault]
@@ -203,27 +200,27 @@ class ColumnReader:
         return Reason(rule, f"{self._source}, row {number}: {rule}{found}")
 
     def _require_order(self, time: npt.NDArray[Any], numbers: npt.NDArray[np.int64]) -> None:
-        """Refuse times of another kind, and rows that are older than one before them."""
+        """Raise if the type of the times changes, or if a row is older than one before it."""
         if self._time_type is not None and self._time_type != time.dtype:
             raise DataError(
-                f"{self._source}, row {numbers[0]}: times must be numbers in all rows and in [split], or ISO 8601 times in "
-                "all, and here they change; write them alike"
+                f"{self._source}, row {numbers[0]}: the type of the times changes. Use numbers in all rows and in [split], "
+                "or ISO 8601 times in all of them."
             )
         self._time_type = time.dtype
         first = time[0] if self._latest is None else self._latest
         if len(wrong := np.flatnonzero(time < np.append(first, time[:-1]))):
             raise DataError(
-                f"{self._source}, row {numbers[wrong[0]]}: rows must be in the order of time, and this one is older than "
-                "the one before it; sort the rows, or leave [time] out of the schema"
+                f"{self._source}, row {numbers[wrong[0]]}: rows must be in time order, but this one is older than the one "
+                "before it. Sort the rows, or remove [time] from the schema."
             )
         self._latest = time[-1]
 
 
 class _Columns:
-    """The columns of a batch as numbers.
+    """Converts the columns of a batch to arrays.
 
     Attributes:
-        faults: of the columns that have some, by name.
+        faults: faults found so far, by column name.
     """
 
     def __init__(self, batch: Any, source: str) -> None:
@@ -235,7 +232,7 @@ class _Columns:
             return convert(self._batch.column(column))
         except WrongTypeError as error:
             raise DataError(
-                f"{self._source}: column {column!r} {error}; change the schema, or the file"
+                f"{self._source}: column {column!r} {error}. Change the schema or the file."
             ) from error
 
     def checked(self, column: str, convert: Callable[[Any], tuple[Any, Fault]]) -> Any:
@@ -252,9 +249,9 @@ class _Columns:
     def fixed(
         self, schema: Schema
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.bool_], list[TokenTexts]]:
-        """Return dense values (N, K), tokens (N, T), which of both are missing (N, K + T), and texts of T columns."""
+        """Return dense values (N, K), tokens (N, T), which are missing (N, K + T), and the texts of T columns."""
         rows, dense, tokens = len(self._batch), len(schema.dense), len(schema.tokens)
-        # Column by column in memory, as they are filled and spilled: in order of rows both would take strides.
+        # Column-major, because columns are filled and spilled one by one.
         values, found = np.empty((rows, dense), order="F"), np.empty((rows, tokens), np.uint64, order="F")
         absent = np.zeros((rows, dense + tokens), np.bool_, order="F")
         for place, column in enumerate(schema.dense):
@@ -270,25 +267,25 @@ class _Columns:
 
 
 def wanted_columns(schema: Schema) -> list[str]:
-    """Return the names of the columns that are read, the label first, each once."""
+    """Return the names of the columns to read, without repetition, the label first."""
     optional = [column for column in (schema.weight, schema.time) if column is not None]
     read = (schema.label, *optional, *schema.dense, *schema.categorical)
     return list(dict.fromkeys(column.column for column in read))
 
 
 def _line(row: Any) -> bytes:
-    """Return a bad row as a line of JSON: its columns by name, or the text of one with a wrong number of columns."""
+    """Return a bad row as a line of JSON: its columns by name, or its text if the number of columns is wrong."""
     return (json.dumps(row, default=str) + "\n").encode()
 
 
 def _starts(split: SplitRule) -> npt.NDArray[Any] | None:
-    """Return the first times that test and that validate, where the split is by time."""
+    """Return the start times of the test and validation parts; None unless the split is by time."""
     if split.by != "time":
         return None
     starts, fault = as_times(pa.array([str(split.test_from), str(split.validation_from)]))
     if fault.rows.any() or not starts[0] < starts[1]:
         raise UsageError(
-            "split.test_from must come before split.validation_from, both numbers or both ISO 8601 times, found "
-            f"{split.test_from!r} and {split.validation_from!r}; change [split] of the schema"
+            "split.test_from must come before split.validation_from, and both must be numbers or both ISO 8601 times. Found "
+            f"{split.test_from!r} and {split.validation_from!r}. Change [split] of the schema."
         )
     return starts

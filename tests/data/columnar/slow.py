@@ -1,4 +1,4 @@
-"""Rows of a schema once more: whole files in plain Python, values one by one, and tables to read."""
+"""A slow reference reader of schemas: whole files, in plain Python, value by value. Also random tables to read."""
 
 import csv
 import math
@@ -23,7 +23,7 @@ MISSING = -1  # sorts before every token of the same count
 
 
 def fnv(text: str) -> int:
-    """The hash of RFC 9923, of which 63 bits are kept."""
+    """Return the lowest 63 bits of the hash of RFC 9923."""
     value = 0xCBF29CE484222325
     for byte in text.encode():
         value = (value ^ byte) * 0x100000001B3 % 2**64
@@ -38,7 +38,7 @@ def plain_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def dense_of(rows: Sequence[dict[str, Any]], schema: Schema, train: int) -> pd.DataFrame:
-    """Transformed values of the dense columns, float64; pandas takes mean and deviation of the first `train` rows."""
+    """Return the transformed dense columns, float64. Mean and deviation are those of the first `train` rows, by pandas."""
     found = {}
     for column in schema.dense:
         values = pd.Series([row[column.column] for row in rows], dtype=object).replace("", None).astype(float)
@@ -65,7 +65,7 @@ def bag_of(value: Any, column: Any) -> list[int]:
 
 
 def ids_of(values: Sequence[list[int]], train: int, column: TokenColumn, min_count: int) -> list[list[int]]:
-    """Table rows of the tokens of each row, and the height of the table in a row of its own at the end."""
+    """Return the table rows of the tokens of each sample, and at the end one more row with the height of the table."""
     if column.buckets is not None:
         found = [[0 if token == MISSING else 1 + token % column.buckets for token in row] for row in values]
         return [*found, [column.buckets + 1]]
@@ -77,7 +77,7 @@ def ids_of(values: Sequence[list[int]], train: int, column: TokenColumn, min_cou
 
 
 def random_table(seed: int, rows: int = 260) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Columns of a table, None where missing, and the schema of those, its format left out; times rise."""
+    """Return random columns, None if missing, and their schema without a format. Times never decrease."""
     rng = random.Random(seed)
 
     def some(make: Any) -> list[Any]:
@@ -125,7 +125,7 @@ def write_text(path: Path, columns: dict[str, list[Any]]) -> Path:
 
 
 def write_parquet(path: Path, columns: dict[str, list[Any]], types: dict[str, Any] | None = None) -> Path:
-    """Write columns of types that pyarrow finds, or of these; some row groups have one row."""
+    """Write columns with the given types, or those that pyarrow infers. Some row groups have one row."""
     columns = {
         name: list(map(str, values)) if name == "unread" else values for name, values in columns.items()
     }
@@ -137,7 +137,7 @@ def write_parquet(path: Path, columns: dict[str, list[Any]], types: dict[str, An
 
 
 def small(form: str = "csv", **more: Any) -> Schema:
-    """A schema of a label, a number and a token."""
+    """Return a schema with a label, a number, and a token."""
     values: dict[str, Any] = {
         "format": form, "label": {"column": "y"}, "dense": [{"column": "x", "transform": "none"}],
         "tokens": [{"column": "t"}],
@@ -148,7 +148,7 @@ def small(form: str = "csv", **more: Any) -> Schema:
 def blocks_of(
     path: Path, schema: Schema, bad_rows: BadLines, *, limit: int | None = None, labels: Any = "required"
 ) -> Iterator[ColumnBlock]:
-    """Blocks of all files of an input as the package reads them."""
+    """Yield the blocks of all files of an input, as the package reads them."""
     reader = ColumnReader(schema, bad_rows, labels)
     for source in open_sources(path, schema.format):
         for block in reader.read(source, limit=limit):
@@ -159,13 +159,13 @@ def blocks_of(
 
 
 def read(path: Path, schema: Schema, *, rejects: Path | None = None, **options: Any) -> list[ColumnBlock]:
-    """Those blocks; bad rows are refused, or go to `rejects`."""
+    """Return the blocks of an input. Bad rows raise, or go to `rejects`."""
     with closing(BadLines(rejects)) as bad_rows:
         return list(blocks_of(path, schema, bad_rows, **options))
 
 
 class Explained(BadLines):
-    """Keeps why each row is bad."""
+    """Records why each row is bad."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,5 +176,5 @@ class Explained(BadLines):
 
 
 def numbers_of(blocks: Sequence[ColumnBlock]) -> list[float]:
-    """The first dense column of all rows."""
+    """Return the first dense column of all rows."""
     return [value for block in blocks for value in block.values[:, 0].tolist()]

@@ -1,4 +1,4 @@
-"""Columns of all types against their values in plain Python."""
+"""Compare columns of all types with their values in plain Python."""
 
 import math
 from datetime import UTC, date, datetime, timedelta
@@ -75,7 +75,7 @@ def test_what_is_no_finite_number_is_a_fault(value: str | float) -> None:
     ids=lambda array: str(array.type),
 )
 def test_other_types_are_no_numbers(array: pa.Array) -> None:
-    with pytest.raises(WrongTypeError, match="must hold numbers, and is of type"):
+    with pytest.raises(WrongTypeError, match="must contain numbers, but has type"):
         as_numbers(array)
 
 
@@ -156,10 +156,10 @@ def test_characters_of_the_values_of_bags() -> None:
 @pytest.mark.parametrize(
     ("array", "separator", "message"),
     [
-        (pa.array(["a|b"]), None, r'must hold lists, and is of type string; .* separator = "\|"'),
-        (pa.array([[[1]]]), None, "must hold text or whole numbers, and is of type list"),
-        (pa.array([[1.5]]), None, "must hold text or whole numbers: Float value 1.5"),
-        (pa.array([{"a": 1}]), "|", "must hold text or whole numbers, and is of type struct"),
+        (pa.array(["a|b"]), None, r'must contain lists, but has type string; .* separator = "\|"'),
+        (pa.array([[[1]]]), None, "must contain text or integers, but has type list"),
+        (pa.array([[1.5]]), None, "must contain text or integers: Float value 1.5"),
+        (pa.array([{"a": 1}]), "|", "must contain text or integers, but has type struct"),
     ],
 )
 def test_other_values_are_no_bags(array: pa.Array, separator: str | None, message: str) -> None:
@@ -214,9 +214,11 @@ def test_what_is_no_time_is_a_fault_of_its_row_alone() -> None:
     _, fault = as_times(pa.array(["1", "2", "2024-01-01", ""]))
     assert fault.rows.tolist() == [False, False, True, True], "most are numbers"
     sentinels = pa.array([datetime(1, 1, 1), datetime(2024, 1, 1), datetime(9999, 1, 1)], pa.timestamp("us"))
-    assert as_times(sentinels)[1].rows.tolist() == [True, False, True], "nanoseconds have no such years"
+    assert as_times(sentinels)[1].rows.tolist() == [True, False, True], (
+        "years out of the range of nanoseconds"
+    )
 
 
 def test_an_hour_of_the_day_is_no_time() -> None:
-    with pytest.raises(WrongTypeError, match="is of type time32"):
+    with pytest.raises(WrongTypeError, match="has type time32"):
         as_times(pa.array([3600], pa.int32()).cast(pa.time32("s")))

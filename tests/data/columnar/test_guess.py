@@ -1,4 +1,4 @@
-"""Guesses of what columns are, on logs whose columns are known; what is written is a schema."""
+"""Guess the roles of columns in logs with known columns, and check that the output is a schema."""
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,13 @@ ROWS = 2000
 
 
 def log(**columns):
-    """Return a log with a label, an informative column, and those given."""
+    """Return a log with a label, a useful feature, and the given columns."""
     rng = np.random.default_rng(0)
     return pd.DataFrame({"label": rng.integers(0, 2, ROWS), "site": rng.choice(["a", "b"], ROWS), **columns})
 
 
 def guessed(frame, folder, *, text=False):
-    """Return the roles by column, and the schema that is written."""
+    """Return the roles by column, and the schema text."""
     path = folder / "log"
     frame.to_csv(path, index=False) if text else frame.to_parquet(path)
     found = profile_file(path, rows=10**6)
@@ -60,7 +60,7 @@ def test_columns_are_what_their_values_and_names_say(text, tmp_path):
     written = (tmp_path / "schema.toml").read_text()
     assert "when: " in written
     assert "sort the rows by it" in written
-    assert "no value comes twice" in written
+    assert "no value repeats" in written
 
 
 def test_lists_are_bags(tmp_path):
@@ -77,7 +77,7 @@ def test_the_label_is_called_so_or_the_first_column_of_0_and_1(name, tmp_path):
         frame.assign(other=binary, **{name: binary}) if name != "anything" else frame.assign(anything=binary)
     )
     assert guessed(later, tmp_path)[1].label.column == name
-    with pytest.raises(DataError, match="none of site, n holds 0 and 1 alone"):
+    with pytest.raises(DataError, match="none of the columns site, n contains only 0 and 1"):
         guessed(frame, tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_names_that_no_feature_can_have_are_replaced_by_different_ones(tmp_path)
 
 
 def test_a_log_of_one_value_has_nothing_to_learn_from(tmp_path):
-    with pytest.raises(DataError, match="a model reads at least one column, and none of the file"):
+    with pytest.raises(DataError, match="No column of the file can be a feature"):
         guessed(log()[["label"]].assign(one=1), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Hashes against the published vectors of FNV-1a, and against a loop in plain Python."""
+"""Compare hashes with the published test vectors of FNV-1a, and with a loop in plain Python."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ from dlrm_adahessian.data.columnar.hashing import as_text, hashed
 from tests.data.columnar.slow import fnv
 
 PUBLISHED = {"a": 0xAF63DC4C8601EC8C, "foobar": 0x85944171F73967E8}
-"""Of the authors' test suite, test_fnv.c."""
+"""From the authors' test suite, test_fnv.c."""
 
 texts = st.lists(st.none() | st.text(max_size=9), max_size=12)
 
@@ -21,7 +21,7 @@ def test_hashes_are_the_published_ones_without_their_highest_bit() -> None:
     assert tokens.dtype == np.uint64
     assert not absent.any()
     assert fnv("") == 0xCBF29CE484222325 & (2**63 - 1), (
-        "that of no bytes, for the loop that the other tests trust"
+        "the hash of no bytes, which checks the loop that the other tests use"
     )
 
 
@@ -49,7 +49,7 @@ def test_a_missing_entry_of_a_dictionary_is_missing() -> None:
 
 
 def test_hidden_bytes_of_a_missing_value_do_not_count() -> None:
-    """Arrow lets any bytes lie below a null."""
+    """Arrow allows any bytes in the buffer under a null."""
     whole = pa.array(["ab", "cd"])
     hidden = pa.StringArray.from_buffers(2, whole.buffers()[1], whole.buffers()[2], pa.py_buffer(b"\x01"))
     assert hidden.to_pylist() == ["ab", None]

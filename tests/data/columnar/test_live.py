@@ -1,4 +1,4 @@
-"""Text that comes bit by bit, against the csv module: each row is there once it has come, whatever it holds."""
+"""Compare text that arrives in pieces with the csv module: each row is available as soon as it has arrived."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ MARK = "\ufeff"
 
 
 class Pipe:
-    """Gives one piece a read; `asked` says how many were wanted so far."""
+    """Returns one piece per read; `asked` counts the reads so far."""
 
     def __init__(self, pieces: list[str]) -> None:
         self.asked = 0
@@ -38,7 +38,7 @@ class Pipe:
 
 
 def written(rows: list[list[object]], form: str, end: str, quoting: int = csv.QUOTE_ALL) -> list[str]:
-    """The text of each row."""
+    """Return the text of each row."""
     found = []
     for row in rows:
         text = io.StringIO()
@@ -49,7 +49,7 @@ def written(rows: list[list[object]], form: str, end: str, quoting: int = csv.QU
 
 
 def drawn(seed: int) -> tuple[list[str], list[list[object]], str]:
-    """Words with whatever quotes must hide, rows of them below their names, and a line end."""
+    """Return words with characters that need quotes, rows of them with a header, and a line end."""
     rng = random.Random(seed)
     words = ["".join(rng.choices('ab,"\n\t\ré', k=rng.randint(1, 6))) for _ in range(60)]
     rows = [["y", "q\nr,", "x", "t"], *([n % 2, rng.choice(words), n, word] for n, word in enumerate(words))]
@@ -79,7 +79,7 @@ def test_rows_that_come_in_any_pieces_are_those_of_the_csv_module(seed: int, for
 
 
 def test_a_quote_within_a_value_is_none() -> None:
-    """As for pyarrow and the csv module: quotes count where a value begins."""
+    """As in pyarrow and the csv module, quotes only count at the start of a value."""
     pieces = ['y,x,t\n0,1,5" disk\n', '1,2,"5"" disk"\n', '0,3,"a"b\n', '1,4,a "\n', '"0",5,"\n', '"\n']
     assert [row[2] for row in csv.reader(io.StringIO("".join(pieces), newline=""))] == [
         "t", '5" disk', '5" disk', "ab", 'a "', "\n"
@@ -119,13 +119,13 @@ def test_a_bad_row_ends_it_before_the_next_is_asked_for(bad: str) -> None:
     pipe = Pipe(["y,x,t\n", "0,1,a\n", bad, "0,1,b\n"])
     blocks = pipe.blocks(small())
     assert numbers_of([next(blocks)]) == [1]
-    with pytest.raises(DataError, match="^stdin, row 2: .*repair the line"):
+    with pytest.raises(DataError, match="^stdin, row 2: .*Fix the line"):
         next(blocks)
     assert pipe.asked == 3
 
 
 def test_nothing_has_no_names() -> None:
-    with pytest.raises(DataError, match="stdin must name its columns in the first line and is empty; add"):
+    with pytest.raises(DataError, match=r"stdin is empty, so it has no column names\. Add"):
         list(Pipe(["\n"]).blocks(small()))
     assert list(Pipe([]).blocks(small(header=["y", "x", "t"]))) == []
     assert list(Pipe(["y,x,t\n"]).blocks(small())) == []
@@ -134,6 +134,6 @@ def test_nothing_has_no_names() -> None:
 def test_quotes_that_never_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_LONGEST", 64)
     pipe = Pipe(["y,x,t\n", '0,1,"', *["a,b,c\n"] * 100])
-    with pytest.raises(DataError, match=r"stdin must hold rows of at most 64 bytes, found one .*; close"):
+    with pytest.raises(DataError, match=r"stdin has a row of more than 64 bytes, which begins .*\. Close"):
         list(pipe.blocks(small()))
     assert pipe.asked < 20

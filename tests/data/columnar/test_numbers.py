@@ -1,4 +1,4 @@
-"""Numbers of a column, written as text or not."""
+"""Read numbers of a column, from text and from numeric types."""
 
 import math
 
@@ -17,7 +17,7 @@ NUMBERS = [0, -1.5, 1000, 7, 0.5, 2, 0.01, math.nan, math.nan, math.nan, math.na
 def test_text_is_a_finite_number_or_missing_or_bad(odd: str) -> None:
     for text in (GOOD, [odd, "3"]):
         plain = [value for value in text if value is None or value == value.strip()]
-        for values in (text, plain):  # text with spaces is parsed in another way
+        for values in (text, plain):  # text with spaces takes another code path
             found, fault = as_numbers(pa.array(values))
             assert fault.rows.tolist() == [value == odd for value in values]
             expected = [

@@ -1,4 +1,4 @@
-"""A file's format follows from its first bytes, whatever its name."""
+"""The first bytes of a file determine its format, whatever its name."""
 
 import gzip
 
@@ -41,23 +41,28 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     FRAME.to_csv(path, index=False, encoding="utf-8-sig")
     assert columns(path) == ("csv", (), [("click", "text, whole numbers"), ("site", "text")])
     FRAME.to_csv(path, index=False, header=False, encoding="utf-8-sig")
-    assert columns(path)[1] == ("column_1", "column_2"), "the mark makes no name of a number"
+    assert columns(path)[1] == ("column_1", "column_2"), (
+        "a byte order mark does not turn a number into a name"
+    )
     (click, _) = profile_file(path, rows=10).columns
     assert (click.rows, click.type) == (3, "text, whole numbers")
 
 
 def test_what_has_no_schema_is_refused(tmp_path):
     path = tmp_path / "clicks.csv"
-    with pytest.raises(NoInputError, match="clicks.csv is not: No such file"):
+    with pytest.raises(NoInputError, match="File not found: .*clicks.csv"):
         profile_file(path, rows=10)
-    with pytest.raises(UsageError, match="one file"):
+    with pytest.raises(UsageError, match="Pass one file"):
         profile_file(tmp_path, rows=10)
     for text, told in (
-        ("a;b\n1;2\n", "must have commas or tabs between them, and its first line has neither, found b'a;b'"),
-        ("a,b\n", "must hold rows, and has none"),
-        ("a,a\n1,2\n", "must name each column once, and has several 'a'"),
-        (criteo_rows(2).to_csv(sep="\t", index=False, header=False), "rows of Criteo, which need no schema"),
-        ("PAR1 and no more", "must be a whole parquet file"),
+        ("a;b\n1;2\n", "separated by commas or tabs, but its first line has neither: b'a;b'"),
+        ("a,b\n", "has no rows"),
+        ("a,a\n1,2\n", "has more than one column named 'a'"),
+        (
+            criteo_rows(2).to_csv(sep="\t", index=False, header=False),
+            "Criteo's format, which needs no schema",
+        ),
+        ("PAR1 and no more", "is not a complete parquet file"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=told):

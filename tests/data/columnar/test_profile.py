@@ -1,4 +1,4 @@
-"""What columns hold, against pandas; in one pass, whatever the batches."""
+"""Compare profiles of columns with pandas, for any batches."""
 
 import datetime
 
@@ -87,7 +87,7 @@ def test_lists_are_counted_by_item_and_by_length():
 )
 def test_a_separator_occurs_in_most_values(text, separator):
     assert of([text, text, "c"]).separator == separator
-    assert of([text, "c"]).separator is None, "half of them is not most"
+    assert of([text, "c"]).separator is None, "half is not a majority"
 
 
 def test_whole_numbers_that_floats_cannot_tell_apart_are_different():
