@@ -1,4 +1,4 @@
-"""Bags from plain lists, and back."""
+"""Convert bags from and to plain lists."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The format of raw rows once more, as one regular expression: slow, short, and unlike the parser."""
+"""A reference parser of Criteo's format, as one regular expression: slow, short, and unlike the package's parser."""
 
 import io
 import random
@@ -22,7 +22,7 @@ _ROW = {
 
 
 class Row(NamedTuple):
-    """One row; None is missing."""
+    """One sample; None is a missing value."""
 
     label: int
     integers: tuple[int | None, ...]
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 def parse(data: bytes, labels: str = "required") -> tuple[list[Row], list[bytes]]:
-    """Return the rows of a file and its bad lines with their line ends."""
+    """Return the samples of a file, and its bad lines with their line ends."""
     lines = _lines(data)
     ended = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     label, no_label, either = _shown(data)
@@ -55,16 +55,16 @@ def parse(data: bytes, labels: str = "required") -> tuple[list[Row], list[bytes]
 
 
 def may_be_refused(data: bytes, labels: str) -> tuple[bool, bool]:
-    """Return whether a file as a whole must be refused for its columns, and whether it may be."""
+    """Return whether a file must be refused for its columns, and whether it may be."""
     label, no_label, either = _shown(data)
     must = no_label > label if labels == "required" else label + no_label == 0 < either
     return must, must or label + no_label + either == 0
 
 
 def _shown(data: bytes) -> tuple[int, int, int]:
-    """Count those of the first lines that are rows with a label, without one, and of either kind.
+    """Count the first lines that have a label, have none, or fit both.
 
-    A row of 39 columns that is one with a label behind which a tab is missing counts as such.
+    A line of 39 columns that becomes a labeled sample with a trailing tab counts as labeled.
     """
     found = []
     for line in _lines(data)[:100]:
@@ -85,12 +85,12 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def _integer(field: bytes) -> int:
-    """Leave out leading zeros first: Python refuses to convert thousands of digits."""
+    """Remove leading zeros first: Python refuses to convert thousands of digits."""
     return int(re.sub(rb"^(-?)0+(?=[0-9])", rb"\1", field))
 
 
 def rows_of(blocks: Iterable[CriteoBlock]) -> list[Row]:
-    """Return the rows of blocks, and check that what is missing is stored as 0."""
+    """Return the samples of blocks, and check that missing values are stored as 0."""
     rows = []
     for block in blocks:
         for n in range(len(block)):
@@ -111,13 +111,13 @@ def source_of(data: bytes, name: str = "rows.tsv") -> Source:
 
 
 def source_in(pieces: Iterable[bytes]) -> Source:
-    """Return a source that gives these pieces whatever the size asked for."""
+    """Return a source that returns these pieces, whatever size is requested."""
     left = iter(pieces)
     return replace(source_of(b""), read=lambda size: next(left, b""))
 
 
 def random_line(rng: random.Random, columns: int = 40) -> bytes:
-    """Return a good line without its end."""
+    """Return a good line without its line end."""
     some = [0, 1, -1, rng.randrange(-9, 10**6), 2**63 - 1, -(2**63)]
     integers = [b"" if rng.random() < 0.3 else b"%d" % rng.choice(some) for _ in range(13)]
     hexadecimal = rng.choice([b"%08x", b"%08X"])
@@ -126,7 +126,7 @@ def random_line(rng: random.Random, columns: int = 40) -> bytes:
 
 
 def random_file(rng: random.Random) -> bytes:
-    """Return lines of which some are damaged by a byte, a field or more."""
+    """Return lines, some with a damaged byte, field, or more."""
     columns = rng.choice([40, 40, 40, 39])
     odd = b'\t\r\n\x00\xff"-+ .e0019afgAFG'
     data = bytearray(b"\xef\xbb\xbf" if rng.random() < 0.1 else b"")
@@ -150,7 +150,7 @@ def random_file(rng: random.Random) -> bytes:
 def random_block(
     rng: np.random.Generator, rows: int, *, distinct: int, probability: bool = False
 ) -> CriteoBlock:
-    """Return rows whose tokens take few values, 0 among them, and some of which lack fields."""
+    """Return samples whose tokens have few values, including 0, with some fields missing."""
     gone = rng.random((rows, 39)) < rng.random(39) * 0.3
     skewed = (distinct * rng.random((rows, 26)) ** 3).astype(np.uint32)
     return CriteoBlock(

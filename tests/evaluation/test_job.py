@@ -127,7 +127,10 @@ def test_bad_lines_are_counted_by_file_and_kept(place, evaluate, tmp_path):
     only_bad = tmp_path / "only_bad"
     only_bad.write_bytes(b"bad\n")
     told = evaluate("--run", place / "hybrid", "--data-path", only_bad, *out, code=65)
-    assert "must hold rows, and 1 of 1 lines are bad, the first: only_bad:1:1: too few columns" in told
+    assert (
+        "must hold rows, and 1 of 1 lines are bad. First bad line: only_bad:1:1: expected 40 tab-separated columns"
+        in told
+    )
 
 
 def test_predictions_of_before_have_the_figures_of_their_scoring(place, evaluate, both):

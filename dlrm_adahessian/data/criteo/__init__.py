@@ -1,1 +1,1 @@
-"""The Criteo Kaggle format: parsed, written, and prepared."""
+"""Parse and write the Criteo Kaggle format."""

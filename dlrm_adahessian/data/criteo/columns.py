@@ -1,4 +1,4 @@
-"""The row of Criteo Kaggle: a label, 13 integers, 26 hashed tokens; and a block of such rows in memory."""
+"""The columns of Criteo Kaggle (a label, 13 integers, 26 hashed tokens), and a block of its samples in memory."""
 
 from dataclasses import dataclass
 
@@ -23,15 +23,15 @@ CRITEO = Schema(
 
 @dataclass(frozen=True, kw_only=True)
 class CriteoBlock(RowBlock):
-    """Rows of Criteo's: tokens (N, 26) uint32, the hexadecimal values, and missing (N,).
+    """Criteo samples, with tokens (N, 26) uint32 (the hexadecimal values) and missing (N,).
 
     Attributes:
-        integers: (N, 13) int64, 0 where missing.
+        integers: (N, 13) int64, 0 if missing.
     """
 
     integers: npt.NDArray[np.int64]
 
     @property
     def dense(self) -> npt.NDArray[np.float32]:
-        """Return log(1 + max(x, 0)) of the integers, (N, 13); missing ones are 0 and stay 0."""
+        """Return log(1 + max(x, 0)) of the integers, (N, 13); 0 if missing."""
         return np.log1p(np.maximum(self.integers, 0).astype(np.float64)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Why a line is no row of Criteo's.
+"""Explain why a line is not a valid Criteo sample.
 
-The parser (text.py) only tells good lines from bad ones. Why a line is bad is found here, in plain Python, once for
-the one line that a message names.
+The parser (text.py) only separates good lines from bad ones. This module finds the reason in plain Python, for the one
+line that a message shows.
 """
 
 import re
@@ -12,7 +12,7 @@ from dlrm_adahessian.data.criteo.columns import COLUMN_NAMES, INTEGER_NAMES
 from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK
 
 MAX_LINE = 1 << 16
-"""Bytes of the longest line without its newline; a Criteo line has about 230."""
+"""Longest line in bytes, without its newline. A Criteo line has about 230."""
 
 _SHOWN = 40  # bytes of a value that a message shows
 _NAME = re.compile(rb'("?[A-Za-z_][\w .-]*"?)?')
@@ -26,7 +26,7 @@ _ODD_BYTES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """The first thing wrong in a line: 1-based column, the rule, and the bytes that break it."""
+    """The first fault in a line: the 1-based column, the rule, and the bytes that break it."""
 
     column: int
     rule: str
@@ -38,12 +38,12 @@ class Fault:
 
 
 def is_row(line: bytes, *, labelled: bool, empty_label: bool) -> bool:
-    """Whether a line is a row; arguments as of `find_fault`."""
+    """Return whether a line is a valid sample; the arguments are those of `find_fault`."""
     return _fault_of(line, labelled=labelled, empty_label=empty_label) is None
 
 
 def names_columns(line: bytes) -> bool:
-    """Whether a line is a header, of columns with any separator: names all through, of which an index has none."""
+    """Return whether a line is a header with any separator. Only the first name, that of an index, may be empty."""
     fields = re.split(rb"[\t,;]", line.rstrip(b"\r\n"))
     return len(fields) > 1 and all(fields[1:]) and all(map(_NAME.fullmatch, fields))
 
@@ -53,37 +53,38 @@ def find_fault(line: bytes, *, labelled: bool, empty_label: bool) -> Fault:
 
     Args:
         line: the bytes of a line that the parser refused, with or without its line end.
-        labelled: the first of its columns is the label.
+        labelled: the first column is the label.
         empty_label: the label may be empty.
 
     Returns:
-        A wrong number of columns if there is one, else the first bad field.
+        The fault: a wrong number of columns if there is one, else the first bad field.
 
     Raises:
-        ValueError: nothing is.
+        ValueError: the line is valid.
     """
     fault = _fault_of(line, labelled=labelled, empty_label=empty_label)
     if fault is None:
-        raise ValueError(f"a line to explain must be bad, and {line!r:.100} is a row; see is_row")
+        raise ValueError(f"the line {line!r:.100} is valid; call find_fault only if is_row is false")
     return fault
 
 
 def _fault_of(line: bytes, *, labelled: bool, empty_label: bool) -> Fault | None:
     line = line.removesuffix(b"\n")
     if len(line) > MAX_LINE:
-        return Fault(1, f"a line has at most {MAX_LINE} bytes and this one is longer", line)
+        return Fault(1, f"the line is longer than {MAX_LINE} bytes", line)
     line = line.removesuffix(b"\r")
     if not line:
         return Fault(1, "the line is blank", line)
     if names_columns(line):
-        return Fault(1, "the line names columns and is no row", line)
+        return Fault(1, "the line is a header, not a sample", line)
     names = COLUMN_NAMES if labelled else COLUMN_NAMES[1:]
     fields = line.split(b"\t")
     if len(fields) < len(names):
-        rule = f"too few columns, a line has {len(names)} and this one ends in column {len(fields)}"
+        rule = f"expected {len(names)} tab-separated columns, but the line ends in column {len(fields)}"
         return Fault(len(fields), f"{rule}{_cut_tabs(fields, names)}", fields[-1])
     if len(fields) > len(names):
-        return Fault(len(names) + 1, f"too many columns, a line has {len(names)}", fields[len(names)])
+        rule = f"expected {len(names)} tab-separated columns, but the line has more"
+        return Fault(len(names) + 1, rule, fields[len(names)])
     return _bad_field(fields, names, empty_label=empty_label)
 
 
@@ -99,13 +100,13 @@ def _bad_field(fields: Sequence[bytes], names: Sequence[str], *, empty_label: bo
 
 
 def _cut_tabs(fields: Sequence[bytes], names: Sequence[str]) -> str:
-    """Say so where tabs behind the fields would make a row of them."""
+    """Return a hint if trailing tabs would make the line valid; else nothing."""
     whole = [*fields, *(b"" for _ in names[len(fields) :])]
-    return "" if _bad_field(whole, names, empty_label=False) else ", as if tabs at its end were cut off"
+    return "" if _bad_field(whole, names, empty_label=False) else " (were trailing tabs removed?)"
 
 
 def _broken_rule(name: str, field: bytes, *, empty_label: bool) -> str | None:
-    """Return the rule that `field` breaks, None when it is good."""
+    """Return the rule that `field` breaks; None if it is valid."""
     if name == "label":
         return None if field in (b"0", b"1") or (empty_label and not field) else "must be 0 or 1"
     if not field:
@@ -113,17 +114,17 @@ def _broken_rule(name: str, field: bytes, *, empty_label: bool) -> str | None:
     if name in INTEGER_NAMES:
         digits = field.removeprefix(b"-")
         if not digits.isdigit():
-            return "must be empty or a whole number in decimal digits"
-        # A long run of digits is never turned into a number: that takes quadratic time.
+            return "must be empty or a decimal integer"
+        # Never convert a long run of digits: that takes quadratic time.
         fits = len(digits.lstrip(b"0")) <= 19 and int(digits[-19:]) < 2**63 + field.startswith(b"-")
-        return None if fits else "must fit 64 bits with a sign"
+        return None if fits else "must fit in a signed 64-bit integer"
     good = len(field) == 8 and not field.lower().strip(b"0123456789abcdef")
     return None if good else "must be empty or 8 hexadecimal digits"
 
 
 def _odd_bytes(field: bytes) -> str:
-    """Name the bytes of a field that a reader might not see in it."""
+    """Name the bytes of a field that are easy to overlook."""
     found = [name for odd, name in _ODD_BYTES.items() if odd in field]
     if not found and not field.isascii():
         found = ["a byte outside ASCII"]
-    return f" and holds {' and '.join(found)}" if found else ""
+    return f" but contains {' and '.join(found)}" if found else ""

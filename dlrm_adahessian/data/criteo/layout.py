@@ -1,8 +1,8 @@
-"""Which columns a text has, as its first lines show: a label or none, or those of another program.
+"""Find out from its first lines whether a text has a label column, or was written by another program.
 
-A line of 39 columns is a row without a label, or a row with one that lost the tab before an empty last token. In the
-first, columns 1 to 13 hold integers, in the second column 1 holds the label and 2 to 14 hold integers. A line that fits
-both shows nothing; the first lines decide by majority.
+A line of 39 columns is either a sample without a label, or a sample with one that lost the tab before an empty last token.
+In the first case, columns 1 to 13 are integers. In the second, column 1 is the label and columns 2 to 14 are integers. A
+line that fits both decides nothing. The first lines vote.
 """
 
 from collections import Counter
@@ -21,18 +21,18 @@ _UNLABELLED = len(COLUMN_NAMES) - 1  # columns
 
 
 def find_layout(lines: Sequence[bytes], name: str, labels: Labels) -> bool:
-    """Tell whether the rows of a text have a label column.
+    """Return whether a text has a label column.
 
     Args:
-        lines: its first ones, without their newlines; where none is a row, the number of columns of the first decides.
-        name: what messages call the text.
+        lines: first lines of the text, without newlines. If none is valid, the number of columns of the first decides.
+        name: name of the text in messages.
         labels: whether the label may be missing.
 
     Returns:
-        Whether they do.
+        True if there is a label column.
 
     Raises:
-        DataError: they have none and must; or it can't be told; or none of the lines is a row, and what they are is known.
+        DataError: a required label is missing, the layout is ambiguous, or the lines have a known other format.
     """
     shown = Counter(map(_shown_by, lines))
     labelled, unlabelled = shown["label"], shown["no label"]
@@ -41,29 +41,29 @@ def find_layout(lines: Sequence[bytes], name: str, labels: Labels) -> bool:
     if labels == "required":
         if unlabelled > labelled:
             raise DataError(
-                f"{name} has {_UNLABELLED} columns, no label: such rows can be scored with evaluate, not trained on; "
-                "give rows with a label"
+                f"{name} has {_UNLABELLED} columns and no label. Unlabeled samples can be scored with evaluate, but not "
+                "used for training. Pass data with labels."
             )
         return True
     if labelled + unlabelled:
         return labelled >= unlabelled
     if shown["either"]:
         raise DataError(
-            f"{name} has {_UNLABELLED} columns, and its lines may lack the label or a tab at their end; "
-            f"write all {len(COLUMN_NAMES)} columns, a row without a label begins with a tab"
+            f"{name} has {_UNLABELLED} columns: its lines lack either the label or a trailing tab. "
+            f"Write all {len(COLUMN_NAMES)} columns; a line without a label begins with a tab."
         )
     return lines[0].count(b"\t") != _UNLABELLED - 1
 
 
 def _fits(line: bytes, labels: Labels) -> bool:
-    """Whether a line is a row, without the label column too where labels may be missing."""
+    """Return whether a line is valid; if labels are optional, the label column may be missing."""
     optional = labels == "optional"
     with_label = is_row(line, labelled=True, empty_label=optional)
     return with_label or (optional and is_row(line, labelled=False, empty_label=True))
 
 
 def _shown_by(line: bytes) -> _Shown:
-    """Return what a line shows of the layout."""
+    """Return what a line shows about the layout."""
     if is_row(line, labelled=True, empty_label=True):
         return "label"
     cut = is_row(line.removesuffix(b"\r") + b"\t", labelled=True, empty_label=False)

@@ -1,9 +1,9 @@
-"""Criteo text to blocks of rows, at about the speed of the disk, refusing every line that is not a row.
+"""Read Criteo text to blocks of samples at about disk speed, and reject every invalid line.
 
-A row is a label, 13 integers and 26 tokens of 8 hexadecimal digits, separated by tabs; an empty integer
-or token is missing. Line ends are LF or CRLF, the last one may be absent, and a byte order mark may open
-a file. Everything else is a bad line. Text is read in blocks; what follows a block's last newline waits
-for the next one, so memory depends on the block and not on the input.
+A valid line has a label, 13 integers, and 26 tokens of 8 hexadecimal digits, separated by tabs; an empty integer
+or token is missing. Line ends are LF or CRLF, the last one is optional, and a file may begin with a byte order
+mark. Every other line is bad. Text is read in blocks, and the rest after a block's last newline is carried over
+to the next block. So memory depends on the block size, not on the input.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from dlrm_adahessian.data.criteo.text import PADDING, Columns, parse_lines
 from dlrm_adahessian.data.text.bad_lines import BadLines, Reason
 from dlrm_adahessian.data.text.sources import BYTE_ORDER_MARK, Source
 
-_SHORTEST_ROW = len(COLUMN_NAMES) - 1  # bytes: 38 tabs and a newline, all empty, no label column
-_BAD_LINES = 4096  # bad lines that one call of the kernel may find
-_SAMPLE_BYTES, _SAMPLE_LINES = 1 << 16, 100  # of the text, which show its columns
+_SHORTEST_ROW = len(COLUMN_NAMES) - 1  # bytes: 38 tabs and a newline, all fields empty, no label column
+_BAD_LINES = 4096  # most bad lines that one call of the kernel reports
+_SAMPLE_BYTES, _SAMPLE_LINES = 1 << 16, 100  # start of the text that shows its columns
 
 
 @dataclass
 class _Place:
-    """How far the reading of a source has come, and what its columns are."""
+    """Position in a source, and its columns."""
 
     name: str
     empty_label: bool
@@ -33,7 +33,7 @@ class _Place:
     line: int = 0  # lines read
 
     def explain(self, raw: bytes, line: int) -> Reason:
-        """Say file:line:column and why `raw` is bad."""
+        """Return file:line:column and why `raw` is bad."""
         fault = find_fault(raw, labelled=self.labelled, empty_label=self.empty_label)
         return Reason(fault.rule, f"{self.name}:{line}:{fault.column}: {fault}")
 
@@ -46,18 +46,17 @@ def read_rows(
     block_bytes: int = 4 << 20,
     limit: int | None = None,
 ) -> Iterator[CriteoBlock]:
-    """Parse the rows of a source in order.
+    """Parse the samples of a source in order.
 
     Args:
         source: the text.
-        bad_lines: takes the bad lines, and may refuse them with a `DataError`.
-        labels: with `optional`, the source may have no label column, which `find_layout` tells, and an empty label in
-            40 columns is one row without.
-        block_bytes: text read at a time; changes no row.
-        limit: good rows after which to stop; None reads to the end.
+        bad_lines: collects the bad lines, or raises `DataError` for them.
+        labels: with `optional`, the label column may be missing (see `find_layout`), and a label may be empty.
+        block_bytes: number of bytes read at a time; does not change the result.
+        limit: number of good lines after which to stop; None reads to the end.
 
     Yields:
-        Blocks that are not empty; a `DataError` when the text is of another format than rows.
+        Nonempty blocks. Raises `DataError` if the text has another format.
     """
     head = _head(source)
     labelled = find_layout(head.split(b"\n", _SAMPLE_LINES)[:_SAMPLE_LINES], source.name, labels)
@@ -71,7 +70,7 @@ def read_rows(
 
 
 def _whole_lines(pieces: Iterator[bytes], place: _Place, bad_lines: BadLines) -> Iterator[bytes]:
-    """Make blocks of whole lines of a text; a line too long to keep goes to `bad_lines` piece by piece."""
+    """Yield blocks of whole lines. A line that is too long goes to `bad_lines` piece by piece."""
     rest = b""
     too_long = False
     for data in pieces:
@@ -93,7 +92,7 @@ def _whole_lines(pieces: Iterator[bytes], place: _Place, bad_lines: BadLines) ->
 
 
 def _head(source: Source) -> bytes:
-    """Take the first lines of a source, one where somebody waits for its answer; a byte order mark is left out."""
+    """Read the first lines of a source, without a byte order mark; only one line if the source is live."""
     head = b""
     while len(head) < _SAMPLE_BYTES and not (source.live and b"\n" in head):
         data = source.read(_SAMPLE_BYTES - len(head))
@@ -104,7 +103,7 @@ def _head(source: Source) -> bytes:
 
 
 def _pieces(head: bytes, source: Source, block_bytes: int) -> Iterator[bytes]:
-    """Read a source, of which `head` was taken, to its end."""
+    """Yield `head`, which was read already, and the rest of the source."""
     if not source.live and len(head) < block_bytes:
         head += source.read(block_bytes - len(head))
     for start in range(0, len(head), block_bytes):
@@ -114,7 +113,7 @@ def _pieces(head: bytes, source: Source, block_bytes: int) -> Iterator[bytes]:
 
 
 def _parse_text(text: bytes, place: _Place, bad_lines: BadLines, room: int | None) -> Iterator[CriteoBlock]:
-    """Parse whole lines until `room` rows are found."""
+    """Parse whole lines until `room` good ones are found."""
     padded = np.frombuffer(text + PADDING, np.uint8)
     end = len(text) + (not text.endswith(b"\n"))
     bad = np.empty((_BAD_LINES, 3), np.int64)
@@ -137,6 +136,6 @@ def _parse_text(text: bytes, place: _Place, bad_lines: BadLines, room: int | Non
 
 
 def _reject(raw: bytes, place: _Place, bad_lines: BadLines, line: int) -> None:
-    """Hand over a bad line, `line` lines after those that `place` counts."""
+    """Reject a bad line, `line` lines after those that `place` counts."""
     number = place.line + line
     bad_lines.reject(raw, lambda: place.explain(raw, number))

@@ -1,4 +1,4 @@
-"""Text that other programs write: how it differs from rows, and the filter that makes rows of it."""
+"""Recognize Criteo data that other programs wrote, and suggest the shell filter that converts it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from dlrm_adahessian.data.criteo.faults import names_columns
 
-_SCHEMA = "describe its columns with --schema FILE.toml, see docs/own-data.md"
+_SCHEMA = "its columns with --schema FILE.toml; see docs/own-data.md."
 
 
 @dataclass(frozen=True)
 class _Repair:
-    """A difference, the command that undoes it, and what that does to a line; a line without it stays as it is."""
+    """A difference to Criteo's format, the command that undoes it, and its effect on one line."""
 
     finding: str
     command: str
@@ -41,17 +41,17 @@ _VALUES = (
 
 
 def find_repairs(lines: Sequence[bytes], is_row: Callable[[bytes], bool]) -> str | None:
-    """Say what the first lines of a text are, and what works for them.
+    """Describe how the first lines of a text differ from Criteo's format, and how to convert it.
 
     Args:
-        lines: of which none is a row, without their newlines.
-        is_row: tells rows.
+        lines: first lines without newlines, none of them valid.
+        is_row: returns whether a line is valid.
 
     Returns:
-        What follows the name of the text in a message; None where nothing is known of it.
+        End of a message that begins with the name of the text; None if the format is unknown.
     """
     header = _Repair("a header", "tail -n +2", lambda line: line)
-    first = _Repair("a column too many in front", "cut -f2-", lambda line: _behind_first(line, is_row))
+    first = _Repair("an extra first column", "cut -f2-", lambda line: _behind_first(line, is_row))
     body = list(lines)
     found: list[_Repair] = []
     if names_columns(body[0]):
@@ -63,13 +63,13 @@ def find_repairs(lines: Sequence[bytes], is_row: Callable[[bytes], bool]) -> str
     has = " and ".join(", ".join(repair.finding for repair in found).rsplit(", ", 1))
     if sum(map(is_row, body)) > len(body) // 2:
         through = " | ".join(repair.command for repair in found)
-        return f"has {has}; pipe it through {through} into --data-path -, or {_SCHEMA}"
+        return f"has {has}. Pipe it through {through} into --data-path -, or describe {_SCHEMA}"
     if any(repair in (header, *_SEPARATORS) for repair in found):
-        return f"has {has}, and other columns than Criteo's rows; {_SCHEMA}"
+        return f"has {has}, and its columns are not Criteo's. Describe {_SCHEMA}"
     return None
 
 
 def _behind_first(line: bytes, is_row: Callable[[bytes], bool]) -> bytes:
-    """Leave out the first column where the others are a row."""
+    """Remove the first column if the others are a valid line."""
     rest = line.partition(b"\t")[2]
     return rest if is_row(rest) else line

@@ -1,8 +1,7 @@
-"""Criteo text to columns and back: the inner loops that read lines, and write them, compiled.
+"""Convert Criteo text to columns and back, in compiled loops.
 
-Reading walks through a line once. No bound is checked on the way, since a newline stops everything: the caller
-ends the text with one, and appends as many bytes as a token may be read beyond it. Which lines are bad is all that is
-found here; why, `faults` says.
+The parser reads each line once. It checks no bounds, because a newline stops every loop: the caller ends the text with
+one, and appends enough bytes to read a token past it. This module only finds which lines are bad; `faults` explains why.
 """
 
 from typing import NamedTuple, Self
@@ -16,7 +15,7 @@ from dlrm_adahessian.data.criteo.faults import MAX_LINE
 from dlrm_adahessian.data.rows import NO_LABEL
 
 PADDING = b"\n" + bytes(8)
-"""Goes after the text that `parse_lines` reads."""
+"""The caller appends this to the text that `parse_lines` reads."""
 
 _TAB, _NEWLINE, _RETURN, _MINUS, _ZERO = (np.uint8(ord(char)) for char in "\t\n\r-0")
 _HEX = np.full(256, 255, np.uint8)  # byte to digit
@@ -28,7 +27,7 @@ _LONGEST_ROW = 2 + NUM_INTEGERS * (_LONGEST_INTEGER + 1) + NUM_TOKENS * 9  # wit
 
 
 class Columns(NamedTuple):
-    """Room for rows; the columns of a `CriteoBlock`."""
+    """Preallocated columns of a `CriteoBlock`."""
 
     labels: npt.NDArray[np.int8]
     integers: npt.NDArray[np.int64]
@@ -37,7 +36,7 @@ class Columns(NamedTuple):
 
     @classmethod
     def with_room_for(cls, rows: int) -> Self:
-        """Allocate; pages that no row reaches cost no memory."""
+        """Allocate columns. Unused pages take no memory."""
         return cls(
             labels=np.empty(rows, np.int8),
             integers=np.empty((rows, NUM_INTEGERS), np.int64),
@@ -56,19 +55,19 @@ def parse_lines(
     columns: Columns,
     bad: npt.NDArray[np.int64],
 ) -> tuple[int, int, int]:
-    """Parse text[start:end], which ends with a newline, until it or the room is used up.
+    """Parse text[start:end], which ends with a newline, until its end or until the outputs are full.
 
     Args:
-        text: (T,) bytes; 8 more follow `end`.
-        start: where a line begins.
-        end: just after a newline.
+        text: (T,) bytes, at least 8 of them after `end`.
+        start: offset at which a line begins.
+        end: offset just after a newline.
         labelled: the first column is the label.
         empty_label: the label may be empty.
-        columns: filled with the good lines.
-        bad: (K, 3) filled with start, end and 1-based number of the bad lines.
+        columns: output, filled with the good lines.
+        bad: (K, 3) output, filled with start, end, and 1-based number of the bad lines.
 
     Returns:
-        Where the next line begins, number of rows, number of bad lines.
+        Offset of the next line, number of good lines, and number of bad lines.
     """
     rows = 0
     bads = 0
@@ -93,7 +92,7 @@ def parse_lines(
 def _parse_line(
     text: npt.NDArray[np.uint8], at: int, labelled: bool, empty_label: bool, columns: Columns, row: int
 ) -> int:
-    """Parse the line at `at` into `row`; return where the next line begins, -1 when this one is bad."""
+    """Parse the line at `at` into `row`. Return the offset of the next line, -1 if this one is bad."""
     columns.labels[row] = NO_LABEL
     columns.missing[row] = 0
     if labelled:
@@ -111,7 +110,7 @@ def _parse_line(
 
 @njit(cache=True)
 def _parse_label(text: npt.NDArray[np.uint8], at: int, empty_label: bool, columns: Columns, row: int) -> int:
-    """Parse the label and the tab after it; return where the integers begin, -1 when it is bad."""
+    """Parse the label and the tab after it. Return the offset of the integers, -1 if the label is bad."""
     digit = text[at] ^ _ZERO
     if digit <= 1:
         columns.labels[row] = digit
@@ -123,7 +122,7 @@ def _parse_label(text: npt.NDArray[np.uint8], at: int, empty_label: bool, column
 
 @njit(cache=True)
 def _parse_integers(text: npt.NDArray[np.uint8], at: int, columns: Columns, row: int) -> int:
-    """Parse the integers, each with the tab after it; return where the tokens begin, -1 when one is bad."""
+    """Parse the integers, each with the tab after it. Return the offset of the tokens, -1 if an integer is bad."""
     for i in range(NUM_INTEGERS):
         value = np.int64(0)
         if text[at] == _TAB:
@@ -139,7 +138,7 @@ def _parse_integers(text: npt.NDArray[np.uint8], at: int, columns: Columns, row:
 
 @njit(cache=True)
 def _parse_tokens(text: npt.NDArray[np.uint8], at: int, columns: Columns, row: int) -> int:
-    """Parse the tokens; return where the last one ends, -1 when another one is bad."""
+    """Parse the tokens. Return the end of the last one, -1 if an earlier one is bad."""
     for j in range(NUM_TOKENS):
         if j > 0:
             if text[at] != _TAB:
@@ -156,7 +155,7 @@ def _parse_tokens(text: npt.NDArray[np.uint8], at: int, columns: Columns, row: i
 
 @njit(cache=True)
 def _integer(text: npt.NDArray[np.uint8], at: int) -> tuple[np.int64, int]:
-    """Return the integer at `at` and where it ends; a bad one ends where it begins, so at no tab."""
+    """Return the integer at `at` and its end. A bad one ends where it begins, which is not at a tab."""
     negative = text[at] == _MINUS
     first = at + 1 if negative else at
     after = first
@@ -169,7 +168,7 @@ def _integer(text: npt.NDArray[np.uint8], at: int) -> tuple[np.int64, int]:
         magnitude = magnitude * np.uint64(10) + np.uint64(digit)
         after += 1
         digit = text[after] - _ZERO
-    # 19 digits fit 64 bits without a sign, more may have wrapped around.
+    # 19 digits fit in an unsigned 64-bit integer; more may have wrapped around.
     largest = np.uint64(2**63 - 1) + np.uint64(negative)
     if after == first or after - significant > 19 or magnitude > largest:
         return np.int64(0), at
@@ -179,7 +178,7 @@ def _integer(text: npt.NDArray[np.uint8], at: int) -> tuple[np.int64, int]:
 
 @njit(cache=True)
 def _token(text: npt.NDArray[np.uint8], at: int) -> tuple[np.uint32, int]:
-    """Return the 8 hexadecimal digits at `at` and where they end; bad ones end where they begin."""
+    """Return the token of 8 hexadecimal digits at `at` and its end. A bad one ends where it begins."""
     token = np.uint32(0)
     seen = np.uint8(0)
     for k in range(8):
@@ -190,7 +189,7 @@ def _token(text: npt.NDArray[np.uint8], at: int) -> tuple[np.uint32, int]:
 
 
 def format_rows(block: CriteoBlock) -> bytes:
-    """Return the rows as lines of 40 columns; `NO_LABEL` and what is missing are empty."""
+    """Return samples as lines of 40 columns. `NO_LABEL` and missing values become empty fields."""
     text = np.empty(len(block) * _LONGEST_ROW, np.uint8)
     used = _format(block.labels, block.integers, block.tokens, block.missing, text)
     return text[:used].tobytes()
@@ -204,7 +203,7 @@ def _format(
     missing: npt.NDArray[np.uint64],
     text: npt.NDArray[np.uint8],
 ) -> int:
-    """Write the rows into `text`; return how many bytes they take."""
+    """Write samples into `text`, and return the number of bytes written."""
     at = 0
     for n in range(len(labels)):
         if labels[n] != NO_LABEL:

@@ -8,7 +8,7 @@ from dlrm_adahessian.data.text.bad_lines import BadLines
 
 @pytest.fixture
 def aside(tmp_path: Path) -> Iterator[BadLines]:
-    """Bad lines that go to a file."""
+    """Return bad lines that are written to a file."""
     lines = BadLines(tmp_path / "rejects.tsv")
     yield lines
     lines.close()

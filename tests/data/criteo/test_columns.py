@@ -1,4 +1,4 @@
-"""What a model reads of a row."""
+"""The dense features that a model reads."""
 
 import numpy as np
 

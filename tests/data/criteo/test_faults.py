@@ -1,4 +1,4 @@
-"""What messages say of a bad line."""
+"""Messages about bad lines."""
 
 from dlrm_adahessian.data.criteo.faults import Fault
 

@@ -1,4 +1,4 @@
-"""What first lines show: rows with a label or without, and those that lost the tabs at their end."""
+"""The first lines of a text show its layout: with a label, without one, or with trailing tabs removed."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ INTEGERS = [b"%d" % n for n in range(13)]
 TOKENS = [b"%08x" % (0xA0000000 + n) for n in range(26)]
 TRIMMED = b"\t".join([b"1", *INTEGERS, *TOKENS[:25]])  # the tab before an empty C26 is gone
 WHOLE = TRIMMED + b"\t"
-BARE = b"\t".join([*INTEGERS, *TOKENS])  # I1 is 0, as a label might be
+BARE = b"\t".join([*INTEGERS, *TOKENS])  # I1 is 0, which could be a label
 
 
 def test_a_line_that_lost_a_tab_has_a_label_all_the_same() -> None:
@@ -25,7 +25,7 @@ def test_a_line_that_lost_a_tab_has_a_label_all_the_same() -> None:
     assert not find_layout([BARE] * 5, "rows", "optional")
     data = b"\n".join([TRIMMED, WHOLE, WHOLE])
     with pytest.raises(
-        DataError, match=r"^rows\.tsv:1:39: too few .* as if tabs at its end were cut off, found"
+        DataError, match=r"^rows\.tsv:1:39: expected 40 .* \(were trailing tabs removed\?\), found"
     ):
         list(read_rows(source_of(data), BadLines(), labels="optional"))
 
@@ -44,12 +44,12 @@ def test_what_fits_both_is_refused_unless_another_line_tells(value: bytes) -> No
         line = label + either[1:]
         assert len(line.split(b"\t")) == 39
         with pytest.raises(
-            DataError, match=r"^rows has 39 columns.* a row without a label begins with a tab$"
+            DataError, match=r"^rows has 39 columns.* a line without a label begins with a tab\.$"
         ):
             find_layout([line] * 100, "rows", "optional")
         assert not find_layout([line, BARE], "rows", "optional")
         assert find_layout([line, WHOLE], "rows", "optional")
-    other = b"2" + either[1:]  # no label
+    other = b"2" + either[1:]  # 2 is not a label
     assert not find_layout([other], "rows", "optional")
 
 
@@ -60,7 +60,7 @@ def test_the_majority_of_the_first_lines_decides() -> None:
 
 
 def test_rows_without_a_label_are_not_trained_on() -> None:
-    told = "^rows has 39 columns, no label: such rows can be scored with evaluate, not trained on; give rows with"
+    told = r"^rows has 39 columns and no label\. Unlabeled samples .* not used for training\. Pass data with"
     with pytest.raises(DataError, match=told):
         find_layout([BARE] * 3, "rows", "required")
     assert find_layout([BARE, WHOLE], "rows", "required")

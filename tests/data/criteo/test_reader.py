@@ -1,4 +1,4 @@
-"""The parser against the oracle, over every kind of bad line, place, and way to cut the text into blocks."""
+"""Compare the parser with the oracle for every kind of bad line, at every place, with any block size."""
 
 import os
 import random
@@ -25,23 +25,23 @@ def with_field(column: int, value: bytes) -> bytes:
     return b"\t".join([*FIELDS[: column - 1], value, *FIELDS[column:]])
 
 
-# Each kind with the 1-based column that the message names and a piece of the reason.
+# For each kind the line, the 1-based column that the message names, and part of the reason.
 BAD_LINES = {
-    "too few columns": (b"\t".join(FIELDS[:39]), 39, "too few"),
-    "too many columns": (GOOD + b"\t", 41, "too many"),
+    "too few columns": (b"\t".join(FIELDS[:39]), 39, "but the line ends in column 39"),
+    "too many columns": (GOOD + b"\t", 41, "but the line has more"),
     "blank line": (b"", 1, "blank"),
     "label 2": (with_field(1, b"2"), 1, "must be 0 or 1, found '2'"),
     "label empty": (with_field(1, b""), 1, "must be 0 or 1"),
     "label a word": (with_field(1, b"yes"), 1, "must be 0 or 1"),
-    "integer a word": (with_field(2, b"many"), 2, r"column 2 \(I1\) must be empty or a whole number"),
-    "integer 1e400": (with_field(14, b"1e400"), 14, "whole number"),
-    "integer 2^63": (with_field(5, b"9223372036854775808"), 5, "64 bits"),
-    "integer below -2^63": (with_field(5, b"-9223372036854775809"), 5, "64 bits"),
-    "integer of 20 digits": (with_field(5, b"18446744073709551617"), 5, "64 bits"),
-    "integer 1.5": (with_field(3, b"1.5"), 3, "whole number"),
-    "integer nan": (with_field(3, b"nan"), 3, "whole number"),
-    "integer with a plus": (with_field(3, b"+1"), 3, "whole number"),
-    "integer without digits": (with_field(3, b"-"), 3, "whole number"),
+    "integer a word": (with_field(2, b"many"), 2, r"column 2 \(I1\) must be empty or a decimal integer"),
+    "integer 1e400": (with_field(14, b"1e400"), 14, "decimal integer"),
+    "integer 2^63": (with_field(5, b"9223372036854775808"), 5, "64-bit"),
+    "integer below -2^63": (with_field(5, b"-9223372036854775809"), 5, "64-bit"),
+    "integer of 20 digits": (with_field(5, b"18446744073709551617"), 5, "64-bit"),
+    "integer 1.5": (with_field(3, b"1.5"), 3, "decimal integer"),
+    "integer nan": (with_field(3, b"nan"), 3, "decimal integer"),
+    "integer with a plus": (with_field(3, b"+1"), 3, "decimal integer"),
+    "integer without digits": (with_field(3, b"-"), 3, "decimal integer"),
     "hex zzzz": (with_field(15, b"zzzz"), 15, r"column 15 \(C1\) must be empty or 8 hex"),
     "hex of 9 digits": (with_field(40, b"012345678"), 40, r"\(C26\)"),
     "hex of 7 digits": (with_field(40, b"0123456"), 40, r"\(C26\)"),
@@ -49,15 +49,15 @@ BAD_LINES = {
     "not UTF-8": (with_field(21, b"\xff\xfe345678"), 21, "outside ASCII"),
     "unbalanced quote": (with_field(22, b'"1234567'), 22, "a quote"),
     "lone CR": (with_field(14, b"1\r"), 14, "carriage return"),
-    "10 MB field": (with_field(2, b"7" * 10_000_000), 1, "at most 65536 bytes"),
+    "10 MB field": (with_field(2, b"7" * 10_000_000), 1, "longer than 65536 bytes"),
     "byte order mark inside": (with_field(3, b"\xef\xbb\xbf1"), 3, "byte order mark"),
-    "only a lone CR": (b"\r\r", 1, "too few"),
+    "only a lone CR": (b"\r\r", 1, "but the line ends in column 1"),
 }
 PLACES = ("first", "middle", "block boundary", "last")
 
 
 def file_with(bad: bytes, place: str) -> tuple[bytes, int, int]:
-    """Return a file of 5 lines, the number of its bad one, and a block size, which may cut that line."""
+    """Return a file of 5 lines, the number of its bad line, and a block size that may cut that line."""
     at = {"first": 0, "middle": 2, "block boundary": 2, "last": 4}[place]
     lines = [GOOD] * 5
     lines[at] = bad
@@ -91,11 +91,11 @@ def test_quarantine_keeps_the_bytes(kind: str, place: str, aside: BadLines, tmp_
 
 
 def check_random_file(seed: int, folder: Path) -> None:
-    """Compare rows and rejects of a random file with the oracle's."""
+    """Compare samples and rejected lines of a random file with those of the oracle."""
     rng = random.Random(seed)
     data = random_file(rng)
     labels, block_bytes = rng.choice(["required", "optional"]), rng.choice(BLOCKS)
-    rejects = folder / f"rejects-{seed}.tsv"  # to write over a file, as with one name for all, is slow
+    rejects = folder / f"rejects-{seed}.tsv"  # overwriting one file is slow
     aside = BadLines(rejects)
     must, may = may_be_refused(data, labels)
     try:
@@ -183,7 +183,7 @@ def test_bad_lines_only_take_little_memory(aside: BadLines) -> None:
 
 
 class Places(BadLines):
-    """Collects the places of bad lines."""
+    """Records the locations of bad lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,9 @@ def test_file_without_label_column() -> None:
     rows = rows_of(read_rows(source_of(b"\n".join(lines)), BadLines(), labels="optional", block_bytes=64))
     assert rows == parse(b"\n".join(lines), "optional")[0]
     assert [row.label for row in rows] == [NO_LABEL] * 5
-    with pytest.raises(DataError, match=r"rows\.tsv:6:40: too many"):
+    with pytest.raises(
+        DataError, match=r"rows\.tsv:6:40: expected 39 tab-separated columns, but the line has more"
+    ):
         list(read_rows(source_of(b"\n".join([*lines, GOOD])), BadLines(), labels="optional"))
     spoilt = b"\t".join([b"x", *lines[0].split(b"\t")[1:]])
     with pytest.raises(DataError, match=r"rows\.tsv:6:1: column 1 \(I1\)"):

@@ -1,4 +1,4 @@
-"""The text that is written: read back it is the same rows, and it is the published format."""
+"""Written text is in the published format, and reads back as the same samples."""
 
 import re
 

@@ -170,7 +170,7 @@ def _cut_short(index: int) -> Case:
     """Return a file that ends within a field of its last line: the label, an integer, a token, the last token."""
     columns = (1, 8, 22, 40)[index]
     last = b"\t".join([*FIELDS[: columns - 1], b"0" if columns < 14 else b"0badc"])
-    reason = "too few" if columns < 40 else r"\(C26\)"
+    reason = "the line ends in column" if columns < 40 else r"\(C26\)"
     return Case(b"\n".join([*_LINES[:-1], last]), len(_LINES), columns, reason)
 
 
