@@ -1,1 +1,1 @@
-"""Criteo rows, real and synthetic: text to planar memory maps to batches."""
+"""Load click logs, real and generated: raw data to memory maps to batches."""

@@ -1,4 +1,4 @@
-"""Settings of the data: which it is, where it lies, how its vocabulary is cut, how it is read. Imports no torch."""
+"""Settings of the data: dataset, cache, vocabulary, and order of samples. Imports no torch."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,52 +8,52 @@ from pydantic import Field, model_validator
 from dlrm_adahessian.runtime.settings import settings
 
 DatasetName = Literal["criteo", "criteo_1tb", "criteo_x1", "criteo_x4", "avazu", "synthetic"]
-"""Those that are read have a schema of that name in presets/schemas, but for criteo, whose columns are code."""
+"""Names of datasets. Each raw one has a schema in presets/schemas, except criteo, whose columns are defined in code."""
 GENERATED: tuple[DatasetName, ...] = ("synthetic",)
-"""Those that are made up: they read no `--data-path`."""
+"""Datasets that are generated and need no `--data-path`."""
 BadRows = Literal["strict", "quarantine"]
-"""What becomes of a bad line: it stops the reading, or it is put aside and counted."""
+"""Handling of bad lines: stop at the first one, or write them to a file and count them."""
 MOVES_NOTHING = ("cache_dir", "prefetch", "max_rejected")
-"""Settings of `DataConfig` that change neither rows nor results."""
+"""Settings of `DataConfig` that change neither samples nor results."""
 
 
 @settings
 class SyntheticConfig:
-    """The planted click model and the marginals of generated rows."""
+    """Click model and marginal distributions of generated data."""
 
     seed: int = Field(default=0, ge=0)
-    """Seed of the planted model and of the rows; not the training seed."""
+    """Seed of the generated data, independent of the training seed."""
     cardinality_scale: float = Field(default=0.02, gt=0, le=1)
-    """Published number of distinct tokens of each feature times this, at least 3."""
+    """Distinct tokens per feature, as a fraction of Criteo's; at least 3."""
 
 
 @settings
 class DataConfig:
-    """Preparation and reading of rows."""
+    """Preparation and order of the data."""
 
     cache_dir: Path = Path("data/cache")
-    """Prepared rows and finished baselines, each in a folder named by its fingerprint."""
+    """Folder for prepared data and finished baselines."""
     min_count: int = Field(default=10, ge=1)
-    """Tokens seen fewer times than this in the training part share the row of unseen tokens."""
+    """Tokens that occur less often in the training part share one embedding row."""
     max_rejected: float = Field(default=0.01, ge=0, le=1)
-    """Largest share of the lines that may be bad where bad lines are put aside; fewer than 100 always may."""
+    """Largest share of bad lines with --bad-rows quarantine; fewer than 100 are always allowed."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
-    """Train on the last N training rows only; the vocabulary is that of all."""
+    """Train on the last N training samples only; the vocabulary still comes from all of them."""
     train_files: tuple[str, ...] = ()
-    """Of a folder, names or patterns of the files that train, such as 'day_[0-5]*'; default: all that do not test. Other
-    files are not read."""
+    """Training files of a folder: names or patterns such as 'day_[0-5]*'. Default: all except the test files. Other files
+    are not read."""
     test_files: tuple[str, ...] = ()
-    """Of a folder, names or patterns of the files that test, whose last half validates; they replace the schema's split."""
+    """Test files of a folder: names or patterns. Their last half validates. Replaces the split of the schema."""
     order: Literal["time", "shuffled"] = "time"
-    """Order of training rows: as they happened, or shuffled by the seed anew in each epoch."""
+    """Order of training samples: by time, or shuffled again in each epoch."""
     prefetch: int = Field(default=4, ge=1, le=64)
-    """Batches that the reader thread keeps ready."""
+    """Number of batches that the reader thread prepares ahead."""
     synthetic: SyntheticConfig = SyntheticConfig()
 
     @model_validator(mode="after")
     def _both_files(self) -> "DataConfig":
         if self.train_files and not self.test_files:
             raise ValueError(
-                "data.train_files needs files to test on; name them with --data.test-files, or leave both out"
+                "data.train_files requires test files. Name them with --data.test-files, or leave both out."
             )
         return self

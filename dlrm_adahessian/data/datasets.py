@@ -1,6 +1,6 @@
-"""Datasets by name: rows from the cache, or made and put there.
+"""Open datasets by name: from the cache, or prepared and added to the cache.
 
-A dataset that is read is its schema, a file of presets/schemas, and a name in config.py.
+A raw dataset consists of its schema, a file in presets/schemas, and its name in config.py.
 """
 
 from dataclasses import replace
@@ -31,36 +31,36 @@ def open_dataset(
     schema: Path | None = None,
     extends: Preprocessing | None = None,
 ) -> PreparedData:
-    """Return the prepared rows of a dataset.
+    """Return the prepared data of a dataset.
 
     Args:
         dataset: name of the dataset.
-        path: its raw rows, or a folder of prepared ones, which are taken as they are; None for the default place; unused
-            by generated rows.
-        cfg: preparation.
-        rows: how many at most.
-        bad_rows: what happens to bad rows.
-        schema: file of the schema, in place of the dataset's own; generated rows have its columns too.
-        extends: what was learnt from earlier rows, to go on from.
+        path: raw data, or a folder of prepared data, which is used unchanged; None for the default folder. Generated
+            datasets ignore it.
+        cfg: settings of the preparation.
+        rows: largest number of samples; None for all.
+        bad_rows: handling of bad lines.
+        schema: schema file that replaces the dataset's own; generated data has its columns too.
+        extends: preprocessing of earlier data to continue from.
 
     Returns:
-        The rows; a `DataError` when the training part holds one class only.
+        The data. Raises `DataError` if all training labels are equal.
 
     Raises:
-        UsageError: the rows cannot extend what they are to.
+        UsageError: the data cannot extend the earlier preprocessing.
     """
     if dataset in GENERATED:
         if extends is not None:
             raise UsageError(
-                "generated rows are the same each time, and no model goes on from them; give rows with --dataset and "
-                "--data-path"
+                "Cannot continue a run on generated data, which is the same every time. Pass new data with --dataset and "
+                "--data-path."
             )
         return prepare_synthetic(cfg, rows=rows, schema=schema)
     if path is not None and is_prepared(path):
         data = _open_folder(Path(path), rows)
         if extends is not None and data.manifest["key"].get("extends") != extends.fingerprint:
             raise UsageError(
-                f"{path} holds rows whose vocabulary extends that of another run or of none; give the raw rows"
+                f"The vocabulary of the prepared data in {path} does not extend that of the earlier run. Pass the raw data."
             )
     else:
         name = dataset if schema is None else schema.stem
@@ -76,23 +76,24 @@ def open_dataset(
 
 
 def require_both_labels(labels: npt.NDArray[np.int8]) -> None:
-    """Refuse, with a `DataError`, a training part whose labels (N,) are all the same."""
+    """Raise `DataError` if all labels (N,) of the training part are equal."""
     clicks = int(np.count_nonzero(labels))
     if clicks in (0, len(labels)):
         raise DataError(
-            f"the training part needs both labels, {clicks} of {len(labels)} are clicks; give more rows"
+            f"The training part must contain both labels, but {clicks} of its {len(labels)} samples are clicks. Provide "
+            "more data."
         )
 
 
 def _open_folder(folder: Path, rows: int | None) -> PreparedData:
-    """Open rows that were prepared before, the cache of this run aside."""
+    """Open prepared data in any folder, without the cache."""
     try:
         data = open_prepared(folder)
     except DamagedFolderError as error:
-        raise DataError(f"{error}; prepare the rows again") from error
+        raise DataError(f"{error}. Prepare the data again.") from error
     if rows is not None and rows != len(data.labels):
         raise UsageError(
-            f"--rows cuts raw rows, and {folder} holds {len(data.labels)} prepared ones, got {rows}; leave --rows out, or "
-            "prepare the raw rows with it"
+            f"--rows {rows} applies to raw data only, but {folder} contains {len(data.labels)} prepared samples. Leave "
+            "out --rows, or prepare the raw data with it."
         )
     return data

@@ -1,9 +1,8 @@
 # pyright: basic
-"""Batches of prepared rows, read ahead by a thread.
+"""Load batches of prepared samples, and read ahead in a thread.
 
-A batch is determined by (rows, batch size, order, seed, epoch, index) alone, so the position of a run is its step,
-and the same seed gives the same batches however far the thread is ahead, and over however many ranks they are spread.
-Each rank reads its own share.
+A batch depends only on (rows, batch size, order, seed, epoch, index). So the position of a run is its step, and the same
+seed gives the same batches for any number of prefetched batches and any number of ranks. Each rank reads its own share.
 """
 
 import queue
@@ -24,24 +23,23 @@ from dlrm_adahessian.data.prepared.folder import PreparedData
 from dlrm_adahessian.data.rows import Features
 from dlrm_adahessian.distributed.ranks import Share
 
-_POOL_BATCHES = 64  # batches whose rows are shuffled together; reads stay runs of one batch
+_POOL_BATCHES = 64  # batches whose samples are shuffled together; reads stay contiguous within a batch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The b rows of one rank, out of B.
+    """The b samples of one rank, out of B in the global batch.
 
-    A rank without rows has one of zeros, whose derivatives count nothing, so that it computes as the others do.
+    A rank without samples gets one of zeros with weight 0 in all derivatives, so that every rank does the same computation.
 
     Attributes:
         dense: (b, K) float32.
-        kjt: F features, or none, with a bag per row, of any number of rows of its table; then empty bags, up to as many on
-            every rank, which its stride says.
+        kjt: F features (possibly 0), with one bag per sample and then empty bags, so that the stride is equal on all ranks.
         labels: (b,) float32, 0 or 1.
-        share: which rows of the batch these are.
-        all_labels: (B,) int8, of the rows of all ranks, on the host.
+        share: position of these samples in the global batch.
+        all_labels: (B,) int8, labels of all ranks, on the host.
         weights: (b,) float32, finite and at least 0; None for 1 each.
-        all_weights: (B,) float32, of the rows of all ranks, on the host; None as `weights`.
+        all_weights: (B,) float32, weights of all ranks, on the host; None if `weights` is.
     """
 
     dense: Tensor
@@ -53,23 +51,23 @@ class Batch:
     all_weights: npt.NDArray[np.float32] | None = None
 
     def weight_of(self, first_samples: int) -> float:
-        """Return the sum of the weights of the first rows of the global batch; without weights their number."""
+        """Return the sum of the weights of the first samples of the global batch; without weights their number."""
         if self.all_weights is None:
             return first_samples
         return float(self.all_weights[:first_samples].sum(dtype=np.float64))
 
     def relative_weights(self, dtype: torch.dtype) -> Tensor | None:
-        """Return the weights (b,) over their mean in the global batch, zeros where that has no weight; None without."""
+        """Return the weights (b,) divided by their mean in the global batch, zeros if that is 0; None without weights."""
         if self.weights is None:
             return None
         total = self.weight_of(self.share.samples)
         return self.weights.to(dtype) * (self.share.samples / total if total else 0.0)
 
     def weights_of_all_ranks(self, like: Tensor) -> Tensor | None:
-        """Return the weights of the ranks' batches one after another, 0 in the padding, (W * bags,); None without.
+        """Return the weights of all ranks, concatenated, with padding 0, (W * bags,); None without weights.
 
         Args:
-            like: of whose type and device they are.
+            like: tensor that gives the dtype and the device.
         """
         if self.all_weights is None:
             return None
@@ -78,7 +76,7 @@ class Batch:
         return weights
 
     def pin_memory(self) -> "Batch":
-        """Return a copy in page-locked memory, from which a GPU reads while the host goes on."""
+        """Return a copy in page-locked memory, for asynchronous transfers to a GPU."""
         return replace(
             self,
             dense=self.dense.pin_memory(),
@@ -88,7 +86,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """Return a copy on a device; from pinned memory the host does not wait for it."""
+        """Return a copy on a device. From pinned memory, the transfer is asynchronous."""
         return replace(
             self,
             dense=self.dense.to(device, non_blocking=True),
@@ -98,14 +96,14 @@ class Batch:
         )
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep the memory until `stream` has done what it has been given so far."""
+        """Keep the memory until `stream` has finished its current work; see `torch.Tensor.record_stream`."""
         for part in (self.dense, self.kjt, self.labels, self.weights):
             if part is not None:
                 part.record_stream(stream)
 
 
 class Loader:
-    """One rank's share of the batches of a range of rows, epoch by epoch; the last batch of an epoch may be smaller."""
+    """Loads one rank's share of the batches of each epoch. The last batch of an epoch may be smaller."""
 
     def __init__(
         self,
@@ -126,11 +124,11 @@ class Loader:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in one pass over the rows."""
+        """Number of batches in one pass over the samples."""
         return -(-len(self._rows) // self._batch_size)
 
     def row_order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the row numbers of an epoch in the order of its batches, (rows,) int64."""
+        """Return the indices of the samples of an epoch, in the order of its batches, (rows,) int64."""
         rows = np.arange(self._rows.start, self._rows.stop)
         if self._order == "time":
             return rows
@@ -142,7 +140,7 @@ class Loader:
         return np.concatenate([rng.permutation(np.concatenate(pool)) for pool in pools])
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `first` on; an error of the reading thread is raised here."""
+        """Yield the batches of an epoch, starting at number `first`. Errors of the reader thread are raised here."""
         order = None if self._order == "time" else self.row_order(epoch)
         numbers = range(first, self.batches_per_epoch)
         with closing(_read_ahead((self._batch(order, i) for i in numbers), self._prefetch)) as batches:
@@ -168,13 +166,13 @@ class Loader:
         return batch.pin_memory() if self._pinned else batch
 
     def _at(self, order: npt.NDArray[np.int64] | None, places: slice) -> npt.NDArray[np.int64] | slice:
-        """Return the rows at places of an epoch."""
+        """Return the indices of the samples at some positions of an epoch."""
         start = self._rows.start
         return slice(start + places.start, start + places.stop) if order is None else order[places]
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Move batches to a device, each while the one before it is worked on."""
+    """Move batches to a device, each while the caller works on the previous one."""
     if device.type == "cpu":
         yield from batches
         return
@@ -185,7 +183,7 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         batch, arrived = ahead.popleft()
         stream = torch.cuda.current_stream(device)
         stream.wait_event(arrived)
-        batch.record_stream(stream)  # the allocator knows of the side stream only
+        batch.record_stream(stream)  # the allocator only knows the side stream
         return batch
 
     for batch in batches:
@@ -198,7 +196,7 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def with_following(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
-    """Yield each batch and the one after it, None after the last."""
+    """Yield each batch with the next one; None after the last."""
     batches = iter(batches)
     batch = next(batches, None)
     while batch is not None:
@@ -214,21 +212,21 @@ def make_batch(
     share: Share | None = None,
     weights: npt.NDArray[np.float32] | None = None,
 ) -> Batch:
-    """Build a rank's batch; copies.
+    """Build the batch of a rank. Arrays are copied.
 
     Args:
-        names: of the F categorical features.
-        features: of the b rows.
-        labels: (B,) 0 or 1, of all ranks.
-        share: which b of the B rows these are; None where they are all.
-        weights: (B,) finite and at least 0, of all ranks; None for 1 each.
+        names: names of the F categorical features.
+        features: features of the b samples.
+        labels: (B,) 0 or 1, labels of all ranks.
+        share: position of the b samples among all B; None for all of them.
+        weights: (B,) finite and at least 0, weights of all ranks; None for 1 each.
 
     Returns:
         The batch.
     """
     share = share or Share.whole(len(labels))
     count, bags = share.count, share.padded
-    # In NumPy: torch would start threads for the reader too, which then wait busily beside those that train.
+    # NumPy, because torch would start threads for the reader too, which busy-wait and slow training.
     tokens = features.ids.shape[1]
     lengths = np.zeros((len(names), bags), np.int32)
     lengths[:tokens, :count] = 1
@@ -263,7 +261,7 @@ def make_batch(
 
 
 def _read_ahead(made: Iterator[Batch], depth: int) -> Generator[Batch]:
-    """Run an iterator in a thread, at most `depth` items ahead; closing this one stops the thread."""
+    """Run an iterator in a thread, at most `depth` items ahead. Closing this generator stops the thread."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -282,7 +280,7 @@ def _read_ahead(made: Iterator[Batch], depth: int) -> Generator[Batch]:
                 if not put(batch):
                     return
             put(None)
-        except BaseException as error:  # noqa: BLE001, handed to the thread that asks
+        except BaseException as error:  # noqa: BLE001, raised in the consumer's thread
             put(error)
 
     thread = threading.Thread(target=run, name="loader", daemon=True)

@@ -1,4 +1,4 @@
-"""What a schema reads of the first rows of an input, column by column; what training would refuse is refused."""
+"""Show what a schema reads of the first samples of an input, by column, with the same errors as training."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,20 +31,20 @@ from dlrm_adahessian.data.text.bad_lines import BadLines
 from dlrm_adahessian.data.text.sources import listed, open_sources
 from dlrm_adahessian.errors import DataError
 
-_SAMPLE = 1000  # rows in which an example is looked for
+_SAMPLE = 1000  # rows that are searched for an example
 
 
 @dataclass(frozen=True)
 class ReadColumn:
-    """A column as it is read.
+    """How a column is read.
 
     Attributes:
-        name: in the file.
-        reading: what is made of it.
-        type: in the file.
-        missing: share of the rows without a value; None where it has to have one.
-        distinct: values, or hashes of tokens; None of a time.
-        example: a value in the file.
+        name: name in the file.
+        reading: role of the column and its settings.
+        type: type in the file.
+        missing: share of samples without a value; None if the column is required.
+        distinct: number of distinct values or hashes of tokens; None if the column is not a feature.
+        example: a value from the file.
     """
 
     name: str
@@ -57,15 +57,15 @@ class ReadColumn:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a schema reads.
+    """Summary of what a schema reads.
 
     Attributes:
-        rows: that were read.
-        clicks: among them.
-        columns: that are read, in the order of the schema.
-        others: columns of the file that are not read.
-        split: says which rows train, test and validate.
-        parts: how many rows do, where all were read.
+        rows: number of samples read.
+        clicks: number of clicks among them.
+        columns: columns that the schema reads, in its order.
+        others: names of the other columns of the file.
+        split: description of the split.
+        parts: number of training, test, and validation samples; None unless the whole input was read.
     """
 
     rows: int
@@ -77,15 +77,15 @@ class Preview:
 
 
 def preview(schema: Schema, path: str, *, rows: int) -> Preview:
-    """Read the first rows of an input.
+    """Read the first samples of an input.
 
     Args:
-        schema: how.
+        schema: schema of the input.
         path: a file or a folder.
-        rows: how many at most.
+        rows: largest number of samples to read.
 
     Returns:
-        What was read; a `DataError` where training would raise one.
+        Summary of what was read. Raises `DataError` if training would.
     """
     files, split = files_read(path, schema), schema.split
     if (part := part_of_files(path, schema)) is not None:
@@ -113,20 +113,20 @@ def preview(schema: Schema, path: str, *, rows: int) -> Preview:
 def _parts(
     labels: npt.NDArray[np.int8], split: SplitRule, counted: npt.NDArray[np.int64]
 ) -> tuple[int, int, int]:
-    """Return the rows of the parts of a whole input; refuse those that nothing can be trained on."""
+    """Return the number of samples in each part of a whole input. Raise if training on them is impossible."""
     found = split_rows(len(labels), split, counted.tolist() if counted.any() else None)
     require_both_labels(labels[: found.train.stop])
     return len(found.train), len(found.test), len(found.val)
 
 
 class _Counts:
-    """Labels, missing and distinct values so far.
+    """Running counts of labels, missing values, and distinct values.
 
     Attributes:
-        labels: of each block.
-        missing: of each dense and categorical column, its rows without a value.
-        distinct: values of these columns, or hashes of tokens.
-        parts: (3,) rows that train, test and validate, where something else than their order says so.
+        labels: labels of each block.
+        missing: number of samples without a value, by index of the dense or categorical column.
+        distinct: distinct values of these columns, or hashes of tokens.
+        parts: (3,) number of training, test, and validation samples; zeros if the split is by order.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class _Counts:
         self.parts = np.zeros(3, np.int64)
 
     def add(self, block: RowBlock, part: int | None) -> None:
-        """Take the next rows; their part where it follows from the file."""
+        """Add a block, with its part if the file determines it."""
         self.labels.append(block.labels)
         for place, (values, missing) in enumerate(_values(block)):
             self.missing[place] += missing
@@ -148,7 +148,7 @@ class _Counts:
 
 
 def _values(block: RowBlock) -> Iterator[tuple[npt.NDArray[Any], int]]:
-    """Yield of each column the values that are there, and how many rows have none."""
+    """Yield the values of each column that are not missing, and the number of samples without a value."""
     numbers = block.integers if isinstance(block, CriteoBlock) else block.dense
     if isinstance(block, ColumnBlock):
         numbers = block.values
@@ -163,13 +163,13 @@ def _values(block: RowBlock) -> Iterator[tuple[npt.NDArray[Any], int]]:
 def _require_test_files(files: Sequence[Path], split: SplitRule) -> None:
     if not any(part_of(file.name, split) == 1 for file in files):
         raise DataError(
-            f"each part needs rows, and of {listed(files)} no name fits split.test_files {list(split.test_files)}; change "
-            "[split] of the schema"
+            f"Found no test files: none of {listed(files)} matches split.test_files {list(split.test_files)}. Change "
+            "[split] of the schema."
         )
 
 
 def _columns(schema: Schema, path: str, counts: _Counts) -> tuple[tuple[ReadColumn, ...], tuple[str, ...]]:
-    """Return the columns that are read, and the names of the others."""
+    """Return the columns that the schema reads, and the names of the others."""
     text = schema.format != "parquet"
     header = COLUMN_NAMES if schema.format == "criteo" else schema.header
     batches = read_all(path, "tsv" if schema.format == "criteo" else schema.format, header)
@@ -197,7 +197,7 @@ def _columns(schema: Schema, path: str, counts: _Counts) -> tuple[tuple[ReadColu
 
 
 def _reading(column: NamedColumn) -> str:
-    """Say what is made of a feature's values."""
+    """Describe how the values of a feature are read."""
     told: list[str] = []
     match column:
         case DenseColumn():
@@ -224,16 +224,16 @@ def _limits(column: TokenColumn) -> Iterator[str]:
 
 
 def _split_told(schema: Schema, files: Sequence[Path]) -> str:
-    """Say which rows train, test and validate."""
+    """Describe the split."""
     split = schema.split
     if split.by == "time" and schema.time is not None:
         return (
-            f"by time: rows before {split.test_from} of {schema.time.column} train, those before {split.validation_from} "
-            "test, later ones validate"
+            f"by time: train before {split.test_from} of {schema.time.column}, test before {split.validation_from}, "
+            "validate on later samples"
         )
     if split.by == "files" and len(files) > 1:
         parts = [[file for file in files if part_of(file.name, split) == part] for part in range(3)]
-        validate = listed(parts[2]) or "the last half of the rows that test"
-        return f"by files: {listed(parts[0])} train, {listed(parts[1])} test, {validate} validate"
+        validate = listed(parts[2]) or "the last half of the test samples"
+        return f"by files: train on {listed(parts[0])}, test on {listed(parts[1])}, validate on {validate}"
     train, test, validation = shares(split)
-    return f"by order: the first {train:.1%} of the rows train, the next {test:.1%} test, the last {validation:.1%} validate"
+    return f"by order: train on the first {train:.1%}, test on the next {test:.1%}, validate on the last {validation:.1%}"

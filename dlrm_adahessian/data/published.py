@@ -1,4 +1,4 @@
-"""Schemas by the name of a published data set. Imports no torch."""
+"""Find the schema of a dataset by its name. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,17 +14,17 @@ from dlrm_adahessian.runtime.settings import merged, read_toml
 
 
 def schema_of(dataset: DatasetName, file: Path | None) -> Schema:
-    """Return the schema of the rows.
+    """Return the schema of a dataset or of a file.
 
     Args:
-        dataset: name of the dataset, which counts where there is no file.
-        file: of `--schema`.
+        dataset: name of the dataset, used if there is no file.
+        file: value of `--schema`.
 
     Returns:
         The schema.
 
     Raises:
-        UsageError: a key is unknown or missing, or values break a rule; it names the file.
+        UsageError: a key is unknown or missing, or a value breaks a rule; the message names the file.
     """
     if file is not None:
         values = read_toml(file)
@@ -38,13 +38,13 @@ def schema_of(dataset: DatasetName, file: Path | None) -> Schema:
 
 
 def _with_columns(values: Mapping[str, Any]) -> Schema:
-    """Validate a schema; one of Criteo's text has its columns, and says no others."""
+    """Validate a schema. One with format criteo gets Criteo's columns, and may not define others."""
     if values.get("format") != "criteo":
         return from_dict(values)
     schema = from_dict(merged(CRITEO.asdict(), values))
     if replace(schema, split=CRITEO.split, label=replace(schema.label, negative_rate=1.0)) != CRITEO:
         raise UsageError(
-            "rows in the format criteo have its columns; leave these out of the schema, but for [split] and the "
-            "negative_rate of [label]"
+            "A schema with the format criteo cannot define columns. Remove everything except [split] and negative_rate "
+            "of [label]."
         )
     return schema

@@ -1,4 +1,4 @@
-"""Raw rows of any schema: read, and prepared under the name of their content."""
+"""Read raw data of any schema, and prepare it in a cache folder named by its content."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,25 +29,25 @@ from dlrm_adahessian.errors import DataError
 from dlrm_adahessian.runs.sealed import fingerprint
 
 REJECTS = "rejects"
-_MOST_REJECTED = "most_rejected"  # of the manifest: the rule that most bad rows break
+_MOST_REJECTED = "most_rejected"  # manifest key: the rule that most bad rows break
 
-_FEWEST_JUDGED = 100  # bad lines: a small file with some is no log that is read wrongly
-_BLOCK_BYTES = 1 << 20  # more is no faster, and the process would keep 40 MiB more
+_FEWEST_JUDGED = 100  # bad lines; a few of them in a small file do not mean that it has another format
+_BLOCK_BYTES = 1 << 20  # larger blocks are not faster, and take 40 MiB more memory
 
 logger = logging.getLogger(__name__)
 
 
 class RowReader:
-    """Reads the rows of one source after another."""
+    """Reads the samples of one source after another."""
 
     def __init__(self, schema: Schema, bad_rows: BadLines, labels: Labels = "required") -> None:
-        """Set up; arguments as of `ColumnReader`."""
+        """Set up. See `ColumnReader` for the arguments."""
         self._schema, self._bad_rows = schema, bad_rows
         self._labels: Labels = labels
         self._columns = ColumnReader(schema, bad_rows, labels)
 
     def read(self, source: Source, *, limit: int | None = None) -> Iterator[RowBlock]:
-        """Yield the rows of a source in order, in blocks that are not empty; at most `limit`."""
+        """Yield at most `limit` samples of a source in order, in nonempty blocks."""
         if self._schema.format == "criteo":
             return read_rows(
                 source, self._bad_rows, labels=self._labels, block_bytes=_BLOCK_BYTES, limit=limit
@@ -56,7 +56,7 @@ class RowReader:
 
 
 def part_of(name: str, rule: SplitRule) -> int | None:
-    """Return the part that a file's rows are in: 0 trains, 1 tests, 2 validates; None where they are in none."""
+    """Return the part of a file: 0 for training, 1 for test, 2 for validation; None if it is in no part."""
     others_train = ("*",)
     for part, patterns in (
         (1, rule.test_files),
@@ -69,20 +69,20 @@ def part_of(name: str, rule: SplitRule) -> int | None:
 
 
 def part_of_files(path: str, schema: Schema) -> Callable[[str], int | None] | None:
-    """Return what says of the name of a file in which part its rows are; None where their order says it."""
+    """Return a function from file names to parts; None unless the split is by files and there are several."""
     if schema.split.by != "files" or is_pipe(path) or len(input_files(path, schema.format)) == 1:
         return None
     return partial(part_of, rule=schema.split)
 
 
 def files_read(path: str, schema: Schema) -> list[Path]:
-    """Return the files of an input that is no pipe, without those that are in no part."""
+    """Return the files of an input that is not a pipe, without those that are in no part."""
     part = part_of_files(path, schema)
     return [file for file in input_files(path, schema.format) if part is None or part(file.name) is not None]
 
 
 def rejects_name(schema: Schema) -> str:
-    """Return the name of the file of bad rows: lines as they were, or rows as lines of JSON."""
+    """Return the name of the file of bad rows, which has the original lines, or rows as lines of JSON."""
     return f"{REJECTS}.{'tsv' if schema.format == 'criteo' else 'jsonl'}"
 
 
@@ -96,24 +96,24 @@ def prepare_raw(
     bad_rows: BadRows,
     extends: Preprocessing | None = None,
 ) -> PreparedData:
-    """Return the prepared rows of an input; prepare them when the cache lacks them.
+    """Return the prepared data of an input. Prepare it if it is not in the cache.
 
-    Text from a pipe is always read, since only then is known what it is.
+    A pipe is always read, because its content is not known before.
 
     Args:
-        dataset: begins the name of their folder.
-        schema: of the rows.
+        dataset: prefix of the folder name.
+        schema: schema of the data.
         path: a file, a folder, or `-`.
-        cfg: where the cache is, how the vocabulary is cut, and how many rows may be bad.
-        rows: use the first good rows only.
-        bad_rows: refuse the input for a bad row with a `DataError`, or put the row aside.
-        extends: what was learnt from earlier rows of the same columns, to go on from; else a `UsageError`.
+        cfg: cache folder, vocabulary, and limit of bad lines.
+        rows: use at most this many valid samples, the first ones; None for all.
+        bad_rows: raise `DataError` at the first bad row, or write bad rows to a file.
+        extends: preprocessing of earlier data to continue from; raises `UsageError` if the columns differ.
 
     Returns:
-        The rows.
+        The data.
 
     Raises:
-        DataError: too large a share was put aside: the rest may be another kind of rows.
+        DataError: too many rows are bad, so the others may not be representative.
     """
     recipe: dict[str, Any] = {
         "format": FORMAT,
@@ -124,7 +124,7 @@ def prepare_raw(
     if schema != CRITEO:
         recipe["schema"] = schema.asdict()
     if schema.hashes_texts:
-        recipe["texts"] = True  # which an earlier version did not keep
+        recipe["texts"] = True  # earlier versions did not store texts
     if extends is not None:
         extends.require_extendable(schema)
         recipe["extends"] = extends.fingerprint
@@ -133,17 +133,17 @@ def prepare_raw(
     found = prepare(reading, recipe, cfg.cache_dir, dataset)
     share = found.rejected / (len(found.labels) + found.rejected)
     if found.rejected >= _FEWEST_JUDGED and share > cfg.max_rejected:
-        reason = found.manifest.get(_MOST_REJECTED, "not known")  # of rows that a version of before prepared
+        reason = found.manifest.get(_MOST_REJECTED, "unknown")  # earlier versions did not store it
         raise DataError(
-            f"{share:.1%} of the lines of {path} are bad ({found.rejected:,}, put aside in {found.folder}), and at most "
-            f"{100 * cfg.max_rejected:g}% may be; the most frequent reason: {reason}; repair these lines, or allow more by "
-            "--data.max-rejected if the others still stand for all rows"
+            f"{share:.1%} of the lines of {path} are bad ({found.rejected:,}, stored in {found.folder}); at most "
+            f"{100 * cfg.max_rejected:g}% are allowed. Most frequent reason: {reason}. Fix these lines, or raise "
+            "--data.max-rejected if the other samples are representative."
         )
     return found
 
 
 def _from_files(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dataset: str) -> PreparedData:
-    """Prepare unless the cache has the rows, under the name of their content."""
+    """Return the data from the cache, under the name of its content, or prepare it."""
     path, schema, rows = reading.path, reading.schema, reading.rows
 
     def content() -> list[dict[str, Any]]:
@@ -155,16 +155,16 @@ def _from_files(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, da
         there = rows_of_files(files_read(path, schema))
         require_room_for_rows(min(rows or there, there), schema, cache_dir)
         found = reading.fill(folder)
-        # It may also have been another in between, and be again what it was.
+        # Also compare what was read: the content may have changed and changed back.
         if content() != identity or not reading.may_be_of(identity):
-            raise DataError(f"{path} must not change while it is read, and did; prepare it again")
+            raise DataError(f"{path} changed while it was read. Prepare it again.")
         return found
 
     return find_or_make(cache_dir, dataset, {**recipe, "input": identity}, fill)
 
 
 def _from_pipe(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dataset: str) -> PreparedData:
-    """Prepare under a name of its own, and then under that of the content."""
+    """Prepare the data under a temporary name, and then rename it to that of its content."""
 
     def fill(folder: Path) -> dict[str, Any]:
         found = reading.fill(folder)
@@ -177,13 +177,13 @@ def _from_pipe(reading: "_Reading", recipe: dict[str, Any], cache_dir: Path, dat
 
 
 class _Reading:
-    """One pass over raw rows.
+    """One pass over raw data.
 
     Attributes:
-        path: of the input.
-        schema: of the rows.
-        rows: how many good ones to take at most; None for all.
-        read: identifies each file by what was read of it; None where that does not tell.
+        path: path of the input.
+        schema: schema of the data.
+        rows: largest number of valid samples to use; None for all.
+        read: size and hash of what was read of each file; None if the format needs random access.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class _Reading:
         self.read: list[dict[str, Any] | None] = []
 
     def fill(self, folder: Path) -> dict[str, Any]:
-        """Write the rows into an empty folder; return what the manifest says of them."""
+        """Write the data to an empty folder, and return its manifest entries."""
         bad_lines = BadLines(folder / rejects_name(self.schema) if self._quarantine else None)
         with closing(bad_lines), self._stages as stages:
             blocks = self._blocks(bad_lines)
@@ -224,15 +224,15 @@ class _Reading:
         return {**found, "rejected": bad_lines.count}
 
     def may_be_of(self, identity: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether what was read has the content that `input_identity` told; where not all was read in order, it may."""
+        """Return whether the bytes read may be those of `identity`; True if not all of them were read in order."""
         known = [file for file in self.read if file is not None]
         if sum(file["bytes"] for file in known) != sum(file["bytes"] for file in identity):
             return True
-        # Files of one part are read before those of another.
+        # Sort, because files are read part by part.
         return sorted(map(fingerprint, known)) == sorted(map(fingerprint, identity))
 
     def _blocks(self, bad_lines: BadLines) -> Iterator[RowBlock]:
-        """Yield the good rows; a `DataError` where bad lines leave too few of them to go on."""
+        """Yield the valid samples. Raise `DataError` if bad lines leave too few of them."""
         left = self.rows
         good = 0
         schema = self.schema
@@ -254,5 +254,5 @@ class _Reading:
                 break
         if bad_lines.count and good < MIN_ROWS:
             raise DataError(
-                f"{MIN_ROWS} good rows at least are needed, found {good}: {bad_lines.told(good)}; repair the lines"
+                f"Found {good} valid samples; at least {MIN_ROWS} are required. {bad_lines.told(good)}. Fix these lines."
             )

@@ -1,4 +1,4 @@
-"""Rows in memory: as they were read, and as a model reads them."""
+"""Samples in memory: raw blocks of columns, and the features that a model reads."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Bags:
-    """A column with any number of values a row.
+    """A column with any number of values per sample.
 
     Attributes:
-        values: (V,) those of all rows, one row after another; repeated values count as often as they occur.
-        offsets: (N + 1,) int64, where each row's values begin and the last one's end, not falling.
+        values: (V,) values of all samples, concatenated; repeated values count as often as they occur.
+        offsets: (N + 1,) int64, nondecreasing; the values of sample n are `values[offsets[n]:offsets[n + 1]]`.
     """
 
     values: npt.NDArray[Any]
@@ -30,11 +30,11 @@ class Bags:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(N,) values of each row."""
+        """(N,) number of values of each sample."""
         return np.diff(self.offsets)
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Bags":
-        """Return some of the rows, as of a NumPy array; the values of consecutive rows are a view."""
+        """Index like a NumPy array. The values of a contiguous slice are a view."""
         if isinstance(rows, slice) and rows.step in (None, 1):
             start, stop, _ = rows.indices(len(self))
             offsets = np.asarray(self.offsets[start : max(start, stop) + 1])
@@ -47,7 +47,7 @@ class Bags:
 
     @classmethod
     def joined(cls, parts: Sequence["Bags"]) -> "Bags":
-        """Return the rows of all parts, one after another."""
+        """Concatenate parts."""
         lengths = np.concatenate([part.lengths for part in parts])
         return cls(values=np.concatenate([part.values for part in parts]), offsets=offsets_of(lengths))
 
@@ -61,11 +61,11 @@ def offsets_of(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class TokenTexts:
-    """What tokens of a column were hashed from.
+    """Tokens of a column with the texts that they are hashes of.
 
     Attributes:
-        tokens: (U,) uint64; a token may come several times, always with the same text.
-        texts: Arrow array of U strings; null or empty where a token is missing.
+        tokens: (U,) uint64; a token may occur several times, always with the same text.
+        texts: Arrow array of U strings; null or empty for a missing token.
     """
 
     tokens: npt.NDArray[np.uint64]
@@ -74,20 +74,20 @@ class TokenTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class RowBlock(ABC):
-    """N consecutive rows as they were read, column by column, of a schema with K dense, T token and some bag columns.
+    """N consecutive raw samples by column, for a schema with K dense columns, T token columns, and any bag columns.
 
     Attributes:
-        labels: (N,) int8, 0 or 1; `NO_LABEL` where the input has none.
-        tokens: (N, T) uint32 or uint64, 0 where missing.
-        missing: (N, W) uint64; bit i of a row is set when dense column i is missing, bit K + j when token column j is,
-            64 bits a word; (N,) is the same as (N, 1).
-        bags: of each bag column, values as of `tokens`; a bag without values is empty.
-        weights: (N,) float32, finite and not negative; None where the schema has no weight.
-        part: (N,) int8, not falling, 0 in the training part, 1 in the test part, 2 in the validation part; None where the
-            order of the rows says it.
-        probability: (N,) float32 true click probability of generated rows, None for read ones.
-        texts: of each token column and then of each bag column, those of all its tokens, and perhaps of some that the rows
-            lack; empty where they are not known.
+        labels: (N,) int8, 0 or 1; `NO_LABEL` if missing.
+        tokens: (N, T) uint32 or uint64, 0 if missing.
+        missing: (N, W) uint64 words of 64 bits; bit i is set if dense column i is missing, bit K + j if token column j is;
+            (N,) is the same as (N, 1).
+        bags: bags of each bag column, with values of the dtype of `tokens`; a missing bag is empty.
+        weights: (N,) float32, finite and not negative; None if the schema has no weight.
+        part: (N,) int8, nondecreasing: 0 for training, 1 for test, 2 for validation; None if the order of the samples
+            determines it.
+        probability: (N,) float32 true click probability of generated samples; None for others.
+        texts: texts of all tokens of each token column and then of each bag column, possibly with others; empty if they
+            are not known.
     """
 
     labels: npt.NDArray[np.int8]
@@ -105,21 +105,21 @@ class RowBlock(ABC):
     @property
     @abstractmethod
     def dense(self) -> npt.NDArray[np.float32]:
-        """(N, K) transformed values, 0 where missing; of columns that are standardized 0 too."""
+        """(N, K) transformed values, 0 if missing or in a standardized column."""
 
     @property
     def unscaled(self) -> npt.NDArray[np.float64]:
-        """(N, S) values of the S columns that are standardized, NaN where missing."""
+        """(N, S) untransformed values of the S standardized columns, NaN if missing."""
         return np.empty((len(self), 0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnBlock(RowBlock):
-    """Rows of any schema.
+    """Samples of any schema.
 
     Attributes:
         schema: the columns.
-        values: (N, K) float64, NaN where missing.
+        values: (N, K) float64 dense values, NaN if missing.
     """
 
     schema: Schema
@@ -127,7 +127,7 @@ class ColumnBlock(RowBlock):
 
     @property
     def dense(self) -> npt.NDArray[np.float32]:
-        """Return log(1 + max(x, 0)), or x, as each column wants; (N, K)."""
+        """Return log(1 + max(x, 0)) or x, by the transform of each column, (N, K)."""
         found = np.zeros(self.values.shape, np.float32)
         for place, column in enumerate(self.schema.dense):
             values = np.nan_to_num(self.values[:, place])
@@ -139,11 +139,11 @@ class ColumnBlock(RowBlock):
 
     @property
     def unscaled(self) -> npt.NDArray[np.float64]:
-        """Return the values of the columns that are standardized, (N, S)."""
+        """Return the untransformed values of the standardized columns, (N, S)."""
         return self.values[:, self.schema.standardized]
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "ColumnBlock":
-        """Return some of the rows."""
+        """Return some of the samples."""
 
         def some(values: npt.NDArray[Any] | None) -> Any:
             return None if values is None else values[rows]
@@ -163,7 +163,7 @@ class ColumnBlock(RowBlock):
 
 
 def missing_words(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
-    """Return the bits of `RowBlock.missing`, (N, W), of (N, K + T) bool."""
+    """Pack (N, K + T) bool into the words (N, W) of `RowBlock.missing`."""
     rows, columns = absent.shape
     padded = np.zeros((rows, 64 * words_of(columns)), np.bool_)
     padded[:, :columns] = absent
@@ -171,24 +171,24 @@ def missing_words(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
 
 
 def missing_columns(words: npt.NDArray[np.uint64], columns: int) -> npt.NDArray[np.bool_]:
-    """Return which of K + T columns are missing, (N, K + T), of `RowBlock.missing`."""
+    """Unpack `RowBlock.missing` to (N, K + T) bool, True if the value is missing."""
     each = np.ascontiguousarray(words.reshape(len(words), -1), "<u8").view(np.uint8)
     return np.unpackbits(each, axis=1, bitorder="little")[:, :columns].astype(np.bool_)
 
 
 def words_of(columns: int) -> int:
-    """Return W, the words of `RowBlock.missing` for K + T columns, at least 1."""
+    """Return W, the number of words of `RowBlock.missing` for K + T columns, at least 1."""
     return max(1, -(-columns // 64))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What a model reads of N rows.
+    """Features of N samples, the input of a model.
 
     Attributes:
         dense: (N, K) float32.
-        ids: (N, T) int32, rows of the tables of the token columns.
-        bags: int32 rows of the tables of the bag columns.
+        ids: (N, T) int32 embedding rows of the token columns.
+        bags: int32 embedding rows of each bag column.
     """
 
     dense: npt.NDArray[np.float32]
@@ -199,14 +199,14 @@ class Features:
         return len(self.dense)
 
     def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> "Features":
-        """Return some of the rows; of a slice a view."""
+        """Return some of the samples; a view for a slice."""
         return Features(
             dense=self.dense[rows], ids=self.ids[rows], bags=tuple(bags[rows] for bags in self.bags)
         )
 
     @classmethod
     def joined(cls, parts: Sequence["Features"]) -> "Features":
-        """Return the rows of all parts, one after another."""
+        """Concatenate parts."""
         return cls(
             dense=np.concatenate([part.dense for part in parts]),
             ids=np.concatenate([part.ids for part in parts]),

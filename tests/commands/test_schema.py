@@ -48,7 +48,7 @@ the site  tokens as the_site  string                    0.0%         2  a
 genres    bag, first 2        list<element: string>    50.0%         2  ['x', 'y']
 
 not read: id
-split by order: the first 80.0% of the rows train, the next 10.0% test, the last 10.0% validate
+split by order: train on the first 80.0%, test on the next 10.0%, validate on the last 10.0%
 rows of these parts: 160, 20, 20
 """
 

@@ -42,7 +42,7 @@ def parse(data: bytes, labels: str = "required") -> tuple[list[Row], list[bytes]
     for raw in ended:
         line = raw.removesuffix(b"\n")
         content = b"\t" * unlabelled + line.removesuffix(b"\r")
-        # An unlabelled line is one field short: with a tab before it, its first field is an empty label.
+        # An unlabeled line lacks the first field: a tab in front makes it an empty label.
         if len(line) <= 65536 and row.fullmatch(content):
             fields = content.split(b"\t")
             integers = tuple(_integer(field) if field else None for field in fields[1:14])

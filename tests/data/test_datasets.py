@@ -1,4 +1,4 @@
-"""Datasets by name, and folders of prepared rows in their place."""
+"""Open datasets by name, and folders of prepared data."""
 
 import random
 from pathlib import Path
@@ -17,7 +17,7 @@ LINES = [random_line(random.Random(seed)) for seed in range(140)]
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """A file of 140 good lines."""
+    """Return a file of 140 good lines."""
     path = tmp_path / "train.txt"
     path.write_bytes(b"\n".join(LINES))
     return path
@@ -31,7 +31,7 @@ def test_each_name_is_generated_or_has_a_schema() -> None:
 @pytest.mark.parametrize("label", [b"0", b"1"])
 def test_rows_of_one_class_are_refused(label: bytes, text: Path, tmp_path: Path) -> None:
     text.write_bytes(b"\n".join(label + line[1:] for line in LINES))
-    with pytest.raises(DataError, match="needs both labels"):
+    with pytest.raises(DataError, match="must contain both labels"):
         open_dataset("criteo", str(text), DataConfig(cache_dir=tmp_path / "c"), rows=None, bad_rows="strict")
 
 
@@ -42,10 +42,12 @@ def test_prepared_rows_are_taken_as_they_are_or_refused(text: Path, tmp_path: Pa
     for rows in (None, 140):
         found = open_dataset("criteo", str(made.folder), elsewhere, rows=rows, bad_rows="strict")
         assert (found.folder, found.fingerprint) == (made.folder, made.fingerprint)
-    with pytest.raises(UsageError, match="--rows cuts raw rows, and .* holds 140 prepared ones, got 70"):
+    with pytest.raises(
+        UsageError, match="--rows 70 applies to raw data only, but .* contains 140 prepared samples"
+    ):
         open_dataset("criteo", str(made.folder), elsewhere, rows=70, bad_rows="strict")
     (made.folder / "ids.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"ids\.npy changed since it was written; prepare the rows again"):
+    with pytest.raises(DataError, match=r"ids\.npy changed since it was written\. Prepare the data again"):
         open_dataset("criteo", str(made.folder), elsewhere, rows=None, bad_rows="strict")
     assert not (tmp_path / "none").exists()
 

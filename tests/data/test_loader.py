@@ -1,4 +1,4 @@
-"""Batches of all ranks: together they are those of one process."""
+"""The batches of all ranks together equal those of a single process."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, worl
                 torch.testing.assert_close(relative, expected, rtol=1e-15, atol=0)
             else:
                 assert (part.weights, part.all_weights, part.weight_of(3)) == (None, None, 3)
-            # Real rows have one lookup per feature, padding has none.
+            # Samples have one lookup per feature; padding has none.
             lengths = part.kjt.lengths().view(len(TOKEN_NAMES), -1)
             assert lengths.shape[1] == parts[0].share.padded
             assert torch.equal(lengths.sum(1), torch.full((len(TOKEN_NAMES),), part.share.count))
@@ -63,7 +63,7 @@ def test_ranks_read_every_row_once_and_in_the_batches_of_one_process(order, worl
 
 @pytest.mark.parametrize(("order", "world_size"), list(product(["time", "shuffled"], [1, 2, 3, 5])))
 def test_bags_of_all_ranks_are_those_of_the_rows_in_their_order(order, world_size):
-    """Against lists: bag b of a feature holds the values that its row of the data has."""
+    """Compare with lists: bag b of a feature has the values of sample b."""
     rng = np.random.default_rng(3)
     rows, batch_size = range(3, 41), 7
     lengths = rng.integers(21, size=(2, rows.stop)) * (rng.random((2, rows.stop)) < 0.7)
@@ -100,7 +100,7 @@ def test_bags_of_all_ranks_are_those_of_the_rows_in_their_order(order, world_siz
                 assert len(bags) == parts[0].share.padded
                 assert not any(bags[part.share.count :]), "padding looks up nothing"
                 found[name] += bags[: part.share.count]
-            # What TorchRec computes from lengths alone is what the batch was built with.
+            # TorchRec computes the same values from the lengths alone.
             plain = KeyedJaggedTensor(part.kjt.keys(), part.kjt.values(), lengths=part.kjt.lengths())
             assert part.kjt.length_per_key() == plain.length_per_key()
             assert torch.equal(part.kjt.offsets(), plain.offsets())

@@ -1,4 +1,4 @@
-"""What a schema reads, against pandas; and what training would refuse."""
+"""Compare what a schema reads with pandas, and raise the same errors as training."""
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def test_columns_are_counted_as_pandas_counts_them(path):
     assert (genres.missing, genres.distinct) == ((frame.genres == "").mean(), 6)
     assert genres.reading == "bag, split at '|'"
     assert found.parts == (200, 100, 100)
-    assert "first 50.0% of the rows train, the next 25.0% test, the last 25.0% validate" in found.split
+    assert "train on the first 50.0%, test on the next 25.0%, validate on the last 25.0%" in found.split
 
 
 def test_of_a_part_of_the_rows_the_split_is_not_counted(path):
@@ -66,7 +66,7 @@ def test_a_split_by_time_is_counted(tmp_path):
     split = {"by": "time", "test_from": 310, "validation_from": 350}
     found = preview(from_dict({**SCHEMA, "time": {"column": "ts"}, "split": split}), str(path), rows=1000)
     assert found.parts == (310, 40, 50)
-    assert "rows before 310 of ts train, those before 350 test" in found.split
+    assert "train before 310 of ts, test before 350" in found.split
 
 
 def test_a_split_by_files_is_counted_and_needs_some_that_test(tmp_path):
@@ -74,10 +74,10 @@ def test_a_split_by_files_is_counted_and_needs_some_that_test(tmp_path):
         criteo_rows(rows).to_csv(tmp_path / f"{name}.csv", index=False)
     found = preview(schema_of("criteo_x4", None), str(tmp_path), rows=1000)
     assert found.parts == (100, 30, 20)
-    assert "train.csv train, test.csv test, valid.csv validate" in found.split
+    assert "train on train.csv, test on test.csv, validate on valid.csv" in found.split
     (tmp_path / "test.csv").unlink()
     with pytest.raises(
-        DataError, match=r"of train\.csv, valid\.csv no name fits split\.test_files \['test\*'\]"
+        DataError, match=r"none of train\.csv, valid\.csv matches split\.test_files \['test\*'\]"
     ):
         preview(schema_of("criteo_x4", None), str(tmp_path), rows=10)
 
@@ -104,5 +104,5 @@ def test_what_training_refuses_is_refused(path, tmp_path):
     with pytest.raises(DataError, match=r"log\.csv has no column 'clickd', .*; did you mean click"):
         preview(from_dict({**SCHEMA, "label": {"column": "clickd"}}), path, rows=100)
     log().assign(click=0).to_csv(path, index=False)
-    with pytest.raises(DataError, match="needs both labels, 0 of 200 are clicks"):
+    with pytest.raises(DataError, match="must contain both labels, but 0 of its 200 samples are clicks"):
         preview(from_dict(SCHEMA), path, rows=1000)

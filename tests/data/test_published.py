@@ -1,4 +1,4 @@
-"""Published data sets by name: small files in their exact layout, prepared by the command, against pandas."""
+"""Compare published datasets with pandas: small files in their exact layout, prepared by the command."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def hexadecimal(rng: np.random.Generator, rows: int, distinct: int) -> list[str]
 
 
 def criteo_rows(rows: int, seed: int = 0) -> pd.DataFrame:
-    """Return rows as text, as Criteo publishes them: missing values are empty."""
+    """Return samples in the text format of Criteo, in which missing values are empty."""
     rng = np.random.default_rng(seed)
     columns = {"label": rng.integers(0, 2, rows).astype(str)}
     for name in INTEGERS:
@@ -38,7 +38,7 @@ def criteo_rows(rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 def avazu_rows(rows: int) -> pd.DataFrame:
-    """Return rows as Avazu's train.csv has them, ten days in the order of time."""
+    """Return samples in the format of Avazu's train.csv: ten days in time order."""
     rng = np.random.default_rng(0)
     columns = {
         "id": [str(10**19 + value) for value in rng.choice(10**8, rows, replace=False).tolist()],
@@ -54,14 +54,14 @@ def avazu_rows(rows: int) -> pd.DataFrame:
 
 
 def prepared(dataset: str, path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> PreparedData:
-    """Return what the command `prepare` makes of raw rows."""
+    """Return the data that the command `prepare` writes."""
     flags = ["--data.cache-dir", str(cache), "--data.min-count", str(MIN_COUNT), "--json"]
     assert main(["prepare", "--dataset", dataset, "--data-path", str(path), *flags]) == 0
     return open_prepared(Path(json.loads(capsys.readouterr().out)["folder"]))
 
 
 def assert_parts(data: PreparedData, labels: list[list[str]]) -> None:
-    """See that the parts train, test and val have these labels in this order."""
+    """Check the labels of the parts train, test, and val, in order."""
     found = [
         data.labels[part.start : part.stop].tolist()
         for part in (data.split.train, data.split.test, data.split.val)
@@ -70,7 +70,7 @@ def assert_parts(data: PreparedData, labels: list[list[str]]) -> None:
 
 
 def assert_ids(data: PreparedData, tokens: pd.DataFrame) -> None:
-    """See that rows of tables stand for tokens one to one, by falling frequency in the training part, rare ones for 0."""
+    """Check that each frequent token has one embedding row, by descending training frequency, and rare tokens have row 0."""
     train = data.split.train.stop
     for place, name in enumerate(tokens):
         ids = np.asarray(data.features.ids[:, place])
@@ -102,7 +102,7 @@ def test_the_files_of_the_criteo_benchmarks_are_the_parts(
     dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = criteo_rows(160)
-    if dataset == "criteo_x1":  # scaled numbers, tokens that are numbers, nothing missing
+    if dataset == "criteo_x1":  # scaled numbers, integer tokens, nothing missing
         rng = np.random.default_rng(1)
         rows[INTEGERS] = np.char.mod("%.6f", rng.random((160, 13)))
         rows[TOKENS] = rng.integers(0, 20, (160, 26)).astype(str)
@@ -178,7 +178,7 @@ def test_one_line_trains(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The label follows from one column alone."""
+    """One column alone determines the label."""
     (tmp_path / "raw").mkdir()
     path, train_rows = write(tmp_path / "raw")
     line = ["train", "--dataset", dataset, "--data-path", str(path)]

@@ -1,4 +1,4 @@
-"""Prepared rows: found again, shared by processes, remade when damaged, never half there."""
+"""Prepared data is reused, shared by processes, prepared again if damaged, and never incomplete."""
 
 import io
 import itertools
@@ -29,7 +29,7 @@ TEXT = b"\n".join(LINES) + b"\n"
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """A file of 140 good lines."""
+    """Return a file of 140 good lines."""
     path = tmp_path / "train.txt"
     path.write_bytes(TEXT)
     return path
@@ -116,21 +116,21 @@ def test_quarantine_counts_and_keeps_the_bytes(
     data = prepare(text, tmp_path / "cache", bad_rows="quarantine")
     assert (len(data.labels), data.rejected) == (280, 3)
     assert (data.folder / "rejects.tsv").read_bytes() == b"".join(bad)
-    assert "3 of 283 lines are bad, the first: train.txt:1:1: the line is blank" in caplog.text
+    assert "3 of 283 lines are bad. First bad line: train.txt:1:1: the line is blank" in caplog.text
     assert prepare(text, tmp_path / "cache", bad_rows="quarantine").rejected == 3
 
 
 def test_too_large_a_share_of_bad_lines_is_refused_whether_prepared_before_or_not(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where another program wrote -1 for a missing token: a biased quarter of the rows would be left."""
+    """Another program may write -1 for a missing token. Without these lines, a biased quarter of the data would remain."""
     fields = [line.split(b"\t") for line in LINES]
     minus = [b"\t".join([*row[:20], b"-1", *row[21:]]) for row in fields[:105]]
     cut = [b"\t".join(row[:38]) for row in fields[105:108]]
     text.write_bytes(b"\n".join([*cut, *minus, *LINES[108:]]))
     told = (
-        rf"77\.1% of the lines of {text} are bad \(108, .* at most 1% may be; the most frequent reason: "
-        r"column 21 \(C7\) must be empty or 8 hexadecimal digits; .*--data\.max-rejected"
+        rf"77\.1% of the lines of {text} are bad \(108, .* at most 1% are allowed\. Most frequent reason: "
+        r"column 21 \(C7\) must be empty or 8 hexadecimal digits\. .*--data\.max-rejected"
     )
     with pytest.raises(DataError, match=told):
         prepare(text, tmp_path / "cache", bad_rows="quarantine", most_bad=0.01)
@@ -141,7 +141,7 @@ def test_too_large_a_share_of_bad_lines_is_refused_whether_prepared_before_or_no
 
 
 def test_a_few_bad_lines_of_a_small_file_are_put_aside(text: Path, tmp_path: Path) -> None:
-    """99 of 140, which are no share of a log."""
+    """The limit does not apply to fewer than 100 bad lines, here 99 of 140."""
     text.write_bytes(b"\n".join([*(b"\t".join(line.split(b"\t")[:38]) for line in LINES[:99]), *LINES[99:]]))
     assert prepare(text, tmp_path / "cache", bad_rows="quarantine").rejected == 99
 
@@ -150,7 +150,7 @@ def test_a_few_bad_lines_of_a_small_file_are_put_aside(text: Path, tmp_path: Pat
 def test_quarantine_of_all_lines_repeats_the_first_reason(good: int, text: Path, tmp_path: Path) -> None:
     bad = [b"\t".join(line.split(b"\t")[:38]) for line in LINES]
     text.write_bytes(b"\n".join([*bad, *LINES[:good]]))
-    told = rf"at least are needed, found {good}: 140 of {140 + good} lines are bad, the first: train\.txt:1:38: too few"
+    told = rf"Found {good} valid samples; .* 140 of {140 + good} lines are bad\. First bad line: train\.txt:1:38: exp"
     with pytest.raises(DataError, match=told):
         prepare(text, tmp_path / "cache", bad_rows="quarantine")
     assert folders(tmp_path / "cache") == []
@@ -184,7 +184,7 @@ def test_text_that_changes_while_it_is_read_is_refused(
         text.write_bytes(TEXT + TEXT)
 
     monkeypatch.setattr(raw, "read_rows", read_and_change)
-    with pytest.raises(DataError, match="must not change while it is read"):
+    with pytest.raises(DataError, match="changed while it was read"):
         prepare(text, tmp_path / "cache")
     assert folders(tmp_path / "cache") == []
 
@@ -197,7 +197,7 @@ def test_rows_are_known_by_their_content_whatever_the_times_of_the_file(
     monkeypatch.setattr(digests, "_SETTLED", -1)
     times = text.stat()
     first = prepare(text, tmp_path / "cache")
-    with text.open("r+b") as file:  # in place: the inode and the size stay
+    with text.open("r+b") as file:  # in place: keeps the inode and the size
         file.write(flipped(TEXT))
     os.utime(text, ns=(times.st_atime_ns, times.st_mtime_ns))
     second = prepare(text, tmp_path / "cache")
@@ -211,7 +211,7 @@ def test_rows_are_known_by_their_content_whatever_the_times_of_the_file(
 
 
 def flipped(text: bytes) -> bytes:
-    """Return lines with the other labels."""
+    """Return lines with inverted labels."""
     return b"".join(
         (b"1" if line.startswith(b"0") else b"0") + line[1:] for line in text.splitlines(keepends=True)
     )
@@ -220,7 +220,7 @@ def flipped(text: bytes) -> bytes:
 def test_text_that_was_another_only_while_it_was_read_is_refused(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before and after it is what names the folder, and in between it is not."""
+    """The content matches the name of the folder before and after the reading, but not during it."""
     open_sources = raw.open_sources
 
     def flip_and_restore(*path: object, **options: object):
@@ -229,7 +229,7 @@ def test_text_that_was_another_only_while_it_was_read_is_refused(
         text.write_bytes(TEXT)
 
     monkeypatch.setattr(raw, "open_sources", flip_and_restore)
-    with pytest.raises(DataError, match="must not change while it is read"):
+    with pytest.raises(DataError, match="changed while it was read"):
         prepare(text, tmp_path / "cache")
     assert folders(tmp_path / "cache") == []
 
@@ -281,12 +281,12 @@ def test_killed_writer_is_replaced_by_the_one_that_waits(text: Path, tmp_path: P
     out, err = waiter.communicate(timeout=60)
     assert waiter.returncode == 0, err
     assert "rows 140" in out
-    assert len(folders(cache)) == 1, "what the killed process left is gone"
+    assert len(folders(cache)) == 1, "the leftovers of the killed process are gone"
 
 
 @pytest.mark.campaign
 def test_full_disk_at_any_operation_leaves_no_half_cache(text: Path, tmp_path: Path) -> None:
-    prepare(text, tmp_path / "warm")  # compiles before the forks
+    prepare(text, tmp_path / "warm")  # compile before the forks
     numbers = itertools.count()
     outcomes = []
     for cache, outcome in each_operation(

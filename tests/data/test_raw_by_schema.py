@@ -1,4 +1,4 @@
-"""Prepared rows of any schema: equal from every format, and to those of a slow reader; parts by files; limits."""
+"""Prepared data of any schema: equal for all formats and for a slow reader; parts by files; limits."""
 
 import gzip
 import os
@@ -116,11 +116,11 @@ def in_files(folder: Path) -> Path:
 def test_files_say_their_parts(
     rule: dict[str, list[str]], order: list[int], ends: tuple[int, int] | None, tmp_path: Path
 ) -> None:
-    """Files of a part keep their natural order; one that both name tests."""
+    """Files of a part keep their natural order. A file that matches both patterns is a test file."""
     schema = small(split={"by": "files", **rule})
     raw = in_files(tmp_path / "raw")
     if ends is None:
-        with pytest.raises(DataError, match="none is left for val; change"):
+        with pytest.raises(DataError, match=r"none is left for val\. Change"):
             prepare_as(schema, raw, tmp_path / "cache")
         return
     data = prepare_as(schema, raw, tmp_path / "cache")
@@ -129,7 +129,7 @@ def test_files_say_their_parts(
 
 
 def test_files_in_no_part_do_not_count(tmp_path: Path) -> None:
-    """Neither in what identifies the rows, nor where they are damaged."""
+    """Files in no part affect neither the identity of the data nor errors about damage."""
     raw, cfg = in_files(tmp_path / "raw"), DataConfig(train_files=("day1.csv",), test_files=("day2.csv",))
     cfg = replace(cfg, cache_dir=tmp_path / "cache")
     schema = tmp_path / "small.toml"
@@ -164,7 +164,7 @@ def test_rows_are_known_by_their_content_whatever_the_times_of_the_file(
     before, times = path.read_bytes(), path.stat()
     first = prepare_as(schema, path, tmp_path / "cache")
     other = write(tmp_path / f"other.{form}", {**columns, "y": [1 - click for click in clicks]}).read_bytes()
-    with path.open("r+b") as file:  # in place: the inode stays
+    with path.open("r+b") as file:  # in place: keeps the inode
         file.write(other)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert (len(other), path.stat().st_mtime_ns) == (len(before), times.st_mtime_ns)
@@ -206,10 +206,13 @@ def test_too_few_good_rows_name_the_first_bad_one(good: int, tmp_path: Path) -> 
     path = tmp_path / "x.csv"
     path.write_text("y,x,t\n" + "0,1\n" * 20 + "2,1,a\n" * 20 + "0,1,a\n" * good)
     with pytest.raises(
-        DataError, match=rf"found {good}: 40 of {40 + good} lines are bad, the first: x\.csv, row 1: "
+        DataError,
+        match=rf"Found {good} valid .* 40 of {40 + good} lines are bad\. First bad line: x\.csv, row 1: ",
     ):
         prepare_as(small(), path, tmp_path / "cache", bad_rows="quarantine")
     assert list((tmp_path / "cache").glob("own*/")) == []
     path.write_text("y,x,t\n" + "0,1,a\n" * good)
-    with pytest.raises(DataError, match=f"14 good rows at least are needed, found {good}; give more rows"):
+    with pytest.raises(
+        DataError, match=rf"Found {good} valid samples; at least 14 are required\. Provide more data"
+    ):
         prepare_as(small(), path, tmp_path / "cache")

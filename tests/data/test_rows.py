@@ -1,4 +1,4 @@
-"""Bags against plain lists of lists; which columns a row lacks, as bits."""
+"""Compare bags with plain lists of lists, and check the bits of missing columns."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ LISTS: list[list[int]] = [
     *(_RNG.integers(9, size=size).tolist() for size in _RNG.integers(21, size=8)),
     [],
 ]
-"""Rows of 0 to 20 values, empty ones first and last, with values that repeat in a row and in others."""
+"""Bags of 0 to 20 values, the first and last empty, with values that repeat within and across bags."""
 
 
 def test_lists_come_back():

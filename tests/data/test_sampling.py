@@ -1,4 +1,4 @@
-"""Logs that lack rows without a click, against the whole population that they were taken from."""
+"""Compare logs with downsampled negatives with the population that they were drawn from."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_probabilities_are_those_of_the_paper():
     p = np.array([0.5, 0.25, 2**-126, 1 - 2**-24], np.float32)
     q = [1 / 5, 1 / 13, 2**-128, (1 - 2**-24) / (1 - 2**-24 + 2**-22)]  # p / (p + (1 - p) / r) by hand
     np.testing.assert_allclose(population_probability(QUARTER, p), q, rtol=2**-23)
-    # The paper's example: of a click rate of 0.1%, a rate of 0.01 makes about 10%.
+    # The paper's example: with a negative rate of 0.01, a click rate of 0.1% becomes about 10%.
     paper = LabelColumn(column="y", negative_rate=0.01)
     tenth = population_probability(paper, np.array([0.1], np.float32))
     assert tenth[0] == pytest.approx(0.1 / (0.1 + 0.9 / 0.01), rel=1e-6)
@@ -61,10 +61,10 @@ def test_a_log_of_all_rows_is_the_population():
 
 
 def population():
-    """Return labels and places of rows of a population, and which of them a log keeps that takes a quarter exactly."""
+    """Return labels and indices of a population, and which samples a log with exactly a quarter of the negatives keeps."""
     rng = np.random.default_rng(0)
     labels = (rng.random(400) < 0.4).astype(np.int8)
-    repeats = np.where(labels == 1, 1, 4)  # rows without a click come four at a time
+    repeats = np.where(labels == 1, 1, 4)  # negatives come in groups of four
     place = np.repeat(np.arange(400), repeats)
     kept = np.diff(place, prepend=-1) > 0
     return np.repeat(labels, repeats), place, kept

@@ -1,4 +1,4 @@
-"""Schemas: what a file may say, and what is refused."""
+"""Schemas: what a file may contain, and what is refused."""
 
 import json
 from datetime import UTC, datetime
@@ -147,7 +147,7 @@ def test_rows_of_criteo_may_lack_some_without_a_click(tmp_path: Path) -> None:
     assert found.dense == CRITEO.dense
     path.write_text('format = "criteo"\nlabel.column = "clicked"\n')
     with pytest.raises(
-        UsageError, match=r"leave these out .* but for \[split\] and the negative_rate of \[label\]"
+        UsageError, match=r"cannot define columns\. .* except \[split\] and negative_rate of \[label\]"
     ):
         schema_of("criteo", path)
 
@@ -163,18 +163,18 @@ def test_times_keep_their_kind(time: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"label": {"column": "y"}}, r"a model reads at least one column; name \[\[dense\]\], \[\[tokens\]\] or"),
+        ({"label": {"column": "y"}}, r"needs at least one feature\. Add \[\[dense\]\], \[\[tokens\]\] or"),
         ({"tokens": [{"column": "t"}]}, "label"),
         *(
             (minimal(label={"column": "y", "negative_rate": rate}), "label.negative_rate")
             for rate in (0, -0.1, 1.1, float("nan"), "some")
         ),
-        (minimal(dense=[{"column": "t"}]), "names of columns must differ, and t occurs twice; rename one by `name`"),
-        (minimal(bags=[{"column": "b", "name": "t"}]), "and t occurs twice"),
-        (minimal(dense=[{"column": "a b"}]), "letters, digits, _ and -, got 'a b'; give the column another `name`"),
+        (minimal(dense=[{"column": "t"}]), "Feature names must be unique, but t occurs twice. Rename one with `name`"),
+        (minimal(bags=[{"column": "b", "name": "t"}]), "but t occurs twice"),
+        (minimal(dense=[{"column": "a b"}]), "letters, digits, _ and -, got 'a b'. Give the column another `name`"),
         (minimal(dense=[{"column": "x", "name": "../x"}]), r"got '\.\./x'"),
         (minimal(dense=[{"column": "x", "transform": "log"}]), "transform"),
-        (minimal(tokens=[{"column": "t", "buckets": 5, "min_count": 2}]), "t has buckets or a vocabulary .* not both"),
+        (minimal(tokens=[{"column": "t", "buckets": 5, "min_count": 2}]), "t sets both buckets and min_count"),
         (minimal(tokens=[{"column": "t", "buckets": 0}]), "buckets"),
         (minimal(tokens=[{"column": "t", "buckets": 2**31 - 1}]), "buckets"),
         (minimal(tokens=[{"column": "t", "min_count": 0}]), "min_count"),
@@ -186,10 +186,10 @@ def test_times_keep_their_kind(time: Any) -> None:
         (minimal(bags=[{"column": "b", "max_length": 0}]), "max_length"),
         (minimal(labels={"column": "y"}), "did you mean label"),
         (minimal(format="json"), "format"),
-        (minimal(split={"by": "time", "test_from": 1, "validation_from": 2}), r"a split by time needs a time column; add"),
-        (minimal(time={"column": "k"}, split={"by": "time", "test_from": 1}), "needs test_from and validation_from; add"),
-        (minimal(split={"by": "files"}), r"a split by files needs test_files; add them to \[split\]"),
-        (minimal(split={"train": 0.8, "test": 0.2}), "leave rows to validate, got 0.8 and 0.2"),
+        (minimal(split={"by": "time", "test_from": 1, "validation_from": 2}), r"by time requires a time column\. Add"),
+        (minimal(time={"column": "k"}, split={"by": "time", "test_from": 1}), r"test_from and validation_from\. Add"),
+        (minimal(split={"by": "files"}), r"A split by files requires test_files\. Add them to \[split\]"),
+        (minimal(split={"train": 0.8, "test": 0.2}), "add up to less than 1, got 0.8 and 0.2"),
         (minimal(split={"train": 1.0}), "train"),
         (minimal(split={"test": 0.0}), "test"),
     ],

@@ -1,4 +1,4 @@
-"""The parts against NumPy's `array_split`, which the reference implementation cuts with, and against cuts by hand."""
+"""Compare the parts with NumPy's `array_split`, which the reference implementation uses, and with splits by hand."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from dlrm_adahessian.errors import DataError
 def test_split_is_that_of_array_split(rows: int) -> None:
     days = np.array_split(
         np.broadcast_to(np.int8(0), rows), 7
-    )  # its parts follow each other, so lengths say all
+    )  # its parts are consecutive, so the lengths determine them
     ends = np.cumsum([0, *map(len, days)]).tolist()
     middle = ends[6] + len(np.array_split(days[6], 2)[0])
     split = split_rows(rows)
@@ -39,7 +39,7 @@ def test_split_is_that_of_array_split(rows: int) -> None:
 def test_fractions_of_the_rows(
     rows: int, train: float | None, test: float | None, ends: tuple[int, int]
 ) -> None:
-    """Without `train` six sevenths of what does not test train; without `test` half of the rest tests."""
+    """By default, `train` is six sevenths of the samples that do not test, and `test` is half of those that do not train."""
     assert split_rows(rows, SplitRule(train=train, test=test)) == Split(*ends, rows)
 
 
@@ -59,20 +59,20 @@ def test_parts_that_the_rows_say() -> None:
         (
             SplitRule(by="time", test_from=1, validation_from=2),
             [0, 5, 5],
-            "of 10 good rows none is left for train; ",
+            "Found 10 valid samples, but none is left for train",
         ),
         (
             SplitRule(by="time", test_from=1, validation_from=2),
             [10, 0, 0],
-            "none are left for test and val; change",
+            r"none are left for test and val\. Change",
         ),
-        (SplitRule(by="files", test_files=("b",)), [9, 1, 0], "none is left for val; change"),
+        (SplitRule(by="files", test_files=("b",)), [9, 1, 0], r"none is left for val\. Change"),
         (
             SplitRule(by="files", test_files=("b",), validation_files=("c",)),
             [9, 1, 0],
             "none is left for val",
         ),
-        (SplitRule(train=0.9, test=0.09), None, "none is left for val; change .*, or give more rows"),
+        (SplitRule(train=0.9, test=0.09), None, r"none is left for val\. Change .*, or provide more data"),
     ],
 )
 def test_a_part_without_rows_is_refused(rule: SplitRule, counts: list[int] | None, message: str) -> None:

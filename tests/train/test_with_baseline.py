@@ -163,7 +163,7 @@ def test_prepared_rows_are_neither_cut_nor_prepared_again_nor_taken_when_damaged
     (damaged / "labels.npy").write_bytes(labels)
     for arguments, expected, message in (
         (train(prepared, tmp_path / "run", tmp_path, "--rows", "7000"), 64, "leave --rows out"),
-        (train(damaged, tmp_path / "run", tmp_path), 65, "prepare the rows again"),
+        (train(damaged, tmp_path / "run", tmp_path), 65, "Prepare the data again"),
         (["prepare", "--data-path", prepared], 64, "prepare takes raw rows"),
     ):
         code, _, err = call(*arguments)
@@ -283,7 +283,7 @@ def test_a_resume_takes_its_settings_from_the_run(finished, rows, tmp_path):
     summary = (run / "summary.json").read_text()
     code, _, err = call("train", "--out", run, "--resume")
     assert code == 0, err
-    assert "preparing rows" not in err
+    assert "preparing data" not in err
     again = json.loads((run / "summary.json").read_text())
     assert again["resumed_from_step"] == again["train"]["steps"]
     assert without_clock(again) == without_clock(json.loads(summary))
@@ -396,7 +396,7 @@ def test_a_file_that_was_copied_resumes(finished, rows, tmp_path):
         "train", "--out", finished / "run", "--resume", "--data-path", copy, "--baseline", "none"
     )
     assert code == 0, err
-    assert "preparing rows" not in err
+    assert "preparing data" not in err
     assert "resumed from step" in err
 
 

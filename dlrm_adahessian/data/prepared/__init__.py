@@ -1,1 +1,1 @@
-"""Prepared rows: memory maps and a vocabulary in sealed folders."""
+"""Write and open prepared data: memory maps and a vocabulary in sealed folders."""

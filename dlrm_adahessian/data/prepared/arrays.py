@@ -1,6 +1,6 @@
-"""Arrays on disk: read as numbers and nothing else, written while rows stream by.
+"""Read and write .npy files: reading accepts only numbers, writing accepts a stream of unknown length.
 
-A .npy file of unknown length is written, not mapped: written pages do not count as this process's memory.
+Files are written, not mapped, because written pages do not count as memory of this process.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dlrm_adahessian.runs.files import new_file
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 
-_HEADER_BYTES = 128  # of every .npy file here; numpy pads to a multiple of 64
+_HEADER_BYTES = 128  # header size of every .npy file here; NumPy pads to a multiple of 64
 
 
 def read_array(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
@@ -22,20 +22,20 @@ def read_array(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
 
     Args:
         path: the file.
-        mapped: map it read-only instead of reading it.
+        mapped: map the file read-only instead of reading it.
 
     Returns:
         The array.
 
     Raises:
-        DamagedFolderError: it is no array of numbers: a pickle, objects, an archive, anything else.
+        DamagedFolderError: the file is not an array of numbers, but for example a pickle or an archive.
     """
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, BadZipFile) as error:
-        raise DamagedFolderError(f"{path} is no array of numbers: {error}") from error
+        raise DamagedFolderError(f"{path} is not an array of numbers: {error}") from error
     if not isinstance(array, np.ndarray):  # an archive of arrays
-        raise DamagedFolderError(f"{path} is no array of numbers but an archive")
+        raise DamagedFolderError(f"{path} is an archive, not an array of numbers")
     return array
 
 
@@ -46,7 +46,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 class NpyWriter:
-    """A .npy file whose header is written last, when the number of rows is known."""
+    """Writes a .npy file in pieces. The header comes last, when the number of rows is known."""
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
         self.rows = 0
@@ -56,7 +56,7 @@ class NpyWriter:
         self._file.write(bytes(_HEADER_BYTES))
 
     def append(self, rows: npt.NDArray[Any]) -> None:
-        """Write (N, *row_shape) more rows."""
+        """Append rows (N, *row_shape)."""
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self.rows += len(rows)
 
@@ -66,7 +66,7 @@ class NpyWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the header, unless the rows are incomplete."""
+        """Write the header, unless an error interrupted the rows."""
         with self._file:
             if error is None:
                 self._write_header()
@@ -80,4 +80,4 @@ class NpyWriter:
         }
         np.lib.format.write_array_header_1_0(self._file, header)
         if self._file.tell() != _HEADER_BYTES:
-            raise RuntimeError(f"a header must take {_HEADER_BYTES} bytes, numpy wrote {self._file.tell()}")
+            raise RuntimeError(f"expected a header of {_HEADER_BYTES} bytes, NumPy wrote {self._file.tell()}")

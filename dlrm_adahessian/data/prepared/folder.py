@@ -1,7 +1,7 @@
-"""Prepared rows on disk, found again by what they were made from.
+"""Cache prepared data on disk, in folders named by a fingerprint of their inputs.
 
-A folder of the cache is sealed (runs/sealed.py): it is complete or absent, and a changed byte is noticed before
-training. One process makes it, others that want the same wait and use what it made.
+A folder of the cache is sealed (runs/sealed.py): it is complete or absent, and a changed byte is detected before
+training. One process creates it; others that need the same data wait and then use it.
 """
 
 import json
@@ -37,26 +37,26 @@ from dlrm_adahessian.runs.sealed import (
 )
 
 FORMAT = 2
-"""Version of the files; another one is made anew."""
+"""Version of the file format. Folders with another version are prepared again."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Rows ready to train on, mapped read-only.
+    """Samples ready to train on, mapped read-only.
 
     Attributes:
-        folder: where they lie.
-        fingerprint: of what they were made from.
+        folder: folder of the files.
+        fingerprint: hash of everything that determines the data.
         labels: (N,) int8, 0 or 1.
-        features: what a model reads of the N rows.
-        truth: (N,) float32 true click probability of generated rows, else None.
-        weights: (N,) float32, finite and at least 0, as how many samples each counts in training; None for 1 each.
-        split: the parts.
-        preprocessing: made the features.
-        rejected: bad lines put aside.
-        manifest: all that the folder says of itself.
+        features: inputs of a model for the N samples.
+        truth: (N,) float32 true click probability of generated samples; None for others.
+        weights: (N,) float32, finite and at least 0, weight of each sample in training; None for 1 each.
+        split: training, test, and validation parts.
+        preprocessing: schema, vocabulary, and scales that made the features.
+        rejected: number of bad lines in quarantine.
+        manifest: contents of the manifest file.
     """
 
     folder: Path
@@ -72,25 +72,25 @@ class PreparedData:
 
     @property
     def values_per_bag(self) -> tuple[float, ...]:
-        """Mean number of values that a row of the training part has of each of the F categorical features."""
+        """Mean number of values per training sample of each of the F categorical features."""
         train = self.split.train
         of_bags = (bags.offsets[train.stop] - bags.offsets[train.start] for bags in self.features.bags)
         return (1.0,) * self.features.ids.shape[1] + tuple(float(values) / len(train) for values in of_bags)
 
     def population_weights(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
-        """Return as how many samples of the population some rows count, (rows,) float32; None for 1 each."""
+        """Return the weights of some samples in the population, (rows,) float32; None for 1 each."""
         weights = None if self.weights is None else np.asarray(self.weights[rows])
         return population_weights(self.preprocessing.schema.label, np.asarray(self.labels[rows]), weights)
 
 
 def open_prepared(folder: Path) -> PreparedData:
-    """Verify every byte of prepared rows and map them.
+    """Verify every byte of prepared data and map it.
 
     Args:
         folder: a folder of the cache.
 
     Returns:
-        The rows; `DamagedFolderError` when the folder is not what was written, or of another format.
+        The data. Raises `DamagedFolderError` if the folder changed since it was written, or has another format.
     """
     manifest = read_sealed(folder)
     _check(folder, manifest)
@@ -99,10 +99,10 @@ def open_prepared(folder: Path) -> PreparedData:
 
 
 def map_prepared(folder: Path) -> PreparedData:
-    """Map prepared rows that another process has verified; raises as `open_prepared`."""
+    """Map prepared data that another process has verified. Raises the same errors as `open_prepared`."""
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict):
-        raise DamagedFolderError(f"{folder / MANIFEST} must hold a JSON object")
+        raise DamagedFolderError(f"{folder / MANIFEST} must contain a JSON object")
     _check(folder, manifest)
     with storage_errors(folder):
         return _map(folder, manifest)
@@ -110,7 +110,7 @@ def map_prepared(folder: Path) -> PreparedData:
 
 def _check(folder: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("format") != FORMAT:
-        raise DamagedFolderError(f"{folder} must have format {FORMAT}, it says {manifest.get('format')!r}")
+        raise DamagedFolderError(f"{folder} must have format {FORMAT}, found {manifest.get('format')!r}")
     if manifest.get("digest") != _digest(manifest):
         raise DamagedFolderError(f"{folder / MANIFEST} changed since it was written")
 
@@ -118,17 +118,17 @@ def _check(folder: Path, manifest: Mapping[str, Any]) -> None:
 def find_or_make(
     cache_dir: Path, dataset: str, key: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any]]
 ) -> PreparedData:
-    """Return the prepared rows of a key; make them when the cache lacks them or they are damaged.
+    """Return the prepared data of a key. Prepare it if it is damaged or not in the cache.
 
     Args:
-        cache_dir: holds a folder per key.
-        dataset: begins the folder's name.
-        key: all that determines the rows, as JSON values.
-        fill: writes the rows into an empty folder and returns what the manifest says of them, among it the
-            number of `rows` and of `rejected` lines.
+        cache_dir: folder that contains a folder per key.
+        dataset: prefix of the folder name.
+        key: everything that determines the data, as JSON values.
+        fill: writes the data into an empty folder and returns the manifest entries, including the numbers of `rows`
+            and of `rejected` lines.
 
     Returns:
-        The rows.
+        The data.
     """
     name = fingerprint(key)
     folder = cache_dir / f"{dataset}-{name}"
@@ -142,10 +142,10 @@ def find_or_make(
 
 @contextmanager
 def turn_at(folder: Path) -> Generator[None]:
-    """Wait for the lock of a folder of the cache, and say so.
+    """Hold the lock of a cache folder. Log a message if this process has to wait for it.
 
     Args:
-        folder: need not exist.
+        folder: the folder; it need not exist.
 
     Yields:
         Nothing.
@@ -155,27 +155,27 @@ def turn_at(folder: Path) -> Generator[None]:
         try:
             stack.enter_context(exclusive_lock(lock, wait=False))
         except LockedError:
-            logger.info("waiting for another process that prepares %s", folder)
+            logger.info("waiting for another process to prepare %s", folder)
             stack.enter_context(exclusive_lock(lock, wait=True))
         yield
 
 
 def make(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> PreparedData:
-    """Fill and seal a folder whose lock is held; `fill` tells `fingerprint` and `key` too."""
+    """Fill and seal a folder whose lock this process holds. `fill` also returns `fingerprint` and `key`."""
     with storage_errors(folder):
         remove_leftovers(folder.parent, of=folder.name)
-    logger.info("preparing rows in %s", folder)
+    logger.info("preparing data in %s", folder)
     meta: dict[str, Any] = {"format": FORMAT}
     with sealed_folder(folder, meta) as temporary:
         meta.update(fill(temporary))
         meta["digest"] = _digest(meta)
-    # Each byte was read and hashed when the folder was sealed: not again.
+    # Sealing read and hashed every byte, so there is no need to verify again.
     with storage_errors(folder):
         return _map(folder, json.loads((folder / MANIFEST).read_bytes()))
 
 
 def adopt(made: PreparedData, cache_dir: Path, dataset: str) -> PreparedData:
-    """Move rows whose fingerprint became known with them to its folder, unless that has the same."""
+    """Move data whose fingerprint is known only now to the folder of that name, unless the folder exists already."""
     folder = cache_dir / f"{dataset}-{made.fingerprint}"
     with turn_at(folder), storage_errors(folder):
         if found := _reusable(folder):
@@ -189,24 +189,24 @@ def adopt(made: PreparedData, cache_dir: Path, dataset: str) -> PreparedData:
 def _reusable(folder: Path) -> PreparedData | None:
     if not folder.exists():
         return None
-    # Prepared anew, they could not be put in the place of another user's.
+    # This process could not replace another user's folder, so preparing the data again would be in vain.
     if not os.access(folder, os.R_OK | os.X_OK):
         raise StorageError(
-            f"prepared rows are in {folder}, which this user may not read; ask its owner for that, or name another folder "
-            "with --data.cache-dir"
+            f"Cannot read the prepared data in {folder}: permission denied. Ask its owner for access, or choose another "
+            "folder with --data.cache-dir."
         )
     try:
         found = open_prepared(folder)
         if not folder.name.endswith(f"-{found.fingerprint}"):
-            raise DamagedFolderError(f"{folder} holds rows {found.fingerprint}, not those of its name")
+            raise DamagedFolderError(f"{folder} contains data {found.fingerprint}, which is not its name")
         return found
     except DamagedFolderError as error:
-        logger.warning("prepared rows are damaged and made anew: %s", error)
+        logger.warning("prepared data is damaged and will be prepared again: %s", error)
         return None
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
-    """Hash what no file hash covers."""
+    """Hash the manifest entries, which no file hash covers."""
     return fingerprint({name: value for name, value in manifest.items() if name not in ("files", "digest")})
 
 

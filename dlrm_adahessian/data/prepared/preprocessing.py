@@ -1,4 +1,4 @@
-"""From a raw row to what a model reads of it: the schema, and what was learnt from the training part."""
+"""Turn raw samples into features, with the schema and with what was learned from the training part."""
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -23,19 +23,19 @@ from dlrm_adahessian.runs.sealed import DamagedFolderError
 _SCALES = "scales.npy"
 
 Scales = npt.NDArray[np.float64]
-"""(2, S) mean and standard deviation of each dense column that is standardized."""
+"""(2, S) mean and standard deviation of each standardized column."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What turns rows into features.
+    """Turns raw samples into features.
 
     Attributes:
         schema: the columns.
-        vocabulary: tokens to table rows.
-        scales: of the dense columns that are standardized.
-        texts: of the tokens; None where tokens are numbers, or an earlier version kept no texts.
-        fingerprint: of the prepared rows that it was learnt from; None before they are sealed.
+        vocabulary: maps tokens to embedding rows.
+        scales: mean and deviation of the standardized columns.
+        texts: texts of the tokens; None if tokens are numbers, or if an earlier version stored no texts.
+        fingerprint: fingerprint of the prepared data it was learned from; None before that is sealed.
     """
 
     schema: Schema
@@ -46,18 +46,18 @@ class Preprocessing:
 
     @property
     def num_rows(self) -> tuple[int, ...]:
-        """Height of each table, row 0 included."""
+        """Number of rows of each table, including row 0."""
         known = np.diff(self.vocabulary.offsets).tolist()
         columns = zip(self.schema.categorical, known, strict=True)
         return tuple((column.buckets or tokens) + 1 for column, tokens in columns)
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The hash tables that look tokens up."""
+        """Hash tables that look up tokens."""
         return Encoder(self.schema, self.vocabulary)
 
     def features(self, block: RowBlock) -> Features:
-        """Return the features of rows as they were read."""
+        """Return the features of raw samples."""
         dense = block.dense
         if self.schema.standardized:
             dense[:, self.schema.standardized] = scaled(block.unscaled, self.scales)
@@ -71,23 +71,23 @@ class Preprocessing:
         )
 
     def require_extendable(self, schema: Schema) -> None:
-        """Refuse to extend this to rows of another kind.
+        """Raise unless this can be extended with data of another schema.
 
         Args:
-            schema: of the new rows; how often a token is seen at least, and how the rows are split, may differ.
+            schema: schema of the new data; `min_count` and the split may differ.
 
         Raises:
-            UsageError: they have other columns, transforms or buckets.
+            UsageError: columns, transforms, or buckets differ.
         """
         buckets = [[column.buckets for column in columns.categorical] for columns in (schema, self.schema)]
         if not schema.reads_as(self.schema) or buckets[0] != buckets[1]:
             raise UsageError(
-                "what was learnt from rows is extended by rows of the same columns, and the schema of these differs in a "
-                "column, a transform or in buckets; give rows and a schema of the same columns, or train a new model"
+                "Cannot continue from the earlier run, because the new schema has other columns, transforms, or buckets. "
+                "Pass data and a schema with the same columns, or train a new model."
             )
 
     def values(self, dense: npt.NDArray[np.float32], place: int) -> npt.NDArray[np.float64]:
-        """Return the values (N,) of the dense column at a place, before the transform that gave `dense` (N,)."""
+        """Invert the transform of a dense column: return its values (N,) from `dense` (N,)."""
         found, transform = dense.astype(np.float64), self.schema.dense[place].transform
         if transform == "log1p":
             return np.expm1(found)
@@ -97,7 +97,7 @@ class Preprocessing:
         return found
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write what was learnt into a folder, and return what its manifest has to say for `load`."""
+        """Write the learned state to a folder, and return the manifest entries that `load` needs."""
         self.vocabulary.save(folder)
         if self.schema.standardized:
             write_array(folder / _SCALES, self.scales)
@@ -108,23 +108,23 @@ class Preprocessing:
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> "Preprocessing":
-        """Read what `save` wrote; before there were schemas, all rows were Criteo's.
+        """Read what `save` wrote. A manifest of a version without schemas means Criteo's.
 
         Args:
-            folder: that holds it.
-            manifest: of the folder.
+            folder: folder that `save` wrote.
+            manifest: manifest of the folder.
 
         Returns:
-            The same.
+            The preprocessing.
 
         Raises:
-            DamagedFolderError: the arrays are not those of the schema.
+            DamagedFolderError: the arrays do not fit the schema.
         """
         schema = from_dict(manifest["schema"]) if "schema" in manifest else CRITEO
         scales = read_array(folder / _SCALES) if schema.standardized else NO_SCALES
         if scales.shape != (2, len(schema.standardized)) or not np.isfinite(scales).all():
             raise DamagedFolderError(
-                f"{folder / _SCALES} must hold 2 finite numbers for each standardized column"
+                f"{folder / _SCALES} must contain 2 finite numbers for each standardized column"
             )
         vocabulary, path = Vocabulary.load(folder, schema), folder / FILE
         texts = VocabularyTexts(path, vocabulary) if path.exists() else None
@@ -135,14 +135,14 @@ NO_SCALES: Scales = np.empty((2, 0))
 
 
 def scales_of(pieces: Callable[[], Iterable[npt.NDArray[np.float64]]], columns: int) -> Scales:
-    """Return mean and standard deviation of columns, in two passes; missing values count in neither.
+    """Compute mean and standard deviation of columns in two passes, ignoring missing values.
 
     Args:
-        pieces: gives the rows from the first on, (n, S) each, NaN where missing.
+        pieces: returns an iterator over all values from the start, (n, S) each, NaN if missing.
         columns: S.
 
     Returns:
-        (2, S); of a column without values 0 and 1, and 1 as the deviation of one whose values are equal.
+        (2, S) mean and deviation: 0 and 1 for a column without values, and deviation 1 for a constant column.
     """
     if not columns:
         return NO_SCALES
@@ -156,10 +156,10 @@ def scales_of(pieces: Callable[[], Iterable[npt.NDArray[np.float64]]], columns: 
     mean = total / count
     for piece in pieces():
         squares += np.nansum((piece - mean) ** 2, 0)
-    # Of equal values the mean may be rounded, and the deviation be tiny in place of 0.
+    # The mean of equal values may be rounded, which gives a tiny deviation instead of 0.
     return np.stack([mean, np.where(least < most, np.sqrt(squares / count), 1.0)])
 
 
 def scaled(values: npt.NDArray[np.float64], scales: Scales) -> npt.NDArray[np.float32]:
-    """Return (x - mean) / deviation of values (N, S), 0 where missing."""
+    """Return (x - mean) / deviation of values (N, S), 0 if missing."""
     return np.nan_to_num((values - scales[0]) / scales[1]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Whether a disk has room for rows that are to be prepared; asked before the first one is read."""
+"""Check, before reading any data, that the disk has room for the prepared data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,24 +7,24 @@ from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.data.text.packed import Peekable, unpacked
 from dlrm_adahessian.runs.sealed import require_room
 
-_LOOK = 1 << 23  # bytes of text at the beginning of a file by which its lines are counted
+_LOOK = 1 << 23  # bytes at the start of a text file from which its number of lines is estimated
 _PARQUET = b"PAR1"
 
 
 def require_room_for_rows(rows: int, schema: Schema, folder: Path) -> None:
-    """Refuse rows that cannot lie in a folder with a `StorageError`.
+    """Raise `StorageError` if a folder has no room for the prepared data.
 
     Args:
-        rows: how many.
-        schema: of them. A row is taken to have a value a column, which bags may exceed.
-        folder: to prepare them in.
+        rows: number of samples.
+        schema: schema of the samples. The estimate assumes one value per column; bags may need more.
+        folder: folder of the prepared data.
     """
     columns = len(schema.dense_names) + len(schema.features)
-    require_room(folder, rows * (4 * columns + 1), "--data.cache-dir")  # 4 bytes a number, 1 the label
+    require_room(folder, rows * (4 * columns + 1), "--data.cache-dir")  # 4 bytes per number, 1 for the label
 
 
 def rows_of_files(files: Sequence[Path]) -> int:
-    """Return about how many rows files have: parquet by its footer, lines by the first ones; of an archive 0."""
+    """Estimate the number of samples in files, from parquet footers or the first lines of text; 0 for archives."""
     return sum(map(_rows, files))
 
 
@@ -39,10 +39,10 @@ def _rows(path: Path) -> int:
 
 
 def _rows_of_parquet(path: Path) -> int:
-    import pyarrow as pa  # commands that read no such file start without it
+    import pyarrow as pa  # imported here: most commands do not need it and start faster
     import pyarrow.parquet as pq
 
     try:
         return pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError):  # a damaged file: who reads it says so
+    except (pa.ArrowException, OSError):  # a damaged file: reading it reports the error
         return 0

@@ -1,6 +1,6 @@
-"""What of the rows must wait until the training part is known, in files of a folder that goes when the rows are prepared.
+"""Store the columns that must wait until the training part is known, in a temporary folder.
 
-It is written, not mapped: written pages do not count as this process's memory.
+Files are written, not mapped, because written pages do not count as memory of this process.
 """
 
 import shutil
@@ -18,18 +18,18 @@ from dlrm_adahessian.data.rows import RowBlock, words_of
 from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.runs.files import new_file
 
-_PIECE = 1 << 16  # entries read at a time
+_PIECE = 1 << 16  # number of entries read at a time
 
 
 class Spill:
-    """Tokens column by column, values and lengths of bags, values to standardize, and the bits of what is missing.
+    """Stores tokens column by column, values and lengths of bags, values to standardize, and the bits of missing values.
 
     Attributes:
-        texts: of the tokens.
+        texts: texts of the tokens.
     """
 
     def __init__(self, folder: Path, schema: Schema) -> None:
-        """Make the folder."""
+        """Create the folder."""
         folder.mkdir()
         self._folder = folder
         self._num_dense, self._num_tokens = len(schema.dense), len(schema.tokens)
@@ -44,7 +44,7 @@ class Spill:
         self.texts = SpilledTexts(folder, schema)
 
     def append(self, block: RowBlock) -> None:
-        """Write more rows."""
+        """Append a block."""
         tokens = np.ascontiguousarray(block.tokens.T, self._token)
         for path, column in zip(self._columns, (*tokens, *(bags.values for bags in block.bags)), strict=True):
             self._files[path].write(np.ascontiguousarray(column, self._token).data)
@@ -55,34 +55,34 @@ class Spill:
         self.texts.append(block)
 
     def close(self) -> None:
-        """Finish writing; a second call does nothing."""
+        """Close the files. A second call does nothing."""
         for file in self._files.values():
             file.close()
         self.texts.close()
 
     def column(self, feature: int, rows: int) -> Iterator[npt.NDArray[Any]]:
-        """Read the tokens of a categorical column in the first `rows` rows, in pieces."""
+        """Read the tokens of a categorical column in the first `rows` samples, in pieces."""
         bag = feature - self._num_tokens
         values = rows if bag < 0 else sum(int(lengths.sum()) for lengths in self.lengths(bag, rows))
         return _pieces(self._columns[feature], self._token, values)
 
     def lengths(self, bag: int, rows: int) -> Iterator[npt.NDArray[np.int32]]:
-        """Read how many values the first `rows` rows have in a bag column, in pieces."""
+        """Read the lengths of a bag column in the first `rows` samples, in pieces."""
         return _pieces(self._lengths[bag], np.dtype(np.int32), rows)
 
     def unscaled(self, rows: int) -> Iterator[npt.NDArray[np.float64]]:
-        """Read the values to standardize of the first `rows` rows, (n, S) each."""
+        """Read the values to standardize of the first `rows` samples, in pieces (n, S)."""
         return _pieces(self._unscaled, self._unscaled_type, rows)
 
     def missing_counts(self, rows: int) -> npt.NDArray[np.int64]:
-        """Count in how many of the first `rows` rows each dense and each token column is missing, (K + T,) int64."""
+        """Count the missing values of each dense and token column in the first `rows` samples, (K + T,) int64."""
         counts = np.zeros(64 * self._missing_type.shape[0], np.int64)
         for missing in self._missing_words(rows):
             _count_bits(missing, counts)
         return counts[: self._num_dense + self._num_tokens]
 
     def blocks(self, rows: int) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.uint64]]]:
-        """Read `rows` rows in blocks of tokens (N, T), a transposed view, and missing (N, W)."""
+        """Read `rows` samples in blocks of tokens (N, T), a transposed view, and missing (N, W)."""
         columns = [self.column(feature, rows) for feature in range(self._num_tokens)]
         for missing in self._missing_words(rows):
             tokens = np.empty((self._num_tokens, len(missing)), self._token)
@@ -109,7 +109,7 @@ def _pieces(path: Path, dtype: np.dtype[Any], entries: int) -> Iterator[npt.NDAr
 
 @njit(cache=True, nogil=True)
 def _count_bits(words: npt.NDArray[np.uint64], counts: npt.NDArray[np.int64]) -> None:
-    """Add to counts (64 W,) how often each bit is set in words (N, W)."""
+    """Add to `counts` (64 W,) the number of times that each bit is set in `words` (N, W)."""
     one = np.uint64(1)
     for word in range(words.shape[1]):
         for n in range(len(words)):

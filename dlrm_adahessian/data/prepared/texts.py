@@ -1,8 +1,8 @@
-"""The texts of the tokens of a vocabulary: gathered while rows stream by, kept in the order of the rows of the tables.
+"""Collect the texts of a vocabulary's tokens while data streams by, and store them in the order of the embedding rows.
 
-Which tokens the vocabulary has is known when all rows are read. Until then the text of each token waits in a file; a filter
-of fixed size keeps most repetitions out. What is kept is one Arrow file with a batch per categorical column, which is
-mapped, and looked at where something shows tokens. Criteo's tokens are numbers and have no texts.
+The vocabulary is known only after all samples are read. Until then texts go to a temporary file, and a filter of fixed size
+drops most repetitions. The result is one Arrow file with a batch per categorical column. It is mapped, and only read to
+show tokens. Criteo's tokens are numbers and have no texts.
 """
 
 from collections.abc import Iterator
@@ -23,24 +23,24 @@ from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.runs.files import new_file
 
 FILE = "vocabulary_texts.arrow"
-"""In a folder with a vocabulary; absent where no text of a token is known."""
+"""File in a folder with a vocabulary; absent if no texts are known."""
 
 _SLOTS = 1 << 15  # tokens of a column that the filter remembers
-_TEXT = pa.large_string()  # of a column there may be more than 2 GiB
+_TEXT = pa.large_string()  # a column may have more than 2 GiB of text
 _SPILLED = pa.schema([("token", pa.uint64()), ("text", _TEXT)])
 _KEPT = pa.schema([("text", _TEXT)])
-_OPEN, _EMPTY = -1, -2  # rows of a table whose text is looked for, and that have none
+_OPEN, _EMPTY = -1, -2  # embedding rows whose text is not found yet, and rows without a text
 
-_REMEDY = "restore it from a copy, or train again"
+_REMEDY = "Restore it from a copy, or train again."
 
 ipc: Any = pyarrow.ipc  # unknown to type checkers
 
 
 class SpilledTexts:
-    """Texts as they were met, in a file per column that has a vocabulary; most of them once."""
+    """Stores texts in order of appearance, most of them once, in a file per column with a vocabulary."""
 
     def __init__(self, folder: Path, schema: Schema) -> None:
-        """Set up; `folder` must exist when the first texts come."""
+        """Set up. `folder` must exist before the first texts are appended."""
         self._paths = {
             place: folder / f"{column.feature}.texts"
             for place, column in enumerate(schema.categorical)
@@ -51,7 +51,7 @@ class SpilledTexts:
         self._stack = ExitStack()
 
     def append(self, block: RowBlock) -> None:
-        """Write the texts of a block that are not known to be written."""
+        """Write the texts of a block that the filter does not remember."""
         if not block.texts:
             return
         for place, path in self._paths.items():
@@ -65,14 +65,14 @@ class SpilledTexts:
                 self._files[place].write_batch(pa.record_batch(columns, schema=_SPILLED))
 
     def close(self) -> None:
-        """Finish writing; a second call does nothing."""
+        """Close the files. A second call does nothing."""
         self._stack.close()
 
     def __bool__(self) -> bool:
         return bool(self._files)
 
     def column(self, place: int) -> Iterator[TokenTexts]:
-        """Read the texts of a categorical column in pieces; of one with buckets there are none."""
+        """Read the texts of a categorical column in pieces; none for a column with buckets."""
         if place in self._files:
             with ipc.open_stream(str(self._paths[place])) as pieces:
                 for piece in pieces:
@@ -86,14 +86,14 @@ def write_texts(
     folder: Path,
     known: "VocabularyTexts | None" = None,
 ) -> None:
-    """Write the texts of a vocabulary into a folder; nothing where none are known.
+    """Write the texts of a vocabulary to a folder; write nothing if no texts are known.
 
     Args:
-        spilled: those of all rows.
-        vocabulary: of the training part.
-        encoder: of the same vocabulary.
-        folder: where the file goes.
-        known: of the vocabulary that this one extends.
+        spilled: texts of all samples.
+        vocabulary: vocabulary of the training part.
+        encoder: encoder of the same vocabulary.
+        folder: folder for the file.
+        known: texts of the vocabulary that this one extends.
     """
     if not spilled and known is None:
         return
@@ -110,14 +110,14 @@ def write_texts(
 
 
 class VocabularyTexts:
-    """The texts of a vocabulary, in a file that is read where they are shown.
+    """The texts of a vocabulary, in a file that is read on demand.
 
     Attributes:
         path: the file.
     """
 
     def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
-        """Take the place of the file; it is not opened."""
+        """Store the path; the file is not opened yet."""
         self.path = path
         self._vocabulary = vocabulary
 
@@ -125,29 +125,29 @@ class VocabularyTexts:
         """Map the texts of a categorical column.
 
         Args:
-            place: of the column, among tokens and then bags.
+            place: index of the column, counting tokens and then bags.
 
         Returns:
-            Arrow array of strings, one for each of `Vocabulary.tokens_of`; null in the place of a missing token.
+            Arrow array of strings, one for each entry of `Vocabulary.tokens_of`; null for the missing token.
 
         Raises:
-            CheckpointError: the file holds something else.
+            CheckpointError: the file has other contents.
         """
         rows = len(self._vocabulary.tokens_of(place))
-        wrong = f"{self.path} must hold the texts of {rows} tokens of categorical column {place + 1}"
+        wrong = f"{self.path} must contain the texts of {rows} tokens of categorical column {place + 1}"
         try:
             with ipc.open_file(pa.memory_map(str(self.path))) as file:
                 batch = file.get_batch(place)
             batch.validate(full=True)
         except (ValueError, pa.ArrowException, OSError) as error:
-            raise CheckpointError(f"{wrong}: {error}; {_REMEDY}") from error
+            raise CheckpointError(f"{wrong}: {error}. {_REMEDY}") from error
         if batch.schema != _KEPT or len(batch) != rows:
-            raise CheckpointError(f"{wrong}, found {len(batch)} of {batch.schema.names}; {_REMEDY}")
+            raise CheckpointError(f"{wrong}, found {len(batch)} of {batch.schema.names}. {_REMEDY}")
         return batch["text"]
 
 
 def _gathered(spilled: SpilledTexts, place: int, encoder: Encoder, places: npt.NDArray[np.int64]) -> Any:
-    """Return the texts of the rows of a table whose `places` (R + 1,) are open, and fill in where among them each is."""
+    """Return the texts of the embedding rows whose `places` (R + 1,) are open, and set these to indices of the texts."""
     texts: list[Any] = [pa.array([], _TEXT)]
     known, wanted = 0, np.count_nonzero(places == _OPEN)
     for piece in spilled.column(place):
@@ -161,7 +161,7 @@ def _gathered(spilled: SpilledTexts, place: int, encoder: Encoder, places: npt.N
 
 @njit(cache=True, nogil=True)
 def _unmet(tokens: npt.NDArray[np.uint64], met: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return the places of tokens that are not among `met`, of which each replaces another by its last bits."""
+    """Return the indices of tokens not in the filter `met`, and add them; the last bits of a token choose its slot."""
     places = np.empty(len(tokens), np.int64)
     count = 0
     for place in range(len(tokens)):
@@ -175,7 +175,7 @@ def _unmet(tokens: npt.NDArray[np.uint64], met: npt.NDArray[np.uint64]) -> npt.N
 
 @njit(cache=True, nogil=True)
 def _settled(rows: npt.NDArray[np.int32], places: npt.NDArray[np.int64], known: int) -> npt.NDArray[np.int64]:
-    """Give rows with an open place the next ones, `known` first; return where among `rows` they were met first."""
+    """Number the open embedding rows among `rows`, starting at `known`. Return the index of each one's first occurrence."""
     first = np.empty(len(rows), np.int64)
     count = 0
     for n in range(len(rows)):

@@ -1,14 +1,13 @@
-"""Tokens to table rows.
+"""Map tokens to embedding rows.
 
-Each categorical column has a table of its own. Row 0 stands for tokens that the training part lacks or has fewer than
-`min_count` times; the others follow by descending frequency, so that hot rows lie together, and by value
-where they are equally frequent. A missing token is a token like any other, and goes before its equals. Columns of bags
-have no missing token: a bag without values is empty. Where hashes share buckets there is no vocabulary: a token has
-row 1 + token modulo buckets, and a missing one row 0. A vocabulary that extends another keeps its rows where they are, and
-its own come after them.
+Each categorical column has its own table. Row 0 is for tokens that occur fewer than `min_count` times in the training
+part, or never. The other tokens are sorted by descending frequency, so that hot rows are adjacent, and then by value. The
+missing token counts like any other, and comes first among equally frequent ones. Bag columns have no missing token: a bag
+without values is empty. With `buckets` there is no vocabulary: a token has row 1 + token modulo buckets, and a missing one
+row 0. A vocabulary that extends another keeps the rows of that one and appends its own.
 
-A hash table here is one array of slots, each a token and its count or row: what is looked up lies in
-one cache line, and the counts of the largest feature of Criteo (10 million tokens) take 134 MB.
+A hash table here is one array of slots, each with a token and its count or row. So a lookup touches one cache line, and
+the counts of Criteo's largest feature (10 million tokens) take 134 MB.
 """
 
 import os
@@ -27,27 +26,27 @@ from dlrm_adahessian.data.schema import Schema
 from dlrm_adahessian.runs.sealed import DamagedFolderError
 
 UNKNOWN = 0
-"""Row of tokens that are unseen or rare."""
+"""Row of unseen and rare tokens."""
 
 _FILES = {name: f"vocabulary_{name}.npy" for name in ("tokens", "offsets", "missing")}
-_THREADS = 2  # features counted at a time: each holds a table, so more would cost memory
+_THREADS = 2  # features counted at a time; each needs a table, so more would cost memory
 _SMALLEST = 1 << 4  # slots
-_ENCODED_ROWS = 1 << 13  # rows that a thread encodes at a time, so that they stay in its cache
+_ENCODED_ROWS = 1 << 13  # samples that a thread encodes at a time, few enough to stay in its cache
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio (Knuth, multiplicative hashing)
 
-_Slots = npt.NDArray[Any]  # of records: token, and value, which is 0 in an empty slot only
+_Slots = npt.NDArray[Any]  # records of token and value; the value is 0 only in an empty slot
 _Tokens = npt.NDArray[Any]  # uint32 or uint64
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The rows of all tables.
+    """The tokens of the embedding rows of all tables.
 
     Attributes:
-        tokens: uint32 or uint64, tokens of all features in the order of their rows, row 1 first; where a missing token
-            has a row, a 0 without meaning stands in its place.
-        offsets: (F + 1,) int64, where each feature's tokens begin, and their number.
-        missing: (F,) int32, row of the missing token; `UNKNOWN` when it is rare.
+        tokens: uint32 or uint64, tokens of all features in the order of their rows, row 1 first; the row of a missing
+            token has a placeholder 0.
+        offsets: (F + 1,) int64, index at which each feature's tokens begin, and the total number.
+        missing: (F,) int32, row of the missing token; `UNKNOWN` if it is rare.
     """
 
     tokens: _Tokens
@@ -69,14 +68,14 @@ class Vocabulary:
         """Read what `save` wrote.
 
         Args:
-            folder: that holds it.
-            schema: of the rows.
+            folder: folder that `save` wrote.
+            schema: schema of the data.
 
         Returns:
             The vocabulary.
 
         Raises:
-            DamagedFolderError: it is no array, or none of a vocabulary for this schema.
+            DamagedFolderError: the files are not a vocabulary for this schema.
         """
         found = cls(**{field: read_array(folder / name) for field, name in _FILES.items()})
         features, ends = len(schema.features), found.offsets
@@ -84,15 +83,15 @@ class Vocabulary:
         shapes = [ends.shape, found.missing.shape, found.tokens.ndim]
         if types != [token_type(schema), np.int64, np.int32] or shapes != [(features + 1,), (features,), 1]:
             raise DamagedFolderError(
-                f"{folder} must hold a vocabulary of {features} columns, found arrays of {types} and shapes {shapes}"
+                f"{folder} must contain a vocabulary of {features} columns, found arrays of {types} and shapes {shapes}"
             )
         heights = np.diff(ends)
         if ends[0] != 0 or ends[-1] != len(found.tokens) or (heights < 0).any():
             raise DamagedFolderError(
-                f"the offsets in {folder} do not cut {len(found.tokens):,} tokens into columns"
+                f"the offsets in {folder} do not divide {len(found.tokens):,} tokens into columns"
             )
         if (found.missing < 0).any() or (found.missing > heights).any():
-            raise DamagedFolderError(f"a missing token in {folder} has a row that its table lacks")
+            raise DamagedFolderError(f"a missing token in {folder} has a row outside its table")
         return found
 
 
@@ -103,16 +102,16 @@ def build_vocabulary(
     *,
     min_count: int,
 ) -> Vocabulary:
-    """Count the tokens of the training part, and order those seen often enough.
+    """Count the tokens of the training part, and sort the frequent ones.
 
     Args:
-        schema: of the rows.
-        column: gives the tokens of feature 0..F - 1 in pieces, 0 where missing; called from several threads.
-        missing: (F,) in how many rows each feature is missing; of bags 0.
-        min_count: how often a token is seen at least to have a row, where the schema does not say; at least 1.
+        schema: schema of the data.
+        column: returns the tokens of feature 0..F - 1 in pieces, 0 if missing; called from several threads.
+        missing: (F,) number of samples in which each feature is missing; 0 for bags.
+        min_count: smallest count of a token with its own row, unless the schema sets one; at least 1.
 
     Returns:
-        The vocabulary; features with buckets have no tokens.
+        The vocabulary. Features with buckets have no tokens.
     """
     dtype = token_type(schema)
 
@@ -133,13 +132,13 @@ def build_vocabulary(
 
 
 def extended(schema: Schema, known: Vocabulary, found: Vocabulary) -> Vocabulary:
-    """Return a vocabulary with the rows of `known`, and after them those of tokens that only `found` has, in its order."""
+    """Return a vocabulary with the rows of `known`, followed by the tokens that only `found` has, in its order."""
     encoder = Encoder(schema, known)
     tokens, heights, missing = [np.empty(0, token_type(schema))], [0], []
     for feature, (row, new_row) in enumerate(zip(known.missing, found.missing, strict=True)):
         old, new = known.tokens_of(feature), found.tokens_of(feature)
         lacking = encoder.rows_of(feature, new) == UNKNOWN
-        if new_row != UNKNOWN:  # its token has no meaning
+        if new_row != UNKNOWN:  # the placeholder token must not be looked up
             lacking[new_row - 1] = row == UNKNOWN
         if row == UNKNOWN != new_row:
             row = len(old) + int(np.count_nonzero(lacking[:new_row]))
@@ -154,12 +153,12 @@ def extended(schema: Schema, known: Vocabulary, found: Vocabulary) -> Vocabulary
 
 
 def token_type(schema: Schema) -> type[np.uint32] | type[np.uint64]:
-    """Return the type of the tokens of a schema."""
+    """Return the dtype of the tokens of a schema."""
     return np.uint32 if schema.token_bits <= 32 else np.uint64
 
 
 class Encoder:
-    """Looks tokens up; safe to share among threads."""
+    """Looks up tokens. Threads may share an instance."""
 
     def __init__(self, schema: Schema, vocabulary: Vocabulary) -> None:
         """Build the hash tables."""
@@ -175,21 +174,21 @@ class Encoder:
         self._first_bag = len(schema.tokens)
 
     def encode(self, tokens: _Tokens, missing: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-        """Return the table rows of the token columns.
+        """Return the embedding rows of the token columns.
 
         Args:
             tokens: (N, T), as in `RowBlock`.
             missing: as in `RowBlock`.
 
         Returns:
-            (N, T) int32, each within the table of its feature.
+            (N, T) int32 row numbers within the table of each feature.
         """
         rows = np.empty(tokens.shape, np.int32)
         words = missing.reshape(len(missing), missing.size // max(len(missing), 1))
 
         def encode(first: int) -> None:
             part = slice(first, first + _ENCODED_ROWS)
-            # Feature by feature, so that a feature's table stays in the cache.
+            # One feature at a time, so that its hash table stays in the cache.
             for feature in range(tokens.shape[1]):
                 word, bit = divmod(self._first_bit + feature, 64)
                 found = rows[part, feature]
@@ -201,11 +200,11 @@ class Encoder:
         return rows
 
     def encode_values(self, bag: int, values: _Tokens) -> npt.NDArray[np.int32]:
-        """Return the table rows (V,) int32 of values (V,) of a bag column, by its place among those."""
+        """Return the embedding rows (V,) int32 of values (V,) of the bag column with index `bag`."""
         return self.rows_of(self._first_bag + bag, values)
 
     def rows_of(self, feature: int, tokens: _Tokens) -> npt.NDArray[np.int32]:
-        """Return the table rows (V,) int32 of tokens (V,) of a categorical column, none of them missing."""
+        """Return the embedding rows (V,) int32 of tokens (V,) of a categorical column, none of them missing."""
         rows = np.empty(len(tokens), np.int32)
         self._look_up(feature, tokens, rows)
         return rows
@@ -218,7 +217,7 @@ class Encoder:
 
 
 def _counted(pieces: Iterable[_Tokens], dtype: npt.DTypeLike) -> _Slots:
-    """Count tokens in a table that grows, at most 3/4 full."""
+    """Count tokens in a table that grows and is at most 3/4 full."""
     slots = _new_slots(0, dtype)
     used = 0
     for tokens in pieces:
@@ -230,9 +229,9 @@ def _counted(pieces: Iterable[_Tokens], dtype: npt.DTypeLike) -> _Slots:
 
 
 def _in_order(slots: _Slots, missing: int, min_count: int) -> tuple[_Tokens, int]:
-    """Return the kept tokens by rank, and the row of the missing token; see `Vocabulary`."""
+    """Return the frequent tokens in order, and the row of the missing token; see `Vocabulary`."""
     kept = _frequent(slots, min_count)
-    # Counts of pieces include the missing, as zeros.
+    # Missing tokens were counted as zeros.
     if missing:
         kept["value"][kept["token"] == 0] -= missing
         kept = _frequent(kept, min_count)
@@ -251,7 +250,7 @@ def _new_slots(at_least: int, dtype: npt.DTypeLike) -> _Slots:
 
 @njit(cache=True)
 def _find(slots: _Slots, token: int, shift: np.uint64) -> np.uint64:
-    """Return the slot that holds `token`, or the empty one where it belongs."""
+    """Return the slot of `token`, or the empty slot for it."""
     at = (np.uint64(token) * _SPREAD) >> shift
     while slots["value"][at] and slots["token"][at] != token:
         at = (at + np.uint64(1)) & np.uint64(len(slots) - 1)
@@ -260,7 +259,7 @@ def _find(slots: _Slots, token: int, shift: np.uint64) -> np.uint64:
 
 @njit(cache=True)
 def _shift(slots: _Slots) -> np.uint64:
-    """Return how far a hash is shifted to index `slots`, whose number is a power of two."""
+    """Return the right shift that turns a hash into an index of `slots`, whose length is a power of two."""
     shift = 64
     size = len(slots)
     while size > 1:
@@ -271,7 +270,7 @@ def _shift(slots: _Slots) -> np.uint64:
 
 @njit(cache=True, nogil=True)
 def _count(slots: _Slots, tokens: _Tokens) -> int:
-    """Count tokens into a table with room for them; return how many are new."""
+    """Count tokens in a table with room for them, and return the number of new ones."""
     shift = _shift(slots)
     new = 0
     for token in tokens:
@@ -285,7 +284,7 @@ def _count(slots: _Slots, tokens: _Tokens) -> int:
 
 @njit(cache=True, nogil=True)
 def _frequent(slots: _Slots, min_count: int) -> _Slots:
-    """Select without a mask or a copy of the counts, which would take as much memory again."""
+    """Select the slots of frequent tokens, without a mask or a copy, which would double the memory."""
     frequent = 0
     for value in slots["value"]:
         frequent += value >= min_count
@@ -300,7 +299,7 @@ def _frequent(slots: _Slots, min_count: int) -> _Slots:
 
 @njit(cache=True, nogil=True)
 def _move(full: _Slots, slots: _Slots) -> None:
-    """Enter all of one table into another, larger one."""
+    """Insert all entries of a table into a larger one."""
     shift = _shift(slots)
     for n in range(len(full)):
         if full["value"][n]:
@@ -309,7 +308,7 @@ def _move(full: _Slots, slots: _Slots) -> None:
 
 @njit(cache=True, nogil=True)
 def _enter(slots: _Slots, tokens: _Tokens, missing: int) -> None:
-    """Enter the rows of tokens, row 1 first; row `missing` belongs to no token."""
+    """Insert tokens with their rows, starting at row 1; skip row `missing`, which belongs to no token."""
     shift = _shift(slots)
     for n in range(len(tokens)):
         if n + 1 != missing:
@@ -320,7 +319,7 @@ def _enter(slots: _Slots, tokens: _Tokens, missing: int) -> None:
 
 @njit(cache=True, nogil=True)
 def _encode(tokens: _Tokens, slots: _Slots, rows: npt.NDArray[np.int32]) -> None:
-    """Look tokens up; an empty slot holds 0, the row of unknown tokens."""
+    """Look up tokens. An empty slot has value 0, the row of unknown tokens."""
     shift = _shift(slots)
     for n in range(len(tokens)):
         rows[n] = slots["value"][_find(slots, tokens[n], shift)]

@@ -1,8 +1,8 @@
-"""Blocks of rows to planar memory maps, in bounded memory.
+"""Write blocks of samples to one file per column group, in bounded memory.
 
-The input is read once. That pass writes what is final (labels, dense columns) and spills what must wait, since the
-vocabulary belongs to the training part, which is known when standard input ends. Then the tokens of the training part are
-counted, and all are encoded.
+The input is read once. This pass writes the columns that are final (labels, dense columns) and spills the others: the
+vocabulary depends on the training part, which is known only at the end of the input. Then the tokens of the training part
+are counted, and all tokens are encoded.
 """
 
 import logging
@@ -44,16 +44,16 @@ def write_prepared(
     """Write the files that `PreparedData` maps.
 
     Args:
-        blocks: labelled rows in the order of their parts.
+        blocks: labeled samples in the order of their parts.
         folder: an empty folder.
-        schema: of the rows.
-        min_count: tokens seen fewer times in the training part share row 0, where the schema does not say.
-        advance: told the stage (`read`, `encode`) and how many more rows it has done.
-        extends: of earlier rows; its tokens keep their rows of tables, and its scales hold.
+        schema: schema of the samples.
+        min_count: tokens with a smaller count in the training part share row 0, unless the schema sets another limit.
+        advance: called with the stage (`read`, `encode`) and the number of samples it has just finished.
+        extends: preprocessing of earlier data, whose scales are reused and whose tokens keep their embedding rows.
 
     Returns:
-        What the manifest says: number of rows, first rows of the parts, table heights, the schema, and how many values of
-        each column are missing. Too few rows for the parts are refused with a `DataError`.
+        Manifest entries: number of samples, bounds of the parts, table heights, the schema, and the number of missing values
+        per column. Raises `DataError` if there are too few samples for the parts.
     """
     spill = Spill(folder / "spill", schema)
     with closing(spill):
@@ -92,7 +92,7 @@ def write_prepared(
 def _write_columns(
     blocks: Iterator[RowBlock], folder: Path, schema: Schema, spill: Spill, advance: Advance
 ) -> tuple[int, list[int] | None]:
-    """Write what needs no vocabulary; return the number of rows, and of those in each part where the rows say it."""
+    """Write the columns that need no vocabulary. Return the number of samples, and that of each part if samples have one."""
     parts: npt.NDArray[np.int64] | None = None
     with ExitStack() as stack:
         labels = stack.enter_context(NpyWriter(folder / "labels.npy", np.int8))
@@ -113,12 +113,14 @@ def _write_columns(
             advance("read", len(block))
         for name, writer in optional.items():
             if writer.rows != labels.rows:
-                raise ValueError(f"all rows or none have {name}, {writer.rows} of {labels.rows} do")
+                raise ValueError(
+                    f"{name} must be given for all samples or none, got {writer.rows} of {labels.rows}"
+                )
     return labels.rows, None if parts is None else parts.tolist()
 
 
 def read_ahead(blocks: Iterator[RowBlock]) -> Iterator[RowBlock]:
-    """Make the next block in a thread while this one is used; the kernels and file reads release the GIL."""
+    """Read the next block in a thread while the caller uses this one; kernels and file reads release the GIL."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, blocks, None)
         while (block := coming.result()) is not None:
@@ -157,11 +159,11 @@ def _write_ids(preprocessing: Preprocessing, spill: Spill, folder: Path, rows: i
 
 
 class StageBar:
-    """How far a long preparation has come, stage by stage: a bar on a terminal, a log line per stage elsewhere.
+    """Shows the progress of a preparation by stage: a bar on a terminal, otherwise a log line per stage.
 
     Attributes:
-        bytes_read: of the input; set by whoever reads it.
-        total_bytes: of the input, None when unknown.
+        bytes_read: bytes of the input read so far; set by the caller.
+        total_bytes: size of the input in bytes; None if unknown.
     """
 
     def __init__(self, total_rows: int | None = None) -> None:
@@ -175,7 +177,7 @@ class StageBar:
         self._bar: Any = None
 
     def advance(self, stage: str, rows: int) -> None:
-        """Count `rows` more rows of a stage; another stage ends the one before."""
+        """Add `rows` samples to a stage. A new stage ends the previous one."""
         if stage != self._stage:
             self._end()
             self._begin(stage)
@@ -199,7 +201,7 @@ class StageBar:
 
     def _begin(self, stage: str) -> None:
         self._in_bytes = bool(self.bytes_read)
-        self._total_rows = self._rows or self._total_rows  # a later stage has the rows of the first
+        self._total_rows = self._rows or self._total_rows  # later stages have as many rows as the first
         self._stage, self._rows, self._started = stage, 0, time.monotonic()
         self._bar = progress_bar(
             stage,

@@ -1,4 +1,4 @@
-"""Rows prepared to go on from earlier ones, against a count in plain Python."""
+"""Compare a vocabulary that extends an earlier one with a count in plain Python."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -29,7 +29,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def day(number: int, *, missing: bool) -> dict[str, list[Any]]:
-    """Columns of a day's rows; each day has tokens of its own, and takes up some of the day before."""
+    """Return the columns of one day, with new tokens and some of the day before."""
     rng = np.random.default_rng(number)
     sites: list[str | None] = [f"site-{n}" for n in rng.integers(20 * number, 20 * number + 40, ROWS)]
     genres = [
@@ -45,7 +45,7 @@ def day(number: int, *, missing: bool) -> dict[str, list[Any]]:
 
 
 def kept(values: Sequence[Hashable | None]) -> list[Hashable | None]:
-    """Tokens that are frequent enough, the most frequent first, equals by their hash; None is a missing one."""
+    """Return the frequent tokens by descending count, then by hash; None is the missing token."""
     counts = Counter(values)
     return sorted(
         (token for token, count in counts.items() if count >= MIN_COUNT),
@@ -54,7 +54,7 @@ def kept(values: Sequence[Hashable | None]) -> list[Hashable | None]:
 
 
 def grown(days: Sequence[dict[str, list[Any]]], feature: str) -> list[Hashable | None]:
-    """The tokens of the rows of a table after some days, row 1 first."""
+    """Return the tokens of a table after some days, row 1 first."""
     rows: list[Hashable | None] = []
     for columns in days:
         values = columns[feature][:TRAIN]
@@ -65,7 +65,7 @@ def grown(days: Sequence[dict[str, list[Any]]], feature: str) -> list[Hashable |
 
 
 def prepared(folder: Path, days: Sequence[dict[str, list[Any]]]) -> list[PreparedData]:
-    """Each day's rows, prepared to go on from those of the day before."""
+    """Return the prepared data of each day, which extends that of the day before."""
     found: list[PreparedData] = []
     for number, columns in enumerate(days):
         path = write_text(folder / f"day_{number}.csv", columns)
@@ -107,7 +107,7 @@ def test_rows_are_found_again_by_what_they_extend(tmp_path: Path) -> None:
     days = [day(number, missing=False) for number in range(2)]
     first, second = prepared(tmp_path, days)
     assert [data.folder for data in prepared(tmp_path, days)] == [first.folder, second.folder]
-    alone = prepared(tmp_path, days[1:])  # the same rows, first
+    alone = prepared(tmp_path, days[1:])  # the same data, not extended
     assert alone[0].folder != second.folder
 
 
@@ -115,7 +115,7 @@ def test_other_columns_cannot_extend(tmp_path: Path) -> None:
     (first,) = prepared(tmp_path, [day(0, missing=False)])
     tokens = [SCHEMA["tokens"][0], {**SCHEMA["tokens"][1], "buckets": 6}]
     for change in ({"dense": [{"column": "x"}]}, {"tokens": tokens}, {"tokens": tokens[:1]}):
-        with pytest.raises(UsageError, match="rows of the same columns"):
+        with pytest.raises(UsageError, match="with the same columns"):
             first.preprocessing.require_extendable(from_dict(SCHEMA | change))
     fewer = {"tokens": [{"column": "site", "min_count": 7}, SCHEMA["tokens"][1]], "split": {"train": 0.5}}
     first.preprocessing.require_extendable(from_dict(SCHEMA | fewer))
@@ -130,7 +130,7 @@ def test_prepared_rows_and_generated_ones_extend_nothing_else(tmp_path: Path) ->
             found = open_dataset("criteo", str(second.folder), cfg, **options)
             assert found.fingerprint == second.fingerprint
             continue
-        with pytest.raises(UsageError, match="give the raw rows"):
+        with pytest.raises(UsageError, match="Pass the raw data"):
             open_dataset("criteo", str(second.folder), cfg, **options)
-        with pytest.raises(UsageError, match="the same each time"):
+        with pytest.raises(UsageError, match="the same every time"):
             open_dataset("synthetic", None, replace(cfg), **options)

@@ -1,4 +1,4 @@
-"""Folders of the cache: found again, opened only as they were written, remade when damaged."""
+"""Cache folders are reused, verified when opened, and prepared again if damaged."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tests.processes import plain_user
 
 
 def prepare(cache: Path, seed: int = 0) -> PreparedData:
-    """Return 140 random rows of a seed from the cache."""
+    """Return 140 random samples of a seed, prepared or from the cache."""
 
     def fill(folder: Path) -> dict[str, object]:
         block = random_block(np.random.default_rng(seed), 140, distinct=9, probability=True)
@@ -62,7 +62,7 @@ def test_values_per_bag_are_means_over_the_training_rows(tmp_path: Path) -> None
     data = prepare(tmp_path)
     assert data.split.train == range(120)
     assert data.values_per_bag == (1.0,) * 26
-    # Every third row of the first 120 has 3 values, and later rows do not count; the other column has none.
+    # Of the 120 training samples, every third has 3 values in the first bag column, and none has any in the second.
     lists = [[1, 1, 2] if row < 120 and row % 3 == 0 else [] for row in range(120)] + [[7] * 9] * 20
     bags = (bags_of(lists), bags_of([[]] * 120 + [[1]] * 20))
     features = dataclasses.replace(data.features, ids=data.features.ids[:, :2], bags=bags)
@@ -78,7 +78,7 @@ def test_damaged_cache_is_remade(kind: str, tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(DamagedFolderError):
         open_prepared(first.folder)
     second = prepare(tmp_path)
-    assert "damaged and made anew" in caplog.text
+    assert "damaged and will be prepared again" in caplog.text
     assert second.features.ids.tolist() == ids
     assert open_prepared(second.folder).fingerprint == first.fingerprint
 
@@ -92,7 +92,7 @@ def test_a_folder_of_other_rows_under_a_name_of_the_cache_is_remade(
     shutil.rmtree(first.folder)
     shutil.copytree(other.folder, first.folder)
     second = prepare(tmp_path / "cache")
-    assert f"holds rows {other.fingerprint}, not those of its name" in caplog.text
+    assert f"contains data {other.fingerprint}, which is not its name" in caplog.text
     assert second.features.ids.tolist() == ids
 
 
@@ -100,10 +100,10 @@ def test_rows_of_another_format_are_refused_even_under_a_manifest_that_agrees(tm
     folder = prepare(tmp_path).folder
     reseal(folder, format=1)
     for opened in (open_prepared, map_prepared):
-        with pytest.raises(DamagedFolderError, match="must have format 2, it says 1"):
+        with pytest.raises(DamagedFolderError, match="must have format 2, found 1"):
             opened(folder)
     (folder / "manifest.json").write_text("[]")
-    with pytest.raises(DamagedFolderError, match="must hold a JSON object"):
+    with pytest.raises(DamagedFolderError, match="must contain a JSON object"):
         map_prepared(folder)
 
 
@@ -131,5 +131,5 @@ def test_rows_that_another_user_keeps_from_reading_are_refused_before_they_are_m
     )
     (tmp_path / f"x-{fingerprint({})}").mkdir(mode=0)
     ended = plain_user.python(program, tmp_path, environment={})
-    assert "StorageError: prepared rows are in" in ended.stderr
+    assert "StorageError: Cannot read the prepared data in" in ended.stderr
     assert "made" not in ended.stdout

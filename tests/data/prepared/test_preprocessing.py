@@ -1,4 +1,4 @@
-"""Standardized columns against pandas, and what is kept of them."""
+"""Compare standardized columns with pandas, and check what is stored for them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +24,13 @@ def scales(values: np.ndarray, piece: int = 1 << 16) -> np.ndarray:
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 @pytest.mark.parametrize("offset", [0, 1e9, -1e12])
 def test_mean_and_deviation_are_those_of_pandas(offset: float, piece: int) -> None:
-    """Far from 0 too, where a sum of squares would have no digits left."""
+    """Also far from 0, where a sum of squares would lose all digits."""
     rng = np.random.default_rng(0)
     values = offset + rng.normal(size=(500, 3)) * [1, 30, 1e-2]
     values[rng.random(values.shape) < 0.3] = np.nan
     frame = pd.DataFrame(values)
     mean, deviation = scales(values, piece)
-    # n additions of numbers of this size are rounded, each by half a unit in the last place.
+    # Each of n additions of numbers of this size is rounded by at most half a unit in the last place.
     rounded = 500 * np.spacing(np.abs(offset) + 100)
     np.testing.assert_allclose(mean, frame.mean(), rtol=0, atol=rounded)
     np.testing.assert_allclose(deviation, frame.std(ddof=0), rtol=1e-9, atol=rounded)
@@ -39,7 +39,7 @@ def test_mean_and_deviation_are_those_of_pandas(offset: float, piece: int) -> No
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e9 / 3, 1e-30])
 @pytest.mark.parametrize("rows", [1, 3, 70_000])
 def test_equal_values_are_not_blown_up(rows: int, value: float) -> None:
-    """The mean of three times 0.1 is not 0.1."""
+    """In floating point, the mean of three values 0.1 is not 0.1."""
     found = scales(np.full((rows, 1), value))
     assert found[1] == 1
     assert abs(scaled(np.array([[value]]), found)[0, 0]) <= rows * np.spacing(abs(value))

@@ -1,4 +1,4 @@
-"""Rows that cannot lie on the disk are refused before they are read."""
+"""Data that does not fit on the disk is refused before it is read."""
 
 import bz2
 import gzip
@@ -65,7 +65,7 @@ def test_lines_of_a_compressed_file_are_about_as_many_as_they_are(
     (tmp_path / "packed").write_bytes(compress(digits.tobytes()))
     assert rows_of_files([tmp_path / "packed"]) == pytest.approx(
         600_000, rel=0.15
-    )  # a compressor works in blocks
+    )  # compressors work in blocks
 
 
 def test_rows_of_parquet_are_what_its_footer_says_and_none_where_it_is_damaged(tmp_path: Path) -> None:

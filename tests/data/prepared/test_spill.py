@@ -1,4 +1,4 @@
-"""Spilled columns come back as they were written."""
+"""Spilled columns are read back unchanged."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.data.prepared.test_writer import pieces
 
 
 def test_tokens_are_spilled_and_read_back(tmp_path: Path) -> None:
-    block = random_block(np.random.default_rng(0), 70_000, distinct=40)  # more than are read at a time
+    block = random_block(np.random.default_rng(0), 70_000, distinct=40)  # more than one piece
     spill = Spill(tmp_path / "spill", CRITEO)
     for part in pieces(block, 69_994):
         spill.append(part)
@@ -31,7 +31,7 @@ def test_tokens_are_spilled_and_read_back(tmp_path: Path) -> None:
 
 
 def test_bags_values_to_standardize_and_many_columns_are_spilled(tmp_path: Path) -> None:
-    """Of 90 columns, those from the 65th on have their bits in a second word."""
+    """With 90 columns, the bits from the 65th on are in a second word."""
     schema = from_dict(
         {
             "label": {"column": "y"},

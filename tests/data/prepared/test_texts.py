@@ -1,4 +1,4 @@
-"""Texts of tokens against pandas: which tokens a vocabulary has, and their order."""
+"""Compare the texts of a vocabulary, and their order, with pandas."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def columns() -> dict[str, list[Any]]:
-    """Columns of a table, None where missing; some tokens come in the last rows only, which test or validate."""
+    """Return the columns of a table, None if missing. Some tokens occur only in test or validation samples."""
     rng = np.random.default_rng(0)
     sites = ["news.example", "é", "漢字🙂", "a b", "-", *(f"site-{n}.example" for n in range(200))]
     picked = [sites[(n - 1) % len(sites)] for n in rng.zipf(1.4, ROWS)]
@@ -55,7 +55,7 @@ def columns() -> dict[str, list[Any]]:
 
 
 def expected(values: list[Any], least: int) -> list[str | None]:
-    """The tokens of training rows that pandas counts often enough: the most frequent first, equals by their hash."""
+    """Return the frequent tokens of training samples by pandas, by descending count, then by hash."""
     counts = pd.Series(values, dtype=object).value_counts(dropna=False)
     kept = [
         (-count, -1 if text is None else fnv(text), text) for text, count in counts.items() if count >= least
@@ -64,7 +64,7 @@ def expected(values: list[Any], least: int) -> list[str | None]:
 
 
 def in_training(table: dict[str, list[Any]]) -> dict[str, list[str | None]]:
-    """What the vocabulary of each feature should read."""
+    """Return the expected vocabulary of each feature."""
     first = {name: values[:TRAIN] for name, values in table.items()}
     return {
         "site": expected(first["site"], MIN_COUNT),
@@ -150,7 +150,7 @@ def test_repetitions_are_spilled_once_while_the_filter_has_room(tmp_path: Path) 
 
 
 def test_bad_rows_do_not_count(tmp_path: Path) -> None:
-    """With its bad rows a token would be seen often enough, and another one is in bad rows alone."""
+    """One token would be frequent if bad rows counted, and another one occurs only in bad rows."""
     table = columns()
     for n in range(50, 50 + MIN_COUNT):
         table["site"][n] = "almost.example"
@@ -216,7 +216,7 @@ def test_anything_else_is_refused(content: bytes, tmp_path: Path) -> None:
     opened = open_prepared(data.folder)
     assert opened.preprocessing.texts is not None
     with pytest.raises(
-        CheckpointError, match="must hold the texts of 2 tokens of categorical column 1.*train"
+        CheckpointError, match="must contain the texts of 2 tokens of categorical column 1.*train"
     ):
         opened.preprocessing.texts.column(0)
     with pytest.raises(CheckpointError, match="categorical column 2"):
@@ -224,7 +224,7 @@ def test_anything_else_is_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def small() -> dict[str, list[Any]]:
-    """Rows with two sites."""
+    """Return columns with two sites."""
     n = 20
     values = {name: ["1", "2"] * (n // 2) for name in columns()}
     return values | {"y": [0, 1] * (n // 2)}

@@ -1,4 +1,4 @@
-"""Rows of the tables against a count in plain Python."""
+"""Compare the rows of the tables with a count in plain Python."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def encode(vocabulary: Vocabulary, tokens: np.ndarray, missing: np.ndarray) -> n
 
 
 def expected_ids(block: CriteoBlock, train: int, min_count: int) -> tuple[np.ndarray, list[int]]:
-    """Return ids (N, 26) and table heights."""
+    """Return ids (N, 26) and the number of rows of each table."""
     tokens = [[MISSING if token is None else token for token in row.tokens] for row in rows_of([block])]
     ids, heights = np.zeros((len(tokens), 26), np.int32), []
     for feature in range(26):
@@ -89,7 +89,7 @@ def test_tables_grow(piece: int) -> None:
 
 
 def test_tokens_that_collide_are_told_apart() -> None:
-    """Multiples of a power of two are the bad case of a hash that masks low bits."""
+    """Multiples of a power of two are the worst case for a hash that masks low bits."""
     tokens = np.repeat((np.arange(4096, dtype=np.uint32) << 20)[:, None], 26, axis=1)
     missing = np.zeros(4096, np.uint64)
     block = CriteoBlock(labels=np.zeros(4096), integers=np.zeros((4096, 13)), tokens=tokens, missing=missing)

@@ -1,4 +1,4 @@
-"""Planar files of prepared rows against NumPy and the vocabulary's oracle."""
+"""Compare the files of prepared data with NumPy and with the vocabulary's oracle."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,13 +66,13 @@ def test_files_hold_the_rows(size: int, probability: bool, tmp_path: Path) -> No
 @pytest.mark.parametrize("rows", [0, 13])
 def test_too_few_rows_are_refused(rows: int, tmp_path: Path) -> None:
     block = random_block(np.random.default_rng(0), rows, distinct=5)
-    with pytest.raises(DataError, match=f"14 good rows at least are needed, found {rows}"):
+    with pytest.raises(DataError, match=f"Found {rows} valid samples; at least 14 are required"):
         write_prepared(pieces(block, 5), tmp_path, CRITEO, min_count=1)
 
 
 def test_probability_of_some_rows_only_is_refused(tmp_path: Path) -> None:
     blocks = [random_block(np.random.default_rng(0), 20, distinct=5, probability=p) for p in (False, True)]
-    with pytest.raises(ValueError, match="truth, 20 of 40 do"):
+    with pytest.raises(ValueError, match="truth must be given for all samples or none, got 20 of 40"):
         write_prepared(iter(blocks), tmp_path, CRITEO, min_count=1)
 
 

@@ -59,7 +59,7 @@ def _judge_cached(cache: Path, what: str, truth: list[bytes], warned: list[str],
     except ProgramError as error:
         outcome.lose(f"{what}: {error!r}")
         return
-    told = any("damaged and made anew" in text for text in warned)
+    told = any("damaged and will be prepared again" in text for text in warned)
     outcome.figures["made_anew"] += same and told
     if not (same and told):
         outcome.miss(f"{what}: {'no warning' if same else 'other rows'}")
