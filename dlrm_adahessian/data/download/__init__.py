@@ -1,1 +1,1 @@
-"""Fetch the archive of rows from a mirror that the user names; nothing else in the program touches the network."""
+"""Download the data archive from a mirror that the user configures. No other part of the program uses the network."""

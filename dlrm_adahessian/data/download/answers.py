@@ -1,7 +1,7 @@
-"""HTTP answers that come in time: headers within a deadline, and everything at a least speed.
+"""Read HTTP responses with a deadline for the headers and a minimum speed for the body.
 
-The standard library waits for each byte anew: a server that sends one now and then, or heads without end, keeps it for
-ever.
+The timeout of the standard library applies to each read separately. A server that sends a byte now and then, or endless
+headers, would block it forever.
 """
 
 import io
@@ -12,14 +12,14 @@ from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
 
 LEAST_SPEED = 10_000
-"""Bytes a second that a mirror must send: at this speed Criteo's archive takes five days."""
+"""Minimum speed of a mirror in bytes per second, at which Criteo's archive takes five days."""
 
 
 class _Timely(io.RawIOBase):
-    """The bytes of a connection; those that come too late raise `TimeoutError`."""
+    """The bytes of a connection. Raises `TimeoutError` if they arrive too late."""
 
     def __init__(self, raw: io.RawIOBase, patience: float) -> None:
-        """Read `raw`, with so many seconds for the headers, and for each piece of what follows."""
+        """Wrap `raw`. `patience` is the limit in seconds for the headers, and then for each interval of the body."""
         self._raw, self._patience = raw, patience
         self._since, self._bytes, self._in_headers = time.monotonic(), 0, True
 
@@ -34,24 +34,24 @@ class _Timely(io.RawIOBase):
         waited = time.monotonic() - self._since
         if count and waited > self._patience:
             if self._in_headers:
-                raise TimeoutError(f"its headers did not end within {self._patience:g} s")
+                raise TimeoutError(f"the headers did not end within {self._patience:g} s")
             if self._bytes < LEAST_SPEED * waited:
-                raise TimeoutError(f"it sends less than {LEAST_SPEED:,} bytes a second")
+                raise TimeoutError(f"the server sends fewer than {LEAST_SPEED:,} bytes per second")
             self._since, self._bytes = time.monotonic(), 0
         return count
 
     def headers_are_read(self) -> None:
-        """Go on to what follows them."""
+        """Start to measure the body."""
         self._since, self._bytes, self._in_headers = time.monotonic(), 0, False
 
     def close(self) -> None:
-        """Close the connection's file too."""
+        """Close the wrapped file too."""
         self._raw.close()
         super().close()
 
 
 class _Response(HTTPResponse):
-    """An answer whose bytes come in time; how long is waited is the timeout of the connection."""
+    """An HTTP response with a deadline and a minimum speed. The timeout of the connection sets both intervals."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -73,23 +73,23 @@ class _SecureConnection(HTTPSConnection):
 
 
 class TimelyHTTPHandler(urllib.request.HTTPHandler):
-    """Opens http."""
+    """Opens HTTP addresses."""
 
     def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-        """Send a request; return the answer."""
+        """Send a request, and return the response."""
         return self.do_open(_Connection, req)
 
 
 class TimelyHTTPSHandler(urllib.request.HTTPSHandler):
-    """Opens https, with the certificates that the standard library trusts."""
+    """Opens HTTPS addresses, with the certificates that the standard library trusts."""
 
     def https_open(self, req: urllib.request.Request) -> HTTPResponse:
-        """Send a request; return the answer."""
+        """Send a request, and return the response."""
         return self.do_open(_SecureConnection, req)
 
 
 class BodilessRedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows redirects without reading what comes with them: it may have no end."""
+    """Follows redirects without reading their body, which may be endless."""
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> Any:
         """Return the next request."""

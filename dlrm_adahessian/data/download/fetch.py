@@ -1,4 +1,4 @@
-"""An archive from the first mirror that has it: resumed where it broke off, and named only when its digest is right."""
+"""Download an archive from the first mirror that has it. Resume partial files, and rename them only after verification."""
 
 import hashlib
 import logging
@@ -28,18 +28,18 @@ logger = logging.getLogger(__name__)
 
 
 class _WrongBytesError(Exception):
-    """What a mirror gave is not the file."""
+    """A mirror sent another file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a mirror is waited for.
+    """Timeouts and retries for a mirror.
 
     Attributes:
-        timeout: seconds after which a connection is given up that brings no byte, not all headers, or fewer bytes than
-            `LEAST_SPEED` a second.
-        tries: connections in a row that bring nothing new, or that too slowly, after which the mirror is given up.
-        pause: seconds before the second try; each later one waits twice as long, and all a random part of it less.
+        timeout: seconds without a byte, until the end of the headers, or below `LEAST_SPEED`, after which a connection is
+            closed.
+        tries: consecutive connections without sufficient progress after which the mirror is skipped.
+        pause: seconds before the first retry, doubled for each later one; a random part of up to half is subtracted.
     """
 
     timeout: float = 30
@@ -48,20 +48,20 @@ class Patience:
 
 
 def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> Path:
-    """Fetch an archive unless the folder has it.
+    """Download an archive unless the folder has it already.
 
-    Until its digest is known to be right its name ends in .part; a later call goes on with such a file.
+    Until the digest is verified, the file name ends in .part. A later call continues such a file.
 
     Args:
-        archive: what to fetch.
-        folder: where to; made when it is absent.
-        patience: with mirrors.
+        archive: the file and its mirrors.
+        folder: output folder; created if missing.
+        patience: timeouts and retries; None for the defaults.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        DataError: a mirror answered, and none has the file: its size or its digest is another.
+        DataError: a mirror answered, but none has a file of the right size and digest.
         NoInputError: no mirror answered.
     """
     final = folder / archive.name
@@ -87,30 +87,30 @@ def fetch(archive: Archive, folder: Path, patience: Patience | None = None) -> P
     told = "".join(f"\n  {failure}" for failure in failures)
     if wrong:
         raise DataError(
-            f"the archive must have the bytes and sha256 of the configuration, and no mirror has it:{told}\n"
-            "compare them with what the publisher names, or name another mirror"
+            f"No mirror has a file with the bytes and sha256 of the configuration:{told}\n"
+            "Compare these with the publisher's values, or add another mirror."
         )
     raise NoInputError(
-        f"no mirror gave the archive:{told}\nsee that the address and the network are right, or name another mirror; "
-        "what was fetched is kept, and the same command goes on with it"
+        f"No mirror sent the archive:{told}\nCheck the address and the network, or add another mirror. "
+        "Run the same command again to continue the partial download."
     )
 
 
 def _accept_present(path: Path, archive: Archive) -> None:
     if _size(path) != archive.bytes or _sha256(path) != archive.sha256.lower():
         raise DataError(
-            f"{path} is there and is another file than the configuration names; move it away, or name another --out"
+            f"{path} exists, but is not the file in the configuration. Move it away, or choose another --out."
         )
-    logger.info("%s is there already, and its sha256 is right", path)
+    logger.info("%s already exists, and its sha256 is correct", path)
 
 
 def _verified(url: str, archive: Archive, part: Path, patience: Patience) -> None:
-    """Complete the file from one mirror and check it; a file begun elsewhere that turns out wrong is fetched whole."""
+    """Complete the file from one mirror and verify it. If a partial file turns out wrong, download it all again."""
     begun = _size(part) > 0
     _complete(url, archive, part, patience)
     found = _sha256(part)
     if found != archive.sha256.lower() and begun:
-        logger.warning("what was begun before does not belong to the archive; fetching it anew")
+        logger.warning("the partial file does not belong to this archive; downloading it again")
         part.unlink()
         _complete(url, archive, part, patience)
         found = _sha256(part)
@@ -120,7 +120,7 @@ def _verified(url: str, archive: Archive, part: Path, patience: Patience) -> Non
 
 
 def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> None:
-    """Bring the file to its size, over as many connections as bring something."""
+    """Download the file to its full size, over as many connections as make progress."""
     if _size(part) > archive.bytes:
         part.unlink()
     in_vain, most, since = 0, _size(part), time.monotonic()
@@ -135,8 +135,8 @@ def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> Non
                 reason = str(error)
             if (has := _size(part)) == archive.bytes:
                 return
-            # Not of this connection alone: a server without ranges starts anew each time, and may never get further.
-            # And pauses count: one that sends a byte and hangs up would otherwise be asked for ever.
+            # Progress counts across connections, because a server without ranges starts at 0 each time. It includes the
+            # pauses, or a server that sends one byte and hangs up would be retried forever.
             now = time.monotonic()
             if has - most > LEAST_SPEED * (now - since):
                 in_vain, most, since = 0, has, now
@@ -146,7 +146,7 @@ def _complete(url: str, archive: Archive, part: Path, patience: Patience) -> Non
                 raise LostConnectionError(f"{reason}, {patience.tries} times in a row")
             pause = patience.pause * 2**in_vain * random.uniform(0.5, 1)
             logger.info(
-                "%s; %s of %s bytes are here, again in %.1f s",
+                "%s; downloaded %s of %s bytes, retrying in %.1f s",
                 reason,
                 f"{has:,}",
                 f"{archive.bytes:,}",
@@ -161,7 +161,7 @@ def _check_total(transfer: Transfer, archive: Archive) -> None:
 
 
 def _append(transfer: Transfer, part: Path, archive: Archive, bar: Any) -> None:
-    """Write what an answer brings; one that begins at 0 replaces what is there."""
+    """Append the bytes of a response. One that begins at 0 replaces the file."""
     with continued(part) as file:
         file.truncate(transfer.start)
         bar.n = transfer.start

@@ -1,4 +1,4 @@
-"""Bytes of an address from an offset on. A file or HTTP; a redirect leads to HTTP only, never to a file."""
+"""Read the bytes at an address, from an offset. Addresses are files or HTTP, and redirects may lead only to HTTP."""
 
 import re
 import ssl
@@ -19,36 +19,36 @@ from dlrm_adahessian.data.download.answers import (
     TimelyHTTPSHandler,
 )
 
-# Of a server that answers so a second try may get the file: request timed out, too many requests, and its own failures.
+# A retry may succeed after these statuses: request timeout, too many requests, and server errors.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
-# No size has more digits, and `int` refuses thousands of them.
+# No size has more digits, and `int` raises for thousands of them.
 _CONTENT_LENGTH = re.compile(r"\d{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
 class LostConnectionError(Exception):
-    """The transfer broke off; another try may go on."""
+    """The transfer was interrupted. A retry may continue it."""
 
 
 class UselessMirrorError(Exception):
-    """The mirror answers, and not with the file; another try would get the same."""
+    """The mirror does not have the file. A retry would fail again."""
 
 
 class _Answer(Protocol):
-    """A file, or the body of an HTTP answer."""
+    """A file, or the body of an HTTP response."""
 
     def read1(self, size: int, /) -> bytes:
-        """Return the bytes that are here, at most `size`; none at the end."""
+        """Return the bytes that are available, at most `size`; empty at the end."""
         ...
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """An open answer.
+    """An open response.
 
     Attributes:
-        start: offset of its first byte, at most that which was asked for; 0 from a server that gives whole files only.
-        total: size of the whole file, None where the mirror does not say.
+        start: offset of its first byte, at most the requested one; 0 if the server does not support ranges.
+        total: size of the whole file in bytes; None if the mirror does not report it.
     """
 
     start: int
@@ -56,35 +56,35 @@ class Transfer:
     _answer: _Answer
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes, at most `size`, none at the end; raises `LostConnectionError`."""
+        """Return the next bytes, at most `size`, empty at the end. Raises `LostConnectionError`."""
         try:
-            # Not `read`, which waits for all of them, and loses what it has when the connection stalls.
+            # Not `read`, which waits for all bytes and drops those it has when the connection stalls.
             return self._answer.read1(size)
         except (OSError, HTTPException) as error:
             raise LostConnectionError(str(error) or type(error).__name__) from error
 
 
 def shown(url: str) -> str:
-    """Return an address without what may be secret in it: user, password, query."""
+    """Return an address without the parts that may be secret: user, password, query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @contextmanager
 def opened(url: str, offset: int, timeout: float) -> Generator[Transfer]:
-    """Open an address, and close it when the block ends.
+    """Open an address, and close it at the end of the block.
 
     Args:
-        url: of the schemes http, https and file.
-        offset: first byte that is wanted.
-        timeout: seconds without a byte, for all headers, or below the least speed, after which a server is given up.
+        url: address with the scheme http, https, or file.
+        offset: first byte to request.
+        timeout: seconds without a byte, until the end of the headers, or below the minimum speed, before an error.
 
     Yields:
-        The answer; it may begin at 0 instead.
+        The response, which may begin at 0 instead of `offset`.
 
     Raises:
-        LostConnectionError: no answer, or one of a server that may answer better later.
-        UselessMirrorError: the answer is not the file, or a redirect to what is no address.
+        LostConnectionError: there is no response, or a temporary error.
+        UselessMirrorError: the response is not the file, or a redirect to an invalid address.
     """
     if urlsplit(url).scheme == "file":
         with closing(_file(url)) as file:
@@ -97,13 +97,13 @@ def opened(url: str, offset: int, timeout: float) -> Generator[Transfer]:
     except HTTPError as error:
         error.close()
         kind = LostConnectionError if error.code in _PASSING else UselessMirrorError
-        raise kind(f"it answers {error.code} {error.msg}") from error
+        raise kind(f"the server answered {error.code} {error.msg}") from error
     except URLError as error:
-        # A text says that no such address can be opened, as after a redirect to ftp; an exception, how opening failed.
+        # The reason is a string if the address cannot be opened, as after a redirect to ftp; otherwise it is an exception.
         lasting = isinstance(error.reason, str | ssl.SSLCertVerificationError)
         raise (UselessMirrorError if lasting else LostConnectionError)(str(error.reason)) from error
-    except ValueError as error:  # by a redirect; addresses of the configuration are checked there
-        raise UselessMirrorError(f"it leads to what cannot be opened: {error}") from error
+    except ValueError as error:  # from a redirect; the addresses of the configuration are validated
+        raise UselessMirrorError(f"it redirects to an invalid address: {error}") from error
     except (OSError, HTTPException) as error:
         raise LostConnectionError(str(error) or type(error).__name__) from error
     with closing(answer):
@@ -116,7 +116,7 @@ def _transfer(answer: HTTPResponse, offset: int) -> Transfer:
         return Transfer(0, int(length[0]) if length else None, answer)
     span = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if not span or int(span[1]) > offset:
-        raise UselessMirrorError(f"it sends another part of the file than that from byte {offset:,} on")
+        raise UselessMirrorError(f"the server did not send the file from byte {offset:,} on")
     return Transfer(int(span[1]), int(span[2]) if span[2] != "*" else None, answer)
 
 
@@ -129,7 +129,7 @@ def _file(url: str) -> BufferedReader:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Return what opens HTTP and nothing else: for a redirect to a file or to ftp it has no handler."""
+    """Return an opener for HTTP only. It has no handler for redirects to files or FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

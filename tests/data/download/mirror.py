@@ -1,4 +1,4 @@
-"""A server on the loopback that misbehaves as mirrors do."""
+"""A local server that misbehaves like real mirrors."""
 
 import hashlib
 import re
@@ -10,20 +10,18 @@ from dlrm_adahessian.data.download.config import Archive
 from dlrm_adahessian.data.download.fetch import Patience
 
 FILE = bytes(range(256)) * 4096  # 1 MiB
-PATIENCE = Patience(
-    timeout=5, tries=3, pause=0.01
-)  # a loaded machine takes long to answer, and never so long
+PATIENCE = Patience(timeout=5, tries=3, pause=0.01)  # long enough for a busy machine
 
 
 class Mirror:
-    """Serves FILE, or another body, and notes the offset of each request and the bytes sent for it.
+    """Serves FILE, or another body, and records the offset and the bytes sent for each request.
 
     Attributes:
-        cuts: bytes after which the first, second, ... answer breaks off.
-        stalls: whether an answer that is cut hangs instead of ending.
-        ranges: whether an offset is honoured.
-        status: of the answers, where they are no file; `location` goes with it.
-        length: whether answers tell theirs, or what they tell in its place; in that of the file, if they are parts.
+        cuts: number of bytes after which the first, second, ... response is cut.
+        stalls: whether a cut response hangs instead of ending.
+        ranges: whether the server supports ranges.
+        status: status of responses without a file, with `location`; None to serve the file.
+        length: whether responses have a length, or a wrong value for it; ranges report it as the size of the file.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class Mirror:
             request.send_header("Content-Length", told or str(len(self.body) - start))
         request.end_headers()
         end = start + self.cuts.pop(0) if self.cuts else len(self.body)
-        with suppress(ConnectionError):  # whom we serve may have enough
+        with suppress(ConnectionError):  # the client may close the connection first
             request.wfile.write(self.body[start:end])
         self.sent.append(len(self.body[start:end]))
         if self.stalls and end < len(self.body):

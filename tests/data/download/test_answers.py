@@ -1,4 +1,4 @@
-"""Servers that send, but never an end: each is given up in time."""
+"""Servers whose responses never end: the client closes each connection in time."""
 
 import time
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from dlrm_adahessian.errors import NoInputError
 from tests.data.download.mirror import FILE, PATIENCE, Mirror, archive, served
 
 SOON = replace(PATIENCE, timeout=0.5, tries=2)
-DEADLINE = 8.0  # seconds; each of the two connections is given up after half a second
+DEADLINE = 8.0  # seconds; each of the two connections times out after half a second
 
 
 def endless(head: bytes, piece: bytes, every: float) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Return an answer of a head and pieces without end."""
+    """Return an endless response: a head and repeated pieces."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
-        with suppress(ConnectionError):  # once it is given up
+        with suppress(ConnectionError):  # after the client closes it
             request.wfile.write(head)
             end = time.monotonic() + 4 * DEADLINE
             while time.monotonic() < end:
@@ -36,11 +36,11 @@ LENGTH = f"Content-Length: {len(FILE)}\r\n\r\n".encode()
 
 
 @pytest.mark.parametrize(("head", "piece", "every", "told"), [
-    (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.0001, "its headers did not end within 0.5 s"),
-    (b"HTTP/1.1 200 O", b"K", 0.05, "its headers did not end within 0.5 s"),
-    (OK + b"X: ", b"x", 0.05, "its headers did not end within 0.5 s"),
-    (OK + LENGTH, b"x", 0.05, "it sends less than 10,000 bytes a second"),
-    (OK + b"Transfer-Encoding: chunked\r\n\r\n1;x=", b"x", 0.05, "it sends less than 10,000 bytes a second"),
+    (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.0001, "the headers did not end within 0.5 s"),
+    (b"HTTP/1.1 200 O", b"K", 0.05, "the headers did not end within 0.5 s"),
+    (OK + b"X: ", b"x", 0.05, "the headers did not end within 0.5 s"),
+    (OK + LENGTH, b"x", 0.05, "the server sends fewer than 10,000 bytes per second"),
+    (OK + b"Transfer-Encoding: chunked\r\n\r\n1;x=", b"x", 0.05, "the server sends fewer than 10,000 bytes per second"),
 ], ids=["100 Continue", "status", "header", "body", "chunk"])  # fmt: skip
 def test_a_server_that_sends_without_end_is_given_up(
     head: bytes, piece: bytes, every: float, told: str, tmp_path: Path

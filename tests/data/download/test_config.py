@@ -1,4 +1,4 @@
-"""Addresses that the configuration may name, and those that it may not."""
+"""Valid and invalid addresses in the configuration."""
 
 import re
 
@@ -24,7 +24,7 @@ def test_one_address_or_a_list_is_tried_in_order():
         ('url = "http:///x"', "names a host"),
         ('url = "file://mnt/x"', "three slashes"),
         ("url = []", "at least 1"),
-        ('url = "http://host/\u00e9"', "printable ASCII .* %C3%A9"),
+        ('url = "http://host/\u00e9"', r"printable ASCII .* %C3%A9"),
         ('url = "http://\u00e9/x"', "printable ASCII"),
         ('url = "http://host/a b"', "printable ASCII"),
         ('url = "http://a..b/x"', "names a host"),

@@ -1,4 +1,4 @@
-"""Fetched files against the bytes of a mirror that misbehaves."""
+"""Compare downloaded files with the bytes of a mirror that misbehaves."""
 
 import hashlib
 import resource
@@ -107,7 +107,10 @@ def test_a_length_of_5000_digits_is_none(tmp_path):
     (tmp_path / "dac.tar.gz").rename(tmp_path / "dac.tar.gz.part")
     with (tmp_path / "dac.tar.gz.part").open("r+b") as begun:
         begun.truncate(1000)
-    with served(Mirror(length="9" * 5000)) as url, pytest.raises(NoInputError, match="sends another part"):
+    with (
+        served(Mirror(length="9" * 5000)) as url,
+        pytest.raises(NoInputError, match="did not send the file from byte"),
+    ):
         fetch(archive(url), tmp_path, PATIENCE)
 
 
@@ -121,7 +124,7 @@ def test_a_failure_that_may_pass_is_tried_again_and_one_that_lasts_is_not(tmp_pa
 def test_no_mirror_exits_66_and_names_each(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fetching, "Patience", lambda: PATIENCE)
     with served(Mirror()) as url:
-        pass  # nobody listens there any more
+        pass  # the port is closed afterward
     (tmp_path / "mirror.toml").write_text(
         f'url = ["{url}", "file://{tmp_path}/absent"]\nsha256 = "{"0" * 64}"\nbytes = 5\n'
     )
@@ -159,7 +162,7 @@ def test_a_file_that_is_there_is_checked_and_not_fetched(tmp_path):
     (tmp_path / "dac.tar.gz").write_bytes(FILE)
     fetch(archive("http://127.0.0.1:9/never"), tmp_path)
     (tmp_path / "dac.tar.gz").write_bytes(FILE[::-1])
-    with pytest.raises(DataError, match="another file"):
+    with pytest.raises(DataError, match="is not the file in the configuration"):
         fetch(archive("http://127.0.0.1:9/never"), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What an address may lead to, and what of it is shown."""
+"""Redirects of addresses, and the parts of an address that messages show."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_a_redirect_out_of_http_is_refused(location, tmp_path):
 @pytest.mark.parametrize("location", ["http://a..b/x", "http://[::1/x"])
 def test_a_redirect_to_what_is_no_address_ends_with_that_mirror(location, tmp_path):
     mirror = Mirror(status=302, location=location)
-    with served(mirror) as url, pytest.raises(NoInputError, match="leads to what cannot be opened"):
+    with served(mirror) as url, pytest.raises(NoInputError, match="redirects to an invalid address"):
         fetch(archive(url), tmp_path, PATIENCE)
     assert len(mirror.offsets) == 1
 
@@ -60,7 +60,7 @@ def test_a_part_from_another_offset_is_not_the_file():
     )
     with (
         served(late) as url,
-        pytest.raises(UselessMirrorError, match="another part of the file than that from byte 8 on"),
+        pytest.raises(UselessMirrorError, match="did not send the file from byte 8 on"),
         opened(url, 8, 5),
     ):
         pass
