@@ -30,7 +30,7 @@ _POOL_BATCHES = 64  # batches whose samples are shuffled together; reads stay co
 class Batch:
     """The b samples of one rank, out of B in the global batch.
 
-    A rank without samples gets one of zeros with weight 0 in all derivatives, so that every rank does the same computation.
+    A rank without samples gets a batch of zeros that affects no derivative, so that every rank does the same computation.
 
     Attributes:
         dense: (b, K) float32.

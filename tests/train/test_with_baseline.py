@@ -162,7 +162,7 @@ def test_prepared_rows_are_neither_cut_nor_prepared_again_nor_taken_when_damaged
     labels[-1] ^= 1
     (damaged / "labels.npy").write_bytes(labels)
     for arguments, expected, message in (
-        (train(prepared, tmp_path / "run", tmp_path, "--rows", "7000"), 64, "leave --rows out"),
+        (train(prepared, tmp_path / "run", tmp_path, "--rows", "7000"), 64, "Leave out --rows"),
         (train(damaged, tmp_path / "run", tmp_path), 65, "Prepare the data again"),
         (["prepare", "--data-path", prepared], 64, "prepare takes raw rows"),
     ):

@@ -1,1 +1,1 @@
-"""Generated rows with Criteo's published marginals and a planted click model."""
+"""Generate samples with Criteo's published marginals and a planted click model."""

@@ -1,13 +1,13 @@
-"""Rows of any schema, generated: a planted click model that uses its columns and whose truth is known.
+"""Generate samples of any schema, with a planted click model over its columns whose true probabilities are known.
 
-Rows come in pieces of a fixed size, each with the random numbers of a NumPy seed sequence of its own. So row r of a seed is
-a function of (seed, r) alone, however many rows are asked for.
+Samples are drawn in pieces of fixed size, each with its own NumPy seed sequence. So sample r of a seed depends only on
+(seed, r), however many samples are generated.
 
-The logit is a sum of up to four parts, each scaled to a stated deviation: effects of dense columns (a line and a wave), of
-tokens, of bags (the mean over a bag), and a factorisation machine (Rendle, 2010) over all columns. Rare tokens share
-prototypes, so memory does not depend on the cardinality. Whichever parts there are, their sum deviates as much as that of
-Criteo-like rows, so the task is as hard (Bayes AUC about 0.82), and the mean probability is the click rate of those. Columns
-of a few tokens only are an easier or a harder task, as the seed has it.
+The logit is a sum of up to four parts, each scaled to a given standard deviation: effects of dense columns (a line and a
+wave), of tokens, and of bags (the mean over a bag), and a factorization machine (Rendle, 2010) over all columns. Rare tokens
+share prototypes, so memory does not depend on the cardinality. For any set of parts, the deviation of the sum and the mean
+probability equal those of Criteo-like samples, so the task is as hard (Bayes AUC about 0.82). With only a few tokens per
+column, the difficulty varies with the seed.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,30 +26,30 @@ from dlrm_adahessian.data.synthetic.calibration import Logit, calibrated
 from dlrm_adahessian.data.synthetic.columns import NO_TOKEN, Draws, dense_values, draw_columns, token_text
 from dlrm_adahessian.data.synthetic.marginals import CLICKS, ROWS
 
-GENERATOR = 1  # raise it when the same configuration draws other rows, so that prepared ones are made anew
+GENERATOR = 1  # increase it when the same configuration gives other samples; caches depend on it
 PIECE = 1 << 16
-"""Rows whose random numbers have a seed sequence of their own."""
+"""Number of samples drawn with one seed sequence."""
 
 _DEVIATIONS = {"dense": 0.75, "tokens": 1.15, "bags": 0.75, "interactions": 0.75}
-_LOGIT_DEVIATION = 1.56  # of the sum, as that of Criteo-like rows
-_MODEL, _CALIBRATION, _EMITTED = range(3)  # streams of random numbers of a seed
-_CALIBRATION_PIECES = 4  # the click rate's standard error is 0.0005
-_COMMON, _PROTOTYPES = 512, 256  # tokens with an effect of their own, and those that stand for all others
-_RANK = 3  # of the factorisation machine
+_LOGIT_DEVIATION = 1.56  # standard deviation of the sum, equal to that of Criteo-like samples
+_MODEL, _CALIBRATION, _EMITTED = range(3)  # random streams of a seed
+_CALIBRATION_PIECES = 4  # gives the click rate a standard error of 0.0005
+_COMMON, _PROTOTYPES = 512, 256  # tokens with their own effects, and prototypes for all others
+_RANK = 3  # rank of the factorization machine
 _SPREADS = (
     0.5,
     *[0.8] * _RANK,
-)  # deviation of the logarithm of how much a column matters, alone and beside others
-_RARE_STRENGTH = 0.3  # of a rare token's effect and vector against a common one's
-_WAVE = 0.4  # amplitude of a number's wave against its slope
+)  # standard deviation of a column's log weights, for its effect and for its interactions
+_RARE_STRENGTH = 0.3  # size of a rare token's effect and vector relative to a common one's
+_WAVE = 0.4  # amplitude of a number's wave relative to its slope
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio (Knuth, multiplicative hashing)
 
-_Terms = npt.NDArray[np.float64]  # (N, 1 + 3) effect and vector of each row's value in a column
-_ToTerms = Callable[[Any], _Terms]  # of numbers (N,), ranks (N,) or bags
+_Terms = npt.NDArray[np.float64]  # (N, 1 + 3) effect and latent vector of each sample's value in a column
+_ToTerms = Callable[[Any], _Terms]  # takes numbers (N,), ranks (N,), or bags
 
 
 class PlantedRows(NamedTuple):
-    """N rows with their labels (N,) int8, and the probability (N,) float32 that each was drawn from."""
+    """N samples with their labels (N,) int8, and the probability (N,) float32 that each label was drawn from."""
 
     draws: Draws
     labels: npt.NDArray[np.int8]
@@ -57,15 +57,15 @@ class PlantedRows(NamedTuple):
 
 
 def row_blocks(schema: Schema, config: SyntheticConfig, rows: int) -> Iterator[ColumnBlock]:
-    """Generate rows 0..rows - 1 of a seed.
+    """Generate samples 0..rows - 1 of a seed.
 
     Args:
-        schema: the columns; a time is ignored.
+        schema: the columns; a time column is ignored.
         config: seed and cardinality.
-        rows: how many rows.
+        rows: number of samples.
 
     Yields:
-        Blocks in order; `probability` is P(label = 1 | the row's values, tokens and bags).
+        Blocks in order. `probability` is P(label = 1 | values, tokens, and bags of the sample).
     """
     for draws, labels, probability in planted_rows(schema, config, rows):
         values = dense_values(schema, draws.dense)
@@ -93,18 +93,18 @@ def row_blocks(schema: Schema, config: SyntheticConfig, rows: int) -> Iterator[C
 
 
 def planted_rows(schema: Schema, config: SyntheticConfig, rows: int) -> Iterator[PlantedRows]:
-    """Generate rows as `row_blocks` does.
+    """Generate the samples of `row_blocks`, before they are converted to blocks.
 
     Args:
         schema: the columns.
         config: seed and cardinality.
-        rows: how many rows.
+        rows: number of samples.
 
     Yields:
-        Rows in order, at most `PIECE` at a time.
+        Samples in order, at most `PIECE` at a time.
 
     Raises:
-        ValueError: there are to be no rows.
+        ValueError: `rows` is less than 1.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
@@ -113,12 +113,12 @@ def planted_rows(schema: Schema, config: SyntheticConfig, rows: int) -> Iterator
         draws = draw_columns(schema, config, _stream(config, _EMITTED, piece), PIECE)
         probability = planted.logit.probability(_parts(planted.columns, draws))
         labels = (draws.uniform < probability).astype(np.int8)
-        kept = slice(rows - start)  # after all is computed: sums of fewer rows may round otherwise
+        kept = slice(rows - start)  # cut only now: shorter arrays may round differently
         yield PlantedRows(draws[kept], labels[kept], probability[kept])
 
 
 def _hashed(texts: Any, schema: Schema) -> TokenTexts:
-    """Hash texts; of Criteo's format, whose tokens have 32 bits, to as many."""
+    """Hash texts to 63 bits, or to 32 for Criteo's format."""
     return TokenTexts(hashed(texts)[0] & np.uint64((1 << schema.token_bits) - 1), texts)
 
 
@@ -128,13 +128,13 @@ def _stream(config: SyntheticConfig, *place: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class _Column:
-    """What a column does to the logit.
+    """The contribution of a column to the logit.
 
     Attributes:
-        part: of the logit that its effects belong to.
-        raw: gives terms of its values, whatever their mean and deviation.
-        mean: (1 + 3,) subtracted from them, so that the factorisation machine adds next to no effects of its own.
-        scale: (1 + 3,) times what is left.
+        part: part of the logit that its effects belong to.
+        raw: computes terms of its values, before centering and scaling.
+        mean: (1 + 3,) subtracted from the terms, so that the factorization machine adds almost no main effects.
+        scale: (1 + 3,) multiplies the centered terms.
     """
 
     part: str
@@ -143,7 +143,7 @@ class _Column:
     scale: npt.NDArray[np.float64]
 
     def terms(self, values: Any) -> _Terms:
-        """Return effect and vector of each row."""
+        """Return the effect and latent vector of each sample."""
         return (self.raw(values) - self.mean) * self.scale
 
 
@@ -170,7 +170,7 @@ def _plant(schema: Schema, config: SyntheticConfig) -> _Planted:
 
 
 def _planted_columns(schema: Schema, sample: Draws, rng: np.random.Generator) -> list[_Column]:
-    """Draw what each column does; mean and deviation of its terms are those of a sample of rows."""
+    """Draw the contribution of each column. Means and deviations of its terms are estimated on `sample`."""
     planted: list[tuple[str, _ToTerms]] = [
         *(("dense", _number_terms(rng)) for _ in schema.dense),
         *(("tokens", _token_terms(rng)) for _ in schema.tokens),
@@ -191,13 +191,13 @@ def _values(draws: Draws) -> list[Any]:
 
 
 def _present(columns: list[_Column]) -> list[str]:
-    """Return the parts that the logit has: an interaction takes two columns."""
+    """Return the parts of the logit. Interactions need two columns."""
     parts = {column.part for column in columns}
     return [part for part in _DEVIATIONS if part in parts or (part == "interactions" and len(columns) > 1)]
 
 
 def _parts(columns: list[_Column], draws: Draws) -> npt.NDArray[np.float32]:
-    """Return the parts (N, P) of the logits of rows."""
+    """Return the parts (N, P) of the logits."""
     rows = len(draws.uniform)
     parts = {part: np.zeros(rows) for part in _DEVIATIONS}
     total, squares = np.zeros((rows, _RANK)), np.zeros(rows)
@@ -206,13 +206,13 @@ def _parts(columns: list[_Column], draws: Draws) -> npt.NDArray[np.float32]:
         parts[column.part] += terms[:, 0]
         total += terms[:, 1:]
         squares += np.square(terms[:, 1:]).sum(axis=1)
-    # Rendle's identity: the sum over pairs of dot products, in time linear in the columns.
+    # Rendle's identity gives the sum of dot products over pairs in time linear in the columns.
     parts["interactions"] = (np.square(total).sum(axis=1) - squares) / 2
     return np.stack([parts[part] for part in _present(columns)], axis=1).astype(np.float32)
 
 
 def _number_terms(rng: np.random.Generator) -> Callable[[npt.NDArray[np.float64]], _Terms]:
-    """Draw a smooth effect and a line of vectors over standard normal numbers; missing ones have their own."""
+    """Draw a smooth effect and a linear latent vector over standard normal numbers. Missing numbers have their own terms."""
     slope, wave = rng.normal(size=2) * (1, _WAVE)
     phase, direction, gone = rng.uniform(0, 2 * np.pi), rng.normal(size=_RANK), rng.normal(size=1 + _RANK)
 
@@ -226,20 +226,20 @@ def _number_terms(rng: np.random.Generator) -> Callable[[npt.NDArray[np.float64]
 
 
 def _token_terms(rng: np.random.Generator) -> Callable[[npt.NDArray[np.int64]], _Terms]:
-    """Draw effect and vector of common tokens, of prototypes of the rare ones, and of the missing one, which is last."""
+    """Draw effects and vectors of common tokens, of the prototypes of rare ones, and last of the missing token."""
     table = rng.normal(size=(_COMMON + _PROTOTYPES + 1, 1 + _RANK))
     table[_COMMON:-1] *= _RARE_STRENGTH
 
     def terms(ranks: npt.NDArray[np.int64]) -> _Terms:
         prototype = (ranks.astype(np.uint64) * _SPREAD >> np.uint64(32)).astype(np.int64) % _PROTOTYPES
         code = np.where(ranks < _COMMON, ranks, _COMMON + prototype)
-        return table[code]  # a missing token's rank is -1, the last one's place
+        return table[code]  # the rank of a missing token is -1, the index of the last entry
 
     return terms
 
 
 def _bag_terms(of_values: Callable[[npt.NDArray[np.int64]], _Terms]) -> Callable[[Bags], _Terms]:
-    """Return terms of bags: the mean of their values', and those of a missing token for an empty one."""
+    """Return the terms of bags: the mean over their values, or the terms of a missing token if empty."""
     (empty,) = of_values(np.array([NO_TOKEN]))
 
     def terms(bags: Bags) -> _Terms:

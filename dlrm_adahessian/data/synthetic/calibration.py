@@ -1,4 +1,4 @@
-"""From parts of a planted logit to a click probability, as hard and as frequent as asked for."""
+"""Scale the parts of a planted logit to a given difficulty and click rate."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,26 +15,26 @@ class Logit(NamedTuple):
     intercept: float
 
     def probability(self, parts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return P(click) (N,) of parts (N, P)."""
+        """Return P(click) (N,) from parts (N, P)."""
         return special.expit(parts @ self.scale + self.intercept).astype(np.float32)
 
 
 def calibrated(parts: npt.NDArray[np.float32], deviations: Sequence[float], click_rate: float) -> Logit:
-    """Set scales and intercept on rows that are never emitted.
+    """Fit scales and intercept on samples that are not part of the generated data.
 
     Args:
-        parts: (N, P) of those rows, each with some variance.
+        parts: (N, P) parts of these samples, each with nonzero variance.
         deviations: (P,) standard deviation of each part, in logits.
-        click_rate: mean probability over these rows.
+        click_rate: mean probability over these samples.
 
     Returns:
-        The click model; its logits deviate by the norm of `deviations`.
+        The click model. The standard deviation of its logits is the norm of `deviations`.
     """
     scale = np.array(deviations) / parts.std(axis=0, dtype=np.float64)
-    # Parts correlate by chance of the seed: a common factor gives all seeds the same deviation of the sum.
+    # Parts may correlate for some seeds. A common factor gives all seeds the same deviation of the sum.
     scale *= np.linalg.norm(deviations) / (parts @ scale).std()
     logits = parts @ scale
-    from scipy import optimize  # half a second, for rows that are made once
+    from scipy import optimize  # takes half a second to import, and is needed only once
 
     def excess(intercept: float) -> float:
         return float(special.expit(logits + intercept).mean()) - click_rate

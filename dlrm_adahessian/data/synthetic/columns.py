@@ -1,8 +1,8 @@
-"""What the columns of a schema hold in generated rows: marginals, and tokens as text.
+"""Draw the columns of a schema for generated data, and write tokens as text.
 
-A dense column is lognormal where the model reads its logarithm, else normal. Tokens follow Zipf's law up to the cardinality
-of their column: its `buckets`, or a published one of Criteo's, in turn, so that some columns are large and some small. A bag
-has a geometric number of values. Values are missing independently, and columns do not depend on each other.
+A dense column is lognormal if the model reads its logarithm, else normal. Tokens follow Zipf's law up to the cardinality of
+their column: its `buckets`, or one of Criteo's published cardinalities in turn, so that some columns are large and some
+small. A bag has a geometric number of values. Values are missing independently, and columns are independent.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from dlrm_adahessian.data.schema import BagColumn, Schema, TokenColumn, Transfor
 from dlrm_adahessian.data.synthetic.marginals import TOKENS, cardinality
 
 MISSING_RATE = 0.1
-"""Share of the rows in which a dense or a token column is missing."""
+"""Share of samples in which a dense or token column is missing."""
 NO_TOKEN = -1
 """Rank of a missing token."""
 
-_EXPONENT = 1.1  # of Zipf's law, P(rank r) about r**-1.1: of 200,000 tokens the first has a tenth of the rows
-_ANOTHER = 0.8  # chance that a bag has one more value: 4 in the mean, a fifth of the bags empty
+_EXPONENT = 1.1  # of Zipf's law: the first of 200,000 tokens occurs in a tenth of the samples
+_ANOTHER = 0.8  # probability of one more value in a bag: mean length 4, a fifth of the bags empty
 _VALUES: Mapping[Transform, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
     "log1p": lambda normal: np.exp(1 + 1.5 * normal),
     "none": lambda normal: normal,
@@ -35,13 +35,13 @@ _VALUES: Mapping[Transform, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.f
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Columns of N rows, before the model reads them.
+    """Random columns of N samples, before the transforms of the schema.
 
     Attributes:
-        dense: (N, K) float64, the standard normal numbers behind the values, NaN where missing.
-        tokens: (N, T) int64 ranks by frequency, the first is 0; `NO_TOKEN` where missing.
-        bags: of each bag column, ranks.
-        weights: (N,) float32 in [0.5, 1.5); None where the schema has no weight.
+        dense: (N, K) float64 standard normal numbers from which the values are computed, NaN if missing.
+        tokens: (N, T) int64 ranks by frequency, starting at 0; `NO_TOKEN` if missing.
+        bags: ranks of each bag column.
+        weights: (N,) float32 in [0.5, 1.5); None if the schema has no weight.
         uniform: (N,) float64 in [0, 1), from which the label is drawn.
     """
 
@@ -52,7 +52,7 @@ class Draws:
     uniform: npt.NDArray[np.float64]
 
     def __getitem__(self, rows: slice) -> "Draws":
-        """Return some of the rows."""
+        """Return some of the samples."""
         return Draws(
             dense=self.dense[rows],
             tokens=self.tokens[rows],
@@ -63,16 +63,16 @@ class Draws:
 
 
 def draw_columns(schema: Schema, config: SyntheticConfig, rng: np.random.Generator, rows: int) -> Draws:
-    """Draw rows of a schema.
+    """Draw the columns of a schema.
 
     Args:
         schema: the columns.
-        config: the scale of cardinalities.
-        rng: of all that is drawn.
-        rows: N.
+        config: scale of the cardinalities.
+        rng: source of randomness.
+        rows: number of samples N.
 
     Returns:
-        The rows.
+        The columns.
     """
     sizes = cardinalities(schema, config.cardinality_scale)
     dense = rng.standard_normal((rows, len(schema.dense)))
@@ -92,7 +92,7 @@ def draw_columns(schema: Schema, config: SyntheticConfig, rng: np.random.Generat
 
 
 def cardinalities(schema: Schema, scale: float) -> list[int]:
-    """Return the distinct tokens of each categorical column; where characters are cut out, no more than those can tell."""
+    """Return the number of distinct tokens of each categorical column, at most 10 per character if it cuts characters."""
     found: list[int] = []
     for place, column in enumerate(schema.categorical):
         size = column.buckets or cardinality(TOKENS[place % len(TOKENS)], scale)
@@ -104,7 +104,7 @@ def cardinalities(schema: Schema, scale: float) -> list[int]:
 
 
 def dense_values(schema: Schema, dense: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the values (N, K) of the dense columns behind which the numbers of `Draws.dense` are."""
+    """Return the values (N, K) of the dense columns from the numbers of `Draws.dense`."""
     values = np.empty(dense.shape)
     for place, column in enumerate(schema.dense):
         values[:, place] = _VALUES[column.transform](dense[:, place])
@@ -112,11 +112,11 @@ def dense_values(schema: Schema, dense: npt.NDArray[np.float64]) -> npt.NDArray[
 
 
 def token_text(ranks: npt.NDArray[np.int64], column: TokenColumn) -> Any:
-    """Return tokens as text, such as t123; null where missing.
+    """Return tokens as text such as t123; null if missing.
 
     Args:
-        ranks: (N,), `NO_TOKEN` where missing.
-        column: whose `characters`, where it has them, cut the digits out.
+        ranks: (N,), `NO_TOKEN` if missing.
+        column: the column. If it has `characters`, they select the digits of the text.
 
     Returns:
         Arrow array of N strings.
@@ -127,10 +127,10 @@ def token_text(ranks: npt.NDArray[np.int64], column: TokenColumn) -> Any:
 
 
 def _ranks(uniform: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
-    """Return ranks below `size` of uniform numbers: the floor of a power law's quantiles on [1, size + 1)."""
+    """Turn uniform numbers into ranks below `size`, as the floor of a power law's quantiles on [1, size + 1)."""
     power = 1 - _EXPONENT
     quantile = (1 + uniform * ((size + 1.0) ** power - 1)) ** (1 / power)
-    return np.minimum(quantile.astype(np.int64), size) - 1  # rounding may reach the end
+    return np.minimum(quantile.astype(np.int64), size) - 1  # rounding may reach `size`
 
 
 def _draw_bags(column: BagColumn, size: int, rng: np.random.Generator, rows: int) -> Bags:

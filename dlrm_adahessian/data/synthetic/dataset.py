@@ -1,4 +1,4 @@
-"""Generated rows to prepared ones, identified by the settings of the generator."""
+"""Prepare generated data in a cache folder named by the settings of the generator."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,15 +23,15 @@ _DATASET = "synthetic"
 
 
 def prepare_synthetic(cfg: DataConfig, *, rows: int | None, schema: Path | None = None) -> PreparedData:
-    """Return generated rows; generate them when the cache lacks them.
+    """Return generated data. Generate it if it is not in the cache.
 
     Args:
-        cfg: preparation, and the generator's settings.
-        rows: how many; default a million.
-        schema: file of the columns; default Criteo's.
+        cfg: settings of the preparation and of the generator.
+        rows: number of samples; None for a million.
+        schema: schema file; None for Criteo's columns.
 
     Returns:
-        The rows; a `UsageError` when the schema splits them by times or files, which they lack.
+        The data. Raises `UsageError` if the schema splits by time or files, which generated data does not have.
     """
     count = rows or DEFAULT_ROWS
     key = {
@@ -46,7 +46,7 @@ def prepare_synthetic(cfg: DataConfig, *, rows: int | None, schema: Path | None 
         columns = _schema_by_order(schema)
         key |= {"generator": any_schema.GENERATOR, "schema": columns.asdict()}
         if columns.hashes_texts:
-            key["texts"] = True  # which an earlier version did not keep
+            key["texts"] = True  # earlier versions did not store texts
 
     def blocks() -> Iterator[RowBlock]:
         if schema is None:
@@ -66,6 +66,6 @@ def _schema_by_order(path: Path) -> Schema:
     schema = schema_of("synthetic", path)
     if schema.split.by != "order":
         raise UsageError(
-            f"{path}: generated rows have no {schema.split.by} to be split by; leave [split] out, or split by order"
+            f"{path}: generated data cannot be split by {schema.split.by}. Remove [split], or split by order."
         )
     return schema

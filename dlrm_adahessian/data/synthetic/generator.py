@@ -1,20 +1,20 @@
-"""Rows like Criteo's, generated: published marginals, and a planted click model whose truth is known.
+"""Generate samples like Criteo's, with published marginals and a planted click model whose true probabilities are known.
 
-Row r of a seed is a function of (seed, r) alone: its random numbers are SplitMix64 started at a hash of
-the row number (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014). So rows are
-the same however many are asked for and in whatever blocks, and no table grows with their number.
+Sample r of a seed depends only on (seed, r): its random numbers are SplitMix64 started at a hash of the
+sample index (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014). So samples do not
+depend on how many are generated or on the block size, and no table grows with their number.
 
-Features depend on each other. A feature is an alias table over 512 slots (Walker, 1977), and a uniform
-slot gives its marginal exactly; each row has a segment, uniform over 512, and a quarter of its features,
-drawn anew per row, take the slot that the segment points to instead of one of their own.
+Features are dependent. Each feature is an alias table over 512 slots (Walker, 1977), so a uniform slot gives
+its exact marginal. Each sample has a segment, uniform over 512. A random quarter of its features take the
+slot that the segment determines instead of a slot of their own.
 
-The logit is a sum of three parts, each scaled to a stated deviation: effects of integers (a line and a
-wave in the logarithm), effects of tokens, and a factorisation machine (Rendle, 2010) over both. Rare
-tokens share prototypes, chosen by hash, so memory does not depend on the cardinality. The intercept is
-set so that the mean probability is the published click rate.
+The logit is a sum of three parts, each scaled to a given standard deviation: effects of integers (a line and
+a wave in the logarithm), effects of tokens, and a factorization machine (Rendle, 2010) over both. Rare tokens
+share prototypes, chosen by hash, so memory does not depend on the cardinality. The intercept makes the mean
+probability equal to the published click rate.
 
-The deviations make the task as hard as the real one (AUC 0.80, log loss 0.45): with a million rows, six
-in seven of them for training, seeds 0 to 3 have a Bayes AUC of 0.825 to 0.830; after one epoch a small
+The deviations make the task as hard as the real one (AUC 0.80, log loss 0.45). With a million samples, six
+in seven of them for training, seeds 0 to 3 have a Bayes AUC of 0.825 to 0.830. After one epoch, a small
 DLRM reached 0.795 to 0.809, and a logistic regression on tokens and binned integers 0.777 to 0.801.
 """
 
@@ -39,18 +39,18 @@ from dlrm_adahessian.runs.sealed import storage_errors
 PART_DEVIATIONS = (0.75, 1.15, 0.75)
 """Standard deviation, in logits, of the effects of integers, of tokens, and of the interactions."""
 
-GENERATOR = 2  # raise it when the same configuration draws other rows, so that prepared ones are made anew
+GENERATOR = 2  # increase it when the same configuration gives other samples; caches depend on it
 _FIELDS = NUM_INTEGERS + NUM_TOKENS
 _SLOTS = marginals.SLOTS
 _MISSING = marginals.MAX_RANGES  # bin of a missing integer; no distribution has that many ranges
-_PROTOTYPES = 256  # of rare tokens, those whose bin holds several: each behaves like one of these
+_PROTOTYPES = 256  # a rare token, whose bin has several tokens, behaves like one of these
 _CODES = _SLOTS + _PROTOTYPES
-_RANK = 3  # of the factorisation machine
-_EFFECT_SPREAD, _LATENT_SPREAD = 0.5, 0.8  # deviation of the logarithm of how much a field matters
-_RARE_STRENGTH = 0.3  # of a rare token's effect and vector against a common one's
-_WAVE = 0.4  # amplitude of an integer's wave against its slope
-_CALIBRATION_BLOCKS, _CALIBRATION_ROWS = 8, 1 << 16  # the click rate's standard error is 0.0003
-_AFTER_FIELDS = _FIELDS + 3  # random numbers of a row: fields, segment, who follows it, label, missing groups
+_RANK = 3  # rank of the factorization machine
+_EFFECT_SPREAD, _LATENT_SPREAD = 0.5, 0.8  # standard deviation of the log weights of the fields
+_RARE_STRENGTH = 0.3  # size of a rare token's effect and vector relative to a common one's
+_WAVE = 0.4  # amplitude of an integer's wave relative to its slope
+_CALIBRATION_BLOCKS, _CALIBRATION_ROWS = 8, 1 << 16  # gives the click rate a standard error of 0.0003
+_AFTER_FIELDS = _FIELDS + 3  # random numbers: fields, segment, fields that follow it, label, missing groups
 
 _GOLDEN = (5**0.5 - 1) / 2
 _WEYL = np.uint64(0x9E3779B97F4A7C15)
@@ -59,24 +59,24 @@ _HASH_A, _HASH_B = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 
 
 class _Tables(NamedTuple):
-    """What the row kernel reads; 39 fields are I1..I13, C1..C26, and M groups of them go missing together."""
+    """Inputs of the kernel. The 39 fields are I1..I13 and C1..C26; M groups of them are missing together."""
 
     row_key: np.uint64
     token_key: np.uint64
     group: npt.NDArray[np.uint64]  # (M,) bits of the group's fields, as in `CriteoBlock.missing`
-    missing_below: npt.NDArray[np.uint64]  # (M,) a 32-bit draw below this: the group is missing
-    alias: npt.NDArray[np.uint64]  # (39, 512) the slot's second bin; its first is the slot itself
-    alias_from: npt.NDArray[np.uint64]  # (39, 512) a 32-bit draw from here on takes the second
+    missing_below: npt.NDArray[np.uint64]  # (M,) the group is missing if a 32-bit draw is below this
+    alias: npt.NDArray[np.uint64]  # (39, 512) second bin of the slot; the first is the slot itself
+    alias_from: npt.NDArray[np.uint64]  # (39, 512) a 32-bit draw of at least this takes the second bin
     low: npt.NDArray[np.int64]  # (39, 512) first value of the bin
-    width: npt.NDArray[np.uint64]  # (39, 512) values in the bin
+    width: npt.NDArray[np.uint64]  # (39, 512) number of values in the bin
     segment_step: npt.NDArray[np.uint64]  # (39,) 1 or 511, which is -1: slot = segment * step + shift
     segment_shift: npt.NDArray[np.uint64]  # (39,)
-    effect: npt.NDArray[np.float32]  # (39, 768) by code: the bin, or 512 + prototype of a rare token
+    effect: npt.NDArray[np.float32]  # (39, 768) by code: the bin, or 512 + the prototype of a rare token
     latent: npt.NDArray[np.float32]  # (39, 768, 3) by code
 
 
 class _Draws(NamedTuple):
-    """Rows before their labels: columns as in `CriteoBlock`, parts of the logit (N, 3), uniforms (N,)."""
+    """Samples without labels: columns as in `CriteoBlock`, parts of the logit (N, 3), and uniforms (N,)."""
 
     integers: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.uint32]
@@ -86,22 +86,22 @@ class _Draws(NamedTuple):
 
 
 class _Planted(NamedTuple):
-    """A complete generator: the kernel's tables, and the logit of the parts."""
+    """A complete click model: the kernel's tables, and the logit as a function of the parts."""
 
     tables: _Tables
     logit: Logit
 
 
 def row_blocks(config: SyntheticConfig, rows: int, *, block_rows: int = 65536) -> Iterator[CriteoBlock]:
-    """Generate rows 0..rows - 1 of a seed, with the probability that each label was drawn from.
+    """Generate samples 0..rows - 1 of a seed, with the probability that each label was drawn from.
 
     Args:
         config: seed and cardinality.
-        rows: how many rows.
-        block_rows: rows per block, the last one may be shorter; changes no row.
+        rows: number of samples.
+        block_rows: samples per block; the last block may be shorter. Does not change the samples.
 
     Yields:
-        Blocks in order; `probability` is P(label = 1 | the row's integers and tokens).
+        Blocks in order. `probability` is P(label = 1 | integers and tokens of the sample).
 
     Raises:
         ValueError: a count is out of range.
@@ -122,12 +122,12 @@ def row_blocks(config: SyntheticConfig, rows: int, *, block_rows: int = 65536) -
 
 
 def write_tsv(config: SyntheticConfig, rows: int, path: Path) -> None:
-    """Write rows 0..rows - 1 in the raw format of Criteo's train.txt; the probability is not in it.
+    """Write samples 0..rows - 1 in the raw format of Criteo's train.txt, without probabilities.
 
     Args:
         config: seed and cardinality.
-        rows: how many rows.
-        path: the file, replaced where it exists.
+        rows: number of samples.
+        path: the output file; replaced if it exists.
     """
     with storage_errors(path), replacing(path) as file:
         for block in row_blocks(config, rows):
@@ -153,7 +153,7 @@ def _plant(config: SyntheticConfig) -> _Planted:
 def _tables(
     config: SyntheticConfig, rng: np.random.Generator, row_key: np.uint64, token_key: np.uint64
 ) -> _Tables:
-    """Build the kernel's tables: marginals of the published figures, effects drawn from `rng`."""
+    """Build the kernel's tables from the published marginals, with effects drawn from `rng`."""
     fields = marginals.fit_fields(config.cardinality_scale)
     alias, alias_from = zip(*(marginals.alias_table(field.mass) for field in fields), strict=True)
     group, missing_below = marginals.missing_groups()
@@ -181,14 +181,14 @@ def _padded(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _planted_codes(
     fields: list[marginals.Ranges], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Draw effect (39, 768) and latent vector (39, 768, 3) of each code.
+    """Draw the effect (39, 768) and the latent vector (39, 768, 3) of each code.
 
-    Both have mean 0 over the rows that have the field, so that the factorisation machine adds interactions
-    and next to no effects of its own. Where the field varies more than a standard normal it is scaled down
-    to one; where nearly all rows agree it is left as it is, or the few others would get huge effects.
+    Both have mean 0 over the samples that have the field, so that the factorization machine adds interactions
+    and almost no main effects. A field with a larger deviation than 1 is scaled down to 1. One with a smaller
+    deviation is not scaled up: if nearly all samples agree, the few others would get huge effects.
 
     Returns:
-        Both, float32.
+        Effects and latent vectors, float32.
     """
     effect = np.zeros((_FIELDS, _CODES), np.float32)
     latent = np.zeros((_FIELDS, _CODES, _RANK), np.float32)
@@ -211,17 +211,17 @@ def _planted_codes(
 
 
 def _weights(spread: float, offset: float) -> npt.NDArray[np.float64]:
-    """Return how much each field matters (39,): lognormal quantiles, in the same order whatever the seed.
+    """Return the weight of each field (39,): lognormal quantiles in a fixed order for all seeds.
 
-    The golden ratio's multiples, modulo 1, deal them out evenly over integers, few and many tokens, so
-    that all seeds are about equally hard.
+    Multiples of the golden ratio, modulo 1, spread the weights evenly over integers and over small and large
+    vocabularies, so that all seeds are about equally hard.
     """
     order = np.argsort(np.argsort((np.arange(_FIELDS) * _GOLDEN + offset) % 1))
     return np.exp(spread * special.ndtri((order + 0.5) / _FIELDS))
 
 
 def _integer_codes(field: marginals.Ranges, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Draw a smooth effect and a latent line (768, 1 + 3) over the logarithm of an integer's bins."""
+    """Draw a smooth effect and a linear latent vector (768, 1 + 3) over the logarithm of an integer's bins."""
     log = np.log1p(np.maximum(field.middle, 0))
     mean = field.mass @ log
     level = np.clip((log - mean) / np.sqrt(field.mass @ (log - mean) ** 2), -3, 3)
@@ -234,7 +234,7 @@ def _integer_codes(field: marginals.Ranges, rng: np.random.Generator) -> npt.NDA
 
 
 def _draw(tables: _Tables, start: int, rows: int) -> _Draws:
-    """Draw rows start..start + rows - 1 of the key in `tables`."""
+    """Draw samples start..start + rows - 1 of the key in `tables`."""
     draws = _Draws(
         integers=np.empty((rows, NUM_INTEGERS), np.int64),
         tokens=np.empty((rows, NUM_TOKENS), np.uint32),
@@ -248,7 +248,7 @@ def _draw(tables: _Tables, start: int, rows: int) -> _Draws:
 
 @njit(cache=True)
 def _mix64(x: np.uint64) -> np.uint64:
-    """SplitMix64's finaliser, a bijection."""
+    """Apply SplitMix64's finalizer, a bijection."""
     x = (x ^ (x >> np.uint64(30))) * _MIX_A
     x = (x ^ (x >> np.uint64(27))) * _MIX_B
     return x ^ (x >> np.uint64(31))
@@ -256,8 +256,8 @@ def _mix64(x: np.uint64) -> np.uint64:
 
 @njit(cache=True)
 def _token_value(field: np.uint32, rank: np.uint32) -> np.uint32:
-    """Hash a token, a bijection on (field below 32, rank below 2**27), so that no two tokens look alike."""
-    # Numba widens 32-bit products to 64 bits: without the casts this would be no bijection.
+    """Hash a token. This is a bijection on (field below 32, rank below 2**27), so tokens never collide."""
+    # Numba widens 32-bit products to 64 bits. Without the casts this would not be a bijection.
     x = np.uint32((field << np.uint32(27)) | rank)
     x = np.uint32((x ^ (x >> np.uint32(16))) * _HASH_A)
     x = np.uint32((x ^ (x >> np.uint32(15))) * _HASH_B)
@@ -266,7 +266,7 @@ def _token_value(field: np.uint32, rank: np.uint32) -> np.uint32:
 
 @njit(cache=True)
 def _random(row_state: np.uint64, index: int) -> np.uint64:
-    """Return the 64 random bits of a row that have this index."""
+    """Return the 64 random bits of a sample with this index."""
     return _mix64(row_state + np.uint64(index + 1) * _WEYL)
 
 
@@ -274,7 +274,7 @@ def _random(row_state: np.uint64, index: int) -> np.uint64:
 def _draw_missing(
     row_state: np.uint64, group: npt.NDArray[np.uint64], missing_below: npt.NDArray[np.uint64]
 ) -> np.uint64:
-    """Return the bits of the fields that a row lacks."""
+    """Return the bits of the missing fields of a sample."""
     missing = np.uint64(0)
     for m in range(len(group)):
         if (_random(row_state, _AFTER_FIELDS + m) >> np.uint64(32)) < missing_below[m]:
@@ -284,7 +284,7 @@ def _draw_missing(
 
 @njit(cache=True, nogil=True)
 def _fill(start: np.uint64, tables: _Tables, draws: _Draws) -> None:
-    """Fill `draws` with the rows from `start` on."""
+    """Fill `draws` with the samples from `start` on."""
     one, last_slot = np.uint64(1), np.uint64(_SLOTS - 1)
     effects, latent_sum = np.empty(2, np.float32), np.empty(_RANK, np.float32)
     for n in range(len(draws.missing)):
@@ -304,7 +304,7 @@ def _fill(start: np.uint64, tables: _Tables, draws: _Draws) -> None:
             if ((draw >> np.uint64(9)) & np.uint64(0xFFFFFFFF)) >= tables.alias_from[field, code]:
                 code = tables.alias[field, code]
             width = tables.width[field, code]
-            # Of the draw's 64 bits 23 are left, which is enough: no range is wider than 2**20.
+            # 23 of the draw's 64 bits are unused, which is enough: no range is wider than 2**20.
             value = tables.low[field, code] + np.int64(((draw >> np.uint64(41)) * width) >> np.uint64(23))
             present = not (missing >> np.uint64(field)) & one
             if field < NUM_INTEGERS:
@@ -323,7 +323,7 @@ def _fill(start: np.uint64, tables: _Tables, draws: _Draws) -> None:
                 squares += latent * latent
         draws.parts[n, 0] = effects[0]
         draws.parts[n, 1] = effects[1]
-        # Rendle's identity: the sum over pairs of dot products, in time linear in the fields.
+        # Rendle's identity gives the sum of dot products over pairs in time linear in the fields.
         interaction = -squares
         for k in range(_RANK):
             interaction += latent_sum[k] * latent_sum[k]

@@ -1,12 +1,12 @@
 """Published statistics of the Criteo Kaggle training file, and distributions fitted to them.
 
-The figures are aggregates over all 45,840,617 rows that others published: number of rows and clicks,
-missing counts, moments and ranges of the integers, distinct tokens and how many of them occur at least
-so often, and the largest shares of C1. No row of the data is read or kept here.
+The figures are published aggregates over all 45,840,617 samples: numbers of samples and clicks, missing
+counts, moments and ranges of the integers, numbers of distinct tokens and of those above given counts, and
+the largest shares of C1. This module neither reads nor stores any sample of the data.
 
-A distribution is a list of ranges of consecutive integers, each with a mass spread evenly over it: a
-value per range for the first 128, then ranges of growing width, so that a support of ten million tokens
-needs some five hundred numbers.
+A distribution is a list of ranges of consecutive integers, each with a mass spread evenly over it. The first
+128 values have one range each, and later ranges grow. So a support of ten million tokens takes about five
+hundred numbers.
 """
 
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from scipy import special
 ROWS = 45_840_617
 CLICKS = 11_745_438
 TAIL_COUNTS = (1000, 500, 100, 50, 25, 10, 5)
-"""Occurrences in all rows at which the published tails are given, most frequent first."""
+"""Counts over all samples at which the published tails are given, in descending order."""
 C1_TOP_SHARES = {1: 0.5011, 2: 0.6679, 5: 0.8334, 10: 0.9091}
-"""Number of most frequent tokens of C1 to the share of rows that they hold together."""
+"""Joint share of the k most frequent tokens of C1, by k."""
 MAX_RANGES = 511
-"""Most ranges that a distribution here has."""
+"""Largest number of ranges of a distribution."""
 SLOTS = MAX_RANGES + 1
-"""Slots of an alias table; the last has no range and is free for another use."""
+"""Slots of an alias table. The last one has no range and is free for other uses."""
 
 _SINGLE_VALUES = 128
 _ZIPF_OFFSET = 2.0  # q of the Zipf-Mandelbrot head (r + q)**-s; s is fitted, q is not published
-_STEEPEST = 2.5  # largest s; of a handful of tokens the tail counts say nothing, and one would hold all rows
+_STEEPEST = 2.5  # largest s; with very few tokens, tail counts do not determine s
 
 
 @dataclass(frozen=True)
 class IntegerMarginal:
-    """What is published of one integer feature; moments and range are of the rows that have it."""
+    """Published statistics of one integer feature. Moments and range exclude missing values."""
 
     missing: int
     distinct: int
@@ -45,7 +45,7 @@ class IntegerMarginal:
 
 @dataclass(frozen=True)
 class TokenMarginal:
-    """What is published of one categorical feature; `tail[i]` tokens occur at least `TAIL_COUNTS[i]` times."""
+    """Published statistics of one categorical feature. `tail[i]` tokens occur at least `TAIL_COUNTS[i]` times."""
 
     missing: int
     distinct: int
@@ -57,9 +57,9 @@ class Ranges:
     """A distribution on integers, uniform within each of M consecutive ranges.
 
     Attributes:
-        low: (M,) int64, the first value of each range; they ascend without a gap.
-        width: (M,) int64, how many values the range holds, at least 1.
-        mass: (M,) float64, adds up to 1.
+        low: (M,) int64, first value of each range, ascending without gaps.
+        width: (M,) int64, number of values in each range, at least 1.
+        mass: (M,) float64, sums to 1.
     """
 
     low: npt.NDArray[np.int64]
@@ -79,7 +79,7 @@ class Ranges:
 
     def expected_distinct(self, rows: int, at_least: int = 1) -> float:
         """Return the expected number of values that occur `at_least` times among `rows` independent draws."""
-        rate = rows * self.mass / self.width  # Poisson in place of binomial: masses of interest are small
+        rate = rows * self.mass / self.width  # Poisson instead of binomial: the relevant masses are small
         return float(self.width @ special.gammainc(at_least, rate))
 
 
@@ -98,7 +98,7 @@ INTEGERS = (
     IntegerMarginal(35_071_652, 407, 0.9910356287721244, 5.597723872237184, 0, 4008),
     IntegerMarginal(9_937_369, 1376, 8.217461161174054, 16.21193255817365, 0, 7393),
 )
-"""I1 to I13; fields with the same missing count are missing in the same rows."""
+"""I1 to I13. Fields with the same missing count are missing in the same samples."""
 
 TOKENS = (
     TokenMarginal(0, 1460, (213, 295, 701, 1394, 1433, 1458, 1461)),
@@ -128,22 +128,22 @@ TOKENS = (
     TokenMarginal(20_172_858, 105, (43, 46, 61, 65, 73, 86, 97)),
     TokenMarginal(20_172_858, 142_572, (2292, 3961, 12_296, 18_785, 28_028, 45_571, 64_079)),
 )
-"""C1 to C26. A few tails exceed the distinct count by one: the publisher counted the empty token there."""
+"""C1 to C26. A few tails exceed the distinct count by one, because the publisher counted the empty token there."""
 
 
 def cardinality(marginal: TokenMarginal, scale: float) -> int:
-    """Return how many distinct tokens a feature has at a `scale` in (0, 1] of the published data: at least 3."""
+    """Return the number of distinct tokens of a feature at a `scale` in (0, 1] of the published number; at least 3."""
     return max(3, round(marginal.distinct * scale))
 
 
 def fit_integer(marginal: IntegerMarginal) -> Ranges:
-    """Fit `floor(lognormal) + low`, cut off above `high`, to the published mean and deviation.
+    """Fit `floor(lognormal) + low`, truncated above `high`, to the published mean and deviation.
 
     Args:
-        marginal: mean and sd in the units of the feature; the distinct count isn't used.
+        marginal: mean and sd in the units of the feature; the distinct count is not used.
 
     Returns:
-        A distribution on low..high whose moments are the published ones.
+        A distribution on low..high with the published moments.
     """
     edges = _edges(marginal.high - marginal.low + 1)
     mean, sd = marginal.mean - marginal.low, marginal.sd
@@ -157,9 +157,11 @@ def fit_integer(marginal: IntegerMarginal) -> Ranges:
     def misfit(parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.log(ranges(parameters).moments()) - np.log((mean, sd))
 
-    from scipy import optimize  # half a second, for rows that are made once
+    from scipy import optimize  # takes half a second to import, and is needed only once
 
-    variance = np.log1p((sd / mean) ** 2)  # of the logarithm, were the distribution neither floored nor cut
+    variance = np.log1p(
+        (sd / mean) ** 2
+    )  # of the logarithm, if the distribution were not floored and truncated
     start = (np.log(mean + 0.5) - variance / 2, np.log(variance) / 2)
     fitted = ranges(optimize.least_squares(misfit, start, xtol=1e-12, ftol=1e-12, gtol=1e-12).x)
     return Ranges(fitted.low + marginal.low, fitted.width, fitted.mass)
@@ -168,15 +170,15 @@ def fit_integer(marginal: IntegerMarginal) -> Ranges:
 def fit_tokens(marginal: TokenMarginal, scale: float, pinned: dict[int, float] | None = None) -> Ranges:
     """Fit the frequencies of a feature's tokens, most frequent first, to its published tail counts.
 
-    Rank against frequency is a power law between each two published tail counts, and a Zipf-Mandelbrot
-    law above the highest, its exponent such that all adds up to 1. A scale below 1 keeps the mass of each
-    stretch and shortens the stretch: `scale * ROWS` rows then show `scale` times the published counts.
+    Frequency is a power law of rank between successive published tail counts. Above the highest it is a
+    Zipf-Mandelbrot law, whose exponent makes the total mass 1. A scale below 1 keeps the mass of each segment
+    but shortens it, so `scale * ROWS` samples have `scale` times the published counts.
 
     Args:
         marginal: distinct and tail counts of the feature.
         scale: fraction of the published number of tokens, in (0, 1].
-        pinned: published cumulative shares of the first tokens, by number of tokens; the others share the
-            rest, so that with hardly any others (C1 below a scale of 0.012) some outgrow the first.
+        pinned: published cumulative shares of the first tokens, by number of tokens. The others share the
+            rest; if there are very few others (C1 below a scale of 0.012), some exceed the first.
 
     Returns:
         A distribution on the ranks 0..cardinality - 1.
@@ -196,7 +198,7 @@ def fit_tokens(marginal: TokenMarginal, scale: float, pinned: dict[int, float] |
     def excess(exponent: float) -> float:
         return float(np.exp(exponent * steepness) @ (curve[head] * width[head]) - rest)
 
-    from scipy import optimize  # half a second, for rows that are made once
+    from scipy import optimize  # takes half a second to import, and is needed only once
 
     exponent = 0.0 if excess(0) >= 0 else _STEEPEST
     if excess(0) < 0 < excess(_STEEPEST):
@@ -209,7 +211,7 @@ def fit_tokens(marginal: TokenMarginal, scale: float, pinned: dict[int, float] |
 
 
 def fit_fields(scale: float) -> list[Ranges]:
-    """Return the fitted distributions of I1..I13, of values, and of C1..C26 at a `scale`, of ranks."""
+    """Return the fitted distributions of the values of I1..I13, and of the ranks of C1..C26 at a `scale`."""
     return [
         *(fit_integer(marginal) for marginal in INTEGERS),
         fit_tokens(TOKENS[0], scale, C1_TOP_SHARES),
@@ -218,7 +220,7 @@ def fit_fields(scale: float) -> list[Ranges]:
 
 
 def missing_groups() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Return field bits and 32-bit threshold of each set of fields with the same missing count, none at 0."""
+    """Return field bits and 32-bit threshold of each group of fields with the same nonzero missing count."""
     missing = np.array([field.missing for field in (*INTEGERS, *TOKENS)])
     counts = np.unique(missing[missing > 0])
     bits = np.uint64(1) << np.arange(len(missing), dtype=np.uint64)
@@ -230,10 +232,10 @@ def alias_table(mass: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint64], 
     """Build Walker's alias table by Vose's method.
 
     Args:
-        mass: (M,) of the bins, adds up to 1; the other slots have none.
+        mass: (M,) mass of the bins, sums to 1; the other slots have mass 0.
 
     Returns:
-        alias (512,) and alias_from (512,): slot s is bin s for a 32-bit draw below alias_from[s], else alias[s].
+        alias (512,) and alias_from (512,): slot s gives bin s for a 32-bit draw below alias_from[s], else alias[s].
     """
     fill = np.pad(mass * SLOTS, (0, SLOTS - len(mass)))
     alias = np.arange(SLOTS, dtype=np.uint64)
@@ -245,19 +247,19 @@ def alias_table(mass: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint64], 
         fill[donor] -= 1 - fill[slot]
         if fill[donor] < 1:
             short.append(full.pop())
-    # What rounding leaves over stands alone: its alias is itself.
+    # Slots left over by rounding keep themselves as alias.
     return alias, np.rint(np.clip(fill, 0, 1) * 2**32).astype(np.uint64)
 
 
 def _edges(size: int) -> npt.NDArray[np.int64]:
-    """Return the at most `MAX_RANGES` + 1 edges of ranges that cover 0..size - 1."""
+    """Return at most `MAX_RANGES` + 1 edges of ranges that cover 0..size - 1."""
     single = min(size, _SINGLE_VALUES)
     growing = np.geomspace(single, size, MAX_RANGES + 1 - single)
     return np.unique(np.concatenate([np.arange(single), np.rint(growing)]).astype(np.int64))
 
 
 def _tail_knots(marginal: TokenMarginal) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return ranks, strictly ascending, and the number of rows with the token of that rank."""
+    """Return strictly ascending ranks, and the count of the token at each rank."""
     ranks, counts = [0.0], [0.0]
     for rank, count in zip((*marginal.tail, marginal.distinct), (*TAIL_COUNTS, 1), strict=True):
         if min(rank, marginal.distinct) > ranks[-1]:
@@ -267,7 +269,7 @@ def _tail_knots(marginal: TokenMarginal) -> tuple[npt.NDArray[np.float64], npt.N
 
 
 def _pin(mass: npt.NDArray[np.float64], shares: dict[int, float]) -> npt.NDArray[np.float64]:
-    """Give the first tokens their published cumulative shares; the others share what is left as before."""
+    """Give the first tokens their published cumulative shares, and rescale the others to the rest."""
     mass = mass.copy()
     start, held = 0, 0.0
     for stop, share in shares.items():

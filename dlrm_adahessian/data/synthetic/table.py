@@ -1,4 +1,4 @@
-"""Generated rows of a schema as a file that the schema reads."""
+"""Write generated data of a schema to a file that the schema can read."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -22,28 +22,30 @@ from dlrm_adahessian.runs.sealed import storage_errors
 
 
 def write_table(schema: Schema, config: SyntheticConfig, rows: int, path: Path) -> None:
-    """Write rows 0..rows - 1 of a seed in the format of the schema; a time is the number of the row.
+    """Write samples 0..rows - 1 of a seed in the format of the schema. Times are sample indices.
 
-    Read by the schema, they are those of `any_schema.row_blocks`; the probability is not in the file.
+    Reading the file with the schema gives the samples of `any_schema.row_blocks`, but without probabilities.
 
     Args:
-        schema: of parquet, csv or tsv; no column of the file is read twice.
+        schema: schema of format parquet, csv, or tsv that reads no column twice.
         config: seed and cardinality.
-        rows: how many rows.
-        path: the file, replaced where it exists.
+        rows: number of samples.
+        path: the output file; replaced if it exists.
 
     Raises:
-        ValueError: the schema is of another format, reads a column twice, or has bags that its format cannot hold.
+        ValueError: the schema has another format, reads a column twice, or has bags that its format cannot represent.
     """
     names = wanted_columns(schema)
     read = len(schema.dense) + len(schema.categorical) + 1 + bool(schema.weight) + bool(schema.time)
     if schema.format == "criteo" or len(names) != read:
         raise ValueError(
-            f"a table is parquet, csv or tsv, whose columns are each read once, and the schema is of {schema.format} and "
-            f"reads {len(names)} columns {read} times; change the schema, or write Criteo's rows with write_tsv"
+            f"the schema must have the format parquet, csv or tsv and read each column once, but has the format "
+            f"{schema.format} and reads {len(names)} columns {read} times; write Criteo's format with write_tsv"
         )
     if schema.format != "parquet" and any(bag.separator is None for bag in schema.bags):
-        raise ValueError(f'{schema.format} holds no lists; give each of the bags a separator, such as "|"')
+        raise ValueError(
+            f'{schema.format} cannot store lists; set a separator such as "|" for each of the bags'
+        )
     tables = _tables(schema, config, rows)
     first = next(tables)
     with storage_errors(path), replacing(path) as file, _writer(schema, file, first.schema) as writer:
@@ -52,7 +54,7 @@ def write_table(schema: Schema, config: SyntheticConfig, rows: int, path: Path) 
 
 
 def _tables(schema: Schema, config: SyntheticConfig, rows: int) -> Iterator[Any]:
-    """Give tables with the columns of the header, or of the schema."""
+    """Yield tables with the columns of the header, or else of the schema."""
     names = schema.header or wanted_columns(schema)
     first = 0
     for planted in planted_rows(schema, config, rows):

@@ -1,4 +1,4 @@
-"""Schemas of generated rows, and their rows in one block."""
+"""Schemas for generated data, and their samples in one block."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from dlrm_adahessian.data.rows import Bags, ColumnBlock
 from dlrm_adahessian.data.schema import Schema, from_dict
 from dlrm_adahessian.data.synthetic.any_schema import row_blocks
 
-SCALE = 0.001  # of cardinalities, so that few rows show most tokens
+SCALE = 0.001  # scale of cardinalities, so that few samples contain most tokens
 
 
 def schema_of(dense: int, tokens: int, bags: int, **more: Any) -> Schema:
-    """Return a schema with so many columns of each kind."""
+    """Return a schema with the given numbers of columns."""
     return from_dict(
         {
             "format": "parquet",
@@ -26,7 +26,7 @@ def schema_of(dense: int, tokens: int, bags: int, **more: Any) -> Schema:
     )
 
 
-# A column of each kind: every transform, vocabulary and buckets, cut characters, bags with and without an end.
+# Columns of every kind: all transforms, vocabulary and buckets, cut characters, bags with and without a maximum length.
 EVERY_KIND = from_dict(
     {
         "format": "parquet",
@@ -52,7 +52,7 @@ EVERY_KIND = from_dict(
 
 
 def generated(schema: Schema, rows: int, seed: int = 0, scale: float = SCALE) -> ColumnBlock:
-    """Return generated rows as one block."""
+    """Return generated samples as one block."""
     blocks = list(row_blocks(schema, SyntheticConfig(seed=seed, cardinality_scale=scale), rows))
 
     def joined(name: str) -> Any:

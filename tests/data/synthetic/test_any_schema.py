@@ -1,4 +1,4 @@
-"""Generated rows of any schema: what their planted truth promises."""
+"""Generated data of any schema has the promised click model."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from tests.data.synthetic.schemas import EVERY_KIND, generated, schema_of
 
 ROWS = 100_000
 CLICK_RATE = 11_745_438 / 45_840_617
-CALIBRATION_ERROR = 0.0006  # 0.27 / 4 * 2**16 rows to the power of a half
+CALIBRATION_ERROR = 0.0006  # standard error 0.27 / (4 * 2**16)**0.5
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_column_of_one_token_is_told_by_who_lacks_it() -> None:
     schema = from_dict({"label": {"column": "click"}, **columns})
     rows = generated(schema, 20_000)
     assert set(rows.tokens[:, 0]) - {0} == set(rows.bags[0].values)
-    # P(click) is a function of which of the two are there.
+    # P(click) depends only on which of the two are present.
     kind = 2 * (rows.tokens[:, 0] == 0) + (rows.bags[0].lengths == 0)
     probability = [set(rows.probability[kind == each].tolist()) for each in range(4)]
     assert all(max(found) - min(found) < 1e-6 for found in probability)
@@ -142,7 +142,7 @@ def test_a_column_of_one_token_is_told_by_who_lacks_it() -> None:
 
 
 def test_probability_is_that_of_the_row_alone() -> None:
-    """Rows with equal values have equal probabilities, in whatever order a bag holds its values."""
+    """Samples with equal values have equal probabilities, for any order of values in a bag."""
     schema = replace(schema_of(0, 2, 0), bags=(BagColumn(column="b", buckets=3, max_length=2),))
     rows = generated(schema, 50_000)
     seen: dict[tuple, float] = {}
@@ -165,7 +165,7 @@ def test_a_linear_model_beats_the_base_rate_with_each_kind_of_column() -> None:
 
 
 def linear_features(rows: ColumnBlock) -> np.ndarray:
-    """Dense values, whether they are missing, and counts of each column's ten most frequent tokens over the length."""
+    """Return dense values, missing flags, and counts of each column's ten most frequent tokens divided by bag length."""
     bags = [Bags(values=column, offsets=np.arange(len(rows) + 1)) for column in rows.tokens.T]
     found = [rows.dense, np.isnan(rows.values)]
     for column in (*bags, *rows.bags):

@@ -1,4 +1,4 @@
-"""Scales and intercept of a planted logit."""
+"""Check the scales and the intercept of a planted logit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Marginals of generated columns against their closed forms."""
+"""Compare marginals of generated columns with their closed forms."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_ranks_follow_the_power_law(size: int) -> None:
     ranks = draw_columns(schema, SyntheticConfig(), np.random.default_rng(1), ROWS).tokens[:, 0]
     ranks = ranks[ranks != NO_TOKEN]
     assert 0 <= ranks.min() <= ranks.max() < size
-    # The integral of x**-1.1 from rank + 1 to rank + 2 over that from 1 to size + 1.
+    # The integral of x**-1.1 from rank + 1 to rank + 2, divided by the integral from 1 to size + 1.
     edges = np.arange(1, size + 2, dtype=float) ** -0.1
     expected = -np.diff(edges)[:20] / (edges[0] - edges[-1]) * len(ranks)
     seen = np.bincount(ranks, minlength=20)[: len(expected)]
@@ -67,7 +67,7 @@ def test_bags_have_geometric_lengths_up_to_their_end(draws: Draws) -> None:
 
 
 def test_cardinalities_are_those_of_buckets_or_published_or_of_the_characters() -> None:
-    # Of C1, C4 and C5: 1460, 2,202,608 and 305 distinct tokens in all rows.
+    # C1, C4, and C5 have 1460, 2,202,608, and 305 distinct tokens in the published data.
     assert cardinalities(EVERY_KIND, 1.0)[1:3] == [50, 100]
     assert cardinalities(schema_of(0, 4, 1), 0.02) == [29, 12, 202_625, 44_052, 6]
     assert cardinalities(schema_of(0, 27, 0), 1.0)[26] == 1460

@@ -1,4 +1,4 @@
-"""Generated rows in the cache."""
+"""Generated data in the cache."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_rows_of_a_schema_are_cached_under_it(tmp_path: Path, monkeypatch: pytes
 def test_splits_by_what_generated_rows_lack_are_refused(split: str, lacked: str, tmp_path: Path) -> None:
     file = tmp_path / "schema.toml"
     file.write_text(SCHEMA + split)
-    with pytest.raises(UsageError, match=rf"schema\.toml: generated rows have no {lacked} to be split by"):
+    with pytest.raises(UsageError, match=rf"schema\.toml: generated data cannot be split by {lacked}"):
         prepare_synthetic(DataConfig(cache_dir=tmp_path), rows=70, schema=file)
 
 

@@ -1,4 +1,4 @@
-"""Generated rows against the published figures, which are written out here again, and against a slow oracle."""
+"""Compare generated samples with the published figures, which are repeated here, and with a slow oracle."""
 
 import itertools
 from pathlib import Path
@@ -16,7 +16,7 @@ from dlrm_adahessian.errors import StorageError
 from tests.data.synthetic.test_marginals import INTEGER_MEAN_SD, TAILS
 
 SCALE = 0.01
-ROWS = 458_406  # SCALE times the 45,840,617 published rows, so that tail counts scale alike
+ROWS = 458_406  # SCALE times the 45,840,617 published samples, so that tail counts scale equally
 FIELDS = COLUMN_NAMES[1:]
 CLICK_RATE = 0.25622
 CALIBRATION_ERROR = 0.0003  # standard error of the planted click rate
@@ -65,7 +65,7 @@ def block() -> CriteoBlock:
 
 @pytest.fixture(scope="module")
 def token_counts(block: CriteoBlock) -> dict[str, npt.NDArray[np.int64]]:
-    """Occurrences of each token that a feature has, most frequent first."""
+    """Return the counts of the tokens of a feature, in descending order."""
     counts = {}
     for j, name in enumerate(FIELDS[NUM_INTEGERS:]):
         present = ~is_missing(block, name)
@@ -120,7 +120,7 @@ def test_c1_has_the_published_top_shares() -> None:
 def test_cardinality_is_the_published_one_times_the_scale(
     token_counts: dict[str, npt.NDArray[np.int64]],
 ) -> None:
-    # Few tokens are all seen. Of millions, most of which the source saw once, Poisson draws miss some.
+    # All tokens of a small vocabulary occur. Of millions that mostly occur once in the source, Poisson draws miss some.
     for name, published in DISTINCT.items():
         cardinality = max(3, round(published * SCALE))
         assert 0.75 * cardinality <= len(token_counts[name]) <= cardinality, name
@@ -132,7 +132,7 @@ def test_tail_counts_are_the_published_ones_times_the_scale(
     for name, tail in TAILS.items():
         for at_least, published in zip((10, 100, 1000), tail, strict=True):
             expected, seen = published * SCALE, (token_counts[name] >= at_least).sum()
-            # Within a fifth, as Poisson draws lift tokens over the lowest count, and their own error.
+            # Within a fifth, because Poisson draws lift tokens over the lowest count, plus the sampling error.
             assert abs(seen - expected) <= 0.2 * expected + 2 * expected**0.5, (name, at_least)
 
 
@@ -141,7 +141,7 @@ def test_integers_have_the_published_range_and_mean(block: CriteoBlock) -> None:
         values = block.integers[~is_missing(block, name), i]
         low, high = INTEGER_RANGE[name]
         mean, sd = INTEGER_MEAN_SD[name]
-        assert values.min() == low or name in ("I5", "I9"), name  # whose least values are rare
+        assert values.min() == low or name in ("I5", "I9"), name  # their smallest values are rare
         assert values.min() >= low
         assert values.max() <= high
         assert abs(values.mean() - mean) <= 5 * sd / len(values) ** 0.5, name
@@ -153,12 +153,12 @@ def test_drawn_integers_follow_the_fit_range_by_range(block: CriteoBlock) -> Non
         values = block.integers[~is_missing(block, FIELDS[i]), i]
         seen = np.bincount(np.searchsorted(fitted.low, values, side="right") - 1, minlength=len(fitted.low))
         expected = fitted.mass * len(values)
-        # Six errors for some 5,000 ranges at once; one more row, where hardly any is expected.
+        # Six standard errors, for about 5,000 ranges at once, plus one sample for nearly empty ranges.
         assert (np.abs(seen - expected) <= 6 * np.sqrt(expected) + 1).all(), FIELDS[i]
 
 
 def test_features_depend_on_each_other(block: CriteoBlock) -> None:
-    # Two of the low-cardinality features, were they independent: joint counts are products of shares.
+    # If two low-cardinality features were independent, joint counts would be products of shares.
     first, second = (np.unique(block.tokens[:, j], return_inverse=True)[1] for j in (8, 16))
     table = np.bincount(3 * first + second).reshape(3, 3)
     independent = table.sum(1, keepdims=True) * table.sum(0) / ROWS
@@ -233,7 +233,7 @@ def python_mix(x: int) -> int:
 
 @pytest.mark.oracle
 def test_probability_is_that_of_the_planted_model_at_the_emitted_row() -> None:
-    """Read the row as a stranger would, undo the hash by a table, and sum over pairs in float64."""
+    """Compute the logit from the sample alone: invert the hash with a table, and sum over pairs in float64."""
     config = SyntheticConfig(seed=5, cardinality_scale=0.0005)
     planted = generator._plant(config)
     rows = generate(config, 60)
@@ -260,7 +260,7 @@ def test_probability_is_that_of_the_planted_model_at_the_emitted_row() -> None:
         effects = [effect[f, c] for f, c in enumerate(codes)]
         parts = (sum(effects[:NUM_INTEGERS]), sum(effects[NUM_INTEGERS:]), sum(a @ b for a, b in pairs))
         logit = float(np.dot(parts, planted.logit.scale)) + planted.logit.intercept
-        # float32 sums of 39 terms whose sizes add up to a few hundred
+        # float32 sums of 39 terms whose magnitudes add up to a few hundred
         assert rows.probability[n] == pytest.approx(1 / (1 + np.exp(-logit)), abs=2e-5)
 
 

@@ -1,4 +1,4 @@
-"""Fitted marginals against the published figures, which are written out here again."""
+"""Compare fitted marginals with the published figures, which are repeated here."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from dlrm_adahessian.data.criteo.columns import TOKEN_NAMES
 from dlrm_adahessian.data.synthetic import marginals
 
-TAILS = {  # tokens that occur at least 10, 100 and 1000 times in all rows
+TAILS = {  # number of tokens that occur at least 10, 100, and 1000 times in the published data
     "C3": (193_949, 21_055, 2585),
     "C4": (138_801, 23_839, 3556),
     "C7": (11_970, 10_103, 5277),
@@ -47,7 +47,9 @@ def test_full_scale_meets_the_published_tail_counts() -> None:
 def test_fitted_integers_have_the_published_moments() -> None:
     for marginal, (mean, sd) in zip(marginals.INTEGERS, INTEGER_MEAN_SD.values(), strict=True):
         fitted = marginals.fit_integer(marginal)
-        assert fitted.moments() == pytest.approx((mean, sd), rel=1e-4)  # the digits given here
+        assert fitted.moments() == pytest.approx(
+            (mean, sd), rel=1e-4
+        )  # the precision of the figures given here
         assert fitted.low[0] == marginal.low
         assert fitted.low[-1] + fitted.width[-1] - 1 == marginal.high
 

@@ -1,4 +1,4 @@
-"""Files of generated rows, read again by their schema."""
+"""Files of generated data are read back with their schema."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ def read(schema: Schema, tmp_path: Path) -> PreparedData:
 
 
 def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two lists of names, of which each names its own values, have equal values at the same places."""
+    """Return whether two lists of names are equal up to a renaming, so that equal values are at the same places."""
     pairs = len(np.unique(np.stack([one.astype(np.uint64), other.astype(np.uint64)]), axis=1).T)
     return pairs == len(np.unique(one)) == len(np.unique(other))
 
@@ -65,7 +65,7 @@ def test_a_written_file_gives_the_generated_rows(name: str, tmp_path: Path) -> N
         np.stack([np.log1p(rows.values[:, 0]), rows.values[:, 1], standardized], axis=1)
     ).astype(np.float32)
     np.testing.assert_allclose(data.features.dense, expected, rtol=1e-6, atol=1e-6)
-    # A token that the training part lacks has no row: the last ones of 100 hours, whose share is 0.002 each.
+    # Tokens that do not occur in training have no row: the rarest of 100 hours, each with a share of 0.002.
     trained = slice(data.split.test_from)
     for place in (0, 2):
         assert same_partition(data.features.ids[trained, place], rows.tokens[trained, place])
@@ -100,12 +100,12 @@ def test_the_file_is_plain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schema", "told"),
     [
-        (schema_of(1, 1, 0, format="criteo"), "the schema is of criteo and reads 3 columns 3 times"),
+        (schema_of(1, 1, 0, format="criteo"), "has the format criteo and reads 3 columns 3 times"),
         (
             replace(EVERY_KIND, tokens=(TokenColumn(column="at", name="hour"),)),
-            "the schema is of parquet and reads 8 columns 9 times",
+            "has the format parquet and reads 8 columns 9 times",
         ),
-        (schema_of(1, 1, 1, format="csv"), "csv holds no lists; give each of the bags a separator"),
+        (schema_of(1, 1, 1, format="csv"), "csv cannot store lists; set a separator"),
     ],
 )
 def test_what_no_file_holds_is_refused(schema: Schema, told: str, tmp_path: Path) -> None:
