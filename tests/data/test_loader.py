@@ -98,7 +98,7 @@ def test_bags_of_all_ranks_are_those_of_the_rows_in_their_order(order, world_siz
                 jagged = part.kjt[name]
                 bags = [bag.tolist() for bag in jagged.to_dense()]
                 assert len(bags) == parts[0].share.padded
-                assert not any(bags[part.share.count :]), "padding looks up nothing"
+                assert not any(bags[part.share.count :]), "padding has no lookups"
                 found[name] += bags[: part.share.count]
             # TorchRec computes the same values from the lengths alone.
             plain = KeyedJaggedTensor(part.kjt.keys(), part.kjt.values(), lengths=part.kjt.lengths())

@@ -49,8 +49,8 @@ def test_parts_that_the_rows_say() -> None:
     by_files = SplitRule(by="files", test_files=("b",), validation_files=("c",))
     assert split_rows(60, by_files, [30, 20, 10]) == Split(30, 50, 60)
     half = SplitRule(by="files", test_files=("b",))
-    assert split_rows(51, half, [30, 21, 0]) == Split(30, 41, 51), "of 21 rows the last 10 validate"
-    assert split_rows(70, half) == split_rows(70), "one file is cut by order"
+    assert split_rows(51, half, [30, 21, 0]) == Split(30, 41, 51), "the last 10 of 21 test samples validate"
+    assert split_rows(70, half) == split_rows(70), "a single file is split by order"
 
 
 @pytest.mark.parametrize(

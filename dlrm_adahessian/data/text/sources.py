@@ -353,5 +353,5 @@ def _remedy(form: Format) -> str:
 def _unreadable(path: Path, error: OSError) -> NoInputError:
     if isinstance(error, FileNotFoundError):
         return NoInputError(f"File not found: {path}. {_REMEDY}")
-    remedy = "Let this user read it, or copy it." if isinstance(error, PermissionError) else _REMEDY
+    remedy = "Grant this user read access, or copy it." if isinstance(error, PermissionError) else _REMEDY
     return NoInputError(f"Cannot read {path}: {error.strerror}. {remedy}")

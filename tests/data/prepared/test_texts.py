@@ -102,7 +102,7 @@ def test_texts_are_those_that_pandas_counts(data: PreparedData) -> None:
     assert found(data.preprocessing) == wanted
     assert {"news.example", "漢字🙂", None} <= set(wanted["site"])
     assert "later.example" not in wanted["site"]
-    assert 1 <= len(wanted["few"]) < len(wanted["site"]), "the tokens differ by how often they must be seen"
+    assert 1 <= len(wanted["few"]) < len(wanted["site"]), "the columns have different minimum counts"
 
 
 def test_texts_have_the_hashes_of_the_vocabulary(data: PreparedData) -> None:

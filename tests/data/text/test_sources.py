@@ -31,7 +31,7 @@ from tests.data.text.reading import TEXT, read_all
 from tests.data.text.test_archive import ARCHIVE, member, tar
 from tests.processes import plain_user
 
-REMEDY = "Pass a Criteo text file, a .gz of it"
+REMEDY = r"Pass a file \(plain or compressed\), dac.tar.gz"
 
 
 def test_a_folder_is_prepared_when_it_has_a_manifest(tmp_path: Path) -> None:
@@ -326,4 +326,4 @@ def test_a_folder_that_may_not_be_looked_into_is_told_by_its_name(mode: int, tmp
         "f(sys.argv[1], 'train', 'criteo')"
     )
     told = plain_user.python(program, folder, environment={}).stderr
-    assert f"NoInputError: Cannot read {folder}: Permission denied. Let this user" in told
+    assert f"NoInputError: Cannot read {folder}: Permission denied. Grant this user" in told
