@@ -44,9 +44,7 @@ _DAY = re.compile(r"day_[0-9]+")  # uncompressed files of the terabyte log have 
 _SUFFIXES = re.compile(r"(\.txt|\.tsv|\.csv)?(\.gz|\.xz|\.bz2|\.zst)?$")
 _LISTED = 6  # names that a message lists; longer lists are cut in the middle
 _SMALL = 64 << 20  # bytes; larger files take long enough to hash that their digests are cached
-_REMEDY = (
-    "Pass a Criteo text file, a .gz of it, dac.tar.gz, a folder, or - for standard input with --data-path."
-)
+_REMEDY = "Pass a file (plain or compressed), dac.tar.gz, a folder, or - for standard input with --data-path."
 _WAYS = """
 Ways to provide data:
   pass a file      --data-path FILE      (plain or compressed, dac.tar.gz, or a folder)
