@@ -13,6 +13,7 @@ import yaml
 
 from dlrm_adahessian import config
 from dlrm_adahessian.commands.arguments import parsed
+from dlrm_adahessian.compare.config import CompareConfig
 from dlrm_adahessian.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +69,31 @@ def test_slurm_queues_a_job_again_that_it_stops(slurm: dict[str, str]) -> None:
     job.send_signal(signal.SIGTERM)
     assert job.wait(30) != 0
     assert calls.read_text().splitlines()[-2:] == ["stopped", "scontrol requeue 41"]
+
+
+def test_the_first_task_of_a_study_begins_it_and_the_others_join(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    array = {**slurm, "SLURM_ARRAY_JOB_ID": "41", "LONGEST_WAIT": "0.1"}
+    command = [CLUSTER / "slurm-study.sh", "--dataset", "criteo", "--trials", "30"]
+
+    def task(number: int) -> int:
+        found = subprocess.run(
+            command, env={**array, "SLURM_ARRAY_TASK_ID": str(number)}, cwd=tmp_path, check=False
+        )
+        return found.returncode
+
+    assert task(0) == 0
+    assert task(1) == 124, "nothing has begun"
+    study = tmp_path / "runs" / "study-41"
+    study.mkdir(parents=True)
+    (study / "comparison.json").touch()
+    assert task(7) == 0
+    begun, joined = Path(slurm["CALLS"]).read_text().splitlines()
+    flags = begun.removeprefix("srun python -m dlrm_adahessian compare ").split()
+    found = parsed(CompareConfig(), flags, prog="compare")
+    assert (found.out, found.trials) == (Path("runs/study-41"), 30)
+    assert joined == "srun python -m dlrm_adahessian compare --join runs/study-41"
 
 
 def test_the_job_of_kubernetes_has_flags_that_launch_knows() -> None:

@@ -2,10 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from dlrm_adahessian.commands.arguments import config_file, model_name, parsed
+from pydantic import Field
+
+from dlrm_adahessian.commands.arguments import config_file, model_name, parsed, value_of
 from dlrm_adahessian.commands.cautions import slowed
 from dlrm_adahessian.commands.help import ROWS, Layout, ReadBefore
 from dlrm_adahessian.compare.config import CompareConfig
@@ -13,11 +16,11 @@ from dlrm_adahessian.config import of_model
 from dlrm_adahessian.data.config import GENERATED
 from dlrm_adahessian.data.published import schema_of
 from dlrm_adahessian.data.text.sources import require_rows
-from dlrm_adahessian.errors import ProgramError, StorageError
+from dlrm_adahessian.errors import ProgramError, StorageError, UsageError
 from dlrm_adahessian.presets import optimizer_preset
 from dlrm_adahessian.runs.sealed import require_writable
 from dlrm_adahessian.runtime.process import require_gpu_driver
-from dlrm_adahessian.runtime.settings import read_toml, validated
+from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 from dlrm_adahessian.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -29,25 +32,48 @@ _HELP = """Tune and train several optimizers or models on the same rows, and rep
 
 Each gets the same rows in the same order, with one model the same initial weights, and as many draws of hyper-parameters
 from ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an
-interruption, or with more --seeds or --trials to extend it. The first optimizer, with the first model, is the reference."""
+interruption, or with more --seeds or --trials to extend it. The first optimizer, with the first model, is the reference.
+With --join OUT alone, further processes and machines train runs of a comparison that another process began."""
+
+
+@dataclass(frozen=True)
+class ReadBeforeComparing(ReadBefore):
+    """And what a process needs that joins."""
+
+    join: Path | None = None
+    """Train runs of the comparison in this folder that nobody works on, until all are done; takes --parallel only."""
+
+
+@settings
+class JoinConfig:
+    """Train runs of a comparison that another process began."""
+
+    join: Path
+    """Folder of the comparison."""
+    parallel: Annotated[int, Field(ge=1)] = 1
+    """Runs at once of this process."""
+
+
 LAYOUT = Layout(
     basic={
         "rows": ROWS,
         "comparison": ("optimizers", "models", "trials", "seeds", "searches"),
         "training": ("model", "batch_size", "epochs", "device"),
-        "run": ("out", "parallel", "config"),
+        "run": ("out", "parallel", "join", "config"),
     },
     advanced={
         "search": ("refine", "select", "trial_rows", "sampler", "seed"),
         "precision": ("precision", "curvature_precision"),
     },
-    before=ReadBefore(),
+    before=ReadBeforeComparing(),
 )
 """What --help and --help-all show of the flags."""
 
 
 def compare(arguments: Sequence[str]) -> int:
     """Tune and train several optimizers or models alike, and report which is better."""
+    if value_of(arguments, "--join") is not None and not {*arguments} & {"-h", "--help", "--help-all"}:
+        return _join(arguments)
     named, model = config_file(arguments), model_name(arguments)
     values = read_toml(named) if named else {}
     base = validated(CompareConfig, of_model(values, model) if model else values)
@@ -68,6 +94,21 @@ def compare(arguments: Sequence[str]) -> int:
     from dlrm_adahessian.compare.study import run_study
 
     say("\n".join([*report(run_study(args), args.out), "", f"written to {args.out}/report.html"]))
+    return 0
+
+
+def _join(arguments: Sequence[str]) -> int:
+    flags = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    if others := [flag for flag in flags if flag not in ("--join", "--parallel")]:
+        raise UsageError(
+            f"a process that joins takes rows and settings from the comparison, and {', '.join(others)} was given; leave "
+            "all flags but --join and --parallel out"
+        )
+    args = parsed(JoinConfig, arguments, prog="python -m dlrm_adahessian compare")
+    require_writable(args.join, "--join")
+    from dlrm_adahessian.compare.study import join_study
+
+    join_study(args.join, args.parallel)
     return 0
 
 

@@ -54,6 +54,8 @@ class CompareConfig(SharedConfig):
     """Of the draws and of their runs; final runs take the seeds after it, each further search that 10,000 after the last."""
     parallel: int = Field(default=1, ge=1)
     """Runs at once, which share the cores; steps are timed alone after them."""
+    lease: float = Field(default=60, ge=1)
+    """Seconds without a sign of life of a process, after which others with --join take over its run."""
     out: Path = Path("runs/compare")
     """Where runs and the report go. Started again, it repeats no finished run."""
 

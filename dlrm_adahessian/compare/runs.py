@@ -43,15 +43,14 @@ class Run:
     curve: list[CurvePoint] = field(default_factory=list)
     curvature: CurvatureByBand | None = None
 
-    def as_trial(self, judged: Judged) -> "Run":
-        """Return the run with what a worker says of it."""
+    def as_judged(self, judged: Judged) -> "Run":
+        """Return the run with what a worker says of it; of a trial that is all."""
         return replace(self, judged_logloss=judged.logloss, summary=judged.summary)
 
-    def as_final(self, judged: Judged, data: PreparedData, select: Select) -> "Run":
-        """Return the run with all that the report may look at.
+    def as_final(self, data: PreparedData, select: Select) -> "Run":
+        """Return the run with all that the report may look at, unless it diverged.
 
         Args:
-            judged: what a worker says of it.
             data: its samples.
             select: the samples that chose among trials.
 
@@ -61,6 +60,8 @@ class Run:
         Raises:
             CheckpointError: they changed since the worker left them.
         """
+        if self.summary is None:
+            return self
         try:
             sealed = FinishedRun.open(self.folder, self.config.fingerprint(data.fingerprint))
             result = reported(result_of(self.config, data, sealed), select, self.config.batch_size)
@@ -72,7 +73,6 @@ class Run:
             ) from error
         return replace(
             self,
-            judged_logloss=judged.logloss,
             summary=result.summary,
             result=result,
             curve=_curve(map(json.loads, lines), self.config.batch_size),

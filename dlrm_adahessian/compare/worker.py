@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from dlrm_adahessian.data.loader import Loader, on_device
 from dlrm_adahessian.data.prepared.folder import PreparedData, open_prepared
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import DivergedError
-from dlrm_adahessian.runs.finished import FinishedRun
+from dlrm_adahessian.runs.finished import SUMMARY, FinishedRun
+from dlrm_adahessian.runs.lease import Holder, Lease
 from dlrm_adahessian.runs.run_directory import RunDirectory
+from dlrm_adahessian.runs.sealed import DamagedFolderError
 from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.process import keep_freed_memory, quiet_libraries
-from dlrm_adahessian.train.results import RunSummary
-from dlrm_adahessian.train.run_cache import find_or_fit, is_known_to_diverge, run_path
+from dlrm_adahessian.train.results import RunResult, RunSummary
+from dlrm_adahessian.train.run_cache import find_or_fit, is_known_to_diverge, result_of, run_path
 from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
 
 CURVATURE = "curvature.json"
@@ -36,6 +39,7 @@ CURVATURE = "curvature.json"
 STEP_TIME = "step_time.json"
 """What `time_steps` measured, in the run directory."""
 _CURVATURE_SAMPLES = 64 * 1024
+logger = logging.getLogger(__name__)
 _data: PreparedData | None = None  # of this process; set once, before its first run
 
 
@@ -44,12 +48,12 @@ class Judged:
     """A finished run without its predictions.
 
     Attributes:
-        summary: its results.
-        logloss: by which trials are chosen.
+        summary: its results; None when it diverged.
+        logloss: by which trials are chosen; None when it diverged.
     """
 
-    summary: RunSummary
-    logloss: float
+    summary: RunSummary | None = None
+    logloss: float | None = None
 
 
 def begin(folder: Path, threads: int, parent: int) -> None:
@@ -72,31 +76,72 @@ def begin(folder: Path, threads: int, parent: int) -> None:
     _data = open_prepared(folder)
 
 
-def train(values: dict[str, Any], root: Path, *, select: Select, diagnose: bool) -> Judged | None:
-    """Train a run unless it is finished or known to diverge.
+def train(
+    values: dict[str, Any], root: Path, *, select: Select, diagnose: bool, lease: float
+) -> Judged | Holder:
+    """Train a run unless it is finished or known to diverge, or another process trains it.
 
     Args:
         values: its configuration.
         root: holds a folder per run.
         select: the samples that judge it.
         diagnose: measure the curvature of the trained model.
+        lease: seconds without a sign of life after which a process that trains counts as dead.
 
     Returns:
-        What is known of it; None when it diverged. A process that was not begun is a RuntimeError.
+        What is known of it, or who trains it. A process that was not begun is a RuntimeError.
     """
     data = _begun()
     config = from_dict(values)
     device = find_device(config.device)
-    judged: Judged | None = None
-    with init_process_group(device, config.timeout):
-        run = RunDirectory(run_path(config, data, root, device))
-        if is_known_to_diverge(config, data, run):
+    run = RunDirectory(run_path(config, data, root, device))
+    if (known := _known(config, data, run, select, diagnose=diagnose)) is not None:
+        return known
+    held = Lease.take(run.path, lease, partial(_end_without, run.path, lease))
+    if isinstance(held, Holder):
+        return held
+    with held, init_process_group(device, config.timeout):
+        return _trained(config, data, run, device, select, diagnose=diagnose)
+
+
+def _known(
+    config: RunConfig, data: PreparedData, run: RunDirectory, select: Select, *, diagnose: bool
+) -> Judged | None:
+    """Return what a run came to, or None where something of it is still to be done."""
+    if run.checkpoints.exists() or run.best.exists():
+        return None
+    if is_known_to_diverge(config, data, run):
+        return Judged()
+    if not (run.path / SUMMARY).exists():
+        return None
+    try:
+        sealed = FinishedRun.open(run.path, config.fingerprint(data.fingerprint))
+        if diagnose and CURVATURE not in sealed.files:
             return None
+        return _judged(config, result_of(config, data, sealed), select)
+    except DamagedFolderError:  # who trains it anew tells
+        return None
+
+
+def _judged(config: RunConfig, found: RunResult, select: Select) -> Judged:
+    return Judged(summary=found.summary, logloss=judged_logloss(found, select, config.batch_size))
+
+
+def _trained(
+    config: RunConfig,
+    data: PreparedData,
+    run: RunDirectory,
+    device: torch.device,
+    select: Select,
+    *,
+    diagnose: bool,
+) -> Judged:
+    """Do what is still to be done of a run, whose lease is held; needs a process group."""
+    judged = Judged()
+    if not is_known_to_diverge(config, data, run):
         try:
-            if (found := find_or_fit(config, data, root, device, title=None)) is not None:
-                judged = Judged(
-                    summary=found.summary, logloss=judged_logloss(found, select, config.batch_size)
-                )
+            if (found := find_or_fit(config, data, run.path.parent, device, title=None)) is not None:
+                judged = _judged(config, found, select)
             if diagnose:
                 _diagnose(config, data, run, device)
         except DivergedError as error:
@@ -203,4 +248,14 @@ def _end_with(parent: int) -> None:
     """End this process when its parent is gone: a killed comparison leaves nothing behind that trains on."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    os._exit(1)
+
+
+def _end_without(folder: Path, seconds: float) -> None:
+    """End this process, whose lease of a run is lost: whoever has it now writes to the same files."""
+    logger.error(
+        "%s may be another's by now, as this process gave no sign of life for half of %g s; it ends, to leave the run alone",
+        folder,
+        seconds,
+    )
     os._exit(1)

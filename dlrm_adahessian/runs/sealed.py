@@ -7,13 +7,14 @@ flipped bit, so every reader verifies the manifest before it trusts a byte.
 
 import errno
 import json
+import logging
 import math
 import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xxhash
 
@@ -28,6 +29,8 @@ from dlrm_adahessian.runs.files import (
     why_not_writable,
 )
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 HASH_BLOCK = 1 << 22  # bytes
 MAX_JSON = 64 << 20  # bytes; nothing that this program writes as JSON comes near it
@@ -36,6 +39,8 @@ _REMEDIES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
     errno.EIO: "see what the system log says of the disk, and choose a folder on another one",
 }
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of network disks without them
 
 
 class DamagedFolderError(Exception):
@@ -313,6 +318,8 @@ def verify_file(path: Path, entry: object) -> None:
 def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
     """Hold the lock file `path`; the kernel releases it when the process ends, however it ends.
 
+    A disk without locks keeps nobody out, which a warning tells. Processes that share a comparison have leases there.
+
     Args:
         path: the lock file; created when absent. Who removes it must hold it.
         wait: wait for the holder instead of refusing.
@@ -327,12 +334,26 @@ def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = lock_file(path)
     with file:
-        if not take_lock(file, path, wait=wait):
+        with storage_errors(path):
+            taken = _taken(file, path, wait=wait)
+        if not taken:
             raise LockedError(
                 f"one process at a time works on {path.parent}, and another holds {path}; "
                 "wait for it or choose another folder"
             )
         yield
+
+
+def _taken(file: BinaryIO, path: Path, *, wait: bool) -> bool:
+    try:
+        return take_lock(file, path, wait=wait)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning(
+            "the disk of %s has no locks; see that no other process works on this folder", path.parent
+        )
+        return True
 
 
 def locked_by_another(path: Path) -> bool:

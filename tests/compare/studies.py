@@ -1,6 +1,7 @@
 """Comparisons on few generated samples and a small model, each run once for all tests that look at it."""
 
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
@@ -87,12 +88,18 @@ def _of_models(base):
     return run_here(small(base / "models", **changes))
 
 
+@contextmanager
+def in_this_thread():
+    """Train in this thread what studies train until the block ends; yield what is patched then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_module, "ProcessPoolExecutor", _AtOnce)
+        patch.setattr(worker, "_data", None)
+        yield patch
+
+
 def run_here(config):
     """Run a study in this thread."""
-    with pytest.MonkeyPatch.context() as patch:
-        for pool in ("ProcessPoolExecutor", "ThreadPoolExecutor"):
-            patch.setattr(study_module, pool, _AtOnce)
-        patch.setattr(worker, "_data", None)
+    with in_this_thread():
         return run_study(config)
 
 

@@ -17,7 +17,7 @@ ROWS = "a" * 16
 @pytest.fixture
 def asked(tmp_path: Path) -> CompareConfig:
     config = CompareConfig(optimizers="adagrad,adam", out=tmp_path)
-    claim(config, ROWS)
+    claim(config, ROWS, {})
     return config
 
 
@@ -26,8 +26,8 @@ def asked(tmp_path: Path) -> CompareConfig:
     {"device": "cpu"}, {"data_path": "copy.txt"},
 ])  # fmt: skip
 def test_more_of_a_comparison_is_taken(asked: CompareConfig, more: dict[str, object]) -> None:
-    claim(replace(asked, **more), ROWS)
-    claim(asked, ROWS)
+    claim(replace(asked, **more), ROWS, {})
+    claim(asked, ROWS, {})
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_another_comparison_is_refused_with_what_differs(
 ) -> None:
     before = (asked.out / "comparison.json").read_bytes()
     other = replace(asked, **changed)
-    for refuse in (require_settings, lambda config: claim(config, ROWS)):
+    for refuse in (require_settings, lambda config: claim(config, ROWS, {})):
         with pytest.raises(UsageError, match=f"those of {asked.out} differ: {told}"):
             refuse(other)
     assert (asked.out / "comparison.json").read_bytes() == before
@@ -52,20 +52,20 @@ def test_another_comparison_is_refused_with_what_differs(
 def test_other_rows_are_refused(asked: CompareConfig) -> None:
     require_settings(asked)
     with pytest.raises(UsageError, match="the settings are the same, the content of the rows is not; leave"):
-        claim(asked, "b" * 16)
+        claim(asked, "b" * 16, {})
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"batch_size": 256}'])
 def test_a_description_that_lacks_keys_is_refused(asked: CompareConfig, content: str) -> None:
     (asked.out / "comparison.json").write_text(content)
     with pytest.raises(UsageError, match="epochs None -> 1"):
-        claim(asked, ROWS)
+        claim(asked, ROWS, {})
 
 
 def test_a_description_that_is_no_json_is_refused(asked: CompareConfig) -> None:
     (asked.out / "comparison.json").write_text("{")
     with pytest.raises(CheckpointError, match="comparison.json is not valid JSON; restore it from a copy"):
-        claim(asked, ROWS)
+        claim(asked, ROWS, {})
 
 
 def test_a_study_leaves_the_folder_of_a_run_as_it_is(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from dlrm_adahessian.train.state import TrainState
 
 def test_a_worker_is_begun_before_its_first_run():
     with pytest.raises(RuntimeError, match="must be begun before its first run; call begin"):
-        worker.train({}, Path(), select="val", diagnose=False)
+        worker.train({}, Path(), select="val", diagnose=False, lease=60)
 
 
 def test_memory_is_planned_for_the_bags_of_the_samples(monkeypatch: pytest.MonkeyPatch):

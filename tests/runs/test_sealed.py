@@ -308,6 +308,28 @@ def test_a_lock_of_another_process_is_seen_without_being_tried(tmp_path: Path) -
         assert not locked_by_another(path), "this process holds it"
 
 
+def test_a_disk_without_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails_with(number: int) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    for number in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+        fails_with(number)
+        caplog.clear()
+        with exclusive_lock(tmp_path / "lock", wait=False):
+            assert f"the disk of {tmp_path} has no locks" in caplog.text
+    fails_with(errno.EIO)
+    with (
+        pytest.raises(StorageError, match="Input/output error"),
+        exclusive_lock(tmp_path / "lock", wait=False),
+    ):
+        pass
+
+
 def test_an_error_in_the_block_is_not_mistaken_for_one_of_the_lock(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), exclusive_lock(tmp_path / "lock", wait=False):
         (tmp_path / "absent").read_bytes()
