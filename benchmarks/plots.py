@@ -8,6 +8,7 @@ does not grow.
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from dlrm_adahessian.report.page import COLOURS, CYCLE, STYLE
+from dlrm_adahessian.report.panels import COLORS, STYLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS, _IMAGES = _ROOT / "benchmarks" / "results", _ROOT / "docs" / "img"
-_COLOURS = dict(zip(("adagrad", "hybrid", "prepare"), COLOURS, strict=False))
+_COLOURS = dict(zip(("adagrad", "hybrid", "prepare"), COLORS, strict=False))
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 _SIZES = {"batch": "batch size", "table_rows": "rows of all tables", "dim": "embedding width D"}
 
@@ -80,7 +81,9 @@ def columns_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot the peak of memory against the rows of a schema that were prepared, a line per format."""
     figure = Figure((6, 3.4), layout="constrained")
     axes = figure.subplots()
-    for colour, written in zip(CYCLE, dict.fromkeys(point["format"] for point in points), strict=False):
+    for colour, written in zip(
+        cycle(COLORS), dict.fromkeys(point["format"] for point in points), strict=False
+    ):
         own = [point for point in points if point["format"] == written]
         rows, peak = [point["rows"] for point in own], [point["peak_rss_mib"] for point in own]
         axes.semilogx(rows, peak, "o-", color=colour, label=f"{written}, slope {slope(rows, peak):z.2f}")
@@ -100,7 +103,7 @@ def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots()
     most = max(point["samples_to_target"] or 0 for point in points)
     names = list(dict.fromkeys(point["optimizer"] for point in points))
-    for place, (colour, name) in enumerate(zip(CYCLE, names, strict=False)):
+    for place, (colour, name) in enumerate(zip(cycle(COLORS), names, strict=False)):
         own = [point for point in points if point["optimizer"] == name]
         there = [point for point in own if point["samples_to_target"]]
         size, samples = [p["batch"] for p in there], [p["samples_to_target"] for p in there]
@@ -125,13 +128,17 @@ def headline_plot(study: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     differences = study["differences"]
     others = list(dict.fromkeys(pair["against"] for pair in differences))
-    for part, color, shift in (("progressive", COLOURS[0], 0.14), ("test", COLOURS[1], -0.14)):
+    for part, color, shift in (("progressive", COLORS[0], 0.14), ("test", COLORS[1], -0.14)):
         own = [pair for pair in differences if pair["part"] == part]
         gain = [-1000 * pair["logloss"]["estimate"] for pair in own]
-        low, high = zip(*(sorted(-1000 * end for end in pair["logloss"]["ci95"]) for pair in own), strict=True)
+        low, high = zip(
+            *(sorted(-1000 * end for end in pair["logloss"]["ci95"]) for pair in own), strict=True
+        )
         place = [len(others) - 1 - others.index(pair["against"]) + shift for pair in own]
         axes.hlines(place, low, high, color=color, linewidth=2.5)
-        axes.plot(gain, place, "o", color=color, label=f"{part} validation" if part == "progressive" else part)
+        axes.plot(
+            gain, place, "o", color=color, label=f"{part} validation" if part == "progressive" else part
+        )
     axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(others)), [f"{study['optimizer']} vs. {name}" for name in reversed(others)])
     axes.set_ylim(-0.5, len(others) - 0.5)

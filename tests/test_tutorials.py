@@ -18,6 +18,7 @@ PAGES = [*sorted((ROOT / "docs" / "tutorials").glob("*.md")), ROOT / "docs" / "o
 LONGEST = ("evaluate", "laptop", "read-only-data")
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = re.compile(r"no significant difference|better|worse|criteo-[0-9a-f]{16}|[-+]?\d[\d,.]*(?:e-?\d+)?")
+_VERDICT = re.compile(r"^(\S+) (?:beats|loses to|vs\.) (\w+).* in (\w+ log loss).*$")
 _END = "--- end of a block"
 
 
@@ -33,8 +34,9 @@ def blocks(page):
 
 
 def shape(text):
-    """Return the lines without figures, verdicts, and column widths."""
-    return [re.sub(r"\s+", " ", _VARIES.sub("#", line)).strip() for line in text.strip().splitlines()]
+    """Return lines without figures, verdicts and the width of columns."""
+    lines = (_VERDICT.sub(r"\1 # \2 in \3", line) for line in text.strip().splitlines())
+    return [re.sub(r"\s+", " ", _VARIES.sub("#", line)).strip() for line in lines]
 
 
 def session(page, folder):
@@ -60,6 +62,11 @@ def session(page, folder):
 
 def test_a_figure_may_differ_and_a_word_may_not():
     assert shape("auc   0.71  better\n") == shape("auc 0.8  worse")
+    better, equal = (
+        "a beats b in test log loss by 0.1, 2 seeds.",
+        "a vs. b: no significant difference in test log loss.",
+    )
+    assert shape(better) == shape(equal) != shape(better.replace("test", "progressive"))
     assert shape("auc 0.71") != shape("accuracy 0.71")
     assert shape("auc 0.71\n") != shape("auc 0.71\nlog loss 0.5\n")
 

@@ -126,7 +126,7 @@ def report(study: "Study", folder: Path) -> list[str]:
         StorageError: the report has a fault; the results stay.
     """
     from dlrm_adahessian.compare.summary import runs_table, summarize
-    from dlrm_adahessian.report.comparison import headline, verdict, write_report, write_runs
+    from dlrm_adahessian.report.comparison import verdicts, write_report, write_runs
 
     try:
         runs = runs_table(study)
@@ -136,7 +136,7 @@ def report(study: "Study", folder: Path) -> list[str]:
         waited = {name: entrant.train.get("waited_share") for name, entrant in found.optimizers.items()}
         if (caution := slowed(waited)) is not None:
             logger.warning("%s", caution)
-        return [*headline(found), *verdict(found)]
+        return [*(verdict.sentence for verdict in verdicts(found)), found.intervals_cover]
     except Exception as error:
         if isinstance(error, ProgramError):
             raise

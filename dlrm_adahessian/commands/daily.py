@@ -50,14 +50,22 @@ def daily(arguments: Sequence[str]) -> int:
         require_writable(settings.out, "--out")
     from dlrm_adahessian.daily.job import run_days
     from dlrm_adahessian.daily.summary import summarize
-    from dlrm_adahessian.report.daily import daily_verdict, write_daily
+    from dlrm_adahessian.report.daily import daily_verdicts, write_daily
 
     days = run_days(settings)
     if days is None:  # another rank reports
         return 0
     found = summarize(days)
     write_daily(settings.out, found)
-    say("\n".join([*daily_verdict(found), "", f"written to {settings.out}/report.html"]))
+    say(
+        "\n".join(
+            [
+                *(verdict.sentence for verdict in daily_verdicts(found)),
+                "",
+                f"written to {settings.out}/report.html",
+            ]
+        )
+    )
     return 0
 
 

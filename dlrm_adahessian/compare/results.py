@@ -245,20 +245,21 @@ class Comparison:
 
     @property
     def intervals_cover(self) -> str:
-        """Which chance the intervals cover, in words."""
+        """What the intervals cover, as a sentence."""
         config = self.config
         if config.seeds == 1:
-            return "the chance of rows only: one seed shows nothing of other seeds"
+            return "95% intervals cover the sampling of data only: one seed says nothing about seed-to-seed variation."
         if config.searches > 1:
-            return "the chance of rows, of seeds and of tuning"
-        return "the chance of rows and of seeds" + (
-            ", not that of tuning: they are conditional on what one search chose" if config.trials else ""
-        )
+            return "95% intervals cover the sampling of data, seed-to-seed variation, and tuning."
+        both = "95% intervals cover the sampling of data and seed-to-seed variation"
+        if not config.trials:
+            return f"{both}. Presets were not tuned."
+        return f"{both}, but not tuning: another search could choose other hyper-parameters."
 
     @property
     def step_times(self) -> str:
         """What heads a column of step times: where runs shared the machine, steps were timed alone after them."""
-        return "ms a step" if self.config.parallel == 1 else "ms a step, alone"
+        return "ms per step" if self.config.parallel == 1 else "ms per step, alone"
 
     @property
     def step_ms(self) -> Means:

@@ -242,19 +242,19 @@ class EvaluationSummary:
 
     @property
     def cautions(self) -> list[str]:
-        """Sentences where figures are too good, since the model or its calibration saw the samples before."""
+        """Sentences for figures that are too good because the model or its calibration saw the samples before."""
         found: list[str] = []
         if self.trained_on:
             names, one = ", ".join(self.trained_on), len(self.trained_on) == 1
             found.append(
-                f"{names} {'was' if one else 'were'} trained on some of these rows, so {'its' if one else 'their'} figures "
-                "are too good for new rows; --part test scores those that were kept apart."
+                f"{names} {'was' if one else 'were'} trained on some of these samples, so {'its' if one else 'their'} "
+                "figures are too good for new data. Use --part test to score samples that were kept apart."
             )
         if self.calibrated_on:
             names, one = ", ".join(self.calibrated_on), len(self.calibrated_on) == 1
             found.append(
-                f"{names} {'was' if one else 'were'} calibrated on some of these rows, so {'its' if one else 'their'} "
-                "figures are a little too good for new rows; score other rows, or take the figures of calibrate."
+                f"{names} {'was' if one else 'were'} calibrated on some of these samples, so {'its' if one else 'their'} "
+                "figures are slightly too good for new data. Score other samples, or use the figures of calibrate."
             )
         return found
 

@@ -1,1 +1,1 @@
-"""Reports as one HTML file each: a comparison of optimizers or models, an evaluation of models."""
+"""Reports of comparisons, evaluations, and studies of days, each as one HTML file."""

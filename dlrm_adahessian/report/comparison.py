@@ -1,27 +1,28 @@
 # pyright: basic
-"""A comparison as files (report.html, report.md, results.csv, summary.json), and what it says in sentences."""
+"""Write the report of a comparison (report.html, report.md, results.csv, summary.json), and word its verdicts."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from dlrm_adahessian.compare.results import NEAR_BEST, PARTS, Comparison, PairDifference, TokenBands
+from dlrm_adahessian.compare.results import NEAR_BEST, Comparison, PairDifference, TokenBands
 from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.report import comparison_plots as plots
 from dlrm_adahessian.report.page import render
+from dlrm_adahessian.report.panels import Look, forest, looks
+from dlrm_adahessian.report.verdict import Verdict, counted, of_difference
 from dlrm_adahessian.runs.sealed import storage_errors, write_json, write_text
 from dlrm_adahessian.runtime.terminal import printable_name
-from dlrm_adahessian.statistics.comparison import judgement, p_words
 
 PAGE, MARKDOWN = "report.html", "report.md"
 
 
 def write_runs(folder: Path, runs: pd.DataFrame) -> None:
-    """Write results.csv, a line per run, and remove an earlier report, whose figures may be others.
+    """Write results.csv with a line per run, and remove an earlier report, whose figures may differ.
 
     Args:
         folder: of the comparison.
-        runs: what `summary.runs_table` returned.
+        runs: from `summary.runs_table`.
     """
     with storage_errors(folder):
         for name in ("summary.json", PAGE, MARKDOWN):
@@ -30,53 +31,57 @@ def write_runs(folder: Path, runs: pd.DataFrame) -> None:
 
 
 def write_report(folder: Path, found: Comparison, runs: pd.DataFrame) -> None:
-    """Write summary.json and the pages of a comparison's report.
+    """Write summary.json, report.md, and report.html.
 
     Args:
         folder: of the comparison.
-        found: what `summary.summarize` returned.
-        runs: what `summary.runs_table` returned.
+        found: from `summary.summarize`.
+        runs: from `summary.runs_table`.
     """
     write_json(folder / "summary.json", found.asdict())
+    look_of = looks(found.optimizers)
     values = {
         "s": found,
         "metrics": METRICS,
-        "headline": headline(found),
-        "verdict": verdict(found),
+        "verdicts": verdicts(found),
         "curvature": curvature_sentences(found),
         "near_best": NEAR_BEST,
+        "looks": look_of,
+        "others": {name: look for name, look in look_of.items() if name != found.first},
+        "environment": found.environment,
     }
     write_text(folder / MARKDOWN, render("comparison.md.j2", values, {}))
     drawn = {
-        "quality": plots.quality(found.optimizers, found.target_val_logloss),
-        "forest": plots.forest(found.to_first) if found.to_first else None,
-        "sensitivity": plots.sensitivity(runs, NEAR_BEST),
-        **_band_plots(found.bands, list(found.optimizers)),
-        "cost": plots.cost(list(found.optimizers), found.step_ms),
-    }
+        "forest": forest(
+            {f"{p.optimizer}, {p.part}": (p.difference, p.p_adjusted) for p in found.to_first}
+        ) if found.to_first else [],
+        "quality": plots.quality(found.optimizers, found.target_val_logloss, look_of),
+        "sensitivity": plots.sensitivity(runs, NEAR_BEST, look_of),
+        **_band_plots(found.bands, look_of),
+        "cost": plots.cost(found.step_ms, look_of),
+    }  # fmt: skip
     write_text(folder / PAGE, render("comparison.html.j2", values, drawn))
 
 
-def _no_formula(cell: object) -> object:
-    """Return text on one line, with an apostrophe where a spreadsheet would take it for a formula (OWASP, CSV Injection)."""
-    if not isinstance(cell, str):
-        return cell
-    text = printable_name(cell)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+def verdicts(found: Comparison) -> list[Verdict]:
+    """Return a verdict on each entrant after the reference, for each kind of samples.
 
+    Args:
+        found: the comparison.
 
-def _band_plots(bands: TokenBands | None, names: list[str]) -> dict[str, str | None]:
-    if bands is None:
-        return {"bands": None, "curvature": None}
-    measured = [(name, found) for name in names if (found := bands.curvature.get(name))]
-    return {
-        "bands": plots.bands(bands),
-        "curvature": plots.curvature(measured[-1][1], bands.names, measured[-1][0]) if measured else None,
-    }
+    Returns:
+        Verdicts on log loss, in the order of the entrants.
+    """
+    said: list[Verdict] = []
+    for name in list(found.optimizers)[1:]:
+        pairs = [_verdict(pair) for pair in found.to_first if pair.optimizer == name]
+        sentence = f"{name} cannot be compared with {found.first}: no seed finished with both."
+        said += pairs or [Verdict(judged="caution", sentence=sentence)]
+    return said
 
 
 def curvature_sentences(found: Comparison) -> list[str]:
-    """Return a sentence for each entrant with curvature: of which matrix the diagonal is that it reads.
+    """Return a sentence for each entrant with curvature: the diagonal of which matrix it uses.
 
     Args:
         found: the comparison.
@@ -86,69 +91,40 @@ def curvature_sentences(found: Comparison) -> list[str]:
     """
     names = {"hessian": "the Hessian", "gauss_newton": "the Gauss-Newton matrix"}
     return [
-        f"{name} reads the diagonal of {names[of.weights]} at the weights and of {names[of.pooled]} at the pooled "
+        f"{name} uses the diagonal of {names[of.weights]} at the weights and of {names[of.pooled]} at the pooled "
         f"embeddings (curvature {entrant.settings['curvature']})."
         for name, entrant in found.optimizers.items()
         if (of := entrant.curvature_of)
     ]
 
 
-def headline(found: Comparison) -> list[str]:
-    """Return a sentence for each kind of samples: who is better than the first entrant, who is worse.
-
-    Args:
-        found: the comparison.
-
-    Returns:
-        Plain sentences.
-    """
-    sentences: list[str] = []
-    for part in PARTS:
-        groups: dict[str, list[str]] = {"better": [], "worse": [], "no significant difference": []}
-        for pair in found.to_first:
-            if pair.part == part:
-                groups[_judged(pair)].append(pair.optimizer)
-        said = [f"{judged}: {', '.join(names)}" for judged, names in groups.items() if names]
-        if said:
-            sentences.append(f"Log loss of {part} rows against {found.first}: {'; '.join(said)}.")
-    return sentences
-
-
-def verdict(found: Comparison) -> list[str]:
-    """Return a sentence for each entrant after the first, of its difference to the first.
-
-    Args:
-        found: the comparison.
-
-    Returns:
-        Plain sentences.
-    """
-    first, *others = found.optimizers
-    sentences: list[str] = []
-    for name in others:
-        pairs = [pair for pair in found.to_first if pair.optimizer == name]
-        if not pairs:
-            sentences.append(f"{name} cannot be compared with {first}: no seed finished with both.")
-        sentences.extend(map(_sentence, pairs))
-    return sentences
-
-
-def _judged(pair: PairDifference) -> str:
-    return judgement(pair.difference.logloss.estimate, pair.p_adjusted)
-
-
-def _sentence(pair: PairDifference) -> str:
-    found, logloss = pair.difference, pair.difference.logloss
-    low, high = logloss.ci95
-    seeds = f"{found.seeds} {'seed' if found.seeds == 1 else 'seeds'}"
-    if found.searches is not None:
-        seeds += f" of {found.searches} searches"
-    where = f"{found.rows:,} {pair.part} rows, {seeds}"
-    what = f"log loss {logloss.estimate:+.5f} [{low:+.5f}, {high:+.5f}], {where}, adjusted p {p_words(pair.p_adjusted)}"
-    models, judged = f"{pair.optimizer} against {pair.against}", _judged(pair)
-    if judged != "no significant difference":
-        return f"{models}: {judged} ({what})."
-    return (
-        f"{models}: {judged} ({what}); one of {pair.minimum_detectable_logloss:.5f} would have been found "
-        "four times of five."
+def _verdict(pair: PairDifference) -> Verdict:
+    found = pair.difference
+    searches = f" of {found.searches} searches" if found.searches is not None else ""
+    return of_difference(
+        pair.optimizer,
+        pair.against,
+        f"{pair.part} log loss",
+        found.logloss,
+        pair.p_adjusted,
+        counted(found.seeds, "seed") + searches,
     )
+
+
+def _band_plots(bands: TokenBands | None, look_of: dict[str, Look]) -> dict[str, list[str]]:
+    """Return the plots by token frequency; curvature is that of the last entrant that has one."""
+    if bands is None:
+        return {"bands": [], "curvature": []}
+    measured = [(found, name) for name in look_of if (found := bands.curvature.get(name))]
+    return {
+        "bands": plots.bands(bands, look_of),
+        "curvature": plots.curvature(measured[-1][0], bands.names, measured[-1][1]) if measured else [],
+    }
+
+
+def _no_formula(cell: object) -> object:
+    """Return text on one line, with an apostrophe if a spreadsheet would read it as a formula (OWASP, CSV Injection)."""
+    if not isinstance(cell, str):
+        return cell
+    text = printable_name(cell)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

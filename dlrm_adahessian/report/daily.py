@@ -1,5 +1,5 @@
 # pyright: basic
-"""A study of days as files (report.html, days.csv, summary.json), and what it says in sentences."""
+"""Write the report of a study of days (report.html, days.csv, summary.json), and word its verdicts."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from dlrm_adahessian.daily.summary import DailySummary
 from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.report import daily_plots as plots
 from dlrm_adahessian.report.page import render
+from dlrm_adahessian.report.panels import forest, looks
+from dlrm_adahessian.report.verdict import Verdict, counted, of_difference
 from dlrm_adahessian.runs.kinds import WARM
 from dlrm_adahessian.runs.run_directory import environment
 from dlrm_adahessian.runs.sealed import write_json, write_text
@@ -16,51 +18,57 @@ PAGE = "report.html"
 
 
 def write_daily(folder: Path, found: DailySummary) -> None:
-    """Write summary.json, days.csv and report.html.
+    """Write summary.json, days.csv, and report.html.
 
     Args:
         folder: of the study.
-        found: what `daily.summary.summarize` returned.
+        found: from `daily.summary.summarize`.
     """
     write_json(folder / "summary.json", found.asdict())
     write_text(folder / "days.csv", found.table().to_csv(index=False))
+    titles: dict[str, str] = {WARM: "warm start"} | ({SCRATCH: "from scratch"} if found.compared else {})
+    look_of = looks(titles)
     values = {
         "s": found,
         "metrics": METRICS,
-        "verdict": daily_verdict(found),
-        "costs": {name: found.cost(name) for name in (WARM, SCRATCH)},
+        "verdicts": daily_verdicts(found),
+        "titles": titles,
+        "costs": {title: found.cost(name) for name, title in titles.items()},
+        "looks": {titles[name]: look for name, look in look_of.items()},
         "environment": environment(),
     }
-    drawn = {"days": plots.days(found), "cost": plots.cost(found)}
+    differences = {day.tested_on: day.difference for day in found.days} | {"all days": found.difference}
+    drawn = {
+        "forest": forest({label: (each, None) for label, each in differences.items() if each is not None})
+        if found.compared
+        else [],
+        "days": plots.days(found, look_of),
+        "cost": plots.cost(found, look_of) if found.compared else [],
+    }
     write_text(folder / PAGE, render("daily.html.j2", values, drawn))
 
 
-def daily_verdict(found: DailySummary) -> list[str]:
-    """Return in sentences how warm starts compare with training from scratch, and at what cost."""
+def daily_verdicts(found: DailySummary) -> list[Verdict]:
+    """Return a verdict on warm starts against training from scratch, with the samples that each trained on."""
     compared = found.compared
     difference = found.difference and found.difference["logloss"]
     if difference is None:
         last = found.days[-1]
         loss = last.runs[WARM].test.metrics.logloss
-        return [
-            f"After {last.day} the model that went on from day to day has log loss {loss:.5f} on {last.tested_on}."
-        ]
-    logloss, (low, high) = difference.estimate, difference.ci95
-    count = f"{len(compared)} day{'s' if len(compared) > 1 else ''}"
-    interval = f"{abs(logloss):.5f} (95% CI {min(abs(low), abs(high)):.5f} to {max(abs(low), abs(high)):.5f})"
-    if low > 0 or high < 0:
-        way = "beats" if high < 0 else "loses to"
-        first = f"The warm start {way} training from scratch by {interval} in log loss over the next {count}."
-    else:
-        first = (
-            f"No significant difference in log loss between warm start and training from scratch over the next {count}: "
-            f"{logloss:+.5f} (95% CI {low:+.5f} to {high:+.5f})."
+        sentence = (
+            f"The warm start has log loss {loss:.4f} on {last.tested_on}, after training up to {last.day}."
         )
+        return [Verdict(judged="note", sentence=sentence)]
+    judged = of_difference(
+        "The warm start",
+        "training from scratch",
+        "log loss",
+        difference,
+        difference.p_value,
+        counted(len(compared), "day"),
+    )
     ours, theirs = (
         sum(day.runs[name].samples for day in found.days if day in compared) for name in (WARM, SCRATCH)
     )
-    return [
-        first,
-        f"Over these days it learned {ours:,} samples, and training from scratch {theirs:,}, {theirs / ours:.1f} times as "
-        "many.",
-    ]
+    cost = f"It trained on {ours:,} samples, and training from scratch on {theirs:,}: {theirs / ours:.1f} times as many."
+    return [Verdict(judged=judged.judged, sentence=f"{judged.sentence} {cost}")]

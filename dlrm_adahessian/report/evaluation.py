@@ -1,5 +1,5 @@
 # pyright: basic
-"""An evaluation as one HTML file, and what it says in sentences."""
+"""Write the report of an evaluation as one HTML file, and word its verdicts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,22 @@ from dlrm_adahessian.metrics.binary import METRICS
 from dlrm_adahessian.metrics.curves import curve
 from dlrm_adahessian.report import evaluation_plots as plots
 from dlrm_adahessian.report.page import render
+from dlrm_adahessian.report.panels import forest, looks
+from dlrm_adahessian.report.verdict import Verdict, counted, of_difference
 from dlrm_adahessian.runs.run_directory import environment
 from dlrm_adahessian.runs.sealed import write_text
-from dlrm_adahessian.statistics.comparison import judgement
 
 
 def write_evaluation(
     path: Path, summary: EvaluationSummary, labelled: Predictions, further: Sequence[str] = ()
 ) -> None:
-    """Write the report, replacing one that is there.
+    """Write the report, and replace an earlier one.
 
     Args:
         path: the file.
-        summary: of `evaluation.job.evaluate`.
+        summary: from `evaluation.job.evaluate`.
         labelled: the predictions of the samples with a label, at least one.
-        further: sentences of the verdict, after those of `verdict`.
+        further: sentences after those of `verdicts`.
     """
     both = summary.first.measured.metrics.auc is not None
     found = {
@@ -32,66 +33,86 @@ def write_evaluation(
         for name, scored in labelled.scored.items()
         if both
     }
+    look_of = looks(model.name for model in summary.models)
+    bins = {model.name: model.calibration_bins for model in summary.models}
     drawn = {
-        "curves": plots.curves(found) if found else None,
-        "reliability": plots.reliability({model.name: model.calibration_bins for model in summary.models}),
-        **{f"slices {each.name}": plots.slices(each.slices) for each in summary.slicings if each.slices},
-    }
+        "forest": forest({each.model: (each.difference, each.p_adjusted) for each in summary.differences})
+        if summary.differences
+        else [],
+        "reliability": plots.reliability(bins, look_of),
+        "curves": plots.curves(found, look_of) if found else [],
+        **{f"slices {each.name}": plots.slices(each.slices, look_of) for each in summary.slicings if each.slices},
+    }  # fmt: skip
     values = {
         "s": summary,
         "metrics": METRICS,
         "figures": _rows(summary.first),
-        "verdict": [*verdict(summary), *further],
+        "verdicts": [*verdicts(summary), *(Verdict(judged="note", sentence=each) for each in further)],
         "average_precision": {name: each.average_precision for name, each in found.items()},
+        "looks": look_of,
         "environment": environment(),
     }
     write_text(path, render("evaluation.html.j2", values, drawn))
 
 
-def verdict(summary: EvaluationSummary) -> list[str]:
-    """Return a sentence on each model: how good the first one is, and what is shown of each later one against it.
+def verdicts(summary: EvaluationSummary) -> list[Verdict]:
+    """Return a verdict on the first model, and one on each later model against it.
 
-    Further ones say it where models were trained or calibrated on some of the samples.
+    Cautions follow if models were trained or calibrated on some of the samples.
 
     Args:
-        summary: of `evaluation.job.evaluate`, with labeled samples.
+        summary: from `evaluation.job.evaluate`, with labeled samples.
 
     Returns:
-        Plain sentences.
+        Verdicts on log loss.
     """
-    return [_of_one(summary.first, summary.labelled), *map(_of_two, summary.differences), *summary.cautions]
+    cautions = [Verdict(judged="caution", sentence=sentence) for sentence in summary.cautions]
+    others = [_of_two(found, summary.labelled) for found in summary.differences]
+    return [_of_one(summary.first, summary.labelled), *others, *cautions]
 
 
 def _rows(model: ModelFigures) -> list[tuple[str, str, float | None]]:
-    """Return name and title of the metrics in the table of figures, and what predicting the base rate gets."""
-    of_base_rate = model.measured.metrics.of_base_rate
+    """Return name and title of each metric in the table of results, and what the constant prediction gets."""
+    found = model.measured.metrics
+    logloss = found.logloss / found.normalized_entropy if found.logloss and found.normalized_entropy else None
     return [
-        *((name, metric.title, of_base_rate(name)) for name, metric in METRICS.items()),
+        *(
+            (name, metric.title, logloss if name == "logloss" else found.of_base_rate(name))
+            for name, metric in METRICS.items()
+        ),
         ("normalized_entropy", "normalized entropy", 1.0),
         ("calibration", "calibration", 1.0),
     ]
 
 
-def _of_one(model: ModelFigures, samples: int) -> str:
+def _of_one(model: ModelFigures, samples: int) -> Verdict:
+    """Return how the model compares with the constant prediction, and how well it is calibrated."""
     found = model.measured
     entropy, calibration = found.metrics.normalized_entropy, found.metrics.calibration
-    ends = found.interval("calibration")
-    if entropy is None or calibration is None or ends is None:
-        return f"{model.name}: log loss {found.metrics.logloss:.5f} on {samples:,} rows of one class only."
-    known = f"{100 * abs(1 - entropy):.1f}% {'less' if entropy <= 1 else 'more'} log loss than the base rate"
-    low, high = ends
-    if low <= 1 <= high:
-        level = "the click rate as a whole is met within the chance of the rows"
+    against_constant, of_clicks = found.interval("normalized_entropy"), found.interval("calibration")
+    if entropy is None or calibration is None or against_constant is None or of_clicks is None:
+        return Verdict(
+            judged="caution",
+            sentence=f"{model.name}: log loss {found.metrics.logloss:.4f} on {counted(samples, 'sample')} of one class.",
+        )
+    judged = "better" if against_constant[1] < 1 else "worse" if against_constant[0] > 1 else None
+    if of_clicks[0] <= 1 <= of_clicks[1]:
+        level = "Its predictions add up to the number of clicks, within the interval"
     else:
         way = "more" if calibration > 1 else "fewer"
-        level = f"it predicts {100 * abs(calibration - 1):.1f}% {way} clicks than there were"
-    return f"{model.name}: {known} on {samples:,} rows, AUC {found.metrics.auc:.4f}; {level}."
+        level = f"It predicts {100 * abs(calibration - 1):.1f}% {way} clicks than there were"
+    return Verdict(
+        judged=judged or "no significant difference",
+        sentence=f"{model.name}: log loss {found.metrics.logloss:.4f}, {100 * abs(1 - entropy):.1f}% "
+        f"{'lower' if entropy <= 1 else 'higher'} than the constant prediction (click rate), and AUC "
+        f"{found.metrics.auc:.4f}, on {counted(samples, 'sample')}. {level}.",
+    )
 
 
-def _of_two(found: LoglossDifference) -> str:
-    pair = f"{found.model} against {found.against}"
+def _of_two(found: LoglossDifference, samples: int) -> Verdict:
     if found.logloss is None or found.p_adjusted is None:
-        return f"{pair}: too few rows to say."
-    estimate, (low, high) = found.logloss.estimate, found.logloss.ci95
-    judged = judgement(estimate, found.p_adjusted)
-    return f"{pair}: {judged} (log loss {estimate:+.5f} [{low:+.5f}, {high:+.5f}])."
+        sentence = f"{found.model} cannot be compared with {found.against}: there are too few samples."
+        return Verdict(judged="caution", sentence=sentence)
+    return of_difference(
+        found.model, found.against, "log loss", found.logloss, found.p_adjusted, counted(samples, "sample")
+    )

@@ -1,110 +1,96 @@
 # pyright: basic
-"""Plots of an evaluation as SVG text; a colour for each model, in the order of the report."""
+"""Plots of an evaluation, each a list of panels as SVG text. Every model has one look in all of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
 from dlrm_adahessian.evaluation.results import SliceFigures
 from dlrm_adahessian.metrics.curves import CalibrationBin, Curve
-from dlrm_adahessian.report.page import CYCLE, STYLE, legend, new_figure, svg_text
+from dlrm_adahessian.report.panels import (
+    GUIDE,
+    Look,
+    interval,
+    panel,
+    rows_of_intervals,
+    signed,
+)
 from dlrm_adahessian.statistics.single import proportion_interval
 
-_LONGEST = 40  # characters of the name of a slice
+_Looks = Mapping[str, Look]
+_CURVES = (
+    ("ROC", "false_positive_rate", "recall", "false positive rate", "true positive rate"),
+    ("Precision and recall", "recall", "precision", "recall", "precision"),
+    ("Gain", "share_called", "recall", "share of samples, best first", "share of clicks among them"),
+)
+"""Title, fields of `Curve` across and up, and their labels."""
 
 
-def curves(found: Mapping[str, Curve]) -> str:
-    """Plot ROC, precision against recall, and clicks found against rows chosen."""
-    panels = (
-        ("false positive rate", "true positive rate", "ROC", "false_positive_rate", "recall"),
-        ("recall", "precision", "precision and recall", "recall", "precision"),
-        ("share of rows chosen, best first", "share of clicks among them", "gain", "share_called", "recall"),
-    )
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(1, 3, 10, 3.9)
-        for axis, (across, up, title, x, y) in zip(axes, panels, strict=True):
-            for colour, curve in zip(CYCLE, found.values(), strict=False):
-                axis.plot(getattr(curve, x), getattr(curve, y), color=colour, linewidth=1.5)
-            axis.set(xlabel=across, ylabel=up, xlim=(0, 1), ylim=(0, 1.01))
-            axis.set_title(title, fontsize=10)
-        base_rate = next(iter(found.values())).precision[-1]
-        chance = {"color": "#666666", "linewidth": 1, "linestyle": ":"}
-        for axis in (axes[0], axes[2]):
-            axis.plot([0, 1], [0, 1], **chance)
-        axes[1].axhline(base_rate, **chance)
-        legend(figure, list(found), loc="outside lower center", ncols=4)
-        return svg_text(figure)
+def curves(found: Mapping[str, Curve], looks: _Looks) -> list[str]:
+    """Plot ROC, precision against recall, and the share of clicks against the share of samples."""
+    click_rate = next(iter(found.values())).precision[-1]
+    panels: list[str] = []
+    for title, x, y, across, up in _CURVES:
+        with panel(panels, 3.3, 3.1) as axes:
+            for name, curve in found.items():
+                axes.plot(getattr(curve, x), getattr(curve, y), color=looks[name].color, linewidth=1.5)
+            axes.plot([0, 1], [click_rate] * 2 if y == "precision" else [0, 1], **GUIDE)
+            axes.set(title=title, xlabel=across, ylabel=up, xlim=(0, 1), ylim=(0, 1.01))
+    return panels
 
 
-def reliability(bins: Mapping[str, Sequence[CalibrationBin]]) -> str:
-    """Plot what happened against what was predicted, bins of equally many rows, and the gap between both."""
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(1, 2, 9, 3.9)
-        limit = 0.0
-        for colour, entries in zip(CYCLE, bins.values(), strict=False):
-            predicted = np.array([entry.mean_probability for entry in entries])
-            happened = np.array([entry.click_rate for entry in entries])
-            ends = np.array([_wilson(entry) for entry in entries])
-            reach = np.abs(ends - happened[:, None]).T
-            style: dict[str, Any] = {
-                "color": colour,
-                "fmt": "o-",
-                "markersize": 3.5,
-                "capsize": 2,
-                "linewidth": 1,
-            }
-            axes[0].errorbar(predicted, happened, reach, **style)
-            axes[1].errorbar(predicted, happened - predicted, reach, **style)
-            limit = max(limit, *predicted, *ends[:, 1])
-        axes[0].plot([0, limit], [0, limit], color="#666666", linewidth=1, linestyle=":")
-        axes[1].axhline(0, color="#666666", linewidth=1, linestyle=":")
-        axes[0].set(xlabel="mean prediction", ylabel="click rate")
-        axes[1].set(xlabel="mean prediction", ylabel="click rate minus mean prediction")
-        legend(figure, list(bins), loc="outside lower center", ncols=4)
-        return svg_text(figure)
+def reliability(bins: Mapping[str, Sequence[CalibrationBin]], looks: _Looks) -> list[str]:
+    """Plot the click rate against the mean prediction in bins of equally many samples, and the gap between them."""
+    limit = max(_wilson(entry)[1] for entries in bins.values() for entry in entries)
+    limit = max(limit, *(entry.mean_probability for entries in bins.values() for entry in entries))
+    panels: list[str] = []
+    for gap in (False, True):
+        with panel(panels, 4.4, 3.2) as axes:
+            axes.plot([0, limit], [0, 0 if gap else limit], **GUIDE)
+            for name, entries in bins.items():
+                predicted = np.array([entry.mean_probability for entry in entries])
+                clicked = np.array([entry.click_rate for entry in entries])
+                reach = np.abs(np.array([_wilson(entry) for entry in entries]).T - clicked)
+                look = looks[name]
+                axes.errorbar(
+                    predicted,
+                    clicked - predicted if gap else clicked,
+                    reach,
+                    color=look.color,
+                    fmt=f"{look.marker}-",
+                    markersize=3.5,
+                    capsize=2,
+                    linewidth=1,
+                )
+            axes.set(xlabel="mean prediction", ylabel="click rate - mean prediction" if gap else "click rate")
+            if gap:
+                signed(axes)
+    return panels
 
 
-def slices(entries: Sequence[SliceFigures]) -> str:
-    """Plot normalized entropy of each slice with its interval, and of later models the difference of the log loss."""
-    compared = any(entry.differences for entry in entries)
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(1, 2 if compared else 1, 9 if compared else 7, 1.2 + 0.3 * len(entries))
-        models = list(entries[0].models)
-        for number, (colour, name) in enumerate(zip(CYCLE, models, strict=False)):
-            shift = 0.5 * (number - (len(models) - 1) / 2) / len(models)
-            for place, entry in enumerate(reversed(entries)):
-                found, metric = entry.models[name], "normalized_entropy"
-                _interval(axes[0], place - shift, colour, found.value(metric), found.interval(metric))
-                for difference in entry.differences:
-                    if difference.model == name and difference.logloss is not None:
-                        logloss = difference.logloss
-                        _interval(axes[1], place - shift, colour, logloss.estimate, logloss.ci95)
-        for axis in axes:
-            axis.set_yticks(range(len(entries)), [])
-            axis.set_ylim(-0.6, len(entries) - 0.4)
-        axes[0].set_yticklabels([_shortened(entry.label) for entry in reversed(entries)])
-        axes[0].set_xlabel("normalized entropy, lower is better")
-        if compared:
-            axes[1].axvline(0, color="#000000", linewidth=0.8)
-            axes[1].set_xlabel(f"log loss minus that of {models[0]}")
-            axes[1].ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
-            legend(figure, models, loc="outside lower center", ncols=4)
-        return svg_text(figure)
-
-
-def _interval(
-    axis: Any, place: float, colour: str, value: float | None, ends: Sequence[float] | None
-) -> None:
-    if value is not None and ends is not None:
-        axis.plot(ends, [place, place], color=colour, linewidth=1.5)
-        axis.plot([value], [place], "o", color=colour, markersize=4)
-
-
-def _shortened(label: str) -> str:
-    """Return a label with room for the plot beside it; the table has it whole."""
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+def slices(entries: Sequence[SliceFigures], looks: _Looks) -> list[str]:
+    """Plot normalized entropy of each slice with its interval, and the difference in log loss of later models."""
+    labels = [entry.label for entry in entries]
+    shifts = dict(zip(looks, np.linspace(0, 0.3, len(looks)) if len(looks) > 1 else [0.1], strict=True))
+    height = 0.7 + (0.42 + 0.05 * len(looks)) * len(entries)
+    panels: list[str] = []
+    with panel(panels, 4.4, height) as axes:
+        rows_of_intervals(axes, labels, of_differences=False)
+        for place, entry in enumerate(entries):
+            for name, found in entry.models.items():
+                ends = found.interval("normalized_entropy")
+                interval(axes, place + shifts[name], looks[name], found.value("normalized_entropy"), ends)
+        axes.set_xlabel("(← better) normalized entropy")
+    if any(entry.differences for entry in entries):
+        with panel(panels, 4.4, height) as axes:
+            rows_of_intervals(axes, labels, of_differences=True)
+            for place, entry in enumerate(entries):
+                for each in entry.differences:
+                    if each.logloss is not None:
+                        where = place + shifts[each.model]
+                        interval(axes, where, looks[each.model], each.logloss.estimate, each.logloss.ci95)
+            axes.set_xlabel(f"(← better) log loss minus {next(iter(looks))}")
+    return panels
 
 
 def _wilson(entry: CalibrationBin) -> tuple[float, float]:

@@ -26,7 +26,7 @@ def test_a_report_that_fails_leaves_the_results_and_says_how_to_write_it_again(
     report(models, tmp_path)
     pages = {name: (tmp_path / name).read_bytes() for name in ("report.html", "report.md")}
     figures = pd.read_csv(tmp_path / "results.csv")
-    for module, name in ((comparison, "render"), (comparison, "headline"), (comparison.plots, "quality")):
+    for module, name in ((comparison, "render"), (comparison, "verdicts"), (comparison.plots, "quality")):
         (tmp_path / "report.html").write_text("of other figures")
         with monkeypatch.context() as patch:
             patch.setattr(module, name, broken)

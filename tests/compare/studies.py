@@ -41,7 +41,7 @@ def _finished(base):
     folder = base / "compare"
     code, out, err = call(*arguments(folder))
     assert code == 0, err
-    assert "hybrid against adagrad" in out
+    assert "in progressive log loss" in out
     return folder
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from dlrm_adahessian import presets
 from dlrm_adahessian.compare import worker
 from dlrm_adahessian.compare.summary import runs_table, summarize
-from dlrm_adahessian.report.comparison import verdict, write_report, write_runs
+from dlrm_adahessian.report.comparison import verdicts, write_report, write_runs
 from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.train.run_cache import finished as read_finished
 from tests.compare.studies import arguments, run_here, small
@@ -158,7 +158,8 @@ def test_divergence_is_a_result(tmp_path, monkeypatch):
     found = summarize(study)
     assert found.optimizers["sgd"].final_runs_diverged == 1
     assert found.differences == []
-    assert verdict(found) == ["sgd cannot be compared with adagrad: no seed finished with both."]
+    (verdict,) = verdicts(found)
+    assert verdict.sentence == "sgd cannot be compared with adagrad: no seed finished with both."
     write_report(tmp_path, found, runs_table(study))
     assert "no seed finished with both" in (tmp_path / "report.html").read_text()
 
@@ -183,11 +184,11 @@ def test_models_are_tuned_apart_and_compared_with_the_first_of_them(models, tmp_
         ("dcnv2", "dcnv2", "final"): 2,
     }
     text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
-    assert text.count("| model |") == 3, "figures, differences, draws"
+    assert text.count("| model |") == 3, "results, differences, trials"
     assert text.count("| dcnv2 | dlrm |") == 2
     assert "Every model is trained by hybrid." in text
-    assert "every model is trained by hybrid" in page
-    assert "Each model had 1 random draws" in page
+    assert "Every model is trained by hybrid." in page
+    assert "Each model had 1 random trial." in page
 
 
 def test_differences_of_models_are_those_of_the_written_predictions(models):

@@ -9,7 +9,7 @@ from dlrm_adahessian.compare.results import CurvePoint
 from dlrm_adahessian.compare.study import Contender, SearchResult
 from dlrm_adahessian.compare.summary import runs_table, summarize, time_to
 from dlrm_adahessian.metrics.binary import log_losses
-from dlrm_adahessian.report.comparison import verdict, write_report
+from dlrm_adahessian.report.comparison import verdicts, write_report
 from dlrm_adahessian.statistics.crossed import crossed_mean
 
 
@@ -33,7 +33,7 @@ def test_an_optimizer_that_always_diverges_leaves_the_others_compared(study):
     assert found.bands.logloss == whole.bands.logloss
     assert found.optimizers["sgd"].final_runs_diverged == 1
     assert found.optimizers["sgd"].val == {}
-    assert verdict(found)[-1] == "sgd cannot be compared with adagrad: no seed finished with both."
+    assert verdicts(found)[-1].sentence == "sgd cannot be compared with adagrad: no seed finished with both."
 
 
 def test_rows_without_tokens_have_no_bands_and_are_compared_all_the_same(study, tmp_path):
@@ -43,7 +43,7 @@ def test_rows_without_tokens_have_no_bands_and_are_compared_all_the_same(study, 
     assert found.bands is None
     assert found.differences == summarize(study).differences
     write_report(tmp_path, found, runs_table(study))
-    assert "Where the difference lies" not in (tmp_path / "report.html").read_text()
+    assert "Differences by token frequency" not in (tmp_path / "report.html").read_text()
 
 
 def test_what_is_kept_of_a_run_is_what_the_report_needs(study):
@@ -86,6 +86,6 @@ def test_each_search_draws_for_itself_and_the_intervals_are_over_searches(search
         assert pair.difference.logloss.estimate == pytest.approx(expected.estimate, abs=1e-12)
         assert pair.difference.logloss.ci95 == pytest.approx(expected.ci95, abs=1e-12)
         assert pair.difference.covers == "rows, seeds and tuning"
-    assert all("4 seeds of 2 searches" in sentence for sentence in verdict(found))
-    assert found.intervals_cover == "the chance of rows, of seeds and of tuning"
+    assert all("4 seeds of 2 searches" in each.sentence for each in verdicts(found))
+    assert found.intervals_cover.endswith("cover the sampling of data, seed-to-seed variation, and tuning.")
     assert [choice["seed"] for choice in found.optimizers["adagrad"].asdict()["searches"]] == [0, 10_000]

@@ -251,8 +251,8 @@ def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp
     (tmp_path / "zeros").write_bytes(b"".join([line for line in lines if line[:1] == b"0"][:40]))
     run = ["--run", place / "hybrid", "--data-path"]
     report = ["--slices", "day", "--report", tmp_path / "r.html"]
-    assert "one class only" not in evaluate(*run, tmp_path / "zeros", *report)
-    assert "one class only" in (tmp_path / "r.html").read_text()
+    assert "of one class." not in evaluate(*run, tmp_path / "zeros", *report)
+    assert "of one class." in (tmp_path / "r.html").read_text()
     (tmp_path / "bare").write_bytes(b"".join(line[2:] for line in lines[:40]))
     found = json.loads(evaluate(*run, tmp_path / "bare", "--slices", "day", "--json"))
     assert (found["rows"], found["labelled"], found["slices"]["day"]["slices"]) == (40, 0, [])
@@ -301,7 +301,7 @@ def test_rows_that_a_run_was_trained_on_are_told(place, evaluate, caplog, tmp_pa
         found = json.loads(
             evaluate("--run", place / "hybrid", "--data-path", *data, "--part", part, "--json")
         )
-        told = "hybrid was trained on some of these rows, so its figures are too good for new rows"
+        told = "hybrid was trained on some of these samples, so its figures are too good for new data"
         assert (told in caplog.text) == bool(found["trained_on"])
         return found["trained_on"]
 
@@ -324,7 +324,7 @@ def test_rows_that_a_run_was_trained_on_are_told(place, evaluate, caplog, tmp_pa
     ]
     run = ["--run", place / "hybrid", place / "adagrad", "--data-path", place / "rows.txt"]
     evaluate(*run, "--report", tmp_path / "r.html")
-    sentence = "hybrid, adagrad were trained on some of these rows, so their figures"
+    sentence = "hybrid, adagrad were trained on some of these samples, so their figures"
     assert sentence in (tmp_path / "r.html").read_text()
     evaluate(*run, "--part", "test", "--report", tmp_path / "r.html")
     assert "trained on some" not in (tmp_path / "r.html").read_text()
@@ -386,6 +386,6 @@ def test_weights_of_prepared_rows_count_in_all_figures_and_come_with_the_predict
         assert again[figure] == found[figure]
     text = evaluate(*stored, "--report", tmp_path / "a.html")
     assert "Rows count by their weights in all figures" in text
-    assert "rows count by their weights" in (tmp_path / "a.html").read_text()
+    assert "Samples count by their weights" in (tmp_path / "a.html").read_text()
     monkeypatch.setattr(rows, "open_prepared", lambda path: replace(open_prepared(path), weights=0 * weights))
     assert "all 6,000 have weight 0" in evaluate(*asked, code=65)

@@ -120,7 +120,7 @@ def test_evaluation_has_it_with_interval_and_difference(folder):
     assert text.count("  Brier score ") == 3  # of two models, and of their difference
     assert f"{difference['brier']:+.5f}" in text
     assert f"{difference['brier']:+.5f}" in page
-    assert page.count("Brier score") == 2
+    assert page.count("Brier score") == 3  # in two tables and a panel of the plot
 
 
 @pytest.mark.campaign
@@ -135,6 +135,6 @@ def test_a_comparison_has_it_in_its_results_and_its_report(folder):
     for found in summary["optimizers"].values():
         assert {"brier"} <= set(found["val"]) & set(found["test"]) & set(found["progressive"])
     page = (folder / "study" / "report.html").read_text()
-    assert "Brier score, lower by" in page  # a panel of the plot
+    assert "(← better) Brier score difference" in page  # a panel of the plot
     assert "<th>Brier score</th>" in page
     assert "| Brier score |" in (folder / "study" / "report.md").read_text()

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from dlrm_adahessian.report.page import COLOURS, STYLE
+from dlrm_adahessian.report.panels import COLORS, STYLE
 from tests.reliability.runs import ROOT
 
 
@@ -34,13 +34,13 @@ def _prepare_memory(figure: Figure, samples: list[Any]) -> None:
     """Plot resident memory and lines read against time."""
     seconds, rows, memory = zip(*samples, strict=True)
     axes = figure.subplots()
-    axes.plot(seconds, memory, color=COLOURS[0], label="resident, without mapped files")
+    axes.plot(seconds, memory, color=COLORS[0], label="resident, without mapped files")
     axes.axhline(1024, color="#000000", linewidth=0.8, linestyle="--", label="1 GiB")
     axes.set_xlabel("seconds")
     axes.set_ylabel("MiB")
     axes.set_ylim(0)
     lines = axes.twinx()
-    lines.plot(seconds, [count / 1e6 for count in rows], color=COLOURS[1], label="lines written to the pipe")
+    lines.plot(seconds, [count / 1e6 for count in rows], color=COLORS[1], label="lines written to the pipe")
     lines.set_ylabel("million lines")
     lines.set_ylim(0)
     figure.legend(loc="outside upper center", ncols=3)
@@ -51,7 +51,7 @@ def _soak(figure: Figure, samples: list[Any]) -> None:
     _, steps, *columns = zip(*samples, strict=True)
     names = ("MiB resident", "open files", "files in\nthe run folder")
     for axes, values, name in zip(figure.subplots(len(names), sharex=True), columns, names, strict=True):
-        axes.plot([step / 1000 for step in steps], values, color=COLOURS[0])
+        axes.plot([step / 1000 for step in steps], values, color=COLORS[0])
         axes.set_ylabel(name)
         axes.set_ylim(0)
     axes.set_xlabel("thousand steps")

@@ -1,4 +1,4 @@
-"""The comparisons of `tests.compare.studies` and the models of `tests.evaluation.jobs`, made once for these folders too."""
+"""Reuse the comparisons of `tests.compare.studies` and the models of `tests.evaluation.jobs`."""
 
 from tests.compare.studies import models, study
 from tests.evaluation.jobs import both, evaluate, place

@@ -17,7 +17,7 @@ from dlrm_adahessian.compare.study import Contender, Run, Study
 from dlrm_adahessian.compare.summary import runs_table, summarize
 from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.report.comparison import curvature_sentences, headline, verdict, write_report, write_runs
+from dlrm_adahessian.report.comparison import curvature_sentences, write_report, write_runs
 from dlrm_adahessian.train.results import Predicted
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ FORMULAS = {
     **{"=1+1": "'=1+1", "+1": "'+1", "-1+cmd": "'-1+cmd", "@SUM(A1)": "'@SUM(A1)"},
     **{"\t=1": r"\t=1", "\r=1": r"\r=1", "plain": "plain", "'quoted": "'quoted", "x=1": "x=1"},
 }
-"""Texts, and what stands for them in a file that a spreadsheet may open."""
+"""Texts, and what results.csv has instead, which a spreadsheet may open."""
 
 
 def test_no_name_is_markup_a_formula_or_an_escape_for_the_terminal(study, tmp_path):
@@ -50,15 +50,15 @@ def test_no_name_is_markup_a_formula_or_an_escape_for_the_terminal(study, tmp_pa
 
 
 def test_terminal_and_report_say_the_same_sentences(study, tmp_path):
-    found = summarize(study)
-    write_report(tmp_path, found, runs_table(study))
-    sentences = [*headline(found), *verdict(found)]
-    assert len(sentences) == 4  # of progressive and test samples
+    sentences = report(study, tmp_path)
+    assert len(sentences) == 3  # progressive samples, test samples, and what the intervals cover
+    assert ["progressive log loss" in sentences[0], "test log loss" in sentences[1]] == [True, True]
+    assert "one seed says nothing about seed-to-seed variation" in sentences[2]
     for name in ("report.html", "report.md"):
         assert all(sentence in (tmp_path / name).read_text() for sentence in sentences)
 
 
-def test_the_report_says_of_which_matrix_the_diagonal_is(study, tmp_path):
+def test_the_report_names_the_matrix_of_the_curvature(study, tmp_path):
     found = summarize(study)
     assert curvature_sentences(found) == []  # first-order optimizers
     first, second = found.optimizers
@@ -69,7 +69,7 @@ def test_the_report_says_of_which_matrix_the_diagonal_is(study, tmp_path):
     )
     found = replace(found, optimizers={first: found.optimizers[first], second: changed})
     told = (
-        f"{second} reads the diagonal of the Hessian at the weights and of the Gauss-Newton matrix at the pooled "
+        f"{second} uses the diagonal of the Hessian at the weights and of the Gauss-Newton matrix at the pooled "
         "embeddings (curvature gauss_newton)."
     )
     assert curvature_sentences(found) == [told]
@@ -78,8 +78,8 @@ def test_the_report_says_of_which_matrix_the_diagonal_is(study, tmp_path):
 
 
 @pytest.mark.parametrize(("at_once", "head", "shown", "told"), [
-    (1, "ms a step", "step_ms_median", "as they trained: one run at a time."),
-    (3, "ms a step, alone", "step_ms_apart", "that each optimizer trained alone, after all runs."),
+    (1, "ms per step", "step_ms_median", "as they trained: one run at a time."),
+    (3, "ms per step, alone", "step_ms_apart", "that each optimizer trained alone, after all runs."),
 ])  # fmt: skip
 def test_the_report_shows_step_times_of_runs_that_nothing_slowed(at_once, head, shown, told, study, tmp_path):
     found = summarize(study)
@@ -133,7 +133,7 @@ def test_samples_of_one_class_have_no_auc_and_all_else(part, study, tmp_path):
         for line, first in zip(cells, (4, 4, 5), strict=True)
         for cell in line[first:-1]
     )
-    assert page.count(f"<td>{part}</td><td>-</td><td>0.") == 2
+    assert page.count(f'<td class="text">{part}</td><td>-</td><td>0.') == 2
     assert "nan" not in text
 
 
@@ -180,10 +180,10 @@ def test_the_report_opens_in_a_browser_without_network(models, tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ}
     )
-    plots = ("forest", "quality", "sensitivity", "bands", "curvature", "cost")
-    for part in ("verdict", "table", *(f"plot-{name}" for name in plots)):
+    panels = {"forest": 3, "quality": 2, "sensitivity": 4, "bands": 1, "curvature": 2, "cost": 1}
+    for part in ("verdict", "table", *(f"plot-{name}" for name in panels)):
         assert f'id="{part}"' in done.stdout
-    assert done.stdout.count("</svg>") == len(plots)
-    assert "dcnv2 against dlrm" in done.stdout
+    assert done.stdout.count("</svg>") == sum(panels.values())
+    assert re.search(r"dcnv2 (vs\.|beats|loses to) dlrm", done.stdout)
     links = re.findall(r'\b(?:src|href)="([^"]*)"', done.stdout)
     assert all(link.startswith(("#", "data:")) for link in links)

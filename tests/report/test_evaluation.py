@@ -6,6 +6,8 @@ import pathlib
 import re
 import shutil
 
+import numpy as np
+
 from tests.evaluation.jobs import ROWS
 
 
@@ -18,11 +20,13 @@ def test_the_report_shows_everything_and_needs_no_network(place, both):
         assert name in text
     for model in found["models"]:
         assert f"{model['auc']:.5f}" in text
+    rate = found["base_rate"]  # whose entropy is the log loss of the constant prediction
+    assert f"<td>{-rate * np.log(rate) - (1 - rate) * np.log(1 - rate):.5f}</td></tr>" in text
     for part in found["slices"]["C9"]["slices"]:
         assert html.escape(part["slice"]) in text
     for identifier in ("plot-reliability", "plot-curves", "figures", "calibration", "curves", "origin"):
         assert f'id="{identifier}"' in text
-    # The last row of each table of slices is the whole.
+    # The last line of each table of slices has all samples.
     assert text.count(
         f"<td>all</td><td></td><td>{ROWS:,}</td><td>{round(found['base_rate'] * ROWS):,}</td>"
     ) == len(names)
@@ -52,9 +56,7 @@ def test_no_name_harms_the_report(place, evaluate, tmp_path):
     assert "a\\nerror: fake" in out
     assert "\nerror" not in out
     text = (tmp_path / "r.html").read_text()
-    assert (
-        len(re.findall(r">\s*_under\$x_\{\$\s*</text>", text)) == 2
-    )  # of curves and of the reliability diagram
+    assert text.count("</span> _under$x_{$</span>") == 3, "legends of calibration, curves, and slices"
     for shown in ("a$x_{$", "\\udcff", "a\\nerror: fake"):
         assert len(re.findall(rf">\s*{re.escape(shown)}\s*</text>", text)) == 1
 
@@ -71,4 +73,10 @@ def test_text_and_report_judge_alike(place, evaluate, both):
         else "better"
     )
     assert f": {judged}" in text
-    assert f"adagrad against hybrid: {judged}" in (place / "report.html").read_text()
+    beginning = {
+        "no significant difference": "adagrad vs. hybrid: no significant difference in log loss (",
+        "worse": "adagrad loses to hybrid in log loss by ",
+        "better": "adagrad beats hybrid in log loss by ",
+    }
+    card = f'<li class="{judged.replace(" ", "-")}">{beginning[judged]}'
+    assert card in (place / "report.html").read_text()

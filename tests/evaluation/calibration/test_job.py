@@ -117,7 +117,9 @@ def test_rows_that_the_calibration_was_fitted_on_are_told(run, place, new, call,
         caplog.clear()
         more = [*flags, *(["--calibrated"] if calibrated else [])]
         found = json.loads(call("evaluate", "--run", run, "--data-path", data, "--json", *more))
-        told = "run was calibrated on some of these rows, so its figures are a little too good for new rows"
+        told = (
+            "run was calibrated on some of these samples, so its figures are slightly too good for new data"
+        )
         assert (told in caplog.text) == bool(found["calibrated_on"])
         return found["calibrated_on"]
 
