@@ -1,6 +1,6 @@
 """Train DLRM with second-order optimizers on dense and sparse parameters.
 
-The names below are the library's; each is loaded when it is first used, so that importing the package takes no time.
+The names below are the public library. Each is imported on first use, which keeps the import of the package fast.
 """
 
 from importlib import import_module

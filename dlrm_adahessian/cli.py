@@ -1,4 +1,4 @@
-"""The command line: what all commands share: the name of the command, exit codes, complaints."""
+"""Run the command line: select the command, print errors, and return exit codes."""
 
 import os
 import select
@@ -13,20 +13,20 @@ from dlrm_adahessian.runtime.launcher import alone, require_sound_launch, told_o
 from dlrm_adahessian.runtime.process import is_lack_of_memory, keep_freed_memory, quiet_libraries
 from dlrm_adahessian.runtime.terminal import printable, say
 
-_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+_BROKEN_PIPE = 141  # the status that a shell reports for a program ended by SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: as `sys.argv[1:]`, which is the default.
+        arguments: command-line arguments; None for `sys.argv[1:]`.
 
     Returns:
-        The exit code of the contract; every error that a user can act on becomes one.
+        The exit code. Every error that a user can act on has one.
 
     Raises:
-        BrokenPipeError: not of the standard output.
+        BrokenPipeError: a pipe other than the standard output broke.
     """
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _reader_left():
             raise
-        # What is still buffered must not be tried again at exit.
+        # Python must not try to flush the remaining buffer at exit.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
@@ -43,14 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reader_left() -> bool:
-    """Whether nobody reads our output any more, as when head has enough."""
+    """Return whether the reader of the standard output has closed it, as `head` does."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _run(given: list[str]) -> int:
-    if "--version" in given[:2]:  # alone, or of a command, as `train.py --version` asks
+    if "--version" in given[:2]:  # with or without a command, because `train.py --version` includes one
         say(__version__)
         return 0
     if not given or given[0] in ("-h", "--help"):
@@ -59,7 +59,7 @@ def _run(given: list[str]) -> int:
     quiet_libraries()
     keep_freed_memory()
     try:
-        require_sound_launch()  # told by each rank: it may be wrong on one alone
+        require_sound_launch()  # every rank reports this error, because it may affect only one
         with told_once():
             run = _command(given[0])
         return run(given[1:])
@@ -70,22 +70,22 @@ def _run(given: list[str]) -> int:
         if not is_lack_of_memory(error):
             raise
         _complain(
-            f"the system gives no more memory: {error or 'while the program was loaded'}; end other programs, or lower what "
-            "needs it (--batch-size, --model, the number of rows)"
+            f"Out of memory: {error or 'while the program was loaded'}. Close other programs, or use less memory with a "
+            "smaller --batch-size, --model, or number of rows."
         )
         return StorageError.exit_code
     except KeyboardInterrupt:
         return 130
-    except SystemExit as leaving:  # the flags library leaves with 2 when a flag is wrong
+    except SystemExit as leaving:  # the flags library exits with 2 if a flag is invalid
         return UsageError.exit_code if leaving.code == 2 else int(leaving.code or 0)
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     if name not in NAMES:
-        raise UsageError(f"a command is one of {', '.join(NAMES)}, got {name!r}")
+        raise UsageError(f"Unknown command: {name!r}. The commands are {', '.join(NAMES)}.")
     if name not in ("train", "daily") and not alone():
         raise UsageError(
-            f"{name} runs in one process, and a launcher started several; start it without a launcher"
+            f"{name} runs in one process, but a launcher started several. Start it without a launcher."
         )
     return command(name)
 
@@ -96,7 +96,7 @@ def _usage() -> str:
 
 
 def _complain(text: str) -> None:
-    if not text:  # another rank tells
+    if not text:  # another rank reports the failure
         return
-    with suppress(BrokenPipeError):  # the exit code still tells
+    with suppress(BrokenPipeError):  # the exit code still reports the failure
         sys.stderr.write(f"error: {printable(text)}\n")

@@ -32,13 +32,13 @@ REFUSED = [
     (
         "train --dataset synthetic --device cuda",
         64,
-        "device cuda needs a GPU, and this machine has no driver of one",
+        "No GPU driver found on this machine",
     ),
     ("train --dataset synthetic --learning-rate 1", 64, "--learning-rate is no flag; did you mean --lr?"),
     (
         "compare --dataset synthetic --device cuda",
         64,
-        "device cuda needs a GPU, and this machine has no driver of one",
+        "No GPU driver found on this machine",
     ),
     ("compare --dataset synthetic --out FILE/study", 74, "name another with --out"),
     ("evaluate --run ABSENT --data-path FILE", 66, "ABSENT holds no config.json: it is no run directory"),

@@ -13,7 +13,7 @@ from dlrm_adahessian.runs.sealed import fingerprint
 def test_an_optimizer_that_reads_curvature_needs_an_estimator():
     with pytest.raises(
         UsageError,
-        match="sophia/sophia reads the curvature, and curvature is none; choose one of exact, gauss_newton, hutchinson, "
+        match="sophia/sophia needs curvature, but curvature is none. Choose one of exact, gauss_newton, hutchinson, "
         "gauss_newton_bartlett",
     ):
         from_dict({**optimizer_preset("sophia"), "curvature": "none"})
@@ -21,14 +21,14 @@ def test_an_optimizer_that_reads_curvature_needs_an_estimator():
 
 def test_an_optimizer_without_curvature_refuses_an_estimator():
     with pytest.raises(
-        UsageError, match="muon/adagrad reads no curvature, and curvature is gauss_newton_bartlett"
+        UsageError, match="muon/adagrad uses no curvature, but curvature is gauss_newton_bartlett"
     ):
         from_dict({**optimizer_preset("muon"), "curvature": "gauss_newton_bartlett"})
 
 
 @pytest.mark.parametrize("model", [{"activation": "gelu"}, {"self_interaction": True}])
 def test_a_curved_model_takes_any_estimator_but_the_exact_one(model):
-    with pytest.raises(UsageError, match="use curvature gauss_newton, hutchinson or gauss_newton_bartlett"):
+    with pytest.raises(UsageError, match="Use curvature gauss_newton, hutchinson, or gauss_newton_bartlett"):
         from_dict({**optimizer_preset("adahessian_exact"), "model": model})
     for curvature in ("gauss_newton", "hutchinson", "gauss_newton_bartlett"):
         assert (
@@ -103,7 +103,7 @@ def test_an_architecture_is_chosen_by_name_with_the_settings_of_its_table():
     assert (found.name, found.embedding_dim) == ("dcnv2", 8)
     assert composed({"model": {"name": "deepfm", "deep": [4]}}).model.deep == (4,)
     with pytest.raises(
-        UsageError, match="model.dcnv2.bottom is no setting, as bottom is one of other parts; leave"
+        UsageError, match="Unknown setting 'model.dcnv2.bottom': 'bottom' belongs to other parts. Remove"
     ):
         composed({"model": {"bottom": [8]}}, "adagrad", "dcnv2")
     with pytest.raises(UsageError, match="model.name must be one of dlrm, deepfm, dcnv2, got 'dcn'"):
@@ -132,11 +132,11 @@ def test_presets_take_the_one_pass_by_its_right_name_and_an_explicit_exact_is_re
     assert baseline_of(composed({}, "hybrid", "dcnv2")).model.name == "dcnv2"
     with pytest.raises(
         UsageError,
-        match="the logit of dcnv2 .* curved in its pooled embeddings .* use curvature gauss_newton",
+        match="Hessian of dcnv2 .* not piecewise linear in its pooled embeddings .* Use curvature gauss_newton",
     ):
         composed({"curvature": "exact"}, "hybrid", "dcnv2")
     with pytest.raises(
-        UsageError, match="the logit of deepfm .* curved in its weights and pooled embeddings"
+        UsageError, match="deepfm .* not piecewise linear in its weights and pooled embeddings"
     ):
         composed({"model": {"activation": "silu"}}, "hybrid", "deepfm")
 
@@ -171,8 +171,8 @@ def test_an_optimizer_of_the_users_own_is_called_by_the_stem_of_its_file(own_pre
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("hybrid.toml", "", "hybrid is a preset of this program"),
-        ("large.toml", "batch_size = 9\n", "has batch_size; move these"),
+        ("hybrid.toml", "", "hybrid is the name of a built-in preset"),
+        ("large.toml", "batch_size = 9\n", "has batch_size. Move these"),
     ],
 )
 def test_what_is_no_preset_of_an_optimizer_is_refused(name, text, words, tmp_path):

@@ -1,1 +1,1 @@
-"""Checkpoints: written, read, and written while training goes on."""
+"""Write and read checkpoints, also in the background while training continues."""

@@ -1,17 +1,17 @@
-"""Checkpoints that a thread writes while training goes on.
+"""Write checkpoints in a thread while training continues.
 
-    begin      all ranks, between two steps: copy what is to be saved, make the folder
-    a thread   each rank: write, hash and flush its copies
-    proceed    all ranks, between later steps: once all have written, the first one commits, as writer.py does
-    a thread   the first rank: remove the checkpoints that were replaced
+    begin      all ranks, between two steps: copy the tensors, create the folder
+    thread     each rank: write, hash, and flush its copies
+    proceed    all ranks, between later steps: once all have written, the first rank commits, as in writer.py
+    thread     the first rank: remove replaced checkpoints
 
-When all have written they learn from the vote that they take in every step anyhow. The commit is on the main thread
-of the first rank: the order of what is on disk - files, manifest, name, `latest` - is that of a synchronous save, and so is
-what a kill leaves.
+Ranks learn that all have written from the vote that they take in every step. The main thread of the first rank commits, so
+files, manifest, folder name, and `latest` reach the disk in the same order as in a synchronous save. A kill therefore
+leaves the same states.
 
-One checkpoint is written at a time: there is one copy, and a disk slower than the checkpoints come would only fall
-behind further. So the next one waits for it. Its copies take the memory of the last ones: new memory costs its page
-faults, three to twenty times the time of the copy itself (docs/checkpoints.md).
+Only one checkpoint is written at a time. There is only one copy, and a disk that is too slow would fall behind further, so
+the next checkpoint waits. Copies reuse the memory of the previous ones: page faults of new memory would take three to
+twenty times as long as the copy itself (docs/checkpoints.md).
 """
 
 import json
@@ -41,17 +41,17 @@ from dlrm_adahessian.distributed import ranks
 from dlrm_adahessian.errors import DivergedError
 
 IDLE, BUSY, FAILED = 0, 1, 2
-"""What a rank's thread does; the largest of all ranks' is what to act on."""
-# Of 19. The thread takes what the steps leave. Further down it would starve where more processes than cores compute, and
-# for that long a thread that was put aside while it held the interpreter's lock would hold up the steps too.
+"""State of a rank's thread. Ranks act on the largest value over all ranks."""
+# Out of 19. The thread uses the time that the steps leave. At a lower priority it would starve if more processes than
+# cores compute. If it were preempted while holding the interpreter lock, the steps would have to wait as well.
 _NICE = 10
-# Seconds that the thread pauses for each second of processor time: what it takes from the steps is spread over more of them.
+# Seconds of pause per second of CPU time, which spreads the cost over more steps.
 _PAUSE = 40.0
-_BLOCK = 1 << 20  # entries copied and then looked through while they are in the cache
+_BLOCK = 1 << 20  # entries copied at a time, and then checked while they are in the cache
 
 
 class _AbandonedError(Exception):
-    """The thread was told to stop."""
+    """The thread was asked to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +62,16 @@ class _Saving:
 
 
 class BackgroundSaver:
-    """Writes one checkpoint at a time while training goes on.
+    """Write one checkpoint at a time while training continues.
 
-    All ranks call `begin`, `proceed` and `finish`, at the same steps; leaving the context abandons what is not committed.
+    All ranks call `begin`, `proceed`, and `finish` at the same steps. Leaving the context abandons uncommitted checkpoints.
     """
 
     def __init__(self) -> None:
         self.memory = SnapshotMemory()
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._abandoned, self._awaited = threading.Event(), threading.Event()
-        self._worked = 0.0  # processor time of the thread at its last pause
+        self._worked = 0.0  # CPU time of the thread at its last pause
         self._saving: _Saving | None = None  # until it is committed
         self._removing: Future[None] | None = None
 
@@ -86,14 +86,14 @@ class BackgroundSaver:
             self._saving.draft.drop()
 
     def status(self) -> int:
-        """Return what this rank's thread does: `IDLE`, `BUSY` or `FAILED`."""
+        """Return the state of this rank's thread: `IDLE`, `BUSY` or `FAILED`."""
         futures = self._futures()
         if any(future.done() and future.exception() for future in futures):
             return FAILED
         return IDLE if all(future.done() for future in futures) else BUSY
 
     def begin(self, folder: Path, contents: Contents, *, step: int, fingerprint: str, keep: int) -> None:
-        """Copy what is to be saved and begin to write it, after what is still being written; see `writer.save`."""
+        """Copy the contents and start writing them, after finishing any previous checkpoint; see `writer.save`."""
         self.finish()
         copies: list[Contents] = []
         ranks.agreed(lambda: copies.append(self.memory.take(step, contents)))
@@ -103,10 +103,10 @@ class BackgroundSaver:
         self._saving = _Saving(draft=draft, keep=keep, written=written)
 
     def proceed(self, status: int) -> None:
-        """Commit what all ranks have written, if they have; what a rank's thread raised is raised here.
+        """Commit the checkpoint if all ranks have written it. Raises the error of a rank's thread, if any.
 
         Args:
-            status: the largest of all ranks', as one vote told them.
+            status: largest status over all ranks, from the same vote.
         """
         if status == FAILED:
             ranks.agreed(self._fail)
@@ -114,7 +114,7 @@ class BackgroundSaver:
             self._commit()
 
     def finish(self) -> None:
-        """Wait for what is being written, and commit it; then for what is being removed."""
+        """Wait until the checkpoint is written, commit it, and wait until replaced checkpoints are removed."""
         self._awaited.set()
         self._commit()
         if self._removing is not None:
@@ -145,7 +145,7 @@ class BackgroundSaver:
         self._thread.shutdown(wait=True)
 
     def _pause(self) -> None:
-        """Rest, unless somebody waits for the thread; called between blocks."""
+        """Pause between blocks, unless another thread waits for this one."""
         worked = time.thread_time()
         self._awaited.wait(_PAUSE * (worked - self._worked))
         self._worked = worked
@@ -159,26 +159,25 @@ def _remove(folder: Path) -> None:
 
 
 def _give_way() -> None:
-    # Linux knows threads as processes, and each has its own priority.
+    # On Linux each thread has its own priority, like a process.
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        # Of a process that has given way itself, further: to take back needs a right.
+        # Never raise the priority of a process that has lowered its own, because that needs a privilege.
         os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 class SnapshotMemory:
-    """Host memory for copies of what one rank saves, taken between two steps so that training can go on."""
+    """Hold host copies of one rank's contents, taken between two steps so that training can continue."""
 
     def __init__(self) -> None:
         self._copies: dict[tuple[int, str], Tensor] = {}
 
     def take(self, step: int, contents: Contents) -> Contents:
-        """Copy everything; what is not finite is refused with a `DivergedError`.
+        """Copy all tensors. Raises a `DivergedError` if a value is not finite.
 
         Args:
-            step: steps done.
-            contents: tensors on any device, with the names, shapes and dtypes of the last call, which are otherwise new
-                memory.
+            step: number of steps done.
+            contents: tensors on any device. Those with the names, shapes, and dtypes of the last call reuse its memory.
 
         Returns:
             The copies, valid until the next call.
@@ -202,7 +201,7 @@ class SnapshotMemory:
         )
 
     def num_bytes(self) -> int:
-        """Return what is held."""
+        """Return the bytes of all copies."""
         return sum(copy.nbytes for copy in self._copies.values())
 
     def _copy(self, step: int, key: tuple[int, str], name: str, tensor: Tensor) -> Tensor:
@@ -218,7 +217,7 @@ class SnapshotMemory:
 
 
 def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return views of consecutive rows, which together are the tensor."""
+    """Return views of consecutive rows that together cover the tensor."""
     if tensor.dim() == 0:
         return (tensor,)
     return tensor.split(max(1, _BLOCK // max(1, tensor[:1].numel())))

@@ -1,15 +1,16 @@
-"""Checkpoints: sealed folders of safetensors and JSON, never a pickle; here they are read, in writer.py written.
+"""Read checkpoints: folders of safetensors and JSON files, never pickles. writer.py writes them.
 
     checkpoints/
       step-00000123/
         dense.safetensors         tensors that every rank holds: parameters, optimizer state, generators
-        tables-00000.safetensors  consecutive rows of one table with their row states; one file per shard
-        state.json                what the trainer keeps beside tensors, and the row range of each shard
+        tables-00000.safetensors  consecutive rows of one table with their optimizer states; one file per shard
+        state.json                the trainer's other values, and the row range of each shard
         manifest.json             size and xxh3_128 of each file, format, fingerprint of the configuration
       latest                      the name of the folder committed last
 
-Tables are row ranges, so that another number of ranks can read the rows it owns. Of several ranks each writes its own
-shards into a folder that all of them see, the first one the rest too; when all have written, it seals and commits.
+Tables are stored by row range, so a different number of ranks can read the rows that it needs. With several ranks, each
+writes its own shards into a shared folder, and the first also writes the other files. When all have written, the first rank
+seals and commits the checkpoint.
 """
 
 import logging
@@ -46,13 +47,13 @@ FORMAT = 1
 DENSE = "dense.safetensors"
 STATE = "state.json"
 LOOKS = 10
-"""How often a checkpoint that a run replaces while it is read is looked for again."""
+"""Number of attempts to find a checkpoint if a run replaces it during reading."""
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StoredRows:
-    """The rows in one file of a checkpoint; fields as in `TableShard`, the columns of a column shard only."""
+    """The rows in one file of a checkpoint. Fields are those of `TableShard`; columns only for column shards."""
 
     file: str
     table: str
@@ -66,7 +67,7 @@ class StoredRows:
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_STRICT)
 class _Contents:
-    """What `state.json` says."""
+    """The contents of `state.json`."""
 
     state: dict[str, Any]
     stored: list[StoredRows]
@@ -74,14 +75,14 @@ class _Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint of which every byte was verified.
+    """A checkpoint whose bytes were all verified.
 
     Attributes:
-        path: its folder.
-        step: steps done when it was saved.
-        state: what the trainer keeps beside tensors.
-        stored: the row ranges in its files.
-        digest: xxh3_128 of its manifest, which has those of all files.
+        path: folder of the checkpoint.
+        step: number of steps done when it was saved.
+        state: values of the trainer other than tensors.
+        stored: row ranges in its files.
+        digest: xxh3_128 of the manifest, which contains those of all files.
     """
 
     path: Path
@@ -92,18 +93,18 @@ class Checkpoint:
 
     @property
     def table_rows(self) -> Mapping[str, int]:
-        """The height of each table."""
+        """Number of rows of each table."""
         return {rows.table: rows.table_rows for rows in self.stored}
 
     def restore_(
         self, dense: Mapping[str, Tensor], shards: Sequence[TableShard], *, partly: bool = False
     ) -> None:
-        """Copy into the given tensors in place; nothing is copied unless everything fits.
+        """Copy the checkpoint into the given tensors in place. If anything does not fit, nothing is copied.
 
         Args:
-            dense: tensors with the names, shapes and dtypes that were saved.
-            shards: rows in any partition of the saved tables, with the tensors that were saved.
-            partly: whether other tensors may have been saved too, which are left.
+            dense: tensors with the saved names, shapes, and dtypes.
+            shards: rows in any partition of the saved tables, with the saved tensors.
+            partly: whether the checkpoint may contain other tensors, which are ignored.
 
         Raises:
             CheckpointError: a name, shape, dtype or row range differs from what was saved.
@@ -121,15 +122,15 @@ class Checkpoint:
             raise CheckpointError(_refusal(self.path, f"{self.path} cannot be read: {error}")) from error
 
     def require_sizes_of(self, model: Architecture, schema: Schema, num_rows: Sequence[int]) -> None:
-        """See that the files hold as many numbers as a model has, before anything of the model's size is made.
+        """Check that the files contain as many numbers as the model, before allocating memory for the model.
 
         Args:
-            model: settings of its dense part.
-            schema: of the rows.
-            num_rows: heights of its tables.
+            model: settings of the dense part.
+            schema: schema of the data.
+            num_rows: number of rows of each table.
 
         Raises:
-            CheckpointError: they hold fewer.
+            CheckpointError: the files contain fewer numbers.
         """
         expected = {"dense part": model.parameters(len(schema.dense), len(num_rows))}
         for name, rows in zip(schema.features, num_rows, strict=True):
@@ -145,8 +146,8 @@ class Checkpoint:
         for what, size in expected.items():
             if found[what] < size:
                 raise CheckpointError(
-                    f"a checkpoint must fit the model, whose {what} has {size:,} numbers, and {self.path} has "
-                    f"{found[what]:,} of it; resume with the configuration that saved it"
+                    f"The checkpoint does not fit the model: the {what} has {size:,} numbers, but {self.path} has "
+                    f"{found[what]:,}. Resume with the configuration that saved it."
                 )
 
     def _pieces(self, shard: TableShard) -> Iterator[Piece]:
@@ -162,7 +163,7 @@ class Checkpoint:
             if not first <= column < stop:
                 continue
             strip = [part for part in parts if part.first_column == first]
-            # Whole rows are read whole, so that a table of another width is told from a part of this one.
+            # Whole rows are read whole, which distinguishes a table of another width from a part of this one.
             whole = shard.is_whole and strip[0].columns is None
             yield from self._strip(shard, strip, None if whole else slice(column, stop))
             column = stop
@@ -172,7 +173,7 @@ class Checkpoint:
     def _strip(
         self, shard: TableShard, parts: Sequence[StoredRows], columns: slice | None
     ) -> Iterator[Piece]:
-        """Yield what fills some columns of a shard, given as columns of the table; None for whole rows."""
+        """Yield the pieces that fill some columns of a shard, given as columns of the table; None for whole rows."""
         row, end = shard.first_row, shard.first_row + shard.rows
         for part in sorted(parts, key=lambda part: part.first_row):
             stop = min(end, part.first_row + part.rows)
@@ -194,8 +195,8 @@ class Checkpoint:
             row = stop
         if row < end:
             raise CheckpointError(
-                f"{self.path} lacks rows {row:,} to {end:,} of a table {shard.table} with "
-                f"{shard.table_rows:,} rows; resume with the configuration that saved it"
+                f"{self.path} lacks rows {row:,} to {end:,} of table {shard.table} with {shard.table_rows:,} rows. "
+                "Resume with the configuration that saved it."
             )
 
 
@@ -203,14 +204,14 @@ def load(path: Path, *fingerprints: str) -> Checkpoint:
     """Verify one checkpoint.
 
     Args:
-        path: its folder.
-        fingerprints: identify the configurations, of which one must have saved it; the first is that of the run.
+        path: folder of the checkpoint.
+        fingerprints: accepted fingerprints of configurations; the first is that of the run.
 
     Returns:
         The checkpoint; `restore_` reads its tensors.
 
     Raises:
-        CheckpointError: it is damaged, of another format, or belongs to another configuration.
+        CheckpointError: the checkpoint is damaged, has another format, or belongs to another configuration.
     """
     try:
         return _verified(path, fingerprints)
@@ -219,17 +220,18 @@ def load(path: Path, *fingerprints: str) -> Checkpoint:
 
 
 def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
-    """Load the newest checkpoint that can be used, and warn about each newer one that cannot.
+    """Load the newest valid checkpoint, and warn about each newer one that is not valid.
 
-    All ranks call it: the first one verifies, and all take the same. On each other machine one rank verifies what it sees.
+    A collective: the first rank chooses and verifies a checkpoint for all ranks. On every other machine, one rank verifies
+    the files that it sees.
 
     Args:
-        folder: the folder of all checkpoints of the run; it may be absent.
-        fingerprints: as of `load`.
+        folder: folder of all checkpoints of the run; may be missing.
+        fingerprints: see `load`.
 
     Returns:
-        The checkpoint, or None when there is none at all; `CheckpointError` when there are some and none can be used,
-        `LockedError` when the run replaces them faster than they can be read.
+        The checkpoint, or None if there are no checkpoints. Raises a `CheckpointError` if none of them is valid, and a
+        `LockedError` if the run replaces them faster than they can be read.
     """
     found = ranks.first_does(lambda: _newest_good(folder, fingerprints), patient=True)
     if found is None:
@@ -241,7 +243,7 @@ def load_newest_good(folder: Path, *fingerprints: str) -> Checkpoint | None:
 
 
 def _newest_good(folder: Path, fingerprints: Sequence[str]) -> tuple[str, int] | None:
-    """Return the absolute folder and the step of the newest checkpoint that can be used."""
+    """Return the absolute folder and the step of the newest valid checkpoint."""
     for _ in range(LOOKS):
         refusals: list[CheckpointError] = []
         with storage_errors(folder):
@@ -250,29 +252,29 @@ def _newest_good(folder: Path, fingerprints: Sequence[str]) -> tuple[str, int] |
             try:
                 return str(path.absolute()), load(path, *fingerprints).step
             except CheckpointError as error:
-                if not path.exists():  # replaced while it was read
+                if not path.exists():  # the run replaced it during reading
                     break
-                logger.warning("skipped a checkpoint: %s", error)
+                logger.warning("Skipped a checkpoint: %s", error)
                 refusals.append(error)
         else:
             if refusals:
                 raise CheckpointError(
-                    f"none of {len(refusals)} checkpoints can be used; the newest: {refusals[0]}"
+                    f"None of {len(refusals)} checkpoints is valid. The newest: {refusals[0]}"
                 )
             return None
     raise replaced(folder)
 
 
 def replaced(folder: Path) -> LockedError:
-    """Return the error of a reader that a run in training was always ahead of."""
+    """Return the error for a checkpoint that a run replaced on every attempt to read it."""
     return LockedError(
-        f"a checkpoint must stay while it is read, and {LOOKS} times the run that works on {folder} replaced it; wait until "
-        "it is done, or let it save less often, with --checkpoint-every or --eval-every"
+        f"The run that trains in {folder} replaced its checkpoint during {LOOKS} attempts to read it. Wait until the run is "
+        "done, or make it save less often with --checkpoint-every or --eval-every."
     )
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the folder of the newest checkpoint, unverified, or None when there is none."""
+    """Return the folder of the newest checkpoint without verifying it, or None if there is none."""
     with storage_errors(folder):
         return next(iter(step_folders.newest_first(folder)), None)
 
@@ -282,34 +284,34 @@ def _verified(path: Path, fingerprints: Sequence[str]) -> Checkpoint:
     found, owner, step = (manifest.get(key) for key in ("format", "fingerprint", "step"))
     if found != FORMAT:
         raise CheckpointError(
-            f"{path} has format {found!r}, and this version reads {FORMAT}; "
-            "resume with the version that wrote it"
+            f"{path} has format {found!r}, but this version reads {FORMAT}. "
+            "Resume with the version that wrote it."
         )
     if owner not in fingerprints:
         raise CheckpointError(
-            f"{path} belongs to configuration {owner!r}, and this run has {fingerprints[0]!r}; "
-            "resume with the flags and the configuration file of the first start"
+            f"{path} belongs to configuration {owner!r}, but this run has {fingerprints[0]!r}. "
+            "Resume with the flags and the configuration file of the first start."
         )
     if not isinstance(step, int) or step_folders.step_of(path) != step:
-        raise DamagedFolderError(f"{path} holds step {step!r}, not the one of its name")
+        raise DamagedFolderError(f"{path} contains step {step!r}, which differs from its name")
     found = _opened(path, step)
     if {DENSE, STATE, *(rows.file for rows in found.stored)} != set(manifest["files"]):
-        raise DamagedFolderError(f"{path} holds other files than its {STATE} lists")
+        raise DamagedFolderError(f"{path} contains other files than its {STATE} lists")
     return found
 
 
 def _opened(path: Path, step: int) -> Checkpoint:
-    """Read what a checkpoint says of itself, verifying nothing."""
+    """Read the state of a checkpoint without verifying its files."""
     try:
         contents = pydantic.TypeAdapter(_Contents).validate_json((path / STATE).read_bytes())
         digest = file_digest(path / MANIFEST)
     except (OSError, pydantic.ValidationError) as error:
-        raise DamagedFolderError(f"{path / STATE} is no state of a checkpoint: {error}") from error
+        raise DamagedFolderError(f"{path / STATE} is not a valid checkpoint state: {error}") from error
     return Checkpoint(path=path, step=step, digest=digest, state=contents.state, stored=contents.stored)
 
 
 def _moved(columns: slice, first: int) -> slice:
-    """Return columns of a table as columns of a part that begins at `first`."""
+    """Return columns of a table relative to a part that begins at column `first`."""
     return slice(columns.start - first, columns.stop - first)
 
 
@@ -317,10 +319,10 @@ def _refusal(path: Path, reason: str) -> str:
     run = path.parent.parent
     if locked_by_another(run / LOCK):
         return (
-            f"{reason}. Another process trains {run} and replaces its checkpoints: leave them alone, and name the run to "
-            "get the newest one"
+            f"{reason}. Another process is training in {run} and replaces its checkpoints. Do not change them; pass the run "
+            "folder to use the newest one."
         )
     return (
-        f"{reason}. A checkpoint is used whole or not at all: remove {path} to use the one before it, "
-        "or start anew with another --out"
+        f"{reason}. Damaged checkpoints cannot be used in part. Remove {path} to use the one before it, "
+        "or start again with another --out."
     )

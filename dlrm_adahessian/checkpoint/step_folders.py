@@ -1,7 +1,7 @@
-"""The folders of one run's checkpoints: their names, their order, and which ones stay.
+"""Manage the checkpoint folders of a run: their names, their order, and which ones to keep.
 
-A step that is saved again gets a folder of its own, `step-00000123-2`, so that no good checkpoint is ever
-overwritten. What is removed is renamed first: a name that reads as a checkpoint never stands for half of one.
+If a step is saved again, it gets a new folder, `step-00000123-2`, so a valid checkpoint is never overwritten. Folders are
+renamed before they are removed, so a folder with the name of a checkpoint is never incomplete.
 """
 
 import re
@@ -15,19 +15,19 @@ _NAME = re.compile(r"step-([0-9]{8,})(?:-([0-9]+))?")
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step that a folder's name says, or None when it is no checkpoint's name."""
+    """Return the step in a folder's name, or None if it is not the name of a checkpoint."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else None
 
 
 def require_run(path: Path) -> None:
-    """See that a folder is a run, or a checkpoint in one, before anything slow begins; errors as those of `read_config`."""
+    """Check that a folder is a run or a checkpoint of one, before slow work starts. Raises the errors of `read_config`."""
     named = step_of(path.absolute()) is not None
     RunDirectory(path.absolute().parent.parent if named else path).read_config()
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """List the checkpoints: the one committed last, then by step and repetition; none in an absent folder."""
+    """List the checkpoints: first the one committed last, then by step and repetition. Empty if the folder is missing."""
     if not folder.is_dir():
         return []
     file = folder / _LATEST
@@ -37,7 +37,7 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def unused(folder: Path, step: int) -> Path:
-    """Return a path for a checkpoint of `step` that nothing stands at."""
+    """Return an unused path for a checkpoint of `step`."""
     path = folder / f"step-{step:08d}"
     again = 2
     while path.exists():
@@ -47,13 +47,13 @@ def unused(folder: Path, step: int) -> Path:
 
 
 def commit(new: Path, keep: int) -> None:
-    """Name `new` the latest, and give those that it replaces names of leftovers, to be removed when there is time.
+    """Make `new` the latest checkpoint, and rename those that it replaces for later removal.
 
-    Those of the same or a later step are replaced too: the run went back to before them.
+    It also replaces checkpoints of the same or later steps, because the run returned to an earlier step.
 
     Args:
         new: a complete checkpoint.
-        keep: checkpoints to keep, the new one included.
+        keep: number of checkpoints to keep, including the new one.
     """
     write_text(new.parent / _LATEST, f"{new.name}\n")
     others = [path for path in newest_first(new.parent) if path != new]

@@ -1,12 +1,11 @@
-"""Tensors in a safetensors file: written without a copy, read into tensors that exist.
+"""Write tensors to a safetensors file without a copy, and read them into existing tensors.
 
-The format is 8 bytes of header length, a JSON header, and the raw bytes of the tensors. It is written here
-and read by the library. The library's own writer refuses views that share storage, brings all device tensors
-to the host at once, and does not raise `OSError` when the disk is full.
+The format is 8 bytes of header length, a JSON header, and the raw bytes of the tensors. This module writes files, and the
+safetensors library reads them. The library's own writer rejects views that share storage, copies all device tensors to
+the host at once, and does not raise `OSError` if the disk is full.
 
-It is written past the page cache. Nothing reads a checkpoint soon, and putting gigabytes into the page cache takes the
-processor from the steps: on a virtual machine 6 s for 2 GB, where the disk takes the same from memory in 0.9 s and the
-processor 0.2 (docs/checkpoints.md).
+Files bypass the page cache. Checkpoints are rarely read soon, and copying gigabytes into the page cache takes CPU time from
+the steps: 6 s for 2 GB on a virtual machine. Direct I/O takes 0.9 s, with 0.2 s of CPU time (docs/checkpoints.md).
 """
 
 import errno
@@ -30,7 +29,7 @@ from torch import Tensor
 from dlrm_adahessian.errors import CheckpointError
 from dlrm_adahessian.runs.files import flush_to_disk, new_file
 
-BLOCK = 4 << 20  # bytes written at once; a multiple of every disk's sectors
+BLOCK = 4 << 20  # bytes written at once, a multiple of any sector size
 
 Entry = dict[str, int | str]
 
@@ -58,22 +57,22 @@ def write_tensors(
 ) -> Entry:
     """Write `tensors` to a new file, and flush it to disk.
 
-    A tensor on a device or one that is not contiguous is copied to the host while it is written.
+    Tensors that are not contiguous or not in host memory are copied one at a time during writing.
 
     Args:
         path: the file.
-        tensors: of any shape and a dtype in `DTYPES`; they may share storage.
-        between: called between blocks of some megabytes.
+        tensors: tensors of any shape with a dtype in `DTYPES`; they may share storage.
+        between: called between blocks of a few megabytes.
 
     Returns:
-        What the manifest says of the file: its size, and its digest as taken of the memory that was written.
+        The manifest entry of the file: its size, and the digest of the bytes in memory.
 
     Raises:
-        ValueError: a dtype has no name in the format.
+        ValueError: the format does not support a dtype.
     """
     if odd := {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in DTYPES}:
-        raise ValueError(f"tensors of these types cannot be saved: {odd}; convert them first")
-    # Widest elements first: then each tensor starts at a multiple of its element size, as mapping needs.
+        raise ValueError(f"Tensors with these dtypes cannot be saved: {odd}. Convert them first.")
+    # Widest elements first, so each tensor starts at a multiple of its element size, as memory mapping requires.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header: dict[str, object] = {}
     offset = 0
@@ -108,18 +107,18 @@ def _blocks(header: bytes, ordered: Sequence[tuple[str, Tensor]]) -> Iterator[by
 
 def _raw(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    # An empty tensor may have a stride that no other type can be viewed with.
+    # The strides of an empty tensor may not allow a view with another dtype.
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def write_past_cache(file: BinaryIO, parts: Iterable[bytes | memoryview]) -> None:
-    """Write parts one after another; where the file system wants the page cache, through it.
+    """Write parts in order, bypassing the page cache if the file system supports it.
 
     Args:
-        file: new and unbuffered.
-        parts: of any sizes.
+        file: a new, unbuffered file.
+        parts: bytes of any length.
     """
-    # Mapped memory begins at a page, as the disk needs it.
+    # Mapped memory is aligned to pages, as direct I/O requires.
     buffer = np.frombuffer(mmap.mmap(-1, BLOCK), np.uint8)
     filled = 0
     _set_direct(file, direct=True)
@@ -133,7 +132,7 @@ def write_past_cache(file: BinaryIO, parts: Iterable[bytes | memoryview]) -> Non
             if filled == BLOCK:
                 _write_all(file, buffer.data)
                 filled = 0
-    _set_direct(file, direct=False)  # the end is no whole block
+    _set_direct(file, direct=False)  # the last block may be partial
     _write_all(file, buffer.data[:filled])
 
 
@@ -142,23 +141,23 @@ def _write_all(file: BinaryIO, block: memoryview) -> None:
         try:
             block = block[file.write(block) :]
         except OSError as error:
-            # The disk took a part before, and what is left does not begin or end where it wants.
+            # After a partial write, the rest is not aligned for direct I/O.
             if error.errno != errno.EINVAL or not _set_direct(file, direct=False):
                 raise
 
 
 def _set_direct(file: BinaryIO, *, direct: bool) -> bool:
-    """Write past the page cache from now on, or through it; return whether that changed anything."""
-    flag = getattr(os, "O_DIRECT", 0)  # Linux has it
+    """Turn direct I/O, which bypasses the page cache, on or off, and return whether that changed anything."""
+    flag = getattr(os, "O_DIRECT", 0)  # defined on Linux
     before = fcntl.fcntl(file, fcntl.F_GETFL)
-    with suppress(OSError):  # not every file system can
+    with suppress(OSError):  # not all file systems support it
         fcntl.fcntl(file, fcntl.F_SETFL, before | flag if direct else before & ~flag)
     return fcntl.fcntl(file, fcntl.F_GETFL) != before
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all entries are; integers always are."""
-    # The extremes are NaN or infinite when any entry is; they cost no temporary of the tensor's size.
+    """Return whether all entries are finite; always true for integers."""
+    # Minimum and maximum are NaN or infinite if any entry is, and need no temporary of the tensor's size.
     return (
         not tensor.is_floating_point()
         or not tensor.numel()
@@ -167,22 +166,22 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def entries_of(path: Path, name: str) -> int:
-    """Return how many entries a tensor of a file has; 0 where the file has no such tensor. The tensor is not read."""
+    """Return the number of entries of a tensor in a file without reading it; 0 if there is no such tensor."""
     with safe_open(path, framework="pt") as file:
         return math.prod(file.get_slice(name).get_shape()) if name in file.keys() else 0  # noqa: SIM118 -- not a mapping
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Tensors to fill from one file.
+    """Describe tensors to fill from one file.
 
     Attributes:
-        path: the file, which holds the names of `targets`.
-        owner: what messages call the tensors by, beside their names.
-        rows: the stored rows to read, or None for whole tensors.
-        targets: tensors to fill, of the shape of those rows and columns.
-        columns: the stored columns to read of matrices, or None for all.
-        partly: whether the file may hold other names too.
+        path: the file, which contains the names of `targets`.
+        owner: name of the owner of the tensors, for messages.
+        rows: stored rows to read, or None for whole tensors.
+        targets: tensors to fill, with the shape of these rows and columns.
+        columns: stored columns of matrices to read, or None for all.
+        partly: whether the file may contain other names.
     """
 
     path: Path
@@ -196,13 +195,13 @@ class Piece:
         """Compare names, shapes and dtypes.
 
         Raises:
-            CheckpointError: the file holds something else.
+            CheckpointError: the file contains other names, shapes, or dtypes.
         """
         with safe_open(self.path, framework="pt") as file:
             stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
             wanted = set(self.targets)
             alone = wanted - set(stored) if self.partly else wanted ^ set(stored)
-            different = [f"only one of both has {name!r}" for name in sorted(alone)]
+            different = [f"only one of them has {name!r}" for name in sorted(alone)]
             for name in sorted(set(stored) & set(self.targets)):
                 shape, dtype, target = stored[name].get_shape(), stored[name].get_dtype(), self.targets[name]
                 if self.rows is not None and shape[0] >= self.rows.stop:
@@ -213,15 +212,15 @@ class Piece:
                     different.append(f"{name!r} was {dtype} {shape}, is {target.dtype} {[*target.shape]}")
         if different:
             raise CheckpointError(
-                f"a checkpoint must fit the model, and {self.path} ({self.owner}) does not: "
-                f"{'; '.join(different)}; resume with the configuration that saved it"
+                f"The checkpoint {self.path} ({self.owner}) does not fit the model: "
+                f"{'; '.join(different)}. Resume with the configuration that saved it."
             )
 
     def copy_(self) -> None:
         """Copy the stored values into the targets; call `check` first.
 
         Raises:
-            CheckpointError: some are not finite, which no program of ours has saved.
+            CheckpointError: some values are not finite, which this program never saves.
         """
         rows = ... if self.rows is None else self.rows
         with safe_open(self.path, framework="pt") as file, torch.no_grad():
@@ -231,6 +230,6 @@ class Piece:
                 target.copy_(stored[rows, self.columns] if cut else stored[rows])
                 if not is_finite(target):
                     raise CheckpointError(
-                        f"a checkpoint holds finite numbers, and {name!r} in {self.path} ({self.owner}) holds others; use "
-                        "the checkpoint before it, or train again"
+                        f"Non-finite values in {name!r} of {self.path} ({self.owner}). Use the checkpoint before it, or "
+                        "train again."
                     )

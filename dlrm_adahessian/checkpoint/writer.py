@@ -1,6 +1,6 @@
-"""Write a checkpoint, as reader.py describes it, and put it in the place of old ones.
+"""Write a checkpoint in the format of reader.py, and replace old ones.
 
-Nothing that is not finite is ever saved: a checkpoint is what a run falls back to.
+Checkpoints never contain non-finite values, because runs that diverge return to them.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from dlrm_adahessian.runs.sealed import seal, storage_errors, temporary_folder, 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What one rank has to save.
+    """Contents that one rank saves.
 
     Attributes:
-        dense: tensors of any shape, by name; the first rank's are saved.
-        shards: the table rows of this rank.
-        state: JSON values, by name; the first rank's are saved.
+        dense: tensors of any shape by name; only the first rank's are saved.
+        shards: table rows of this rank.
+        state: JSON values by name; only the first rank's are saved.
     """
 
     dense: Mapping[str, Tensor]
@@ -37,7 +37,7 @@ class Contents:
     state: Mapping[str, object]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield all tensors with a name for messages, which several parts of a table share."""
+        """Yield all tensors with a name for messages. Several parts of a table have the same name."""
         yield from self.dense.items()
         for shard in self.shards:
             for name, tensor in shard.tensors.items():
@@ -45,19 +45,19 @@ class Contents:
 
 
 def save(folder: Path, contents: Contents, *, step: int, fingerprint: str, keep: int = 2) -> Path:
-    """Commit a checkpoint, then remove old ones. Killed anywhere, it leaves the old or the new one whole.
+    """Commit a checkpoint, then remove old ones. If killed at any point, the old or the new one is complete.
 
-    All ranks call it; it fails on all of them when it fails on one.
+    A collective: all ranks call it, and if it fails on one, it fails on all.
 
     Args:
-        folder: the folder of all checkpoints of the run, to which no other run writes.
-        contents: what this rank has to save.
-        step: steps done.
-        fingerprint: identifies the configuration that the tensors belong to (`sealed.fingerprint`).
-        keep: checkpoints to keep, this one included; at least 1.
+        folder: folder of all checkpoints of the run; no other run may write to it.
+        contents: contents of this rank.
+        step: number of steps done.
+        fingerprint: fingerprint of the configuration that the tensors belong to (`sealed.fingerprint`).
+        keep: number of checkpoints to keep, including this one; at least 1.
 
     Returns:
-        The new checkpoint's folder.
+        The folder of the new checkpoint.
     """
     ranks.agreed(lambda: _require_finite(step, contents))
     draft = Draft(folder, step, fingerprint, contents.shards)
@@ -70,16 +70,16 @@ def save(folder: Path, contents: Contents, *, step: int, fingerprint: str, keep:
 
 
 class Draft:
-    """A checkpoint under a temporary name; all ranks make it, each writes its part, and all commit it."""
+    """Checkpoint under a temporary name. All ranks create it, each writes its part, and all commit it."""
 
     def __init__(self, folder: Path, step: int, fingerprint: str, shards: Sequence[TableShard]) -> None:
-        """Choose the names, and make the temporary folder on the first rank.
+        """Choose the names, and create the temporary folder on the first rank.
 
         Args:
-            folder: of all checkpoints of the run.
-            step: steps done.
-            fingerprint: identifies the configuration.
-            shards: whose rows this rank will write.
+            folder: folder of all checkpoints of the run.
+            step: number of steps done.
+            fingerprint: fingerprint of the configuration.
+            shards: shards whose rows this rank will write.
         """
         self._meta = {"format": FORMAT, "fingerprint": fingerprint, "step": step}
         self._rows = [_stored_rows(index, shard) for index, shard in enumerate(shards)]
@@ -87,11 +87,11 @@ class Draft:
         def begin() -> list[str]:
             remove_leftovers(folder)
             with storage_errors(folder):
-                # Ranks in other working folders write there too.
+                # Absolute, because other ranks may have another working directory.
                 final = step_folders.unused(folder, step).absolute()
                 return [str(final), str(temporary_folder(final))]
 
-        # All ranks' row ranges travel here, while nobody waits for the disk: the first rank writes them.
+        # The first rank writes the row ranges of all ranks. Collect them now, while no rank waits for the disk.
         rows = ranks.agreed(lambda: [dataclasses.asdict(part) for part in self._rows])
         self._all_rows = [part for of_rank in rows for part in of_rank]
         self.final, self._temporary = map(Path, ranks.first_does(begin))
@@ -100,11 +100,11 @@ class Draft:
         """Write this rank's files, and flush them to disk.
 
         Args:
-            contents: with the shards that the draft was made for.
-            between: called between blocks; what it raises ends the writing.
+            contents: contents with the shards of this draft.
+            between: called between blocks; an exception from it stops the writing.
 
         Returns:
-            What the manifest says of each file of tensors.
+            The manifest entry of each tensor file.
         """
         entries: dict[str, Entry] = {}
         with storage_errors(self.final):
@@ -117,13 +117,13 @@ class Draft:
         return entries
 
     def commit(self, written: Callable[[], dict[str, Entry]], keep: int) -> None:
-        """Seal what all ranks wrote, and make it the latest; those that it replaces are left to `remove_leftovers`.
+        """Seal the files of all ranks, and make the checkpoint the latest. `remove_leftovers` removes replaced ones.
 
-        All ranks call it.
+        A collective: all ranks call it.
 
         Args:
-            written: returns what `write` returned on this rank, or raises what it raised.
-            keep: checkpoints to keep, this one included.
+            written: returns the result of `write` on this rank, or raises its error.
+            keep: number of checkpoints to keep, including this one.
         """
         entries = {name: entry for of_rank in ranks.agreed(written) for name, entry in of_rank.items()}
 
@@ -135,19 +135,19 @@ class Draft:
         ranks.first_does(put_in_place)
 
     def drop(self) -> None:
-        """Remove what was not committed; it is called when no rank writes any more."""
+        """Remove the uncommitted checkpoint. Call it only when no rank is writing."""
         if ranks.is_first():
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what was replaced, and what a killed process was writing."""
+    """Remove replaced checkpoints, and incomplete ones of killed processes."""
     with storage_errors(folder):
         files.remove_leftovers(folder)
 
 
 def encode_state(step: int, state: Mapping[str, object]) -> str:
-    """Return the state as JSON text; `DivergedError` where a number in it is not finite."""
+    """Return the state as JSON text. Raises a `DivergedError` if a number is not finite."""
     try:
         return json.dumps(state, allow_nan=False)
     except ValueError as error:
@@ -155,10 +155,10 @@ def encode_state(step: int, state: Mapping[str, object]) -> str:
 
 
 def refusal(step: int, what: str) -> str:
-    """Return why a checkpoint is not taken."""
+    """Return the message for a checkpoint that is not saved because it is not finite."""
     return (
-        f"a checkpoint holds finite values only, and {what} of step {step} does not; "
-        "lower the learning rate, and resume from the checkpoint before"
+        f"No checkpoint saved: {what} of step {step} has non-finite values. "
+        "Lower the learning rate, and resume from the previous checkpoint."
     )
 
 

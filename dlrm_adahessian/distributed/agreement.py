@@ -1,6 +1,6 @@
-"""What all ranks must have alike: where one differs, all end, and the first rank names the difference.
+"""Check that all ranks have the same settings and data. If they differ, all ranks exit and the first names the difference.
 
-Ranks with different flags or rows would train on without a word, each with its own, and give results of neither.
+Without this check, ranks with different flags or data would train silently and produce meaningless results.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,24 +11,25 @@ from dlrm_adahessian.errors import ProgramError, UsageError
 from dlrm_adahessian.runs.sealed import fingerprint
 from dlrm_adahessian.runtime.settings import differences
 
-_NAMED = 3  # differences that a message names
+_NAMED = 3  # maximum differences listed in a message
 
 
 def require_same(find: Callable[[], Mapping[str, Any]], remedy: str) -> None:
-    """Refuse to go on where a rank has something else than the first one; all ranks call it, with a process group.
+    """Require that all ranks have the same values. A collective: needs a process group, and all ranks call it.
 
-    A difference is a `UsageError` on the first rank, which names it, and a `ToldElsewhereError` on the others.
+    If a rank differs, the first rank raises a `UsageError` that names the difference, and the others a
+    `ToldElsewhereError`.
 
     Args:
-        find: returns what this rank has: nested tables of JSON values, as settings are.
-        remedy: ends the message.
+        find: returns this rank's values as nested dicts of JSON values, like settings.
+        remedy: a sentence for the end of the message.
     """
 
     def found() -> tuple[str, Mapping[str, Any]]:
         mine = find()
         return fingerprint(mine), mine
 
-    # Each of many ranks reads what all others say: let it be short, unless they differ.
+    # Every rank reads the answers of all ranks, so send only fingerprints unless they differ.
     fingerprints, mine = ranks.all_open(found)
     if len(set(fingerprints)) > 1:
         told = ranks.agreed(lambda: mine)
@@ -36,12 +37,13 @@ def require_same(find: Callable[[], Mapping[str, Any]], remedy: str) -> None:
 
 
 def require_none_refused(refusal: ProgramError | None) -> None:
-    """Refuse to go on where the flags of a rank are refused; all ranks call it before they say anything else.
+    """Stop all ranks if the flags of any rank are invalid. All ranks call this before any other exchange.
 
-    The first rank raises its own refusal, or a `UsageError` with that of another; the others a `ToldElsewhereError`.
+    The first rank raises its own error, or a `UsageError` with that of another rank. The others raise a
+    `ToldElsewhereError`.
 
     Args:
-        refusal: of this rank's flags; None where they are good.
+        refusal: error of this rank's flags; None if they are valid.
     """
     told = ranks.agreed(lambda: None if refusal is None else str(refusal))
     if any(text is not None for text in told):
@@ -55,8 +57,8 @@ def _compare(told: list[Mapping[str, Any]], remedy: str) -> None:
             named = found[:_NAMED]
             more = f" (and {len(found) - _NAMED} more)" if len(found) > _NAMED else ""
             raise UsageError(
-                f"rank {rank} has {' and '.join(f'{name} {_shown(value)}' for name, _, value in named)}, rank 0 has "
-                f"{' and '.join(_shown(value) for _, value, _ in named)}{more}; {remedy}"
+                f"Rank {rank} has {' and '.join(f'{name} {_shown(value)}' for name, _, value in named)}, but rank 0 has "
+                f"{' and '.join(_shown(value) for _, value, _ in named)}{more}. {remedy}"
             )
 
 
@@ -65,7 +67,7 @@ def _tell_refusal(told: list[str | None], refusal: ProgramError | None) -> None:
         raise refusal
     rank, text = next((rank, text) for rank, text in enumerate(told) if text is not None)
     raise UsageError(
-        f"the flags of rank {rank} are refused, those of rank 0 are not; start all ranks with the same flags\n{text}"
+        f"Rank {rank} has invalid flags, but rank 0 does not. Start all ranks with the same flags.\n{text}"
     )
 
 

@@ -1,13 +1,13 @@
-"""From the derivatives of each rank's samples to those of the mean loss over the global batch.
+"""Combine the derivatives of each rank's samples into those of the mean loss over the global batch.
 
-All that the ranks share goes through one sum over one flat bucket:
+One all-reduce sums one flat bucket over the ranks:
 
-    gradient | curvature, or the gradients that it is a mean square of | Kronecker factors | factors of the columns |
-    logits, each in its place of the global batch | loss and sums of all derivatives, whose total is finite on all ranks
-    or on none | samples with curvature on the rows
+    gradient | curvature, or the gradients whose mean square it is | Kronecker factors | factors of the columns |
+    logits, each at its position in the global batch | loss and sums of all derivatives, whose total is finite on all
+    ranks or on none | number of samples with curvature at the embedding rows
 
-A rank's derivatives are of the mean over its own samples, so they enter with its share of all samples as weight. The mean
-over ranks is taken here, before the optimizers square anything.
+Each rank's derivatives belong to the mean over its own samples, so they are weighted by its share of all samples. This
+module takes the mean over ranks, before the optimizers square anything.
 """
 
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ from dlrm_adahessian.optim.basis import KroneckerBasis
 def over_ranks(
     found: Derivatives, share: Share, *, curvature_samples: int, basis: KroneckerBasis | None = None
 ) -> Derivatives:
-    """Return derivatives of the mean loss over the global batch; needs a process group.
+    """Return derivatives of the mean loss over the global batch. A collective: requires a process group.
 
     Args:
-        found: of the mean loss over this rank's samples.
-        share: which samples those are.
-        curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
-        basis: that the curvature was wanted in.
+        found: derivatives of the mean loss over this rank's samples.
+        share: the samples of this rank.
+        curvature_samples: number of samples, from the start of the global batch, included in the curvature; 0 for none.
+        basis: basis in which the curvature was requested.
 
     Returns:
-        `loss`, `grad`, `curvature`, `factors`, `pooled_factors`, `sums` and the logits (B,) of the global batch, equal on
-        all ranks. `pooled_grad` and `pooled_curvature` stay of this rank's samples, zero in the padding, in the scale
-        that `Lookup.push` wants. `pooled_samples` is that of the global batch.
+        `loss`, `grad`, `curvature`, `factors`, `pooled_factors`, `sums`, and the logits (B,) of the global batch, equal
+        on all ranks. `pooled_grad` and `pooled_curvature` remain those of this rank's samples, with zeros in the padding
+        and in the scale that `Lookup.push` expects. `pooled_samples` counts the global batch.
     """
     if share.world_size == 1:
         return found
@@ -81,11 +81,11 @@ def over_ranks(
 
 
 def gathered(values: Tensor, share: Share) -> Tensor:
-    """Return one value per sample of the global batch, in its order; needs a process group.
+    """Return one value per sample of the global batch, in its order. A collective: requires a process group.
 
     Args:
-        values: (count,), of this rank's samples, on the CPU.
-        share: which samples those are.
+        values: (count,), values of this rank's samples, on the CPU.
+        share: the samples of this rank.
 
     Returns:
         (B,), on every rank.
@@ -100,7 +100,7 @@ def gathered(values: Tensor, share: Share) -> Tensor:
 
 
 def mean_over_ranks_(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
-    """Replace tensors by their mean over the ranks of a group; each rank gives tensors of the same shapes."""
+    """Replace tensors in place by their mean over the ranks of a group. Shapes must match on all ranks."""
     bucket = torch.cat([tensor.reshape(-1).to(tensors[0].dtype) for tensor in tensors])
     dist.all_reduce(bucket, group=group)
     bucket /= group.size()
@@ -109,14 +109,14 @@ def mean_over_ranks_(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> Non
 
 
 def total_over_ranks(number: int) -> int:
-    """Return the sum of one number per rank; needs a process group."""
+    """Return the sum of one number per rank. A collective: requires a process group."""
     total = torch.tensor(number)
     dist.all_reduce(total)
     return int(total)
 
 
 def distinct_over_ranks(numbers: Tensor) -> int:
-    """Return how many different numbers the ranks have together; needs a process group.
+    """Return how many distinct numbers all ranks have together. A collective: requires a process group.
 
     Args:
         numbers: (n,) int64, at least 0; n may differ between ranks.
@@ -133,7 +133,7 @@ def distinct_over_ranks(numbers: Tensor) -> int:
 
 
 def _filled(found: Derivatives, curvature_samples: int, basis: KroneckerBasis | None) -> Derivatives:
-    """Give a rank of which no sample takes part in the dense curvature one of zeros: each takes part in what is sent."""
+    """Fill in zeros on a rank without samples in the dense curvature, because all ranks must send the same parts."""
     if curvature_samples == 0 or found.curvature is not None or found.factors is not None:
         return found
     return replace(
@@ -151,7 +151,7 @@ def _curvature(found: Derivatives, summed: Tensor, curvature_samples: int) -> Te
 
 
 def _padded(local: Tensor, share: Share, weight: float) -> Tensor:
-    """Scale so that the mean over ranks is the sum of the ranks' weighted means, and append the padding."""
+    """Append the padding, and scale so that the mean over ranks equals the sum of the ranks' weighted means."""
     out = local.new_zeros(share.padded, *local.shape[1:])
     torch.mul(local[: share.count], weight * share.world_size, out=out[: share.count])
     return out

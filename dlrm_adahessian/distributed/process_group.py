@@ -1,6 +1,6 @@
-"""Join the process group: alone, or with the ranks that a launcher started.
+"""Join the process group, alone or with the ranks that a launcher started.
 
-Gloo listens also for a rank that is alone; where all ranks are of one machine, on its loopback.
+Gloo opens a port even for a single rank. If all ranks run on one machine, it listens on the loopback interface.
 """
 
 import os
@@ -23,21 +23,21 @@ DEFAULT_TIMEOUT = 600.0  # seconds
 def init_process_group(
     device: torch.device | None = None, timeout: float = DEFAULT_TIMEOUT
 ) -> Generator[None]:
-    """Hold the default process group while the block runs; within another such block that one's stays.
+    """Create the default process group for the duration of the block. A nested call uses the outer group.
 
-    Under a launcher (RANK is set) the ranks meet at the file or at the address that it names; otherwise this process is a
-    world of its own.
+    Under a launcher (RANK is set), the ranks connect through the file or the address that it names. Otherwise this process
+    forms a group of one.
 
     Args:
-        device: what the ranks compute on; on "cuda" their GPU tensors travel by NCCL. Default: the CPU.
-        timeout: seconds after which a rank that does not answer is given up.
+        device: device of the ranks. On "cuda", GPU tensors use NCCL. Default: the CPU.
+        timeout: seconds to wait for another rank before giving up.
 
     Yields:
-        Nothing; `UsageError` where another program holds the port of the first rank, `LostRankError` where not all ranks
-        come in time.
+        Nothing. Raises `UsageError` if another program uses the port of the first rank, and `LostRankError` if not all
+        ranks connect in time.
 
     Raises:
-        LostRankError: the block raised it; then nobody is waited for.
+        LostRankError: the block raised it. In this case the process leaves without waiting for other ranks.
     """
     if dist.is_initialized():
         yield
@@ -66,8 +66,8 @@ def _join_launched(device: torch.device | None, timeout: timedelta) -> None:
     with _absence_refused(rank, world_size, timeout):
         with _no_stack_of_addresses():
             store = _meeting_place(world_size, timeout)
-        # torchrun keeps its store when it restarts the ranks, and in it the keys of the ranks that died. A prefix
-        # per restart gives each generation fresh keys: 4 of 15 restarts failed without it, 0 of 12 with it.
+        # torchrun keeps its store across restarts, including the keys of dead ranks. A prefix per restart gives
+        # each generation fresh keys: 4 of 15 restarts failed without it, 0 of 12 with it.
         generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"restart-{generation}", store)
         store.set_timeout(timeout)
@@ -84,7 +84,7 @@ def _meeting_place(world_size: int, timeout: timedelta) -> dist.Store:
 
 @contextmanager
 def _no_stack_of_addresses() -> Generator[None]:
-    """Keep from the standard error what torch prints there of a connection that fails; the exception says it too."""
+    """Suppress what torch prints to stderr when a connection fails. The exception has the same information."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -97,23 +97,23 @@ def _no_stack_of_addresses() -> Generator[None]:
 
 @contextmanager
 def _absence_refused(rank: int, world_size: int, timeout: timedelta) -> Generator[None]:
-    """Say in a sentence why the ranks could not meet: the port is another program's, or not all of them came in time."""
+    """Explain why the ranks could not connect: the port is in use, or some ranks did not start in time."""
     try:
         yield
     except RuntimeError as error:
         if "EADDRINUSE" in str(error):
             raise UsageError(
-                f"the first rank listens on MASTER_PORT, and port {os.environ['MASTER_PORT']} is in use; choose another "
-                "MASTER_PORT, or let torchrun --standalone choose one"
+                f"Port {os.environ['MASTER_PORT']} (MASTER_PORT) of the first rank is already in use. Set MASTER_PORT to "
+                "another port, or let torchrun --standalone choose one."
             ) from error
-        # A store in a file has no error of its own.
+        # A file store raises a plain RuntimeError on timeout.
         if not isinstance(error, dist.DistError) and "timeout" not in str(error):
             raise
         place = os.environ.get(STORE) or f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise LostRankError(
-            f"{world_size} ranks were to meet at {place}, and not all came while rank {rank} waited "
-            f"{timeout.total_seconds():g} s; start all with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, see that a "
-            "firewall lets them through, or allow more with --timeout"
+            f"Not all of {world_size} ranks connected to {place}; rank {rank} gave up after {timeout.total_seconds():g} s. "
+            "Start all ranks with the same MASTER_ADDR, MASTER_PORT, and WORLD_SIZE, check the firewall, or raise "
+            "--timeout."
         ) from error
 
 
@@ -122,7 +122,8 @@ def _backend(device: torch.device | None) -> str:
 
 
 def _bind_loopback() -> None:
-    # They otherwise listen on an address that others may reach: gloo on that of the host name, NCCL on a network card's.
+    # By default both listen on an address that other machines may reach: gloo on that of the host name, NCCL on that of a
+    # network card.
     for name in {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)

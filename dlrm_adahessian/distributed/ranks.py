@@ -1,9 +1,9 @@
 # pyright: basic
-"""Who the ranks are, which part of a batch is whose, and what they tell each other beside tensors.
+"""Identify ranks, split batches among them, and exchange results and failures as JSON.
 
-They tell results of work that one of them does, failures, and who reports them. It goes through the store at which the
-ranks met, as JSON. Unlike a collective, waiting there may take as long as the work does, and a rank can say something that
-nobody waits for.
+Messages go through the store with which the ranks connected. They carry results of work that one rank does, failures, and
+the choice of the rank that reports them. Unlike in a collective, ranks can wait for as long as the work takes, and a rank
+can leave a message that no other rank waits for.
 """
 
 import json
@@ -23,9 +23,9 @@ from dlrm_adahessian.errors import LostRankError, ProgramError, ToldElsewhereErr
 
 T = TypeVar("T")
 L = TypeVar("L")
-_POLL = 0.02  # seconds between two looks at the store
-_FAREWELL = 5.0  # seconds that a rank which failed, or is done, waits for the others: it may hold the store
-_VOICE = "voice"  # the key under which the rank that tells of a failure stands
+_POLL = 0.02  # seconds between polls of the store
+_FAREWELL = 5.0  # seconds that a finished or failed rank waits for the others, because it may host the store
+_VOICE = "voice"  # key of the rank that reports a failure
 _FROM_GLOO = (
     "gloo",
     "Application timeout caused pair closure",
@@ -34,11 +34,11 @@ _FROM_GLOO = (
     "Timed out waiting",
 )
 _rounds = count()  # calls of `agreed`, the same number on all ranks
-_groups = count()  # process groups that were left, the same number on all ranks
+_groups = count()  # process groups left so far, the same number on all ranks
 
 
 def rank() -> int:
-    """Return the number of this process among the ranks; 0 without a process group."""
+    """Return the rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -48,22 +48,22 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the rank that prepares, writes and reports."""
+    """Return whether this is rank 0, which prepares data, writes files, and reports."""
     return rank() == 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Samples `first` up to `first + count` of a batch of B samples over all ranks: those that one rank works on.
+    """Samples `first` to `first + count - 1` of a global batch of B samples: the part of one rank.
 
-    Ranks have consecutive samples in their order, `size` each: so what they hold one after another is the global batch, and
-    padding, if any, comes after all samples. The last ranks have fewer where the batch is smaller, or none at all.
+    Each rank has `size` consecutive samples, in the order of ranks. The parts concatenated are the global batch, and any
+    padding comes after all samples. If the batch is smaller, the last ranks have fewer samples or none.
 
     Attributes:
         samples: B, at least 1.
-        rank: of whom.
+        rank: rank that has the samples.
         world_size: number of ranks.
-        size: samples of a rank that has its full part; `world_size * size` is at least B.
+        size: number of samples of a full part; `world_size * size` is at least B.
     """
 
     samples: int
@@ -73,46 +73,46 @@ class Share:
 
     @property
     def first(self) -> int:
-        """The first sample of this rank, counted in the global batch; B for a rank without samples."""
+        """Index of this rank's first sample in the global batch; B for a rank without samples."""
         return min(self.rank * self.size, self.samples)
 
     @property
     def count(self) -> int:
-        """Samples of this rank."""
+        """Number of samples of this rank."""
         return min(self.size, self.samples - self.first)
 
     @property
     def own(self) -> slice:
-        """The places of this rank's samples in the global batch."""
+        """Slice of this rank's samples in the global batch."""
         return slice(self.first, self.first + self.count)
 
     @property
     def padded(self) -> int:
-        """Samples of this rank and padding: the same on all ranks, and at least 1."""
+        """Number of samples including padding, the same on all ranks and at least 1."""
         return min(self.size, self.samples)
 
     def count_among(self, first_samples: int) -> int:
-        """Return how many of the first samples of the global batch this rank has."""
+        """Return how many of the first `first_samples` samples of the global batch this rank has."""
         return min(max(first_samples - self.first, 0), self.count)
 
     @classmethod
     def whole(cls, samples: int) -> "Share":
-        """Return the share of a rank that is alone."""
+        """Return the share of a single rank."""
         return cls(samples=samples, size=samples)
 
 
 def agreed(work: Callable[[], T], *, patient: bool = False) -> list[T]:
-    """Do work on every rank, and wait for all; when it fails on one, or one does not answer, all fail.
+    """Run `work` on every rank, and wait for all. If it fails on one rank, or one does not answer, all ranks fail.
 
     Args:
         work: returns a JSON value; called on every rank.
-        patient: wait for the others as long as it takes, not until the timeout of the process group.
+        patient: wait for the other ranks without limit, instead of the timeout of the process group.
 
     Returns:
-        What each rank's work returned, by rank.
+        The results of all ranks, by rank.
 
     Raises:
-        ToldElsewhereError: it failed on another rank.
+        ToldElsewhereError: `work` failed on another rank.
     """
     if world_size() == 1:
         return [work()]
@@ -128,30 +128,30 @@ def agreed(work: Callable[[], T], *, patient: bool = False) -> list[T]:
     store.set(_key(number, rank()), json.dumps({"value": value}))
     limit = math.inf if patient else store.timeout.total_seconds()
     answers = [_answer(store, _key(number, other), limit) for other in range(world_size())]
-    store.delete_key(_key(number - 1, rank()))  # that all have read, since all came here
+    store.delete_key(_key(number - 1, rank()))  # every rank has read it, because all have reached this round
     if failures := [answer["failed"] for answer in answers if "failed" in answer]:
         store.add(_key(number, "heard"), 1)
-        if is_first():  # it may hold the store, where the rank that failed takes its turn to speak
+        if is_first():  # rank 0 may host the store, in which the failed rank claims the report
             _wait(lambda: store.check([_VOICE]), _FAREWELL)
         raise ToldElsewhereError(failures[0])
     return [answer["value"] for answer in answers]
 
 
 def first_does(work: Callable[[], T], *, patient: bool = False) -> T:
-    """Do work on the first rank, and return its result, a JSON value, on all; raises as `agreed`."""
+    """Run `work` on the first rank, and return its JSON result on all. Raises the same errors as `agreed`."""
     results: list[Any] = agreed(lambda: work() if is_first() else None, patient=patient)
     return results[0]
 
 
 def all_open(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tuple[list[T], L]:
-    """Do work on every rank that also opens something there.
+    """Run `work` on every rank, and keep a local object such as an open file on each. Raises the errors of `agreed`.
 
     Args:
-        work: returns a JSON value for all ranks, and what this one keeps.
-        patient: as in `agreed`, which says what is raised.
+        work: returns a JSON value for all ranks, and an object that this rank keeps.
+        patient: see `agreed`.
 
     Returns:
-        The JSON values of all ranks, by rank, and what this one keeps.
+        The JSON values of all ranks, by rank, and the object of this rank.
     """
     kept: list[L] = []
 
@@ -164,14 +164,14 @@ def all_open(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tuple
 
 
 def first_opens(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tuple[T, L | None]:
-    """Do work on the first rank that also opens something there.
+    """Run `work` on the first rank, and keep a local object such as an open file there. Raises the errors of `agreed`.
 
     Args:
-        work: returns a JSON value for all ranks, and what the first one keeps.
-        patient: as in `agreed`, which says what is raised.
+        work: returns a JSON value for all ranks, and an object that the first rank keeps.
+        patient: see `agreed`.
 
     Returns:
-        The JSON value on all ranks, and with it on the first one what it keeps, on the others None.
+        The JSON value, on all ranks, and the object on the first rank or None on the others.
     """
     found: tuple[list[Any], L | None] = all_open(
         lambda: work() if is_first() else (None, None), patient=patient
@@ -180,27 +180,27 @@ def first_opens(work: Callable[[], tuple[T, L]], *, patient: bool = False) -> tu
 
 
 def leave_together() -> None:
-    """Let the first rank leave last, since it may hold the store, from which the others still read what was said there."""
+    """Make the first rank leave last, because it may host the store that the other ranks still read."""
     left = f"left/{next(_groups)}"
     store: Any = _get_default_store()
-    with suppress(RuntimeError):  # the store went with the rank that held it
+    with suppress(RuntimeError):  # the store is gone with the rank that hosted it
         store.add(left, 1)
         if is_first():
             _wait(lambda: store.add(left, 0) == world_size(), _FAREWELL)
 
 
 class Vote:
-    """Numbers of each rank, of which all learn the largest; on their way while the ranks work."""
+    """Find the largest of each number over all ranks, asynchronously."""
 
     def __init__(self, *numbers: int) -> None:
-        """Send them."""
+        """Send this rank's numbers without waiting."""
         self._largest = torch.tensor(numbers)
         self._sent = (
             dist.all_reduce(self._largest, dist.ReduceOp.MAX, async_op=True) if world_size() > 1 else None
         )
 
     def largest(self) -> list[int]:
-        """Wait for the others; return the largest of each."""
+        """Wait for the other ranks, and return the largest of each number."""
         if self._sent is not None:
             self._sent.wait()
         return [int(number) for number in self._largest]
@@ -208,15 +208,15 @@ class Vote:
 
 @contextmanager
 def one_voice() -> Generator[None]:
-    """Let one rank tell of a failure within the block: the first that fails; the others raise `ToldElsewhereError`.
+    """Let only the first rank that fails in the block report it. The others raise `ToldElsewhereError`.
 
-    Where another rank is gone or does not answer, `LostRankError` takes the place of what the collective raised.
+    If another rank is gone or does not answer, `LostRankError` replaces the error of the collective.
 
     Yields:
         Nothing.
 
     Raises:
-        ToldElsewhereError: another rank tells.
+        ToldElsewhereError: another rank reports the failure.
     """
     try:
         yield
@@ -226,8 +226,8 @@ def one_voice() -> Generator[None]:
         heard, told = _is_heard(), error
         if world_size() > 1 and isinstance(error, RuntimeError) and _is_of_others(error):
             told = LostRankError(
-                f"every rank must answer, and one is gone or hung, as rank {rank()} of {world_size()} found; see what the "
-                "launcher says of it, and continue with --resume; if it was only slow, allow more with --timeout"
+                f"Another rank exited or does not respond, as rank {rank()} of {world_size()} found. See the launcher's "
+                "output for the cause, and continue with --resume. If the rank was only slow, raise --timeout."
             )
         if not heard and isinstance(told, ProgramError):
             raise ToldElsewhereError(told.exit_code) from error
@@ -235,31 +235,31 @@ def one_voice() -> Generator[None]:
 
 
 def _is_heard() -> bool:
-    """Take the turn to speak, and return whether it was free."""
+    """Claim the report, and return whether this rank got it."""
     if world_size() == 1:
         return True
     try:
         return _get_default_store().compare_set(_VOICE, "", str(rank())) == str(rank()).encode()
-    except RuntimeError:  # the store went with the rank that held it, which has told or was killed
+    except RuntimeError:  # the store is gone with its rank, which has reported or was killed
         return False
 
 
 def _is_of_others(error: RuntimeError) -> bool:
-    # Gloo raises plain RuntimeErrors, most of which name its sources.
+    # Gloo raises plain RuntimeErrors. Most of them name its source files.
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _FROM_GLOO)
 
 
 def _answer(store: Any, key: str, timeout: float) -> dict[str, Any]:
     if not _wait(lambda: store.check([key]), timeout):
         raise LostRankError(
-            f"every rank must answer within {timeout:g} s, and one does not; see what the launcher says of it, and "
-            "continue with --resume; if it was only slow, allow more with --timeout"
+            f"A rank did not answer within {timeout:g} s. See the launcher's output for the cause, and continue with "
+            "--resume. If the rank was only slow, raise --timeout."
         )
     return json.loads(store.get(key))
 
 
 def _wait(until: Callable[[], bool], timeout: float) -> bool:
-    """Wait for a condition; return whether it came true in time."""
+    """Wait for a condition, and return whether it became true in time."""
     began = time.monotonic()
     while not until():
         if time.monotonic() - began > timeout:

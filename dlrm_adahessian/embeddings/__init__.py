@@ -1,1 +1,1 @@
-"""Embedding tables over all ranks: lookups, exchange of derivatives, row updates."""
+"""Sharded embedding tables: lookups, exchange of gradients and curvature between ranks, and row updates."""

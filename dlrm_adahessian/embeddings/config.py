@@ -1,4 +1,4 @@
-"""How the tables are spread over the ranks. Imports no torch."""
+"""Settings that control how tables are sharded across ranks. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,63 +10,63 @@ from dlrm_adahessian.errors import UsageError
 from dlrm_adahessian.runtime.settings import settings
 
 Sharding = Literal["auto", "table", "row", "column", "replicate"]
-"""`table` keeps a table whole on one rank, `row` and `column` cut it, `replicate` keeps a copy on every rank."""
+"""`table` keeps a table whole on one rank, `row` and `column` split it, `replicate` puts a copy on every rank."""
 
 ExchangePrecision = Literal["fp32", "bf16"]
-"""Of pooled embeddings and their derivatives on their way between ranks; over gloo embeddings travel as float16."""
+"""Type in which ranks send pooled embeddings and their derivatives. With bf16, gloo sends embeddings as float16."""
 
 
 @settings
 class DistributedConfig:
-    """What the planner may do with the tables; results do not depend on it but for the order of sums."""
+    """Placement of tables on ranks; affects results only through the order of sums."""
 
     sharding: Sharding = "auto"
-    """Of all tables; auto leaves each to TorchRec's planner."""
+    """Sharding of all tables; auto lets TorchRec's planner choose for each."""
     tables: dict[str, Sharding] = Field(default_factory=dict)
-    """Of single tables, e.g. C3 row C9 replicate; wins over `sharding`."""
+    """Sharding of single tables, e.g. C3 row C9 replicate; overrides `sharding`."""
     memory_gib: Annotated[float, Field(gt=0)] | None = None
-    """Memory of a rank that the plan must fit into; default: the GPU's, or the rank's share of the machine's."""
+    """Memory per rank (GiB) for the plan; default: the GPU's, or an equal share of the host's."""
 
     def sharding_of(self, table: str) -> Sharding:
-        """Return how a table is spread."""
+        """Return the sharding of a table."""
         return self.tables.get(table, self.sharding)
 
     def require_tables(self, names: Sequence[str]) -> None:
-        """Refuse settings of tables that are not there.
+        """Check that every table named in `tables` exists.
 
         Args:
-            names: of the model's tables; there may be none.
+            names: names of the model's tables; may be empty.
 
         Raises:
-            UsageError: a name in `tables` is not one of these.
+            UsageError: `tables` names a table that the model does not have.
         """
         unknown = ", ".join(name for name in self.tables if name not in names)
         if unknown and not names:
             raise UsageError(
-                f"distributed.tables names tables, and this model has none, got {unknown}; leave it out"
+                f"distributed.tables names {unknown}, but this model has no embedding tables. Remove distributed.tables."
             )
         if unknown:
             raise UsageError(
-                f"distributed.tables names tables, which are {', '.join(names)}, got {unknown}; name one of these"
+                f"Unknown table in distributed.tables: {unknown}. The tables are {', '.join(names)}."
             )
 
     @property
     def memory_bytes(self) -> int | None:
-        """Memory of a rank in bytes; None where it is to be found out."""
+        """Memory per rank in bytes; None to detect it."""
         return None if self.memory_gib is None else int(self.memory_gib * 2**30)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableSpec:
-    """One embedding table, read by the feature of the same name.
+    """Describe one embedding table. The feature of the same name reads it.
 
     Attributes:
-        name: of the table and the feature.
+        name: name of the table and of the feature.
         num_rows: R, at least 1.
         dim: D, the same for all tables.
-        sharding: how it is spread over the ranks; "auto" lets the planner choose.
-        values_per_bag: rows that a sample looks up, on average, at least 0.
-        initial_bound: b, initial values being uniform in [-b, b]; None for 1 / sqrt(R).
+        sharding: how to shard it across ranks; "auto" lets the planner choose.
+        values_per_bag: mean number of rows that a sample looks up, at least 0.
+        initial_bound: b for initial values uniform in [-b, b]; None for 1 / sqrt(R).
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""Derivatives of pooled embeddings on their way to the ranks that hold the rows: one all-to-all for both.
+"""Send gradient and curvature of pooled embeddings to the ranks that hold the rows, in one all-to-all.
 
-TorchRec's own way is a backward pass through its output distribution, one for the gradient and one for the curvature, of D
-numbers per bag each. Here a rank sends to each other rank what that one's tables need, the curvature beside the gradient,
-and of the curvature as many numbers as the rule reads: one per bag where a rule keeps one accumulator per row. The bytes of
-the gradient are TorchRec's; the curvature adds 1 / D to them, or as much again. Rounded to bfloat16, all of it is half of
-that: each number is rounded once, before the owner sums what it receives.
+TorchRec would need two backward passes through its output distribution, one per derivative, with D numbers per bag each.
+Here each rank sends the other ranks what their tables need, gradient and curvature together. Of the curvature it sends only
+the numbers that the rule reads: one per bag for a rule with one accumulator per row. The gradient takes as many bytes as in
+TorchRec. The curvature adds 1 / D of that, or as much again. bfloat16 halves the total; each number is rounded once,
+before the owner sums what it receives.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from dlrm_adahessian.distributed import ranks
 
 @dataclass(frozen=True, kw_only=True)
 class TableGroup:
-    """Tables of a rank that are looked up in together.
+    """Describe tables of one rank that share a lookup kernel.
 
     Attributes:
-        features: T features, as indices into those of a lookup, ascending by table.
-        first_columns: T, the first column that the rank holds of each feature's table.
-        columns: how many it holds, the same for all.
-        is_replicated: every rank has it and looks up its own batch in it.
+        features: T feature indices into a lookup, in ascending order of tables.
+        first_columns: T, the first column of each feature's table that the rank holds.
+        columns: number of columns that the rank holds, the same for all tables.
+        is_replicated: whether every rank has a copy and looks up its own batch in it.
     """
 
     features: list[int]
@@ -35,7 +35,7 @@ class TableGroup:
     is_replicated: bool
 
     def places(self, width: int) -> list[int]:
-        """Return which columns of (B, F * width) the group reads; width is D, or 1 where a bag has one number."""
+        """Return the columns of (B, F * width) that the group reads; width is D, or 1 for one number per bag."""
         if width == 1:
             return self.features
         firsts = zip(self.features, self.first_columns, strict=True)
@@ -43,18 +43,18 @@ class TableGroup:
 
 
 class RowExchange:
-    """Sends both derivatives of a batch to the owners of the rows; needs a process group, all ranks take part."""
+    """Send both derivatives of a batch to the owners of the rows. A collective: all ranks must call it."""
 
     def __init__(
         self, groups: Sequence[TableGroup], dim: int, device: torch.device, travel_as: torch.dtype
     ) -> None:
-        """Tell all ranks what this one holds.
+        """Share with all ranks which tables this rank holds.
 
         Args:
-            groups: of this rank.
+            groups: table groups of this rank.
             dim: D.
-            device: of the derivatives.
-            travel_as: what numbers are rounded to on their way; the type of the derivatives rounds nothing.
+            device: device of the derivatives.
+            travel_as: dtype in which numbers are sent. The dtype of the derivatives avoids rounding.
         """
         self._travel_as = travel_as
         self._groups = list(groups)
@@ -76,13 +76,13 @@ class RowExchange:
         """Return the derivatives that each group of this rank needs.
 
         Args:
-            grad: (B, F, D) of the mean loss over this rank's B samples; B is the same on all ranks.
-            curvature: (B, F, C), C being D or 1, or None on all ranks.
+            grad: (B, F, D) gradient of the mean loss over this rank's B samples; B is the same on all ranks.
+            curvature: (B, F, C), where C is D or 1; or None on all ranks.
 
         Returns:
-            For each group (N, columns) and (N, columns or 1) or None, N being T times the samples that it sees, by sample,
-            then feature: of all ranks' samples, one rank after another, and the mean loss over all of them; of this rank's
-            alone where the group is replicated.
+            For each group the gradient (N, columns) and the curvature (N, columns or 1) or None. N is T times the samples
+            that the group sees, ordered by sample, then feature. A replicated group sees this rank's samples and mean
+            loss; other groups see the samples of all ranks in order, and the mean loss over all of them.
         """
         parts = [grad] if curvature is None else [grad, curvature]
         received = iter(self._through_all_to_all(parts))
@@ -99,7 +99,7 @@ class RowExchange:
         return [part.flatten(1).index_select(1, columns) for columns in self._kept[part.shape[2]]]
 
     def _through_all_to_all(self, parts: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        """Return, for each group that is not replicated, the parts (W * B, columns of its features)."""
+        """Return the parts (W * B, columns of its features) of each group that is not replicated."""
         world, samples = ranks.world_size(), len(parts[0])
         places = [self._sent[part.shape[2]] for part in parts]
         chosen = [p.flatten(1).index_select(1, at.columns) for p, at in zip(parts, places, strict=True)]
@@ -124,12 +124,12 @@ class RowExchange:
 
 @dataclass(frozen=True, kw_only=True)
 class _Places:
-    """Which columns of a derivative (B, F * width) go where.
+    """Map the columns of a derivative (B, F * width) to ranks and groups.
 
     Attributes:
-        columns: of all ranks, one after another.
-        to_ranks: how many each rank gets.
-        to_groups: how many each group of this rank gets.
+        columns: column indices for all ranks, one rank after another.
+        to_ranks: number of columns for each rank.
+        to_groups: number of columns for each group of this rank.
     """
 
     columns: Tensor

@@ -1,12 +1,12 @@
-"""Rows of one rank: lookup by plain gathers, update by a row rule.
+"""Look up and update the embedding rows of one rank.
 
-`RowTables` stands where TorchRec has FBGEMM's table-batched module. That one applies its optimizer inside backward,
-from the gradient alone; here the update waits for the curvature.
+`RowTables` replaces FBGEMM's table-batched module, which TorchRec uses. FBGEMM applies its optimizer in the backward pass,
+from the gradient alone. Here the update waits for the curvature.
 
-`ReplicatedRows` are rows that every rank has a copy of: derivatives are summed over the ranks, and all copies updated alike.
-TorchRec's own data-parallel tables are autograd parameters under DistributedDataParallel, one gradient each. Here
-gradient and curvature of all rows go through one all-reduce of a dense buffer, which pays for tables with fewer rows
-than a rank's batch. All ranks receive the same sums bit for bit, so the copies stay equal.
+`ReplicatedRows` holds rows of which every rank has a copy. It sums derivatives over ranks and applies the same update to
+all copies. TorchRec's data-parallel tables are autograd parameters under DistributedDataParallel, with one gradient each.
+Here gradient and curvature of all rows go through one all-reduce of a dense buffer, which is cheaper for tables with fewer
+rows than a rank's batch. All ranks receive bitwise identical sums, so the copies stay equal.
 """
 
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ from dlrm_adahessian.optim.base import RowRule
 
 @dataclass(frozen=True)
 class LookedUp:
-    """What an update has to know of the lookup before it."""
+    """The part of a lookup that its update needs."""
 
     rows: Tensor  # (L,) int64, index into the concatenated tables
     bags: Tensor  # (L,) int64, position in the flattened (B, T) bags
     table_starts: (
         Tensor | None
-    )  # (K + 1,) int64 on the CPU, None elsewhere: reading it would wait for the device
+    )  # (K + 1,) int64 on the CPU; None on other devices, where reading it would block the host
 
 
 class RowTables(nn.Module):
-    """Several tables of one width, concatenated; a lookup is a sum over the rows of a bag.
+    """Concatenate several tables of one width, and sum the rows of each bag.
 
     Attributes:
-        weight: (R, D), all tables below each other; not a parameter, since autograd never sees it.
-        state: what `rule` keeps per row, tensors (R, D) or (R,).
-        sees_all_ranks: whether its lookups are those of all ranks' batches, one after another, or of this rank's.
+        weight: (R, D), all tables concatenated. Not a parameter, because autograd never sees it.
+        state: optimizer state of the rows, tensors (R, D) or (R,).
+        sees_all_ranks: whether lookups come from all ranks' batches, one after another, or from this rank's only.
     """
 
     sees_all_ranks = True
@@ -55,14 +55,14 @@ class RowTables(nn.Module):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Allocate K tables; the weights are not initialised.
+        """Allocate K tables without initializing the weights.
 
         Args:
-            num_rows: rows of each table.
+            num_rows: number of rows of each table.
             dim: D.
             table_of_feature: (T,) ascending, the table that each feature reads.
-            rule: how touched rows are updated.
-            device: where the rows live.
+            rule: row optimizer.
+            device: device of the rows.
             dtype: float32 or float64.
         """
         super().__init__()
@@ -80,7 +80,7 @@ class RowTables(nn.Module):
         self._looked_up: LookedUp | None = None
 
     def split_embedding_weights(self) -> list[Tensor]:
-        """Return a view (rows, D) of each table; the name is FBGEMM's, TorchRec calls it."""
+        """Return a view (rows, D) of each table. TorchRec calls this method by FBGEMM's name for it."""
         return [self.weight[a:z] for a, z in zip(self._starts, self._starts[1:], strict=False)]
 
     def split_states(self) -> list[dict[str, Tensor]]:
@@ -94,19 +94,19 @@ class RowTables(nn.Module):
         """Sum the rows of each bag.
 
         Args:
-            indices: (L,) int64, rows within their table; feature by feature, within a feature bag by bag.
+            indices: (L,) int64, row numbers within their table, ordered by feature, then bag.
             offsets: (T * B + 1,) int64, where each bag begins in `indices`.
             per_sample_weights: must be None.
 
         Returns:
-            (B, T * D), which autograd knows nothing of. With gradients enabled, `apply_` is of this lookup until the next.
+            (B, T * D), detached from autograd. If gradients are enabled, `apply_` refers to this lookup until the next.
 
         Raises:
             ValueError: the lookups carry weights.
         """
         if per_sample_weights is not None:
             raise ValueError(
-                "lookups must be unweighted, got weights; build the KeyedJaggedTensor without them"
+                "Weighted lookups are not supported. Build the KeyedJaggedTensor without weights."
             )
         with torch.no_grad():
             rows, bags, pooled = self._look_up(indices, offsets)
@@ -127,7 +127,7 @@ class RowTables(nn.Module):
             return look_up_triton(self.weight, indices, offsets, self._feature_starts)
         batch = (offsets.numel() - 1) // num_features
         positions = torch.arange(batch * num_features, device=indices.device).view(batch, num_features)
-        positions = positions.t().reshape(-1)  # from bags by feature, as they come in, to bags by sample
+        positions = positions.t().reshape(-1)  # reorder bags from feature-major to sample-major
         lengths = offsets[1:] - offsets[:-1]
         if _is_one_hot(indices, lengths):
             by_feature = indices.view(num_features, batch) + self._feature_starts.unsqueeze(1)
@@ -155,13 +155,13 @@ class RowTables(nn.Module):
 
         Args:
             grad: (B * T, D) gradient of the mean loss at the pooled embeddings.
-            curvature: (B * T, D), its Hessian diagonal, or the mean of that over D (B * T, 1), or None.
-            sampled: (B,) bool, the samples that took part in the curvature; None for all.
+            curvature: (B * T, D) Hessian diagonal of the mean loss, or its mean over D (B * T, 1), or None.
+            sampled: (B,) bool, the samples included in the curvature; None for all.
             lr_scale: in [0, 1], the schedule's factor on the learning rate.
-            samples: over how many samples the loss is a mean, or the sum of their weights.
-            weights: (B,) of the samples, of the type of `grad`; None for 1 each.
-            l2: of the penalty l2/2 |row|^2 on each row that is updated, in units of the mean loss.
-            looked_up: of `take_lookup`; None takes the last one, and is refused as there.
+            samples: number of samples over which the loss is a mean, or the sum of their weights.
+            weights: (B,) sample weights with the dtype of `grad`; None for 1 each.
+            l2: factor of the penalty l2/2 |row|^2 on each updated row, in units of the mean loss.
+            looked_up: result of `take_lookup`; None calls `take_lookup`.
         """
         looked_up = looked_up or self.take_lookup()
         if self._fused:
@@ -192,14 +192,14 @@ class RowTables(nn.Module):
         self._rule.update_(self.weight, self.state, hits, lr_scale=lr_scale, samples=samples)
 
     def take_lookup(self) -> LookedUp:
-        """Return what an update has to know of the last lookup with gradients enabled; once.
+        """Return the last lookup with gradients enabled, and clear it.
 
         Raises:
-            RuntimeError: there was none since the last was taken.
+            RuntimeError: there was no such lookup since the last call.
         """
         looked_up, self._looked_up = self._looked_up, None
         if looked_up is None:
-            raise RuntimeError("an update needs a lookup before it, got none; look up with gradients enabled")
+            raise RuntimeError("No lookup to update. Look up with gradients enabled before each update.")
         return looked_up
 
     def _hits(
@@ -223,7 +223,7 @@ class RowTables(nn.Module):
 
 
 class ReplicatedRows(RowTables):
-    """Tables of which all ranks hold all rows; each looks up its own batch."""
+    """Hold a copy of all rows on every rank. Each rank looks up its own batch."""
 
     sees_all_ranks = False
 
@@ -239,9 +239,9 @@ class ReplicatedRows(RowTables):
         l2: float = 0.0,
         looked_up: LookedUp | None = None,
     ) -> None:
-        """Update the rows that any rank looked up; as `RowTables.apply_`, with this rank's batch and its mean loss.
+        """Update the rows that any rank looked up; see `RowTables.apply_`. Pass derivatives of this rank's mean loss.
 
-        All ranks call it, and all with a curvature or none with one.
+        A collective: all ranks call it, either all with curvature or all without.
         """
         local = self._hits(looked_up or self.take_lookup(), grad, curvature, sampled, weights)
         hits = _sum_over_ranks(local, len(self.weight))
@@ -249,15 +249,15 @@ class ReplicatedRows(RowTables):
 
 
 def _is_one_hot(indices: Tensor, lengths: Tensor) -> bool:
-    # On a GPU the answer would make the host wait for the device, which costs more than the general way.
+    # On a GPU the check would block the host, which costs more than the general path.
     return indices.device.type == "cpu" and len(indices) == len(lengths) and bool((lengths == 1).all())
 
 
 def _sum_over_ranks(local: Hits, num_rows: int) -> Hits:
-    """Return the hits of all ranks, with derivatives of the mean of their losses.
+    """Return the hits of all ranks, with derivatives of the mean of the ranks' losses.
 
     Args:
-        local: of this rank's mean loss.
+        local: hits of this rank, with derivatives of its mean loss.
         num_rows: R.
     """
     dim = local.grad.shape[1]

@@ -1,11 +1,11 @@
 # pyright: basic
 # pyright: reportPrivateImportUsage=false
-# TorchRec re-exports torch's classes of shards.
-"""The rows' optimizer as TorchRec shows its fused ones: learning rate in a parameter group, state by table and name.
+# TorchRec re-exports torch's shard classes.
+"""Expose the row optimizer like TorchRec's fused optimizers: learning rate in a parameter group, state by table and name.
 
-`RowOptimizer` updates nothing itself: the backward pass does. Its state dict holds ShardedTensors over the rows' own memory.
-TorchRec's `EmbeddingFusedOptimizer` does the same for FBGEMM's module; state of a shard of one row it takes for a number per
-table.
+`RowOptimizer` performs no update; the backward pass does. Its state dict holds ShardedTensors that share memory with the
+rows. TorchRec's `EmbeddingFusedOptimizer` does the same for FBGEMM's module, but mistakes the state of a one-row shard for
+one number per table.
 """
 
 from collections import defaultdict
@@ -31,15 +31,15 @@ _LocalShard = tuple[ShardedEmbeddingTable, Tensor]
 
 
 class RowOptimizer(FusedOptimizer):
-    """Learning rate and state of the tables of one module."""
+    """Hold the learning rate and the state of one module's tables."""
 
     def __init__(self, kernels: Iterable[RowKernel], lr: float, group: dist.ProcessGroup | None) -> None:
-        """Collect what this rank holds.
+        """Collect the shards of this rank.
 
         Args:
-            kernels: with its tables.
-            lr: of the rule.
-            group: over which the tables are spread.
+            kernels: kernels that hold its tables.
+            lr: learning rate of the rule.
+            group: process group across which the tables are sharded.
         """
         held: dict[str, list[tuple[ShardedEmbeddingTable, dict[str, Tensor]]]] = defaultdict(list)
         for kernel in kernels:
@@ -64,19 +64,19 @@ class RowOptimizer(FusedOptimizer):
 
     @property
     def lr(self) -> float:
-        """The learning rate, which a scheduler may change."""
+        """Current learning rate; a scheduler may change it."""
         (group,) = self.param_groups
         return group["lr"]
 
     def step(self, closure: Any = None) -> None:
-        """Do nothing: the rows are up to date."""
+        """Do nothing: the backward pass has updated the rows."""
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Do nothing: the rows keep no gradient."""
+        """Do nothing: the rows store no gradient."""
 
 
 def _over_ranks(shards: Sequence[_LocalShard], group: dist.ProcessGroup | None) -> Tensor | ShardedTensor:
-    """Return the whole of a tensor (r, c) or (r,) of which this rank has shards; of a replicated table the tensor."""
+    """Return the tensor (r, c) or (r,) to which these shards belong; for a replicated table, the local tensor."""
     table, first = shards[0]
     metadata = table.global_metadata
     if metadata is None:
@@ -94,10 +94,10 @@ def _over_ranks(shards: Sequence[_LocalShard], group: dist.ProcessGroup | None) 
 
 
 class _Places:
-    """Where the shards of a tensor are.
+    """Map shards of a table to shards of its optimizer state.
 
-    Column shards have their own numbers of each row. As in TorchRec, these are one below the other, a table's rows for each
-    range of columns.
+    Each column shard has its own per-row state. As in TorchRec, these states are concatenated: all rows of the table for
+    each range of columns.
     """
 
     def __init__(self, table: ShardedTensorMetadata, *, by_row: bool) -> None:
@@ -106,7 +106,7 @@ class _Places:
         self.size = torch.Size([self._rows * len(self._firsts)]) if by_row else table.size
 
     def of(self, shard: ShardMetadata | None) -> ShardMetadata:
-        """Return the place of what belongs to a shard of the table; None is of replicated tables alone."""
+        """Return the place of the state that belongs to a table shard. `shard` is None only for replicated tables."""
         shard = cast(ShardMetadata, shard)
         if not self._by_row:
             return shard

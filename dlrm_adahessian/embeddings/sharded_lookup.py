@@ -1,11 +1,11 @@
 # pyright: basic
-"""The embedding tables over all ranks: look up pooled embeddings, push derivatives back, update the rows.
+"""Look up pooled embeddings in sharded tables, send derivatives back to the row owners, and update the rows.
 
-TorchRec plans the shards and moves lookups and embeddings between the ranks; derivatives go to the owners of the rows by an
-exchange of our own (gradient_exchange.py).
+TorchRec plans the shards and moves lookups and embeddings between ranks. Our own exchange sends the derivatives to the
+owners of the rows (gradient_exchange.py).
 
-Alone, a process holds all tables and looks up in them directly: TorchRec's way to them and back would take a third of the
-time of a lookup and its update (docs/performance.md).
+A single process holds all tables and looks up in them directly. TorchRec's distribution would take a third of the time of
+a lookup and its update (docs/performance.md).
 """
 
 import logging
@@ -31,20 +31,20 @@ from dlrm_adahessian.model.config import NO_DENSE, DenseMemory
 from dlrm_adahessian.optim.base import RowRule
 from dlrm_adahessian.runs.profile import named
 
-# TorchRec asks torch.fx whether it is being traced; torch warns of the question once per process.
+# TorchRec asks torch.fx whether it is being traced, and torch warns about that call once per process.
 logging.getLogger("torch.fx._symbolic_trace").addFilter(
     lambda record: "is_fx_tracing" not in record.getMessage()
 )
-# TorchRec reports its planning at level INFO, and its calls' arguments to seven loggers outside its own name.
+# TorchRec logs its planning at level INFO, and the arguments of its calls to seven loggers outside its namespace.
 logging.getLogger("torchrec").setLevel(logging.WARNING)
-# Of replicated tables it warns that they are not cached.
+# TorchRec warns that replicated tables are not cached.
 logging.getLogger("torchrec.distributed.utils").setLevel(logging.ERROR)
 for _name in ("AllRankStatic", "Cap01", "Cap1", "Capped", "Method", "SingleRankStatic", "Unfiltered"):
     logging.getLogger(f"{_name}Logger-NullHandler").setLevel(logging.WARNING)
 
 
 class ShardedLookup(Lookup):
-    """Pooled lookups into tables that are spread over the ranks; needs a process group."""
+    """Look up pooled embeddings in tables that are sharded across ranks. Requires a process group."""
 
     def __init__(
         self,
@@ -59,20 +59,20 @@ class ShardedLookup(Lookup):
         memory_bytes: int | None = None,
         exchange: ExchangePrecision = "fp32",
     ) -> None:
-        """Plan, allocate and initialise the tables; the initial rows are the same however they are sharded.
+        """Plan, allocate, and initialize the tables. Initial values do not depend on the sharding.
+
+        Raises a UsageError if the tables do not fit into the memory of the ranks, or cannot be sharded as requested.
 
         Args:
-            tables: in the order of the features of a lookup, at least one.
-            rule: how touched rows are updated.
-            device: where the rows of this rank live.
-            dtype: of rows, state and pooled embeddings.
-            seed: of the initial rows, not negative.
-            batch_size: samples a step over all ranks, for which memory is planned.
-            dense: what a rank needs beside its shards.
-            memory_bytes: of a rank; None finds it out.
-            exchange: bf16 rounds what travels between ranks, whose `dtype` is float32 then.
-
-        Tables that do not fit into the memory of the ranks, or cannot be cut as asked, are refused with a UsageError.
+            tables: at least one table, in the order of the features of a lookup.
+            rule: row optimizer.
+            device: device of this rank's rows.
+            dtype: dtype of rows, optimizer state, and pooled embeddings.
+            seed: random seed of the initial values, at least 0.
+            batch_size: global batch size to plan memory for.
+            dense: memory of a rank's dense part.
+            memory_bytes: memory per rank; None detects it.
+            exchange: bf16 rounds what ranks send to each other, and requires `dtype` float32.
 
         Raises:
             ValueError: there is no table, the tables differ in width, or two have the same name.
@@ -81,11 +81,15 @@ class ShardedLookup(Lookup):
         names = [spec.name for spec in self._specs]
         dims = {spec.dim for spec in self._specs}
         if not dims:
-            raise ValueError("tables to spread over the ranks are needed, got none; use NoTables")
+            raise ValueError(
+                "ShardedLookup requires at least one table. Use NoTables for a model without tables."
+            )
         if len(dims) != 1:
-            raise ValueError(f"all tables have the same width, got widths {sorted(dims)}; choose one")
+            raise ValueError(
+                f"All tables must have the same width, got widths {sorted(dims)}. Choose one width."
+            )
         if len(set(names)) < len(names):
-            raise ValueError(f"table names are distinct, got {names}; rename one")
+            raise ValueError(f"Table names must be distinct, got {names}. Rename the duplicates.")
         self._dim = dims.pop()
         plan, sharding_plan = plan_together(
             PlanRequest(
@@ -113,7 +117,7 @@ class ShardedLookup(Lookup):
             else self._make_exchange(device, torch.bfloat16 if exchange == "bf16" else dtype)
         )
         self._ahead = LookupsAhead(self._rows())
-        self._pending: Tensor | None = None  # what the last lookup with gradients enabled returned
+        self._pending: Tensor | None = None  # result of the last lookup with gradients enabled
         self._shards = self._local_shards()
         specs = {spec.name: (index, spec) for index, spec in enumerate(self._specs)}
         for shard in self._shards.values():
@@ -130,7 +134,7 @@ class ShardedLookup(Lookup):
             )
 
     def send(self, kjt: KeyedJaggedTensor) -> None:
-        """Begin to send the next batch's lookups, where other ranks hold rows; see `Lookup`."""
+        """Start sending the next batch's lookups if other ranks hold rows; see `Lookup`."""
         self._require_order(kjt)
         if self._alone is None:
             self._ahead.send(kjt)
@@ -169,12 +173,12 @@ class ShardedLookup(Lookup):
         """Send derivatives to the ranks that own the rows, and update the rows; see `Lookup`.
 
         Raises:
-            RuntimeError: `pooled` is not from the last lookup with gradients enabled; no row has changed.
+            RuntimeError: `pooled` is not from the last lookup with gradients enabled. No row changes.
         """
         if pooled is not self._pending:
             raise RuntimeError(
-                "derivatives go to the last lookup made with gradients enabled, and these are of another; push each "
-                "lookup's derivatives before the next lookup"
+                "These derivatives do not belong to the last lookup with gradients enabled. Push the derivatives of each "
+                "lookup before the next lookup."
             )
         self._pending = None
         self._ahead.advance()
@@ -187,7 +191,7 @@ class ShardedLookup(Lookup):
         if curvature is not None and curvature_samples is not None:
             held = len(pooled) * dist.get_world_size()
             sampled = torch.arange(held, device=pooled.device) < curvature_samples
-        # The owner of rows has the ranks' batches one after another, and a replica its own.
+        # The owner of a shard sees the batches of all ranks in order. A replica sees only its own.
         own = slice(dist.get_rank() * len(pooled), (dist.get_rank() + 1) * len(pooled))
         for tables, (row_grad, row_curvature) in zip(self._row_tables(), derivatives, strict=True):
             tables.apply_(
@@ -201,7 +205,7 @@ class ShardedLookup(Lookup):
             )
 
     def shards(self) -> dict[str, TableShard]:
-        """Return what this rank holds; see `Lookup`."""
+        """Return the shards of this rank; see `Lookup`."""
         return self._shards
 
     def _make_exchange(self, device: torch.device, travel_as: torch.dtype) -> RowExchange:
@@ -210,7 +214,7 @@ class ShardedLookup(Lookup):
         return RowExchange(groups, self._dim, device, travel_as)
 
     def _only_tables(self) -> RowTables | None:
-        """Return the tables of a process that holds all of them, in order; None of one that shares them with others."""
+        """Return all tables in order if this is the only process, else None."""
         kernels = self._kernels()
         if dist.get_world_size() > 1 or [kernel.config.feature_names() for kernel in kernels] != [
             self._names
@@ -254,7 +258,7 @@ def new_lookup(
     memory_bytes: int | None,
     exchange: ExchangePrecision,
 ) -> Lookup:
-    """Return the lookup of a model with any number of tables; arguments as of `ShardedLookup`, and D."""
+    """Return the lookup of a model with any number of tables. Takes the arguments of `ShardedLookup`, and D."""
     if tables:
         return ShardedLookup(
             tables,

@@ -1,9 +1,9 @@
-"""What one rank holds of a table: the unit that is looked up in, updated and saved; and its initial rows.
+"""Define the shard of a table on one rank, the unit of lookup, update, and checkpoint, and initialize its rows.
 
-They are uniform in [-1/sqrt(R), 1/sqrt(R)) for R rows, as facebookresearch/dlrm has them. A row's values depend on the seed,
-the table's index and the row alone, not on other tables, on the shard that holds it, on the device or the number of
-threads. Rows are drawn in blocks, each from its own generator, so that a shard can begin anywhere and a large table is drawn
-by all cores.
+As in facebookresearch/dlrm, initial values are uniform in [-1/sqrt(R), 1/sqrt(R)) for R rows. The values of a row depend
+only on the seed, the index of the table, and the row number: not on other tables, shards, the device, or the number of
+threads. Each block of rows has its own generator. A shard can therefore begin at any row, and all cores initialize a large
+table together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK_ROWS = 1 << 15  # 2 MB of float32 at D = 16: stays in the cache between drawing, scaling and copying
+_BLOCK_ROWS = (
+    1 << 15
+)  # 2 MB of float32 at D = 16, which stays in the cache while it is generated, scaled, and copied
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableShard:
-    """Consecutive rows of one table, all their columns or some, and what belongs to each row.
+    """Hold consecutive rows of one table, with all or some of their columns, and their optimizer state.
 
     Attributes:
         table: name of the table.
-        first_row: the row of the table that is row 0 of the tensors.
-        table_rows: rows of the whole table.
-        tensors: `weight` (r, c) and the rule's row states (r, c) or (r,), by name, all with the same r and c.
-        first_column: the column of the table that is column 0 of the tensors.
-        table_columns: D, columns of the whole table; None where the tensors have them all.
+        first_row: table row of row 0 of the tensors.
+        table_rows: number of rows of the whole table.
+        tensors: `weight` (r, c) and the optimizer states (r, c) or (r,), by name, all with the same r and c.
+        first_column: table column of column 0 of the tensors.
+        table_columns: D, number of columns of the whole table; None if the tensors have all columns.
     """
 
     table: str
@@ -40,27 +42,29 @@ class TableShard:
     def __post_init__(self) -> None:
         lengths = {name: len(tensor) for name, tensor in self.tensors.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"all tensors of a shard have the same rows; those of {self.table}: {lengths}")
+            raise ValueError(
+                f"All tensors of a shard must have the same number of rows, got {lengths} for {self.table}."
+            )
 
     @property
     def rows(self) -> int:
-        """Rows in this shard."""
+        """Number of rows in this shard."""
         return len(next(iter(self.tensors.values())))
 
     @property
     def columns(self) -> int:
-        """Columns in this shard."""
+        """Number of columns in this shard."""
         return self.tensors["weight"].shape[1]
 
     def among(self, table_rows: int, names: Sequence[str]) -> "TableShard":
-        """Return some tensors of the rows that a table of so many rows has too, as a shard of that table."""
+        """Return a shard of the table truncated to `table_rows` rows, with only the tensors in `names`."""
         rows = max(0, table_rows - self.first_row)
         tensors = {name: self.tensors[name][:rows] for name in names}
         return replace(self, table_rows=table_rows, tensors=tensors)
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has all columns of its rows."""
+        """Whether the shard has all columns of the table."""
         return self.table_columns is None or self.columns == self.table_columns
 
 
@@ -78,14 +82,14 @@ def fill_uniform_(
     """Fill a rectangle of one table with uniform values.
 
     Args:
-        shard: (N, C), the rows `first_row` up to `first_row + N` and columns `first_column` up to `first_column + C`.
+        shard: (N, C), rows `first_row` to `first_row + N - 1` and columns `first_column` to `first_column + C - 1`.
         first_row: in [0, num_rows).
-        num_rows: R, rows of the whole table.
-        seed: of the run, not negative.
-        table: index of the table, not negative.
+        num_rows: R, number of rows of the whole table.
+        seed: seed of the run, at least 0.
+        table: index of the table, at least 0.
         first_column: in [0, D).
-        dim: D, columns of the whole table; None where the shard has them all.
-        bound: of the values' magnitude; None for 1 / sqrt(R), as DLRM has it.
+        dim: D, number of columns of the whole table; None if the shard has all columns.
+        bound: b for values uniform in [-b, b); None for 1 / sqrt(R), as in DLRM.
     """
     largest = num_rows**-0.5 if bound is None else bound
     last_row = first_row + len(shard)

@@ -1,17 +1,17 @@
 # pyright: basic
-"""TorchRec's sharded embedding bags with `RowTables` in place of FBGEMM's table-batched module.
+"""Run TorchRec's sharded embedding bags with `RowTables` in place of FBGEMM's table-batched module.
 
-Planner, input distribution and output distribution stay TorchRec's. Its chain from sharder to local kernel
-has no hook for another kernel (the planner refuses `CUSTOMIZED_KERNEL`), so each link is subclassed and
-overrides the one method that creates the next. The plan calls the kernel `fused`, and of replicated tables `dense`.
+Planner, input distribution, and output distribution remain TorchRec's. Its classes from sharder to local kernel have no
+hook for another kernel (the planner rejects `CUSTOMIZED_KERNEL`). We therefore subclass each of them and override the one
+method that creates the next. The plan calls the kernel `fused`, or `dense` for replicated tables.
 
-TorchRec's state dicts are left out: rows and their state are reached through `RowTables` and saved by row
-range. The facade over the rows knows no float64, and the optimizer's breaks on row-wise shards of one row. Models of others
-have them (row_rules.py).
+We do not use TorchRec's state dicts. `RowTables` gives access to rows and their state, and checkpoints store them by row
+range. TorchRec's wrapper of the weights does not support float64, and that of the optimizer breaks on row-wise shards of
+one row. Third-party models do have state dicts (row_rules.py).
 
-`LookupsAhead` sends the next batch's lookups to the ranks that hold its rows while this one is worked on. It is what
-TorchRec's TrainPipelineSparseDist does, which takes forward and backward as one call of a model: which rows a batch looks up
-depends on nothing that training changes, so it can travel early. First how many each rank gets, then the rows.
+`LookupsAhead` sends the next batch's lookups to the ranks that hold its rows while this batch is processed. TorchRec's
+TrainPipelineSparseDist does the same, but treats forward and backward as one call of a model. Lookups can be sent early
+because the rows of a batch do not depend on training. Ranks exchange the counts first, then the row numbers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,11 +54,11 @@ TYPES = {
     "column": ShardingType.COLUMN_WISE.value,
     "replicate": ShardingType.DATA_PARALLEL.value,
 }
-"""TorchRec's names of the ways to spread a table."""
+"""TorchRec's name for each kind of sharding."""
 
 
 class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
-    """A group of local tables."""
+    """Wrap a group of local tables as a TorchRec kernel."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
         kind = ReplicatedRows if config.compute_kernel == EmbeddingComputeKernel.DENSE else RowTables
         self._tables = kind(
             self._local_rows,
-            self._local_cols[0],  # all alike, see _of_one_width
+            self._local_cols[0],  # the same for all, see _of_one_width
             self._feature_table_map,
             rule=rule,
             device=torch.device("cpu") if device is None else device,
@@ -86,7 +86,7 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
         return self._tables
 
     def group(self, places: Mapping[str, int]) -> TableGroup:
-        """Return what the tables need of a batch's derivatives; `places` are those of the features in a lookup."""
+        """Return the `TableGroup` of these tables; `places` maps each feature to its index in a lookup."""
         return TableGroup(
             features=[places[name] for name in self.config.feature_names()],
             first_columns=[self._col_offset[table] or 0 for table in self._feature_table_map],
@@ -95,7 +95,7 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
         )
 
     def named_parameters_by_table(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the rows of each table, as views; of a table's column shards, which are neighbors, all in one."""
+        """Yield the rows of each table as views. Adjacent column shards of a table form one view."""
         of_tables = zip(self.config.table_names(), self._local_rows, strict=True)
         first = 0
         for name, shards in groupby(of_tables, key=lambda shard: shard[0]):
@@ -104,13 +104,13 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
             first += rows
 
     def shards(self, table_rows: Mapping[str, int]) -> Iterator[TableShard]:
-        """Yield what this rank holds of each table.
+        """Yield this rank's shards of each table.
 
         Args:
-            table_rows: rows of each whole table, by name.
+            table_rows: number of rows of each whole table, by name.
 
         Yields:
-            Views: writing is loading.
+            Shards whose tensors are views: to load values, write to them.
         """
         for config, first_row, first_column, weight, state in zip(
             self.config.embedding_tables,
@@ -131,7 +131,7 @@ class RowKernel(BaseBatchedEmbeddingBag[torch.Tensor]):
 
 
 class RowLookup(GroupedPooledEmbeddingsLookup):
-    """The local groups of one sharding type."""
+    """Hold the local groups of one sharding type."""
 
     def __init__(
         self,
@@ -144,27 +144,27 @@ class RowLookup(GroupedPooledEmbeddingsLookup):
     ) -> None:
         self._rule, self._dtype = rule, dtype
         super().__init__(configs, device=device, pg=pg)
-        # What a rank without tables contributes to collectives; the base class has it in float32 always.
+        # A rank without tables contributes this tensor to collectives. The base class always makes it float32.
         self._dummy_embs_tensor = self._dummy_embs_tensor.detach().to(dtype)
 
     def _create_embedding_kernel(self, config, device, pg, sharding_type, env) -> RowKernel:  # noqa: ANN001
-        del sharding_type, env  # they choose among TorchRec's kernels
+        del sharding_type, env  # TorchRec uses these to choose among its own kernels
         return RowKernel(config, pg, device, rule=self._rule, dtype=self._dtype)
 
     @property
     def module(self) -> "RowLookup":
-        """Itself: TorchRec looks here in a replicated lookup, around which it expects DistributedDataParallel."""
+        """Return this object. TorchRec reads `module` because it expects DistributedDataParallel around replicas."""
         return self
 
 
 class ShardedRows(ShardedEmbeddingBagCollection):
-    """Embedding bags over all ranks."""
+    """Shard embedding bags across all ranks."""
 
     def __init__(self, *args, rule: RowRule, dtype: torch.dtype, **kwargs) -> None:  # noqa: ANN002, ANN003
         self._rule, self._dtype = (
             rule,
             dtype,
-        )  # read by _create_lookups, which the base class calls while initialising
+        )  # the base class calls _create_lookups, which reads these, in its __init__
         super().__init__(*args, **kwargs)
 
     def _create_lookups(self) -> None:
@@ -181,10 +181,10 @@ class ShardedRows(ShardedEmbeddingBagCollection):
             )
 
     def init_data_parallel(self) -> None:
-        """Do nothing: the base class has DistributedDataParallel sum gradients, and here the rows do it themselves."""
+        """Do nothing. The base class sums gradients with DistributedDataParallel; `ReplicatedRows` sums its own."""
 
     def _initialize_torch_state(self, skip_registering: bool = False) -> None:
-        del skip_registering  # there is no facade to register, see above
+        del skip_registering  # no state dict to register, see the module docstring
 
     def kernels(self) -> Iterator[RowKernel]:
         """Yield the local kernels, one per group of tables."""
@@ -194,7 +194,7 @@ class ShardedRows(ShardedEmbeddingBagCollection):
 
 @dataclass
 class _Sent:
-    """Lookups on their way."""
+    """Hold lookups that are being sent."""
 
     kjt: KeyedJaggedTensor
     context: EmbeddingBagCollectionContext
@@ -202,30 +202,30 @@ class _Sent:
     rows: Awaitable[KJTList] | None = None
 
     def advance(self) -> Awaitable[KJTList]:
-        """Wait for the counts, and send the rows; once."""
+        """Wait for the counts and send the row numbers. Later calls return the same result."""
         if self.rows is None:
             self.rows = self.counts.wait()
         return self.rows
 
 
 class LookupsAhead:
-    """Sends the lookups of one batch ahead; all ranks call it in the same order."""
+    """Send the lookups of one batch ahead. A collective: all ranks make the same calls in the same order."""
 
     def __init__(self, rows: ShardedRows) -> None:
         self._rows = rows
         self._next: _Sent | None = None
 
     def send(self, kjt: KeyedJaggedTensor) -> None:
-        """Begin to send the lookups of the next batch; those of one that was not looked up are forgotten."""
+        """Start sending the lookups of the next batch, and discard any that were sent but never looked up."""
         self._next = self._begun(kjt)
 
     def advance(self) -> None:
-        """Send the rows after the counts, which have had the time since `send`."""
+        """Send the row numbers, once the counts that `send` started have arrived."""
         if self._next is not None:
             self._next.advance()
 
     def look_up(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
-        """Return the pooled embeddings of a batch, sent ahead or not."""
+        """Return the pooled embeddings of a batch, whether or not its lookups were sent ahead."""
         sent = self._next
         if sent is None or sent.kjt is not kjt:
             sent = self._begun(kjt)
@@ -253,12 +253,12 @@ class RowSharder(EmbeddingBagCollectionSharder):
         self._rule, self._dtype, self._kind = rule, dtype, kind
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Return the types that this project supports; TorchRec's own list leaves out row-wise on CPUs."""
+        """Return the supported sharding types. TorchRec's own list omits row-wise sharding on CPUs."""
         del compute_device_type
         return list(TYPES.values())
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        """Return TorchRec's name for our kernel; its planner knows `dense` for replicated tables only."""
+        """Return TorchRec's name for our kernel: `dense` for replicated tables, as its planner requires, else `fused`."""
         del compute_device_type
         replicated = sharding_type == TYPES["replicate"]
         return [(EmbeddingComputeKernel.DENSE if replicated else EmbeddingComputeKernel.FUSED).value]
@@ -286,7 +286,7 @@ class RowSharder(EmbeddingBagCollectionSharder):
 
 
 def _of_one_width(configs: Sequence[GroupedEmbeddingConfig]) -> list[GroupedEmbeddingConfig]:
-    """Cut groups where the width changes, so that the order of their features stays."""
+    """Split groups where the width changes, which keeps the order of their features."""
     return [
         replace(config, embedding_tables=list(tables))
         for config in configs
@@ -295,9 +295,9 @@ def _of_one_width(configs: Sequence[GroupedEmbeddingConfig]) -> list[GroupedEmbe
 
 
 def _codecs(exchange: ExchangePrecision, device: str) -> dict[str, QuantizedCommCodecs] | None:
-    """Return what rounds pooled embeddings on their way; nothing goes back through TorchRec."""
+    """Return the codecs that round pooled embeddings sent between ranks. No gradient returns through TorchRec."""
     if exchange == "fp32":
         return None
-    # Over gloo TorchRec knows no bfloat16, and half precision has more digits and all the range that embeddings need.
+    # TorchRec does not support bfloat16 over gloo. float16 has more digits and enough range for embeddings.
     kind = CommType.BF16 if device == "cuda" else CommType.FP16
     return get_qcomm_codecs_registry(QCommsConfig(forward_precision=kind), device=torch.device(device))

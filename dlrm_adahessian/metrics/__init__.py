@@ -1,1 +1,1 @@
-"""Metrics of click predictions."""
+"""Metrics and curves of click predictions."""

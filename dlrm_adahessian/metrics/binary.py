@@ -1,15 +1,15 @@
-"""Metrics of one set of click predictions, and the table of those that models are compared by.
+"""Compute metrics of one set of click predictions, and define the metrics that comparisons use.
 
-All are exact and computed in float64, in blocks, so that the 40 M predictions of an epoch need little more
-memory than they take themselves. Predictions are kept as arrays, so merging two sets is concatenation.
+All metrics are exact and computed in float64. They are computed in blocks: the 40 M predictions of an epoch need little
+memory beyond the arrays themselves. To merge two sets of predictions, concatenate the arrays.
 
-A metric that models are compared by is a function per sample and a field of `BinaryMetrics` with its `Metric`. From
-these follow its value, its standard error, its difference between models, and where it is printed and plotted.
+A metric for comparisons consists of a function per sample and a field of `BinaryMetrics` with its `Metric`. These determine
+its value, its standard error, its difference between models, and where it is printed and plotted.
 
-AUC is the Mann-Whitney statistic with ties counted half. Normalized entropy is that of He et al., "Practical
-Lessons from Predicting Clicks on Ads at Facebook" (2014): log loss over the entropy of the base rate.
+AUC is the Mann-Whitney statistic with ties counted half. Normalized entropy follows He et al., "Practical Lessons from
+Predicting Clicks on Ads at Facebook" (2014): the log loss divided by the entropy of the click rate.
 
-With weights a sample of weight w counts as w samples: with whole weights all metrics are those of repeated samples.
+With weights, a sample of weight w counts as w samples. Integer weights give the metrics of repeated samples.
 """
 
 import dataclasses
@@ -32,17 +32,17 @@ from dlrm_adahessian.metrics.ranking import (
 
 _BLOCK = 1 << 20  # samples; a float64 temporary of a block is 8 MiB
 _LEAST_AUC = (
-    0.52  # three standard errors above that of random predictions of 10,000 samples, a quarter of them clicks
+    0.52  # three standard errors above random predictions of 10,000 samples, a quarter of them clicks
 )
 
 
 def probability_from_logit(
     logits: npt.NDArray[np.float32] | npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float32]:
-    """Return the float32 sigmoid, kept inside the open interval (0, 1).
+    """Return the float32 sigmoid, clipped to the open interval (0, 1).
 
-    Computed in float64 and rounded once, so that every reader of the same logits stores the same numbers;
-    then held in [2**-126, 1 - 2**-24], float32's normal numbers, so that the log loss stays finite.
+    The sigmoid is computed in float64 and rounded once, so equal logits always give equal probabilities. It is then
+    clipped to [2**-126, 1 - 2**-24], the normal float32 numbers in (0, 1), which keeps the log loss finite.
 
     Args:
         logits: (N,) float32 or float64, finite.
@@ -54,63 +54,63 @@ def probability_from_logit(
         ValueError: a logit is not finite.
     """
     if not np.isfinite(logits).all():
-        raise ValueError("logits must be finite, got NaN or infinity; skip such a batch")
+        raise ValueError("Logits must be finite, got NaN or infinity. Skip this batch.")
     z = logits.astype(np.float64)
-    decay = np.exp(-np.abs(z))  # the argument is never positive, so nothing overflows
+    decay = np.exp(-np.abs(z))  # the argument is never positive, so exp cannot overflow
     sigmoid = np.where(z >= 0, 1.0, decay) / (1.0 + decay)
     return np.clip(sigmoid.astype(np.float32), *_open_interval(np.dtype(np.float32)))
 
 
 def check_predictions(labels: Labels, probability: Probabilities, weights: Weights | None = None) -> None:
-    """Refuse anything but 0/1 labels with one probability in [0, 1] each, and a weight where there are weights.
+    """Check that labels are 0 or 1, probabilities are in [0, 1], and all lengths match.
 
     Args:
         labels: (N,) any integer or bool dtype.
         probability: (N,) float32 or float64.
-        weights: (N,) float32 or float64, finite and at least 0; None for none.
+        weights: (N,) float32 or float64, finite and at least 0; None for 1 each.
 
     Raises:
-        ValueError: shapes, dtypes or values break the rule.
+        ValueError: a shape, dtype, or value is invalid.
     """
     if labels.ndim != 1 or labels.shape != probability.shape:
         raise ValueError(
-            f"labels and probability must be (N,) and of one length, got {labels.shape} and "
-            f"{probability.shape}; flatten them and pair each prediction with its row"
+            f"Labels and probabilities must have the same shape (N,), got {labels.shape} and {probability.shape}. "
+            "Flatten them, and match each prediction with its sample."
         )
     if labels.dtype.kind not in "biu":
-        raise ValueError(f"labels must be integers, got {labels.dtype}; convert them with astype(np.int8)")
+        raise ValueError(f"Labels must be integers, got {labels.dtype}. Convert them with astype(np.int8).")
     if probability.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"probability must be float32 or float64, got {probability.dtype}; convert it")
+        raise ValueError(f"Probabilities must be float32 or float64, got {probability.dtype}. Convert them.")
     if weights is not None:
         check_weights(weights, len(labels))
     if not len(labels):
         return
     if labels.min() < 0 or labels.max() > 1:
         raise ValueError(
-            f"labels must be 0 or 1, got values from {labels.min()} to {labels.max()}; drop unlabelled rows"
+            f"Labels must be 0 or 1, got values from {labels.min()} to {labels.max()}. Drop unlabeled samples."
         )
     low, high = probability.min(), probability.max()
-    if not (low >= 0 and high <= 1):  # written so that NaN, which min and max pass on, fails too
+    if not (low >= 0 and high <= 1):  # NaN propagates through min and max, and fails this form too
         raise ValueError(
-            f"probability must lie in [0, 1], got values from {low} to {high}; "
-            "map logits with probability_from_logit"
+            f"Probabilities must be in [0, 1], got values from {low} to {high}. "
+            "Convert logits with probability_from_logit."
         )
 
 
 _Weights = npt.NDArray[np.float64] | None
-"""(N,) above 0, as `of_weight` returns them."""
+"""(N,) above 0, as returned by `of_weight`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric that models are compared by: the mean over N samples of a value per sample.
+    """Define a metric for comparisons: the mean over N samples of a value per sample.
 
     Attributes:
-        title: for people; its key in JSON is the name of its field in `BinaryMetrics`.
-        higher_is_better: else lower is.
-        per_sample: labels and probabilities of N samples to (N,) values.
-        of_base_rate: what always predicting the base rate gets: a number, or the field of `BinaryMetrics` that has it;
-            None where no table shows it.
+        title: display name; the key in JSON is the name of the field in `BinaryMetrics`.
+        higher_is_better: whether higher values are better.
+        per_sample: function from labels and probabilities of N samples to (N,) values.
+        of_base_rate: value of the constant prediction: a number, or the field of `BinaryMetrics` that has it; None if no
+            table shows it.
     """
 
     title: str
@@ -119,7 +119,7 @@ class Metric:
     of_base_rate: float | str | None = None
 
     def value(self, labels: Labels, probability: Probabilities, weights: _Weights = None) -> float | None:
-        """Return the metric of N predictions, or None where it is not defined."""
+        """Return the metric of N predictions, or None if it is undefined."""
         if not len(labels):
             return None
         blocks = [slice(start, start + _BLOCK) for start in range(0, len(labels), _BLOCK)]
@@ -132,29 +132,29 @@ class Metric:
     def values(
         self, labels: Labels, probability: Probabilities, weights: _Weights = None
     ) -> npt.NDArray[Any]:
-        """Return the value of each sample (N,), which the weights of others change in a ranking alone."""
+        """Return the value of each sample (N,). Only in ranking metrics do weights of other samples affect it."""
         return self.per_sample(labels, probability)
 
     def with_error(
         self, labels: Labels, values: npt.NDArray[np.float64], weights: _Weights = None
     ) -> tuple[float, float]:
-        """Return the metric and its standard error from values per sample (N,), or from differences of them."""
+        """Return the metric and its standard error from values per sample (N,) or their differences."""
         return mean_with_error(values, weights)
 
     def lacking(self, labels: Labels) -> str | None:
-        """Say what these labels lack for a standard error; None when they suffice."""
-        return None if len(labels) >= 2 else f"two rows, got {len(labels)}"
+        """Return what these labels lack for a standard error, or None if they suffice."""
+        return None if len(labels) >= 2 else f"at least 2 samples, got {len(labels)}"
 
 
 class Share(Metric):
-    """The share of samples where a statement holds; `per_sample` returns (N,) bool."""
+    """Define a metric that is a share of samples; `per_sample` returns (N,) bool."""
 
 
 class AreaUnderCurve(Metric):
-    """AUC: its values per sample are DeLong's placements, which average to it within each class."""
+    """Define AUC. The values per sample are DeLong's placements, whose mean within each class is the AUC."""
 
     def value(self, labels: Labels, probability: Probabilities, weights: _Weights = None) -> float | None:
-        """Return the exact AUC, or None unless both classes occur."""
+        """Return the exact AUC, or None if a class is absent."""
         return area_under_curve(labels, probability, weights) if rarer_class(labels) else None
 
     def values(
@@ -166,25 +166,25 @@ class AreaUnderCurve(Metric):
     def with_error(
         self, labels: Labels, values: npt.NDArray[np.float64], weights: _Weights = None
     ) -> tuple[float, float]:
-        """Return the mean of placements, or of their differences, and its standard error."""
+        """Return the mean of placements or of their differences, and its standard error."""
         return mean_over_classes(labels, values, weights)
 
     def lacking(self, labels: Labels) -> str | None:
-        """Say how many samples the rarer class has, if fewer than two."""
+        """Return what the rarer class lacks for a standard error, or None if it has two samples."""
         rarer = rarer_class(labels)
-        return None if rarer >= 2 else f"two rows of each class, got {rarer} of the rarer one"
+        return None if rarer >= 2 else f"at least 2 samples of each class, got {rarer} of the rarer one"
 
 
 def correct_decisions(labels: Labels, probability: Probabilities) -> npt.NDArray[np.bool_]:
-    """Return per sample, (N,), whether the decision (probability >= 0.5) equals the label."""
+    """Return (N,) bool, whether the decision (probability >= 0.5) equals the label."""
     return (probability >= 0.5) == (labels != 0)
 
 
 def log_losses(labels: Labels, probability: Probabilities) -> npt.NDArray[np.float64]:
     """Return -log(probability of the label) per sample, finite even at probability 0 and 1.
 
-    Probabilities are first held between the smallest normal number and the largest number below 1 of their
-    own dtype; for float32 these are the bounds of `probability_from_logit`, which hence changes nothing.
+    Probabilities are first clipped to the smallest normal number and the largest number below 1 of their dtype.
+    For float32 these are the bounds of `probability_from_logit`, so its results are not clipped again.
 
     Args:
         labels: (N,) 0 or 1.
@@ -203,18 +203,18 @@ def _compared_by(metric: Metric) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BinaryMetrics:
-    """Metrics of N predictions; None where one is not defined (JSON null).
+    """Hold the metrics of N predictions. An undefined metric is None (JSON null).
 
     Attributes:
         rows: N.
-        auc: chance that a click outranks a non-click, ties half; None unless both classes occur.
-        accuracy: share of samples where (probability >= 0.5) equals the label; None for no samples.
-        logloss: mean of -log(probability of the label), in nats; None for no samples.
-        normalized_entropy: `logloss` over that of always predicting `base_rate`; None as `auc`.
-        base_rate: share of clicks; None for no samples.
-        base_rate_accuracy: accuracy of always predicting the commoner class; None for no samples.
-        calibration: mean probability over `base_rate`, 1 is ideal; None without a click.
-        weight: sum of the samples' weights, in which all of the above but `rows` are meant then; None without weights.
+        auc: probability that a click is ranked above a non-click, ties half; None if a class is absent.
+        accuracy: share of samples where (probability >= 0.5) equals the label; None without samples.
+        logloss: mean of -log(probability of the label), in nats; None without samples.
+        normalized_entropy: `logloss` divided by that of the constant prediction `base_rate`; None if a class is absent.
+        base_rate: click rate; None without samples.
+        base_rate_accuracy: accuracy of always predicting the more common class; None without samples.
+        calibration: mean probability divided by `base_rate`, 1 is ideal; None without clicks.
+        weight: sum of sample weights; None without weights. With weights, all metrics except `rows` are weighted.
     """
 
     rows: int
@@ -239,7 +239,7 @@ class BinaryMetrics:
     weight: float | None = None
 
     def asdict(self) -> dict[str, float | None]:
-        """Return the metrics by name, ready for JSON; `weight` only where there are weights."""
+        """Return the metrics by name as JSON values, with `weight` only if there are weights."""
         values = dataclasses.asdict(self)
         if self.weight is None:
             del values["weight"]
@@ -247,12 +247,12 @@ class BinaryMetrics:
 
     @property
     def beats_base_rate(self) -> bool:
-        """Whether ranking and log loss, where they are defined, are better than of always predicting `base_rate`."""
+        """Whether AUC and log loss, if defined, are better than those of the constant prediction."""
         ranking = self.auc is None or self.auc >= _LEAST_AUC
         return ranking and (self.normalized_entropy is None or self.normalized_entropy <= 1)
 
     def of_base_rate(self, name: str) -> float | None:
-        """Return what always predicting the base rate gets in the metric of a name; None where no table shows it."""
+        """Return the constant prediction's value of the metric `name`; None if no table shows it."""
         known = METRICS[name].of_base_rate
         return getattr(self, known) if isinstance(known, str) else known
 
@@ -262,21 +262,21 @@ METRICS: Mapping[str, Metric] = {
     for field in dataclasses.fields(BinaryMetrics)
     if "metric" in field.metadata
 }
-"""The metrics that models are compared by, by name, in the order in which they are shown."""
+"""Metrics used in comparisons, by name, in display order."""
 
 
 def binary_metrics(
     labels: Labels, probability: Probabilities, weights: Weights | None = None
 ) -> BinaryMetrics:
-    """Return all metrics of one set of predictions; refuses what `check_predictions` refuses.
+    """Return all metrics of one set of predictions. Raises the errors of `check_predictions`.
 
     Args:
         labels: (N,) int8, 0 or 1.
         probability: (N,) float32 or float64 in [0, 1]; see `log_losses` for exactly 0 and 1.
-        weights: (N,) float32 or float64, finite and at least 0: as how many samples each counts; None for 1 each.
+        weights: (N,) float32 or float64, finite and at least 0; a sample of weight w counts as w samples. None for 1 each.
 
     Returns:
-        The metrics; those that N = 0, no weight or a single class leave undefined are None.
+        The metrics. Those that are undefined for N = 0, zero total weight, or a single class are None.
     """
     check_predictions(labels, probability, weights)
     rows = len(labels)
@@ -303,7 +303,7 @@ def binary_metrics(
 
 
 def _predicted_clicks(probability: Probabilities, weights: _Weights) -> float:
-    """Return the sum of probabilities, each times its weight."""
+    """Return the weighted sum of probabilities."""
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(probability), _BLOCK)]
     if weights is not None:
         return math.fsum(float(weights[b] @ probability[b]) for b in blocks)
@@ -311,6 +311,6 @@ def _predicted_clicks(probability: Probabilities, weights: _Weights) -> float:
 
 
 def _open_interval(dtype: np.dtype[np.floating]) -> tuple[np.floating, np.floating]:
-    """Return the smallest normal number and the largest number below 1."""
+    """Return the smallest normal number and the largest number below 1 of a dtype."""
     limits = np.finfo(dtype)
     return limits.tiny, dtype.type(1) - limits.epsneg

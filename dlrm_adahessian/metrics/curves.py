@@ -1,9 +1,9 @@
-"""Curves of one set of predictions: ROC, precision and recall, and gain by threshold; calibration by bin.
+"""Compute curves of one set of predictions by threshold (ROC, precision, recall, gain), and calibration by bin.
 
-A threshold calls the samples at or above it clicks. Every distinct probability is one, counted exactly from one sort; a
-curve keeps only as many points as a plot can show.
+A threshold predicts a click for all samples at or above it. Every distinct probability is a threshold, counted exactly
+from one sort. A curve stores only as many points as a plot can show.
 
-With weights a sample of weight w counts as w samples.
+With weights, a sample of weight w counts as w samples.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ _Shares = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Thresholds from above the highest probability, which calls nothing a click, down to the lowest.
+    """Hold counts by threshold, from infinity, which predicts no click, down to the lowest probability.
 
     Attributes:
-        threshold: (T,) float64, falling, the first one infinite.
-        hits: (T,) int64, clicks among the samples called clicks; their weight, float64, where there are weights.
-        called: (T,) like `hits`, samples called clicks; the last is N.
-        average_precision: the mean over clicks of the precision at the click's own probability, over all thresholds
-            and not only those that are kept.
+        threshold: (T,) float64, decreasing; the first one is infinite.
+        hits: (T,) int64, true positives; with weights (T,) float64, their weight.
+        called: (T,) like `hits`, predicted positives; the last is N.
+        average_precision: mean over clicks of the precision at the click's probability, from all thresholds and not
+            only the stored ones.
     """
 
     threshold: _Shares
@@ -50,23 +50,23 @@ class Curve:
 
     @property
     def recall(self) -> _Shares:
-        """Clicks found, over all clicks; also the share of clicks that a gain curve shows, and ROC's true positive rate."""
+        """True positives divided by all clicks: recall, the true positive rate of ROC, and the gain."""
         return self.hits / self.hits[-1]
 
     @property
     def false_positive_rate(self) -> _Shares:
-        """Non-clicks called clicks, over all non-clicks."""
+        """False positives divided by all non-clicks."""
         wrong = self.called - self.hits
         return wrong / wrong[-1]
 
     @property
     def precision(self) -> _Shares:
-        """Clicks among what is called clicks; 1 where nothing is called so, by convention."""
+        """True positives divided by predicted positives; by convention 1 without predicted positives."""
         return np.divide(self.hits, self.called, out=np.ones(len(self.hits)), where=self.called > 0)
 
     @property
     def share_called(self) -> _Shares:
-        """Samples called clicks, over all samples."""
+        """Predicted positives divided by all samples."""
         return self.called / self.called[-1]
 
 
@@ -76,24 +76,27 @@ def curve(
     """Return the curve of one set of predictions.
 
     Args:
-        labels: (N,) int8, 0 or 1, both among them.
+        labels: (N,) int8, 0 and 1, both present.
         probability: (N,) float32 or float64 in [0, 1].
-        points: thresholds to keep at most, at least 2; evenly spaced in the samples called clicks, and both ends.
-        weights: (N,) as `binary_metrics` has them; both classes have some.
+        points: maximum number of thresholds to store, at least 2: both ends, and others evenly spaced in the number of
+            predicted positives.
+        weights: (N,) see `binary_metrics`; both classes must have positive weight.
 
     Returns:
         The curve.
 
     Raises:
-        ValueError: `points` is below 2, a class is absent, or the predictions break the rule of `check_predictions`.
+        ValueError: `points` is below 2, a class is absent, or `check_predictions` rejects the predictions.
     """
     if points < 2:
-        raise ValueError(f"a curve keeps at least its 2 ends, got points={points}")
+        raise ValueError(f"points must be at least 2, got {points}. A curve stores both of its ends.")
     check_predictions(labels, probability, weights)
     weighed, labels, probability = of_weight(weights, labels, probability)
     if not rarer_class(labels):
         clicks = int(np.count_nonzero(labels))
-        raise ValueError(f"a curve needs clicks and non-clicks, got {clicks} clicks of {len(labels)} rows")
+        raise ValueError(
+            f"A curve needs clicks and non-clicks, got {clicks} clicks in {len(labels)} samples."
+        )
     scores, others, positives = (values[::-1] for values in _ties(labels, probability, weighed))
     hits, called = np.cumsum(positives), np.cumsum(others + positives)
     average_precision = float((positives * (hits / called)).sum() / hits[-1])
@@ -101,7 +104,7 @@ def curve(
     kept = np.unique(
         np.searchsorted(called, ends // (points - 1) if weighed is None else ends / (points - 1))
     )
-    kept = kept[kept < len(called)]  # the last end is rounded with weights
+    kept = kept[kept < len(called)]  # with weights, the last end is rounded
     return Curve(
         threshold=np.concatenate(([np.inf], scores[kept].astype(np.float64))),
         hits=np.concatenate(([0], hits[kept])),
@@ -113,7 +116,7 @@ def curve(
 def _ties(
     labels: Labels, probability: Probabilities, weights: npt.NDArray[np.float64] | None
 ) -> tuple[npt.NDArray[np.floating], _Counts, _Counts]:
-    """Return the distinct probabilities, rising, and the non-clicks and clicks of each, or their weights."""
+    """Return the distinct probabilities in ascending order, and the number or weight of non-clicks and clicks of each."""
     if weights is not None:
         order = np.argsort(probability)
         scores = probability[order]
@@ -124,14 +127,15 @@ def _ties(
 
 
 class CalibrationBin(NamedTuple):
-    """Samples of similar probability: how many, what was predicted, what happened.
+    """Compare prediction and outcome for samples of similar probability.
 
     Attributes:
-        rows: how many.
-        mean_probability: of them.
-        click_rate: of them.
-        weight: their sum of weights; None without weights.
-        effective_rows: of how many rows of equal weight the click rate is as sure; None without weights.
+        rows: number of samples.
+        mean_probability: mean predicted probability.
+        click_rate: share of clicks.
+        weight: sum of weights; None without weights.
+        effective_rows: number of equally weighted samples that would give the same variance of the click rate; None
+            without weights.
     """
 
     rows: int
@@ -141,33 +145,33 @@ class CalibrationBin(NamedTuple):
     effective_rows: float | None = None
 
     def asdict(self) -> dict[str, float]:
-        """Return JSON values; those of weights only where there are weights."""
+        """Return JSON values, with those about weights only if there are weights."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def calibration_bins(
     labels: Labels, probability: Probabilities, bins: int = 10, weights: Weights | None = None
 ) -> list[CalibrationBin]:
-    """Group samples by rising probability into bins of equal count, as far as ties allow.
+    """Group samples by ascending probability into bins of equal count, as far as ties allow.
 
-    Samples of equal probability share a bin, so the order of the samples does not matter; a bin that ties empty
-    is left out, and a constant predictor gets one bin. With weights the bins are of equal weight; they are those of repeated
-    samples where the bins divide the weight.
+    Samples of equal probability share a bin, so the order of samples does not matter. Bins that ties leave empty are
+    omitted, and a constant prediction gets one bin. With weights, bins have equal weight. Integer weights give the bins of
+    repeated samples if the number of bins divides the total weight.
 
     Args:
         labels: (N,) int8, 0 or 1.
         probability: (N,) float32 or float64 in [0, 1].
-        bins: most bins to return, at least 1.
-        weights: (N,) as `binary_metrics` has them.
+        bins: maximum number of bins, at least 1.
+        weights: (N,) see `binary_metrics`.
 
     Returns:
-        The bins by rising probability; their rows add up to N, less those without weight.
+        The bins by ascending probability. Their `rows` sum to N minus the samples of weight 0.
 
     Raises:
-        ValueError: `bins` is below 1, or the predictions break the rule of `check_predictions`.
+        ValueError: `bins` is below 1, or `check_predictions` rejects the predictions.
     """
     if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}; 10 is usual")
+        raise ValueError(f"bins must be at least 1, got {bins}. A common choice is 10.")
     check_predictions(labels, probability, weights)
     weighed, labels, probability = of_weight(weights, labels, probability)
     if weighed is not None:
@@ -187,15 +191,15 @@ def calibration_bins(
 def cuts_of_weight(
     scores: npt.NDArray[np.generic], weights: npt.NDArray[np.float64], parts: int
 ) -> npt.NDArray[np.int64]:
-    """Return where to cut sorted scores (N,) into parts of equal weight, each cut after its ties, the last at N.
+    """Return where to split sorted scores (N,) into parts of equal weight without splitting ties.
 
     Args:
-        scores: (N,) rising, N at least 1.
+        scores: (N,) in ascending order, N at least 1.
         weights: (N,) above 0.
-        parts: most parts.
+        parts: maximum number of parts.
 
     Returns:
-        (at most `parts`,) rising ends of the parts.
+        (at most `parts`,) ends of the parts in ascending order; the last is N.
     """
     ends = np.append(tie_starts(scores)[1:], len(scores))
     reached = np.cumsum(weights)[ends - 1]
@@ -204,7 +208,7 @@ def cuts_of_weight(
 
 
 def expected_calibration_error(bins: Iterable[CalibrationBin]) -> float | None:
-    """Return the mean gap between predicted and actual click rate, weighted by samples; None for no samples."""
+    """Return the mean absolute gap between predicted and actual click rate, weighted by samples; None without samples."""
     table = list(bins)
     sizes = [entry.rows if entry.weight is None else entry.weight for entry in table]
     gaps = (abs(entry.mean_probability - entry.click_rate) for entry in table)

@@ -1,15 +1,16 @@
-"""Samples in the order of their predictions: the AUC, exactly, and its error over the draw of samples.
+"""Compute the exact AUC and its standard error from samples sorted by prediction.
 
-The bits of a probability in [0, 1] order like an unsigned integer and leave the top bit free, so probability and
-label pack into one integer of the same width: one plain sort, no permutation. Labels and probabilities here are those
-that `check_predictions` passes.
+The bits of a probability in [0, 1] sort like an unsigned integer and leave the top bit free. Probability and label
+therefore pack into one integer of the same width, which needs one plain sort and no permutation. The functions here assume
+labels and probabilities that pass `check_predictions`.
 
-The error is that of DeLong, DeLong, Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating
-Characteristic Curves" (1988), in the O(N log N) form of Sun and Xu (2014), except that the placement of every sample is
-counted in one sort per model, where they rank three times. Of two models take the differences of their placements: that
-avoids the cancellation of var(a) + var(b) - 2 cov(a, b).
+The standard error follows DeLong, DeLong, Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver
+Operating Characteristic Curves" (1988), in the O(N log N) form of Sun and Xu (2014). They rank three times; here one sort
+per model counts the placements of all samples. To compare two models, take the differences of their placements, which
+avoids the cancellation in var(a) + var(b) - 2 cov(a, b).
 
-With weights, a sample counts as so many in every placement and mean; the error is that of weighted means (means.py).
+With weights, a sample of weight w counts as w samples in placements and means. The error is that of weighted means
+(means.py).
 """
 
 import math
@@ -24,11 +25,11 @@ Labels = npt.NDArray[np.int8]
 Probabilities = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint32 | np.uint64]
 
-_BLOCK = 1 << 20  # samples that are counted at a time
+_BLOCK = 1 << 20  # samples counted at a time
 
 
 def sorted_keys(labels: Labels, probability: Probabilities) -> Keys:
-    """Return the samples as sorted integers: bits of the probability shifted left by one, label in bit 0."""
+    """Return the samples as sorted integers, with the probability's bits shifted left by one and the label in bit 0."""
     bits = np.uint32 if probability.dtype == np.float32 else np.uint64
     keys: Keys = probability.copy().view(bits)
     keys <<= 1  # drops the sign, so that -0.0 ties with 0.0
@@ -38,7 +39,7 @@ def sorted_keys(labels: Labels, probability: Probabilities) -> Keys:
 
 
 def cut_between_ties(keys: Keys, cuts: Iterable[int]) -> Iterator[Keys]:
-    """Cut sorted keys at rising `cuts`, each moved up so that it splits no tied probability."""
+    """Split sorted keys at ascending `cuts`, moving each cut up past ties."""
     start = 0
     for cut in cuts:
         end = min(cut, len(keys))
@@ -59,7 +60,7 @@ def tie_counts(
         labels: (N,) 0 or 1, in the order of `scores`.
 
     Returns:
-        Labels 0 and labels 1 per distinct score, (G,) int64 each, by rising score.
+        Number of labels 0 and of labels 1 per distinct score, (G,) int64 each, by ascending score.
     """
     starts = tie_starts(scores)
     positives = np.add.reduceat(labels, starts, dtype=np.int64)
@@ -69,19 +70,19 @@ def tie_counts(
 def tie_weights(
     scores: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], weights: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Add up the weights (N,) of the samples of each distinct score; else as `tie_counts`, (G,) float64 each."""
+    """Sum the weights (N,) of the samples of each distinct score; like `tie_counts`, but (G,) float64 each."""
     starts, clicked = tie_starts(scores), labels != 0
     others, clicks = (np.add.reduceat(np.where(of, weights, 0.0), starts) for of in (~clicked, clicked))
     return others, clicks
 
 
 def tie_starts(scores: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-    """Return the place of the first sample of each distinct score, (G,), of sorted scores (N,), N at least 1."""
+    """Return the index of the first sample of each distinct score, (G,), in sorted scores (N,), N at least 1."""
     return np.concatenate(([0], np.flatnonzero(scores[1:] != scores[:-1]) + 1))
 
 
 def rarer_class(labels: Labels) -> int:
-    """Return how many samples the smaller class has."""
+    """Return the number of samples of the smaller class."""
     clicks = int(np.count_nonzero(labels))
     return min(clicks, len(labels) - clicks)
 
@@ -89,12 +90,12 @@ def rarer_class(labels: Labels) -> int:
 def area_under_curve(
     labels: Labels, probability: Probabilities, weights: npt.NDArray[np.float64] | None = None
 ) -> float:
-    """Return P(click outranks non-click) + P(tie) / 2; exact counts, one rounding at the end.
+    """Return P(click ranked above non-click) + P(tie) / 2, from exact counts and rounded once.
 
     Args:
-        labels: (N,) 0 or 1, both among them.
+        labels: (N,) 0 and 1, both present.
         probability: (N,) float32 or float64.
-        weights: (N,) above 0, added up in float64; None counts.
+        weights: (N,) above 0, summed in float64; None counts samples.
 
     Returns:
         The AUC.
@@ -116,7 +117,7 @@ def area_under_curve(
 def auc_with_error(
     labels: Labels, probability: Probabilities, weights: npt.NDArray[np.float64] | None = None
 ) -> tuple[float, float]:
-    """Return what `mean_over_classes` says of `placements`; without weights from counts of ties, with no permutation."""
+    """Return `mean_over_classes` of `placements`. Without weights, compute it from counts of ties without a permutation."""
     if weights is not None:
         return mean_over_classes(labels, placements(labels, probability, weights), weights)
     clicks = int(np.count_nonzero(labels))
@@ -124,7 +125,10 @@ def auc_with_error(
     keys = sorted_keys(labels, probability)
     auc = 0.0
     squares = np.zeros(2)
-    for exact in (False, True):  # the second time around the mean, so that small variances do not cancel
+    for exact in (
+        False,
+        True,
+    ):  # the second pass centers on the mean, to avoid cancellation in small variances
         clicks_below = others_below = 0
         total = 0.0
         for block in cut_between_ties(keys, range(_BLOCK, len(keys) + _BLOCK, _BLOCK)):
@@ -144,16 +148,16 @@ def auc_with_error(
 def placements(
     labels: Labels, probability: Probabilities, weights: npt.NDArray[np.float64] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return each sample's share of the other class that it ranks correctly against, ties half.
+    """Return, for each sample, the share of the other class that it is ranked correctly against, ties half.
 
     Args:
-        labels: (N,) 0 or 1, both among them.
+        labels: (N,) 0 and 1, both present.
         probability: (N,) float32 or float64.
-        weights: (N,) above 0, that samples have in these shares; None for all alike.
+        weights: (N,) above 0, weights of the samples in these shares; None for equal weights.
 
     Returns:
         (N,) float64 in [0, 1]: for a click the share of non-clicks below it, for a non-click the share of
-        clicks above it. Either class averages to the AUC.
+        clicks above it. The mean of either class is the AUC.
     """
     order = np.argsort(probability)
     scores, clicked = probability[order], labels[order] != 0
@@ -172,7 +176,7 @@ def placements(
 def mean_over_classes(
     labels: Labels, values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64] | None = None
 ) -> tuple[float, float]:
-    """Return the mean of placements and its standard error: the classes' variances over counts, added."""
+    """Return the mean of placements and its standard error, from the sum of variance / count of both classes."""
     classes = labels != 0, labels == 0
     if weights is not None:
         (mean, error), (_, other_error) = (mean_with_error(values[of], weights[of]) for of in classes)

@@ -1,1 +1,1 @@
-"""DLRM (Naumov et al. 2019) in two halves: lookup(kjt) -> pooled, head(dense, pooled) -> logits."""
+"""Architectures of the dense part: a head maps dense inputs and pooled embeddings to logits."""

@@ -1,6 +1,6 @@
-"""Settings of each architecture, of which matrix its curvature is, and what its dense part needs in memory.
+"""Settings of each architecture, the kind of its curvature, and the memory of its dense part.
 
-Imports no torch; the heads themselves are in a file each, and `registry` finds them by name.
+Imports no torch. Each head has its own file, and `registry` finds it by name.
 """
 
 from abc import ABC, abstractmethod
@@ -17,47 +17,49 @@ from dlrm_adahessian.runtime.settings import settings
 Width = Annotated[int, Field(ge=1)]
 
 _FLOAT = 4  # bytes
-_COPIES = 4  # of each layer's values: value, delta, and both squared for the exact diagonal, or Hutchinson's second pass
+_COPIES = (
+    4  # arrays per layer: value, delta, and both squared for the exact diagonal (or Hutchinson's second pass)
+)
 
 
 @settings
 class Architecture(ABC):
-    """What all architectures have in common."""
+    """Settings that all architectures share."""
 
     rows_lr_divisor: ClassVar[float] = 1.0
-    """Of the rows' learning rates in the presets, which were tuned for DLRM."""
+    """Divisor of the presets' row learning rates, which were tuned for DLRM."""
     embedding_dim: int = Field(default=16, ge=1)
-    """D, width of the tables; of dlrm also of the bottom MLP's output, of deepfm D - 1 factors and a weight."""
+    """Embedding width D; dlrm: also the bottom MLP's output; deepfm: D - 1 factors and a weight."""
     activation: Literal["relu", "gelu", "silu"] = "relu"
-    """Of all hidden layers; the exact Hessian diagonal needs relu."""
+    """Activation of all hidden layers; the exact Hessian diagonal needs relu."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each hidden layer's outputs that a training step leaves out; of predictions none is."""
+    """Dropout rate of hidden layers in training steps; predictions use no dropout."""
     initial_rows: Annotated[float, Field(gt=0)] | None = None
-    """Bound b of the embedding rows' uniform initial values in [-b, b]; default 1 / sqrt(rows of the table)."""
+    """Bound b of the initial embeddings, uniform in [-b, b]; default: 1 / sqrt(rows of the table)."""
     l2_weights: float = Field(default=0.0, ge=0)
-    """Lambda of the penalty lambda/2 |w|^2 on all weights and biases."""
+    """Factor lambda of the penalty lambda/2 |w|^2 on all weights and biases."""
     l2_rows: float = Field(default=0.0, ge=0)
-    """Lambda of the penalty lambda/2 |row|^2 on each embedding row that a batch looks up, once a step."""
+    """Factor lambda of the penalty lambda/2 |row|^2 on each embedding row in a batch."""
 
     @property
     @abstractmethod
     def parts(self) -> Parts:
-        """Of which matrix the diagonal of one backward pass is."""
+        """Which matrix the curvature from one backward pass is the diagonal of."""
 
     @abstractmethod
     def activations(self, num_dense: int, num_features: int) -> int:
-        """Return how many numbers a sample is on its way from K dense inputs and F pooled embeddings to its logit."""
+        """Return the activations per sample from K dense inputs and F pooled embeddings to the logit."""
 
     def _hidden(self, widths: Sequence[int]) -> int:
-        """Return how many numbers hidden layers of these widths return; with dropout, before it and after it."""
+        """Return the number of outputs of hidden layers, counted before and after dropout if there is any."""
         return sum(widths) * (2 if self.dropout else 1)
 
     @abstractmethod
     def parameters(self, num_dense: int, num_features: int) -> int:
-        """Return how many parameters the dense part has with K dense inputs and F pooled embeddings."""
+        """Return the number of parameters of the dense part with K dense inputs and F pooled embeddings."""
 
     def least_bytes(self, samples: int, num_dense: int, num_features: int) -> int:
-        """Return what the dense part and a batch take at least in float32, with K dense inputs and F features."""
+        """Return the minimum bytes of the dense part and a batch in float32, with K dense inputs and F features."""
         numbers = self.parameters(num_dense, num_features) + samples * self.activations(
             num_dense, num_features
         )
@@ -65,31 +67,31 @@ class Architecture(ABC):
 
     @property
     def _linear(self) -> Kind:
-        """Of which matrix the diagonal is where all but the activation is linear."""
+        """Return the kind of curvature if everything except the activation is linear."""
         return "hessian" if self.activation == "relu" else "gauss_newton"
 
 
 @settings
 class DLRMConfig(Architecture):
-    """DLRM; the defaults are facebookresearch/dlrm's for Criteo Kaggle."""
+    """DLRM, with the defaults of facebookresearch/dlrm for Criteo Kaggle."""
 
     name: Literal["dlrm"] = "dlrm"
     """Which architecture."""
     bottom: tuple[Width, ...] = (512, 256, 64)
-    """Hidden widths of the bottom MLP, between K inputs and D outputs; without dense columns there is none."""
+    """Hidden widths of the bottom MLP, between K inputs and D outputs; unused without numeric features."""
     top: tuple[Width, ...] = (512, 256)
     """Hidden widths of the top MLP, between the interactions and the logit."""
     self_interaction: bool = False
-    """Whether a feature's dot product with itself is an input of the top MLP."""
+    """Include each feature's dot product with itself in the input of the top MLP."""
 
     @property
     def parts(self) -> Parts:
-        """The Hessian's, unless squares of self-interaction or the activation curve the logit."""
+        """The Hessian, unless self-interaction or the activation makes the logit nonlinear."""
         kind: Kind = "gauss_newton" if self.self_interaction else self._linear
         return Parts(weights=kind, pooled=kind)
 
     def activations(self, num_dense: int, num_features: int) -> int:
-        """Return how many numbers a sample is: of the layers, the vectors and all products of two of them."""
+        """Return the activations per sample: layers, vectors, and all pairwise products of vectors."""
         dim, vectors = self.embedding_dim, num_features + (num_dense > 0)
         bottom = num_dense + self._hidden(self.bottom) + dim if num_dense else 0
         return (
@@ -97,12 +99,12 @@ class DLRMConfig(Architecture):
         )
 
     def parameters(self, num_dense: int, num_features: int) -> int:
-        """Return how many there are in the two MLPs."""
+        """Return the number of parameters of the two MLPs."""
         bottom = _mlp_parameters([num_dense, *self.bottom, self.embedding_dim]) if num_dense else 0
         return bottom + _mlp_parameters([self._read(num_dense, num_features), *self.top, 1])
 
     def _read(self, num_dense: int, num_features: int) -> int:
-        """Return how many inputs the top MLP has."""
+        """Return the number of inputs of the top MLP."""
         vectors = num_features + (num_dense > 0)
         pairs = vectors * (vectors - 1 + 2 * self.self_interaction) // 2
         return pairs + self.embedding_dim * (1 if num_dense else num_features)
@@ -110,63 +112,63 @@ class DLRMConfig(Architecture):
 
 @settings
 class DeepFMConfig(Architecture):
-    """DeepFM: a factorization machine beside an MLP."""
+    """DeepFM: a factorization machine and an MLP in parallel."""
 
     rows_lr_divisor: ClassVar[float] = 5.0  # measured with three presets, docs/models.md
     name: Literal["deepfm"] = "deepfm"
     """Which architecture."""
     embedding_dim: int = Field(default=16, ge=2)
-    """D, width of the tables: D - 1 factors of the factorization machine, and the linear weight."""
+    """Embedding width D: D - 1 factors of the factorization machine, and the linear weight."""
     initial_rows: Annotated[float, Field(gt=0)] | None = 0.01
-    """As `Architecture` has it. Small: products of factors reach the logit without a layer between that scales them."""
+    """Bound b of the initial embeddings; small, because no layer scales the products of factors."""
     deep: tuple[Width, ...] = (400, 400, 400)
-    """Hidden widths of the MLP; the paper's for Criteo."""
+    """Hidden widths of the MLP; default: the paper's for Criteo."""
 
     @property
     def parts(self) -> Parts:
-        """The Hessian's, at the pooled embeddings in each single entry: products are of different features."""
+        """The Hessian; at the pooled embeddings in each single entry, because products are of different features."""
         return Parts(weights=self._linear, pooled=self._linear)
 
     def activations(self, num_dense: int, num_features: int) -> int:
-        """Return how many numbers a sample is: of the layers, the factors' squares, their sums and the sums' squares."""
+        """Return the activations per sample: layers, squared factors, sums of factors, and squared sums."""
         factors = self.embedding_dim - 1
         layers = num_dense + num_dense + num_features * self.embedding_dim + self._hidden(self.deep)
         return layers + num_features * factors + 3 * factors
 
     def parameters(self, num_dense: int, num_features: int) -> int:
-        """Return how many there are in the MLP, and the weights of the dense inputs."""
+        """Return the number of parameters of the MLP, plus the linear weights of the dense inputs."""
         return num_dense + _mlp_parameters([num_dense + num_features * self.embedding_dim, *self.deep, 1])
 
 
 @settings
 class DCNv2Config(Architecture):
-    """DCN V2: cross layers before an MLP, or beside it."""
+    """DCN V2: cross layers before or parallel to an MLP."""
 
     name: Literal["dcnv2"] = "dcnv2"
     """Which architecture."""
     crosses: int = Field(default=3, ge=1)
-    """Cross layers."""
+    """Number of cross layers."""
     rank: Annotated[int, Field(ge=1)] | None = None
-    """Of the crosses' matrices, U V^T; default: whole matrices."""
+    """Rank of the cross matrices U V^T; default: full matrices."""
     deep: tuple[Width, ...] = (512, 256)
     """Hidden widths of the MLP."""
     structure: Literal["stacked", "parallel"] = "stacked"
-    """Whether the MLP reads what the crosses return, or the inputs, and a last layer both."""
+    """stacked: the MLP reads the last cross; parallel: it reads the inputs, and a last layer both."""
 
     @property
     def parts(self) -> Parts:
-        """The Hessian's at the weights, as a cross is linear in its own; the crosses multiply the pooled with themselves."""
+        """The Hessian at the weights only: crosses are linear in their weights but multiply the pooled embeddings."""
         return Parts(weights=self._linear, pooled="gauss_newton")
 
     def activations(self, num_dense: int, num_features: int) -> int:
-        """Return how many numbers a sample is: inputs, product and sum of each cross, and what the layers take."""
+        """Return the activations per sample: inputs, product and sum of each cross, and the layers."""
         width = num_dense + num_features * self.embedding_dim
         crosses = self.crosses * (3 * width + (self.rank or 0))
         last = 0 if self.structure == "stacked" else width + (width, *self.deep)[-1]
         return width + crosses + width + self._hidden(self.deep) + last
 
     def parameters(self, num_dense: int, num_features: int) -> int:
-        """Return how many there are in the crosses, the MLP and the last layer."""
+        """Return the number of parameters of the crosses, the MLP, and the last layer."""
         width = num_dense + num_features * self.embedding_dim
         cross = width * (width if self.rank is None else 2 * self.rank) + width
         last = (width, *self.deep)[-1] + (0 if self.structure == "stacked" else width)
@@ -174,28 +176,28 @@ class DCNv2Config(Architecture):
 
 
 def _mlp_parameters(widths: Sequence[int]) -> int:
-    """Return how many weights and biases the layers between these widths have."""
+    """Return the number of weights and biases of layers with these widths."""
     return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
 
 
 def _named(values: Any) -> Any:
-    """Take settings without a name for DLRM's, as which they were written before there were others."""
+    """Treat settings without a name as DLRM's. They were written when DLRM was the only architecture."""
     return {"name": "dlrm", **values} if isinstance(values, Mapping) else values
 
 
 ModelConfig = Annotated[
     Annotated[DLRMConfig | DeepFMConfig | DCNv2Config, Field(discriminator="name")], BeforeValidator(_named)
 ]
-"""The settings of any architecture; this is the table of them."""
+"""Settings of any architecture. To add an architecture, add its class here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseMemory:
-    """Bytes of what every rank needs beside its shards: dense layers, their optimizer, and a batch on its way through them.
+    """Memory of a rank's dense part in bytes: layers, their optimizer, and the activations of a batch.
 
     Attributes:
-        kept: parameters, derivatives, optimizer state; exact.
-        per_sample: activations for each sample of the rank's batch; at most.
+        kept: exact bytes of parameters, derivatives, and optimizer state.
+        per_sample: upper bound of the activations per sample of the rank's batch.
     """
 
     kept: int = 0
@@ -208,16 +210,16 @@ NO_DENSE = DenseMemory()
 def dense_memory(
     cfg: Architecture, *, parameter_bytes: int, state_bytes: int, num_dense: int, num_features: int
 ) -> DenseMemory:
-    """Return what the dense part takes in float32.
+    """Return the memory of the dense part in float32.
 
     Args:
-        cfg: the architecture.
-        parameter_bytes: of all its layers.
-        state_bytes: of what the dense optimizer keeps.
+        cfg: settings of the architecture.
+        parameter_bytes: bytes of all layers.
+        state_bytes: bytes of the dense optimizer's state.
         num_dense: K.
         num_features: F.
     """
     return DenseMemory(
-        kept=3 * parameter_bytes + state_bytes,  # with gradient and curvature
+        kept=3 * parameter_bytes + state_bytes,  # parameters, gradient, and curvature
         per_sample=_FLOAT * _COPIES * cfg.activations(num_dense, num_features),
     )

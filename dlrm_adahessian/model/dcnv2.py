@@ -1,17 +1,17 @@
-"""The dense half of DCN V2: cross layers, and an MLP after them or beside them.
+"""Compute the dense part of DCN V2: cross layers, with an MLP after or parallel to them.
 
 Wang, Shivanna, Cheng, Jain, Lin, Hong, Chi, "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale
-Learning to Rank Systems", 2021. With x_0 the dense inputs and the pooled embeddings, one after another,
+Learning to Rank Systems", 2021. Let x_0 be the concatenation of the dense inputs and the pooled embeddings. Elementwise,
 
-    x_{l+1} = x_0 * (W_l x_l + b_l) + x_l,
+    x_{l+1} = x_0 * (W_l x_l + b_l) + x_l.
 
-entry by entry; of low rank W_l = U_l V_l^T. Stacked, the MLP reads the last x; in parallel it reads x_0, and the last layer
-reads both. MLPerf's DLRM-DCNv2 is stacked, with crosses of low rank, and an MLP of its own for the dense inputs, which the
-paper and this module lack.
+With low rank, W_l = U_l V_l^T. In the stacked structure the MLP reads the last x. In the parallel structure it reads x_0,
+and the last layer reads both. MLPerf's DLRM-DCNv2 is stacked, with low-rank crosses and an additional MLP for the dense
+inputs, which the paper and this module do not have.
 
-A cross is linear in its W_l, or in U_l, or in V_l, and in what the crosses before it return, so the logit is piecewise
-linear in each of these matrices. It is a polynomial of an entry of x_0: at the pooled embeddings the diagonal of one
-backward pass is the Gauss-Newton matrix's, and the Hessian's may even be negative.
+A cross is linear in W_l (or in U_l, or in V_l) and in the output of the previous crosses, so the logit is piecewise
+linear in each of these matrices. It is a polynomial in each entry of x_0. At the pooled embeddings, one backward pass
+therefore gives the diagonal of the Gauss-Newton matrix; that of the Hessian may even be negative.
 """
 
 from typing import Literal
@@ -25,16 +25,16 @@ from dlrm_adahessian.model.layers import hidden, linear
 
 
 class Head(nn.Module):
-    """K dense inputs and F pooled embeddings to a logit; K or F may be 0, not both.
+    """Map K dense inputs and F pooled embeddings to a logit; K or F may be 0, but not both.
 
     Attributes:
-        crosses: of each cross the linear layer W x + b, or V^T x and U x + b of low rank; K + F * D to as many.
-        deep: hidden layers on the last x, or in parallel on x_0.
-        last: what `deep` returns, in parallel after the last x, to the logit.
+        crosses: linear layers of the crosses, W x + b, or V^T x then U x + b with low rank; K + F * D inputs and outputs.
+        deep: hidden layers on the last x (stacked) or on x_0 (parallel).
+        last: layer from the output of `deep`, in parallel concatenated after the last x, to the logit.
     """
 
     parts: Parts
-    """Of which matrix the diagonal of `ExactDiagonal` is."""
+    """Which matrix `ExactDiagonal` returns the diagonal of."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class Head(nn.Module):
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Build and initialise.
+        """Build and initialize the layers.
 
         Args:
-            cfg: crosses, widths and activation.
+            cfg: crosses, widths, and activation.
             num_dense: K.
             num_features: F.
-            generator: of the initial weights, on the CPU.
-            dtype: of the parameters.
+            generator: CPU generator for the initial weights.
+            dtype: dtype of the parameters.
         """
         super().__init__()
         self.parts = cfg.parts
@@ -77,14 +77,14 @@ class Head(nn.Module):
 
     @property
     def bias(self) -> Tensor:
-        """The parameter (1,) that every logit has as a term."""
+        """Parameter (1,) that is added to every logit."""
         return self.last.bias
 
 
 def _products(
     width: int, rank: int | None, *, generator: torch.Generator, dtype: torch.dtype
 ) -> nn.Sequential:
-    """Return W x + b of a cross, or U (V^T x) + b."""
+    """Return the module for W x + b, or for U (V^T x) + b with low rank."""
     if rank is None:
         return nn.Sequential(linear(width, width, generator=generator, dtype=dtype))
     return nn.Sequential(

@@ -1,16 +1,17 @@
-"""The dense half of DeepFM: a factorization machine and an MLP on the same embeddings; the logit is their sum.
+"""Compute the dense part of DeepFM: the sum of a factorization machine and an MLP on the same embeddings.
 
-Guo, Tang, Ye, Li, He, "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", 2017. With v_f the pooled
-embedding of feature f without its last entry, w_f that entry, x the dense inputs:
+Guo, Tang, Ye, Li, He, "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", 2017. Let w_f be the last
+entry of the pooled embedding of feature f, v_f the other entries, and x the dense inputs:
 
     z = sum_{f<g} <v_f, v_g> + sum_f w_f + <u, x> + MLP(x, v, w).
 
-So a table holds a feature's factors and its linear weight. Departures from the paper: dense inputs have a linear weight
-and reach the MLP, but have no factors; the MLP reads the w_f too; the constant of the linear part is the bias of the MLP's
-last layer.
+A table thus stores both the factors and the linear weight of a feature. Departures from the paper: dense inputs have a
+linear weight and enter the MLP, but have no factors. The MLP also reads the w_f. The bias of the MLP's last layer serves as
+the constant of the linear part.
 
-A product is of two different features, and no entry meets itself: z is piecewise linear in each single entry of v and w,
-and in all of u. Without dense columns there is no u, without categorical ones no factorization machine.
+Each product involves two different features, so no entry is multiplied by itself: z is piecewise linear in each single
+entry of v and w, and jointly in u. Without dense inputs there is no u; without categorical features there is no
+factorization machine.
 """
 
 import torch
@@ -22,15 +23,15 @@ from dlrm_adahessian.model.layers import linear, mlp
 
 
 class Head(nn.Module):
-    """K dense inputs and F pooled embeddings to a logit; K or F may be 0, not both.
+    """Map K dense inputs and F pooled embeddings to a logit; K or F may be 0, but not both.
 
     Attributes:
-        linear: u, K inputs to a number, without bias; None without dense columns.
-        deep: the inputs (K) and the pooled embeddings (F * D) to a number.
+        linear: u, a linear layer from K inputs to 1 output, without bias; None without dense inputs.
+        deep: MLP from dense inputs (K) and pooled embeddings (F * D) to 1 output.
     """
 
     parts: Parts
-    """Of which matrix the diagonal of `ExactDiagonal` is."""
+    """Which matrix `ExactDiagonal` returns the diagonal of."""
 
     def __init__(
         self,
@@ -41,14 +42,14 @@ class Head(nn.Module):
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Build and initialise.
+        """Build and initialize the layers.
 
         Args:
             cfg: widths and activation.
             num_dense: K.
             num_features: F.
-            generator: of the initial weights, on the CPU.
-            dtype: of the parameters.
+            generator: CPU generator for the initial weights.
+            dtype: dtype of the parameters.
         """
         super().__init__()
         self.parts = cfg.parts
@@ -68,15 +69,15 @@ class Head(nn.Module):
 
     @property
     def bias(self) -> Tensor:
-        """The parameter (1,) that every logit has as a term."""
+        """Parameter (1,) that is added to every logit."""
         *_, bias = self.deep.parameters()
         return bias
 
 
 def factorization_machine(pooled: Tensor) -> Tensor:
-    """Return the products of all pairs and the linear weights, summed: (B, F, D) to (B,), D - 1 factors and a weight.
+    """Return the sum of all pairwise products and linear weights: (B, F, D) to (B,), D - 1 factors and a weight.
 
-    The pairs are half of the square of the sum without the sum of the squares (Rendle, "Factorization Machines", 2010).
+    The pairs sum to half of (squared sum - sum of squares) (Rendle, "Factorization Machines", 2010).
     """
     factors, weights = pooled[..., :-1], pooled[..., -1]
     pairs = (factors.sum(1).square() - factors.square().sum(1)).sum(1) / 2

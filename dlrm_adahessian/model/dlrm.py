@@ -1,10 +1,10 @@
-"""The dense half of DLRM: bottom MLP, dot interaction, top MLP.
+"""Compute the dense part of DLRM: bottom MLP, dot interaction, top MLP.
 
 Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019.
 
-The paper has both kinds of column. Without dense columns there is no bottom MLP, and the pooled embeddings stand in the
-place of its output: the top MLP reads them beside their products. Of products alone a row would have a slope as small as
-the other rows are at first. Without categorical columns there is one vector and no pair: bottom, then top.
+The paper assumes both kinds of feature. Without dense inputs there is no bottom MLP. The top MLP then reads the pooled
+embeddings themselves in addition to their products: with products alone, the gradient of an embedding row would be as small
+as the initial values of the other rows. Without categorical features there is no pair: the bottom MLP feeds the top MLP.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from dlrm_adahessian.model.layers import hidden, mlp
 
 
 class DotInteraction(nn.Module):
-    """All dot products of distinct vectors of a sample, or with self-interaction of all pairs."""
+    """Compute the dot products of all pairs of distinct vectors of a sample, optionally including self-pairs."""
 
     def __init__(self, vectors: int, *, self_interaction: bool) -> None:
         """Index the pairs.
@@ -32,7 +32,7 @@ class DotInteraction(nn.Module):
         self._squares = self_interaction
         rows, columns = torch.tril_indices(vectors, vectors, 0 if self_interaction else -1)
         self.pairs = len(rows)
-        # Position of each ordered pair among the products; a pair without product points past the end.
+        # Position of each ordered pair among the products. A pair without a product points past the end.
         position = torch.full((vectors, vectors), self.pairs)
         position[rows, columns] = position[columns, rows] = torch.arange(self.pairs)
         self.register_buffer("_picked", rows * vectors + columns, persistent=False)
@@ -44,12 +44,12 @@ class DotInteraction(nn.Module):
 
 
 class _PairProducts(torch.autograd.Function):
-    """Products of pairs; backward gathers a symmetric matrix where autograd's own would scatter into one."""
+    """Select the products of pairs. Backward gathers into a symmetric matrix, where autograd would scatter."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, picked: Tensor, position: Tensor, squares: bool) -> Tensor:
         products = torch.bmm(vectors, vectors.transpose(1, 2))
-        ctx.save_for_backward(vectors.to(products.dtype), position)  # under autocast they differ
+        ctx.save_for_backward(vectors.to(products.dtype), position)  # dtypes differ under autocast
         ctx.squares = squares
         return products.flatten(1).index_select(1, picked)
 
@@ -59,22 +59,22 @@ class _PairProducts(torch.autograd.Function):
         batch, count, _ = vectors.shape
         padded = torch.cat([grads[0], grads[0].new_zeros(batch, 1)], 1)
         symmetric = padded.index_select(1, position).view(batch, count, count)
-        if ctx.squares:  # the slope of x * x is 2 x, and it stands once in the matrix
+        if ctx.squares:  # the derivative of x * x is 2 x, but the matrix contains it once
             symmetric = symmetric + torch.diag_embed(symmetric.diagonal(dim1=1, dim2=2))
         return torch.bmm(symmetric, vectors), None, None, None
 
 
 class Head(nn.Module):
-    """K dense inputs and F pooled embeddings to a logit; K or F may be 0, not both.
+    """Map K dense inputs and F pooled embeddings to a logit; K or F may be 0, but not both.
 
     Attributes:
-        bottom: K inputs to D; None without dense columns.
-        interaction: products of the bottom's output, if any, and the pooled embeddings.
-        top: the bottom's output (D), or without it the pooled embeddings (F * D), and the products, to the logit.
+        bottom: MLP from K inputs to D outputs; None without dense inputs.
+        interaction: products of the bottom MLP's output, if any, and the pooled embeddings.
+        top: MLP from the bottom's output (D), or without it the pooled embeddings (F * D), and the products to the logit.
     """
 
     parts: Parts
-    """Of which matrix the diagonal of `ExactDiagonal` is."""
+    """Which matrix `ExactDiagonal` returns the diagonal of."""
 
     def __init__(
         self,
@@ -85,14 +85,14 @@ class Head(nn.Module):
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Build and initialise.
+        """Build and initialize the layers.
 
         Args:
             cfg: widths and activation.
             num_dense: K.
             num_features: F.
-            generator: of the initial weights, on the CPU.
-            dtype: of the parameters.
+            generator: CPU generator for the initial weights.
+            dtype: dtype of the parameters.
         """
         super().__init__()
         dim = cfg.embedding_dim
@@ -103,7 +103,7 @@ class Head(nn.Module):
             self.bottom = hidden(
                 widths, cfg.activation, dropout=cfg.dropout, generator=generator, dtype=dtype
             )
-            # What it returns stands beside the embeddings, and has no dropout, as they have none.
+            # The output is treated like an embedding, and embeddings have no dropout.
             self.bottom.extend(hidden([widths[-1], dim], cfg.activation, generator=generator, dtype=dtype))
         vectors = num_features + (num_dense > 0)
         self.interaction = DotInteraction(vectors, self_interaction=cfg.self_interaction)
@@ -123,19 +123,19 @@ class Head(nn.Module):
 
     @property
     def bias(self) -> Tensor:
-        """The parameter (1,) that every logit has as a term."""
+        """Parameter (1,) that is added to every logit."""
         *_, bias = self.top.parameters()
         return bias
 
 
 def flatten_parameters_(module: nn.Module) -> Tensor:
-    """Move all parameters that require a gradient into one vector, of which they become views.
+    """Move all parameters that require a gradient into one vector, and make the parameters views of it.
 
     Args:
-        module: its parameters share device and dtype.
+        module: a module whose parameters share device and dtype.
 
     Returns:
-        (P,), in the order of `module.parameters()`, as of `Derivatives.grad`; writing to it writes to the parameters.
+        (P,), in the order of `module.parameters()` and `Derivatives.grad`. Writing to it changes the parameters.
     """
     parameters = trained(module)
     vector = torch.cat([p.detach().reshape(-1) for p in parameters])

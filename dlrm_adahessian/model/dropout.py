@@ -1,13 +1,13 @@
-"""Dropout by masks that are drawn before a step, and are constants of it.
+"""Apply dropout with masks that are drawn before each step and stay constant during it.
 
 Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: A Simple Way to Prevent Neural Networks from
-Overfitting", 2014, with the scale in training: an entry is left out with probability p, or divided by 1 - p.
+Overfitting", 2014. Scaling happens in training: an entry is dropped with probability p, and otherwise divided by 1 - p.
 
-An estimator of the curvature may run a head several times in a step, on all samples or the first ones, or replay it as a
-CUDA graph. All these passes read the same masks from the same memory. So the curvature is that of the network which the
-masks leave, and piecewise linear it stays. Outside a step there is no mask.
+A curvature estimator may run a head several times in a step, on all samples or only the first ones, or replay it as a
+CUDA graph. All these passes read the same masks from the same memory. The curvature is therefore that of the masked
+network, which remains piecewise linear. Outside a step there is no mask.
 
-Each rank draws for the samples of all ranks and takes those of its own, as estimators do (curvature/base.py).
+Each rank draws the masks of all ranks' samples and uses those of its own, as estimators do (curvature/base.py).
 """
 
 from collections.abc import Generator
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Multiplies what it gets by the mask of the step; without one it returns what it gets.
+    """Multiply the input by the mask of the step, or return it unchanged without a mask.
 
     Attributes:
-        rate: p, share of the entries that are left out.
-        width: entries of a sample.
-        factors: (S, width), of the first S samples of the rank, 0 or 1 / (1 - p); None outside a step.
+        rate: p, the probability that an entry is dropped.
+        width: number of entries per sample.
+        factors: (S, width), mask of the rank's first S samples, 0 or 1 / (1 - p); None outside a step.
     """
 
     factors: Tensor | None
@@ -40,19 +40,19 @@ class Dropout(nn.Module):
 
 
 class Masks:
-    """Draws the masks of a head's dropout, if it has any.
+    """Draw the dropout masks of a head, if it has dropout.
 
     Attributes:
-        state: of the generator, (n,) uint8, for checkpoints; empty for a head without dropout.
+        state: (n,) uint8, generator state for checkpoints; empty for a head without dropout.
     """
 
     def __init__(self, head: nn.Module, *, samples: int, seed: int) -> None:
-        """Allocate and seed.
+        """Allocate the masks and seed the generator.
 
         Args:
-            head: on its device, in its type.
-            samples: that a rank has at most.
-            seed: of the run.
+            head: head with its final device and dtype.
+            samples: maximum number of samples per rank.
+            seed: seed of the run.
         """
         self._layers = [module for module in head.modules() if isinstance(module, Dropout)]
         self.state: dict[str, Tensor] = {}
@@ -60,22 +60,22 @@ class Masks:
             return
         like = next(head.parameters()).detach()
         self._factors = [like.new_zeros(samples, layer.width) for layer in self._layers]
-        # Another stream than that of an estimator, which has the seed of the run itself: labels and masks are independent.
+        # Estimators use the seed of the run itself. A spawned seed keeps the masks independent of their random labels.
         (child,) = np.random.SeedSequence(seed).spawn(1)
         self._generator = torch.Generator(like.device).manual_seed(int(child.generate_state(1, np.uint64)[0]))
         self.state["generator"] = self._generator.get_state()
 
     def __bool__(self) -> bool:
-        """Whether there is a mask to draw."""
+        """Return whether the head has dropout."""
         return bool(self._layers)
 
     @contextmanager
     def drawn(self, samples: int, own: slice) -> Generator[None]:
-        """Draw the masks of a step, which hold within the block.
+        """Draw the masks of a step, which apply within the block.
 
         Args:
-            samples: of all ranks.
-            own: which of these this rank has.
+            samples: number of samples of all ranks.
+            own: slice of this rank's samples.
         """
         if self:
             self._draw(samples, own)
@@ -86,7 +86,7 @@ class Masks:
                 layer.factors = None
 
     def load_state(self) -> None:
-        """Take up what was copied into `state`."""
+        """Set the generator to the state that was copied into `state`."""
         if self:
             self._generator.set_state(self.state["generator"])
 

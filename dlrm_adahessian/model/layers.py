@@ -1,6 +1,6 @@
-"""Linear layers with their initial weights, of which all heads are made.
+"""Build the linear layers of all heads with their initial weights.
 
-The initial weights follow DLRM's reference implementation: normal with variance 2 / (in + out), biases with variance
+As in DLRM's reference implementation, initial weights are normal with variance 2 / (in + out), and biases with variance
 1 / out.
 """
 
@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 def linear(
     inputs: int, outputs: int, *, generator: torch.Generator, dtype: torch.dtype, bias: bool = True
 ) -> nn.Linear:
-    """Return a layer from (B, inputs) to (B, outputs) with weights drawn from the generator, then biases."""
+    """Return a layer from (B, inputs) to (B, outputs). The generator draws the weights first, then the biases."""
     layer = nn.Linear(inputs, outputs, bias, dtype=dtype)
     with torch.no_grad():
         layer.weight.normal_(0, math.sqrt(2 / (inputs + outputs)), generator=generator)
@@ -36,9 +36,9 @@ def hidden(
     generator: torch.Generator,
     dtype: torch.dtype,
 ) -> nn.Sequential:
-    """Return layers from (B, first width) to (B, last width), each with the activation after it; none for one width.
+    """Return layers from (B, first width) to (B, last width), each followed by the activation; none for a single width.
 
-    Dropout is of a module with the activation, so that layers have the same places, and names, with it and without.
+    Dropout and activation share a module, so layers have the same positions and names with and without dropout.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
@@ -57,6 +57,6 @@ def mlp(
     generator: torch.Generator,
     dtype: torch.dtype,
 ) -> nn.Sequential:
-    """Return layers from (B, first width) to (B, 1): hidden ones as `hidden` makes them, and the one of the logit."""
+    """Return layers from (B, first width) to (B, 1): the layers of `hidden`, then a linear layer for the logit."""
     layers = hidden(widths, activation, dropout=dropout, generator=generator, dtype=dtype)
     return layers.append(linear(widths[-1], 1, generator=generator, dtype=dtype))

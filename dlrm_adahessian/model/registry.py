@@ -1,4 +1,4 @@
-"""Names of the architectures, and from the settings of one to its head: a case each. Imports no torch."""
+"""Map the settings of an architecture to its head. Imports no torch at the top level."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def new_head(
     generator: torch.Generator,
     dtype: torch.dtype,
 ) -> Head:
-    """Return the dense half of a model with its initial weights.
+    """Return the dense part of a model with its initial weights.
 
     Args:
-        cfg: settings of its architecture.
+        cfg: settings of the architecture.
         num_dense: K.
-        num_features: F; K or F may be 0, not both.
-        generator: of the initial weights, on the CPU.
-        dtype: of the parameters.
+        num_features: F; K or F may be 0, but not both.
+        generator: CPU generator for the initial weights.
+        dtype: dtype of the parameters.
 
     Returns:
-        A module from dense (B, K) and pooled (B, F, D) to logits (B,), with `parts`: of which matrix its curvature is.
+        A module from dense (B, K) and pooled (B, F, D) to logits (B,). Its `parts` says which matrix its curvature is of.
 
     Raises:
-        ValueError: there is nothing to read.
+        ValueError: K and F are both 0.
     """
     if num_dense + num_features == 0:
         raise ValueError(
-            "a model reads at least one column, got no dense and no categorical ones; give it one"
+            "A model needs at least one feature, got no numeric and no categorical features. Add a column to the schema."
         )
     sizes = {"num_dense": num_dense, "num_features": num_features}
     match cfg:

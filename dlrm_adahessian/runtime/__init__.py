@@ -1,1 +1,1 @@
-"""The process and the machine that it runs on."""
+"""Manage the process and its machine: launcher, device, settings, signals, and terminal."""

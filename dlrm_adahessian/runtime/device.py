@@ -1,4 +1,4 @@
-"""The device that a run computes on, and how exactly it multiplies matrices: operands may be rounded, sums never are."""
+"""Select the device of a run and the precision of its matrix products. Inputs may be rounded, but sums never are."""
 
 import os
 from collections.abc import Generator
@@ -10,33 +10,33 @@ import torch
 from dlrm_adahessian.errors import UsageError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-"""Where to compute; auto is a GPU where there is one."""
+"""Device; auto uses a GPU if there is one."""
 Precision = Literal["fp32", "tf32", "bf16"]
-"""Bits of an operand's fraction: 23; 10, on GPUs; 7, on CPUs with units for it (a GPU then takes tf32)."""
+"""Mantissa bits of matrix product inputs: 23; 10 on GPUs; 7 on CPUs that support it (on a GPU, bf16 means tf32)."""
 _TORCH_NAMES = {"fp32": "highest", "tf32": "high", "bf16": "medium"}
 
 
 def finds_gpu(name: DeviceName) -> bool:
-    """Whether a process with this setting computes on a GPU."""
+    """Return whether a process with this setting uses a GPU."""
     return name != "cpu" and torch.cuda.is_available()
 
 
 def find_device(name: DeviceName) -> torch.device:
-    """Return the device of this process; under torchrun each local rank takes a GPU of its own.
+    """Return the device of this process. Under torchrun, each local rank uses its own GPU.
 
     Args:
-        name: "auto" is "cuda" where there is a GPU, else "cpu".
+        name: "auto" means "cuda" if there is a GPU, else "cpu".
 
     Returns:
-        The CPU, or a GPU, which is made the current one.
+        The CPU, or a GPU, which becomes the current device.
 
     Raises:
-        UsageError: a GPU is asked for, and torch finds none.
+        UsageError: `name` is "cuda", but torch finds no GPU.
     """
     if not finds_gpu(name):
         if name == "cuda":
             raise UsageError(
-                "device cuda needs a GPU that torch can use, found none; use --device auto or cpu"
+                "No GPU found that torch can use for --device cuda. Use --device auto or --device cpu."
             )
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -46,7 +46,7 @@ def find_device(name: DeviceName) -> torch.device:
 
 @contextmanager
 def matrix_products(precision: Precision) -> Generator[None]:
-    """Round the operands of float32 matrix products while the block runs; without units for it nothing is rounded."""
+    """Round the inputs of float32 matrix products within the block, if the hardware supports the precision."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(_TORCH_NAMES[precision])
     try:
@@ -56,6 +56,6 @@ def matrix_products(precision: Precision) -> Generator[None]:
 
 
 def cpu_gains_from_bf16() -> bool:
-    """Whether the CPU has AMX: products of bfloat16 on AVX-512 units take as long as those of float32."""
-    # Newer releases of torch have a public name, `torch.cpu.get_capabilities`; GPU machines may have an older one.
+    """Return whether the CPU has AMX. With AVX-512 alone, bfloat16 products take as long as float32 ones."""
+    # Newer torch releases have the public `torch.cpu.get_capabilities`, but GPU machines may have an older release.
     return torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]

@@ -1,7 +1,7 @@
-"""The ranks of one machine: started, watched, and ended together. Imports no torch.
+"""Start, supervise, and stop the ranks of one machine. Imports no torch.
 
-They meet at a file that only this user can read. Torch's own meeting place, which torchrun uses, listens on all
-interfaces and asks nobody who he is.
+The ranks connect through a file that only this user can read. Torch's own store, which torchrun uses, listens on all
+network interfaces without authentication.
 """
 
 import ctypes
@@ -19,25 +19,24 @@ from dlrm_adahessian.runtime.launcher import STORE
 from dlrm_adahessian.runtime.process import quiet_libraries
 from dlrm_adahessian.runtime.signals import stopping
 
-_PATIENCE = 30.0  # seconds that the ranks have to leave when one has failed; torchrun's
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+_PATIENCE = 30.0  # seconds for the other ranks to exit after one has failed, as in torchrun
+_PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 
 
 def become_ranks(ranks: int) -> int | None:
-    """Go on as so many processes, while the one that called waits for them and passes signals on.
+    """Fork into `ranks` processes. The caller becomes the launcher: it waits for them and forwards signals.
 
-    When a rank fails, the others have 30 s to leave by themselves; then they are killed. When the launcher is killed, so
-    are they.
+    If a rank fails, the others have 30 s to exit before they are killed. If the launcher is killed, so are the ranks.
 
     Args:
-        ranks: at least 1.
+        ranks: number of ranks, at least 1.
 
     Returns:
-        None in each of the ranks. In the launcher, when all have ended, the exit code of the first that failed, 128 + N
-        for one that signal N ended; 0 where none did.
+        None in each rank. In the launcher, after all ranks have ended, the exit code of the first that failed, with 128 + N
+        for signal N; 0 if none failed.
 
     Raises:
-        UsageError: the system starts no more processes.
+        UsageError: the system cannot start more processes.
     """
     launcher, folder = os.getpid(), Path(tempfile.mkdtemp(prefix="dlrm_adahessian-"))
     watched = stopping() | {signal.SIGCHLD}
@@ -46,11 +45,11 @@ def become_ranks(ranks: int) -> int | None:
     for rank in range(ranks):
         try:
             pid = os.fork()
-        except OSError as error:  # the ranks that have started end with this process
+        except OSError as error:  # ranks that have started end with this process
             shutil.rmtree(folder)
             raise UsageError(
-                f"{ranks} ranks are {ranks} processes, and the system starts no more than {rank}: {error.strerror}; "
-                "lower --ranks"
+                f"{ranks} ranks need {ranks} processes, but the system can start only {rank}: {error.strerror}. "
+                "Lower --ranks."
             ) from error
         if pid == 0:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -65,21 +64,21 @@ def become_ranks(ranks: int) -> int | None:
 
 
 def _become(rank: int, ranks: int, store: Path, launcher: int) -> None:
-    """Make a fork of the launcher a rank."""
-    os.setpgid(0, 0)  # Ctrl-C reaches the launcher's group: a rank gets it once, from the launcher
+    """Turn a fork of the launcher into a rank."""
+    os.setpgid(0, 0)  # Ctrl-C reaches the launcher's process group; the launcher forwards it once
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # it ended before that
+    if os.getppid() != launcher:  # the launcher ended before prctl took effect
         sys.exit(128 + signal.SIGKILL)
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
     os.environ.update({STORE: str(store), "RANK": str(rank), "LOCAL_RANK": str(rank)})
     os.environ.update(dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks)))
-    quiet_libraries()  # once more: it asks which rank this is
+    quiet_libraries()  # again, because it depends on the rank
 
 
 def _watch(living: set[int], watched: Collection[int]) -> int:
-    """Pass signals on until all ranks have ended; return the exit code of the first that failed, or 0."""
+    """Forward signals until all ranks have ended, and return the exit code of the first that failed, or 0."""
     code, deadline = 0, 0.0
     while living:
         if not code:
@@ -96,7 +95,7 @@ def _watch(living: set[int], watched: Collection[int]) -> int:
 
 
 def _ended(living: set[int]) -> list[int]:
-    """Take those that have ended out of the living ones; return their exit codes."""
+    """Remove ended processes from `living`, and return their exit codes."""
     codes: list[int] = []
     for pid in tuple(living):
         found, status = os.waitpid(pid, os.WNOHANG)

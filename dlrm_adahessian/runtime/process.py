@@ -1,6 +1,6 @@
-"""What the process is told before libraries are loaded: numba's threads and cache, malloc's thresholds, what logs may say.
+"""Configure the process before libraries are imported: numba's threads and cache, malloc thresholds, and log levels.
 
-They read it once, when they are imported. Imports none of them.
+The libraries read these settings once, at import. This module imports none of them.
 """
 
 import ctypes
@@ -18,23 +18,23 @@ from dlrm_adahessian.runtime.launcher import is_first
 from dlrm_adahessian.runtime.terminal import PrintableFormatter
 
 _CACHE = "NUMBA_CACHE_DIR"
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc refuses more
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc's upper limit
 _KEPT = 2**31 - 1  # bytes
-# NVIDIA's, AMD's, and that of Windows below a Linux.
+# NVIDIA, AMD, and WSL (Windows).
 _GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
-_SCHEDULED = Path("/proc/thread-self/schedstat")  # ns on a core, ns waiting for one, turns; of Linux
+_SCHEDULED = Path("/proc/thread-self/schedstat")  # Linux: ns on a core, ns waiting for a core, time slices
 
 
 def settle_numba(package: Path) -> None:
-    """Tell numba how many threads it may use, and where to keep compiled kernels; call it before numba is imported.
+    """Set numba's number of threads and its cache folder. Call this before numba is imported.
 
-    Numba takes all cores by itself, and tells the OpenMP that torch uses to do so too: ranks that torchrun gave one thread
-    each would get in each other's way (docs/scaling.md). Once it is imported it refuses another number.
+    By default numba uses all cores, and makes torch's OpenMP do the same. Ranks to which torchrun gave one thread each
+    would slow each other down (docs/scaling.md). Numba does not accept another number after its import.
 
-    Numba keeps kernels beside the sources, or else in the user's cache folder. A program installed by somebody else and a
-    user without a home, as in a container or a service, have neither, and numba would refuse to start.
+    Numba caches kernels in the source folder, or else in the user's cache folder. If the program was installed by another
+    user and there is no home folder, as in a container or a service, both are unavailable and numba fails to start.
 
     Args:
         package: folder of the sources.
@@ -46,25 +46,25 @@ def settle_numba(package: Path) -> None:
 
 
 def _settle_cache(package: Path) -> None:
-    """Name a folder to numba where neither of its own two can be written."""
+    """Set numba's cache folder if neither of its defaults is writable."""
     places = [package / "__pycache__"]
-    with suppress(RuntimeError):  # neither environment nor system knows a home, as of a container's user
+    with suppress(RuntimeError):  # no home folder, as for users in a container
         places.append(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "numba")
     if not any(_can_hold(place) for place in places):
         os.environ[_CACHE] = str(_private_folder())
 
 
 def _can_hold(folder: Path) -> bool:
-    """Whether a folder can be written, or made."""
-    # Below a folder that may not be looked into, `Path.exists` raises; to `access` there is nothing.
+    """Return whether a folder can be written to or created."""
+    # In an unreadable parent folder, `Path.exists` raises, but `os.access` returns False.
     existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     return os.access(existing, os.W_OK | os.X_OK)
 
 
 def _private_folder() -> Path:
-    """Return a folder for temporary files that only this user can write, the same one each time.
+    """Return a folder in the temporary directory that only this user can write to, the same one on every call.
 
-    Numba runs what it finds there, and the name can be guessed: one that somebody else made is not taken.
+    Numba executes files that it finds there, and the name is predictable, so a folder created by another user is rejected.
     """
     folder = Path(tempfile.gettempdir()) / f"dlrm_adahessian-{os.geteuid()}"
     with suppress(FileExistsError):
@@ -76,10 +76,10 @@ def _private_folder() -> Path:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep what is freed, up to 2 GiB, instead of returning it to the system; elsewhere do nothing.
+    """Make glibc's malloc keep up to 2 GiB of freed memory instead of returning it. No effect with other C libraries.
 
-    By default each tensor of some megabytes is mapped anew, and the system clears its pages on first use: with batches
-    of 128 a quarter of the time of a Hutchinson step.
+    By default each tensor of several megabytes is mapped anew, and the system clears its pages on first use. At batch size
+    128 this took a quarter of the time of a Hutchinson step.
     """
     if sys.platform != "linux":
         return
@@ -90,20 +90,20 @@ def keep_freed_memory() -> None:
 
 
 def host_memory() -> int:
-    """Return the bytes of this machine's memory."""
+    """Return the memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def require_gpu_driver(device: str) -> None:
-    """Refuse the device cuda on a machine without the driver of a GPU, before torch is imported, which takes seconds."""
+    """Raise a `UsageError` for device cuda without a GPU driver. Importing torch first would take seconds."""
     if device == "cuda" and not any(map(Path.exists, _GPU_DRIVERS)):
         raise UsageError(
-            "device cuda needs a GPU, and this machine has no driver of one; use --device auto or cpu"
+            "No GPU driver found on this machine for --device cuda. Use --device auto or --device cpu."
         )
 
 
 def seconds_without_core() -> float | None:
-    """Return how long this thread has been ready to run while others had the cores; None where the system does not say."""
+    """Return how long this thread has waited for a core, in seconds; None if the system does not report it."""
     try:
         return int(_SCHEDULED.read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
@@ -111,16 +111,16 @@ def seconds_without_core() -> float | None:
 
 
 def is_lack_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory or threads are used up; torch and the loader of libraries have no type for it."""
+    """Return whether an error means out of memory or threads. Torch and the library loader have no error type for it."""
     signs = ("allocate memory", "out of memory", "start new thread", "failed to map segment")
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 def quiet_libraries() -> None:
-    """Show what this program logs, and of the libraries below it errors only."""
+    """Show all log messages of this program, but only errors of libraries."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
     logging.getLogger("dlrm_adahessian").setLevel(logging.INFO if is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", module="torch.*")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it at import

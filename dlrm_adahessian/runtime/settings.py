@@ -1,4 +1,4 @@
-"""Classes of settings: how they are declared, read from TOML, merged, and refused in words. Imports no torch."""
+"""Declare classes of settings, read them from TOML, merge them, and explain invalid values. Imports no torch."""
 
 import dataclasses
 import difflib
@@ -21,15 +21,15 @@ _BITS = 63
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
 def settings(kind: type[T]) -> type[T]:
-    """Declare a class of settings: frozen, keyword-only, values checked by pydantic, unknown keys refused.
+    """Declare a class of settings: frozen, keyword-only, and validated by pydantic, without unknown keys.
 
-    Numbers are finite, and whole ones have at most 63 bits and a sign: torch, numpy and files hold no others.
+    Numbers must be finite, and integers must fit into 63 bits and a sign, as in torch, NumPy, and files.
 
     Args:
         kind: the class.
 
     Returns:
-        The class as pydantic checks it. Values that it refuses are a `UsageError`, as those of `validated`.
+        The class as a pydantic dataclass. Invalid values raise a `UsageError`, as in `validated`.
     """
     kind._whole = model_validator(mode="after")(_require_64_bits)  # pyright: ignore[reportAttributeAccessIssue]
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -52,7 +52,7 @@ def _require_64_bits(self: T) -> T:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and number.bit_length() > _BITS:
                 raise ValueError(
-                    f"{name} must be below 2**{_BITS}, got a number of {number.bit_length()} bits"
+                    f"{name} must be below 2**{_BITS}, got a number with {number.bit_length()} bits"
                 )
     return self
 
@@ -61,14 +61,14 @@ def validated(kind: type[T], values: Mapping[str, Any]) -> T:
     """Validate settings.
 
     Args:
-        kind: a class of `settings`.
-        values: nested tables; absent keys take their defaults.
+        kind: a class declared with `settings`.
+        values: nested dicts; missing keys have their defaults.
 
     Returns:
         The settings.
 
     Raises:
-        UsageError: a key is unknown, or a value is of the wrong type or out of range.
+        UsageError: a key is unknown, or a value has the wrong type or is out of range.
     """
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
@@ -77,24 +77,24 @@ def validated(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def read_toml(path: Traversable) -> dict[str, Any]:
-    """Read a configuration file; one that is absent, too large or no TOML is refused."""
+    """Read a configuration file. Raises an error if it is missing, too large, or not valid TOML."""
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_TOML + 1)
     except OSError as error:
-        raise NoInputError(f"cannot read {path}: {error.strerror}; name a readable TOML file") from error
+        raise NoInputError(f"Cannot read {path}: {error.strerror}. Pass a readable TOML file.") from error
     if len(text) > _MAX_TOML:
         raise UsageError(
-            f"a configuration file has at most {_MAX_TOML} bytes, {path} has more; remove what is not configuration"
+            f"Configuration file too large: {path} has more than {_MAX_TOML} bytes. Remove everything but settings."
         )
     try:
         return tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} must be valid TOML: {error}") from error
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested tables, `above` winning; a table of another `name` replaces the one below whole."""
+    """Merge nested dicts; `above` takes precedence. A dict with a different `name` replaces the one below entirely."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
@@ -112,15 +112,15 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each setting that differs; of a table with another `name`, that one alone.
+    """Yield each setting that differs. For dicts with different `name`, yield only the name.
 
     Args:
-        old: nested tables.
-        new: nested tables.
-        prefix: of all names.
+        old: nested dicts.
+        new: nested dicts.
+        prefix: prefix of all names.
 
     Yields:
-        Dotted name, old and new value, None for an absent one.
+        Dotted name, old value, and new value; None for a missing value.
     """
     for key in dict.fromkeys((*old, *new)):
         ours, theirs = old.get(key), new.get(key)
@@ -134,18 +134,18 @@ def differences(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return `name old -> new` for each of the `differences` of nested tables."""
+    """Return `name old -> new` for each of the `differences` of nested dicts."""
     return [f"{name} {ours} -> {theirs}" for name, ours, theirs in differences(old, new)]
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return the end of a message about an unknown name: the known one that is like it, or all of them."""
+    """Return the end of a message about an unknown name: the most similar known name, or all known names."""
     found = difflib.get_close_matches(name, known, 1, 0.4)
-    return f"; did you mean {found[0]}?" if found else f"; known: {', '.join(known)}"
+    return f". Did you mean {found[0]!r}?" if found else f". Known names: {', '.join(known)}."
 
 
 def _explained(kind: type, error: pydantic.ValidationError) -> str:
-    """Return a line for each value that was refused."""
+    """Return one line per invalid value."""
     known = sorted({*_names(kind)})
     return "\n".join(_explain(problem, known) for problem in error.errors())
 
@@ -155,8 +155,8 @@ def _explain(problem: Any, known: list[str]) -> str:
     key = ".".join(path)
     if problem["type"] == "unexpected_keyword_argument":
         if path[-1] in known:
-            return f"{key} is no setting, as {path[-1]} is one of other parts; leave it out"
-        return f"{key} is no setting{nearest(path[-1], known)}"
+            return f"Unknown setting {key!r}: {path[-1]!r} belongs to other parts. Remove it."
+        return f"Unknown setting {key!r}{nearest(path[-1], known)}"
     if problem["type"] == "union_tag_invalid":
         tags = problem["ctx"]
         return f"{key}.name must be one of {tags['expected_tags'].replace(chr(39), '')}, got {tags['tag']!r}"
@@ -168,7 +168,7 @@ def _explain(problem: Any, known: list[str]) -> str:
 
 
 def _names(kind: Any) -> Iterator[str]:
-    """Yield the names of all settings of a class and of those that it is composed of."""
+    """Yield the names of all settings of a class and its nested classes."""
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         for field in dataclasses.fields(kind):

@@ -1,1 +1,1 @@
-"""Intervals and tests of differences: over rows, over seeds, and over both."""
+"""Confidence intervals and tests of differences, over samples, seeds, or both."""

@@ -1,8 +1,8 @@
-"""Two models on the same samples: their difference in each metric, with intervals, and what is shown by it.
+"""Compare two models on the same samples: differences in each metric, their intervals, and a verdict.
 
-The intervals cover the draw of samples for this one pair of runs, not that of seeds: training both again moves the
-metrics by an amount that only several seeds can show (`crossed`). With weights the errors are those of weighted means
-(metrics/means.py). A test on counts of samples says nothing of their weights, so shares have neither of their checks then.
+The intervals cover sampling for this one pair of runs, not seeds. Training both again changes the metrics by an amount that
+only several seeds can show (`crossed`). With weights, the errors are those of weighted means (metrics/means.py). Tests on
+counts of samples ignore weights, so the two additional checks of shares are unavailable then.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from dlrm_adahessian.metrics.ranking import Labels, Probabilities
 from dlrm_adahessian.statistics.discordance import bootstrap_accuracy, discordance, mcnemar
 from dlrm_adahessian.statistics.intervals import Interval, PairedDifference
 
-_LEVEL = 0.05  # an adjusted p value below it shows a difference
+_LEVEL = 0.05  # a difference is significant if its adjusted p value is below this
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShareDifference(PairedDifference):
-    """A difference of shares; two more figures check its normal interval where few samples divide the models.
+    """Difference of shares, with two checks of its normal interval for when few samples differ between the models.
 
     Attributes:
         bootstrap_ci95: percentile bootstrap interval.
@@ -35,10 +35,10 @@ class ShareDifference(PairedDifference):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Ours minus the baseline on the same samples.
+    """Hold the differences, ours minus the baseline, on the same samples.
 
     Attributes:
-        by_metric: the difference in each of `METRICS`; None where there are too few samples, or too few of a class.
+        by_metric: the difference in each of `METRICS`; None if there are too few samples, or too few of a class.
     """
 
     by_metric: Mapping[str, PairedDifference | None]
@@ -47,7 +47,7 @@ class Difference:
         return self.by_metric[metric]
 
     def asdict(self) -> dict[str, float | Interval | None]:
-        """Return the differences flat and ready for JSON: `auc`, `auc_ci95`, ..."""
+        """Return the differences as a flat dict of JSON values: `auc`, `auc_ci95`, ..."""
         flat: dict[str, float | Interval | None] = {}
         for name, metric in METRICS.items():
             found = self[name]
@@ -63,16 +63,16 @@ class Difference:
 def compare_predictions(
     labels: Labels, ours: Probabilities, baseline: Probabilities, weights: Weights | None = None
 ) -> Difference:
-    """Return ours minus the baseline in each of `METRICS`, with 95% intervals over the samples.
+    """Return ours minus the baseline in each of `METRICS`, with 95% intervals that cover sampling.
 
     Args:
         labels: (N,) 0 or 1.
         ours: (N,) float32 or float64 in [0, 1].
         baseline: (N,) like `ours`, for the same samples.
-        weights: (N,) as `binary_metrics` has them; the intervals are over the draw of rows, not of repeated ones.
+        weights: (N,) see `binary_metrics`; intervals cover sampling of the observed samples, not of repeated ones.
 
     Returns:
-        The differences; those of fewer than two samples with weight (AUC: two of each class) are None.
+        The differences; None for fewer than two samples with weight (AUC: two of each class).
     """
     check_predictions(labels, ours, weights)
     check_predictions(labels, baseline)
@@ -88,28 +88,27 @@ def compare_predictions(
 def paired_difference(
     metric: Metric, labels: Labels, a: Probabilities, b: Probabilities, weights: Weights | None = None
 ) -> PairedDifference:
-    """Return the metric of a minus that of b with its normal interval over the samples; of AUC it is DeLong's.
+    """Return the metric of a minus that of b with a normal interval that covers sampling (DeLong's for AUC).
 
     Args:
-        metric: of `METRICS`.
+        metric: an entry of `METRICS`.
         labels: (N,) 0 or 1.
         a: (N,) float32 or float64 in [0, 1].
         b: (N,) like `a`, for the same samples.
-        weights: (N,) as `binary_metrics` has them; the error is over the draw of rows, not of repeated ones.
+        weights: (N,) see `binary_metrics`; the error covers sampling of the observed samples, not of repeated ones.
 
     Returns:
-        The difference. Its estimate is exact, interval and p value are asymptotic in the samples, of AUC in those of each
-        class. Where the values per sample differ by a constant, the standard error is 0.
+        The difference. The estimate is exact. Interval and p value are asymptotic in the number of samples, for AUC in that
+        of each class. If the values per sample differ by a constant, the standard error is 0.
 
     Raises:
-        ValueError: the labels leave the metric without a standard error, or predictions break the rule of
-            `check_predictions`.
+        ValueError: there are too few labels for a standard error, or `check_predictions` rejects the predictions.
     """
     check_predictions(labels, a, weights)
     check_predictions(labels, b)
     weighed, labels, a, b = of_weight(weights, labels, a, b)
     if lacking := metric.lacking(labels):
-        raise ValueError(f"the standard error of {metric.title} needs {lacking}; evaluate on more rows")
+        raise ValueError(f"The standard error of {metric.title} needs {lacking}. Evaluate on more samples.")
     return _paired(metric, labels, a, b, weighed)
 
 
@@ -120,19 +119,19 @@ def difference_per_sample(
     b: Probabilities,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Return the values per sample (N,) of a minus those of b, which average to the difference of the metric."""
+    """Return the values per sample (N,) of a minus those of b. Their mean is the difference of the metric."""
     return np.subtract(metric.values(labels, a, weights), metric.values(labels, b, weights), dtype=np.float64)
 
 
 def judgement(logloss: float, p_adjusted: float) -> str:
-    """Return in words what is shown of a difference in log loss by its adjusted p value."""
+    """Return the verdict on a difference in log loss from its adjusted p value."""
     if p_adjusted >= _LEVEL:
         return "no significant difference"
     return "better" if logloss < 0 else "worse"
 
 
 def p_words(value: float) -> str:
-    """Return a p value, small ones by their bound."""
+    """Format a p value; small ones as an upper bound."""
     return "below 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 

@@ -1,36 +1,35 @@
-"""The difference between two optimizers over both sources of chance: rows and seeds.
+"""Compare two optimizers with intervals that cover both samples and seeds.
 
-Seed s = 1..S trains a pair of runs, ours and theirs, from the same initial weights in the same order of
-data, and both predict the same N rows. So d[s, i], the difference of a per-row figure, has two crossed
-factors, and its mean has the variance
+Seed s = 1..S trains a pair of runs, ours and theirs, from the same initial weights with the same order of data, and both
+predict the same N samples. The difference d[s, i] of a figure per sample therefore has two crossed factors, and its mean
+has the variance
 
-    var(row) / N + var(seed) / S + var(seed x row) / (N S),
+    var(sample) / N + var(seed) / S + var(seed x sample) / (N S),
 
-estimated by moments in `components`. AUC is no mean over rows, but its DeLong placements stand in for
-them: within each class they average to the AUC, and to first order vary like rows (`delong`). It is the
-analysis of Obuchowski and Rockette (1995) with seeds as readers and DeLong's covariances.
+which `components` estimates by moments. AUC is not a mean over samples, but its DeLong placements play that role: their
+mean within each class is the AUC, and to first order they vary like samples (`metrics.ranking`). This is the analysis of
+Obuchowski and Rockette (1995) with seeds as readers and DeLong's covariances.
 
-**What the interval covers.** Another draw of rows and other seeds, for this training set.
+**What the interval covers.** Other samples and other seeds, for the same training set.
 
-* Rows of a test split had no part in training: rows are independent draws of the days they come from.
-* Rows of progressive validation are predicted before they are learnt, so the difference on each, less its
-  expectation given what came before, is uncorrelated with the others', and the formula for rows holds for
-  means: the target is the mean, over the steps of this training, of the expected difference on a fresh
-  row. That expectation drifts while models learn; its drift is counted as chance of rows, which widens the
-  interval. Not covered is another training set. For AUC, which compares rows of different steps, the same
-  holds only roughly.
+* Test samples took no part in training. They are treated as independent draws from the days they come from.
+* Progressive validation predicts each sample before the model trains on it. The difference on a sample, minus its
+  expectation given the past, is therefore uncorrelated with the others, and the formula for samples holds for means. The
+  target is the expected difference on a fresh sample, averaged over the steps of this training. This expectation drifts
+  while models learn; the drift counts as sampling variance and widens the interval. Other training sets are not covered.
+  For AUC, which compares samples of different steps, this holds only approximately.
 
-**How many seeds.** The share of 95% intervals that cover the truth, rows being many and figures of seeds
-about normal, depends on the ratio of the variance of seeds to that of rows. At its worst it is 87% for 2
-seeds, 92% for 3, 94% for 5 and 94.8% for 10; it nears 97% where a seed's chance is all of the interaction.
-At 2 seeds the interval is a warning, not a result: Student's quantile reaches 12.7. One seed shows the
-chance of rows alone. Leaving diverged pairs out conditions on not diverging: report how many beside it.
+**How many seeds.** With many samples and approximately normal figures per seed, the coverage of 95% intervals depends on
+the ratio of seed variance to sample variance. At worst it is 87% for 2 seeds, 92% for 3, 94% for 5, and 94.8% for 10. It
+approaches 97% if all seed variance is interaction. With 2 seeds the interval is a warning rather than a result: Student's
+quantile reaches 12.7. One seed covers samples only. Excluding diverged pairs makes the result conditional on convergence,
+so report how many diverged.
 
-**Searches.** Where hyper-parameters were tuned, seeds that share a search share its luck too. Their differences on each row
-are averaged first, and the searches stand for the seeds in all of the above: the interval then covers another search. With
-one search it is conditional on what that one chose.
+**Searches.** If hyper-parameters were tuned, seeds that share a search also share its luck. Their differences on each sample
+are averaged first, and searches take the place of seeds above, so the interval covers other searches. With one search the
+result is conditional on what that search selected.
 
-Memory: seeds are streamed; three float64 sums per row are kept, whatever S.
+Memory: seeds are streamed, and three float64 sums per sample are stored for any S.
 """
 
 import dataclasses
@@ -51,18 +50,18 @@ from dlrm_adahessian.statistics.components import Estimate, combine
 from dlrm_adahessian.statistics.intervals import Interval
 
 _Values = npt.NDArray[np.float64]
-_NO_SEED = "a difference needs at least one seed, got none; train a pair of runs first"
+_NO_SEED = "A difference needs at least one seed, got none. Train a pair of runs first."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CrossedDifference:
-    """Ours minus theirs, averaged over seeds.
+    """Hold the differences, ours minus theirs, averaged over seeds.
 
     Attributes:
         rows: N.
-        seeds: runs of each side.
-        by_metric: the difference in each of `METRICS`; None where a class has too few samples for it.
-        searches: independent searches that the runs come from; None where all have the same hyper-parameters.
+        seeds: number of runs of each side.
+        by_metric: the difference in each of `METRICS`; None if a class has too few samples.
+        searches: number of independent searches that the runs come from; None if all have the same hyper-parameters.
     """
 
     rows: int
@@ -75,18 +74,18 @@ class CrossedDifference:
 
     @property
     def logloss(self) -> Estimate:
-        """The difference of log loss in nats, by which optimizers are judged; negative where ours is better."""
+        """Difference of log loss in nats, which decides the verdict; negative if ours is better."""
         return cast(Estimate, self["logloss"])  # defined for any two samples
 
     @property
     def covers(self) -> Literal["rows", "rows and seeds", "rows, seeds and tuning"]:
-        """Say which chance the intervals cover; one seed shows nothing of other seeds, one search nothing of others."""
+        """What the intervals cover. One seed says nothing about other seeds, and one search nothing about others."""
         if self.searches is not None and self.searches > 1:
             return "rows, seeds and tuning"
         return "rows" if self.seeds == 1 else "rows and seeds"
 
     def asdict(self) -> dict[str, float | str | Interval | None]:
-        """Return the estimates flat and ready for JSON: `auc`, `auc_ci95`, ...; None for infinity."""
+        """Return the estimates as a flat dict of JSON values: `auc`, `auc_ci95`, ...; infinity becomes None."""
         flat: dict[str, float | str | Interval | None] = {
             "rows": self.rows,
             "seeds": self.seeds,
@@ -109,25 +108,26 @@ def crossed_difference(
     weights: Weights | None = None,
     runs_of_searches: Sequence[int] | None = None,
 ) -> CrossedDifference:
-    """Return ours minus theirs in each of `METRICS`, with 95% intervals over rows and seeds.
+    """Return ours minus theirs in each of `METRICS`, with 95% intervals that cover samples and seeds.
 
-    With one seed the intervals cover the rows alone and equal those of `compare_predictions`; `covers`
-    says so. Seeds are taken one at a time, so a generator that reads one file after another will do.
+    With one seed the intervals cover only samples and equal those of `compare_predictions`; see `covers`. Seeds are read
+    one at a time, so you can pass a generator that reads one file after another.
 
     Args:
         labels: (N,) 0 or 1, N at least 2.
         ours: one (N,) float32 or float64 in [0, 1] per seed, in the order of `labels`.
         theirs: like `ours`, the same seeds in the same order.
-        weights: (N,) as `binary_metrics` has them, two above 0; the draw is of rows, not of repeated ones.
-        runs_of_searches: how many seeds in a row have the hyper-parameters of the first search, of the second, ..., each at
-            least 1; None where all have the same.
+        weights: (N,) see `binary_metrics`, two above 0; intervals cover sampling of the observed samples, not of repeated
+            ones.
+        runs_of_searches: number of consecutive seeds with the hyper-parameters of each search, each at least 1; None if all
+            seeds have the same.
 
     Returns:
         The differences.
 
     Raises:
-        ValueError: there is no seed, a seed is of one side only, there are fewer than two rows, or predictions are not
-            finite (a diverged run) or break the rule of `check_predictions`.
+        ValueError: there is no seed, a seed is missing on one side, there are fewer than two samples, predictions are not
+            finite (a diverged run), or `check_predictions` rejects them.
     """
     if weights is not None:
         check_weights(weights, len(labels))
@@ -145,7 +145,7 @@ def crossed_difference(
             break
         if len(of_search) < max(runs, 1):
             raise ValueError(
-                f"search {searches} has {runs} runs, got {len(of_search)}; give the runs of each, at least one"
+                f"Search {searches} should have {runs} runs, got {len(of_search)}. Pass at least one run per search."
             )
         seeds, searches = seeds + runs, searches + 1
         for name, of_metric in moments.items():
@@ -163,18 +163,18 @@ def crossed_difference(
 
 
 def crossed_mean(differences: Iterable[npt.NDArray[np.generic]]) -> Estimate:
-    """Return the mean of a per-row difference with its interval over rows and seeds.
+    """Return the mean of a difference per sample with an interval that covers samples and seeds.
 
-    For figures that `crossed_difference` does not have, such as a weighted log loss.
+    Use it for figures that `crossed_difference` does not cover, such as a weighted log loss.
 
     Args:
-        differences: one (N,) real or bool array per seed, the same rows in the same order, N at least 2.
+        differences: one (N,) real or bool array per seed, the same samples in the same order, N at least 2.
 
     Returns:
-        The estimate; with one seed, over the rows alone.
+        The estimate; with one seed, it covers samples only.
 
     Raises:
-        ValueError: no seed, fewer than two rows, seeds that differ in rows, or a value that is not finite.
+        ValueError: there is no seed, there are fewer than two samples, seeds differ in N, or a value is not finite.
     """
     moments = _Moments(mean_with_error)
     shape: tuple[int, ...] | None = None
@@ -182,20 +182,20 @@ def crossed_mean(differences: Iterable[npt.NDArray[np.generic]]) -> Estimate:
         shape = shape or difference.shape
         if difference.ndim != 1 or difference.shape != shape or len(difference) < 2:
             raise ValueError(
-                f"every seed needs one value for each of the same rows, at least 2, got {shape} and "
-                f"{difference.shape}; pair the rows first"
+                f"Every seed needs one value for each of the same samples, at least 2, got {shape} and "
+                f"{difference.shape}. Match the samples first."
             )
         if not np.isfinite(difference).all():
-            raise ValueError("per-row values must be finite, got NaN or infinity; drop the diverged seed")
+            raise ValueError("Values per sample must be finite, got NaN or infinity. Drop the diverged seed.")
         moments.add(difference.astype(np.float64))
     return moments.estimate()
 
 
 class _Moments:
-    """Sums over seeds of one value per sample: what `combine` needs, in one (N,) float64 array."""
+    """Accumulate the sums over seeds that `combine` needs, in one (N,) float64 array."""
 
     def __init__(self, spread: Callable[[_Values], tuple[float, float]]) -> None:
-        """Start empty; `spread` maps values per sample (N,) to their figure and its error over the samples."""
+        """Start empty. `spread` maps values per sample (N,) to their figure and its sampling error."""
         self._spread = spread
         self._total: _Values | None = None
         self._figures: list[float] = []
@@ -203,11 +203,11 @@ class _Moments:
 
     @property
     def seeds(self) -> int:
-        """How many seeds were added."""
+        """Number of seeds added."""
         return len(self._figures)
 
     def add(self, difference: _Values) -> None:
-        """Take in one seed's differences per sample (N,), which the caller gives away."""
+        """Add one seed's differences per sample (N,). The caller must not use the array afterwards."""
         figure, error = self._spread(difference)
         self._figures.append(figure)
         self._within.append(error**2)
@@ -217,7 +217,7 @@ class _Moments:
             self._total += difference
 
     def estimate(self) -> Estimate:
-        """Return the mean over seeds; raises ValueError without any seed."""
+        """Return the mean over seeds. Raises a ValueError without seeds."""
         if self._total is None:
             raise ValueError(_NO_SEED)
         _, error = self._spread(self._total)
@@ -227,21 +227,23 @@ class _Moments:
 def _checked_pairs(
     labels: Labels, ours: Iterable[Probabilities], theirs: Iterable[Probabilities]
 ) -> Iterator[tuple[Probabilities, Probabilities]]:
-    """Pair the seeds of both sides and refuse what has no difference."""
+    """Pair the seeds of both sides, and check that their difference is defined."""
     for number, (a, b) in enumerate(zip_longest(ours, theirs)):
         if a is None or b is None:
             longer, shorter = ("theirs", "ours") if a is None else ("ours", "theirs")
             raise ValueError(
-                f"both sides need a run for each seed, got more in {longer} than the {number} in {shorter}; "
-                "drop seeds that one side lacks"
+                f"Both sides need a run for each seed, got more in {longer} than the {number} in {shorter}. "
+                "Drop seeds that are missing on one side."
             )
         for side, probability in (("ours", a), ("theirs", b)):
             if not np.isfinite(probability).all():
                 raise ValueError(
-                    f"probabilities must be finite, got NaN or infinity in pair {number} of {side}; leave "
-                    "the diverged pair out and report that it diverged"
+                    f"Probabilities must be finite, got NaN or infinity in pair {number} of {side}. Exclude the "
+                    "diverged pair, and report that it diverged."
                 )
             check_predictions(labels, probability)
         if len(labels) < 2:
-            raise ValueError(f"an interval needs at least 2 rows, got {len(labels)}; evaluate on more rows")
+            raise ValueError(
+                f"An interval needs at least 2 samples, got {len(labels)}. Evaluate on more samples."
+            )
         yield a, b

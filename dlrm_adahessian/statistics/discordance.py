@@ -1,13 +1,13 @@
-"""Accuracy of two models on the same rows, from the counts of rows that only one of them gets right.
+"""Compare the accuracy of two models on the same samples, from the samples that only one of them gets right.
 
-The other rows, where both are right or both wrong, say nothing about which is better. McNemar's test
-conditions on the discordant rows, of which each is as likely to favour either model when they are equal.
-Its mid-p form is used for any count: Fagerland, Lydersen and Laake, "The McNemar test for binary
-matched-pairs data: mid-p and asymptotic are better than exact conditional" (2013), found that it keeps the
-level almost always and has the power that the exact test gives away, while for many discordant rows it
-agrees with the chi-square. So there is one formula and no threshold between few and many.
+Samples that both models get right, or both get wrong, carry no information about which is better. McNemar's test
+conditions on the discordant samples: if the models are equal, each is equally likely to favor either model. We use the
+mid-p form for any count. Fagerland, Lydersen and Laake, "The McNemar test for binary matched-pairs data: mid-p and
+asymptotic are better than exact conditional" (2013), found that it almost always keeps its level, has more power than the
+exact test, and agrees with the chi-square test for many discordant samples. One formula thus covers small and large
+counts.
 
-Both figures are over the draw of rows for one pair of runs; `crossed` has the intervals over seeds.
+Both results cover sampling for one pair of runs; `crossed` has intervals that cover seeds.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _Correct = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Discordance:
-    """How many of `rows` rows only one of two models decides correctly."""
+    """Count the samples, out of `rows`, that only one of two models gets right."""
 
     only_a: int
     only_b: int
@@ -31,31 +31,31 @@ class Discordance:
 
     @property
     def difference(self) -> float:
-        """Accuracy of a minus accuracy of b."""
+        """Accuracy of a minus that of b."""
         return (self.only_a - self.only_b) / self.rows
 
 
 def discordance(a_correct: _Correct, b_correct: _Correct) -> Discordance:
-    """Count the rows that one model gets right and the other wrong.
+    """Count the samples that one model gets right and the other wrong.
 
     Args:
         a_correct: (N,) bool, N at least 1; see `metrics.correct_decisions`.
-        b_correct: (N,) bool, same rows.
+        b_correct: (N,) bool, for the same samples.
 
     Returns:
         The counts.
 
     Raises:
-        ValueError: shapes differ, there is no row, or a dtype is not bool.
+        ValueError: shapes differ, there is no sample, or a dtype is not bool.
     """
     if a_correct.ndim != 1 or a_correct.shape != b_correct.shape or not len(a_correct):
         raise ValueError(
-            f"both models need one decision for each of the same rows, at least 1, got {a_correct.shape} "
-            f"and {b_correct.shape}; pair the rows first"
+            f"Both models need one decision for each of the same samples, at least 1, got {a_correct.shape} "
+            f"and {b_correct.shape}. Match the samples first."
         )
     if a_correct.dtype != np.bool_ or b_correct.dtype != np.bool_:
         raise ValueError(
-            f"decisions must be bool, got {a_correct.dtype} and {b_correct.dtype}; take them of correct_decisions"
+            f"Decisions must be bool, got {a_correct.dtype} and {b_correct.dtype}. Compute them with correct_decisions."
         )
     return Discordance(
         only_a=int(np.count_nonzero(a_correct & ~b_correct)),
@@ -65,12 +65,12 @@ def discordance(a_correct: _Correct, b_correct: _Correct) -> Discordance:
 
 
 def mcnemar(counts: Discordance) -> float:
-    """Return the two-sided mid-p value of equal accuracy, 1 without any discordant row.
+    """Return McNemar's two-sided mid-p value for equal accuracy; 1 without discordant samples.
 
-    With X ~ Binomial(n, 1/2) of n discordant rows and k the smaller count: 2 P(X < k) + P(X = k).
+    It is 2 P(X < k) + P(X = k) with X ~ Binomial(n, 1/2), n discordant samples, and the smaller count k.
 
     Args:
-        counts: of `discordance`.
+        counts: result of `discordance`.
 
     Returns:
         The p value, above 0 and at most 1.
@@ -81,24 +81,26 @@ def mcnemar(counts: Discordance) -> float:
 
 
 def bootstrap_accuracy(counts: Discordance, *, draws: int = 10_000, seed: int = 0) -> Interval:
-    """Return the 95% percentile bootstrap interval of accuracy(a) - accuracy(b), rows resampled in pairs.
+    """Return the 95% percentile bootstrap interval of accuracy(a) - accuracy(b) with paired resampling.
 
-    The difference depends on a resample only through three counts, which are multinomial; so this is the
-    bootstrap over rows itself, not an approximation, at a cost that does not grow with the rows.
+    The difference depends on a resample only through three multinomial counts. Drawing these counts is therefore the exact
+    bootstrap over samples, and its cost does not grow with the number of samples.
 
     Args:
-        counts: of `discordance`.
-        draws: resamples, at least 1,000.
-        seed: of the resampling.
+        counts: result of `discordance`.
+        draws: number of resamples, at least 1,000.
+        seed: random seed of the resampling.
 
     Returns:
         Lower and upper end.
 
     Raises:
-        ValueError: fewer than 1,000 draws.
+        ValueError: `draws` is below 1,000.
     """
     if draws < 1_000:
-        raise ValueError(f"2.5% tails need at least 1,000 draws, got {draws}; 10,000 is usual")
+        raise ValueError(
+            f"draws must be at least 1,000 for 2.5% tails, got {draws}. A common choice is 10,000."
+        )
     tied = counts.rows - counts.only_a - counts.only_b
     shares = np.array([counts.only_a, counts.only_b, tied]) / counts.rows
     resampled = np.random.default_rng(seed).multinomial(counts.rows, shares, size=draws)

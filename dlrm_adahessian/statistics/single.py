@@ -1,14 +1,13 @@
-"""Intervals of one model's metrics over the draw of samples.
+"""Compute confidence intervals of one model's metrics that cover sampling of the data.
 
-AUC by DeLong, shares by Wilson's score interval, log loss as a mean. Normalized entropy and calibration are ratios of
-means over the same samples, of which numerator and denominator vary together: their errors are those of the linearized
-ratio (delta method), each sample's share of the first-order change. All treat samples as independent draws and say nothing
-about how another seed would have trained.
+AUC uses DeLong's method, shares use Wilson's score interval, and log loss is a mean. Normalized entropy and calibration are
+ratios of means over the same samples, so numerator and denominator vary together. Their errors come from the linearized
+ratio (delta method). All intervals treat samples as independent, and do not cover other seeds.
 
-The binned calibration error has an interval of its own, which allows for the bias of such an error.
+The binned calibration error has its own interval, which allows for the bias of this error.
 
-With weights, rows stay the unit of the draw (metrics/means.py): AUC by DeLong's placements with weights, shares by Wilson's
-interval at the effective rows, means and ratios by the sandwich.
+With weights, samples remain the unit of sampling (metrics/means.py). AUC uses weighted placements, shares use Wilson's
+interval with the effective number of samples, and means and ratios use the sandwich estimator.
 """
 
 import dataclasses
@@ -31,42 +30,42 @@ from dlrm_adahessian.metrics.means import Weights, effective_rows, of_weight
 from dlrm_adahessian.metrics.ranking import Labels, Probabilities, auc_with_error, rarer_class
 from dlrm_adahessian.statistics.intervals import TWO_SIDED_95, Interval, student_interval, student_quantile
 
-_BLOCK = 1 << 20  # samples; three float64 numbers of each are held at a time
+_BLOCK = 1 << 20  # samples; three float64 numbers per sample are in memory at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricIntervals:
-    """95% intervals (low, high) of `METRICS`, normalized entropy and calibration, by name.
+    """Hold 95% intervals (low, high) of `METRICS`, normalized entropy, and calibration, by name.
 
     Attributes:
-        by_metric: None where samples or clicks are too few for one.
+        by_metric: the intervals; None if there are too few samples or clicks.
     """
 
     by_metric: Mapping[str, Interval | None]
 
     def __getitem__(self, metric: str) -> Interval | None:
-        """Return one of them; None for a metric without intervals too."""
+        """Return the interval of a metric, or None if it has none."""
         return self.by_metric.get(metric)
 
     def asdict(self) -> dict[str, Interval | None]:
-        """Return the intervals ready for JSON: `auc_ci95`, ..."""
+        """Return the intervals as JSON values: `auc_ci95`, ..."""
         return {f"{name}_ci95": ends for name, ends in self.by_metric.items()}
 
 
 def metric_intervals(
     labels: Labels, probability: Probabilities, weights: Weights | None = None
 ) -> MetricIntervals:
-    """Return the intervals of one set of predictions; refuses what `check_predictions` refuses.
+    """Return the intervals of one set of predictions. Raises the errors of `check_predictions`.
 
     Args:
         labels: (N,) 0 or 1.
         probability: (N,) float32 or float64 in [0, 1].
-        weights: (N,) as `binary_metrics` has them. The intervals are over the draw of rows, each of which stands for so
-            many: wider than those of repeated rows, and at equal weights those of the rows without.
+        weights: (N,) see `binary_metrics`. Sampling is over the observed samples, so intervals are wider than for repeated
+            samples. Equal weights give the intervals without weights.
 
     Returns:
-        The intervals; None for fewer than two samples with weight, and where a metric needs both classes, for fewer than two
-        of one.
+        The intervals. None for fewer than two samples with weight or, if a metric needs both classes, fewer than two of
+        either.
     """
     check_predictions(labels, probability, weights)
     weighed, labels, probability = of_weight(weights, labels, probability)
@@ -83,7 +82,7 @@ def metric_intervals(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AucEstimate:
-    """One AUC with its DeLong standard error and 95% interval, cut to [0, 1]."""
+    """AUC with its DeLong standard error and 95% interval, clipped to [0, 1]."""
 
     auc: float
     standard_error: float
@@ -91,15 +90,15 @@ class AucEstimate:
 
 
 def delong_auc(labels: Labels, probability: Probabilities, weights: Weights | None = None) -> AucEstimate:
-    """Return one AUC with its interval over the samples; refuses fewer than two samples of a class.
+    """Return the AUC with an interval that covers sampling.
 
-    Asymptotic in the count of each class: at an AUC of exactly 0 or 1 the interval is a point, which
-    understates the doubt.
+    The interval is asymptotic in the number of samples of each class. At an AUC of exactly 0 or 1 it is a single point,
+    which understates the uncertainty.
 
     Args:
         labels: (N,) 0 or 1, at least two of each.
         probability: (N,) float32 or float64 in [0, 1].
-        weights: (N,) as `binary_metrics` has them; the error is over the draw of rows, not of repeated ones.
+        weights: (N,) see `binary_metrics`; the error covers sampling of the observed samples, not of repeated ones.
 
     Returns:
         The estimate.
@@ -110,16 +109,16 @@ def delong_auc(labels: Labels, probability: Probabilities, weights: Weights | No
     check_predictions(labels, probability, weights)
     weighed, labels, probability = of_weight(weights, labels, probability)
     if lacking := METRICS["auc"].lacking(labels):
-        raise ValueError(f"the standard error of an AUC needs {lacking}; evaluate on more rows")
+        raise ValueError(f"The standard error of the AUC needs {lacking}. Evaluate on more samples.")
     auc, standard_error = auc_with_error(labels, probability, weighed)
     low, high = student_interval(auc, standard_error)
     return AucEstimate(auc=auc, standard_error=standard_error, ci95=(max(low, 0.0), min(high, 1.0)))
 
 
 def proportion_interval(count: float, rows: float) -> Interval:
-    """Return Wilson's 95% interval of `count` of `rows`, at least 1; it holds its level for few rows and rare events.
+    """Return Wilson's 95% interval of `count` out of `rows` (at least 1). Valid for few samples and rare events.
 
-    Of weighted rows both are those of `effective_rows`.
+    For weighted samples, pass `effective_rows` as `rows`, and that times the share as `count`.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
@@ -196,9 +195,9 @@ _CLICK, _PROBABILITY = "click", "probability"
 
 @dataclasses.dataclass(frozen=True)
 class _Moments:
-    """Means (K,) and covariances (K, K) over N samples of each metric that is a mean, of click and of probability.
+    """Hold means (K,) and covariances (K, K) over N samples of click, probability, and each metric that is a mean.
 
-    With weights the covariances are N times those of the means.
+    With weights, the covariances are N times those of the means.
     """
 
     rows: int
@@ -210,7 +209,7 @@ class _Moments:
     def of(
         cls, labels: Labels, probability: Probabilities, weights: npt.NDArray[np.float64] | None
     ) -> "_Moments":
-        """Take them in blocks, by the update of Chan, Golub, LeVeque (1979); with weights in two passes."""
+        """Compute them in blocks with the update of Chan, Golub, LeVeque (1979), or in two passes with weights."""
         metrics = {name: metric for name, metric in METRICS.items() if type(metric) is Metric}
         if weights is not None:
             return cls.weighted(metrics, labels, probability, weights)
@@ -221,8 +220,8 @@ class _Moments:
             block = np.stack([*(metric.per_sample(y, p) for metric in metrics.values()), y, p])
             share = len(y) / (start + len(y))
             step = block.mean(1) - means
-            centred = block - block.mean(1, keepdims=True)
-            scatter += centred @ centred.T + np.outer(step, step) * (start * share)
+            centered = block - block.mean(1, keepdims=True)
+            scatter += centered @ centered.T + np.outer(step, step) * (start * share)
             means += share * step
         return cls(len(labels), (*metrics, _CLICK, _PROBABILITY), means, scatter / (len(labels) - 1))
 
@@ -234,7 +233,7 @@ class _Moments:
         probability: Probabilities,
         weights: npt.NDArray[np.float64],
     ) -> "_Moments":
-        """Take them with weights (N,) above 0: first the means, then the sandwich around them."""
+        """Compute them with weights (N,) above 0: first the means, then the sandwich estimator around them."""
         total, rows = weights.sum(), len(weights)
 
         parts = [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
@@ -258,14 +257,14 @@ class _Moments:
         return float(self.means[self.names.index(name)])
 
     def interval(self, slopes: Mapping[str, float], figure: float) -> Interval:
-        """Return the normal interval of a figure that changes by `slopes` times the changes of the means."""
+        """Return the normal interval of a figure whose derivatives with respect to the means are `slopes`."""
         vector = np.array([slopes.get(name, 0.0) for name in self.names])
         variance = vector @ self.covariances @ vector
         return student_interval(float(figure), math.sqrt(max(variance, 0.0) / self.rows))
 
 
 def _normalized_entropy(moments: _Moments) -> Interval:
-    """L / H(c) of mean log loss L and click rate c, H the entropy: d(NE) = dL / H - L H'(c) dc / H**2."""
+    """Return the interval of NE = L / H(c), mean log loss L, click rate c, entropy H: d(NE) = dL / H - L H'(c) dc / H**2."""
     loss, rate = moments["logloss"], moments[_CLICK]
     entropy = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate)
     slope = math.log1p(-rate) - math.log(rate)
@@ -273,6 +272,6 @@ def _normalized_entropy(moments: _Moments) -> Interval:
 
 
 def _calibration(moments: _Moments) -> Interval:
-    """P / c of mean probability P and click rate c: d(P / c) = dP / c - P dc / c**2."""
+    """Return the interval of P / c, mean probability P, click rate c: d(P / c) = dP / c - P dc / c**2."""
     rate, mean = moments[_CLICK], moments[_PROBABILITY]
     return moments.interval({_CLICK: -mean / rate**2, _PROBABILITY: 1 / rate}, mean / rate)

@@ -32,15 +32,15 @@ def require_same_start(config: RunConfig) -> None:
     """
     require_none_refused(None)
     # Another program may have other settings, so it is named first.
-    require_same(program, "install the same version of the program and of its packages on all machines")
-    require_same(lambda: config.of_all_ranks, "start all ranks with the same flags")
+    require_same(program, "Install the same version of the program and of its packages on all machines.")
+    require_same(lambda: config.of_all_ranks, "Start all ranks with the same flags.")
 
 
 def find_same_device(config: RunConfig) -> torch.device:
     """Return the device of this rank, of the same kind on all; raises as `find_device`, and as `require_same`."""
     _, device = ranks.all_open(lambda: (None, find_device(config.device)))
     require_same(
-        lambda: {"device": device.type}, "give each rank a GPU that torch can use, or use --device cpu"
+        lambda: {"device": device.type}, "Give each rank a GPU that torch can use, or use --device cpu."
     )
     return device
 
@@ -60,7 +60,7 @@ def require_same_folder(run: RunDirectory) -> None:
             "content of the checkpoint": newest and _digest(newest / MANIFEST),
         }
 
-    require_same(seen, f"name {_SHARED} with --out")
+    require_same(seen, f"Pass {_SHARED} with --out.")
 
 
 def require_same_rows(data: PreparedData) -> None:
@@ -72,7 +72,7 @@ def require_same_rows(data: PreparedData) -> None:
     manifest = data.manifest
     require_same(
         lambda: {"prepared rows": data.fingerprint, "files": manifest["files"]},
-        f"give --data.cache-dir {_SHARED}",
+        f"Set --data.cache-dir to {_SHARED}.",
     )
 
 

@@ -1,7 +1,7 @@
-"""Saves that are killed or fail at each of their file operations.
+"""Run saves that are killed or fail at each file operation.
 
-They run in a process that has imported what writes checkpoints and nothing more (`light` in conftest.py): it forks four
-times as fast as one that has run other tests.
+They run in a process that has imported only the code that writes checkpoints (`light` in conftest.py), which forks four
+times as fast as a process that has run other tests.
 """
 
 import shutil
@@ -19,14 +19,14 @@ from tests.faults import Outcome, each_operation, kill
 
 
 def save_in_background(folder: Path, seed: int, keep: int = 2) -> None:
-    """Save what `seed` generates, as step 100 * seed, by a thread."""
+    """Save contents generated from `seed` in a thread, as step 100 * seed."""
     with BackgroundSaver() as saver:
         saver.begin(folder, contents_of(seed), step=100 * seed, fingerprint=RUN, keep=keep)
         saver.finish()
 
 
 def killed(save: Callable[..., object], two: Path, root: Path, keep: int) -> list[int]:
-    """Save seed 3 beside seeds 1 and 2, killed at each operation; return which seed the newest good one has."""
+    """Save seed 3 next to seeds 1 and 2, killed at each operation; return the seed of the newest valid checkpoint."""
     seeds: list[int] = []
     for folder, outcome in each_operation(
         lambda folder: save(folder, 3, keep=keep), kill, copies_of(two, root)
@@ -41,7 +41,7 @@ def killed(save: Callable[..., object], two: Path, root: Path, keep: int) -> lis
 
 
 def killed_again(only: Path, root: Path) -> list[int]:
-    """Save seed 2 as the step of seed 1, killed at each operation; return which seed the newest good one has."""
+    """Save seed 2 under the step of seed 1, killed at each operation; return the seed of the newest valid checkpoint."""
     return [
         seed_of(load_newest_good(folder, RUN))
         for folder, _ in each_operation(
@@ -51,10 +51,10 @@ def killed_again(only: Path, root: Path) -> list[int]:
 
 
 def memory_of_a_large_save(folder: Path) -> float:
-    """Return by what share of a table of 200 MiB a save of it raises the peak of this process."""
+    """Return how much saving a table of 200 MiB raises the peak memory, as a share of the table."""
     weight = torch.full((50 * 1024, 1024), 1.0)
     table = TableShard(table="large", first_row=0, table_rows=len(weight), tensors={"weight": weight})
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current use
     before = _peak()
     save(folder, Contents(dense={}, shards=[table], state={}), step=1, fingerprint="")
     return (_peak() - before) / weight.nbytes

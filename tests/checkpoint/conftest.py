@@ -10,7 +10,7 @@ from tests.checkpoints import save_seed
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """The folder of two checkpoints: seed 1 at step 100, seed 2 at step 200."""
+    """Folder with two checkpoints: seed 1 at step 100, seed 2 at step 200."""
     folder = tmp_path / "checkpoints"
     save_seed(folder, 1)
     save_seed(folder, 2)
@@ -19,6 +19,6 @@ def two(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def light() -> Iterator[ProcessPoolExecutor]:
-    """A process that has imported what the functions in attacked.py need."""
+    """Process that has imported only what attacked.py needs."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         yield pool

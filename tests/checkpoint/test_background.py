@@ -1,4 +1,4 @@
-"""Checkpoints written in the background: what is in them, what a kill or a failing disk leaves, two ranks."""
+"""Background checkpoints: their contents, recovery after kills and disk failures, and two ranks."""
 
 import shutil
 import threading
@@ -48,7 +48,7 @@ def wait_for(saver: BackgroundSaver) -> int:
 
 
 class SlowDisk:
-    """Writes nothing until it is told to."""
+    """Write nothing until released."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -77,12 +77,12 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 def overwrite_(tensors: dict[str, Tensor], shards: list[TableShard]) -> None:
-    """Do to all tensors what training may do."""
+    """Overwrite all tensors, as training may."""
     for tensor in [*tensors.values(), *(t for shard in shards for t in shard.tensors.values())]:
         tensor.fill_(1)
 
 
-# What is saved
+# Contents
 
 
 def test_what_is_saved_is_of_the_step_although_training_went_on(two: Path, disk: SlowDisk) -> None:
@@ -215,7 +215,7 @@ def test_its_thread_gives_way_and_never_takes_back(
 
 
 def _half(seed: int) -> list[TableShard]:
-    """Return this rank's half of the rows of each table that has some for both."""
+    """Return this rank's half of the rows of each table that is large enough for both ranks."""
     rank, shards = ranks.rank(), []
     for table in tables_of(seed):
         cut = table.rows // 2
@@ -247,9 +247,7 @@ def _save_on_two(folder: Path, fails: bool) -> int:
                 waited += 1
             assert waited > 1
             saver.finish()
-            ranks.Vote(
-                0
-            ).largest()  # the first rank holds the store: it leaves when the other needs it no more
+            ranks.Vote(0).largest()  # the first rank hosts the store and leaves only after the other is done
     except ProgramError as error:
         print(error)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""Checkpoints in good order: bit-exact round trips, any partition of the rows, what does not fit, and a run that goes on."""
+"""Valid checkpoints: bit-exact round trips, any partition of rows, misfits, and runs that continue during reading."""
 
 import dataclasses
 import itertools
@@ -42,7 +42,7 @@ from tests.processes.holder import holding
 
 
 def strip(table: TableShard, rows: tuple[int, int], columns: tuple[int, int]) -> TableShard:
-    """Return a rectangle of a table; what a row has one number of, each rectangle of it has."""
+    """Return a rectangle of a table; each rectangle has its own copy of per-row states."""
     cut = part(table, *rows)
     tensors = {n: t[:, slice(*columns)] if t.dim() == 2 else t for n, t in cut.tensors.items()}
     return dataclasses.replace(cut, tensors=tensors, first_column=columns[0], table_columns=table.columns)
@@ -164,13 +164,13 @@ def test_what_does_not_fit_is_refused_and_nothing_is_copied(
 def test_numbers_that_are_not_finite_are_refused_though_sealed(
     two: Path, file: str, name: str, value: float
 ) -> None:
-    """No program of ours saves them: somebody put them there."""
+    """This program never saves such values, so they must come from elsewhere."""
     path = two / "step-00000100" / f"{file}.safetensors"
     tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
     tensors[name].view(-1)[0] = value
     save_file(tensors, path)
     reseal(path.parent)
-    with pytest.raises(CheckpointError, match=f"holds finite numbers, and '{name}' in {path}"):
+    with pytest.raises(CheckpointError, match=f"Non-finite values in '{name}' of {path}"):
         load(path.parent, RUN).restore_(blank(dense_of(1)), [blank_shard(table) for table in tables_of(1)])
 
 
@@ -182,17 +182,19 @@ SCHEMA = from_dict({"label": {"column": "y"}, "tokens": [{"column": "C3"}]})
     [
         ({}, None),
         ({"copies": 2}, None),
-        ({"parameters": 42}, "dense part has 43 numbers, and .* has 42"),
-        ({"rows": 10}, "table C3 has 44 numbers, and .* has 40"),
-        ({"dim": 3}, "table C3 has 44 numbers, and .* has 33"),
-        ({"copies": 0}, "table C3 has 44 numbers, and .* has 0"),
+        ({"parameters": 42}, "dense part has 43 numbers, but .* has 42"),
+        ({"rows": 10}, "table C3 has 44 numbers, but .* has 40"),
+        ({"dim": 3}, "table C3 has 44 numbers, but .* has 33"),
+        ({"copies": 0}, "table C3 has 44 numbers, but .* has 0"),
     ],
 )
 def test_a_model_larger_than_the_files_is_refused_before_it_is_made(
     tmp_path: Path, stored: dict[str, int], told: str | None
 ) -> None:
-    model = DLRMConfig(bottom=(10**9,), top=(7,), embedding_dim=4)  # without dense columns no bottom MLP
-    parameters = (4 + 1) * 7 + (7 + 1) * 1  # the 4 inputs are those of the only table
+    model = DLRMConfig(
+        bottom=(10**9,), top=(7,), embedding_dim=4
+    )  # without numeric features there is no bottom MLP
+    parameters = (4 + 1) * 7 + (7 + 1) * 1  # the 4 inputs come from the only table
     assert model.parameters(0, 1) == parameters
     dense = {"parameters": torch.ones(stored.get("parameters", parameters))}
     table = table_of(1, "C3", stored.get("rows", 11), stored.get("dim", 4))
@@ -214,9 +216,9 @@ def test_rows_that_no_file_holds_are_refused(tmp_path: Path) -> None:
 
 def test_another_configuration_is_refused_with_the_remedy(two: Path) -> None:
     other = fingerprint({"lr": 0.2})
-    with pytest.raises(CheckpointError, match=f"configuration '{RUN}', and this run has '{other}'; resume"):
+    with pytest.raises(CheckpointError, match=f"configuration '{RUN}', but this run has '{other}'. Resume"):
         load(two / "step-00000200", other)
-    with pytest.raises(CheckpointError, match="none of 2 checkpoints"):
+    with pytest.raises(CheckpointError, match="None of 2 checkpoints"):
         load_newest_good(two, other)
     assert seed_of(load_newest_good(two, other, RUN)) == 2, "of several owners any will do"
     save(two, Contents(dense={}, shards=[], state={}), step=300, fingerprint=other)
@@ -227,7 +229,7 @@ def test_another_configuration_is_refused_with_the_remedy(two: Path) -> None:
 
 
 def load_as_on_two_machines(checkpoints: Path, report: Path) -> None:
-    """Ranks 1 and 2 are of another machine; what they would verify is refused."""
+    """Ranks 1 and 2 run on another machine, where verification fails."""
     with init_process_group(timeout=60), pytest.MonkeyPatch.context() as patch:
         rank = ranks.rank()
         patch.setenv("LOCAL_RANK", str(max(0, rank - 1)))
@@ -250,13 +252,13 @@ def test_one_rank_of_each_machine_verifies_what_that_one_sees(tmp_path: Path) ->
     assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == ["3 ", "3 verified", "3 "]
 
 
-# Checkpoints of a run that goes on
+# Checkpoints of a run that is training
 
 
 def replacing(
     two: Path, times: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Checkpoint | None:
-    """Load while the run commits newer checkpoints in place of the one that is being read, so many times."""
+    """Load while the run replaces the checkpoint that is being read the given number of times."""
     seeds = iter(range(3, 3 + times))
 
     def read(path: Path) -> dict[str, Any]:
@@ -281,20 +283,22 @@ def test_one_that_is_replaced_while_it_is_read_is_looked_for_again(
 def test_a_run_that_is_always_ahead_is_told_in_words(
     two: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(LockedError, match=r"10 times the run that works on \S*checkpoints replaced it; wait"):
+    with pytest.raises(
+        LockedError, match=r"trains in \S*checkpoints replaced its checkpoint during 10 attempts .*\. Wait"
+    ):
         replacing(two, 50, monkeypatch, caplog)
 
 
 def test_nobody_is_advised_to_remove_what_another_process_trains(two: Path) -> None:
     path = two / "step-00000200"
     (path / "dense.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=f"remove {path} to use the one before it"):
+    with pytest.raises(CheckpointError, match=f"Remove {path} to use the one before it"):
         load(path, RUN)
     with (
         holding(two.parent / "lock"),
-        pytest.raises(CheckpointError, match=f"trains {two.parent} .*: leave them alone") as refused,
+        pytest.raises(CheckpointError, match=f"training in {two.parent} .*Do not change them") as refused,
     ):
         load(path, RUN)
-    assert "remove" not in str(refused.value)
-    with exclusive_lock(two.parent / "lock", wait=False), pytest.raises(CheckpointError, match="remove"):
-        load(path, RUN)  # a resume holds the lock itself, until it ends with this message
+    assert "Remove" not in str(refused.value)
+    with exclusive_lock(two.parent / "lock", wait=False), pytest.raises(CheckpointError, match="Remove"):
+        load(path, RUN)  # a resumed run holds the lock until it ends with this message

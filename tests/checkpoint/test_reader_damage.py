@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged or hostile, whole under a manifest that agrees with them or not."""
+"""Damaged and hostile checkpoints, with and without a matching manifest."""
 
 import json
 import logging
@@ -29,14 +29,14 @@ from tests.hostile import Bomb, reseal
 
 
 def damages(folder: Path, other: Path, seed: int) -> Iterator[str]:
-    """Damage one file of `folder` at a time, and put it back."""
+    """Damage one file of `folder` at a time, and restore it."""
     rng = random.Random(seed)
     for path in sorted(folder.iterdir()):
         good = path.read_bytes()
         bit = bytearray(good)
         bit[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
         page = rng.randrange(0, len(good), 512)
-        # A manifest without its last byte, a line end, says the same: cut at least one byte more.
+        # The last byte of a manifest is a line end, which does not matter: cut at least one byte more.
         damaged = {
             "bit": bytes(bit),
             "cut": good[: rng.randrange(len(good) - 1)],
@@ -62,13 +62,13 @@ def test_damage_is_refused_and_the_checkpoint_before_is_used_with_a_warning(
     for seed in range(5):
         for what in damages(newest, before, seed):
             caplog.clear()
-            with pytest.raises(CheckpointError, match=r"remove \S*step-00000200 |belongs to|has format"):
+            with pytest.raises(CheckpointError, match=r"Remove \S*step-00000200 |belongs to|has format"):
                 load(newest, RUN)
             with caplog.at_level(logging.WARNING):
                 checkpoint = load_newest_good(two, RUN)
             assert checkpoint is not None
             assert checkpoint.path == before, what
-            assert "skipped a checkpoint" in caplog.text
+            assert "Skipped a checkpoint" in caplog.text
             assert "step-00000200" in caplog.text
             count += 1
     assert seed_of(load(newest, RUN)) == 2, "the damage was put right each time"
@@ -78,19 +78,19 @@ def test_damage_is_refused_and_the_checkpoint_before_is_used_with_a_warning(
 def test_when_all_are_damaged_the_run_is_refused(two: Path) -> None:
     for path in two.glob("step-*/dense.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"none of 2 .*the newest: \S*step-00000200/dense.* changed"):
+    with pytest.raises(CheckpointError, match=r"None of 2 .*The newest: \S*step-00000200/dense.* changed"):
         load_newest_good(two, RUN)
     assert CheckpointError.exit_code == 3
 
 
 def test_a_folder_under_the_name_of_another_step_is_refused(two: Path) -> None:
     shutil.copytree(two / "step-00000100", two / "step-00000300")
-    with pytest.raises(CheckpointError, match="holds step 100, not the one of its name"):
+    with pytest.raises(CheckpointError, match="contains step 100, which differs from its name"):
         load(two / "step-00000300", RUN)
     assert seed_of(load_newest_good(two, RUN)) == 2
 
 
-# Hostile content, under a manifest that agrees with it
+# Hostile content with a matching manifest
 
 
 PLACES = ["dense.safetensors", "tables-00001.safetensors", "state.json", MANIFEST, "../latest"]
@@ -109,7 +109,7 @@ def test_a_pickle_is_never_loaded_wherever_it_lies(
     if place not in {MANIFEST, "../latest"}:
         reseal(folder)
     checkpoint = load_newest_good(two, RUN)
-    if place.endswith("safetensors"):  # its digest is right, so only reading shows what it is
+    if place.endswith("safetensors"):  # the digest matches, so only reading reveals the content
         with pytest.raises(CheckpointError, match="cannot be read"):
             seed_of(checkpoint)
     else:
@@ -121,11 +121,11 @@ def test_a_pickle_is_never_loaded_wherever_it_lies(
 
 ROWS = {"file": "dense.safetensors", "table": "C3", "first_row": 0, "rows": 1, "table_rows": 1}
 HOSTILE_STATES = {
-    "another type": ([1, 2], "no state of a checkpoint"),
+    "another type": ([1, 2], "not a valid checkpoint state"),
     "no state": ({"stored": []}, r"\nstate\n"),
     "state of another type": ({"state": 3, "stored": []}, r"\nstate\n"),
     "extra key": ({"state": {}, "stored": [], "code": "x"}, r"\ncode\n"),
-    "file outside": ({"state": {}, "stored": [{**ROWS, "file": "../../x"}]}, "holds other files"),
+    "file outside": ({"state": {}, "stored": [{**ROWS, "file": "../../x"}]}, "contains other files"),
     "row of another type": ({"state": {}, "stored": [{**ROWS, "first_row": "0"}]}, r"\.first_row\n"),
 }
 
@@ -162,7 +162,7 @@ def test_a_hostile_name_in_the_manifest_is_refused(two: Path, name: str) -> None
 def test_another_format_is_refused(two: Path) -> None:
     reseal(two / "step-00000200", format=2)
     with pytest.raises(
-        CheckpointError, match="has format 2, and this version reads 1; resume with the version"
+        CheckpointError, match="has format 2, but this version reads 1. Resume with the version"
     ):
         load(two / "step-00000200", RUN)
 

@@ -1,4 +1,4 @@
-"""Which checkpoint is used, and which stay."""
+"""Order of checkpoints, and which ones to keep."""
 
 from pathlib import Path
 

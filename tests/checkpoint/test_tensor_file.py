@@ -1,4 +1,4 @@
-"""Tensors in a file that the safetensors library reads; writing past the page cache, whatever the disk takes at once."""
+"""Tensor files that the safetensors library can read, and direct I/O with partial writes."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from tests.checkpoints import dense_of, same_bits
 
 
 class ShortFile:
-    """Takes at most so many bytes of what it is given."""
+    """File that accepts a limited number of bytes per write."""
 
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._file, self._most = file, most

@@ -1,4 +1,4 @@
-"""What is saved and what never is; kills and failing operations while a checkpoint is saved."""
+"""Contents of checkpoints, refusals, and recovery after kills and failures during a save."""
 
 import resource
 import signal
@@ -34,7 +34,7 @@ def test_what_is_not_finite_is_never_saved(two: Path, value: float, dtype: torch
 def test_what_the_format_cannot_hold_is_refused(two: Path) -> None:
     with pytest.raises(ValueError, match="complex64"):
         save_only(two, 300, dense={"c": torch.zeros(2, dtype=torch.complex64)})
-    with pytest.raises(ValueError, match="same rows"):
+    with pytest.raises(ValueError, match="same number of rows"):
         TableShard(
             table="C3", first_row=0, table_rows=3, tensors={"w": torch.zeros(3, 2), "s": torch.zeros(2)}
         )
@@ -45,7 +45,7 @@ def test_saving_copies_no_table(light: ProcessPoolExecutor, tmp_path: Path) -> N
     assert light.submit(attacked.memory_of_a_large_save, tmp_path).result() < 0.25, "of the table's 200 MiB"
 
 
-# Faults in saving
+# Faults during a save
 
 
 @pytest.mark.campaign

@@ -59,5 +59,5 @@ def test_a_model_or_a_batch_that_cannot_be_is_refused_before_any_work(tmp_path, 
     ):
         out = tmp_path / "run"
         assert main(["train", "--dataset", "synthetic", "--device", "cpu", "--out", str(out), *flags]) == 64
-        assert "GB of memory at least, and this machine has" in capsys.readouterr().err
+        assert "GB, but this machine has" in capsys.readouterr().err
         assert not out.exists()

@@ -56,7 +56,7 @@ def test_a_setting_that_one_architecture_refuses_is_refused(tmp_path):
     [
         ({"models": "dlrm"}, "at least two architectures, each once, got 'dlrm'; name one alone by --model"),
         ({"models": "dlrm,dcnv2,dlrm"}, "at least two architectures, each once, got 'dlrm,dcnv2,dlrm'"),
-        ({"models": "dlrm,dcn"}, "models are among dlrm, deepfm, dcnv2, got 'dcn'; did you mean dcnv2"),
+        ({"models": "dlrm,dcn"}, "models are among dlrm, deepfm, dcnv2, got 'dcn'. Did you mean 'dcnv2'"),
         ({"models": "dlrm,dcnv2", "optimizers": "adam,adam"}, "at least one optimizer, each once"),
         ({"optimizers": "adam"}, "at least two optimizers, each once, got 'adam'"),
         (

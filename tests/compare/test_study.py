@@ -144,7 +144,7 @@ def test_progressive_rows_that_choose_are_not_reported(study):
 def test_a_wrong_name_is_refused_with_the_nearest(tmp_path):
     code, _, err = call("compare", "--optimizers", "adagrad,hybird", "--out", tmp_path / "study")
     assert code == 64
-    assert "did you mean hybrid?" in err
+    assert "Did you mean 'hybrid'?" in err
     assert not list(tmp_path.iterdir())
 
 

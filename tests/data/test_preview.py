@@ -101,7 +101,7 @@ def test_what_training_refuses_is_refused(path, tmp_path):
     schema = from_dict({**SCHEMA, "label": {"column": "price"}})
     with pytest.raises(DataError, match=r"log\.csv, row \d+: column 'price' must be 0 or 1"):
         preview(schema, path, rows=100)
-    with pytest.raises(DataError, match=r"log\.csv has no column 'clickd', .*; did you mean click"):
+    with pytest.raises(DataError, match=r"log\.csv has no column 'clickd', .*Did you mean 'click"):
         preview(from_dict({**SCHEMA, "label": {"column": "clickd"}}), path, rows=100)
     log().assign(click=0).to_csv(path, index=False)
     with pytest.raises(DataError, match="must contain both labels, but 0 of its 200 samples are clicks"):

@@ -184,7 +184,7 @@ def test_times_keep_their_kind(time: Any) -> None:
         (minimal(tokens=[{"column": "t", "separator": "|"}]), "separator"),
         (minimal(bags=[{"column": "b", "separator": ""}]), "separator"),
         (minimal(bags=[{"column": "b", "max_length": 0}]), "max_length"),
-        (minimal(labels={"column": "y"}), "did you mean label"),
+        (minimal(labels={"column": "y"}), "Did you mean 'label'"),
         (minimal(format="json"), "format"),
         (minimal(split={"by": "time", "test_from": 1, "validation_from": 2}), r"by time requires a time column\. Add"),
         (minimal(time={"column": "k"}, split={"by": "time", "test_from": 1}), r"test_from and validation_from\. Add"),
@@ -205,9 +205,9 @@ def test_messages_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"s\.toml: .*columns"):
         schema_of("criteo", path)
     path.write_text("label = ")
-    with pytest.raises(UsageError, match="must be valid TOML"):
+    with pytest.raises(UsageError, match="is not valid TOML"):
         schema_of("criteo", path)
-    with pytest.raises(NoInputError, match=r"cannot read .*no\.toml"):
+    with pytest.raises(NoInputError, match=r"Cannot read .*no\.toml"):
         schema_of("criteo", tmp_path / "no.toml")
 
 

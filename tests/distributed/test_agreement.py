@@ -1,4 +1,4 @@
-"""Ranks that have something else than the first one end, and the first one names it."""
+"""If a rank differs from the first, all ranks exit and the first names the difference."""
 
 import json
 import time
@@ -13,38 +13,38 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.errors import NoInputError, ProgramError, StorageError, UsageError
 from tests.processes import worlds
 
-START = "start all ranks with the same flags"
+START = "Start all ranks with the same flags."
 RATES = {"seed": 0, "optim": {"name": "adam", "lr": 0.05, "decay": None}}
 STATED: dict[str, tuple[Any, Any, str]] = {
-    "one setting": (RATES, {**RATES, "seed": 7}, "rank 2 has seed 7, rank 0 has 0; remedy"),
+    "one setting": (RATES, {**RATES, "seed": 7}, "Rank 2 has seed 7, but rank 0 has 0. remedy"),
     "below a table": (
         RATES,
         {**RATES, "optim": {"name": "adam", "lr": 5.0, "decay": "linear"}},
-        "rank 2 has optim.lr 5 and optim.decay linear, rank 0 has 0.05 and none; remedy",
+        "Rank 2 has optim.lr 5 and optim.decay linear, but rank 0 has 0.05 and none. remedy",
     ),
     "another table": (
         RATES,
         {**RATES, "optim": {"name": "sgd", "lr": 5.0}},
-        "rank 2 has optim.name sgd, rank 0 has adam; remedy",
+        "Rank 2 has optim.name sgd, but rank 0 has adam. remedy",
     ),
-    "absent": (RATES, {"seed": 0}, f"rank 2 has optim none, rank 0 has {RATES['optim']}; remedy"),
+    "absent": (RATES, {"seed": 0}, f"Rank 2 has optim none, but rank 0 has {RATES['optim']}. remedy"),
     "five": (
         dict.fromkeys("abcde", 1),
         dict.fromkeys("abcde", 2),
-        "rank 2 has a 2 and b 2 and c 2, rank 0 has 1 and 1 and 1 (and 2 more); remedy",
+        "Rank 2 has a 2 and b 2 and c 2, but rank 0 has 1 and 1 and 1 (and 2 more). remedy",
     ),
 }
-"""What ranks 0 and 1 have, what rank 2 has, and what is told."""
+"""Values of ranks 0 and 1, values of rank 2, and the expected message."""
 REFUSED: dict[str, tuple[list[ProgramError | None], int, str]] = {
     "on one": (
         [None, NoInputError("no file"), None],
         64,
-        f"the flags of rank 1 are refused, those of rank 0 are not; {START}\nno file",
+        f"Rank 1 has invalid flags, but rank 0 does not. {START}\nno file",
     ),
     "on all": ([NoInputError("no file")] * 3, 66, "no file"),
     "on the first": ([UsageError("wrong"), None, None], 64, "wrong"),
 }
-"""What refuses the flags of each rank, the code of all, and what is told."""
+"""Errors of the flags of each rank, the exit code, and the expected message."""
 
 
 def test_one_process_has_nobody_to_differ_from() -> None:
@@ -102,7 +102,7 @@ def test_what_a_rank_has_of_its_own_is_told_once_by_name_and_all_end_alike(tmp_p
 
 
 def wait_for(limit: float, silence: float) -> int:
-    """Let the last rank say nothing for a while; return the exit code of the others."""
+    """Let the last rank stay silent for a while, and return the exit code of the others."""
     try:
         with init_process_group(timeout=limit), ranks.one_voice():
             if ranks.rank() == 1:
@@ -120,7 +120,7 @@ def test_a_rank_that_says_nothing_is_waited_for_until_the_timeout(tmp_path: Path
     try:
         processes[0].join(30)
         assert processes[0].exitcode == 75
-        assert "every rank must answer within 1 s" in worlds.printed(tmp_path / "log", 0)
+        assert "A rank did not answer within 1 s" in worlds.printed(tmp_path / "log", 0)
     finally:
         processes[1].kill()
         processes[1].join()

@@ -1,4 +1,4 @@
-"""Derivatives of three ranks' samples, one of which has none, against those of the whole batch."""
+"""Compare the combined derivatives of three ranks, one of them without samples, with those of the whole batch."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from tests.processes import worlds
 
 pytestmark = [pytest.mark.dist, pytest.mark.oracle]
 
-SAMPLES, SIZE, CURVED = 5, 3, 4  # 3, 2 and no samples; the curvature is of the first 4
+SAMPLES, SIZE, CURVED = 5, 3, 4  # ranks with 3, 2, and 0 samples; the curvature covers the first 4
 SEEN = ("loss", "logits", "grad", "curvature", "pooled_grad", "pooled_curvature")
 
 
 def of_samples(first: int, last: int, curved: int) -> Derivatives:
-    """Return derivatives of the mean loss over samples `first` up to `last`; a rank without samples has padding."""
+    """Return derivatives of the mean loss over samples `first` to `last - 1`; a rank without samples has padding."""
     generator = torch.Generator().manual_seed(1)
     loss, logits = torch.randn(2, SAMPLES + 1, generator=generator, dtype=torch.float64)
     grads, diagonals = torch.randn(2, SAMPLES + 1, 7, generator=generator, dtype=torch.float64)
@@ -51,7 +51,7 @@ def tensors_of(found: Derivatives) -> dict[str, Tensor]:
 
 
 def exchange(folder: Path) -> None:
-    """Exchange on this rank, and keep what came of it."""
+    """Run the exchange on this rank, and save the result."""
     with init_process_group():
         rank = ranks.rank()
         share = Share(samples=SAMPLES, rank=rank, world_size=3, size=SIZE)
@@ -89,7 +89,7 @@ def test_derivatives_are_those_of_the_mean_loss_over_the_whole_batch(of_ranks: l
             assert torch.equal(found[name], of_ranks[0][name]), "all ranks have the same bits"
             torch.testing.assert_close(found[name], expected[name], rtol=1e-14, atol=1e-14)
     for name in ("pooled_grad", "pooled_curvature"):
-        # The exchange of the rows takes the mean over ranks; what is beyond the samples is padding.
+        # The row exchange takes the mean over ranks. Entries after the samples are padding.
         joined = torch.cat([found[name] for found in of_ranks]) / 3
         torch.testing.assert_close(joined[:SAMPLES], expected[name], rtol=1e-14, atol=1e-14)
         assert not joined[SAMPLES:].any()
@@ -97,7 +97,7 @@ def test_derivatives_are_those_of_the_mean_loss_over_the_whole_batch(of_ranks: l
 
 
 def test_gradients_are_averaged_over_ranks_before_they_are_squared(of_ranks: list[dict[str, Tensor]]):
-    # 3 and 1 of the first 4 samples are the first two ranks'.
+    # The first two ranks have 3 and 1 of the first 4 samples.
     mean = torch.tensor([(3 * (10 * k + 1) + (10 * k + 2)) / 4 for k in range(2)], dtype=torch.float64)
     expected = mean_square(mean.unsqueeze(1).expand(2, 7), CURVED)
     for found in of_ranks:

@@ -1,4 +1,4 @@
-"""What ranks tell each other, and the share of a batch that each takes."""
+"""Messages between ranks, and the share of a batch that each rank takes."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_shares_are_the_batch_in_order(samples: int, world_size: int, extra: int
     held = [sample for share in shares for sample in range(share.first, share.first + share.count)]
     assert held == list(range(samples))
     assert {share.padded for share in shares} == {max(share.count for share in shares)}
-    # One after another, padding included, the samples stand at their own numbers: the owners of rows rely on it.
+    # Concatenated with padding, each sample is at its own index. The owners of embedding rows rely on it.
     for share in shares:
         assert share.count == 0 or share.first == share.rank * share.padded
     assert [share.count_among(first) for share in shares] == [

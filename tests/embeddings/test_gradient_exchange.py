@@ -1,4 +1,4 @@
-"""Which columns of the derivatives a group of tables needs; that they arrive is tested with the sharded lookup."""
+"""Select the columns of the derivatives for each group of tables. The sharded lookup tests that they arrive."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Rows of one rank: each way to look up sums the same rows, an update is of the last lookup, and has its derivatives."""
+"""All lookup paths of one rank sum the same rows, and an update applies the derivatives of the last lookup."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BATCH, FEATURES, DIM = 3, 2, 4
 
 
 def new_tables() -> RowTables:
-    """Two tables, the second read by one feature, as the first."""
+    """Return two tables, each read by one feature."""
     tables = RowTables(
         [5, 3],
         DIM,
@@ -72,17 +72,17 @@ def test_an_update_without_a_lookup_is_refused():
     tables = new_tables()
     with torch.no_grad():
         tables(*one_hot())
-    with pytest.raises(RuntimeError, match="needs a lookup before it, got none"):
+    with pytest.raises(RuntimeError, match="No lookup to update"):
         tables.apply_(torch.ones(BATCH * FEATURES, DIM), None, sampled=None, lr_scale=1.0, samples=BATCH)
 
 
 class Recording(RowRule):
-    """Keeps what reaches a rule, and updates nothing."""
+    """Record the hits that reach a rule, without updating."""
 
     cfg = RowSGDConfig()
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return places for the derivatives of each row, and for its lookups."""
+        """Return buffers for the derivatives of each row, and for its lookups."""
         return {
             "grad": torch.zeros_like(weight),
             "curvature": torch.zeros_like(weight),
@@ -91,13 +91,13 @@ class Recording(RowRule):
 
     @property
     def direction_triton(self) -> Any:
-        """The rule as a function that the GPU kernels inline."""
+        """Return the rule as a function that the GPU kernels inline."""
         return _recorded.compiled
 
     def update_torch_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
     ) -> None:
-        """Keep the hits."""
+        """Record the hits."""
         assert hits.curvature is not None
         state["grad"][hits.rows] = hits.grad
         state["curvature"][hits.rows] = hits.curvature
@@ -117,7 +117,7 @@ def _recorded(
 
 
 def long_bags(samples: int) -> list[list[list[int]]]:
-    """Return for each feature and sample 0 to 20 rows, which repeat in a bag and in others."""
+    """Return 0 to 20 rows for each feature and sample, with repeats within and across bags."""
     rng = np.random.default_rng(6)
     lengths = rng.integers(21, size=(oracles.FEATURES, samples))
     lengths[:, 0], lengths[:, 1] = (0, 20, 1), 20
@@ -132,7 +132,7 @@ def long_bags(samples: int) -> list[list[list[int]]]:
 def test_what_reaches_a_rule_of_long_bags_are_the_derivatives_at_the_rows(
     kernel: str, l2: float, monkeypatch: pytest.MonkeyPatch
 ):
-    """Against autograd and a brute-force Hessian with respect to the tables themselves, penalty included."""
+    """Compare with autograd and a brute-force Hessian with respect to the tables, penalty included."""
     head, (dense, weights, _, labels) = small_head(), small_batch()
     bags = long_bags(len(labels))
     hits = torch.tensor(
@@ -189,8 +189,8 @@ def test_what_reaches_a_rule_of_long_bags_are_the_derivatives_at_the_rows(
 
 @pytest.mark.parametrize("kernel", ["numba", pytest.param("triton", marks=needs_triton)])
 def test_a_penalty_is_of_each_row_once_whatever_the_weights_and_the_samples_with_curvature(kernel: str):
-    """Rows that only a sample of weight 0 has are left alone, and no penalty is scaled as a part of the curvature is."""
-    indices = torch.tensor([4, 0, 4, 2, 2, 1])  # the last sample alone has row 1 of the second table
+    """Rows of samples with weight 0 do not change, and the curvature's sample fraction does not scale the penalty."""
+    indices = torch.tensor([4, 0, 4, 2, 2, 1])  # only the last sample has row 1 of the second table
     found = []
     for l2 in (0.0, 0.25):
         tables = RowTables(
@@ -213,7 +213,7 @@ def test_a_penalty_is_of_each_row_once_whatever_the_weights_and_the_samples_with
             {name: tensor.clone() for name, tensor in tables.state.items()} | {"weight": tables.weight}
         )
     plain, penalized = found
-    touched = [0, 4, 7]  # row 4 of the first table twice, by the first sample and one of weight 0
+    touched = [0, 4, 7]  # two samples have row 4 of the first table: the first one, and one of weight 0
     expected = torch.zeros(8, DIM, dtype=torch.float64)
     expected[touched] = 0.25 * plain["weight"][touched]
     assert torch.equal(penalized["grad"] - plain["grad"], expected)

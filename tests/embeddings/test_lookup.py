@@ -1,4 +1,4 @@
-"""The lookup of a model without tables: an answer of the right shape, and nothing else."""
+"""The lookup of a model without tables returns the right shape and does nothing else."""
 
 import pytest
 import torch
@@ -41,10 +41,10 @@ def test_there_is_nothing_to_save_and_the_plan_says_so(lookup: NoTables):
 
 
 def test_features_without_tables_are_refused(lookup: NoTables):
-    with pytest.raises(ValueError, match=r"must be the tables in order, \[\], got \['C1'\]"):
+    with pytest.raises(ValueError, match=r"must match the tables in order: expected \[\], got \['C1'\]"):
         lookup(lookups(["C1"], 2))
 
 
 def test_a_sharded_lookup_without_tables_is_refused():
-    with pytest.raises(ValueError, match="are needed, got none; use NoTables"):
+    with pytest.raises(ValueError, match="at least one table. Use NoTables"):
         ShardedLookup([], rule=ENTRYWISE, device=CPU)

@@ -1,4 +1,4 @@
-"""The loss that brings curvature to the rows of a TorchRec model, and losses that do not."""
+"""The loss that provides curvature to the rows of a TorchRec model, and losses that do not."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ def alone() -> Iterator[None]:
 @pytest.mark.oracle
 @pytest.mark.usefixtures("alone")
 def test_a_multiplied_loss_has_its_curvature_multiplied_once():
-    """Of c L gradient and Hessian are c times those of L: AdaHessian without floor goes the same way with a power of 1."""
+    """Gradient and Hessian of c L are c times those of L, so AdaHessian with power 1 and no floor takes the same step."""
     rule = RowAdaHessianConfig(lr=0.1, power=1.0, curvature_floor=0.0, eps=0.0, clip=1e6)
     updates = []
     for factor in (1.0, 0.25, 3.0):
@@ -76,7 +76,7 @@ def test_another_loss_is_refused_for_a_rule_with_curvature():
     step(model, sharder, slice(None))
     before = weights_of(model)
     with pytest.raises(
-        RuntimeError, match=r"reads curvature, .*take the loss from log_loss\(logits, labels\)"
+        RuntimeError, match=r"reads curvature, .*Compute the loss with .*log_loss\(logits, labels\)"
     ):
         model(lookups(slice(None))).sum().backward()
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())

@@ -1,4 +1,4 @@
-"""Learning rate and state of a TorchRec model's rows, as TorchRec shows those of its own optimizers."""
+"""The row optimizer of a TorchRec model exposes learning rate and state like TorchRec's own optimizers."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Rows of a TorchRec model under row rules, against dense tables: exact gradient and Hessian diagonal in float64."""
+"""Compare row rules on a TorchRec model with dense tables: exact gradient and Hessian diagonal in float64."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -47,7 +47,7 @@ from tests.embeddings.torchrec_models import (
 )
 from tests.processes import worlds
 
-BOUND = 1e-12  # sums of about ten terms of size 1, and room for the root of an accumulator
+BOUND = 1e-12  # sums of about ten terms of size 1, with a margin for the root of an accumulator
 ONE_RANK = {
     "sgd": Case(RowSGDConfig(lr=0.3)),
     "adagrad": Case(RowAdagradConfig(lr=0.1)),
@@ -75,7 +75,7 @@ TWO_RANKS = {
 
 
 def trained(case: Case, samples: slice) -> dict[str, Tensor]:
-    """Return this rank's shards after two steps on its samples, the second at half the rate."""
+    """Return this rank's shards after two steps on its samples, the second at half the learning rate."""
     sharder = DoubleSharder(case.rule, l2=case.l2)
     model = sharded(Model(tables(case.means)).double(), sharder, case.shardings)
     shards = [shard for kernel in bags_of(model).kernels() for shard in kernel.shards(ROWS)]
@@ -100,7 +100,7 @@ def part(tensor: Tensor, at: object) -> tuple[slice, ...]:
 
 
 def reference(case: Case) -> dict[str, Tensor]:
-    """Return weights and states of whole tables, with all rows' derivatives by autograd of a dense computation."""
+    """Return weights and states of whole tables, with derivatives from autograd on dense tables."""
     rule, over = case.rule.build(), Model(tables()).double().over.requires_grad_(False)
     counts = {
         name: torch.tensor([[sample[f].count(r) for r in range(ROWS[name])] for sample in BAGS]).double()
@@ -153,7 +153,7 @@ def hits_of(rule: RowConfig, counts: Tensor, grad: Tensor, diagonal: Tensor) -> 
 
 
 def assert_parts(found: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Compare shards with whole tables, and return how often each number of these was found."""
+    """Compare shards with whole tables, and return how many shards contain each entry."""
     seen = {key: torch.zeros(tensor.shape) for key, tensor in whole.items()}
     for place, tensor in found.items():
         table, key, row, column = place.split()
@@ -180,7 +180,7 @@ def test_two_steps_equal_dense_tables(name: str):
 
 
 def two_ranks(folder: Path) -> None:
-    """Keep what this rank holds after each case, its state dicts, and what it is refused."""
+    """Save this rank's shards after each case, its state dicts, and its refusals."""
     with init_process_group():
         rank = dist.get_rank()
         samples = slice(2 * rank, 2 * rank + 2)
@@ -195,7 +195,7 @@ def two_ranks(folder: Path) -> None:
 
 
 def reload(folder: Path, rank: int, samples: slice) -> None:
-    """Train, load the state dicts into another model, train both on, and keep where they differ, and the dicts' parts."""
+    """Train, load the state dicts into a second model, train both, and save the differences and the parts of the dicts."""
     case = Case(ADAHESSIAN, ("row", "table", "column"))
     (model, sharder), (other, its) = of_float32(case), of_float32(case)
     step(model, sharder, samples)
@@ -212,7 +212,7 @@ def reload(folder: Path, rank: int, samples: slice) -> None:
 
 
 def sharded_parts(model: DistributedModelParallel) -> dict[str, Tensor]:
-    """Return the shards of this rank in the state dicts of a model and its rows' optimizer, by table, key and place."""
+    """Return this rank's shards in the state dicts of a model and its row optimizer, by table, key, and place."""
     tensors = {
         k.split(".")[-2] + " weight": t for k, t in model.state_dict().items() if "embedding_bags" in k
     }
@@ -249,7 +249,7 @@ def test_two_ranks_equal_dense_tables(name: str, two: Path):
 def test_a_model_goes_on_from_state_dicts_over_ranks(two: Path):
     assert [(two / f"differing.{rank}").read_text() for rank in range(2)] == ["", ""]
     parts = [torch.load(two / f"parts.{rank}") for rank in range(2)]
-    # Of a table cut by columns each half has its own counters. TorchRec has them one below the other.
+    # Each half of a table sharded by columns has its own counters. TorchRec concatenates them.
     assert [[key for key in part if key.startswith(("a weight", "a touches"))] for part in parts] == [
         ["a weight 0 0", "a touches 0 0"],
         ["a weight 0 4", "a touches 5 0"],
@@ -261,11 +261,11 @@ def test_a_model_goes_on_from_state_dicts_over_ranks(two: Path):
 def test_ranks_with_fewer_samples_are_refused_together(two: Path):
     told = [(two / f"refusal.{rank}").read_text() for rank in range(2)]
     assert told[0] == told[1]
-    assert "as many samples on each rank, got [2, 1]; leave out the last batch" in told[0]
+    assert "equal batch sizes on all ranks, got [2, 1]. Drop the smaller last batch" in told[0]
 
 
 def test_a_negative_penalty_is_refused():
-    with pytest.raises(ValueError, match="at least 0, got l2=-1; use 0 for none"):
+    with pytest.raises(ValueError, match="l2 must be at least 0, got -1. Use 0"):
         RowRuleSharder(RowSGDConfig(), l2=-1)
 
 
@@ -304,7 +304,7 @@ def test_two_lookups_of_one_loss_update_as_one_of_both():
 def test_weighted_lookups_are_refused():
     model, _ = of_float32(Case(ADAHESSIAN))
     found = lookups(slice(None), weights=torch.ones(19))
-    with pytest.raises(ValueError, match="must be unweighted, got weights"):
+    with pytest.raises(ValueError, match="Weighted lookups are not supported"):
         model(found)
 
 
@@ -312,7 +312,7 @@ def test_weighted_lookups_are_refused():
 @pytest.mark.parametrize(
     ("changes", "rule", "message"),
     [
-        ({"data_type": DataType.FP16}, ADAHESSIAN, "tables must be float32, got FP16 of table m"),
+        ({"data_type": DataType.FP16}, ADAHESSIAN, "Tables must be float32, but table m is FP16"),
         (
             {"feature_names": ["of_m", "b"]},
             ADAHESSIAN,
@@ -331,14 +331,16 @@ def test_unfit_tables_are_refused(changes: dict[str, object], rule: RowConfig, m
 def test_a_feature_both_summed_and_averaged_is_refused():
     summed, averaged, _ = tables(means=("z",), feature_names=["one"])
     bags = EmbeddingBagCollection(tables=[summed, averaged], device=torch.device("meta"))
-    with pytest.raises(ValueError, match="got both of feature one; give the bags of table z another name"):
+    with pytest.raises(ValueError, match="that feature one reads .*Rename the feature of table z"):
         DistributedModelParallel(nn.Sequential(bags), device=CPU, sharders=[RowRuleSharder(ADAHESSIAN)])
 
 
 @pytest.mark.usefixtures("alone")
 def test_columns_of_a_rule_that_needs_whole_rows_are_refused():
     model = Model(tables())
-    with pytest.raises(ValueError, match="rowwise_adagrad can have .*, got column_wise of table m"):
+    with pytest.raises(
+        ValueError, match="rowwise_adagrad supports .*, but the plan has column_wise for table m"
+    ):
         sharded(model, RowRuleSharder(RowwiseAdagradConfig()), ("column", "row", "row"))
 
 
@@ -346,9 +348,7 @@ def test_columns_of_a_rule_that_needs_whole_rows_are_refused():
 def test_gradients_summed_over_ranks_are_refused_for_a_rule_with_curvature():
     set_gradient_division(False)
     try:
-        with pytest.raises(
-            ValueError, match="needs gradients of the mean over ranks, got those of their sum"
-        ):
+        with pytest.raises(ValueError, match="needs gradients averaged over ranks, but TorchRec sums them"):
             of_float32(Case(ADAHESSIAN))
     finally:
         set_gradient_division(True)
@@ -364,5 +364,5 @@ def test_features_with_bags_of_their_own_number_are_refused():
         stride_per_key_per_rank=[[1], [1], [2]],
         inverse_indices=([f"of_{name}" for name in ROWS], torch.zeros(3, 2, dtype=torch.int64)),
     )
-    with pytest.raises(ValueError, match=r"as many bags, got \[1, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"the same number of bags, got \[1, 1, 2\]"):
         model(found)

@@ -1,4 +1,4 @@
-"""The sharded lookup against dense tables: exact gradient and Hessian diagonal by autograd in float64."""
+"""Compare the sharded lookup with dense tables: exact gradient and Hessian diagonal by autograd in float64."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class RecordingSgd:
-    """Plain SGD; keeps the summed curvature of each row, and on how many steps it had any."""
+    """Plain SGD that records the summed curvature of each row, and the number of steps with curvature."""
 
     mixes_columns = False
 
@@ -38,7 +38,7 @@ class RecordingSgd:
     def update_(
         self, weight: Tensor, state: dict[str, Tensor], hits: Hits, *, lr_scale: float, samples: int
     ) -> None:
-        """Step, and add up the curvature in per-sample units."""
+        """Take a step, and sum the curvature in per-sample units."""
         weight[hits.rows] -= LR * lr_scale * hits.grad
         if hits.curvature is not None and hits.has_curvature is not None:
             state["curvature"][hits.rows] += hits.curvature * samples
@@ -47,17 +47,17 @@ class RecordingSgd:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A batch over all ranks: per sample and feature the rows of the bag."""
+    """A batch over all ranks: the rows of the bag for each sample and feature."""
 
     specs: list[TableSpec]
     batch: list[list[list[int]]]
     curvature_samples: int | None = None
-    bound: float = 1e-12  # sums of about ten terms of size 10: 1e-13 and some room
+    bound: float = 1e-12  # sums of about ten terms of size 10: 1e-13 and a margin
     weights: list[int] | None = None
 
     @property
     def repeated(self) -> "Case":
-        """Return the case with each sample as often as its weight says."""
+        """Return the case with each sample repeated as many times as its weight."""
         if self.weights is None:
             return self
         batch = [sample for sample, times in zip(self.batch, self.weights, strict=True) for _ in range(times)]
@@ -86,7 +86,7 @@ class Case:
 
 
 def specs(*rows: int, sharding: str = "auto", dim: int = DIM) -> list[TableSpec]:
-    # Names in an order that no sort by name or by size gives.
+    # Neither sorting by name nor by size gives this order.
     names = ["m", "z", "a"]
     return [
         TableSpec(name=name, num_rows=n, dim=dim, sharding=sharding)  # pyright: ignore
@@ -97,7 +97,7 @@ def specs(*rows: int, sharding: str = "auto", dim: int = DIM) -> list[TableSpec]
 ONE_HOT = [[[2], [0], [4]], [[1], [1], [4]], [[2], [1], [0]], [[0], [1], [4]]]
 BAGS = [[[2, 0, 2], [0], []], [[1], [1, 1], [4, 4, 4]], [[], [0, 1], [0, 4]], [[0, 2], [], [3]]]
 _RNG = np.random.default_rng(1)
-LONG_BOUND = 1e-10  # a bag that holds a row ten times has terms a hundred times as large
+LONG_BOUND = 1e-10  # a bag that contains a row ten times has terms a hundred times as large
 LONG = [
     [_RNG.integers(rows, size=length).tolist() for rows, length in zip((3, 2, 5), lengths, strict=True)]
     for lengths in [(20, 1, 13), (0, 17, 20), (7, 0, 9), (11, 20, 0)]
@@ -105,14 +105,14 @@ LONG = [
 
 
 def sample_losses(pooled: Tensor) -> Tensor:
-    """Return (B,) losses of (B, F, D) that couple a sample's features, with curvature of both signs."""
+    """Return losses (B,) of pooled (B, F, D) that couple the features of a sample, with curvature of both signs."""
     slope = torch.linspace(0.5, 1.5, pooled[0].numel(), dtype=pooled.dtype)
     flat = pooled.flatten(1)
     return (flat @ slope).sin() + 0.1 * flat.square().sum(1) * flat[:, 0]
 
 
 def loss_derivatives(pooled: Tensor, curvature_samples: int | None) -> tuple[Tensor, Tensor]:
-    """Return gradient and Hessian diagonal of the mean loss; the latter is 0 in samples that take no part."""
+    """Return gradient and Hessian diagonal of the mean loss; the diagonal is 0 for excluded samples."""
     flat = pooled.detach().flatten()
     grad = torch.func.grad(lambda x: sample_losses(x.view_as(pooled)).mean())(flat)
     diag = torch.func.hessian(lambda x: sample_losses(x.view_as(pooled)).mean())(flat).diagonal().clone()
@@ -123,7 +123,7 @@ def loss_derivatives(pooled: Tensor, curvature_samples: int | None) -> tuple[Ten
 
 
 def two_steps(case: Case, samples: slice) -> ShardedLookup:
-    """Run two steps on this rank's samples, of which the second has curvature."""
+    """Run two steps on this rank's samples, the second with curvature."""
     local = None if case.curvature_samples is None else max(case.curvature_samples - (samples.start or 0), 0)
     lookup = ShardedLookup(case.specs, rule=RecordingSgd(), device=CPU, dtype=torch.float64, seed=3)
     weights = None if case.weights is None else torch.tensor(case.weights, dtype=torch.float64)
@@ -146,7 +146,7 @@ def two_steps(case: Case, samples: slice) -> ShardedLookup:
 
 
 def reference(case: Case, initial: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run the same two steps on dense tables, all derivatives taken with respect to the tables themselves."""
+    """Run the same two steps on dense tables, with derivatives taken with respect to the tables."""
     sizes = [spec.num_rows for spec in case.specs]
     flat = torch.cat([initial[name] for name in case.names]).flatten()
     took_part = [case.curvature_samples is None or b < case.curvature_samples for b in range(len(case.batch))]
@@ -182,7 +182,7 @@ def reference(case: Case, initial: dict[str, Tensor]) -> dict[str, Tensor]:
             for every in (True, False)
         )
         expected[f"{name}.weight"] = weight
-        # What took no part is taken to be as what did; a bag's part grows with the square of its repeats.
+        # Curvature is extrapolated to excluded samples. The share of a bag grows with the square of its repeats.
         expected[f"{name}.curvature"] = diag * (squares.double() / those.clamp(min=1)).unsqueeze(1)
         expected[f"{name}.steps"] = (those > 0).long()
     return expected
@@ -243,7 +243,7 @@ def test_two_steps_equal_dense_tables(name: str):
 TWO_RANK_CASES = {
     # Uneven shards, and shards of one row.
     "rows_spread": Case(specs=specs(3, 2, 5, sharding="row"), batch=BAGS),
-    # Interleaved, so that TorchRec, which groups by kind of shard, emits another order than the tables'.
+    # Interleaved: TorchRec groups by kind of sharding, so its output order differs from that of the tables.
     "tables_and_rows": Case(
         specs=[
             specs(3, sharding="row")[0],
@@ -251,13 +251,13 @@ TWO_RANK_CASES = {
             specs(3, 2, 5, sharding="row")[2],
         ],
         batch=BAGS,
-        curvature_samples=3,  # both of one rank's samples and one of the other's
+        curvature_samples=3,  # both samples of one rank and one of the other
     ),
     "one_row_in_all": Case(specs=specs(1, 2, 5, sharding="row"), batch=[[[0], *row[1:]] for row in BAGS]),
     "columns_cut": Case(specs=specs(3, 2, 5, sharding="column", dim=8), batch=BAGS, curvature_samples=1),
     "replicated": Case(specs=specs(3, 2, 5, sharding="replicate"), batch=BAGS, curvature_samples=1),
     "replicated_one_hot": Case(specs=specs(3, 2, 5, sharding="replicate"), batch=ONE_HOT),
-    # All kinds at once, in an order that is not TorchRec's.
+    # All kinds of sharding together, in an order that differs from TorchRec's.
     "all_kinds": Case(
         specs=[
             TableSpec(name=name, num_rows=rows, dim=8, sharding=sharding)  # pyright: ignore
@@ -292,14 +292,14 @@ TWO_RANK_CASES = {
         bound=LONG_BOUND,
         weights=[1, 0, 3, 2],
     ),
-    # One rank holds nothing, and still has to take part in every collective.
+    # One rank holds no table, but must take part in every collective.
     "a_rank_without_tables": Case(specs=specs(3, sharding="table"), batch=[row[:1] for row in ONE_HOT]),
 }
 
 
 def two_ranks(folder: Path) -> None:
-    """Take two steps of each case on this rank, keep what it holds, and plan."""
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"  # a store that has the keys of ranks that died
+    """Take two steps of each case on this rank, save its shards, and plan."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"  # a store that still has the keys of dead ranks
     with init_process_group():
         assert dist.get_world_size() == 2
         rank = dist.get_rank()
@@ -313,7 +313,7 @@ def two_ranks(folder: Path) -> None:
 
 
 def plan(folder: Path, rank: int) -> None:
-    """Be refused a plan, make one that fits, and keep both, and what would be saved."""
+    """Save a refused plan, a plan that fits, and the shards that a checkpoint would contain."""
     tables = [*specs(3, 2, sharding="row"), TableSpec(name="a", num_rows=4, dim=DIM, sharding="replicate")]
     rule = RowAdagradConfig().build()
     try:
@@ -338,7 +338,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", TWO_RANK_CASES)
 def test_two_ranks_equal_dense_tables(name: str, two: Path):
     case = TWO_RANK_CASES[name]
-    initial = initial_rows(case)  # on one rank: so the initial rows do not depend on the sharding either
+    initial = initial_rows(
+        case
+    )  # on one rank, which also checks that initial values do not depend on the sharding
     ranks = [load_file(two / f"{name}.{rank}") for rank in range(2)]
     expected = reference(case.repeated, initial)
     copies = {spec.name: torch.zeros(spec.num_rows, case.dim) for spec in case.specs}
@@ -426,7 +428,7 @@ def test_stale_pooled_embeddings_are_refused():
     stale = lookup(case.kjt(slice(None)))
     lookup(case.kjt(slice(None)))
     before = {name: table.clone() for name, table in lookup.tables().items()}
-    with pytest.raises(RuntimeError, match="last lookup made with gradients"):
+    with pytest.raises(RuntimeError, match="last lookup with gradients enabled"):
         lookup.push(stale, torch.ones_like(stale), None, lr_scale=1, samples=4)
     assert all(torch.equal(before[name], table) for name, table in lookup.tables().items())
 
@@ -440,7 +442,7 @@ def test_features_in_another_order_are_refused():
         values=torch.zeros(3, dtype=torch.int64),
         lengths=torch.ones(3, dtype=torch.int32),
     )
-    with pytest.raises(ValueError, match="features must be the tables in order"):
+    with pytest.raises(ValueError, match="Features must match the tables in order"):
         lookup(swapped)
 
 
@@ -454,7 +456,7 @@ def test_weighted_lookups_are_refused():
         lengths=torch.ones(3, dtype=torch.int32),
         weights=torch.ones(3),
     )
-    with pytest.raises(ValueError, match="must be unweighted"):
+    with pytest.raises(ValueError, match="Weighted lookups are not supported"):
         lookup(weighted)
 
 
@@ -463,7 +465,7 @@ def test_weighted_lookups_are_refused():
     ("tables", "message"),
     [
         ([("a", 2), ("b", 3)], "same width, got widths"),
-        ([("a", 2), ("a", 2)], "names are distinct"),
+        ([("a", 2), ("a", 2)], "names must be distinct"),
     ],
 )
 def test_unfit_tables_are_refused(tables: list[tuple[str, int]], message: str):

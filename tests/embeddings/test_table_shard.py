@@ -1,4 +1,4 @@
-"""Initial rows depend on the seed, the table's index and the row, and are uniform."""
+"""Initial values are uniform and depend on the seed, the index of the table, and the row."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_values_are_uniform_within_one_over_root_of_rows():
     scaled = table(num_rows).flatten().double() * num_rows**0.5
     assert scaled.min() >= -1
     assert scaled.max() <= 1
-    # 5 standard errors of the mean of 400,000 draws from U(-1, 1), variance 1/3, and of their squares, 4/45.
+    # 5 standard errors of the mean of 400,000 values from U(-1, 1), variance 1/3, and of their squares, variance 4/45.
     assert abs(scaled.mean()) < 5 * (1 / 3) ** 0.5 / 400_000**0.5
     assert abs(scaled.square().mean() - 1 / 3) < 5 * (4 / 45) ** 0.5 / 400_000**0.5
 
@@ -64,5 +64,5 @@ def test_values_are_uniform_within_one_over_root_of_rows():
 def test_a_bound_of_ones_own_scales_the_values():
     whole = torch.empty(100, 4, dtype=torch.float64)
     fill_uniform_(whole, first_row=0, num_rows=100, seed=1, table=0, bound=0.02)
-    # 1 / sqrt(100) is 0.1; values are multiplied and shifted in float32.
+    # 1 / sqrt(100) is 0.1; values are scaled and shifted in float32.
     torch.testing.assert_close(whole, table(100, dtype=torch.float64) / 5, rtol=0, atol=1e-8)

@@ -1,4 +1,4 @@
-"""TorchRec's way to the rows, which a process alone does not take: the same embeddings, sent ahead or not."""
+"""TorchRec's lookup, which a single process bypasses, returns the same embeddings, sent ahead or not."""
 
 import torch
 from torchrec import KeyedJaggedTensor
@@ -13,7 +13,7 @@ TABLES = [TableSpec(name=name, num_rows=rows, dim=4) for name, rows in (("z", 5)
 
 
 def batch_of(seed: int) -> KeyedJaggedTensor:
-    """Bags of 0 to 2 rows, of 6 samples."""
+    """Return bags of 0 to 2 rows for 6 samples."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(0, 3, (12,), generator=generator, dtype=torch.int32)
     values = torch.randint(0, 3, (int(lengths.sum()),), generator=generator)

@@ -1,4 +1,4 @@
-"""A TorchRec model whose rows have a rule: three tables, spread as a test asks, and two layers upon them."""
+"""A TorchRec model with a row rule: three tables, sharded as a test requests, and two layers on top."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ SHARDINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A rule, how the tables m, z and a are spread and pooled, the weights of samples, and the penalty."""
+    """A row rule, sharding and pooling of the tables m, z and a, sample weights, and the penalty."""
 
     rule: RowConfig
     shardings: tuple[str, str, str] = ("row", "table", "row")
@@ -48,7 +48,7 @@ ADAHESSIAN = RowAdaHessianConfig(lr=0.1, beta1=0.5, curvature_floor=0.05)
 
 
 class Model(nn.Module):
-    """Bags, and two layers upon them."""
+    """Embedding bags and two layers on top."""
 
     def __init__(self, tables: list[EmbeddingBagConfig]) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ class Model(nn.Module):
 
     def forward(self, kjt: KeyedJaggedTensor) -> Tensor:
         """Return logits (B,)."""
-        pooled = self.bags(kjt)  # in an order that depends on the plan
+        pooled = self.bags(kjt)  # the order of features depends on the plan
         return self.over(torch.cat([pooled[f"of_{name}"] for name in ROWS], 1)).squeeze(1)
 
 
 class DoubleRows(RowsInBackward):
-    """In float64, of which TorchRec's state dicts know nothing."""
+    """Rows in float64, which TorchRec's state dicts do not support."""
 
     _initialize_torch_state = ShardedRows._initialize_torch_state
 

@@ -76,7 +76,7 @@ def test_sizes_that_the_files_do_not_have_are_refused_before_they_are_made(
     began = time.process_time()
     with (
         init_process_group(),
-        pytest.raises(CheckpointError, match="must fit the model, whose .* has .* numbers"),
+        pytest.raises(CheckpointError, match="does not fit the model: the .* has .* numbers"),
     ):
         open_trained(run, torch.device("cpu"), best=False)
     assert time.process_time() - began < 1

@@ -1,4 +1,4 @@
-"""Labels with predictions, drawn for the tests of this folder."""
+"""Random labels and predictions for the tests in this folder."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ def predictions(kind, rows=20_000):
         "random": expit(logits),
         "tied": np.round(expit(logits), 2).clip(0.01, 0.99),
         "constant": np.full(rows, 0.25),
-        # scikit-learn clips float64 at 2.2e-16, so that is as far out as the two can agree
+        # scikit-learn clips float64 at 2.2e-16, so the two can only agree up to there
         "extreme": expit(20 * logits).clip(1e-15, 1 - 1e-15),
         "at the threshold": np.where(rng.random(rows) < 0.5, 0.5, np.nextafter(0.5, 0)),
     }[kind]
@@ -32,6 +32,6 @@ def predictions(kind, rows=20_000):
 
 
 def weights_of(rows, kind="whole"):
-    """Return weights (N,), float64: whole ones from 0 to 4, or any."""
+    """Return weights (N,), float64: integers from 0 to 4, or any values."""
     rng = np.random.default_rng(3)
     return rng.integers(0, 5, rows).astype(np.float64) if kind == "whole" else rng.exponential(2.0, rows)

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, closed forms and brute force."""
+"""Compare metrics with scikit-learn, closed forms, and brute force."""
 
 import json
 import math
@@ -121,15 +121,15 @@ def test_certain_mistakes_cost_the_last_distance_of_the_dtype(dtype, zero_bits, 
 @pytest.mark.parametrize(
     ("labels", "probability", "message"),
     [
-        ([0, 1], [0.5, np.nan], r"probability must lie in \[0, 1\].*nan.*probability_from_logit"),
-        ([0, 1], [0.5, np.inf], r"probability must lie in \[0, 1\].*inf"),
+        ([0, 1], [0.5, np.nan], r"Probabilities must be in \[0, 1\].*nan.*probability_from_logit"),
+        ([0, 1], [0.5, np.inf], r"Probabilities must be in \[0, 1\].*inf"),
         ([0, 1], [-0.1, 0.5], r"got values from -0\.1"),
         ([0, 1], [0.5, 1.1], r"to 1\.1"),
-        ([0, -1], [0.5, 0.5], "labels must be 0 or 1, got values from -1.*drop unlabelled"),
-        ([0, 2], [0.5, 0.5], "labels must be 0 or 1.*to 2"),
-        ([0, 1, 1], [0.5, 0.5], r"one length, got \(3,\) and \(2,\)"),
-        ([[0], [1]], [[0.5], [0.5]], r"must be \(N,\)"),
-        ([0.0, 1.0], [0.5, 0.5], "labels must be integers, got float64"),
+        ([0, -1], [0.5, 0.5], "Labels must be 0 or 1, got values from -1.*Drop unlabeled"),
+        ([0, 2], [0.5, 0.5], "Labels must be 0 or 1.*to 2"),
+        ([0, 1, 1], [0.5, 0.5], r"the same shape \(N,\), got \(3,\) and \(2,\)"),
+        ([[0], [1]], [[0.5], [0.5]], r"the same shape \(N,\)"),
+        ([0.0, 1.0], [0.5, 0.5], "Labels must be integers, got float64"),
     ],
 )
 def test_wrong_predictions_are_refused(labels, probability, message) -> None:
@@ -144,7 +144,7 @@ def test_half_precision_is_refused() -> None:
 
 @pytest.mark.oracle
 def test_probability_is_the_sigmoid_rounded_once() -> None:
-    logits = np.linspace(-80, 16, 100_001, dtype=np.float32)  # the bounds act beyond -87 and 17
+    logits = np.linspace(-80, 16, 100_001, dtype=np.float32)  # clipping applies only beyond -87 and 17
     assert np.array_equal(probability_from_logit(logits), expit(logits.astype(np.float64)).astype(np.float32))
 
 
@@ -163,8 +163,8 @@ def test_probability_stays_inside_and_keeps_the_order(values) -> None:
 @pytest.mark.oracle
 def test_log_loss_of_logits_is_softplus() -> None:
     logits = np.linspace(-15, 8, 2_001, dtype=np.float32)
-    # A probability is off by up to 2**-24 of itself where it is small, 2**-25 where it is near 1; the loss
-    # moves by that over the probability of the label.
+    # The relative rounding error of a probability is up to 2**-24 if small and 2**-25 near 1. The loss
+    # changes by that error divided by the probability of the label.
     for label, sign in ((1, -1), (0, 1)):
         labels = np.full(len(logits), label, np.int8)
         probability = probability_from_logit(logits)
@@ -175,7 +175,7 @@ def test_log_loss_of_logits_is_softplus() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_non_finite_logits_are_refused(value) -> None:
-    with pytest.raises(ValueError, match="logits must be finite"):
+    with pytest.raises(ValueError, match="Logits must be finite"):
         probability_from_logit(np.array([0, value], np.float32))
 
 
@@ -224,15 +224,15 @@ def test_samples_without_weight_leave_nothing() -> None:
 def test_without_weights_nothing_is_said_of_them() -> None:
     labels, probability = np.array([0, 1], np.int8), np.array([0.2, 0.7])
     assert "weight" not in binary_metrics(labels, probability).asdict()
-    with pytest.raises(ValueError, match="one weight for each of 2 rows"):
+    with pytest.raises(ValueError, match="one weight for each of 2 samples"):
         binary_metrics(labels, probability, np.ones(3))
 
 
 @pytest.mark.parametrize(("probability", "beats"), [
     ([0.2, 0.6, 0.4, 0.7], True),
-    ([0.5, 0.5, 0.5, 0.5], False),  # the base rate itself: an AUC of 0.5
-    ([0.8, 0.4, 0.6, 0.3], False),  # in the wrong order
-    ([0.001, 0.002, 0.001, 0.002], False),  # in the right order, and surer of no click than a log loss bears
+    ([0.5, 0.5, 0.5, 0.5], False),  # the constant prediction, with AUC 0.5
+    ([0.8, 0.4, 0.6, 0.3], False),  # wrong order
+    ([0.001, 0.002, 0.001, 0.002], False),  # right order, but too confident for a good log loss
 ])  # fmt: skip
 def test_predictions_beat_the_base_rate_if_they_rank_and_lose_less(probability, beats) -> None:
     labels = np.array([0, 1, 0, 1], np.int8)

@@ -1,4 +1,4 @@
-"""Curves against scikit-learn's, and against the metrics that they integrate to; calibration bins by hand."""
+"""Compare curves with scikit-learn and with the metrics that they integrate to, and calibration bins with hand counts."""
 
 from itertools import pairwise
 
@@ -60,11 +60,13 @@ def test_the_area_below_the_curve_is_the_auc():
     area = np.trapezoid(found.recall, found.false_positive_rate)
     assert area == pytest.approx(binary_metrics(labels, probability).auc, abs=1e-12)
     thinned = curve(labels, probability)
-    # A chord lies below a concave curve by less than the area of the steps it replaces.
+    # The gap between a chord and the concave curve above it is below the area of the steps it replaces.
     assert np.trapezoid(thinned.recall, thinned.false_positive_rate) == pytest.approx(area, abs=1 / 511)
 
 
-@pytest.mark.parametrize(("labels", "points", "told"), [([0, 0], 10, "0 clicks of 2"), ([0, 1], 1, "2 ends")])
+@pytest.mark.parametrize(
+    ("labels", "points", "told"), [([0, 0], 10, "0 clicks in 2"), ([0, 1], 1, "points must be at least 2")]
+)
 def test_what_has_no_curve_is_refused(labels, points, told):
     with pytest.raises(ValueError, match=told):
         curve(np.array(labels, np.int8), np.array([0.1, 0.2]), points=points)
@@ -127,9 +129,7 @@ def test_a_weighted_curve_is_that_of_repeated_samples():
         found, expected = curve(labels, probability, points, weights), curve(*repeated, points)
         for name in ("hits", "called", "threshold"):
             of_found, of_expected = getattr(found, name), getattr(expected, name)
-            if (
-                points > 7
-            ):  # where a few are kept, they lie at shares of the weight, which the repeated round down
+            if points > 7:  # stored points are at shares of the weight, which repeated samples round down
                 np.testing.assert_array_equal(of_found, of_expected)
             assert of_found[[0, -1]].tolist() == of_expected[[0, -1]].tolist()
         assert found.average_precision == pytest.approx(expected.average_precision, rel=1e-12)
@@ -144,7 +144,7 @@ def test_a_weighted_curve_is_that_of_repeated_samples():
 def test_weighted_bins_are_those_of_repeated_samples():
     labels, probability = drawn(400, 1 << 20)
     weights = weights_of(400)
-    weights[0] += -weights.sum() % 10  # ten bins divide the weight
+    weights[0] += -weights.sum() % 10  # make the weight divisible by ten bins
     repeated = [np.repeat(part, weights.astype(int)) for part in (labels, probability)]
     found, expected = calibration_bins(labels, probability, weights=weights), calibration_bins(*repeated)
     assert len(found) == 10

@@ -1,4 +1,4 @@
-"""A metric is declared once: a function per sample and an entry of the table, and every command knows it."""
+"""A metric needs one function per sample and one table entry; then every command supports it."""
 
 import json
 import os
@@ -52,11 +52,11 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return where a copy of the program with one more metric trained, evaluated and compared."""
+    """Return the folder in which a copy of the program with an extra metric trained, evaluated, and compared."""
     folder = tmp_path_factory.mktemp("metric")
     package, copy = Path(dlrm_adahessian.__file__).parent, folder / "changed" / "dlrm_adahessian"
     (copy / "metrics").mkdir(parents=True)
-    # Links keep compiled kernels; only the changed module is a file of its own.
+    # Symbolic links reuse compiled kernels; only the changed module is a separate file.
     for path in (*package.iterdir(), *(package / "metrics").iterdir()):
         if path.name not in ("metrics", "binary.py", "__pycache__"):
             (copy / path.relative_to(package)).symlink_to(path)
@@ -117,7 +117,7 @@ def test_evaluation_has_it_with_interval_and_difference(folder):
         part["models"]["ours"]["brier_ci95"] for cut in found["slices"].values() for part in cut["slices"]
     )
     text, page = ((folder / f"against.{kind}").read_text() for kind in ("txt", "html"))
-    assert text.count("  Brier score ") == 3  # of two models, and of their difference
+    assert text.count("  Brier score ") == 3  # two models and their difference
     assert f"{difference['brier']:+.5f}" in text
     assert f"{difference['brier']:+.5f}" in page
     assert page.count("Brier score") == 3  # in two tables and a panel of the plot

@@ -1,4 +1,4 @@
-"""DeLong's intervals against the m x n kernel, closed forms, and their own promise of 95% coverage."""
+"""Compare DeLong's intervals with the m x n kernel and closed forms, and check their 95% coverage."""
 
 from functools import partial
 
@@ -83,29 +83,31 @@ def test_swapping_the_models_negates(rows) -> None:
     assert back.ci95 == (-forth.ci95[1], -forth.ci95[0])
     mirrored = delong(labels, 1 - a, 1 - b)
     assert mirrored.estimate == pytest.approx(-forth.estimate, abs=1e-12)
-    assert mirrored.standard_error == pytest.approx(forth.standard_error, abs=1e-7)  # root of a rounding
+    assert mirrored.standard_error == pytest.approx(
+        forth.standard_error, abs=1e-7
+    )  # square root of a rounding error
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 1], [1, 1, 1, 0], [0, 0, 0, 0]])
 def test_delong_refuses_fewer_than_two_of_a_class(labels) -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.4])
-    with pytest.raises(ValueError, match=r"two rows of each class, got [01] of .*evaluate on more"):
+    with pytest.raises(ValueError, match=r"at least 2 samples of each class, got [01] of .*Evaluate on more"):
         delong(np.array(labels, np.int8), scores, scores)
-    with pytest.raises(ValueError, match="two rows of each class"):
+    with pytest.raises(ValueError, match="at least 2 samples of each class"):
         delong_auc(np.array(labels, np.int8), scores)
 
 
 def test_delong_checks_both_models() -> None:
     labels, a, _ = two_models()
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same shape"):
         delong(labels, a, a[:-1])
-    with pytest.raises(ValueError, match="probability must lie"):
+    with pytest.raises(ValueError, match="Probabilities must be in"):
         delong(labels, a, np.where(labels == 1, np.nan, a))
 
 
 @pytest.mark.oracle
 def test_delong_interval_covers_the_true_difference_95_times_in_100() -> None:
-    # Scores shift * label + noise, the noise standard normal and shared for 70%: AUC is Phi(shift / sqrt 2).
+    # Scores are shift * label + standard normal noise, of which models share 70%: the AUC is Phi(shift / sqrt 2).
     shifts = np.array([1.2, 0.9])
     truth = float(np.diff(-stats.norm.cdf(shifts / 2**0.5))[0])
     labels = (np.arange(600) % 3 == 0).astype(np.int8)

@@ -1,1 +1,1 @@
-"""Tests, mirroring the package."""
+"""Tests of the package of the same name."""

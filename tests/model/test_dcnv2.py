@@ -1,4 +1,4 @@
-"""Crosses by the formula, entry by entry in numpy."""
+"""Compare cross layers with the formula, elementwise in NumPy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The factorization machine by hand and by the double loop."""
+"""Compare the factorization machine with hand-computed values and a double loop."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.oracle
 
 def test_two_features_by_hand():
     pooled = torch.tensor([[[1.0, 2.0, 0.5], [3.0, -1.0, 0.25]]])
-    # 1 * 3 + 2 * -1, and the two linear weights.
+    # 1 * 3 + 2 * -1, plus the two linear weights.
     assert factorization_machine(pooled).tolist() == [1 + 0.75]
 
 

@@ -1,4 +1,4 @@
-"""DLRM's dense half: pairs of the interaction, their derivatives, parameters that are views of one vector."""
+"""DLRM's dense part: interaction pairs, their derivatives, and parameters that are views of one vector."""
 
 from itertools import combinations, combinations_with_replacement
 
@@ -43,10 +43,10 @@ def test_logits_are_those_of_dlrm_written_down_again(sizes, changes):
         (
             (4, 3),
             [(6, 4), (3, 6), (5, 3 + 6), (1, 5)],
-        ),  # six pairs of the bottom's output and three embeddings
-        ((0, 3), [(5, 9 + 3), (1, 5)]),  # three embeddings of three numbers, and their three pairs
-        ((0, 1), [(5, 3), (1, 5)]),  # an embedding, and no pair
-        ((4, 0), [(6, 4), (3, 6), (5, 3), (1, 5)]),  # the bottom's output, and no pair
+        ),  # six pairs of the bottom MLP's output and three embeddings
+        ((0, 3), [(5, 9 + 3), (1, 5)]),  # three embeddings of width 3, and their three pairs
+        ((0, 1), [(5, 3), (1, 5)]),  # one embedding, no pair
+        ((4, 0), [(6, 4), (3, 6), (5, 3), (1, 5)]),  # the bottom MLP's output, no pair
     ],
 )
 def test_there_are_layers_for_the_columns_that_a_model_has_and_no_others(sizes, expected):
@@ -56,14 +56,14 @@ def test_there_are_layers_for_the_columns_that_a_model_has_and_no_others(sizes, 
 
 
 def test_a_model_that_reads_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least one column, got no dense and no categorical ones"):
+    with pytest.raises(ValueError, match="at least one feature, got no numeric and no categorical features"):
         small_head(0, 0)
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("columns", [(13, 26), (0, 26), (13, 0)])
 def test_initial_weights_are_drawn_layer_by_layer_as_the_reference_does(columns):
-    """The same draws from the same generator, in order, which the number of columns of the other kind does not change."""
+    """The generator is used in the same order, whatever the number of features of the other kind."""
     cfg = DLRMConfig(embedding_dim=4, bottom=(6,), top=(5,))
     num_dense, num_features = columns
     head = Head(
@@ -95,12 +95,12 @@ def test_planned_activations_are_at_most_four_copies_of_what_each_layer_takes_an
             module.register_forward_hook(lambda _, inputs, output: taken.append(inputs[0].shape[1]))
     head(dense, pooled_of(tables, hits))
     if num_dense:
-        taken.append(3)  # of the bottom's last layer, whose output is no layer's input as it is
+        taken.append(3)  # the bottom MLP's last layer, whose output does not enter another layer directly
     vectors = num_features + (num_dense > 0)
     found = dense_memory(
         small_config(), parameter_bytes=10, state_bytes=5, num_dense=num_dense, num_features=num_features
     )
-    # The vectors of a sample, and all products of two of them.
+    # The vectors of a sample, and all pairwise products.
     assert found.per_sample == 4 * 4 * (sum(taken) + vectors * 3 + vectors**2)
     assert found.kept == 35
 

@@ -1,4 +1,4 @@
-"""Dropout of all architectures: masks of a step are constants of it, which the derivatives know, and not the predictions."""
+"""Dropout in all architectures: masks are constant in a step, affect its derivatives, and do not affect predictions."""
 
 from functools import partial
 
@@ -31,13 +31,13 @@ from tests.oracles import (
 RATE = 0.4
 NAMES = ["dlrm", "deepfm", "dcnv2"]
 DROPPED = {"dlrm": ["bottom.0", "top.0"], "deepfm": ["deep.0", "deep.2"], "dcnv2": ["deep.0", "deep.2"]}
-"""The hidden layers, all but the bottom's last, whose output stands beside the embeddings."""
+"""The hidden layers, except the bottom MLP's last, whose output is treated like an embedding."""
 CPU = torch.device("cpu")
 every_model = pytest.mark.parametrize("name", NAMES)
 
 
 class Masked:
-    """A head with masks, a batch, and the formula with the same masks."""
+    """A head with masks, a batch, and the reference formula with the same masks."""
 
     def __init__(self, name: str) -> None:
         self.head, self.cfg = small_head(name=name, dropout=RATE), small_config(name, dropout=RATE)
@@ -48,7 +48,7 @@ class Masked:
         self.named = {key: p.detach() for key, p in self.head.named_parameters()}
 
     def factors(self) -> dict[str, Tensor]:
-        """Return those of this moment, by the layer before them."""
+        """Return the current masks, keyed by the layer before them."""
         found = {}
         for path, module in self.head.named_modules():
             if isinstance(module, Dropout) and module.factors is not None:
@@ -68,7 +68,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.oracle
 @every_model
 def test_the_diagonal_is_that_of_the_network_which_the_masks_leave(name):
-    """Of the Hessian at the weights and of the matrix that the head names at the embeddings, by brute force."""
+    """Compare with brute force: the Hessian at the weights, and at the embeddings the matrix that the head declares."""
     case = Masked(name)
     with case.drawn():
         factors = case.factors()
@@ -159,7 +159,7 @@ def test_the_mean_of_many_masked_outputs_of_a_linear_layer_is_the_unmasked_one()
 def test_ranks_have_their_parts_of_the_masks_that_one_process_draws():
     heads = [small_head(dropout=RATE) for _ in range(3)]
     whole, *parts = (Masks(head, samples=size, seed=3) for head, size in zip(heads, (7, 4, 4), strict=True))
-    for samples, cut in ((7, 4), (5, 4), (3, 3)):  # a rank of the last batch has none
+    for samples, cut in ((7, 4), (5, 4), (3, 3)):  # one rank of the last batch has no samples
         with (
             whole.drawn(samples, slice(samples)),
             parts[0].drawn(samples, slice(cut)),

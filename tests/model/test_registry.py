@@ -1,4 +1,4 @@
-"""All architectures, by name: logits and curvature against the formulas written down again, and what they need in memory."""
+"""Compare logits and curvature of all architectures with independent formulas, and check their memory estimates."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ all_sizes = pytest.mark.parametrize("sizes", PARTS.values(), ids=PARTS)
 
 
 def require_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Entries that cancel to near 0 keep the absolute error of what cancelled."""
+    """Compare with an absolute tolerance, because entries that cancel to near 0 keep the error of their terms."""
     largest = float(expected.abs().max()) if expected.numel() else 0.0
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12 * largest)
 
@@ -69,7 +69,7 @@ def test_the_settings_know_the_number_of_parameters(sizes, case, hidden):
 @all_cases
 @all_sizes
 def test_the_diagonal_of_one_pass_is_that_of_the_matrix_which_the_head_names(sizes, case):
-    """And of each weight matrix the whole blocks are equal, which makes its diagonal exact in any basis."""
+    """The whole block of each weight matrix is equal too, so its diagonal is exact in any basis."""
     head, cfg = small_head(*sizes, **case), small_config(**case)
     dense, tables, hits, labels = small_batch(2, *sizes)
     pooled = pooled_of(tables, hits)
@@ -96,7 +96,7 @@ def test_the_diagonal_of_one_pass_is_that_of_the_matrix_which_the_head_names(siz
     of_hessian = hessian(of_pooled, labels, pooled).diagonal()
     if head.parts.pooled == "hessian":
         require_close(curvature, of_hessian)
-    elif pooled.numel():  # and the head does not say less than it could
+    elif pooled.numel():  # and the head does not promise less than it could
         assert (curvature - of_hessian).abs().max() > 1e-3 * of_hessian.abs().max()
 
 
@@ -125,7 +125,7 @@ def test_a_curved_activation_leaves_the_gauss_newton_matrix(name):
 
 @pytest.mark.parametrize("name", ["dlrm", "deepfm", "dcnv2"])
 def test_a_model_that_reads_nothing_is_refused(name):
-    with pytest.raises(ValueError, match="at least one column, got no dense and no categorical ones"):
+    with pytest.raises(ValueError, match="at least one feature, got no numeric and no categorical features"):
         small_head(0, 0, name=name)
 
 
@@ -138,13 +138,13 @@ def test_initial_weights_depend_on_the_generator_alone_and_have_the_variance_of_
         m for m in heads[0].modules() if isinstance(m, torch.nn.Linear) and m.weight.numel() > 2000
     ):
         outputs, inputs = layer.weight.shape
-        # The standard deviation of n draws is off by 1 / sqrt(2 n) of it; five of these.
+        # The relative standard error of a standard deviation of n values is 1 / sqrt(2 n); allow five of these.
         expected, draws = (2 / (inputs + outputs)) ** 0.5, layer.weight.numel()
         assert abs(float(layer.weight.detach().std()) / expected - 1) < 5 / (2 * draws) ** 0.5
 
 
 def taken_by_layers(head: torch.nn.Module, sizes: tuple[int, int]) -> tuple[int, int]:
-    """Return how many numbers of a sample the linear layers take, and how many those of crosses give."""
+    """Return the inputs per sample of the linear layers, and the outputs per sample of those in crosses."""
     taken: list[int] = []
     given: list[int] = []
 
@@ -168,16 +168,16 @@ def test_planned_activations_are_at_most_four_copies_of_what_layers_and_products
     taken, given = taken_by_layers(small_head(*sizes, **case), sizes)
     if case["name"] == "dlrm":
         vectors = num_features + (num_dense > 0)
-        # What the bottom returns is no layer's input as it is; the vectors of a sample, and all products of two of them.
+        # The bottom MLP's output, which is no layer's direct input; the vectors of a sample and all pairwise products.
         more = WIDTH * (num_dense > 0) + vectors * WIDTH + vectors**2
     elif case["name"] == "deepfm":
-        # The squared factors; their sum over features, its square, and the sum of the squares.
+        # The squared factors; their sum over features, its square, and the sum of squares.
         more = num_features * (WIDTH - 1) + 3 * (WIDTH - 1)
     else:
-        # What a cross multiplies with the inputs, and the product; the inputs.
+        # The factor that each cross multiplies with the inputs, and the product; then the inputs.
         more = 2 * given + num_dense + num_features * WIDTH
         if case.get("structure") == "parallel":
-            more += 5  # of the last hidden layer, whose output is no layer's input as it is
+            more += 5  # the last hidden layer, whose output is no layer's direct input
     found = dense_memory(
         small_config(**case),
         parameter_bytes=10,

@@ -1,4 +1,4 @@
-"""The device that a run is given, and how exactly it multiplies."""
+"""Choice of the device, and precision of matrix products."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from dlrm_adahessian.runtime.device import find_device, matrix_products
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_device("auto") == find_device("cpu") == torch.device("cpu")
-    with pytest.raises(UsageError, match="needs a GPU that torch can use, found none"):
+    with pytest.raises(UsageError, match="No GPU found that torch can use"):
         find_device("cuda")
 
 

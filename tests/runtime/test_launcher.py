@@ -1,4 +1,4 @@
-"""What a rank learns from its launcher, and that all ranks complain with one voice."""
+"""Environment variables of a launcher, and errors that only one rank reports."""
 
 import sys
 
@@ -65,12 +65,12 @@ ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 @pytest.mark.parametrize(("environment", "told"), [
-    ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a whole number, got 'x'"),
-    ({"RANK": "-1", "WORLD_SIZE": "2", **ADDRESS}, "RANK must be a whole number, got '-1'"),
-    ({"RANK": "0", "WORLD_SIZE": "2", **ADDRESS, "MASTER_PORT": "http"}, "MASTER_PORT must be a whole number, got 'http'"),
-    ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK is set, and MASTER_ADDR, MASTER_PORT are not"),
-    ({"RANK": "0", **ADDRESS}, "RANK is set, and WORLD_SIZE is not"),
-    ({"RANK": "2", "WORLD_SIZE": "2", **ADDRESS}, "RANK counts from 0 and is below WORLD_SIZE, got 2 of 2"),
+    ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be an integer, got 'x'"),
+    ({"RANK": "-1", "WORLD_SIZE": "2", **ADDRESS}, "RANK must be an integer, got '-1'"),
+    ({"RANK": "0", "WORLD_SIZE": "2", **ADDRESS, "MASTER_PORT": "http"}, "MASTER_PORT must be an integer, got 'http'"),
+    ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK is set, but MASTER_ADDR, MASTER_PORT are not"),
+    ({"RANK": "0", **ADDRESS}, "RANK is set, but WORLD_SIZE is not"),
+    ({"RANK": "2", "WORLD_SIZE": "2", **ADDRESS}, "RANK must be below WORLD_SIZE, got 2 of 2"),
     ({}, None),
     ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **ADDRESS}, None),
     ({"RANK": "1", "WORLD_SIZE": "2", STORE: "/store"}, None),
@@ -83,5 +83,5 @@ def test_an_environment_that_no_launcher_makes_is_refused(environment, told, mon
     if told is None:
         require_sound_launch()
     else:
-        with pytest.raises(UsageError, match=f"^{told}; start ranks with dlrm-adahessian launch or torchrun"):
+        with pytest.raises(UsageError, match=f"^{told}. Start ranks with dlrm-adahessian launch or torchrun"):
             require_sound_launch()

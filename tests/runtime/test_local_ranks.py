@@ -1,4 +1,4 @@
-"""The launcher of the ranks of one machine: what it tells them, what it passes on, and that none outlives it."""
+"""The launcher of local ranks sets their environment, forwards signals, and outlives none of them."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 RANKS = 3
-# What a test adds is done by each rank.
+# Each rank runs the code that a test appends.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -43,7 +43,7 @@ def start(work: str, *, ignored: signal.Signals | None = None, **environment: st
 
 
 def waiting(launcher: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """Return the ranks, once each has told its number."""
+    """Return the ranks after each has printed its number."""
     return [psutil.Process(int(launcher.stdout.readline())) for _ in range(RANKS)]
 
 
@@ -95,7 +95,7 @@ def test_a_signal_is_passed_on_to_all_ranks_once(number: signal.Signals) -> None
     )
     with start(count) as launcher:
         waiting(launcher)
-        os.killpg(launcher.pid, number)  # as a terminal sends Ctrl-C
+        os.killpg(launcher.pid, number)  # like Ctrl-C in a terminal
         assert launcher.stdout.read().split("\n") == ["seen 1"] * RANKS + [""]
     assert launcher.returncode == 40
 
@@ -142,4 +142,4 @@ def test_more_ranks_than_the_system_has_processes_are_refused_in_words() -> None
     found = subprocess.run(
         [sys.executable, "-c", refuse], capture_output=True, text=True, timeout=30, check=False
     )
-    assert "2 ranks are 2 processes, and the system starts no more than 1" in found.stderr
+    assert "2 ranks need 2 processes, but the system can start only 1" in found.stderr

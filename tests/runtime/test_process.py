@@ -1,4 +1,4 @@
-"""What libraries are told: numba of a user who may write neither beside the sources nor at home, malloc, the logs."""
+"""Process settings: numba without a writable source or home folder, malloc, and log levels."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ def test_a_user_of_whom_the_system_knows_no_home_needs_none(chosen, tmp_path, mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NUMBA_CACHE_DIR", chosen or "")
     if not chosen:
-        monkeypatch.delenv("NUMBA_CACHE_DIR")  # set before, so that what `settle_numba` sets is taken back
+        monkeypatch.delenv("NUMBA_CACHE_DIR")  # set first, so monkeypatch reverts what `settle_numba` sets
     process.settle_numba(tmp_path)
     assert os.environ["NUMBA_CACHE_DIR"] == chosen or Path(os.environ["NUMBA_CACHE_DIR"]).parent == tmp_path
 
@@ -117,7 +117,7 @@ class Mallinfo2(ctypes.Structure):
 mallinfo2 = ctypes.CDLL(None).mallinfo2
 mallinfo2.restype = Mallinfo2
 for keep in (True, False):
-    if os.fork() == 0:  # what malloc is told, and what it learns from what is freed, is not to reach the other
+    if os.fork() == 0:  # in a fork, so malloc settings and thresholds do not affect the other case
         if keep:
             keep_freed_memory()
         before = mallinfo2().hblks
@@ -206,7 +206,7 @@ def test_lack_of_memory_is_one_message_and_no_traceback(error, monkeypatch, caps
     monkeypatch.setattr("dlrm_adahessian.commands.plan.plan", lambda _: raised(error))
     assert cli.main(["plan"]) == 74
     told = capsys.readouterr().err
-    assert told.startswith("error: the system gives no more memory: ")
+    assert told.startswith("error: Out of memory: ")
     assert told.count("\n") == 1
 
 
@@ -245,7 +245,7 @@ def test_a_gpu_is_refused_where_there_is_no_driver_of_one(tmp_path, monkeypatch)
     driver = tmp_path / "nvidiactl"
     monkeypatch.setattr(process, "_GPU_DRIVERS", (tmp_path / "kfd", driver))
     process.require_gpu_driver("auto")
-    with pytest.raises(UsageError, match="no driver of one; use --device auto or cpu"):
+    with pytest.raises(UsageError, match="No GPU driver found"):
         process.require_gpu_driver("cuda")
     driver.touch()
     process.require_gpu_driver("cuda")

@@ -1,4 +1,4 @@
-"""Which signals ask a process to stop."""
+"""Signals that ask a process to stop."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""What a terminal shows."""
+"""Safe output to a terminal."""
 
 import io
 import json

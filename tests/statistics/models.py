@@ -1,4 +1,4 @@
-"""Two models' predictions, the brute force of DeLong, and counting how often intervals hit the truth."""
+"""Predictions of two models, DeLong's method by brute force, and counts of intervals that cover the truth."""
 
 import numpy as np
 from scipy import stats
@@ -40,5 +40,5 @@ def covered(trials, draw_interval, truth):
 
 
 def paired_mean(a, b):
-    """Return mean(a - b) over paired rows as the comparisons take it of values per sample."""
+    """Return mean(a - b) over paired samples, as comparisons compute it from values per sample."""
     return PairedDifference.normal(*mean_with_error(np.subtract(a, b, dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""The comparison of two runs against both runs' own metrics."""
+"""Compare differences between two runs with the metrics of each run."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_comparison_is_the_difference_of_both_metrics(dtype) -> None:
     accuracy = found["accuracy"]
     assert accuracy.bootstrap_ci95 == pytest.approx(accuracy.ci95, abs=0.15 * np.ptp(accuracy.ci95))
     assert accuracy.mcnemar_p < 0.05
-    assert found["auc"].estimate > 0 > found["logloss"].estimate  # a has half of the noise of b
+    assert found["auc"].estimate > 0 > found["logloss"].estimate  # a has half the noise of b
 
 
 def test_comparison_is_ours_minus_baseline_and_prints_as_json() -> None:
@@ -36,7 +36,7 @@ def test_comparison_is_ours_minus_baseline_and_prints_as_json() -> None:
     assert found["auc"] == 0.75
     assert found["accuracy"] == 0.5
     assert found["logloss"] == pytest.approx(-0.5 * np.log(9))
-    # Two discordant rows, both ours: P(X < 0) twice and P(X = 0) of Binomial(2, 1/2).
+    # Two discordant samples, both in favor of ours: 2 P(X < 0) + P(X = 0) of Binomial(2, 1/2).
     assert found["accuracy_mcnemar_p"] == 0.25
     assert len(found["auc_ci95"]) == 2
 
@@ -56,7 +56,7 @@ def test_comparison_leaves_undefined_figures_out() -> None:
 
 def test_comparison_refuses_unpaired_rows() -> None:
     labels, a, b = two_models()
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same shape"):
         compare_predictions(labels, a, b[:-1])
 
 

@@ -1,4 +1,4 @@
-"""Variance components against the analysis of variance, their coverage by quadrature; the smallest detectable difference."""
+"""Compare variance components with analysis of variance, coverage by quadrature, and the minimum detectable difference."""
 
 import math
 
@@ -12,7 +12,7 @@ from dlrm_adahessian.statistics.intervals import PairedDifference
 
 
 def two_way_mean_squares(differences):
-    """Return the mean squares of seeds, rows and residual of an (S, N) array, by the textbook's sums."""
+    """Return the mean squares of seeds, rows, and residual of an (S, N) array, by textbook formulas."""
     seeds, rows = differences.shape
     grand = differences.mean()
     of_seeds, of_rows = differences.mean(axis=1, keepdims=True), differences.mean(axis=0, keepdims=True)
@@ -57,7 +57,7 @@ def test_a_hand_computed_example() -> None:
 
 
 def test_chance_of_seeds_alone_is_the_t_test_over_seeds() -> None:
-    # Each figure is known without error over rows: one-sample t of the figures.
+    # Figures without sampling error: one-sample t test of the figures.
     figures = [0.3, 0.1, 0.4, 0.15]
     found = combine(figures, row_variance=0.0, within=[0.0] * 4)
     expected = stats.ttest_1samp(figures, 0)
@@ -76,7 +76,7 @@ def test_chance_of_rows_alone_is_normal() -> None:
 
 
 def test_seeds_that_agree_by_luck_leave_the_interval_over_rows() -> None:
-    # All chance is of a seed on a row (the seeds' errors are uncorrelated), yet the two figures coincide.
+    # All variance is interaction (errors of seeds are uncorrelated), but the two figures coincide.
     found = combine([0.2, 0.2], row_variance=0.005, within=[0.01, 0.01])
     assert found.standard_error == pytest.approx(math.sqrt(0.005))
     assert found.degrees_of_freedom == math.inf
@@ -84,9 +84,11 @@ def test_seeds_that_agree_by_luck_leave_the_interval_over_rows() -> None:
 
 
 def test_negative_covariance_between_seeds_counts_as_none() -> None:
-    # Seeds err in opposite directions, so that their mean has no error over rows at all.
+    # Errors of seeds have opposite signs, so their mean has no sampling error.
     found = combine([-0.1, 0.3], row_variance=0.0, within=[0.02, 0.02])
-    assert found.standard_error == pytest.approx(0.2)  # standard error of two figures, no row term
+    assert found.standard_error == pytest.approx(
+        0.2
+    )  # standard error of two figures, without a sampling term
     assert found.degrees_of_freedom == 1
 
 
@@ -105,8 +107,8 @@ def test_no_variance_leaves_no_doubt(value, p_value) -> None:
 
 
 def exact_coverage(seeds, ratio, points=400):
-    """Return P(interval covers), the figures normal, rows known, var(seed) / S = `ratio` x var(row) / N."""
-    pattern = stats.zscore(np.arange(seeds), ddof=1) * math.sqrt(seeds)  # so that V_seeds is 1
+    """Return P(interval covers) for normal figures, known row variance, and var(seed) / S = `ratio` x var(row) / N."""
+    pattern = stats.zscore(np.arange(seeds), ddof=1) * math.sqrt(seeds)  # makes V_seeds 1
     quantiles = (np.arange(points) + 0.5) / points
     covered = []
     for scale in stats.chi2.ppf(quantiles, seeds - 1) / (seeds - 1):
@@ -158,7 +160,7 @@ def test_t_tests_at_the_detectable_difference_have_the_power(freedom, power, lev
 
 @pytest.mark.oracle
 def test_crossed_comparisons_at_the_detectable_difference_find_it_4_times_in_5() -> None:
-    # Variances of the mean: 1/100 of rows, 1/100 of 5 seeds. Satterthwaite's freedom of the truth: 4 x 2**2.
+    # Variances of the mean: 1/100 from rows, 1/100 from 5 seeds. True Satterthwaite degrees of freedom: 4 x 2**2.
     seeds, rows, draws = 5, 100, 1_000
     figures = stats.zscore(np.arange(seeds), ddof=1) * math.sqrt(seeds / 100)
     truth = minimum_detectable(combine(list(figures), 0.01, [0.01] * seeds))
@@ -168,7 +170,7 @@ def test_crossed_comparisons_at_the_detectable_difference_find_it_4_times_in_5()
         rng = np.random.default_rng(draw)
         data = rng.normal(truth, 1, rows) + rng.normal(0, math.sqrt(seeds / 100), (seeds, 1))
         significant += crossed_mean(data).p_value < 0.05
-    # Freedom is estimated in each draw: Satterthwaite's approximation moves the power by a few points.
+    # Each simulation estimates the degrees of freedom, so the approximation changes the power by a few points.
     assert significant / draws == pytest.approx(0.8, abs=0.03 + 4 * math.sqrt(0.8 * 0.2 / draws))
 
 
@@ -178,5 +180,5 @@ def test_no_error_detects_any_difference() -> None:
 
 @pytest.mark.parametrize(("power", "level"), [(0.04, 0.05), (1.0, 0.05), (0.8, 0.0), (math.nan, 0.05)])
 def test_impossible_tests_are_refused(power, level) -> None:
-    with pytest.raises(ValueError, match=r"level must lie in .* got .*0\.05 and 0\.8 are usual"):
+    with pytest.raises(ValueError, match=r"level must be in .* got .*0\.05 and 0\.8"):
         minimum_detectable(with_error(1.0, 4), power=power, level=level)

@@ -1,4 +1,4 @@
-"""Intervals over rows and seeds: brute force, resampling of both, invariances, refusals."""
+"""Intervals that cover samples and seeds: brute force, resampling of both, invariances, and refusals."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ FIGURES = ("auc", "accuracy", "logloss")
 
 
 def paired_runs(seeds, rows, *, seed=0, levels=None):
-    """Return labels (N,) and the predictions of two optimizers, (S, N) each, whose quality varies by seed."""
+    """Return labels (N,) and predictions (S, N) of two optimizers whose quality varies by seed."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-0.5, 1.5, rows)
     labels = (rng.random(rows) < expit(logits)).astype(np.int8)
@@ -33,7 +33,7 @@ def paired_runs(seeds, rows, *, seed=0, levels=None):
 
 
 def mean_kernel(labels, ours, theirs):
-    """Return per seed the click x non-click kernel of AUC(ours) - AUC(theirs), (S, clicks, others)."""
+    """Return the click x non-click kernel of AUC(ours) - AUC(theirs) per seed, (S, clicks, others)."""
     kernels = []
     for scores in (ours, theirs):
         gap = scores[:, labels == 1, None] - scores[:, None, labels == 0]
@@ -58,7 +58,9 @@ def test_auc_equals_obuchowski_and_rockette_on_the_full_covariance(seeds, levels
     variance = between + of_seeds
     freedom = (seeds - 1) * (variance / of_seeds) ** 2
     half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
-    assert half > 1.96 * math.sqrt(covariance.mean())  # else the interval over rows alone is given
+    assert half > 1.96 * math.sqrt(
+        covariance.mean()
+    )  # otherwise the interval that covers only rows is returned
     assert found.estimate == pytest.approx(differences.mean(), abs=1e-12)
     assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-9)
     assert found.degrees_of_freedom == pytest.approx(freedom, rel=1e-8)
@@ -99,7 +101,7 @@ def test_runs_of_a_search_are_averaged_before_searches_are_compared() -> None:
 @pytest.mark.parametrize("runs", [[2, 2], [4, 0], [2, 1, 1]])
 def test_runs_of_searches_that_are_not_there_are_refused(runs) -> None:
     labels, ours, theirs = paired_runs(3, 20)
-    with pytest.raises(ValueError, match="give the runs of each, at least one"):
+    with pytest.raises(ValueError, match="Pass at least one run per search"):
         crossed_difference(labels, ours, theirs, runs_of_searches=runs)
 
 
@@ -117,14 +119,14 @@ def test_one_seed_is_the_comparison_of_two_runs_and_says_so() -> None:
 
 
 def pigeonhole_weights(rng, draws, units):
-    """Return (draws, units) counts of resampling with replacement over `units`, mean one."""
+    """Return (draws, units) counts from resampling `units` with replacement, with mean 1."""
     return rng.multinomial(units, np.full(units, 1 / units), size=draws)
 
 
 @pytest.mark.oracle
 def test_a_mean_agrees_with_resampling_rows_and_seeds() -> None:
     # Owen, "The pigeonhole bootstrap" (2007), product weights as in Owen and Eckles (2012). Given the data
-    # its variance is exactly that of the three centred parts, each divided by its count squared.
+    # its variance is exactly that of the three centered parts, each divided by its squared count.
     rng = np.random.default_rng(3)
     seeds, rows, draws = 8, 150, 4_000
     data = rng.normal(0, 0.3, (seeds, 1)) + rng.normal(0, 1, rows) + rng.normal(0, 1, (seeds, rows))
@@ -136,9 +138,9 @@ def test_a_mean_agrees_with_resampling_rows_and_seeds() -> None:
     row_part, seed_part = data.mean(axis=0).var() / rows, data.mean(axis=1).var() / seeds
     residual = data - data.mean(axis=0) - data.mean(axis=1, keepdims=True) + data.mean()
     interaction = residual.var() / (seeds * rows)
-    resolution = 5 / math.sqrt(2 * draws)  # five standard errors of a standard deviation of `draws` values
+    resolution = 5 / math.sqrt(2 * draws)  # five standard errors of the standard deviation of `draws` values
     assert resampled.std() == pytest.approx(math.sqrt(row_part + seed_part + interaction), rel=resolution)
-    # Ours subtracts the interaction where resampling adds it, and divides by S - 1 and N - 1.
+    # Our estimate subtracts the interaction, which resampling adds, and divides by S - 1 and N - 1.
     bessel = (seeds - 1) / seeds
     assert found.standard_error == pytest.approx(
         math.sqrt(
@@ -165,8 +167,8 @@ def test_auc_agrees_with_resampling_rows_and_seeds() -> None:
     found = crossed_difference(labels, ours, theirs)["auc"]
 
     assert found.estimate == pytest.approx(kernel.mean(), abs=1e-12)
-    # Resampling is mildly conservative (Owen and Eckles): it adds interactions twice over and
-    # pairs of a click and a non-click, which are of higher order in 1 / rows; seeds count (S - 1) / S.
+    # Resampling is mildly conservative (Owen and Eckles): it counts interactions twice and adds
+    # click/non-click pairs, which are of higher order in 1 / rows. Seeds count (S - 1) / S.
     resolution = 5 / math.sqrt(2 * draws)
     low, high = found.standard_error * math.sqrt(1 - 1 / seeds), found.standard_error * 1.15
     assert low * (1 - resolution) < resampled.std() < high * (1 + resolution)
@@ -180,14 +182,14 @@ small_runs = st.integers(2, 4).flatmap(
 
 
 def unpack(table):
-    """Return labels and both sides' predictions of drawn rows of (label, ours..., theirs...)."""
+    """Split generated rows (label, ours..., theirs...) into labels and the predictions of both sides."""
     columns = np.array(table).T
     ours, theirs = np.split(columns[1:] / 32, 2)
     return columns[0].astype(np.int8), ours, theirs
 
 
 def close(a, b):
-    """Say whether two differences agree; standard errors to the root of a rounding."""
+    """Return whether two differences agree; standard errors up to the square root of a rounding error."""
     return all(
         a[name].estimate == pytest.approx(b[name].estimate, abs=1e-12)
         and a[name].ci95 == pytest.approx(b[name].ci95, abs=1e-6)
@@ -251,7 +253,7 @@ def test_seeds_may_come_one_at_a_time_in_float32() -> None:
     before = ours.copy(), theirs.copy()
     streamed = crossed_difference(labels, iter(ours), (side for side in theirs))
     assert streamed == crossed_difference(labels, list(ours), list(theirs))
-    assert np.array_equal(before, (ours, theirs))  # sums over seeds are kept in arrays of their own
+    assert np.array_equal(before, (ours, theirs))  # sums over seeds use separate arrays
 
 
 def test_crossed_mean_leaves_its_input_alone() -> None:
@@ -280,9 +282,9 @@ def test_difference_prints_as_json() -> None:
 
 def test_a_seed_of_one_side_is_refused() -> None:
     labels, ours, theirs = paired_runs(3, 20)
-    with pytest.raises(ValueError, match=r"more in ours than the 2 in theirs; drop seeds"):
+    with pytest.raises(ValueError, match=r"more in ours than the 2 in theirs. Drop seeds"):
         crossed_difference(labels, ours, theirs[:2])
-    with pytest.raises(ValueError, match=r"more in theirs than the 1 in ours; drop seeds"):
+    with pytest.raises(ValueError, match=r"more in theirs than the 1 in ours. Drop seeds"):
         crossed_difference(labels, ours[:1], theirs)
 
 
@@ -290,21 +292,21 @@ def test_a_seed_of_one_side_is_refused() -> None:
 def test_a_diverged_run_is_refused(value) -> None:
     labels, ours, theirs = paired_runs(3, 20)
     theirs[1, 5] = value
-    with pytest.raises(ValueError, match=r"finite, got .* in pair 1 of theirs; leave the diverged pair out"):
+    with pytest.raises(ValueError, match=r"finite, got .* in pair 1 of theirs. Exclude the diverged pair"):
         crossed_difference(labels, ours, theirs)
-    with pytest.raises(ValueError, match=r"finite, got NaN or infinity; drop the diverged seed"):
+    with pytest.raises(ValueError, match=r"finite, got NaN or infinity. Drop the diverged seed"):
         crossed_mean(theirs)
 
 
 def test_bad_predictions_and_too_few_rows_are_refused() -> None:
     labels, ours, theirs = paired_runs(2, 20)
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same shape"):
         crossed_difference(labels, ours, theirs[:, 1:])
-    with pytest.raises(ValueError, match="probability must lie"):
+    with pytest.raises(ValueError, match="Probabilities must be in"):
         crossed_difference(labels, ours, theirs + 1)
-    with pytest.raises(ValueError, match=r"at least 2 rows, got 1; evaluate"):
+    with pytest.raises(ValueError, match=r"at least 2 samples, got 1. Evaluate"):
         crossed_difference(labels[:1], ours[:, :1], theirs[:, :1])
-    with pytest.raises(ValueError, match=r"at least 2, got \(20,\) and \(19,\); pair the rows"):
+    with pytest.raises(ValueError, match=r"at least 2, got \(20,\) and \(19,\). Match the samples"):
         crossed_mean([ours[0], ours[1, 1:]])
     with pytest.raises(ValueError, match="at least 2"):
         crossed_mean([ours[0, :1]])
@@ -312,9 +314,9 @@ def test_bad_predictions_and_too_few_rows_are_refused() -> None:
 
 def test_no_seed_is_refused() -> None:
     labels, _, _ = paired_runs(2, 20)
-    with pytest.raises(ValueError, match="at least one seed, got none; train"):
+    with pytest.raises(ValueError, match="at least one seed, got none. Train"):
         crossed_difference(labels, [], [])
-    with pytest.raises(ValueError, match="at least one seed, got none; train"):
+    with pytest.raises(ValueError, match="at least one seed, got none. Train"):
         crossed_mean([])
 
 

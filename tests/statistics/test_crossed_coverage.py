@@ -1,4 +1,4 @@
-"""Simulations with known truth: intervals over rows and seeds keep their promise, those over one of them do not."""
+"""Simulations with a known truth: intervals over rows and seeds have 95% coverage, those over only one do not."""
 
 import math
 
@@ -17,7 +17,7 @@ DRAWS = 1_000
 
 
 def hits_allowed(low, high):
-    """Return the least and most of `DRAWS` that intervals covering in [low, high] hit, but for 1 in 10,000."""
+    """Return the range of hits out of `DRAWS` for a coverage in [low, high], missed with probability 1 in 10,000."""
     return stats.binom.ppf(1e-4, DRAWS, low), stats.binom.ppf(1 - 1e-4, DRAWS, high)
 
 
@@ -25,9 +25,9 @@ def includes(interval, truth):
     return interval[0] <= truth <= interval[1]
 
 
-# Standard deviations of row and interaction are 1; the third entry is that of a seed. Coverage at its worst
-# is 92.2% for 3 seeds and 94.1% for 5 (test_components); where all chance is of the interaction, the
-# interval over rows alone, which replaces narrower ones, lifts it to 97%.
+# Standard deviations of row and interaction are 1; the third entry is that of a seed. Worst-case coverage
+# is 92.2% for 3 seeds and 94.1% for 5 (test_components). If all variance is interaction, the
+# interval over rows only, which replaces narrower ones, raises it to 97%.
 @pytest.mark.oracle
 @pytest.mark.parametrize(
     ("seeds", "rows", "seed_sd", "worst"),
@@ -56,7 +56,7 @@ def test_intervals_of_means_cover_the_truth(seeds, rows, seed_sd, worst) -> None
 
 @pytest.mark.oracle
 def test_intervals_over_one_source_of_chance_fail() -> None:
-    # Variance of the mean: 1/200 of rows, 1/80 of 5 seeds. Either interval misses the other's part.
+    # Variance of the mean: 1/200 from rows, 1/80 from 5 seeds. Each interval misses the other's part.
     over_rows = over_seeds = over_both = 0
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)
@@ -74,7 +74,7 @@ def test_intervals_over_one_source_of_chance_fail() -> None:
 
 @pytest.mark.oracle
 def test_intervals_over_searches_cover_the_chance_of_tuning() -> None:
-    """Five searches with two seeds each; seeds that count for themselves promise too much."""
+    """With five searches of two seeds each, intervals that treat seeds as independent are too narrow."""
     of_searches = of_seeds = 0
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)
@@ -90,7 +90,7 @@ def test_intervals_over_searches_cover_the_chance_of_tuning() -> None:
 def drawn_scores(rng, seeds, labels, shifts, seed_sd):
     """Return the predictions of two models, (2, S, N): (shift + seed noise) x label + noise of variance 1.
 
-    Noise is shared by all (50%), by a model's seeds (20%), or of one seed of one model (30%).
+    All models share 50% of the noise, seeds of one model share 20%, and 30% belong to one seed of one model.
     """
     rows = len(labels)
     noise = math.sqrt(0.5) * rng.normal(size=rows)
@@ -114,8 +114,10 @@ def drawn_scores(rng, seeds, labels, shifts, seed_sd):
     ],
 )
 def test_intervals_of_auc_cover_the_truth(seeds, seed_sd, worst, monkeypatch) -> None:
-    monkeypatch.setattr(crossed, "METRICS", {"auc": METRICS["auc"]})  # the others are means, as above
-    # A model's AUC given its slope is Phi(slope / sqrt 2), hence Phi(shift / sqrt(2 + seed_sd**2)) on average.
+    monkeypatch.setattr(
+        crossed, "METRICS", {"auc": METRICS["auc"]}
+    )  # the other metrics are means, tested above
+    # The AUC of a model with a given slope is Phi(slope / sqrt 2), on average Phi(shift / sqrt(2 + seed_sd**2)).
     shifts = np.array([1.2, 0.9])
     truth = -float(np.diff(stats.norm.cdf(shifts / math.sqrt(2 + seed_sd**2)))[0])
     labels = (np.arange(240) % 3 == 0).astype(np.int8)
@@ -125,7 +127,7 @@ def test_intervals_of_auc_cover_the_truth(seeds, seed_sd, worst, monkeypatch) ->
         ours, theirs = drawn_scores(rng, seeds, labels, shifts, seed_sd)
         found = crossed_difference(labels, ours, theirs)["auc"]
         hits += includes(found.ci95, truth)
-        if seed_sd == 0.3:  # the interval of the first pair of runs, over rows alone
+        if seed_sd == 0.3:  # the interval of the first pair of runs, which covers only rows
             pair = paired_difference(METRICS["auc"], labels, ours[0], theirs[0])
             over_rows += includes(pair.ci95, truth)
     least, most = hits_allowed(worst, 0.97)

@@ -1,4 +1,4 @@
-"""Counts of discordant rows: McNemar against scipy's binomial and chi-square, the bootstrap against rows."""
+"""Compare McNemar's test with SciPy's binomial and chi-square tests, and the bootstrap with resampling of rows."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,9 @@ def test_mcnemar_is_the_mid_p_of_the_exact_binomial_test(only_a, only_b) -> None
     total = only_a + only_b
     exact = stats.binomtest(only_a, total, 0.5).pvalue
     point = stats.binom.pmf(only_a, total, 0.5)
-    expected = exact - point if only_a != only_b else 1.0  # two-sided: half of a point in either tail
+    expected = (
+        exact - point if only_a != only_b else 1.0
+    )  # two-sided: half of the point probability in each tail
     found = mcnemar(Discordance(only_a=only_a, only_b=only_b, rows=2_000))
     assert found == pytest.approx(expected, rel=1e-9)
 
@@ -32,7 +34,7 @@ def test_mcnemar_of_many_rows_is_the_chi_square() -> None:
     found = mcnemar(Discordance(only_a=50_300, only_b=49_500, rows=3_000_000))
     assert found == pytest.approx(
         stats.chi2.sf(800**2 / 99_800, 1), rel=1e-3
-    )  # error of order 1 / discordant
+    )  # the error is of order 1 / discordant
 
 
 def test_agreement_on_every_row_has_p_1() -> None:
@@ -42,7 +44,7 @@ def test_agreement_on_every_row_has_p_1() -> None:
 @pytest.mark.oracle
 @pytest.mark.parametrize("discordant", [20, 101])
 def test_mcnemar_keeps_its_level(discordant) -> None:
-    # Exactly, by summing over the binomial distribution; mid-p may exceed 5% slightly, never by a tenth.
+    # Exact, by summation over the binomial distribution. Mid-p may exceed 5% slightly, but by less than a tenth.
     counts = np.arange(discordant + 1)
     p_values = [mcnemar(Discordance(only_a=int(k), only_b=int(discordant - k), rows=1_000)) for k in counts]
     level = stats.binom.pmf(counts, discordant, 0.5)[np.array(p_values) <= 0.05].sum()
@@ -57,7 +59,7 @@ def test_bootstrap_is_that_of_resampled_rows() -> None:
     differences = a.astype(float) - b
     resampled = differences[rng.integers(0, rows, (draws, rows))].mean(axis=1)
     found = bootstrap_accuracy(discordance(a, b), draws=100_000)
-    # Error of a 2.5% quantile of `draws` normal values: sqrt(0.025 x 0.975 / draws) / density, plus the grid.
+    # Error of the 2.5% quantile of `draws` normal values: sqrt(0.025 x 0.975 / draws) / density, plus the grid width.
     sd = resampled.std()
     error = 5 * sd * (0.025 * 0.975 / draws) ** 0.5 / stats.norm.pdf(1.96) + 1 / rows
     assert found == pytest.approx(tuple(np.quantile(resampled, (0.025, 0.975))), abs=error)
@@ -82,16 +84,16 @@ def test_bootstrap_without_discordant_rows_is_a_point() -> None:
 
 def test_bad_decisions_are_refused() -> None:
     right = np.array([True, False])
-    with pytest.raises(ValueError, match=r"got \(2,\) and \(1,\); pair the rows"):
+    with pytest.raises(ValueError, match=r"got \(2,\) and \(1,\). Match the samples"):
         discordance(right, right[:1])
     with pytest.raises(ValueError, match="at least 1"):
         discordance(right[:0], right[:0])
     with pytest.raises(
-        ValueError, match=r"must be bool, got bool and float64; take them of correct_decisions"
+        ValueError, match=r"must be bool, got bool and float64. Compute them with correct_decisions"
     ):
         discordance(right, np.array([1.0, 0.0]))
 
 
 def test_too_few_draws_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 1,000 draws, got 10"):
+    with pytest.raises(ValueError, match=r"draws must be at least 1,000 .* got 10"):
         bootstrap_accuracy(Discordance(only_a=1, only_b=0, rows=10), draws=10)

@@ -1,4 +1,4 @@
-"""The paired mean against scipy and its promise of 95% coverage; Holm's adjustment against closed testing, and by hand."""
+"""Compare the paired mean with SciPy, check its 95% coverage, and compare Holm's adjustment with closed testing."""
 
 import itertools
 import random
@@ -37,7 +37,7 @@ def test_paired_mean_is_the_paired_test_of_scipy() -> None:
 
 @pytest.mark.oracle
 def test_accuracy_error_is_that_of_discordant_pairs() -> None:
-    # 30 rows only a gets right, 18 only b, the rest agree: the closed form of McNemar's setting.
+    # Only a gets 30 rows right and only b 18; the others agree. Closed form of McNemar's setting.
     a = np.array([True] * 30 + [False] * 18 + [True] * 52)
     b = np.array([False] * 30 + [True] * 18 + [True] * 52)
     found = paired_mean(a, b)
@@ -47,7 +47,7 @@ def test_accuracy_error_is_that_of_discordant_pairs() -> None:
 
 
 def closed_testing(values):
-    """Return the closure of Bonferroni's test: a hypothesis goes when every intersection with it goes."""
+    """Return the closure of Bonferroni's test: reject a hypothesis if every intersection with it is rejected."""
     family = range(len(values))
     subsets = [set(s) for size in range(1, len(values) + 1) for s in itertools.combinations(family, size)]
     return [
@@ -64,7 +64,7 @@ def test_holm_is_the_closure_of_bonferroni(values) -> None:
 
 @pytest.mark.oracle
 def test_holm_by_hand() -> None:
-    # 0.01 x 4, 0.02 x 3, 0.03 x 2 (raised to nothing: 0.06 twice), 0.04 x 1 raised to 0.06.
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2 (not raised: 0.06 twice), and 0.04 x 1, raised to 0.06.
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([]) == []
     assert holm([0.5, 0.9]) == [1.0, 1.0]
@@ -72,7 +72,7 @@ def test_holm_by_hand() -> None:
 
 @pytest.mark.oracle
 def test_holm_keeps_the_chance_of_any_false_rejection() -> None:
-    # Five true hypotheses with correlated statistics and one false one.
+    # Five true hypotheses with correlated statistics, and one false one.
     rng = np.random.default_rng(0)
     trials = 2_000
     shared, own = rng.normal(size=(trials, 1)), rng.normal(size=(trials, 6))
@@ -94,5 +94,5 @@ def test_holm_is_monotone_and_knows_no_order(values, seed) -> None:
 
 @pytest.mark.parametrize("values", [[-0.1], [0.5, 1.5], [float("nan"), 0.1]])
 def test_holm_refuses(values) -> None:
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got .*leave undefined ones out"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\], got .*Remove undefined values"):
         holm(values)

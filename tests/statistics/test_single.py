@@ -1,4 +1,4 @@
-"""Intervals of one model's figures against the jackknife and textbook formulas."""
+"""Compare intervals of one model's metrics with the jackknife and textbook formulas."""
 
 import numpy as np
 import pytest
@@ -27,9 +27,9 @@ def drawn(rows, seed=0):
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["auc", "logloss", "normalized_entropy", "calibration"])
 def test_half_widths_equal_the_jackknife(name):
-    """Leaving out each row in turn is an error of its own kind: it recomputes the figure, and linearizes nothing.
+    """Compare with leave-one-out standard errors, which recompute the metric and need no linearization.
 
-    The two agree up to terms of relative order 1/N of the figures' curvature; 2% is ten times that here.
+    The two agree up to terms of relative order 1/N from the curvature of the metric; 2% is ten times that here.
     """
     labels, probability = drawn(500)
     keep = ~np.eye(len(labels), dtype=bool)
@@ -50,7 +50,7 @@ def test_intervals_hold_the_limit_95_times_of_100(name):
     for seed in range(tries):
         low, high = metric_intervals(*drawn(400, seed))[name]
         held += low <= truth <= high
-    # Four binomial standard errors, and 1.5 points for 400 rows not being infinitely many.
+    # Four binomial standard errors, plus 1.5 points because 400 rows are finite.
     assert abs(held / tries - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / tries) + 0.015
 
 
@@ -84,7 +84,7 @@ def test_too_few_rows_have_no_interval(labels, present):
 
 def test_blocks_change_nothing(monkeypatch):
     labels, probability = drawn(300)
-    probability = probability.round(2)  # with ties, which no block may cut
+    probability = probability.round(2)  # with ties, which blocks must not split
     whole = metric_intervals(labels, probability)
     for module in (ranking, single):
         monkeypatch.setattr(module, "_BLOCK", 7)
@@ -94,7 +94,7 @@ def test_blocks_change_nothing(monkeypatch):
 
 
 def weighted(rows, seed=0):
-    """Return labels and probabilities as `drawn`, and weights that depend on both."""
+    """Return labels and probabilities from `drawn`, and weights that depend on both."""
     labels, probability = drawn(rows, seed)
     noise = np.random.default_rng([seed, 1]).exponential(1.0, rows)
     return labels, probability, (1 + 2 * labels) * (0.2 + probability) * noise
@@ -109,7 +109,7 @@ def test_weighted_half_widths_equal_the_jackknife_over_rows(name):
     n = len(left)
     error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
     low, high = metric_intervals(labels, probability, weights)[name]
-    # The linearized error leaves out terms of relative order 1/N times how much the largest weights exceed the mean.
+    # The linearized error omits terms of relative order 1/N times the ratio of the largest weight to the mean.
     assert (high - low) / 2 == pytest.approx(norm.ppf(0.975) * error, rel=0.04)
 
 
@@ -141,7 +141,7 @@ def test_weighted_intervals_hold_the_limit_95_times_of_100(name):
     for seed in range(tries):
         low, high = metric_intervals(*weighted(600, seed))[name]
         held += low <= truth <= high
-    # Four binomial standard errors, and 2 points for 600 rows not being infinitely many.
+    # Four binomial standard errors, plus 2 points because 600 rows are finite.
     assert abs(held / tries - 0.95) <= 4 * np.sqrt(0.95 * 0.05 / tries) + 0.02
 
 

@@ -195,7 +195,9 @@ def test_the_plan_keeps_what_the_state_holds(kind: str):
 @pytest.mark.usefixtures("alone")
 def test_a_setting_of_a_table_is_refused_where_there_is_none():
     config = config_of("hybrid", "no categorical column", distributed={"tables": {"t0": "row"}})
-    with pytest.raises(UsageError, match="names tables, and this model has none, got t0; leave it out"):
+    with pytest.raises(
+        UsageError, match="distributed.tables names t0, but this model has no embedding tables"
+    ):
         TrainState(config, schema_of("no categorical column"), [], CPU)
 
 

@@ -160,7 +160,7 @@ def test_a_window_taken_up_goes_on_bit_for_bit(sizes, capacity) -> None:
 def test_window_refuses_what_metrics_refuse() -> None:
     with pytest.raises(ValueError, match="capacity must be at least 1 row, got 0"):
         RecentWindow(0)
-    with pytest.raises(ValueError, match="probability must lie"):
+    with pytest.raises(ValueError, match="Probabilities must be in"):
         RecentWindow(4).add(np.array([1], np.int8), np.array([np.nan], np.float32))
 
 

@@ -157,8 +157,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     ("more", "words"),
     [
         (["--model.top", "16"], "has the model of the one that it starts from"),
-        (["--baseline", "adagrad"], "use --baseline none"),
-        (["--init-row-decay", "0.5", "--optimizer", "sgd"], "keeps none; leave it out"),
+        (["--baseline", "adagrad"], "Use --baseline none"),
+        (["--init-row-decay", "0.5", "--optimizer", "sgd"], "keeps none. Remove it"),
     ],
 )
 def test_what_cannot_go_on_is_refused(

@@ -123,10 +123,12 @@ def test_a_curved_model_trains_in_an_eigenbasis_with_gauss_newton_and_not_with_h
     ]
     assert losses[-1] < losses[0]
     values = {**asdict(config), "model": asdict(config)["model"] | {"activation": "gelu"}}
-    with pytest.raises(UsageError, match="use curvature gauss_newton, hutchinson"):
+    with pytest.raises(UsageError, match="Use curvature gauss_newton, hutchinson"):
         from_dict(values)
     values["curvature"] = "hutchinson"
-    with pytest.raises(UsageError, match="use curvature exact or gauss_newton, or optim.columns.power 0"):
+    with pytest.raises(
+        UsageError, match="Use curvature exact or gauss_newton, or set optim.columns.power to 0"
+    ):
         from_dict(values)
     values["optim"]["columns"]["power"] = 0.0
     with pytest.raises(

@@ -1,1 +1,1 @@
-"""Which rank holds which part of the tables, and whether it fits."""
+"""Plan which rank holds which part of each table, and check that it fits into memory."""

@@ -1,4 +1,4 @@
-"""Who holds what: the shards of a plan, and what each rank needs in memory; as JSON values, and as text for a terminal."""
+"""Describe a plan: its shards and the memory of each rank, as JSON values and as text for a terminal."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,25 +11,25 @@ from typing import Any
 from dlrm_adahessian.runs.sealed import write_json
 
 RESERVED = 0.15
-"""Share of a rank's memory that no plan fills, TorchRec's own default: allocator, CUDA context, collectives."""
+"""Share of a rank's memory kept free for the allocator, CUDA context, and collectives; TorchRec's default."""
 
 _WORDS = {
     "table": "whole",
-    "row": "rows cut",
-    "column": "columns cut",
-    "replicate": "a copy each",
+    "row": "by rows",
+    "column": "by columns",
+    "replicate": "replicated",
 }
-_SHOWN = 4  # runs of ranks
+_SHOWN = 4  # ranges of ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """The ranks of a job, all alike.
+    """Describe the ranks of a job, which are all identical.
 
     Attributes:
-        ranks: in all.
-        ranks_per_host: that share a host's fast links.
-        memory_bytes: of a rank: of its GPU, or its share of the host's.
+        ranks: total number of ranks.
+        ranks_per_host: number of ranks that share a host's fast links.
+        memory_bytes: memory per rank, of its GPU or its share of the host's.
         device: "cuda" or "cpu".
     """
 
@@ -41,20 +41,20 @@ class Machines:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """A rectangle of a table on a rank; sizes in bytes.
+    """Describe a rectangle of a table on a rank. Memory is in bytes.
 
     Attributes:
-        table: its name.
+        table: name of the table.
         sharding: "table", "row", "column" or "replicate".
-        rank: that holds it.
-        first_row: of the rectangle.
-        rows: how many.
-        first_column: of the rectangle.
-        columns: how many.
-        weights: of the embeddings; exact.
-        state: of the row rule; exact.
-        scratch: of the CPU's row finder; exact.
-        activations: at most, in a step in which bags have the table's mean number of rows.
+        rank: rank that holds the shard.
+        first_row: first table row of the shard.
+        rows: number of rows.
+        first_column: first table column of the shard.
+        columns: number of columns.
+        weights: memory of the embeddings; exact.
+        state: memory of the row optimizer's state; exact.
+        scratch: memory with which the CPU finds the touched rows; exact.
+        activations: upper bound for a step in which bags have the table's mean number of rows.
     """
 
     table: str
@@ -71,18 +71,18 @@ class PlannedShard:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """Total bytes."""
         return self.weights + self.state + self.scratch + self.activations
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A plan that fits.
+    """Hold a plan that fits into memory.
 
     Attributes:
-        machines: for which it is.
-        batch_size: samples a step, over all ranks.
-        dense_bytes: what each rank needs beside its shards: MLPs, their optimizer, their activations.
+        machines: the ranks to plan for.
+        batch_size: global batch size.
+        dense_bytes: memory of each rank's dense part: MLPs, their optimizer, and their activations.
         shards: ordered by table, then rank.
     """
 
@@ -93,23 +93,23 @@ class Plan:
 
     @cached_property
     def by_rank(self) -> Mapping[int, list[PlannedShard]]:
-        """The shards of every rank; an empty list for one that holds none."""
+        """Shards of every rank; an empty list for a rank without shards."""
         found: dict[int, list[PlannedShard]] = {rank: [] for rank in range(self.machines.ranks)}
         for shard in self.shards:
             found[shard.rank].append(shard)
         return found
 
     def parts_of(self, rank: int) -> dict[str, int]:
-        """Return what a rank's shards need, by what it is for."""
+        """Return the bytes of a rank's shards by purpose."""
         parts = ("weights", "state", "scratch", "activations")
         return {part: sum(getattr(shard, part) for shard in self.by_rank[rank]) for part in parts}
 
     def rank_bytes(self, rank: int) -> int:
-        """Return what a rank needs in all."""
+        """Return the total bytes of a rank."""
         return self.dense_bytes + sum(shard.total for shard in self.by_rank[rank])
 
     def asdict(self) -> dict[str, Any]:
-        """Return the plan as JSON values; what is reported per rank is summed up too."""
+        """Return the plan as JSON values, with totals per rank."""
         ranks = [
             {
                 "rank": rank,
@@ -131,30 +131,30 @@ class Plan:
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan as JSON, atomically."""
+    """Write a plan as JSON in an atomic operation."""
     write_json(path, plan.asdict())
 
 
 def plan_text(plan: Plan) -> str:
-    """Return two tables: where each table lies, if there are any, and what each rank needs.
+    """Return two text tables: the placement of each embedding table, if any, and the memory of each rank.
 
     Args:
-        plan: to show.
+        plan: the plan to show.
 
     Returns:
-        Lines; ranks that need the same share one.
+        Lines of text. Ranks with equal memory share a line.
     """
     machines = plan.machines
     memory = _size(machines.memory_bytes)
     lines = [
         f"{len({shard.table for shard in plan.shards}) or 'no'} tables on {machines.ranks} {machines.device} ranks of "
-        f"{memory}, {machines.ranks_per_host} a host, batch {plan.batch_size:,}"
+        f"{memory}, {machines.ranks_per_host} per host, batch size {plan.batch_size:,}"
     ]
     if plan.shards:
-        lines += ["", f"{'table':<10}{'rows':>14}  {'kept as':<14}on ranks"]
+        lines += ["", f"{'table':<10}{'rows':>14}  {'sharding':<14}ranks"]
     lines += [_table(list(shards)) for _, shards in groupby(plan.shards, key=lambda shard: shard.table)]
     heads = ("shards", "weights", "state", "scratch", "activations", "dense", "total", "of memory")
-    lines += ["", "".join(f"{head:>12}" for head in heads) + "  on each of ranks"]
+    lines += ["", "".join(f"{head:>12}" for head in heads) + "  ranks"]
     alike: dict[tuple[str, ...], list[int]] = {}
     for rank in plan.by_rank:
         alike.setdefault(_rank(plan, rank), []).append(rank)
@@ -185,7 +185,7 @@ def _rank(plan: Plan, rank: int) -> tuple[str, ...]:
 
 
 def _ranges(ranks: Iterable[int]) -> str:
-    """Return ascending numbers as "0-3, 6"; many are cut short and counted."""
+    """Return ascending numbers as "0-3, 6". A long list is truncated and ends with its length."""
     ranks = list(ranks)
     runs: list[list[int]] = []
     for rank in ranks:
@@ -198,7 +198,7 @@ def _ranges(ranks: Iterable[int]) -> str:
 
 
 def _size(size: int) -> str:
-    """Return bytes in the unit that suits them."""
+    """Return bytes in a readable unit."""
     for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= bytes_:
             return f"{size / bytes_:,.1f} {unit}"

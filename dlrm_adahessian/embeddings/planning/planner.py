@@ -1,9 +1,9 @@
 # pyright: basic
-"""Ask TorchRec's planner who holds what, with the memory that our rows and rules need.
+"""Plan the placement of tables with TorchRec's planner and the memory that our tables and row rules need.
 
-The planner weighs time by its own model and refuses what does not fit. Its storage estimate knows the optimizers of
-FBGEMM; `RowStorage` puts ours in its place. What a row costs, and whether its columns can be parted, is asked of the row
-rule itself: there is no table by hand.
+The planner estimates time with its own model and rejects plans that do not fit. Its storage estimate covers FBGEMM's
+optimizers; `RowStorage` replaces it. The row rule itself reports the memory of a row and whether columns can be split, so
+no table of sizes is maintained by hand.
 """
 
 import math
@@ -37,9 +37,9 @@ from dlrm_adahessian.model.config import NO_DENSE, DenseMemory
 from dlrm_adahessian.optim.base import RowRule
 
 _KINDS = {name: kind for kind, name in TYPES.items()}
-_LINE = 16  # float32 numbers in a cache line; narrower column shards would read lines in part
+_LINE = 16  # float32 numbers in a cache line; narrower column shards would read partial lines
 _ID = 8  # bytes of a row number
-_SLOT = 4  # bytes a row of the int32 scratch with which the CPU finds the touched rows
+_SLOT = 4  # bytes per row of the int32 scratch with which the CPU finds the touched rows
 
 
 class DoesNotFitError(Exception):
@@ -48,15 +48,15 @@ class DoesNotFitError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What a plan is asked for.
+    """Hold the inputs of a plan.
 
     Attributes:
-        tables: in the order of the features of a lookup; there may be none.
-        rule: how touched rows are updated.
+        tables: in the order of the features of a lookup; may be empty.
+        rule: row optimizer.
         machines: the ranks.
-        batch_size: samples a step, over all ranks.
-        dense: what each rank needs beside its shards.
-        dtype: of rows, state and pooled embeddings.
+        batch_size: global batch size.
+        dense: memory of each rank's dense part.
+        dtype: dtype of rows, optimizer state, and pooled embeddings.
     """
 
     tables: Sequence[TableSpec]
@@ -68,7 +68,7 @@ class PlanRequest:
 
     @property
     def local_batch(self) -> int:
-        """Samples a step of one rank, at most."""
+        """Maximum samples per step on one rank."""
         return -(-self.batch_size // self.machines.ranks)
 
     @property
@@ -78,21 +78,21 @@ class PlanRequest:
 
     @property
     def shard_bytes(self) -> float:
-        """Bytes of a rank that shards may take; negative where the dense part alone does not fit."""
+        """Bytes per rank available to shards; negative if the dense part alone does not fit."""
         return self.machines.memory_bytes * (1 - RESERVED) - self.dense_bytes
 
 
 def plan(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
-    """Plan the shards, without a process group or a GPU; the same request gives the same plan.
+    """Plan the shards. Deterministic; needs no process group and no GPU.
 
     Args:
-        request: tables, rule and machines.
+        request: tables, rule, and machines.
 
     Returns:
-        The plan, as ours and as TorchRec's.
+        Our plan, and the same plan for TorchRec.
 
     Raises:
-        DoesNotFitError: no plan fits; it has no message, `remedies.plan_or_refuse` finds one.
+        DoesNotFitError: no plan fits. The error has no message; `remedies.plan_or_refuse` adds one.
     """
     if not request.tables:
         return _plan_without_tables(request)
@@ -154,7 +154,7 @@ def _plan_of(request: PlanRequest, shards: Sequence[PlannedShard]) -> Plan:
 
 
 def bag_collection(tables: Sequence[TableSpec]) -> EmbeddingBagCollection:
-    """Return the tables as TorchRec has them, without memory for their rows."""
+    """Return the tables as a TorchRec module on the meta device, which allocates no memory."""
     return EmbeddingBagCollection(
         device=torch.device("meta"),
         tables=[
@@ -177,20 +177,20 @@ def planned_shard(
     offset: Sequence[int],
     size: Sequence[int],
 ) -> PlannedShard:
-    """Return a shard with what it needs in memory.
+    """Return a shard with the memory that it needs.
 
     Args:
-        request: rule, batch size and machines.
-        table: of which it is a part.
-        sharding_type: TorchRec's name of how it is spread.
-        rank: that holds the shard.
+        request: rule, batch size, and machines.
+        table: the table that the shard belongs to.
+        sharding_type: TorchRec's name for the kind of sharding.
+        rank: rank that holds the shard.
         offset: first row and first column.
-        size: rows and columns.
+        size: number of rows and columns.
 
     Returns:
-        The shard. Its activations are an upper bound where bags have the table's mean number of rows, for a rank that owns
-        the rows of all ranks' lookups: the row number and what it becomes (rows, bags), the pooled embeddings, gradient and
-        curvature at them, and both once more summed over each row's hits.
+        The shard. If bags have the table's mean number of rows, its activations are an upper bound, reached when this rank
+        owns the rows of all lookups. They include row and bag numbers, the pooled embeddings, the gradient and curvature
+        at them, and both summed over the hits of each row.
     """
     rows, columns = size
     each = _row_bytes(request.rule, columns, request.dtype)
@@ -215,11 +215,11 @@ def planned_shard(
 
 @dataclass(frozen=True, kw_only=True)
 class _RowBytes:
-    """Bytes that one row takes; exact.
+    """Exact bytes of one row.
 
     Attributes:
-        weight: of the embedding itself.
-        state: of what the rule keeps.
+        weight: bytes of the embedding.
+        state: bytes of the optimizer state.
     """
 
     weight: int
@@ -227,13 +227,13 @@ class _RowBytes:
 
 
 def _row_bytes(rule: RowRule, columns: int, dtype: torch.dtype) -> _RowBytes:
-    """Return what a row of some columns takes under a rule."""
+    """Return the bytes of a row of `columns` columns under a rule."""
     row = torch.empty(1, columns, dtype=dtype, device="meta")
     return _RowBytes(weight=row.nbytes, state=sum(tensor.nbytes for tensor in rule.new_state(row).values()))
 
 
 class RowStorage(ShardEstimator):
-    """What shards of our rows need, in the place of TorchRec's estimate for FBGEMM's optimizers."""
+    """Estimate the memory of our shards, in place of TorchRec's estimate for FBGEMM's optimizers."""
 
     def __init__(self, request: PlanRequest) -> None:
         self._request = request
@@ -252,7 +252,7 @@ class RowStorage(ShardEstimator):
 
 
 class _StableEnumerator(EmbeddingEnumerator):
-    """TorchRec's goes through a set of strings, so ties fall differently in every process; here to the simplest kind."""
+    """Break ties in favor of the simplest sharding. TorchRec iterates over a set, so its order varies by process."""
 
     def _filter_sharding_types(self, *args: object, **kwargs: object) -> list[str]:
         allowed = super()._filter_sharding_types(*args, **kwargs)  # pyright: ignore
@@ -260,7 +260,7 @@ class _StableEnumerator(EmbeddingEnumerator):
 
 
 class _Reservation(FixedPercentageStorageReservation):
-    """Keep a share of the memory free, and what a rank needs beside its shards."""
+    """Reserve a share of the memory, and the memory of a rank's dense part."""
 
     def __init__(self, dense_bytes: int) -> None:
         super().__init__(RESERVED)
@@ -276,7 +276,7 @@ class _Reservation(FixedPercentageStorageReservation):
 
 
 def _constraints(spec: TableSpec, request: PlanRequest) -> ParameterConstraints:
-    """Return what the planner may do with a table."""
+    """Return the planner's constraints for a table."""
     ranks = request.machines.ranks
     if ranks == 1:
         kinds = ["table"]

@@ -1,7 +1,7 @@
 # pyright: basic
-"""Plan, or say why not and what would do.
+"""Plan the tables. If nothing fits, explain why and suggest changes that would fit.
 
-Each remedy was planned before it is offered, so it is known to fit by the same estimate that refused.
+Each suggestion was itself planned first, so it fits by the estimate that rejected the original request.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ def plan_or_refuse(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     """Plan the shards; see `planner.plan`.
 
     Args:
-        request: tables, rule and machines.
+        request: tables, rule, and machines.
 
     Returns:
-        The plan, as ours and as TorchRec's.
+        Our plan, and the same plan for TorchRec.
 
     Raises:
-        UsageError: a table is to be cut in a way that its rule or the ranks do not allow, or no plan fits.
+        UsageError: the rule or the ranks do not support the requested sharding of a table, or no plan fits.
     """
     _require_columns(request)
     try:
@@ -49,8 +49,9 @@ def _require_columns(request: PlanRequest) -> None:
     if names := [spec.name for spec in request.tables if spec.sharding == "column"]:
         tables = "all tables" if len(names) == len(request.tables) else ", ".join(names)
         raise UsageError(
-            f"column shards need a rule that updates each entry by itself, and {request.rule.cfg.name} keeps a mean over "
-            f"the entries of a row, with sharding column for {tables}; choose sharding row, or a rule with a state per entry"
+            f"Column sharding (of {tables}) needs a row optimizer that updates each entry by itself, but "
+            f"{request.rule.cfg.name} keeps a mean over the entries of a row. Use sharding row, or a row optimizer with one "
+            "state per entry."
         )
 
 
@@ -62,11 +63,11 @@ def _refusal(request: PlanRequest) -> str:
         found for remedy in (_ranks, _rowwise, _dim, _memory, _batch, _sharding) for found in remedy(request)
     ]
     return (
-        f"each rank's shards must fit into its memory, of which {max(request.shard_bytes, 0) / _GIB:,.1f} of "
-        f"{machines.memory_bytes / _GIB:,.1f} GiB are for them, and no plan for {machines.ranks} ranks does: "
-        f"{len(whole)} tables of {weights / _GIB:,.1f} GiB, state of {request.rule.cfg.name} of {state / _GIB:,.1f} GiB, "
-        f"activations of a batch of {request.batch_size:,}; "
-        f"what would fit: {'; '.join(remedies) or 'nothing that was tried; use a smaller model'}"
+        f"No plan for {machines.ranks} ranks fits into memory. Each rank has {max(request.shard_bytes, 0) / _GIB:,.1f} of "
+        f"{machines.memory_bytes / _GIB:,.1f} GiB for shards. The model needs {weights / _GIB:,.1f} GiB for {len(whole)} "
+        f"tables, {state / _GIB:,.1f} GiB for the state of {request.rule.cfg.name}, and activations of a batch of "
+        f"{request.batch_size:,}. "
+        + (f"Any of these would fit: {'; '.join(remedies)}." if remedies else "Use a smaller model.")
     )
 
 
@@ -113,7 +114,7 @@ def _rowwise(request: PlanRequest) -> Iterator[str]:
         for t in request.tables
     ]
     if _fits(dataclasses.replace(request, rule=rule, tables=auto)):
-        yield "a state per row in place of one per entry (--optim.rows.rowwise)"
+        yield "one state per row instead of per entry (--optim.rows.rowwise)"
 
 
 def _dim(request: PlanRequest) -> Iterator[str]:
@@ -123,7 +124,7 @@ def _dim(request: PlanRequest) -> Iterator[str]:
         if _fits(
             dataclasses.replace(request, tables=[dataclasses.replace(t, dim=dim) for t in request.tables])
         ):
-            yield f"embeddings of {dim} numbers in place of {width}"
+            yield f"embedding width {dim} instead of {width}"
             return
         dim //= 2
 
@@ -136,7 +137,7 @@ def _memory(request: PlanRequest) -> Iterator[str]:
         return dataclasses.replace(request, machines=machines)
 
     if gib := _least(held + 1, _MOST_GIB, lambda gib: _fits(with_memory(gib))):
-        yield f"{gib:,} GiB a rank"
+        yield f"{gib:,} GiB per rank"
 
 
 def _batch(request: PlanRequest) -> Iterator[str]:
@@ -145,7 +146,7 @@ def _batch(request: PlanRequest) -> Iterator[str]:
         return
     while _fits(dataclasses.replace(request, batch_size=2 * batch)):
         batch *= 2
-    yield f"a batch of {batch:,}"
+    yield f"batch size {batch:,}"
 
 
 def _sharding(request: PlanRequest) -> Iterator[str]:
@@ -155,8 +156,8 @@ def _sharding(request: PlanRequest) -> Iterator[str]:
 
 
 def _least(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
-    """Return the least number in low..high that fits, or None; what is larger than one that fits does too."""
-    # Up in doubling steps, since planning for many ranks takes long, then down by halves.
+    """Return the smallest number in low..high that fits, or None. Every number above one that fits must fit too."""
+    # Planning for many ranks is slow: increase in doubling steps, then bisect.
     known, step = low, 1
     while known <= high and not fits(known):
         low, known, step = known + 1, known + step, 2 * step

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Plan on all ranks of a job, for the machine that it runs on."""
+"""Plan on all ranks of a job for the machines that it runs on."""
 
 import os
 from dataclasses import replace
@@ -17,16 +17,16 @@ from dlrm_adahessian.runtime.process import host_memory
 
 
 def plan_together(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
-    """Plan on each rank for the machine of the first; needs a process group, and all ranks call it.
+    """Make the same plan on every rank, for the machine of the first. A collective: all ranks call it.
 
     Args:
-        request: tables and rule, and the machine as this rank knows it.
+        request: tables, rule, and this rank's view of the machine.
 
     Returns:
-        The plan, as ours and as TorchRec's, the same on all ranks; what does not fit is refused with a UsageError.
+        Our plan and the same plan for TorchRec, equal on all ranks. If nothing fits, raises a UsageError.
 
     Raises:
-        RuntimeError: the ranks' plans differ, which is a defect.
+        RuntimeError: the plans of the ranks differ, which is a bug.
     """
     machines = request.machines
     memory, here = ranks.first_does(lambda: [machines.memory_bytes, machines.ranks_per_host])
@@ -34,16 +34,16 @@ def plan_together(request: PlanRequest) -> tuple[Plan, ShardingPlan]:
     plan, sharding_plan = plan_or_refuse(replace(request, machines=machines))
     plans = ranks.agreed(lambda: fingerprint(plan.asdict()))
     if len(set(plans)) > 1:
-        raise RuntimeError(f"all ranks must have the same plan of the tables, got {plans}")
+        raise RuntimeError(f"All ranks must make the same plan of the tables, got fingerprints {plans}.")
     return plan, sharding_plan
 
 
 def these_machines(device: torch.device, memory_bytes: int | None) -> Machines:
-    """Return the ranks of this job; needs a process group.
+    """Return the ranks of this job. Requires a process group.
 
     Args:
-        device: that they compute on.
-        memory_bytes: of a rank; None finds it out.
+        device: device of the ranks.
+        memory_bytes: memory per rank; None detects it.
     """
     world_size = dist.get_world_size()
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
@@ -56,7 +56,7 @@ def these_machines(device: torch.device, memory_bytes: int | None) -> Machines:
 
 
 def _memory(device: torch.device, ranks_here: int) -> int:
-    """Return the bytes of the GPU, or of the rank's share of the host."""
+    """Return the memory of the GPU, or the rank's share of the host's memory, in bytes."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return host_memory() // ranks_here

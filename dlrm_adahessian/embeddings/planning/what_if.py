@@ -1,6 +1,6 @@
-"""What if the tables lay on other machines: what each rank would hold and need, or why it cannot be.
+"""Plan the tables of a model for hypothetical machines, without running on them.
 
-The module imports no torch, since the command line reads its settings for `--help`; `planned` does.
+The module does not import torch, because `--help` reads its settings; `planned` does.
 """
 
 import dataclasses
@@ -21,76 +21,77 @@ from dlrm_adahessian.runtime.settings import read_toml, settings, validated
 
 @settings
 class PlanConfig:
-    """Tables, machines and an optimizer."""
+    """Tables, machines, and optimizer to plan for."""
 
     tables: str = "kaggle"
-    """kaggle, a name in presets/tables, or a TOML file like those: rows of each table, and the model's widths."""
+    """Table sizes and model widths: kaggle, a name in presets/tables, or a TOML file."""
     hosts: int = Field(default=1, ge=1)
-    """Machines."""
+    """Number of machines."""
     gpus_per_host: int = Field(default=8, ge=1)
-    """Ranks per host; on CPUs too."""
+    """Ranks per host, also with --device cpu."""
     memory_gib: float = Field(default=80, gt=0)
-    """Memory of a rank: of a GPU, or of its share of a host's."""
+    """Memory per rank (GiB): of its GPU, or its share of the host's."""
     device: Literal["cuda", "cpu"] = "cuda"
-    """What the ranks compute on."""
+    """Device of the ranks."""
     model: ModelName | None = None
-    """Architecture, with its default layers; default: the tables' model."""
+    """Architecture, with its default layers; default: the model of --tables."""
     embedding_dim: Annotated[int, Field(ge=1)] | None = None
-    """D, width of the tables; default: that of the tables' model."""
+    """Embedding width D; default: that of the model."""
     batch_size: int = Field(default=65_536, ge=1)
-    """Samples a step, over all ranks."""
+    """Global batch size (samples per step, all ranks)."""
     optimizer: str = "hybrid"
-    """The name of a file in presets/optimizers."""
+    """Optimizer preset: hybrid, adagrad, adam, ... (docs/optimizers.md)."""
     sharding: Sharding = "auto"
-    """Of all tables; auto leaves each to TorchRec's planner."""
+    """Sharding of all tables; auto lets TorchRec's planner choose for each."""
     json: bool = False
     """Print one JSON document instead of text."""
     optim: OptimConfig = OptimConfig()
 
     @property
     def ranks(self) -> int:
-        """In all."""
+        """Total number of ranks."""
         return self.hosts * self.gpus_per_host
 
 
 @settings
 class TableSizes:
-    """Tables, and the model that is usual with them."""
+    """Table sizes, and the model that is usually trained with them."""
 
     rows: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-    """Of each table."""
+    """Number of rows of each table."""
     values_per_bag: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
-    """Rows of each table that a sample looks up, on average; default: one each."""
+    """Mean number of rows that a sample looks up in each table; default: one."""
     dense: int = Field(default=0, ge=0)
-    """Dense columns."""
+    """Number of numeric features."""
     model: ModelConfig = DLRMConfig()
 
     @model_validator(mode="after")
     def _of_each_table(self) -> "TableSizes":
         if self.values_per_bag is not None and len(self.values_per_bag) != len(self.rows):
             raise ValueError(
-                f"values_per_bag has a number for each of the {len(self.rows)} tables, got {len(self.values_per_bag)}; "
-                "give as many as rows, or leave it out"
+                f"values_per_bag must have one number for each of the {len(self.rows)} tables, got "
+                f"{len(self.values_per_bag)}. Provide as many as in rows, or remove values_per_bag."
             )
         return self
 
     @property
     def bag_lengths(self) -> tuple[float, ...]:
-        """Values per bag of each table."""
+        """Mean number of values per bag, for each table."""
         return self.values_per_bag or (1.0,) * len(self.rows)
 
 
 def table_sizes(name: str) -> TableSizes:
-    """Return the sizes that a name or a file stands for.
+    """Return the table sizes of a preset or a file.
 
     Args:
-        name: `kaggle`, the stem of a file in presets/tables, or the path of such a file.
+        name: `kaggle`, the stem of a file in presets/tables, or the path of a similar TOML file.
 
     Returns:
-        The sizes; kaggle's are the distinct tokens of all rows, more than a vocabulary of the training rows has.
+        The sizes. For kaggle they count the distinct tokens of all samples, which exceed the vocabulary of the training
+        samples.
 
     Raises:
-        UsageError: there is no such name, or the file breaks a rule.
+        UsageError: the name is unknown, or the file is invalid.
     """
     if name == "kaggle":
         from dlrm_adahessian.data.synthetic.marginals import INTEGERS, TOKENS
@@ -101,7 +102,7 @@ def table_sizes(name: str) -> TableSizes:
         return validated(TableSizes, read_preset("tables", name))
     if not name.endswith(".toml"):
         raise UsageError(
-            f"tables are kaggle, {', '.join(known)} or a TOML file, got {name!r}; name one of these"
+            f"Unknown tables: {name!r}. Choose kaggle, {', '.join(known)}, or the path of a TOML file."
         )
     return validated(TableSizes, read_toml(Path(name)))
 
@@ -110,10 +111,10 @@ def planned(config: PlanConfig) -> Plan:
     """Plan without a process group or a GPU.
 
     Args:
-        config: tables, machines and optimizer.
+        config: tables, machines, and optimizer.
 
     Returns:
-        A plan that fits; one that cannot be is refused with a UsageError that says what would fit.
+        A plan that fits. If there is none, a UsageError suggests changes that would fit.
     """
     from dlrm_adahessian.embeddings.planning.planner import PlanRequest
     from dlrm_adahessian.embeddings.planning.remedies import plan_or_refuse
@@ -145,7 +146,7 @@ def planned(config: PlanConfig) -> Plan:
 
 
 def _model(config: PlanConfig, sizes: TableSizes) -> ModelConfig:
-    """Return the tables' model, or another architecture as wide, of the width that was asked for."""
+    """Return the model of the tables, or the requested architecture with the same or the requested embedding width."""
     values = dataclasses.asdict(sizes.model)
     if config.model not in (None, sizes.model.name):
         values = {"name": config.model, "embedding_dim": sizes.model.embedding_dim}
@@ -155,13 +156,13 @@ def _model(config: PlanConfig, sizes: TableSizes) -> ModelConfig:
 
 
 def plan_json(config: PlanConfig, plan: Plan) -> dict[str, Any]:
-    """Return the plan as JSON values, with what it was asked for."""
+    """Return the plan as JSON values, with the request."""
     asked = {"tables": config.tables, "optimizer": config.optimizer, "sharding": config.sharding}
     return {"asked": asked, **plan.asdict()}
 
 
 def _dense(model: ModelConfig, optim: OptimConfig, sizes: TableSizes) -> DenseMemory:
-    """Build the dense part, which is small, and ask it."""
+    """Build the dense part, which is small, to measure its memory."""
     import torch
 
     from dlrm_adahessian.model.dlrm import flatten_parameters_

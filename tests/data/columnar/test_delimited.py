@@ -176,7 +176,7 @@ def test_each_file_names_its_columns_in_its_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("y,xx,t\n0,1,a\n", r"^x\.csv has no column 'x', which the schema reads; did you mean xx\?"),
+        ("y,xx,t\n0,1,a\n", r"^x\.csv has no column 'x', which the schema reads\. Did you mean 'xx'\?"),
         ("0,1,a\n0,1,b\n", r"^x\.csv has no column 'y', which the schema reads"),
         (
             "y,x,t,x\n0,1,a,2\n",

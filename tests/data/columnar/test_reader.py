@@ -100,7 +100,7 @@ def test_columns_of_a_wrong_type_are_refused_whatever_becomes_of_bad_rows(
 def test_absent_and_repeated_columns_are_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path)
     with pytest.raises(
-        DataError, match=r"^x\.parquet has no column 'xs', which the schema reads; did you mean x\?"
+        DataError, match=r"^x\.parquet has no column 'xs', which the schema reads\. Did you mean 'x'\?"
     ):
         read(path, small("parquet", dense=[{"column": "xs"}]))
     pq.write_table(pa.table([pa.array([1])] * 4, names=["y", "x", "t", "t"]), path)

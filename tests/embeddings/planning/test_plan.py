@@ -1,4 +1,4 @@
-"""A plan as text and as JSON: every table, every rank, and sums that agree."""
+"""A plan as text and as JSON lists every table and rank, with consistent totals."""
 
 import json
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from tests.embeddings.planning.requests import planned, request
 def test_text_names_every_table_and_every_rank():
     plan = planned(request(1, 2, 5, 1000, 10**6, ranks=8, sharding="row"))
     lines = plan_text(plan).splitlines()
-    assert lines[0] == "5 tables on 8 cuda ranks of 1,024.0 GiB, 8 a host, batch 64"
+    assert lines[0] == "5 tables on 8 cuda ranks of 1,024.0 GiB, 8 per host, batch size 64"
     assert [line.split() for line in lines[3:6]] == [
-        ["C1", "1", "rows", "cut", "0"],
-        ["C2", "2", "rows", "cut", "0-1"],
-        ["C3", "5", "rows", "cut", "0-4"],
+        ["C1", "1", "by", "rows", "0"],
+        ["C2", "2", "by", "rows", "0-1"],
+        ["C3", "5", "by", "rows", "0-4"],
     ]
     assert lines[-1].endswith("  5-7")
     assert len(lines) == 3 + 5 + 2 + 4  # ranks 0, 1, 2-4 and 5-7
@@ -48,8 +48,8 @@ def test_rank_without_shards_is_listed():
 def test_a_plan_without_tables_lists_what_the_ranks_need():
     plan = planned(request(ranks=2, dense=2**20))
     lines = plan_text(plan).splitlines()
-    assert lines[0] == "no tables on 2 cuda ranks of 1,024.0 GiB, 2 a host, batch 64"
-    assert len(lines) == 4  # a blank one, a heading and the ranks
+    assert lines[0] == "no tables on 2 cuda ranks of 1,024.0 GiB, 2 per host, batch size 64"
+    assert len(lines) == 4  # a blank line, a heading, and the ranks
     assert lines[-1].split()[:8] == ["0", "0", "B", "0", "B", "0", "B", "0"]
     assert lines[-1].endswith("1.0 MiB     1.0 MiB        0.0%  0-1")
     found = plan.asdict()

@@ -1,4 +1,4 @@
-"""Plans: memory against what the rows really take, shards that cover each table once, no rank filled beyond its memory."""
+"""Plans predict the memory that rows use, cover each table once, and stay within the memory of each rank."""
 
 import dataclasses
 import json
@@ -80,7 +80,7 @@ def test_rules_said_to_part_by_columns_are_those_whose_halves_update_alone(name:
 
     halves = torch.cat([updated(slice(0, 1)), updated(slice(1, 4))], 1)
     whole = updated(slice(0, 4))
-    # Equal up to rounding, or as different as means over other entries are.
+    # Equal up to rounding, or different because the means are over other entries.
     assert torch.allclose(halves, whole, rtol=1e-12, atol=0) != rule.mixes_columns
 
 
@@ -130,7 +130,7 @@ def test_memory_of_a_step_grows_with_the_values_of_a_bag(sharding: str):
     for values, lookups in ((0.0, 0), (2.5, 160), (50.0, 3200)):
         table = dataclasses.replace(asked.tables[0], values_per_bag=values)
         for shard in planned(dataclasses.replace(asked, tables=[table])).shards:
-            # A rank with a copy has its own samples, a fourth.
+            # A rank with a copy sees only its own samples, a quarter.
             own = 4 if sharding == "replicate" else 1
             of_bags, of_rows = 3 * 64 // own, 2 * min(lookups // own, shard.rows)
             assert shard.activations == 4 * 8 * lookups // own + 4 * shard.columns * (of_bags + of_rows)
@@ -162,7 +162,7 @@ print(json.dumps(planned(request(*[1_000_000] * 2, dim=4, ranks=16)).asdict()))
 
 @pytest.mark.campaign
 def test_processes_that_order_their_sets_differently_plan_alike():
-    # With TorchRec's own enumerator the first of these cuts columns, and the second keeps tables whole.
+    # TorchRec's own enumerator splits columns in the first case and keeps tables whole in the second.
     started = [
         subprocess.Popen(
             [sys.executable, "-c", SAME_PLAN],

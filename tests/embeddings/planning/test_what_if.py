@@ -1,4 +1,4 @@
-"""The command plan: published sizes, one JSON document, refusals."""
+"""The `plan` command: published table sizes, JSON output, and refusals."""
 
 import json
 import re
@@ -20,14 +20,14 @@ def config(optimizer: str = "hybrid", **changes: object) -> PlanConfig:
 
 
 def call(folder: Path, *arguments: str) -> tuple[int | None, str]:
-    """Return the exit code of the command, and what it prints to either output."""
+    """Return the exit code of the command, and its standard output and error."""
     (code,) = worlds.wait(worlds.start(1, cli.main, ["plan", *arguments], log=folder / "log"))
     return code, worlds.printed(folder / "log", 0)
 
 
 def test_published_sizes_are_those_of_26_tables():
     kaggle, large = table_sizes("kaggle"), table_sizes("criteo_1tb")
-    # Total rows as facebookresearch/dlrm and MLPerf have them for Kaggle and for 1 TB modulo 40 million.
+    # Total rows in facebookresearch/dlrm and MLPerf, for Kaggle and for 1 TB modulo 40 million.
     assert (len(kaggle.rows), sum(kaggle.rows)) == (26, 33_762_577)
     assert (len(large.rows), sum(large.rows), max(large.rows)) == (26, 187_767_399, 39_979_771)
     assert (kaggle.model.embedding_dim, large.model.embedding_dim) == (16, 128)
@@ -35,7 +35,7 @@ def test_published_sizes_are_those_of_26_tables():
 
 def test_published_multi_hot_sizes_are_those_of_26_tables():
     multi_hot = table_sizes("criteo_1tb_multihot")
-    # Embeddings and values of a sample in all tables of MLPerf's DLRM-DCNv2.
+    # Embedding rows of all tables of MLPerf's DLRM-DCNv2, and values of a sample.
     assert (len(multi_hot.rows), sum(multi_hot.rows), sum(multi_hot.bag_lengths)) == (26, 204_184_588, 214)
     assert (multi_hot.bag_lengths[20], multi_hot.rows[20]) == (100, 40_000_000)
 
@@ -70,7 +70,7 @@ def test_the_file_of_the_tables_and_the_text(tmp_path: Path):
     machines = ["--gpus-per-host", "2", "--device", "cpu", "--memory-gib", "1"]
     code, printed = call(tmp_path, "--tables", str(path), *machines)
     assert code == 0
-    assert printed.startswith("2 tables on 2 cpu ranks of 1.0 GiB, 2 a host, batch 65,536\n")
+    assert printed.startswith("2 tables on 2 cpu ranks of 1.0 GiB, 2 per host, batch size 65,536\n")
 
 
 def test_values_per_bag_of_a_file_are_those_of_its_tables(tmp_path: Path):
@@ -79,7 +79,7 @@ def test_values_per_bag_of_a_file_are_those_of_its_tables(tmp_path: Path):
     path.write_text(f"rows = [10, 2000]\nvalues_per_bag = [1, 2.5]\n{model}")
     machines: dict[str, object] = {"gpus_per_host": 1, "batch_size": 100, "optimizer": "adagrad"}
     first, second = planned(config(tables=str(path), **machines)).shards
-    # Row number and what it becomes, 8 bytes each, of a lookup; pooled embeddings and derivatives of a bag; those of a row.
+    # Per lookup: row and bag numbers, 8 bytes each. Per bag: pooled embedding and derivatives. Per row: derivatives.
     assert first.activations == 4 * 8 * 100 + 32 * (3 * 100 + 2 * 10)
     assert second.activations == 4 * 8 * 250 + 32 * (3 * 100 + 2 * 250)
     path.write_text(f"rows = [10, 2000]\n{model}")
@@ -99,7 +99,7 @@ def test_another_architecture_is_as_wide_as_the_tables_model_and_needs_what_its_
     width, widths = 13 + 26 * 16, (512, 256, 1)
     inputs = (width, *widths)
     layers = sum(i * o + o for i, o in zip(inputs, widths, strict=False)) + 3 * (width * width + width)
-    # Parameters, gradient, curvature, Adagrad's accumulator; inputs, three crosses, what the MLP's layers take.
+    # Parameters, gradient, curvature, and Adagrad's accumulator; then inputs, three crosses, and activations of the MLP.
     expected = 4 * 4 * layers + 16 * (width + 3 * 3 * width + width + 512 + 256)
     assert planned(config(model="dcnv2", **tables)).dense_bytes == expected
     assert {shard.columns for shard in planned(config(model="deepfm", **tables)).shards} == {16}
@@ -112,10 +112,13 @@ def test_another_architecture_is_as_wide_as_the_tables_model_and_needs_what_its_
     [
         (
             ["--tables", "criteo_1tb", "--gpus-per-host", "1"],
-            r"59\.\d of 80.0 GiB .* 26 tables of 89\.5 GiB, .* would fit: 2 ranks; .*64 numbers",
+            r"59\.\d of 80.0 GiB .* 89\.5 GiB for 26 tables, .* would fit: 2 ranks; .*embedding width 64",
         ),
-        (["--sharding", "column"], "column shards need a rule that updates each entry by itself"),
-        (["--optimizer", "hybird"], "did you mean hybrid"),
+        (
+            ["--sharding", "column"],
+            "Column sharding .* needs a row optimizer that updates each entry by itself",
+        ),
+        (["--optimizer", "hybird"], "Did you mean 'hybrid'"),
         (
             ["--model", "deepfm", "--embedding-dim", "1"],
             "embedding_dim must be greater than or equal to 2",
@@ -133,11 +136,14 @@ def test_what_cannot_be_is_one_message_with_its_remedy(arguments: list[str], mes
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "tables are kaggle, criteo_1tb, criteo_1tb_multihot or a TOML file, got 'nothing'"),
+        (None, "Unknown tables: 'nothing'. Choose kaggle, criteo_1tb, criteo_1tb_multihot, or"),
         ("rows = []", "at least 1 item"),
         ("rows = [0]", "greater than or equal to 1"),
-        ("rows = [1]\ncolumns = 3", "columns is no setting"),
-        ("rows = [1, 2]\nvalues_per_bag = [1.5]", "number for each of the 2 tables, got 1; give as many"),
+        ("rows = [1]\ncolumns = 3", "Unknown setting 'columns'"),
+        (
+            "rows = [1, 2]\nvalues_per_bag = [1.5]",
+            "one number for each of the 2 tables, got 1. Provide as many",
+        ),
         ("rows = [1]\nvalues_per_bag = [-1]", "greater than or equal to 0"),
         ("rows = [1]\nvalues_per_bag = [inf]", "finite number"),
     ],

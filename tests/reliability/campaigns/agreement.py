@@ -55,7 +55,7 @@ class Disagreement:
 
 
 def _flag(name: str, value: object, first: object, *, launched: bool = False) -> Disagreement:
-    told = f"rank 1 has {name} {value}, rank 0 has {first}; start all ranks with the same flags"
+    told = f"Rank 1 has {name} {value}, but rank 0 has {first}. Start all ranks with the same flags"
     flag = "--" + name.replace("_", "-")
     return Disagreement(told=told, flags=(flag, *str(value).strip("[]").split(", ")), launched=launched)
 
@@ -67,7 +67,7 @@ def _program(name: str, value: str) -> Disagreement:
         other = {**agreement.program(), name: value}
         return mock.patch.object(agreement, "program", return_value=other)
 
-    return Disagreement(told=f"rank 1 has {name} {value}, rank 0 has ", change=change)
+    return Disagreement(told=f"Rank 1 has {name} {value}, but rank 0 has ", change=change)
 
 
 def _another_source(folder: Path) -> AbstractContextManager[object]:
@@ -123,7 +123,7 @@ def _gpu(folder: Path) -> AbstractContextManager[object]:
     return mock.patch.object(agreement, "find_device", return_value=torch.device("cuda"))
 
 
-_REFUSED = "the flags of rank 1 are refused, those of rank 0 are not; start all ranks with the same flags"
+_REFUSED = "Rank 1 has invalid flags, but rank 0 does not. Start all ranks with the same flags"
 DISAGREEMENTS: dict[str, Disagreement] = {
     "seed": _flag("seed", 7, 0, launched=True),
     "rate of rows": _flag("optim.rows.lr", 5, 0.05, launched=True),
@@ -147,7 +147,7 @@ DISAGREEMENTS: dict[str, Disagreement] = {
     "exchange": _flag("exchange_precision", "bf16", "fp32"),
     "shards": _flag("distributed.sharding", "row", "auto"),
     "several": Disagreement(
-        told="rank 1 has seed 7 and optim.dense.lr 0.1, rank 0 has 0 and 0.003; start",
+        told="Rank 1 has seed 7 and optim.dense.lr 0.1, but rank 0 has 0 and 0.003. Start",
         flags=("--seed", "7", "--lr", "0.1"),
         launched=True,
     ),
@@ -157,7 +157,7 @@ DISAGREEMENTS: dict[str, Disagreement] = {
         launched=True,
     ),
     "resume": Disagreement(
-        told="rank 1 has resume True, rank 0 has False", flags=("--resume",), launched=True
+        told="Rank 1 has resume True, but rank 0 has False", flags=("--resume",), launched=True
     ),
     "unknown flag": Disagreement(told=_REFUSED, flags=("--optim.rows.rate", "5"), launched=True),
     "no file of settings": Disagreement(told=_REFUSED, flags=("--config", "nowhere.toml"), launched=True),
@@ -171,7 +171,9 @@ DISAGREEMENTS: dict[str, Disagreement] = {
     "source": Disagreement(
         told="rank 1 has dlrm_adahessian/train/step.py ", change=_another_source, launched=True
     ),
-    "device": Disagreement(told="rank 1 has device cuda, rank 0 has cpu; give each rank a GPU", change=_gpu),
+    "device": Disagreement(
+        told="Rank 1 has device cuda, but rank 0 has cpu. Give each rank a GPU", change=_gpu
+    ),
     "labels": Disagreement(told="rank 1 has files.labels.npy.xxh3_128 ", change=_other_labels),
     "prepared rows": Disagreement(
         told="rank 1 has prepared rows 0123456789abcdef, rank 0", change=_other_rows

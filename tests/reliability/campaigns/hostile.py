@@ -98,7 +98,7 @@ def _use(command: list[str], place: Path, canary: Path, outcome: Outcome, folder
     process = Command(*command, log=folder / "log")
     code, printed = process.wait(), process.printed()
     # Another checkpoint may be used in place of the damaged one, with a warning, and `latest` is only a hint.
-    passed = code == 0 and ("skipped a checkpoint" in printed or place.name == "latest")
+    passed = code == 0 and ("Skipped a checkpoint" in printed or place.name == "latest")
     right = (code in _REFUSALS or passed) and "Traceback" not in printed
     outcome.expect(right, f"{place.name}: exit {code}: {printed[-400:]}")
     if canary.exists():
