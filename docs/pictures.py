@@ -1,21 +1,40 @@
-"""Draw the pictures of docs/img that show the program itself.
+"""Draw the pictures of docs/img that show the program itself: its architecture, its table in a terminal, its reports.
 
-python docs/pictures.py
+    python docs/pictures.py
+
+Reports are drawn by a headless Chromium, which must be installed. Plots of benchmarks are drawn by `benchmarks/plots.py`.
 """
 
 import ast
+import hashlib
+import io
+import os
+import pty
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from rich.console import Console
+from rich.text import Text
 
 from dlrm_adahessian.report.panels import STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "img"
 PACKAGE = ROOT / "dlrm_adahessian"
+TUTORIAL = ROOT / "docs" / "tutorials" / "laptop.md"
+SOURCE = "Source"
+"""Key of a picture's metadata: the digest of the sources that made the report in it."""
+_COLUMNS = 100
 
 
 def layers() -> list[list[str]]:
@@ -56,10 +75,101 @@ def architecture() -> Figure:
     return figure
 
 
+def report_sources() -> str:
+    """Return the digest of the files that decide how a report looks."""
+    files = sorted(path for path in (PACKAGE / "report").rglob("*") if path.suffix in (".py", ".j2"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def commands() -> list[list[str]]:
+    """Return the commands of the tutorial that train and compare."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    written = [shlex.split(block.replace("\\\n", " ")) for block in blocks]
+    return [
+        words[1:]
+        for words in written
+        if words[:2] in (["dlrm-adahessian", "train"], ["dlrm-adahessian", "compare"])
+    ]
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    """Run the program, and return what it shows in a terminal on its standard output."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "dlrm_adahessian", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(_COLUMNS)}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=follower) as process:
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(leader, 65536)
+            except OSError:  # the other end was closed
+                break
+            shown += piece
+    if process.returncode:
+        raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}")
+    return shown.decode()
+
+
+def draw_terminal(shown: str, command: str, path: Path) -> None:
+    """Write a terminal window as SVG, with fonts of the reader."""
+    console = Console(record=True, width=_COLUMNS, file=io.StringIO())
+    console.print(Text.from_ansi(shown.rstrip()))
+    svg = console.export_svg(title=command)
+    svg = re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL)
+    svg = svg.replace("Fira Code, monospace", "DejaVu Sans Mono, Menlo, Consolas, monospace")
+    path.write_text(svg, encoding="utf-8")
+
+
+def draw_page(page: Path, path: Path, width: int, height: int) -> None:
+    """Write the top of an HTML page as PNG, with the digest of what made it."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        raise RuntimeError("drawing reports needs Chromium: apt-get install chromium")
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={width},{height}"]
+    subprocess.run(
+        [browser, *options, f"--screenshot={path}", page.as_uri()], check=True, capture_output=True
+    )
+    digest = PngInfo()
+    digest.add_text(SOURCE, report_sources())
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(64)
+    small.save(path, optimize=True, pnginfo=digest)
+
+
 def main() -> None:
     """Write the pictures."""
     with mpl.rc_context(STYLE):
         architecture().savefig(IMAGES / "architecture.svg", metadata={"Date": None})
+    train, compare = commands()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_terminal(run(train, folder), "dlrm-adahessian train", IMAGES / "terminal-train.svg")
+        run(compare, folder)
+        draw_page(folder / "runs" / "study" / "report.html", IMAGES / "report-top.png", 1000, 900)
+        other = [
+            *train[: train.index("--out")],
+            "--optimizer",
+            "adagrad",
+            "--baseline",
+            "none",
+            "--out",
+            "runs/adagrad",
+        ]
+        run(other, folder)
+        [rows] = (path for path in (folder / "data" / "cache").glob("synthetic-*") if path.is_dir())
+        judged = [
+            "evaluate",
+            "--run",
+            "runs/first",
+            "runs/adagrad",
+            "--data-path",
+            str(rows),
+            "--part",
+            "test",
+        ]
+        run([*judged, "--report", "evaluation.html", "--out", "predictions.parquet"], folder)
+        draw_page(folder / "evaluation.html", IMAGES / "evaluation-report.png", 1000, 900)
 
 
 if __name__ == "__main__":
