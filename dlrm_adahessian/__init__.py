@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dlrm_adahessian.statistics.crossed import crossed_difference as crossed_difference
     from dlrm_adahessian.train.with_baseline import run_job as run_job
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "compare.config": ("CompareConfig",),

@@ -1,4 +1,4 @@
-"""Write docs/licenses.md: the licenses of what the program needs to run, as each package states its own.
+"""Write docs/licenses.md: the licenses of the packages that the program needs, as each package states its own.
 
 python docs/licenses.py, or make licenses
 """
@@ -14,9 +14,10 @@ from packaging.requirements import Requirement
 _PROGRAM = "dlrm-adahessian"
 _HEAD = """# Licenses
 
-The program is under Apache-2.0. It comes without the packages that it needs; pip installs them, each under the license
-that it states. `make licenses` writes this page from what is installed: on a GPU machine NVIDIA's packages, which torch
-brings, are in it too. The `fbgemm-gpu` that states none is `packaging/fbgemm-gpu` of this repository.
+The program is licensed under Apache 2.0. It does not include the packages that it needs. pip installs them, each under
+the license that the package states. `make licenses` writes this page from the installed packages. On a GPU machine the
+page also lists NVIDIA's packages, which torch brings. The `fbgemm-gpu` without a stated license is
+`packaging/fbgemm-gpu` of this repository.
 
 | package | license |
 |---|---|

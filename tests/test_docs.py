@@ -2,11 +2,13 @@
 
 import html
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,72 @@ def test_the_picture_of_the_architecture_shows_the_layers_in_their_order():
         text for layer in pictures.layers() for name in layer for text in (name, pictures.purpose(name))
     ]
     assert [html.unescape(text) for text in drawn][: len(expected)] == expected, "run make pictures"
+
+
+def test_the_figures_of_the_headline_study_are_those_of_its_file():
+    study = headline_study()
+    readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
+    names = {"adagrad": "Adagrad", "adagrad_momentum": "Adagrad with momentum", "adam": "Adam"}
+    for against, name in names.items():
+        progressive, test = (study[part, against] for part in ("progressive", "test"))
+        cells = [interval(each["logloss"], 4) for each in (progressive, test)]
+        accuracy = interval(progressive["accuracy"], 2, unit=100)
+        assert f"| {name} | {cells[0]} | {cells[1]} | {accuracy} |" in readme
+        assert f"| {name.removeprefix('Adagrad with ')} | {cells[0]} | {cells[1]} |" in results
+        for part, found in (("progressive", progressive), ("test", test)):
+            figures = " | ".join(interval(found[metric], 5) for metric in ("auc", "accuracy", "logloss"))
+            assert f"| `{against}` | {part} | {figures} |" in results
+    first = study["progressive", "adagrad"]
+    lead, points = first["logloss"], first["accuracy"]
+    low, high = (rounded(-end, 4)[1:] for end in reversed(lead["ci95"]))
+    assert f"**{rounded(-lead['estimate'], 4)[1:]} log loss** (95% CI {low} to {high})" in readme
+    low, high = (rounded(100 * end, 2)[1:] for end in points["ci95"])
+    said = rounded(100 * points["estimate"], 2)[1:]
+    assert f"**{said}\npercentage points of accuracy** ({low} to {high})" in readme.replace("\n> ", "\n")
+    assert (
+        f"leads Adagrad by {rounded(-lead['estimate'], 4)[1:]} log loss and by {said} percentage" in results
+    )
+
+
+def test_the_picture_of_the_headline_study_shows_its_file():
+    """Positions become log losses by the ticks of the axis, so another font or size of the picture changes nothing."""
+    axes, _, _ = (ROOT / "docs" / "img" / "headline.svg").read_text().partition('<g id="legend')
+    ticks = re.findall(
+        r'id="xtick_\d+">.*?<use [^>]*x="([\d.]+)".*?<text[^>]*>([^<]+)</text>', axes, re.DOTALL
+    )
+    (left, first), (right, last) = [(float(x), float(text)) for x, text in (ticks[0], ticks[-1])]
+
+    def log_loss(x):
+        return -(first + (float(x) - left) * (last - first) / (right - left)) / 1000
+
+    drawn = axes.partition('id="LineCollection_1"')[2]
+    bars = re.findall(r'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+)', drawn)
+    points = re.findall(r'<use [^>]*x="([\d.]+)"', drawn)
+    study = headline_study()
+    assert len(points) == len(study) == 6
+    for found, point, bar in zip(
+        study.values(), points, bars, strict=False
+    ):  # after the bars comes the line at 0
+        expected = [found["logloss"]["estimate"], *found["logloss"]["ci95"]]
+        assert [log_loss(point), *sorted(map(log_loss, bar))] == pytest.approx(expected, abs=1e-6)
+    names = re.findall(r"<text[^>]*>hybrid vs\. ([a-z_]+)</text>", axes)
+    assert set(names) == {against for _, against in study}
+
+
+def headline_study():
+    study = json.loads((ROOT / "benchmarks" / "results" / "tuned.json").read_text())
+    return {(each["part"], each["against"]): each for each in study["differences"]}
+
+
+def interval(found, digits, unit=1):
+    low, high = (rounded(unit * end, digits) for end in found["ci95"])
+    return f"{rounded(unit * found['estimate'], digits)} [{low}, {high}]"
+
+
+def rounded(value, digits):
+    """Round the decimal that a file states, halves away from zero."""
+    exact = Decimal(str(round(value, 7)))
+    return f"{exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):+}"
 
 
 def test_the_page_of_licenses_has_every_package_that_is_required():
