@@ -108,7 +108,7 @@ def run(arguments: list[str], folder: Path) -> str:
             shown += piece
     if process.returncode:
         raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}")
-    return shown.decode()
+    return shown.decode().replace("\r\n", "\n")
 
 
 def draw_terminal(shown: str, command: str, path: Path) -> None:
@@ -133,7 +133,7 @@ def draw_page(page: Path, path: Path, width: int, height: int) -> None:
     digest = PngInfo()
     digest.add_text(SOURCE, report_sources())
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(64)
+        small = picture.convert("RGB").quantize(256)
     small.save(path, optimize=True, pnginfo=digest)
 
 
@@ -146,7 +146,7 @@ def main() -> None:
         folder = Path(name)
         draw_terminal(run(train, folder), "dlrm-adahessian train", IMAGES / "terminal-train.svg")
         run(compare, folder)
-        draw_page(folder / "runs" / "study" / "report.html", IMAGES / "report-top.png", 1000, 900)
+        draw_page(folder / "runs" / "study" / "report.html", IMAGES / "report-top.png", 1100, 900)
         other = [
             *train[: train.index("--out")],
             "--optimizer",
@@ -169,7 +169,7 @@ def main() -> None:
             "test",
         ]
         run([*judged, "--report", "evaluation.html", "--out", "predictions.parquet"], folder)
-        draw_page(folder / "evaluation.html", IMAGES / "evaluation-report.png", 1000, 900)
+        draw_page(folder / "evaluation.html", IMAGES / "evaluation-report.png", 1100, 900)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,15 +77,41 @@ def test_formulas_need_no_script(site):
     assert "arithmatex" not in page
 
 
-def test_the_picture_of_the_architecture_shows_the_layers_in_their_order():
+@pytest.fixture(scope="module")
+def pictures():
     spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
-    pictures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pictures)
-    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "docs" / "img" / "architecture.svg").read_text())
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def texts(picture):
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "docs" / "img" / picture).read_text())
+    return [html.unescape(text).replace("\xa0", " ") for text in drawn]
+
+
+def test_the_picture_of_the_architecture_shows_the_layers_in_their_order(pictures):
     expected = [
         text for layer in pictures.layers() for name in layer for text in (name, pictures.purpose(name))
     ]
-    assert [html.unescape(text) for text in drawn][: len(expected)] == expected, "run make pictures"
+    assert texts("architecture.svg")[: len(expected)] == expected, "run make pictures"
+
+
+def test_the_terminal_shows_the_words_of_the_tutorial(pictures):
+    """Another test runs the tutorial, and compares its text with what the program prints."""
+    block = re.search(r"^```text\n(.*?)^```$", pictures.TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)[1]
+    verdicts = {"better", "worse", "no", "significant", "difference"}
+    told, drawn = (
+        [word for word in re.findall(r"[a-z]{2,}", text.lower()) if word not in verdicts]
+        for text in (block, " ".join(texts("terminal-train.svg")[1:]))
+    )
+    assert drawn == told, "run make pictures"
+
+
+@pytest.mark.parametrize("picture", ["report-top.png", "evaluation-report.png"])
+def test_the_picture_of_a_report_is_not_older_than_the_report(picture, pictures):
+    with Image.open(ROOT / "docs" / "img" / picture) as drawn:
+        assert drawn.text[pictures.SOURCE] == pictures.report_sources(), "run make pictures"
 
 
 def test_the_figures_of_the_headline_study_are_those_of_its_file():
