@@ -32,12 +32,13 @@ train: $(STAMP) ## train the hybrid and the Adagrad baseline on synthetic data, 
 	$(BIN)/python train.py --config configs/smoke.toml
 
 .PHONY: check
-check: $(STAMP) ## format, lint, types, import layers, spelling
+check: $(STAMP) ## format, lint, types, import layers, spelling, prose
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/proselint check --config docs/proselint.json README.md CONTRIBUTING.md SECURITY.md EXPERIMENTS.md CHANGELOG.md data/README.md docs
 
 # Two tests at a time: each process with one thread of its own, so that they do not get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
