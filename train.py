@@ -1,4 +1,4 @@
-"""Train DLRM: `python train.py --dataset criteo`. The same as `python -m dlrm_adahessian train`."""
+"""Train DLRM: `python train.py --dataset criteo`. Same as `python -m dlrm_adahessian train`."""
 
 import sys
 

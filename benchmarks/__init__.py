@@ -1,1 +1,1 @@
-"""Measurements: ratios of two things in one run, medians."""
+"""Benchmarks. They report ratios of two measurements within one run, and medians."""

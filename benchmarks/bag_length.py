@@ -1,11 +1,11 @@
-"""Lookup and row update against the number of values of a bag, in one process.
+"""Measure lookup and row update against the number of tokens per bag, in one process.
 
     OMP_NUM_THREADS=1 python -m benchmarks.bag_length [--rounds N] [--json]
 
-26 tables of 100,000 rows and width 16, a batch of 2048, every bag of the same length. Ids repeat as those of clicks do:
-row r of R is drawn as often as (r / R)^(-3/4) says. Derivatives at the pooled embeddings are drawn once, and curvature goes
-with them where the rule reads it. The lengths take turns within one run, so that a slow moment of the machine meets all
-of them; a ratio is the median over the rounds of that to length 1 within a round.
+The setup has 26 tables of 100,000 rows and width 16, a batch of 2048, and bags of equal length. Row r of R has a frequency
+proportional to r^(-3/4), like tokens in click logs. Derivatives at the pooled embeddings are drawn once, with curvature if
+the rule reads it. The lengths take turns within one run, so that a slow moment of the machine affects all of them. A ratio
+is the median over rounds of the ratio to length 1 within a round.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _WARM_UP = 1
 
 
 class Step:
-    """Looks up the same bags and updates their rows, as often as it is called."""
+    """Look up the same bags and update their rows, once per call."""
 
     def __init__(self, cfg: RowConfig, generator: torch.Generator) -> None:
         self._tables = RowTables(
@@ -68,7 +68,7 @@ def bags(length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def measure(cfg: RowConfig, rounds: int) -> list[dict[str, float | str]]:
-    """Return the medians of each length; times in milliseconds."""
+    """Return the medians for each length, in milliseconds."""
     generator = torch.Generator().manual_seed(0)
     step = Step(cfg, generator)
     drawn = {length: bags(length, generator) for length in _LENGTHS}
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds per rule")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     rules = (RowwiseAdagradConfig(), run_config("hybrid", _BATCH).optim.rows)
     print_rows([row for cfg in rules for row in measure(cfg, args.rounds)], as_json=args.json)
 

@@ -1,14 +1,14 @@
-"""What a checkpoint costs the steps: written in the background, and written while they wait.
+"""Measure how much checkpoints slow training, in the background and synchronously.
 
     python -m benchmarks.checkpoint [--json] [--rounds N] [--cardinality-scale S ...] [--folder DIR]
 
-The Kaggle model under the hybrid, tables as tall as Criteo Kaggle's times a scale, drawn batches of 2048. A round takes
-turns: steps alone, then a checkpoint in the background and the steps until it is committed and what it replaces is removed,
-then as many steps alone. `background_loss` is the time of the middle part, snapshot and commit included, over that of
-as many steps alone, less 1; alone is the mean of before and after. `lost_seconds` is the same as a difference, which does
-not shrink when a slower disk stretches the checkpoint. `synchronous_seconds` is one that the steps wait for, and
-`synchronous_loss` what that costs as many steps. Medians over the rounds; one round before them takes the memory. Give
-a folder on the disk to be measured.
+The Kaggle model trains with hybrid on random batches of 2048, with the table sizes of Criteo Kaggle times a scale. A round
+has three parts: steps alone, then steps during a background checkpoint until it is committed and the replaced one removed,
+then the same number of steps alone. `background_loss` is the time of the middle part, including snapshot and commit, over
+that of the steps alone (mean of before and after), minus 1. `lost_seconds` is the same as a difference, which does not
+shrink if a slow disk prolongs the checkpoint. `synchronous_seconds` is the duration of a synchronous checkpoint, and
+`synchronous_loss` its cost over the same number of steps. All values are medians over rounds, after one round that allocates
+memory. Pass a folder on the disk to measure.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCH = 2048
-_SCALES = (0.3,)  # of the published cardinalities
+_SCALES = (0.3,)  # factors for the published cardinalities
 _DRAWN = 64  # batches, drawn once and repeated
 _KEEP = 2
 
 
 class _Rounds:
-    """Trains, and saves now and then; steps are counted in whole cycles of the curvature schedule."""
+    """Train and save checkpoints. Steps are counted in complete cycles of the curvature schedule."""
 
     def __init__(self, scale: float, folder: Path, saver: BackgroundSaver) -> None:
         config = run_config("hybrid", _BATCH)
@@ -76,7 +76,7 @@ class _Rounds:
         self._steps(_DRAWN)
 
     def _steps_until_removed(self) -> tuple[float, float, int]:
-        """Train until nothing is left for the thread; return when all was written, the seconds of the commit, the steps."""
+        """Train until the thread is idle. Return the time when all was written, the seconds of the commit, and the steps."""
         began, steps = time.perf_counter(), 0
         written = commit = 0.0
         while True:
@@ -102,7 +102,7 @@ class _Rounds:
 
 
 def measure(scale: float, rounds: int, folder: Path) -> dict[str, float]:
-    """Return the medians of one height of the tables."""
+    """Return the medians for one scale of the tables."""
     process = psutil.Process()
     with BackgroundSaver() as saver:
         run = _Rounds(scale, folder, saver)
@@ -134,14 +134,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds per height of the tables")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds per scale of the tables")
     parser.add_argument("--cardinality-scale", type=float, nargs="+", default=_SCALES)
     parser.add_argument(
-        "--folder", type=Path, help="on the disk to be measured; default: that of temporary files"
+        "--folder", type=Path, help="folder on the disk to measure (default: temporary folder)"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     found: list[dict[str, float]] = []
     with init_process_group():
         for scale in args.cardinality_scale:

@@ -1,11 +1,11 @@
-"""Cost of the Hessian diagonal: gradient plus curvature over gradient alone, on the Kaggle head.
+"""Measure the cost of the Hessian diagonal: gradient plus curvature over the gradient alone, on the Kaggle head.
 
-`exact` is as shipped, the diagonal's products with bf16 operands where the CPU multiplies them; `exact_fp32` without.
+`exact` is the default, whose products use bf16 operands if the CPU supports it. `exact_fp32` always uses float32.
 
     python -m benchmarks.curvature [--json]
 
-The variants take turns within one run, so that a slow moment of the machine meets all of them, each timed on the second
-of two calls; a ratio is the median over the rounds of the ratio within a round.
+The variants take turns within one run, so that a slow moment of the machine affects all of them. Each is timed on the second
+of two calls. A ratio is the median over rounds of the ratio within a round.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _WARM_UP = 5
 
 
 def measure(batch: int, rounds: int) -> dict[str, float]:
-    """Return the medians of one batch size; times in milliseconds."""
+    """Return the medians for one batch size, in milliseconds."""
     generator = torch.Generator().manual_seed(0)
     head = Head(DLRMConfig(), num_dense=13, num_features=26, generator=generator)
     dense = torch.rand(batch, 13, generator=generator)
@@ -45,7 +45,7 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(_WARM_UP + rounds):
         for name, run in variants.items():
-            run()  # what the variant before left in caches and allocator is not this one's cost
+            run()  # so that caches and allocator are not in the state of the previous variant
             began = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - began)
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--rounds", type=int, default=60, help="measured rounds per batch size")
     args = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     found = [measure(batch, args.rounds) for batch in _BATCHES]
     print_rows(found, as_json=args.json)
 

@@ -1,9 +1,9 @@
-"""Day after day on generated rows: warm starts against training from scratch, in log loss and in what they cost.
+"""Compare warm starts day after day with training from scratch on generated data, in log loss and cost.
 
     python -m benchmarks.daily [--rows 700000] [--days 7] [--out runs/bench-daily] [--json] [flags of daily]
 
-Writes a file of Criteo's format for each day, and studies them with `daily`; the report is in --out. Started again, it
-goes on.
+The benchmark writes one file in Criteo's format per day, and runs `daily` on them. The report is in --out. A second call
+continues.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dlrm_adahessian.data.synthetic.generator import row_blocks
 
 
 def write_days(folder: Path, rows: int, days: int) -> None:
-    """Write generated rows into a file for each day, unless they are there."""
+    """Write generated samples to one file per day, unless the files exist."""
     folder.mkdir(parents=True, exist_ok=True)
     each = rows // days
     written, day = 0, 0
@@ -39,11 +39,11 @@ def write_days(folder: Path, rows: int, days: int) -> None:
 
 
 def main() -> None:
-    """Study the days, and print the figures of each run."""
+    """Run the study, and print the metrics of each run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=700_000, help="of all days")
+    parser.add_argument("--rows", type=int, default=700_000, help="generated samples of all days")
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-daily"))
     parser.add_argument("--json", action="store_true", help="print a JSON list")

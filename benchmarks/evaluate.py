@@ -1,10 +1,10 @@
-"""Scoring against training, and the AUC of millions of rows against scikit-learn's.
+"""Compare scoring with training in speed, and the AUC of millions of samples with scikit-learn's.
 
     python -m benchmarks.evaluate [--rows N] [--auc-rows N] [--json]
 
-A hybrid with the Kaggle model is trained for one epoch on generated rows, and its checkpoint scores the same rows, prepared
-and as raw text; reading, encoding, metrics and writing parquet count as scoring. Training is the median step, scoring the
-median call after a first one.
+A Kaggle model trains with hybrid for one epoch on generated data. Its checkpoint then scores the same samples, both prepared
+and as raw text. Scoring includes reading, encoding, metrics, and writing parquet. The time of training is the median step,
+and that of scoring the median call after a first one.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _BATCH = 2048
 
 
 def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
-    """Return rows per second of training and of scoring, and the ratios of the latter to the former."""
+    """Return samples per second of training and scoring, and the ratios of scoring to training."""
     values = {"dataset": "synthetic", "optimizer": "hybrid", "baseline": "none", "rows": rows}
     settings = {
         "batch_size": _BATCH,
@@ -43,7 +43,7 @@ def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
     config = from_dict(merged(merged(optimizer_preset("hybrid"), values), settings))
     done = run_job(config)
     if done is None:
-        raise RuntimeError("this benchmark runs in one process; start it without torchrun")
+        raise RuntimeError("This benchmark runs in one process. Start it without torchrun.")
     path = done.folder
     trained = 1e3 * _BATCH / done.run.train.step_ms_median
     prepared = RunDirectory(path).read_config()["prepared"]["folder"]
@@ -63,7 +63,7 @@ def measure_scoring(rows: int, folder: Path) -> dict[str, float]:
 
 
 def measure_auc(rows: int) -> dict[str, float]:
-    """Return seconds of scikit-learn's AUC over those of ours, and how far they are apart."""
+    """Return scikit-learn's time for the AUC over ours, and the difference of the two values."""
     rng = np.random.default_rng(0)
     probability = rng.beta(1, 3, rows).astype(np.float32)
     labels = (rng.random(rows) < probability).astype(np.int8)
@@ -78,7 +78,7 @@ def measure_auc(rows: int) -> dict[str, float]:
 
 
 def _seconds(call: Callable[[], object], times: int) -> float:
-    """Return the median time of some calls after an untimed one."""
+    """Return the median time of several calls after an untimed one."""
     call()
     seconds: list[float] = []
     for _ in range(times):
@@ -93,11 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=400_000, help="rows that are trained on and scored")
-    parser.add_argument("--auc-rows", type=int, default=4_000_000, help="rows of the AUC")
+    parser.add_argument("--rows", type=int, default=400_000, help="samples to train on and score")
+    parser.add_argument("--auc-rows", type=int, default=4_000_000, help="samples for the AUC")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     with tempfile.TemporaryDirectory() as folder:
         found = measure_scoring(args.rows, Path(folder)) | measure_auc(args.auc_rows)
     print_rows([found], as_json=args.json)

@@ -1,14 +1,14 @@
-"""Speed and correctness on one GPU, at two shapes of DLRM.
+"""Measure speed and correctness on one GPU, with two shapes of DLRM.
 
-Criteo Kaggle: 33.76 M rows of 16, its MLPs, its frequencies of ids. Steps also at MLPerf's: rows of 128, its MLPs, tables
-cut to a million rows so that several rules fit, ids of a power law.
+The first shape is Criteo Kaggle: 33.76 million rows of width 16, its MLPs, and its frequencies of ids. Steps are also timed
+with MLPerf's shape: rows of width 128, its MLPs, tables cut to a million rows to fit several rules, and power-law ids.
 
     python -m benchmarks.gpu [--json] [--out FILE] [--rounds N]
 
-Times are medians over rounds; within a round the variants take turns, a block of steps each, so that a slow moment meets
-all of them. A step looks up, differentiates, updates the dense part and the rows; its batches are moved from pinned
-memory by a second stream. `checked` steps also wait for the answer whether all derivatives are finite and for the
-predictions, as the trainer does. Limits of the device are measured first, by a large copy and large matrix products.
+Times are medians over rounds. Within a round, the variants take turns with a block of steps each, so that a slow moment
+affects all of them. A step includes lookup, derivatives, and updates of the dense part and the rows. A second stream moves
+its batches from pinned memory. `checked` steps also wait for the predictions and for the check that all derivatives are
+finite, as in training. Limits of the device are measured first, with a large copy and large matrix products.
 """
 
 import argparse
@@ -49,15 +49,15 @@ from dlrm_adahessian.runtime.device import Precision, matrix_products
 
 BATCHES = (2048, 16_384, 65_536)
 FEATURES, WIDTH, DENSE = 26, 16, 13
-_MOST_ROWS = 1_000_000  # of a table at MLPerf's shape
-_BLOCK = 12  # steps timed together: a multiple of 4, so that every 4th has its share of curvature
-_CYCLE = 64  # of the shipped hybrid: from one turn of its basis to the next
-_POOL = 4  # different batches that take turns
+_MOST_ROWS = 1_000_000  # per table with MLPerf's shape
+_BLOCK = 12  # steps timed together; a multiple of 4, so that each block has its share of curvature
+_CYCLE = 64  # steps of hybrid from one turn of its basis to the next
+_POOL = 4  # number of different batches
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32")
 
 
 def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
-    """Return the median time on the device of one call."""
+    """Return the median time of one call on the device."""
     for _ in range(3):
         run()
     marks = [
@@ -72,7 +72,7 @@ def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
 
 
 def captured(run: Callable[[], object]) -> Callable[[], None]:
-    """Return the call as a CUDA graph, so that its time on the device is not mixed with Python's."""
+    """Return the call as a CUDA graph, so that the time on the device excludes Python."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -86,7 +86,7 @@ def captured(run: Callable[[], object]) -> Callable[[], None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A model, its tables, and what draws ids for a number of samples, (26, B) int64."""
+    """A model, its tables, and a function that draws ids for B samples, (26, B) int64."""
 
     model: DLRMConfig
     sizes: Sequence[int]
@@ -104,7 +104,7 @@ def kaggle() -> Shape:
 
 
 def mlperf() -> Shape:
-    """Return that of MLPerf's DLRM on Criteo 1TB, in smaller tables."""
+    """Return the shape of MLPerf's DLRM on Criteo 1TB, with smaller tables."""
     published = published_sizes("criteo_1tb")
     sizes = [min(rows, _MOST_ROWS) for rows in published.rows]
     return Shape(
@@ -141,7 +141,7 @@ class Feed:
             return moved, self._stream.record_event()
 
     def next(self) -> list[Tensor]:
-        """Return ids (26 * B,), dense (B, 13) and labels (B,) on the device."""
+        """Return ids (26 * B,), dense (B, 13), and labels (B,) on the device."""
         (moved, ready), self._ahead = self._ahead, self._move()
         stream = torch.cuda.current_stream()
         stream.wait_event(ready)
@@ -151,7 +151,7 @@ class Feed:
 
 
 class Tables:
-    """The embedding tables of each rule; made once, since filling 2 GB takes its time."""
+    """The embedding tables of each rule, created once because filling 2 GB is slow."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -174,7 +174,7 @@ class Tables:
 
 
 class Trainer:
-    """One optimizer's step."""
+    """Training steps of one optimizer."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Trainer:
         columns: ColumnsConfig | None = None,
         checked: bool = False,
     ) -> None:
-        """Build the dense half; without an estimator, with the exact diagonal in the optimizer's basis."""
+        """Build the dense part; without `estimator`, with the exact diagonal in the optimizer's basis."""
         self.feed, self.tables = feed, tables
         self.head = new_head(model)
         self.parameters = flatten_parameters_(self.head)
@@ -216,7 +216,7 @@ class Trainer:
         )
         if self._checked:
             if not all_finite(found):
-                raise RuntimeError("a benchmark's derivatives must be finite, and they are not")
+                raise RuntimeError("a derivative of this benchmark is not finite")
             found.logits.cpu()
         self.optimizer.step(self.parameters, found.grad, found.curvature, lr_scale=1.0, samples=samples)
         if found.factors is not None:
@@ -235,7 +235,7 @@ class Trainer:
 
 
 def new_head(model: DLRMConfig, dtype: torch.dtype = torch.float32) -> Head:
-    """Return the dense half of a model on the device."""
+    """Return the dense part of a model on the device."""
     generator = torch.Generator().manual_seed(0)
     head = Head(model, num_dense=DENSE, num_features=FEATURES, generator=generator, dtype=dtype)
     return head.cuda()
@@ -298,7 +298,7 @@ def full_steps(batch: int, tables: Tables, rounds: int) -> dict[str, Any]:
 
 
 def _take_turns(variants: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return the median over rounds of the milliseconds a step."""
+    """Return the median milliseconds per step over rounds."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, step in variants.items():
@@ -315,7 +315,7 @@ def _take_turns(variants: dict[str, Callable[[], None]], rounds: int) -> dict[st
 
 
 def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
-    """Time derivatives and dense optimizers by themselves."""
+    """Time derivatives and dense optimizers separately."""
     head = new_head(DLRMConfig())
     parameters = flatten_parameters_(head)
     shapes = [p.shape for p in head.parameters()]
@@ -353,17 +353,17 @@ def dense_parts(batch: int, limits: dict[str, float]) -> dict[str, Any]:
 
 
 def flops(head: nn.Module, batch: int, name: str) -> float:
-    """Return the operations of all matrix products: forward, both of backward, and of `exact` one more a layer."""
+    """Return the operations of all matrix products: forward, two for backward, and one more per layer for `exact`."""
     layers = [m for m in head.modules() if isinstance(m, nn.Linear)]
     weights = sum(layer.weight.numel() for layer in layers)
-    inputs = layers[0].weight.numel()  # no derivative with respect to the dense inputs
+    inputs = layers[0].weight.numel()  # there is no derivative with respect to the dense inputs
     interaction = (FEATURES + 1) ** 2 * WIDTH
     per_sample = 3 * weights - inputs + 2 * interaction + (weights if name == "exact" else 0)
     return 2.0 * batch * per_sample
 
 
 def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str, Any]:
-    """Time the lookup and the row update, fused and in torch operations."""
+    """Time the lookup and the row update, both fused and with torch operations."""
     feed = Feed(batch, tables.shape)
     ids, *_ = feed.next()
     lookups = len(ids)
@@ -380,7 +380,7 @@ def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str,
         "lookup_share_of_copy": 0.0,
         "sort_ms": milliseconds(captured(lambda: keys.int().sort(stable=True))),
     }
-    # Ids and offsets in, rows and bags out; rows in, pooled embeddings out.
+    # Read ids and offsets, write rows and bags; read rows, write pooled embeddings.
     moved = lookups * (8 + 8 + 8 + 8) + 4 * WIDTH * (touched + lookups)
     found["lookup_share_of_copy"] = 1e3 * moved / found["lookup_ms"] / limits["copy_bytes"]
     bags = (
@@ -400,7 +400,7 @@ def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str,
             rule.update_torch_(*where[:2], hits, lr_scale=1.0, samples=batch)
 
         ms = milliseconds(captured(fused))
-        # Sorted keys, order and bag of a lookup; its derivatives; each touched row and its state, read and written.
+        # Sorted keys, order, and bag of a lookup; its derivatives; each touched row and its state, read and written.
         moved = lookups * (4 + 8 + 8 + 4 * WIDTH * (1 + reads_curvature)) + touched * 4 * WIDTH * 2 * 2
         found[cfg.name] = {
             "fused_ms": ms,
@@ -414,7 +414,7 @@ def row_parts(batch: int, tables: Tables, limits: dict[str, float]) -> dict[str,
 
 
 def correctness() -> dict[str, float]:
-    """Return largest differences: row kernels against torch operations, and the diagonal against float64 on the CPU."""
+    """Return the largest differences of row kernels to torch operations, and of the diagonal to float64 on the CPU."""
     found: dict[str, float] = {}
     batch, sizes = 4096, [3, 20, 300, 100_000, 1_000_000]
     generator = torch.Generator().manual_seed(0)
@@ -469,7 +469,7 @@ def correctness() -> dict[str, float]:
 
 
 def device_limits() -> dict[str, float]:
-    """Return bytes a second of a copy, read and written, and operations a second of matrix products."""
+    """Return bytes per second of a copy, read and written, and operations per second of matrix products."""
     source = torch.rand(1 << 29, device="cuda")
     target = torch.empty_like(source)
     limits = {"copy_bytes": 2e3 * source.nbytes / milliseconds(lambda: target.copy_(source))}
@@ -481,8 +481,8 @@ def device_limits() -> dict[str, float]:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Return everything."""
-    import triton  # not installed everywhere
+    """Return all measurements."""
+    import triton  # optional
 
     limits = device_limits()
     found: dict[str, Any] = {
@@ -517,18 +517,16 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, help="write the JSON document to a file too")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each variant of a step")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds per variant of a step")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print(
-            "error: benchmarks.gpu needs a CUDA device, found none; run it on a machine with a GPU",
+            "error: benchmarks.gpu requires a CUDA device, but found none. Run it on a machine with a GPU.",
             file=sys.stderr,
         )
         return UsageError.exit_code
     if not triton_available():
-        print(
-            "error: benchmarks.gpu needs Triton, which is not installed; pip install triton", file=sys.stderr
-        )
+        print("error: benchmarks.gpu requires Triton. Run pip install triton.", file=sys.stderr)
         return UsageError.exit_code
     found = measure(args.rounds)
     text = json.dumps(found, indent=1)
@@ -540,7 +538,7 @@ def main() -> int:
 
 def table(found: dict[str, Any]) -> str:
     """Return the full steps as text."""
-    lines = [f"{found['device']}, ms a step (over adagrad)"]
+    lines = [f"{found['device']}, ms per step (over adagrad)"]
     for shape, steps in (("Kaggle", found["steps"]), ("MLPerf", found["mlperf_steps"])):
         for batch, precisions in steps.items():
             for precision, variants in precisions.items():

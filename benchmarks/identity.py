@@ -1,10 +1,10 @@
-"""What it costs that rows are known by their content: preparing a text with its hashes, over preparing it without.
+"""Measure the cost of identifying data by content: preparation with hashes over preparation without.
 
     python -m benchmarks.identity FILE [--turns N] [--json]
 
-FILE is Criteo's text. Both are done in turn in one process, each into an empty cache, after a preparation that compiles the
-kernels; medians of the times, and of the ratios of the two in each turn. Other processes disturb the time of the processor
-less than the time that passes.
+FILE is Criteo text. Both variants take turns in one process, each with an empty cache, after a preparation that compiles the
+kernels. Results are medians of the times, and of the ratios within each turn. The CPU time is less sensitive to other
+processes than the elapsed time.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from dlrm_adahessian.data.text import sources
 
 
 class _NoHash:
-    """Takes bytes as a hash does, and computes nothing."""
+    """Accept bytes like a hash, but compute nothing."""
 
     def update(self, data: bytes) -> None:
         pass
@@ -34,7 +34,7 @@ class _NoHash:
 
 @contextmanager
 def without_hashes() -> Generator[None]:
-    """Take all files of a size for the same."""
+    """Treat all files of equal size as identical."""
     with (
         mock.patch.object(sources.xxhash, "xxh3_128", _NoHash),
         mock.patch.multiple(sources, file_digest=lambda path: "", remembered_digest=lambda path, cache: ""),
@@ -43,7 +43,7 @@ def without_hashes() -> Generator[None]:
 
 
 def compare(path: str, turns: int, folder: Path) -> dict[str, float]:
-    """Prepare a text in turn with its hashes and without; return medians of seconds and of ratios."""
+    """Prepare a text alternately with and without hashes. Return medians of seconds and ratios."""
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     processor: dict[str, list[float]] = {"with": [], "without": []}
     measure(path, folder / "warm", rows=1000)
@@ -70,9 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", help="Criteo's text, plain or compressed")
+    parser.add_argument("file", help="Criteo text, plain or compressed")
     parser.add_argument("--turns", type=int, default=9, help="preparations of each kind")
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--folder", type=Path, help="output folder (default: temporary folder)")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:

@@ -1,10 +1,10 @@
-"""How many samples does an optimizer need at a batch size, until the log loss of what it predicts first is down to a target?
+"""Measure how many samples an optimizer needs to reach a target log loss at a given batch size.
 
     python -m benchmarks.large_batches [--sizes 256 1024 4096 16384 65536] [--target 0.47] [--rows 1400000] [--json]
 
-Generated rows, one epoch. At each batch size every optimizer is tuned anew, as `compare` tunes: `--trials` wide draws and
-`--refine` near the best, chosen by every other block of the predictions made before learning; what is told is of a final run
-with another seed. Finished runs under --out are found again.
+Runs train for one epoch on generated data. At each batch size, every optimizer is tuned as in `compare`, with `--trials`
+wide trials and `--refine` trials near the best, selected on every other block of the progressive predictions. Results come
+from a final run with another seed. Finished runs under --out are reused.
 """
 
 import argparse
@@ -25,15 +25,15 @@ _WINDOW = 65_536  # samples whose mean log loss is compared with the target
 
 
 def samples_until(losses: npt.NDArray[np.float64], target: float, window: int = _WINDOW) -> int | None:
-    """Return after how many samples the mean log loss of the next `window` ones first is at most `target`.
+    """Return the first number of samples after which the mean log loss of the next `window` ones is at most `target`.
 
     Args:
-        losses: (N,) of the predictions made before learning, in the order of training.
+        losses: (N,) log losses of the progressive predictions, in the order of training.
         target: log loss in nats.
-        window: samples.
+        window: number of samples.
 
     Returns:
-        Samples trained on by then; None where it never is.
+        Number of samples trained on by then; None if the target is never reached.
     """
     if len(losses) < window:
         return None
@@ -44,7 +44,7 @@ def samples_until(losses: npt.NDArray[np.float64], target: float, window: int = 
 
 
 def at_size(batch_size: int, args: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """Tune and train every optimizer at one batch size; yield what each needed."""
+    """Tune and train every optimizer at one batch size, and yield the number of samples that each one needed."""
     study = run_study(
         CompareConfig(
             dataset="synthetic", rows=args.rows, batch_size=batch_size, data=DataConfig(cache_dir=args.out / "cache"),
@@ -66,27 +66,27 @@ def at_size(batch_size: int, args: argparse.Namespace) -> Iterator[dict[str, obj
 
 
 def _needed(run: Run, first_day: int, target: float) -> int | None:
-    """Return the samples that a run needed, those of the first day, of which nothing is reported, included."""
+    """Return the number of samples that a run needed, including the first day, which has no reported predictions."""
     if run.result is None:
         return None
     predicted = run.result.progressive
-    # Every other block reports, so a sample of it stands for two.
+    # Only every other block reports, so each of its samples counts twice.
     found = samples_until(log_losses(predicted.labels, predicted.probability), target, _WINDOW // 2)
     return None if found is None else first_day + 2 * found
 
 
 def main() -> None:
-    """Print the samples of each optimizer at each batch size."""
+    """Print the number of samples for each optimizer and batch size."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1_024, 4_096, 16_384, 65_536])
     parser.add_argument("--optimizers", default="adagrad,adam,hybrid")
-    parser.add_argument("--target", type=float, default=0.47, help="log loss")
-    parser.add_argument("--rows", type=int, default=1_400_000, help="generated; 6 of 7 are for training")
-    parser.add_argument("--trials", type=int, default=5, help="wide draws")
-    parser.add_argument("--refine", type=int, default=3, help="draws near the best")
-    parser.add_argument("--parallel", type=int, default=2, help="runs at once")
+    parser.add_argument("--target", type=float, default=0.47, help="target log loss")
+    parser.add_argument("--rows", type=int, default=1_400_000, help="generated samples; 6 of 7 train")
+    parser.add_argument("--trials", type=int, default=5, help="wide trials")
+    parser.add_argument("--refine", type=int, default=3, help="trials near the best")
+    parser.add_argument("--parallel", type=int, default=2, help="parallel runs")
     parser.add_argument("--out", type=Path, default=Path("runs/large_batches"))
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Cost of `exact_curvature`: forward and backward within the block over the same without, on the MLPs of Criteo Kaggle.
+"""Measure the cost of `exact_curvature`: forward and backward in its block over the same without it, on the Kaggle MLPs.
 
     python -m benchmarks.library [--json]
 
-The model has a bottom MLP 13-512-256-64-16, the dot interaction with 26 embeddings that get a gradient, and a top MLP
-512-256-1. The variants take turns within one run, each timed on the second of two calls. A ratio is the median over the
-rounds of the ratio within a round, of the time that the one thread computed: what else runs on the machine counts less
-than in elapsed time. `again` repeats the plain pass, and says what the noise is.
+The model has a bottom MLP 13-512-256-64-16, the dot interaction with 26 embeddings that require gradients, and a top MLP
+512-256-1. The variants take turns within one run, and each is timed on the second of two calls. A ratio is the median over
+rounds of the ratio within a round. It uses the CPU time of the single thread, which is less sensitive to other processes
+than elapsed time. `again` repeats the plain pass, to show the noise.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _WARM_UP = 3
 
 
 def measure(batch: int, rounds: int) -> dict[str, float]:
-    """Return the medians of one batch size; times in milliseconds."""
+    """Return the medians for one batch size, in milliseconds."""
     generator = torch.Generator().manual_seed(0)
     model = Head(DLRMConfig(), num_dense=13, num_features=26, generator=generator)
     dense = torch.rand(batch, 13, generator=generator)
@@ -50,7 +50,7 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(_WARM_UP + rounds):
         for variant, run in variants.items():
-            run()  # what the variant before left in caches and allocator is not this one's cost
+            run()  # so that caches and allocator are not in the state of the previous variant
             began = time.thread_time()
             run()
             seconds[variant].append(time.thread_time() - began)
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="measured rounds per batch size")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     print_rows([measure(batch, args.rounds) for batch in _BATCHES], as_json=args.json)
 
 

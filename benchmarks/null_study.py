@@ -1,11 +1,11 @@
-"""Does an interval that should hold zero hold it? One optimizer against itself, both sides tuned apart.
+"""Check the coverage of intervals: compare an optimizer with itself, with both sides tuned independently.
 
     python -m benchmarks.null_study [--pairs 40] [--searches 3] [--trials 6] [--seeds 6] [--json]
 
-Each pair has rows of its own, generated anew, and two sides with seeds and searches of their own: `--searches` of
-`--trials` draws each, among which `--seeds` final runs are divided, as `compare` does it. 95% intervals over rows, seeds
-and tuning should leave out zero in about one pair of twenty; those over rows and seeds of one search, and over the rows
-of one run, more often.
+Each pair has its own generated data, and two sides with their own seeds and searches. As in `compare`, each side has
+`--searches` searches of `--trials` trials, which share `--seeds` final runs. 95% intervals over samples, seeds, and tuning
+should exclude zero in about one of twenty pairs. Intervals over samples and seeds of one search, or over the samples of one
+run, exclude it more often.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from dlrm_adahessian.train.results import RunResult
 from dlrm_adahessian.train.run_cache import find_or_fit
 
 _NAME, _ROWS, _BATCH = "adagrad", 21_000, 128
-_SIDES_APART = 1_000_000  # seeds
+_SIDES_APART = 1_000_000  # difference of the seeds of the two sides
 
 
 def final_runs(study: CompareConfig, folder: Path) -> Iterator[RunResult]:
@@ -43,7 +43,7 @@ def final_runs(study: CompareConfig, folder: Path) -> Iterator[RunResult]:
     def fit(config: RunConfig) -> RunResult:
         found = find_or_fit(config, data, folder / "runs", torch.device("cpu"), title=None)
         if found is None:
-            raise RuntimeError("there is one rank, which has a result of every run")
+            raise RuntimeError("a single rank has the result of every run")
         return found
 
     for number in range(study.searches):
@@ -62,7 +62,7 @@ def final_runs(study: CompareConfig, folder: Path) -> Iterator[RunResult]:
 
 
 def one_pair(number: int, args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, str, bool]]:
-    """Tune and train both sides; yield samples, metric, what the interval covers, and whether it leaves out zero."""
+    """Tune and train both sides. Yield samples, metric, what the interval covers, and whether it excludes zero."""
     data = DataConfig(cache_dir=folder, synthetic=SyntheticConfig(seed=number, cardinality_scale=0.001))
     sides = []
     for side in range(2):
@@ -74,7 +74,7 @@ def one_pair(number: int, args: argparse.Namespace, folder: Path) -> Iterator[tu
         with init_process_group(torch.device("cpu")):
             sides.append(list(final_runs(study, folder)))
     of_search = args.seeds // args.searches
-    ways = {  # the runs of each side that an interval is made of, and those of each search where it is over searches
+    ways = {  # runs of each side in an interval, and runs of each search if it covers several
         "rows, seeds and tuning": (args.seeds, [of_search] * args.searches),
         "rows and seeds": (of_search, None),
         "rows": (1, None),
@@ -91,19 +91,19 @@ def one_pair(number: int, args: argparse.Namespace, folder: Path) -> Iterator[tu
 
 
 def main() -> None:
-    """Print how many intervals leave out zero."""
+    """Print how many intervals exclude zero."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--searches", type=int, default=3, help="of each side")
-    parser.add_argument("--trials", type=int, default=6, help="draws of a search")
+    parser.add_argument("--searches", type=int, default=3, help="searches per side")
+    parser.add_argument("--trials", type=int, default=6, help="trials per search")
     parser.add_argument(
-        "--seeds", type=int, default=6, help="final runs of each side, divided among its searches"
+        "--seeds", type=int, default=6, help="final runs per side, divided among its searches"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # the models are too small for more
+    torch.set_num_threads(1)  # the models are too small for more threads
     excluded: Counter[tuple[str, str, str]] = Counter()
     for number in tqdm(range(args.pairs), disable=not sys.stderr.isatty()):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,15 +1,15 @@
-"""Exact diagonals by other libraries beside ours, on the MLPs and heads of Criteo Kaggle: largest relative error, and time.
+"""Compare exact diagonals of other libraries with ours on Criteo Kaggle's MLPs and heads, in relative error and time.
 
     pip install -e '.[peers]'
     python -m benchmarks.peers [--json]
 
-Errors are of small models in float64, against torch.autograd.functional.hessian. Times are of float32 on one thread. The
-libraries take turns within one run, each timed on the second of two calls: in time that the thread computed, which other
-work on the machine changes less, and in elapsed time. `over_ours` is the median over the rounds of the ratio of the first
-within a round, and `extra_over_ours` the same without the time of the gradient, which all of them compute too.
+Errors are measured on small models in float64, against torch.autograd.functional.hessian. Times are for float32 on one
+thread. The libraries take turns within one run, and each is timed on the second of two calls, in CPU time, which is less
+sensitive to other processes, and in elapsed time. `over_ours` is the median over rounds of the ratio of CPU times within a
+round. `extra_over_ours` is the same without the time of the gradient, which all of them compute.
 
-A linear operator has its diagonal from a product with each unit vector. Products with a few are timed, in fewer rounds, and
-the time of all is in proportion.
+A linear operator needs a product with each unit vector for its diagonal. Only a few products are timed, in fewer rounds, and
+the total time is extrapolated in proportion.
 """
 
 import argparse
@@ -39,21 +39,21 @@ from dlrm_adahessian.runtime.process import keep_freed_memory
 
 _BATCHES = (128, 2048)
 _WARM_UP = 2
-_COLUMNS = 4  # unit vectors in a product
-_PRODUCT_ROUNDS = 5  # a product takes far longer than its noise
+_COLUMNS = 4  # unit vectors per product
+_PRODUCT_ROUNDS = 5  # products take long, so their relative noise is small
 _REFUSALS = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What the libraries were seen to raise, and its kin."""
+"""Errors that the libraries raised, and similar ones."""
 
 
 class OneInput(nn.Module):
-    """A head as other libraries take models: (B, K + F * D) to (B, 1)."""
+    """A head with the interface of other libraries: (B, K + F * D) to (B, 1)."""
 
     def __init__(self, head: nn.Module, num_dense: int, num_features: int) -> None:
         super().__init__()
         self.head, self._num_dense, self._num_features = head, num_dense, num_features
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return dense (B, K) and pooled (B, F, D) of an input."""
+        """Return the dense (B, K) and pooled (B, F, D) parts of an input."""
         return x[:, : self._num_dense], x[:, self._num_dense :].unflatten(1, (self._num_features, -1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagonal:
-    """How a library makes a diagonal (P,), parameters one after another: part by part, each of as many entries."""
+    """A function that computes a diagonal (P,) in parts of equal size."""
 
     part: Callable[[int], Tensor]
     parts: int = 1
@@ -87,7 +87,7 @@ def _flat(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def gradient_alone(problem: Problem) -> Diagonal:
-    """Return no diagonal, but the gradient, for its time."""
+    """Return the gradient without a diagonal, for its time."""
 
     def part(_: int) -> Tensor:
         problem.model.zero_grad()
@@ -98,10 +98,10 @@ def gradient_alone(problem: Problem) -> Diagonal:
 
 
 def ours(problem: Problem) -> Diagonal:
-    """Return `ExactDiagonal` of a head, `exact_curvature` of other models."""
+    """Return `ExactDiagonal` for a head, or `exact_curvature` for other models."""
     model, y = problem.model, problem.y
     if isinstance(model, OneInput):
-        # DCN V2 has the Hessian's diagonal at the weights, which are all that is compared, and not at the embeddings.
+        # DCN V2's diagonal is the Hessian's at the weights, which are compared here, but not at the embeddings.
         estimator, head = ExactDiagonal(pooled="none", kind="gauss_newton"), model.head
         dense, pooled = model.parts(problem.x)
 
@@ -121,7 +121,7 @@ def ours(problem: Problem) -> Diagonal:
 
 
 def by_backpack(name: str) -> Callable[[Problem], Diagonal]:
-    """Return the maker of an extension's diagonal; models that are no nn.Sequential go through BackPACK's converter."""
+    """Return a function for the diagonal of a BackPACK extension. Its converter handles models other than nn.Sequential."""
 
     def make(problem: Problem) -> Diagonal:
         model = extend(problem.model, use_converter=not isinstance(problem.model, nn.Sequential))
@@ -139,7 +139,7 @@ def by_backpack(name: str) -> Callable[[Problem], Diagonal]:
 
 
 def by_products(name: str) -> Callable[[Problem], Diagonal]:
-    """Return the maker of the diagonal of a linear operator of curvlinops."""
+    """Return a function for the diagonal of a curvlinops linear operator."""
 
     def make(problem: Problem) -> Diagonal:
         operator = getattr(curvlinops, name)(
@@ -209,18 +209,18 @@ MODELS = {
         _head(DCNv2Config(), 13, 26),
     ),
 }
-"""A small one of each, and that of Criteo Kaggle."""
+"""A small model of each kind, and that of Criteo Kaggle."""
 
 
 def largest_error(problem: Problem, library: str) -> float | str:
-    """Return the largest relative error of a library's entries, or why it has none."""
+    """Return the largest relative error over the entries of a library, or the reason why it has no diagonal."""
     expected = _diagonal_by_autograd(problem)
     try:
         diagonal = LIBRARIES[library](deepcopy(problem))
         found = torch.cat([diagonal.part(index) for index in range(diagonal.parts)])
     except _REFUSALS as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    # Entries of units that are off are 0 in both.
+    # Entries of inactive units are 0 in both.
     return float(
         ((found - expected).abs() / expected.abs().clamp_min(torch.finfo(expected.dtype).tiny)).max()
     )
@@ -240,14 +240,14 @@ def _diagonal_by_autograd(problem: Problem) -> Tensor:
 
 
 def times(problem: Problem, libraries: Sequence[str], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Return computed and elapsed seconds of the whole diagonal, by library, of each round that it took part in."""
+    """Return CPU and elapsed seconds of the whole diagonal for each library and round."""
     diagonals = {library: LIBRARIES[library](deepcopy(problem)) for library in libraries}
     seconds: dict[str, list[tuple[float, float]]] = {library: [] for library in libraries}
     for turn in range(_WARM_UP + rounds):
         for library, diagonal in diagonals.items():
             if diagonal.parts > 1 and turn >= _WARM_UP + _PRODUCT_ROUNDS:
                 continue
-            diagonal.part(0)  # what the library before left in caches and allocator is not this one's cost
+            diagonal.part(0)  # so that caches and allocator are not in the state of the previous library
             computed, began = time.thread_time(), time.perf_counter()
             diagonal.part(0)
             elapsed, computed = time.perf_counter() - began, time.thread_time() - computed
@@ -256,7 +256,7 @@ def times(problem: Problem, libraries: Sequence[str], rounds: int) -> dict[str, 
 
 
 def measure(name: str, rounds: int) -> list[dict[str, object]]:
-    """Return a row for each library and batch size of a model; times in milliseconds, None where it has no diagonal."""
+    """Return a row for each library and batch size of a model, with times in milliseconds; None without a diagonal."""
     small, kaggle = MODELS[name]
     errors = {library: largest_error(small(12, torch.float64), library) for library in LIBRARIES}
     able = [library for library, error in errors.items() if isinstance(error, float)]
@@ -270,7 +270,9 @@ def measure(name: str, rounds: int) -> list[dict[str, object]]:
         gradient, mine = taken["gradient alone"], taken["dlrm_adahessian"]
         for library, seconds in taken.items():
             computed = [of_thread for of_thread, _ in seconds]
-            turns = list(zip(computed, gradient, mine, strict=False))  # products take part in the first ones
+            turns = list(
+                zip(computed, gradient, mine, strict=False)
+            )  # products take part only in the first rounds
             rows.append(
                 {
                     "model": name,
@@ -294,11 +296,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--rounds", type=int, default=20, help="measured rounds per batch size")
     parser.add_argument(
-        "--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="which models"
+        "--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="models to compare"
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     print_rows([row for name in args.models for row in measure(name, args.rounds)], as_json=args.json)
 
 

@@ -1,9 +1,9 @@
-"""Draw docs/img from benchmarks/results: what grows with size, on logarithmic axes, with the slopes in the legend.
+"""Draw docs/img from benchmarks/results: costs against sizes on logarithmic axes, with slopes in the legend.
 
     python -m benchmarks.plots
 
-A slope is that of the least-squares line through the logarithms: 1 where the cost grows as the size does, 0 where it
-does not grow.
+A slope comes from a least-squares line through the logarithms. It is 1 if the cost grows in proportion to the size, and 0
+if it does not grow.
 """
 
 import json
@@ -28,12 +28,12 @@ _SIZES = {"batch": "batch size", "table_rows": "rows of all tables", "dim": "emb
 
 
 def slope(size: Sequence[float], cost: Sequence[float]) -> float:
-    """Return the least-squares slope of log cost against log size; at least two sizes."""
+    """Return the least-squares slope of log cost against log size, for at least two sizes."""
     return float(np.polyfit(np.log(size), np.log(cost), 1)[0])
 
 
 def step_plot(points: Sequence[Mapping[str, float]], axis: str) -> Figure:
-    """Plot milliseconds of a step of both optimizers, and their ratio beside."""
+    """Plot the step times of both optimizers in milliseconds, next to their ratio."""
     figure = Figure((9, 3.4), layout="constrained")
     times, ratios = figure.subplots(1, 2)
     size = [point[axis] for point in points]
@@ -58,7 +58,7 @@ def step_plot(points: Sequence[Mapping[str, float]], axis: str) -> Figure:
 
 
 def prepare_plot(points: Sequence[Mapping[str, float]]) -> Figure:
-    """Plot microseconds of preparing a row, and the peak of memory beside."""
+    """Plot the microseconds per prepared sample, next to the peak memory."""
     figure = Figure((9, 3.4), layout="constrained")
     rows = [point["rows"] for point in points]
     for axes, key, unit in zip(
@@ -78,7 +78,7 @@ def prepare_plot(points: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def columns_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plot the peak of memory against the rows of a schema that were prepared, a line per format."""
+    """Plot the peak memory against the number of prepared samples of a schema, one line per format."""
     figure = Figure((6, 3.4), layout="constrained")
     axes = figure.subplots()
     for colour, written in zip(
@@ -98,7 +98,7 @@ def columns_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plot the samples to a log loss against the batch size, a line per optimizer; hollow marks never got there."""
+    """Plot the samples to a log loss against the batch size, one line per optimizer. Hollow marks never reached it."""
     figure = Figure((6, 3.6), layout="constrained")
     axes = figure.subplots()
     most = max(point["samples_to_target"] or 0 for point in points)
@@ -109,7 +109,7 @@ def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
         size, samples = [p["batch"] for p in there], [p["samples_to_target"] for p in there]
         axes.loglog(size, samples, "o-", color=colour, label=name)
         lost = [point["batch"] for point in own if not point["samples_to_target"]]
-        above = most * 1.15 ** (place + 1)  # beside each other
+        above = most * 1.15 ** (place + 1)  # so that marks do not overlap
         axes.loglog(lost, [above] * len(lost), "o", color=colour, markerfacecolor="none")
     axes.set_xticks(sorted({point["batch"] for point in points}))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -123,7 +123,7 @@ def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def headline_plot(study: Mapping[str, Any]) -> Figure:
-    """Plot by how much the optimizer of a study lowers the log loss of each other one, with 95% intervals."""
+    """Plot how much lower the log loss of a study's optimizer is than that of each other one, with 95% intervals."""
     figure = Figure((7.2, 2.3), layout="constrained")
     axes = figure.subplots()
     differences = study["differences"]
@@ -163,7 +163,7 @@ def main() -> None:
         figures["columns-memory"] = columns_plot(columns)
         tuned = json.loads((_RESULTS / "tuned.json").read_text(encoding="utf-8"))
         figures["headline"] = headline_plot(tuned)
-        if (large := _RESULTS / "large_batches.json").exists():  # it takes hours
+        if (large := _RESULTS / "large_batches.json").exists():  # this benchmark takes hours
             figures["large-batches"] = large_batches_plot(json.loads(large.read_text(encoding="utf-8")))
         for name, figure in figures.items():
             figure.savefig(_IMAGES / f"{name}.svg", metadata={"Date": None})

@@ -1,11 +1,11 @@
-"""Speed and memory of preparing raw rows, in a process of its own.
+"""Measure speed and memory of preparing raw data, in a separate process.
 
     python -m benchmarks.prepare [--rows N] [--pipe] [--cardinality-scale S] [--json]
 
-The rows are generated, and read from a file or, at any number and without the space for it, from a pipe. The
-time is from a running interpreter to sealed rows: parsing, counting, encoding, hashing and flushing to disk.
-A small preparation before it compiles the kernels. From a file, polars does the same job in turn with ours, three times
-each; medians.
+The generated data is read from a file, or from a pipe, which allows any number of samples without disk space. The time
+covers everything from a running interpreter to sealed data: parsing, counting, encoding, hashing, and flushing to disk. A
+small preparation before it compiles the kernels. With a file, this program and polars do the same work alternately, three
+times each. Results are medians.
 """
 
 import argparse
@@ -31,12 +31,12 @@ _TURNS = 3
 
 
 def write_text(file: IO[bytes], rows: int, config: SyntheticConfig) -> int:
-    """Write generated rows; return how many bytes."""
+    """Write generated samples, and return the number of bytes."""
     return sum(file.write(format_rows(block)) for block in row_blocks(config, rows))
 
 
 def measure(path: str, cache: Path, rows: int | None = None) -> dict[str, float]:
-    """Prepare `path`, or its first rows, in this process."""
+    """Prepare `path`, or its first samples, in this process."""
     began = time.perf_counter()
     data = prepare_raw("criteo", CRITEO, path, DataConfig(cache_dir=cache), rows=rows, bad_rows="strict")
     return {
@@ -48,27 +48,27 @@ def measure(path: str, cache: Path, rows: int | None = None) -> dict[str, float]
 
 
 def peak_rss_mib() -> float:
-    """Return the most memory that this program has held; getrusage would count the parent before exec too."""
+    """Return the peak memory of this program. getrusage would include that of the parent before exec."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def measure_apart(rows: int, config: SyntheticConfig, folder: Path, *, pipe: bool) -> dict[str, float | str]:
-    """Prepare generated rows in another process.
+    """Prepare generated data in another process.
 
     Args:
-        rows: how many.
-        config: the generator's.
-        folder: an empty folder on the disk to be measured.
-        pipe: write the text into the process instead of a file; then the generator takes part of the time.
+        rows: number of samples.
+        config: settings of the generator.
+        folder: empty folder on the disk to measure.
+        pipe: send the text through a pipe instead of a file. The generator then takes part of the time.
 
     Returns:
-        What was measured.
+        The measurements.
     """
     if pipe:
         with subprocess.Popen(_ours("-", folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             if process.stdin is None:
-                raise RuntimeError("the process must have a standard input and has none")
+                raise RuntimeError("the process has no standard input")
             size = write_text(process.stdin, rows, config)
             found = json.loads(process.communicate()[0])
         return {"input": "pipe", **_rates(found, size)}
@@ -86,7 +86,7 @@ def measure_apart(rows: int, config: SyntheticConfig, folder: Path, *, pipe: boo
 
 
 def _turn(text: Path, folder: Path) -> list[dict[str, float]]:
-    """Prepare the same file with ours and with polars."""
+    """Prepare the same file with this program and with polars."""
     polars = [sys.executable, "-m", "benchmarks.support.polars_prepare", str(text), str(folder / "polars")]
     commands = (_ours(str(text), folder), polars)
     outputs = [subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout for command in commands]
@@ -113,11 +113,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=2_000_000, help="generated rows")
+    parser.add_argument("--rows", type=int, default=2_000_000, help="generated samples")
     parser.add_argument("--pipe", action="store_true", help="read from standard input")
-    parser.add_argument("--cardinality-scale", type=float, default=0.02, help="of published cardinalities")
+    parser.add_argument(
+        "--cardinality-scale", type=float, default=0.02, help="factor for the published cardinalities"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--folder", type=Path, help="output folder (default: temporary folder)")
     parser.add_argument("--measure", metavar="PATH", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

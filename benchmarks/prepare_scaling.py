@@ -1,9 +1,9 @@
-"""Cost of preparing a row against the number of rows, with tables as tall as Criteo Kaggle's.
+"""Measure the cost of preparing a sample against the number of samples, with tables as large as Criteo Kaggle's.
 
     python -m benchmarks.prepare_scaling [--rows N ...] [--json]
 
-The text of the most rows is generated once; each size is its first rows, prepared in a process of its own after a small
-preparation that compiles the kernels.
+The text for the largest size is generated once, and each size uses its first samples. Each is prepared in a separate
+process, after a small preparation that compiles the kernels.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10**6 * each for each in _MILLIONS])
     parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--folder", type=Path, help="output folder (default: temporary folder)")
     parser.add_argument("--measure", metavar="PATH", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _apart(text: Path, rows: int) -> dict[str, float]:
-    """Prepare the first rows of the text in another process."""
+    """Prepare the first samples of the text in another process."""
     flags = ["--folder", str(text.parent), "--measure", str(text), "--rows", str(rows)]
     command = [sys.executable, "-m", "benchmarks.prepare_scaling", *flags]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

@@ -1,10 +1,10 @@
-"""Steps on 1, 2 and 4 ranks of this machine: how they scale, and what a model of the step says of more ranks.
+"""Measure steps on 1, 2, and 4 ranks of this machine, and fit a model that predicts more ranks.
 
     python -m benchmarks.ranks [--json]
 
-Kaggle model, published cardinalities scaled, tables whole, a thread for each rank, gloo over loopback. Strong scaling
-holds the batch of all ranks, weak scaling that of a rank. Ranks share the cores: more ranks than cores can't be faster.
-The model (benchmarks.step_model) is fitted to 1 and 2 ranks, and tried on 4.
+The setup is the Kaggle model with scaled published cardinalities, table-wise sharding, one thread per rank, and gloo over
+loopback. Strong scaling keeps the global batch constant, and weak scaling the batch per rank. Ranks share the cores, so more
+ranks than cores cannot be faster. The model (benchmarks.step_model) is fitted to 1 and 2 ranks, and tested on 4.
 """
 
 import argparse
@@ -34,16 +34,16 @@ from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.distributed.ranks import Share
 from dlrm_adahessian.runtime.process import keep_freed_memory
 
-_SCALE = 0.01  # of published cardinalities
+_SCALE = 0.01  # factor for the published cardinalities
 _WORLDS = (1, 2, 4)
-_SAMPLES = (512, 1024, 2048, 4096, 8192)  # of a rank
-_LARGEST = 16384  # batch of all ranks
+_SAMPLES = (512, 1024, 2048, 4096, 8192)  # per rank
+_LARGEST = 16384  # global batch
 _WARM_UP = 3
 _STEPS = 15
 
 
 def _batches(samples: int) -> list[Batch]:
-    """Return a few batches of this rank."""
+    """Return a few batches for this rank."""
     share = Share(
         samples=samples * ranks.world_size(), rank=ranks.rank(), world_size=ranks.world_size(), size=samples
     )
@@ -62,7 +62,7 @@ def _batches(samples: int) -> list[Batch]:
 
 
 def measure(name: str, samples: int) -> dict[str, float | str]:
-    """Return the median step of a preset on this rank, and the bytes that it sends by formula."""
+    """Return the median step of a preset on this rank, and the computed number of bytes that it sends."""
     batch = samples * ranks.world_size()
     steps = Steps(run_config(name, batch, distributed={"sharding": "table"}), table_sizes(_SCALE))
     coming = islice(pairwise(cycle(_batches(samples))), _WARM_UP + _STEPS)
@@ -90,7 +90,7 @@ def measure(name: str, samples: int) -> dict[str, float | str]:
 
 
 def _world(count: int) -> list[dict[str, Any]]:
-    """Measure in so many processes."""
+    """Measure with the given number of processes."""
     command = [
         sys.executable,
         "-m",
@@ -108,7 +108,7 @@ def _world(count: int) -> list[dict[str, Any]]:
 
 
 def predictions(points: Sequence[Mapping[str, Any]], cores: int) -> list[dict[str, Any]]:
-    """Return the points with what a model fitted to 1 and 2 ranks says of each, and the coefficients in a row each."""
+    """Return the points with predictions of a model fitted to 1 and 2 ranks, and a row for each set of coefficients."""
     rows: list[dict[str, Any]] = []
     for name in ("adagrad", "hybrid_diagonal"):
         own = [point for point in points if point["optimizer"] == name]

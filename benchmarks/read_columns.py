@@ -1,10 +1,10 @@
-"""Speed and memory of preparing rows of a schema, from parquet and from CSV, in processes of their own.
+"""Measure speed and memory of preparing data with a schema, from parquet and from CSV, in separate processes.
 
     python -m benchmarks.read_columns [--rows N ...] [--json]
 
-40 columns as Criteo has them: a label, 13 numbers, 26 columns of tokens as text. The rows are generated into one file of
-each format, of which the first N are prepared. The time is from a running interpreter to sealed rows; `reading_seconds` is
-what reading, parsing and hashing take when nothing is written. A small preparation before it compiles the kernels.
+The data has Criteo's 40 columns: a label, 13 numbers, and 26 columns of tokens as text. It is generated into one file per
+format, whose first N samples are prepared. The time covers everything from a running interpreter to sealed data.
+`reading_seconds` covers only reading, parsing, and hashing. A small preparation before it compiles the kernels.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def schema_of(written: Format) -> Schema:
 
 
 def measure(path: Path, rows: int, cache: Path) -> dict[str, float]:
-    """Prepare the first rows of a file in this process; then read them once more, for the memory is that of the first."""
+    """Prepare the first samples of a file in this process, then read them again. The memory is that of the first part."""
     schema = schema_of("parquet" if path.suffix == ".parquet" else "csv")
     began, cpu = time.perf_counter(), time.process_time()
     prepare_raw("table", schema, str(path), DataConfig(cache_dir=cache), rows=rows, bad_rows="strict")
@@ -75,10 +75,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rows", type=int, nargs="+", default=[200_000, 500_000, 1_500_000], help="rows prepared"
+        "--rows", type=int, nargs="+", default=[200_000, 500_000, 1_500_000], help="samples to prepare"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--folder", type=Path, help="output folder (default: temporary folder)")
     parser.add_argument("--measure", type=Path, metavar="PATH", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

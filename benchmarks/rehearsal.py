@@ -1,13 +1,13 @@
-"""Full-scale rehearsal: rows like Criteo's, as many as Criteo's and with tables as tall, through all three commands.
+"""Full-scale rehearsal with all three commands, on generated data of Criteo's size and table sizes.
 
     python -m benchmarks.rehearsal [--folder F] [--rows N] [--min-count M] [--until STAGE] [--json] [-- FLAGS OF TRAIN]
 
-`prepare` reads the text from a pipe that this program fills, so that no disk needs to hold it; `train` runs one epoch of the
-Kaggle architecture over what `prepare` made, and `evaluate` scores the test rows with it, beside the truth they were drawn
-from. The folder has a JSON file for each stage that is done; such a stage is not repeated, and one that was cut off starts
-anew. Seconds are from the start of a stage's process to its end. Memory is the most that it held, with the pages of prepared
-rows that are mapped and that the system may take back (`peak_rss_mib`), and without (`peak_private_mib`). While rows
-are prepared, the generator takes part of the machine.
+`prepare` reads text from a pipe that this program fills, so the text needs no disk space. `train` runs one epoch of the
+Kaggle architecture, and `evaluate` scores the test samples and compares them with the true probabilities. The folder has a
+JSON file for each finished stage. Finished stages are not repeated, and interrupted ones start again. Seconds cover a
+stage's process from start to end. Memory is the peak with mapped pages of prepared data, which the operating system may
+reclaim (`peak_rss_mib`), and without them (`peak_private_mib`). During preparation, the generator uses part of the
+machine.
 """
 
 import argparse
@@ -37,18 +37,18 @@ from dlrm_adahessian.runs.sealed import read_json, write_json
 
 _GENERATOR = SyntheticConfig(cardinality_scale=1.0)
 _STAGES = ("prepare", "train", "evaluate")
-_WATCH_SECONDS = 0.1  # from one look at a process to the next
+_WATCH_SECONDS = 0.1  # between samples of a process's memory
 
 
 class Rehearsal:
-    """One folder of stages; each is a method that returns what it measured."""
+    """A folder of stages. Each stage is a method that returns its measurements."""
 
     def __init__(self, folder: Path, rows: int, min_count: int, flags: list[str]) -> None:
         self._folder, self._rows, self._min_count, self._flags = folder, rows, min_count, flags
         self._run = folder / "run"
 
     def stages(self, until: str) -> Iterator[dict[str, Any]]:
-        """Yield the stages up to one of them, done now or before."""
+        """Yield the results of the stages up to `until`, and run those that are not finished."""
         for name in _STAGES[: _STAGES.index(until) + 1]:
             path = self._folder / f"{name}.json"
             if not path.exists():
@@ -56,7 +56,7 @@ class Rehearsal:
             yield self._read(name)
 
     def prepare(self) -> dict[str, Any]:
-        """Generate rows into the standard input of `prepare`; keep the truth of the test rows only."""
+        """Generate samples into the standard input of `prepare`, and keep the true probabilities of the test samples."""
         flags = [
             "--dataset",
             "criteo",
@@ -83,7 +83,7 @@ class Rehearsal:
         }
 
     def train(self) -> dict[str, Any]:
-        """Train one epoch; `model_mib` are weights and optimizer state, and the step's time is the median."""
+        """Train one epoch. `model_mib` covers weights and optimizer state, and the step time is the median."""
         rows = self._read("prepare")["folder"]
         shutil.rmtree(self._run, ignore_errors=True)
         flags = ["--dataset", "criteo", "--data-path", rows, "--out", str(self._run), "--batch-size", "2048"]
@@ -103,14 +103,14 @@ class Rehearsal:
         }
 
     def evaluate(self) -> dict[str, Any]:
-        """Score the test rows; the Bayes figures are those of the probabilities that their labels were drawn from."""
+        """Score the test samples. The Bayes metrics are those of the true probabilities of their labels."""
         prepared = self._read("prepare")
         scores = str(self._folder / "predictions.parquet")
         flags = ["--data-path", prepared["folder"], "--part", "test", "--out", scores, "--json"]
         out, measured = _run(["evaluate", "--run", str(self._run), *flags])
         found, bayes = json.loads(out), prepared["bayes"]
         if (found["rows"], found["base_rate"]) != (bayes["rows"], bayes["base_rate"]):
-            raise RuntimeError(f"the rows scored must be those that were generated, got {found} and {bayes}")
+            raise RuntimeError(f"the scored samples differ from the generated ones: {found} and {bayes}")
         figures = {name: found[name] for name in ("auc", "logloss")}
         return {**_rate(found["rows"], measured), **figures, **{f"bayes_{k}": bayes[k] for k in figures}}
 
@@ -122,14 +122,14 @@ class Rehearsal:
         }
         if not isinstance(found, dict) or any(found[k] != v for k, v in asked.get(name, {}).items()):
             sys.exit(
-                f"{self._folder}/{name}.json must be of {asked[name]} and is not; name another --folder, or delete "
-                "that file and those of the stages after it"
+                f"{self._folder}/{name}.json must be of {asked[name]} but is not. Choose another --folder, or delete that "
+                "file and those of the later stages."
             )
         return found
 
 
 def write_rows(pipe: IO[bytes], rows: int) -> dict[str, float | None]:
-    """Write generated rows as text; return the metrics of the true probabilities of test rows."""
+    """Write generated samples as text, and return the metrics of the true probabilities of the test samples."""
     test, first = split_rows(rows).test, 0
     labels, truth = [], []
     for block in row_blocks(_GENERATOR, rows):
@@ -142,14 +142,14 @@ def write_rows(pipe: IO[bytes], rows: int) -> dict[str, float | None]:
 
 
 def _run(arguments: list[str], feed: Any = None) -> tuple[bytes, dict[str, float]]:
-    """Run a command of the program in a process of its own.
+    """Run a command of the program in a separate process.
 
     Args:
-        arguments: of `python -m dlrm_adahessian`.
-        feed: called with the standard input, where the command reads it.
+        arguments: arguments of `python -m dlrm_adahessian`.
+        feed: called with the standard input, if the command reads it.
 
     Returns:
-        Its standard output, and its seconds, processor seconds and peak memory.
+        Its standard output, and its seconds, CPU seconds, and peak memory.
     """
     began = time.perf_counter()
     command = [sys.executable, "-m", "dlrm_adahessian", *arguments]
@@ -160,10 +160,10 @@ def _run(arguments: list[str], feed: Any = None) -> tuple[bytes, dict[str, float
     ):
         private = pool.submit(_peak_private, process.pid)
         if feed:
-            with suppress(BrokenPipeError), process.stdin:  # its exit code tells why it left
+            with suppress(BrokenPipeError), process.stdin:  # the exit code tells why it stopped reading
                 feed(process.stdin)
         out = process.stdout.read()
-        # The kernel's figure covers what this process held when it forked, some 300 MiB: no stage at scale holds less.
+        # The kernel's peak includes the 300 MiB of this process at the fork, which is less than any stage at full scale.
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -177,7 +177,7 @@ def _run(arguments: list[str], feed: Any = None) -> tuple[bytes, dict[str, float
 
 
 def _peak_private(pid: int) -> int:
-    """Watch a process to its end; return the most bytes that were resident and no mapped file's."""
+    """Watch a process until it ends, and return the peak of resident bytes that belong to no mapped file."""
     peak = 0
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
@@ -197,12 +197,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/rehearsal"), help="some 17 GB at full size")
-    parser.add_argument("--rows", type=int, default=ROWS, help="generated rows")
-    parser.add_argument("--min-count", type=int, default=1, help="tokens seen fewer times share a row")
-    parser.add_argument("--until", choices=_STAGES, default=_STAGES[-1], help="the last stage to run")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/rehearsal"), help="output folder, 17 GB at full size"
+    )
+    parser.add_argument("--rows", type=int, default=ROWS, help="generated samples")
+    parser.add_argument("--min-count", type=int, default=1, help="rarer tokens share one embedding row")
+    parser.add_argument("--until", choices=_STAGES, default=_STAGES[-1], help="last stage to run")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.add_argument("flags", nargs="*", metavar="FLAGS", help="further flags of train, after --")
+    parser.add_argument("flags", nargs="*", metavar="FLAGS", help="additional flags of train, after --")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     rehearsal = Rehearsal(args.folder, args.rows, args.min_count, args.flags)

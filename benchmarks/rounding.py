@@ -1,10 +1,10 @@
-"""What rounding to bfloat16 costs in quality: a preset with it minus the same without, over rows and seeds.
+"""Measure the effect of bfloat16 rounding on quality: a preset with rounding minus the same without, over samples and seeds.
 
     python -m benchmarks.rounding --data-path ROWS [--setting NAME] [--optimizer NAME] [--seeds N] [--json]
     torchrun --nproc-per-node 2 -m benchmarks.rounding --data-path ROWS --setting exchange_precision
 
-Kaggle MLPs, one epoch, batch 256. `precision` rounds the operands of all matrix products, where the processor has units for
-it; `curvature_precision` those of the exact diagonal; `exchange_precision` what travels between ranks for the tables.
+Kaggle MLPs, one epoch, batch 256. `precision` rounds the operands of all matrix products, if the CPU has units for it.
+`curvature_precision` rounds those of the exact diagonal, and `exchange_precision` the data of tables sent between ranks.
 """
 
 import argparse
@@ -35,14 +35,14 @@ _BATCH = 256
 def measure(
     config: RunConfig, data: PreparedData, setting: str, seeds: int, root: Path
 ) -> list[dict[str, object]]:
-    """Return a line for the progressive and one for the test rows; all ranks call it.
+    """Return a row for progressive and one for test samples. A collective: all ranks call it.
 
     Args:
-        config: of the runs.
-        data: their rows.
-        setting: what is "bf16" in one run of each seed, and "fp32" in the other.
-        seeds: how many.
-        root: where the runs go.
+        config: settings of the runs.
+        data: samples of the runs.
+        setting: setting that is "bf16" in one run of each seed, and "fp32" in the other.
+        seeds: number of seeds.
+        root: folder for the runs.
     """
 
     def runs(value: str) -> list[RunResult | None]:
@@ -55,7 +55,7 @@ def measure(
 
 
 def _differences(rounded: list[RunResult], plain: list[RunResult]) -> Iterator[tuple[str, dict[str, object]]]:
-    if not plain:  # on other ranks than the first
+    if not plain:  # only the first rank has results
         return
     for part in ("progressive", "test"):
         ours, theirs = ([getattr(run, part)[1] for run in runs] for runs in (rounded, plain))
@@ -67,10 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-path", required=True, help="raw rows, or a folder of prepared ones")
-    parser.add_argument("--setting", default="precision", help="what is rounded")
-    parser.add_argument("--optimizer", default="hybrid", help="the preset")
-    parser.add_argument("--seeds", type=int, default=6, help="runs on each side")
+    parser.add_argument("--data-path", required=True, help="raw data, or a folder of prepared data")
+    parser.add_argument("--setting", default="precision", help="setting to compare")
+    parser.add_argument("--optimizer", default="hybrid", help="optimizer preset")
+    parser.add_argument("--seeds", type=int, default=6, help="runs per side")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
     keep_freed_memory()

@@ -1,11 +1,11 @@
-"""Time of a step, and what the hybrid costs over Adagrad, against batch size, height of the tables and embedding width.
+"""Measure step times, and the cost of hybrid over Adagrad, against batch size, table size, and embedding width.
 
     python -m benchmarks.scaling [--seconds S] [--json]
 
-One of the three varies, the others stay at a batch of 2048, a million table rows and a width of 16. Both optimizers take
-turns on the same drawn batches, which are made between the timings; a turn is an untimed step and as many timed ones
-as lie between two of the hybrid's dense curvatures, so that a turn has one. A step is lookup, derivatives and both updates;
-times are medians over the turns, the ratio is the median of the ratio within a round.
+One of the three varies, and the others stay at a batch of 2048, a million embedding rows, and a width of 16. Both optimizers
+take turns on the same random batches, which are generated between timings. A turn is one untimed step, followed by as many
+timed steps as a cycle of hybrid's dense curvature, so that each turn includes one curvature. A step includes lookup,
+derivatives, and both updates. Times are medians over turns, and the ratio is the median of the ratio within a round.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks.support.training import Steps, run_config
 from dlrm_adahessian.distributed.process_group import init_process_group
 from dlrm_adahessian.runtime.process import keep_freed_memory
 
-_BATCH, _SCALE, _DIM = 2048, 0.03, 16  # the scale gives 1.0 million rows
+_BATCH, _SCALE, _DIM = 2048, 0.03, 16  # the scale gives 1.0 million embedding rows
 _AXES = {
     "batch": [2**power for power in range(7, 17)],
     "table_rows": [
@@ -35,14 +35,14 @@ _AXES = {
         0.1,
         0.3,
         1.0,
-    ],  # as scales of the published cardinalities
+    ],  # factors for the published cardinalities
     "dim": [8, 16, 32, 64, 128],
 }
 _LEAST_ROUNDS = 2
 
 
 def measure(batch: int, scale: float, dim: int, seconds: float) -> dict[str, float]:
-    """Return the medians of one point, of as many rounds as fit into the seconds."""
+    """Return the medians for one point, from as many rounds as fit into the given seconds."""
     drawn = batches(batch, scale, np.random.default_rng(0))
     sizes = table_sizes(scale)
     model = {"embedding_dim": dim}
@@ -53,12 +53,12 @@ def measure(batch: int, scale: float, dim: int, seconds: float) -> dict[str, flo
     while time.perf_counter() < end or len(times[hybrid]) < 1 + _LEAST_ROUNDS:
         first, *rest = (next(drawn) for _ in range(1 + cycle))
         for step, found in times.items():
-            step(first)  # what the other one left in the caches is not this one's cost
+            step(first)  # so that caches are not in the state of the other optimizer
             began = time.perf_counter()
             for each in rest:
                 step(each)
             found.append((time.perf_counter() - began) / cycle)
-    a, h = times[adagrad][1:], times[hybrid][1:]  # the first round warms up
+    a, h = times[adagrad][1:], times[hybrid][1:]  # the first round is a warm-up
     return {
         "batch": batch,
         "table_rows": sum(sizes),
@@ -71,7 +71,7 @@ def measure(batch: int, scale: float, dim: int, seconds: float) -> dict[str, flo
 
 
 def _points(axis: str) -> Iterator[tuple[int, float, int]]:
-    """Yield batch, scale and width along an axis."""
+    """Yield batch, scale, and width along an axis."""
     for value in _AXES[axis]:
         yield (
             value if axis == "batch" else _BATCH,
@@ -85,10 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=6.0, help="for a point; large batches take more")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="seconds per point; large batches take longer"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     points = [(axis, point) for axis in _AXES for point in _points(axis)]
     with init_process_group():
         found = [

@@ -1,9 +1,9 @@
-"""Requests to examples/serve.py over loopback: rows per second, and milliseconds until the answer is there.
+"""Measure requests to examples/serve.py over loopback: samples per second, and milliseconds until the answer.
 
     python -m benchmarks.serve --model EXPORT [--requests N] [--json]
 
-An exported folder of Criteo's columns is served by a process of its own. One request after another is sent, each over a
-connection of its own, with generated rows; the loader predicts the rows of each request in this process right after it.
+A separate process serves an exported folder with Criteo's columns. Requests with generated samples are sent one after
+another, each over a new connection. After each one, the loader predicts the same samples in this process.
 """
 
 import argparse
@@ -31,7 +31,7 @@ NAMES = [*CRITEO.dense_names, *CRITEO.features]
 
 
 def measure(folder: Path, requests: int) -> list[dict[str, Any]]:
-    """Return the figures of each path and number of rows."""
+    """Return the measurements for each path and number of samples."""
     model = loader.load(folder)
     with tempfile.TemporaryDirectory() as scratch:
         write_tsv(SyntheticConfig(), 1000, Path(scratch) / "rows.txt")
@@ -92,7 +92,7 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, required=True, help="exported folder")
     parser.add_argument(
-        "--requests", type=int, default=300, help="timed requests of each kind, after 10 others"
+        "--requests", type=int, default=300, help="timed requests of each kind, after 10 untimed ones"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""An exported folder against the checkpoint that it is from: size, rows per second, differences.
+"""Compare an exported folder with its checkpoint: size, samples per second, and differences.
 
     python -m benchmarks.serving [--rows N] [--rounds N] [--json]
 
-A hybrid with the Kaggle model is trained for one epoch on generated rows and exported once per kind of rows. The same raw
-rows are then predicted in turn by the checkpoint, encoding included, and by the loader, from tensors, from lists and from
-lines of text; ratios are medians over the rounds of one process. The command line of the loader reads the same lines, its
-start included.
+A Kaggle model trains with hybrid for one epoch on generated data, and is exported once for each storage type. The
+checkpoint, including encoding, and the loader then predict the same raw samples in turn. The loader gets tensors, lists,
+and lines of text. Ratios are medians over the rounds of one process. The loader's command line reads the same lines, and
+its time includes the start.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from dlrm_adahessian.train.with_baseline import run_job
 
 
 def measure(rows: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """Return the figures of each kind of rows."""
+    """Return the measurements for each storage type."""
     values = {"dataset": "synthetic", "optimizer": "hybrid", "baseline": "none", "rows": rows}
     settings = {"batch_size": 2048, "out": str(folder / "run"), "data": {"cache_dir": str(folder / "cache")}}
     run_job(from_dict(merged(merged(optimizer_preset("hybrid"), values), settings)))
@@ -107,11 +107,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=50_000, help="rows that are trained on and predicted")
+    parser.add_argument("--rows", type=int, default=50_000, help="samples to train on and predict")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds after an untimed one")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args.rows, args.rounds, Path(folder))
     print_rows(found, as_json=args.json)

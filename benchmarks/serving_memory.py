@@ -1,10 +1,10 @@
-"""Memory and time of an export at the size of Criteo Kaggle: 33.76 million rows of 16 numbers.
+"""Measure memory and time of an export at the size of Criteo Kaggle: 33.76 million embedding rows of width 16.
 
     python -m benchmarks.serving_memory [--scale SHARE] [--tables KIND] [--json]
 
-An untrained hybrid is saved as a run, and exported by the command: the most that it allocates, as seen every 50 ms, is told
-over the bytes of the tables in float32, and the peak of all that is resident. To that belong the pages of the written tables
-that the loader maps, which the system may drop.
+An untrained model with hybrid is saved as a run, and exported by the command. Its allocated memory is sampled every 50 ms,
+and reported as peak over the bytes of the float32 tables. The peak of resident memory is reported too. It includes the
+pages of written tables that the loader maps, which the operating system may reclaim.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from dlrm_adahessian.runs.run_directory import RunDirectory
 from dlrm_adahessian.runs.sealed import sealed_folder
 from dlrm_adahessian.train.state import TrainState
 
-_ROWS = "generated"  # in the place of a fingerprint of prepared rows
-_SPREAD = 0x9E3779B1  # odd, so that multiples of it are distinct modulo 2**32
+_ROWS = "generated"  # instead of a fingerprint of prepared data
+_SPREAD = 0x9E3779B1  # odd, so that its multiples are distinct modulo 2**32
 
 
 def write_run(path: Path, heights: list[int]) -> RunConfig:
-    """Save a run directory with tables of these heights and one checkpoint; return its configuration."""
+    """Save a run directory with tables of these sizes and one checkpoint, and return its settings."""
     config = from_dict({**optimizer_preset("hybrid"), "optimizer": "hybrid"})
     vocabulary = Vocabulary(
         tokens=np.concatenate(
@@ -58,7 +58,7 @@ def write_run(path: Path, heights: list[int]) -> RunConfig:
 
 
 def measure(scale: float, kind: str, folder: Path) -> dict[str, Any]:
-    """Return the figures of one export."""
+    """Return the measurements of one export."""
     heights = [max(3, int(scale * rows)) for rows in table_sizes("kaggle").rows]
     config = write_run(folder / "run", heights)
     command = ["export", "--run", str(folder / "run"), "--out", str(folder / "out"), "--tables", kind]
@@ -69,7 +69,7 @@ def measure(scale: float, kind: str, folder: Path) -> dict[str, Any]:
         allocated = max(allocated, _allocated(process.pid))
         time.sleep(0.05)
     if process.returncode:
-        raise RuntimeError(f"the export must end with 0, it ended with {process.returncode}")
+        raise RuntimeError(f"the export failed with exit code {process.returncode}")
     seconds = time.perf_counter() - began
     table_bytes = 4 * sum(heights) * config.model.embedding_dim
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
@@ -85,7 +85,7 @@ def measure(scale: float, kind: str, folder: Path) -> dict[str, Any]:
 
 
 def _allocated(process: int) -> int:
-    """Return the resident bytes that belong to no file, 0 when the process is gone."""
+    """Return the resident bytes that belong to no file; 0 if the process has ended."""
     try:
         text = Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="of the published heights of the tables")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the published table sizes")
     parser.add_argument("--tables", choices=["fp32", "bf16", "int8"], default="fp32")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()

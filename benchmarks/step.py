@@ -1,14 +1,14 @@
-"""Cost of a whole training step: reading, lookup, derivatives, both updates, on the Kaggle model and generated rows.
+"""Measure the cost of a whole training step, from reading to updates, with the Kaggle model on generated data.
 
     python -m benchmarks.step [--json] [--rounds N]
 
-Per batch size: milliseconds of an Adagrad step, and over it hybrid_diagonal with curvature at every step (`exact`), the
-shipped hybrid averaged over a whole cycle of its schedule, from one turn of its basis to the next (`default`), and
-hybrid_diagonal's rules with Hutchinson's estimate; and the Adagrad step over what it can't avoid, forward, backward and
-torch.optim.Adagrad on the dense part with pooled inputs given (`torch_dense`). Last the same dense part under the
-AdaHessian of `pytorch_optimizer`, over ours. The variants take turns, each timed after an untimed step; a ratio is the
-median over the rounds of the ratio within a round. Large batches get fewer rounds. `loader_wait_share` is of a loop of
-its own, hybrid steps over the reader's batches: the share of its time that is spent waiting for the next batch.
+For each batch size, the benchmark reports the milliseconds of an Adagrad step, and ratios to it: hybrid_diagonal with
+curvature at every step (`exact`), hybrid averaged over a whole cycle of its schedule, from one turn of its basis to the next
+(`default`), and hybrid_diagonal's rules with Hutchinson's estimate. `torch_dense` compares the Adagrad step with its
+unavoidable part: forward, backward, and torch.optim.Adagrad on the dense part with given pooled inputs. The last ratio
+compares AdaHessian from `pytorch_optimizer` with ours on that dense part. The variants take turns, each timed after an
+untimed step, and a ratio is the median over rounds of the ratio within a round. Large batches get fewer rounds.
+`loader_wait_share` comes from a separate loop of hybrid steps with the reader: the share of time spent waiting for a batch.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from dlrm_adahessian.runtime.process import keep_freed_memory
 _BATCHES = (128, 256, 2048, 16384)
 _ROWS = 400_000
 _WARM_UP = 3
-_LEAST_ROUNDS, _SMALL = 3, 1024  # rounds of any batch, and the batch up to which there are all
-_LOOP = 200  # steps at most
+_LEAST_ROUNDS, _SMALL = 3, 1024  # minimum number of rounds, and the largest batch size that gets all rounds
+_LOOP = 200  # maximum number of steps
 
 
 class _Training:
-    """Steps of one optimizer, each with the next of its batches."""
+    """Steps of one optimizer, each on the next batch."""
 
     def __init__(self, name: str, batch: int, data: PreparedData, **changes: object) -> None:
         self.config = run_config(name, batch, **changes)
@@ -55,7 +55,7 @@ class _Training:
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:
-    whole = loader.batches_per_epoch - 1  # without the last one, which may be smaller
+    whole = loader.batches_per_epoch - 1  # skip the last one, which may be smaller
     while True:
         for number, batch in enumerate(loader.batches(0)):
             if number < whole:
@@ -63,7 +63,7 @@ def _endless(loader: Loader) -> Iterator[Batch]:
 
 
 def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
-    """Return steps of the dense part alone: torch's Adagrad, the package's AdaHessian, ours."""
+    """Return steps of only the dense part: torch's Adagrad, AdaHessian of pytorch_optimizer, and ours."""
     from pytorch_optimizer import AdaHessian
 
     generator = torch.Generator().manual_seed(0)
@@ -98,11 +98,11 @@ def _dense_parts(batch: int) -> dict[str, Callable[[], None]]:
 
 
 def _loader_wait_share(batch: int, data: PreparedData) -> float:
-    """Return the share of a training loop's time in which there is no batch to learn yet."""
+    """Return the share of a training loop's time spent waiting for the next batch."""
     loader = Loader(data, data.split.train, batch)
     step = Steps(run_config("hybrid", batch), data.preprocessing.num_rows)
     with closing(loader.batches(0)) as batches:
-        step(next(batches))  # the reader begins, kernels are compiled
+        step(next(batches))  # starts the reader and compiles kernels
         began, waited = time.perf_counter(), 0.0
         for _ in range(min(_LOOP, loader.batches_per_epoch - 2)):
             asked = time.perf_counter()
@@ -113,7 +113,7 @@ def _loader_wait_share(batch: int, data: PreparedData) -> float:
 
 
 def measure(batch: int, data: PreparedData, rounds: int) -> dict[str, float]:
-    """Return the medians of one batch size."""
+    """Return the medians for one batch size."""
     trainings = {
         "adagrad": _Training("adagrad", batch, data),
         "exact": _Training("hybrid_diagonal", batch, data, curvature_every=1, curvature_fraction=1.0),
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--rounds", type=int, default=20, help="measured rounds per batch size")
     args = parser.parse_args()
-    keep_freed_memory()  # as the program does
+    keep_freed_memory()  # as in training
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(init_process_group())

@@ -1,15 +1,15 @@
-"""A model of the time of a step on several ranks: computing, waiting for messages, moving bytes.
+"""Model the time of a step on several ranks: computation, latency of messages, and bandwidth.
 
     t = s (a + c b) + s l m + s v,   s = max(1, ranks / cores)
 
-b samples a rank, m messages one after another, v bytes that a rank sends; a, c, l and the inverse bandwidth come from a fit.
-Ranks of one machine share its cores, and loopback is their work too, hence s; between machines with a network s is 1.
+with b samples per rank, m sequential messages, and v bytes sent per rank. A fit gives a, c, l, and the inverse bandwidth.
+The ranks of one machine share its cores, and loopback is their work too, hence s. Between machines with a network, s is 1.
 
     python -m benchmarks.step_model [--samples B] [--fixed MS] [--per-sample US] [--message US] [--bandwidth GB/S] [--json]
 
-says what steps of the hybrid on the Kaggle model would take on more ranks. The defaults are an H100's: a line through its
-measured steps at 16,384 and 65,536 samples (tf32, EXPERIMENTS.md), and a network of 50 GB/s a GPU with 10 us a message,
-which are assumptions.
+predicts steps of hybrid with the Kaggle model on more ranks. The defaults describe H100 GPUs: a line through its measured
+steps at 16,384 and 65,536 samples (tf32, EXPERIMENTS.md), and an assumed network of 50 GB/s per GPU with 10 us per
+message.
 """
 
 import argparse
@@ -21,20 +21,20 @@ from scipy.optimize import nnls
 
 from benchmarks.support.printing import print_rows
 
-_FLAGS = 7  # numbers beside gradient, curvature and logits in the one sum over all ranks
+_FLAGS = 7  # numbers in the all-reduce besides gradient, curvature, and logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """What a step exchanges; tables whole, of one width.
+    """The data that a step exchanges, for table-wise sharding and tables of one width.
 
     Attributes:
-        features: F, lookups of a sample.
+        features: F, lookups per sample.
         dim: D.
-        parameters: P of the dense part.
-        row_curvature: C, numbers of a bag's curvature that a row rule reads.
-        dense_curvature: share of the steps with curvature of the dense part.
-        number_bytes: of a number that travels for the tables.
+        parameters: P, parameters of the dense part.
+        row_curvature: C, curvature numbers per bag that a row rule reads.
+        dense_curvature: share of the steps with dense curvature.
+        number_bytes: bytes per number exchanged for the tables.
     """
 
     features: int
@@ -49,7 +49,7 @@ class Traffic:
 
         Args:
             ranks: N.
-            samples: b, of a rank.
+            samples: b, per rank.
         """
         others = (ranks - 1) / ranks
         lookups = 12 * samples * self.features
@@ -59,7 +59,7 @@ class Traffic:
 
 
 def messages(ranks: int) -> int:
-    """Return how many messages of a rank follow one another in a step: four all-to-alls, and a ring for the sum."""
+    """Return the number of sequential messages of a rank in a step: four all-to-alls, and a ring for the sum."""
     return 4 * (ranks - 1) + 2 * (ranks - 1)
 
 
@@ -75,14 +75,14 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class StepModel:
-    """Coefficients, all at least 0.
+    """The coefficients, all at least 0.
 
     Attributes:
-        fixed: a, seconds a step.
+        fixed: a, seconds per step.
         per_sample: c, seconds.
         per_message: l, seconds.
         per_byte: seconds, the inverse of the bandwidth.
-        cores: of the machine that the ranks share; None where each rank has its own.
+        cores: cores of the machine that the ranks share; None if each rank has its own machine.
     """
 
     fixed: float
@@ -92,17 +92,17 @@ class StepModel:
     cores: int | None
 
     def seconds(self, ranks: int, samples: int, sent_bytes: float) -> float:
-        """Return the time of a step of `ranks` ranks with `samples` samples each."""
+        """Return the seconds of a step of `ranks` ranks with `samples` samples each."""
         parts = _parts(ranks, samples, sent_bytes, self.cores)
         return float(parts @ [self.fixed, self.per_sample, self.per_message, self.per_byte])
 
 
 def fitted(points: Sequence[Point], cores: int | None) -> StepModel:
-    """Fit the coefficients, by least squares of the relative errors.
+    """Fit the coefficients by least squares of the relative errors.
 
     Args:
-        points: of several numbers of ranks and batches.
-        cores: that the ranks share.
+        points: measurements with several numbers of ranks and batch sizes.
+        cores: cores that the ranks share.
     """
     parts = np.array([_parts(p.ranks, p.samples, p.sent_bytes, cores) / p.seconds for p in points])
     scale = np.abs(parts).max(0)
@@ -124,11 +124,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--samples", type=int, default=8192, help="of a rank")
-    parser.add_argument("--fixed", type=float, default=0.38, help="ms of a step whatever the batch")
+    parser.add_argument("--samples", type=int, default=8192, help="samples per rank")
+    parser.add_argument("--fixed", type=float, default=0.38, help="ms per step, independent of the batch")
     parser.add_argument("--per-sample", type=float, default=0.068, help="us")
     parser.add_argument("--message", type=float, default=10.0, help="us")
-    parser.add_argument("--bandwidth", type=float, default=50.0, help="GB/s of a rank")
+    parser.add_argument("--bandwidth", type=float, default=50.0, help="GB/s per rank")
     parser.add_argument("--ranks", type=int, nargs="+", default=(1, 2, 4, 8, 32, 128))
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()

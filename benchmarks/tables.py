@@ -1,10 +1,10 @@
-"""Memory of tables as tall as Criteo Kaggle's, 33.76 million rows of 16 numbers, under each row optimizer.
+"""Measure the memory of tables as large as Criteo Kaggle's (33.76 million rows of width 16) with each row optimizer.
 
     python -m benchmarks.tables [--steps N] [--cardinality-scale S] [--json]
 
-Each rule has a process of its own, which trains the Kaggle model, its dense part by Adagrad, on drawn batches of 2048:
-ids by the published cardinalities and frequencies, integers and labels at random. Peak memory is that of the whole
-process, libraries included.
+Each rule runs in a separate process, which trains the Kaggle model with dense Adagrad on random batches of 2048: ids follow
+the published cardinalities and frequencies, and numbers and labels are uniform. Peak memory is that of the whole process,
+including libraries.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _BATCH = 2048
 
 
 def _rules() -> dict[str, RowConfig]:
-    """Return every row rule with its defaults, and with one accumulator per row where it offers that."""
+    """Return every row rule with its defaults, and also with one accumulator per row if it has this option."""
     kinds = get_args(RowConfig)
     rules = {kind().name: kind() for kind in kinds}
     for kind in kinds:
@@ -42,7 +42,7 @@ def _rules() -> dict[str, RowConfig]:
 
 
 def measure(rule: str, scale: float, steps: int) -> dict[str, float | str]:
-    """Train some steps in this process; return what the tables took."""
+    """Train a few steps in this process, and return the cost of the tables."""
     sizes = table_sizes(scale)
     drawn = batches(_BATCH, scale, np.random.default_rng(0))
     with init_process_group():
@@ -77,12 +77,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--cardinality-scale", type=float, default=1.0, help="of published cardinalities")
+    parser.add_argument(
+        "--cardinality-scale", type=float, default=1.0, help="factor for the published cardinalities"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument("--measure", metavar="RULE", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        keep_freed_memory()  # as the program does
+        keep_freed_memory()  # as in training
         print(json.dumps(measure(args.measure, args.cardinality_scale, args.steps)))
         return
     flags = ["--steps", str(args.steps), "--cardinality-scale", str(args.cardinality_scale)]

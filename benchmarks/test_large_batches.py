@@ -1,4 +1,4 @@
-"""Samples until a log loss, against the mean of each window."""
+"""The number of samples to a log loss, against the mean of each window."""
 
 from types import SimpleNamespace
 

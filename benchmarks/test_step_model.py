@@ -1,4 +1,4 @@
-"""The model of a step on several ranks: it finds the coefficients that made the times, and counts what is sent."""
+"""The step model on several ranks: the fit recovers known coefficients, and the number of bytes is correct."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_a_fit_finds_the_coefficients_that_made_the_times():
 
 
 def test_bytes_are_those_counted_at_the_loopback_interface():
-    # docs/scaling.md: of two and four ranks together, a batch of 4,096, dense curvature at every step; the rest is TCP.
+    # docs/scaling.md: two and four ranks together, a batch of 4,096, dense curvature at every step; the rest is TCP.
     every_step = Traffic(features=26, dim=16, parameters=475_985, row_curvature=1, dense_curvature=1)
     assert 2 * every_step.sent_bytes(2, 2048) == pytest.approx(15.37e6, rel=5e-3)
     assert 4 * every_step.sent_bytes(4, 1024) == pytest.approx(34.52e6, rel=5e-3)

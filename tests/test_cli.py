@@ -21,9 +21,9 @@ REFUSED = [
     (
         "train --dataset synthetic --out FILE/run",
         74,
-        "FILE/run would lie in FILE: that is no folder; name another with --out",
+        "Cannot write results to FILE/run: FILE is not a folder. Choose another folder with --out.",
     ),
-    ("train --dataset synthetic --data.cache-dir FILE/c", 74, "name another with --data.cache-dir"),
+    ("train --dataset synthetic --data.cache-dir FILE/c", 74, "Choose another folder with --data.cache-dir"),
     (
         "train --data-path ABSENT",
         66,
@@ -40,12 +40,12 @@ REFUSED = [
         64,
         "No GPU driver found on this machine",
     ),
-    ("compare --dataset synthetic --out FILE/study", 74, "name another with --out"),
-    ("evaluate --run ABSENT --data-path FILE", 66, "ABSENT holds no config.json: it is no run directory"),
+    ("compare --dataset synthetic --out FILE/study", 74, "Choose another folder with --out"),
+    ("evaluate --run ABSENT --data-path FILE", 66, "ABSENT is not a run directory (config.json is missing)"),
     ("evaluate --run RUN --data-path ABSENT", 66, "File not found: ABSENT."),
-    ("evaluate --run RUN --data-path FILE --out FILE/p.parquet", 74, "name another with --out"),
-    ("export --run ABSENT --out NEW", 66, "ABSENT holds no config.json: it is no run directory"),
-    ("export --run RUN --out FILE/model", 74, "name another with --out"),
+    ("evaluate --run RUN --data-path FILE --out FILE/p.parquet", 74, "Choose another folder with --out"),
+    ("export --run ABSENT --out NEW", 66, "ABSENT is not a run directory (config.json is missing)"),
+    ("export --run RUN --out FILE/model", 74, "Choose another folder with --out"),
     ("prepare --data-path ABSENT", 66, "File not found: ABSENT."),
 ]
 

@@ -1,1 +1,1 @@
-"""What several benchmarks use: the Kaggle model, steps to time, printed rows."""
+"""Shared parts of the benchmarks: the Kaggle model, timed steps, and printed rows."""

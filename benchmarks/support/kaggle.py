@@ -1,4 +1,4 @@
-"""Ids as the Criteo Kaggle rows have them: published cardinalities times a scale, frequencies fitted to the tails."""
+"""Generate ids like those of Criteo Kaggle: published cardinalities times a scale, and fitted frequencies."""
 
 from collections.abc import Iterator
 
@@ -21,19 +21,19 @@ from dlrm_adahessian.data.synthetic.marginals import (
 
 
 def table_sizes(scale: float = 1.0) -> list[int]:
-    """Return the rows of the 26 tables: the distinct tokens of all rows, and one for a missing token."""
+    """Return the number of rows of the 26 tables: one per distinct token, and one for a missing token."""
     return [1 + cardinality(marginal, scale) for marginal in TOKENS]
 
 
 def token_distributions(scale: float = 1.0) -> list[Ranges]:
-    """Return the fitted distribution over ranks of each of the 26 features."""
+    """Return the fitted distribution over ranks for each of the 26 features."""
     return [
         fit_tokens(marginal, scale, C1_TOP_SHARES if i == 0 else None) for i, marginal in enumerate(TOKENS)
     ]
 
 
 def draw_ids(distributions: list[Ranges], batch: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw the ids of a batch, (26, B): 0 where the token is missing, else 1 + its rank by frequency."""
+    """Draw the ids of a batch, (26, B): 0 for a missing token, else 1 + its rank by frequency."""
     ids = np.empty((len(TOKENS), batch), np.int64)
     for row, marginal, ranges in zip(ids, TOKENS, distributions, strict=True):
         picked = np.searchsorted(ranges.mass.cumsum(), rng.random(batch) * ranges.mass.sum(), side="right")
@@ -44,7 +44,7 @@ def draw_ids(distributions: list[Ranges], batch: int, rng: np.random.Generator) 
 
 
 def batches(batch: int, scale: float, rng: np.random.Generator) -> Iterator[Batch]:
-    """Draw batches without end: ids by the marginals, integers and labels at random; each is drawn when it is asked for."""
+    """Yield random batches without end. Ids follow the marginal distributions, and numbers and labels are uniform."""
     distributions = token_distributions(scale)
     while True:
         dense = rng.random((batch, len(INTEGERS)), np.float32)

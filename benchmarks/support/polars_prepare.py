@@ -1,8 +1,8 @@
-"""The job of `prepare` written in polars: a peer to measure against, in a process of its own.
+"""Do the work of `prepare` in polars, for comparison, in a separate process.
 
-Streaming parse, logarithm of the integers, hex tokens to 32-bit numbers, a vocabulary of the training part by falling
-frequency with a minimum count, encode, write planar .npy files. Unlike ours it holds all rows in memory, checks no line and
-hashes nothing.
+The steps are streaming parse, logarithm of the integers, hexadecimal tokens to 32-bit numbers, a vocabulary of the training
+part by descending frequency with a minimum count, encoding, and planar .npy files. Unlike `prepare`, this version keeps all
+samples in memory, does not validate lines, and computes no hashes.
 
     python -m benchmarks.support.polars_prepare TEXT FOLDER
 """
@@ -23,7 +23,7 @@ _MIN_COUNT = 10
 
 
 def prepare_polars(text: Path, folder: Path) -> int:
-    """Prepare the rows of a Criteo text; return how many there are."""
+    """Prepare the samples of a Criteo text, and return their number."""
     schema = pl.Schema(
         {"label": pl.Int8} | dict.fromkeys(_INTEGERS, pl.Int64) | dict.fromkeys(_TOKENS, pl.String)
     )
@@ -46,7 +46,7 @@ def prepare_polars(text: Path, folder: Path) -> int:
 
 
 def main() -> None:
-    """Print rows, seconds and peak memory as JSON."""
+    """Print samples, seconds, and peak memory as JSON."""
     text, folder = map(Path, sys.argv[1:])
     began = time.perf_counter()
     rows = prepare_polars(text, folder)

@@ -1,11 +1,11 @@
-"""How benchmarks print what they measured."""
+"""Print the results of benchmarks."""
 
 import json
 from collections.abc import Mapping, Sequence
 
 
 def print_rows(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    """Print a JSON list, or a line of names and values for each row."""
+    """Print a JSON list, or one line of names and values per row."""
     if as_json:
         print(json.dumps(rows))
         return

@@ -1,4 +1,4 @@
-"""Training steps, one after another, as benchmarks time them."""
+"""Training steps for benchmarks."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ from dlrm_adahessian.train.step import curvature_samples, train_step
 
 
 class Steps:
-    """The steps of one optimizer; needs a process group.
+    """Consecutive steps of one optimizer. Needs a process group.
 
     Attributes:
-        config: of the run.
-        state: what it trains.
+        config: settings of the run.
+        state: model and optimizers.
     """
 
     def __init__(self, config: RunConfig, num_rows: Sequence[int]) -> None:
@@ -27,9 +27,9 @@ class Steps:
         self._step = 0
 
     def __call__(self, batch: Batch, following: Batch | None = None) -> None:
-        """Learn a batch while the following one's lookups set out.
+        """Train on a batch while the lookups of the following one are exchanged.
 
-        A derivative that is not finite raises a RuntimeError, as no benchmark of it means anything.
+        A derivative that is not finite raises a RuntimeError, because the benchmark would be meaningless.
         """
         samples = curvature_samples(self.config, self._step, batch.share.samples)
         found = train_step(self.state, batch, curvature_samples=samples, lr_scale=1.0, following=following)
@@ -39,12 +39,12 @@ class Steps:
 
 
 def cycle(config: RunConfig) -> int:
-    """Return after how many steps all that does not happen at every step has happened once."""
+    """Return the number of steps in a cycle that includes everything done only every few steps."""
     return config.curvature_every * getattr(config.optim.dense, "refresh", 1)
 
 
 def run_config(name: str, batch: int, **changes: object) -> RunConfig:
-    """Return the configuration of a preset on generated rows, without a baseline."""
+    """Return the settings of a preset on generated data, without a baseline."""
     values = merged(
         optimizer_preset(name), {"dataset": "synthetic", "optimizer": name, "batch_size": batch, **changes}
     )

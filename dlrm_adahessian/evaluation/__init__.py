@@ -1,1 +1,1 @@
-"""Batch offline evaluation: rows or earlier predictions in; predictions, figures and their slices out."""
+"""Evaluate models offline: score samples or read saved predictions, and compute metrics overall and by slice."""

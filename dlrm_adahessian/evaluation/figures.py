@@ -1,4 +1,4 @@
-"""Figures of predictions, with intervals: of each model, of its differences to the first one, and of slices."""
+"""Compute metrics of predictions with intervals: of each model, of differences to the first one, and of slices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,17 +33,17 @@ def model_figures(
     probability: Probabilities,
     weights: Weights | None = None,
 ) -> ModelFigures:
-    """Return the figures of one model.
+    """Return the metrics of one model.
 
     Args:
-        name: of the model.
-        source: where it is from.
+        name: name of the model.
+        source: origin of the model; None for saved predictions.
         labels: (N,) 0 or 1.
-        probability: (N,).
-        weights: (N,) as how many samples each counts; None for 1 each.
+        probability: (N,) predictions.
+        weights: (N,) number of samples that each one counts for; None for 1 each.
 
     Returns:
-        Its figures; of no samples there are none.
+        The metrics; None for N = 0.
     """
     return ModelFigures(
         name=name,
@@ -59,11 +59,11 @@ def differences(labels: Labels, scored: Scored, weights: Weights | None = None) 
     Args:
         labels: (N,) 0 or 1, N at least 1.
         scored: predictions of each model, (N,).
-        weights: (N,) as how many samples each counts; None for 1 each.
+        weights: (N,) number of samples that each one counts for; None for 1 each.
 
     Returns:
-        For each later model the differences with their intervals, and the p value of the log loss, adjusted by Holm
-        over the models.
+        The differences of each later model with intervals, and the p value of the log loss, adjusted by Holm over the
+        models.
     """
     first, *others = scored
     found = [compare_predictions(labels, scored[name], scored[first], weights) for name in others]
@@ -79,17 +79,17 @@ def differences(labels: Labels, scored: Scored, weights: Weights | None = None) 
 def slice_figures(
     labels: Labels, scored: Scored, slices: Sequence[Slice], weights: Weights | None = None
 ) -> list[SliceFigures]:
-    """Return the figures of the slices that have labeled samples.
+    """Return the metrics of all slices with labeled samples.
 
     Args:
-        labels: (N,) 0, 1 or `NO_LABEL`.
+        labels: (N,) 0, 1, or `NO_LABEL`.
         scored: predictions of each model, (N,).
-        slices: of these samples.
-        weights: (N,) as how many samples each counts; None for 1 each.
+        slices: slices of these samples.
+        weights: (N,) number of samples that each one counts for; None for 1 each.
 
     Returns:
-        For each slice the figures of each model with intervals, and for each later model the difference of the log loss
-        to the first, p values adjusted by Holm over the slices and models.
+        For each slice, the metrics of each model with intervals, and the log loss of each later model minus that of the
+        first one, with p values adjusted by Holm over slices and models.
     """
     labelled = [(part.label, part.rows[labels[part.rows] != NO_LABEL]) for part in slices]
     labelled = [(label, samples) for label, samples in labelled if len(samples)]
@@ -125,7 +125,7 @@ def slice_figures(
 
 
 def figures_of(labels: Labels, probability: Probabilities, weights: Weights | None) -> Figures:
-    """Return the metrics of N samples with their intervals; arguments as of `binary_metrics`."""
+    """Return the metrics of N samples with intervals. Arguments are those of `binary_metrics`."""
     return Figures(
         metrics=binary_metrics(labels, probability, weights),
         intervals=metric_intervals(labels, probability, weights),
@@ -146,6 +146,6 @@ def _logloss_difference(
 
 
 def _adjusted(family: Sequence[PairedDifference | None]) -> list[float | None]:
-    """Return the p values of a family of differences, adjusted by Holm; None stays None."""
+    """Return p values of a family of differences, adjusted by Holm; None stays None."""
     adjusted = iter(holm([found.p_value for found in family if found is not None]))
     return [None if found is None else next(adjusted) for found in family]

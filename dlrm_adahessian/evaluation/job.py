@@ -1,7 +1,7 @@
 # pyright: basic
-"""Score samples with one model or several, or take predictions of before, and say how good they are.
+"""Score samples with one or several models, or read saved predictions, and compute their metrics.
 
-Models are named after their runs; the first one is the reference that later ones are compared with, sample by sample.
+Models are named after their runs. The first one is the reference, with which the others are compared sample by sample.
 """
 
 import logging
@@ -40,14 +40,14 @@ from dlrm_adahessian.runtime.device import find_device
 from dlrm_adahessian.runtime.terminal import printable_name, progress_bar
 from dlrm_adahessian.train.state import SCORING_BATCH
 
-_BLOCK = 16 * SCORING_BATCH  # samples scored and written at once
+_BLOCK = 16 * SCORING_BATCH  # samples scored and written together
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was found, and of which predictions, those of all models."""
+    """The summary of an evaluation, and the predictions of all models."""
 
     summary: EvaluationSummary
     predictions: Predictions
@@ -55,25 +55,25 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Predictions with what is known of their making; slicings have a code for each sample."""
+    """Predictions and how they were made. Slicings have a code for each sample."""
 
     predictions: Predictions
     codes: Mapping[Slicing, npt.NDArray[np.int32]]
     rejected: Sequence[int]
-    sources: Sequence[Source]  # of the first models; those after them are predictions of before
-    seconds: float  # of reading, scoring and writing
-    trained_on: Sequence[str] = ()  # names of models, by some of the samples
-    calibrated_on: Sequence[str] = ()  # likewise
+    sources: Sequence[Source]  # for the first models; the remaining ones are saved predictions
+    seconds: float  # for reading, scoring, and writing
+    trained_on: Sequence[str] = ()  # names of models that were trained on some of the samples
+    calibrated_on: Sequence[str] = ()  # names of models that were calibrated on some of the samples
 
 
 def evaluate(request: EvaluationRequest) -> Evaluation:
-    """Score samples, or take predictions of before, and find the figures over the samples with a label.
+    """Score samples, or read saved predictions, and compute metrics of the labeled samples.
 
     Args:
-        request: what is asked for.
+        request: the requested evaluation.
 
     Returns:
-        Figures and predictions.
+        Metrics and predictions.
     """
     stored = request.check()
     others = [read_predictions([path]) for path in request.against]
@@ -90,19 +90,19 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
 def score_lines(
     run: Path, file: BufferedReader, *, best: bool, calibrated: bool = False
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Score the samples of a pipe as they come, a probability each.
+    """Score samples from a pipe as they arrive, one probability each.
 
     Args:
-        run: a run directory, or a checkpoint in it.
-        file: samples as text of the run's format, with labels or without, which the first line says.
-        best: use the checkpoint of the best validation even where the run did not stop early.
-        calibrated: predict with the calibration of the run.
+        run: run directory, or a checkpoint in it.
+        file: text in the run's format. The first line determines whether there are labels.
+        best: use the checkpoint of the best validation, even if the run did not stop early.
+        calibrated: apply the run's calibration.
 
     Yields:
-        The probabilities in the order of the samples, (n,) each; the first row that is no sample ends it with a `DataError`.
+        Probabilities in the order of the samples, (n,) each. The first invalid line ends them with a `DataError`.
 
     Raises:
-        UsageError: the run's format is none that comes as text.
+        UsageError: the run's format is not text.
     """
     device = find_device("auto")
     with init_process_group(device):
@@ -110,8 +110,8 @@ def score_lines(
         schema = model.preprocessing.schema
         if schema.format == "parquet":
             raise UsageError(
-                f"--stdin reads text row by row, and the schema of {run} says parquet, whose end says what is in it; name a "
-                "file of rows with --data-path"
+                f"--stdin reads text line by line, but the schema of {run} is parquet, which cannot be read before its end. "
+                "Pass a file with --data-path."
             )
         reader = RowReader(schema, BadLines(), "optional")
         for rows in reader.read(live_source(file)):
@@ -142,17 +142,17 @@ def _scored(request: EvaluationRequest) -> Scored:
 
 
 def score(request: EvaluationRequest, models: Sequence[TrainedModel]) -> Scored:
-    """Score the samples of a request that was checked.
+    """Score the samples of a validated request.
 
     Args:
-        request: what is asked for.
-        models: of its runs.
+        request: the requested evaluation.
+        models: models of its runs.
 
     Returns:
         The predictions.
 
     Raises:
-        UsageError: the request is of unseen samples, and a run was trained on some of them.
+        UsageError: the request requires unseen samples, but a run was trained on some of them.
     """
     out = request.out
     names = unique_names(printable_name(model.name) for model in models)
@@ -178,8 +178,8 @@ def score(request: EvaluationRequest, models: Sequence[TrainedModel]) -> Scored:
         ]
         if trained_on and request.unseen:
             raise UsageError(
-                f"the rows must be new to the run, and {', '.join(trained_on)} was trained on some of "
-                f"{', '.join(request.data)}; name later rows with --data-path, or those that were kept apart with --part val"
+                f"{', '.join(trained_on)} was trained on some samples of {', '.join(request.data)}, but this command "
+                "requires new ones. Pass later data with --data-path, or use the held-out samples with --part val."
             )
         cuts = [of_rows(name, rows.files, models[0].preprocessing) for name in dict.fromkeys(request.slices)]
         file = stack.enter_context(writing(out, len(models), weighted=rows.weighted))
@@ -231,22 +231,22 @@ def _columns(
     """Read and score all samples.
 
     Args:
-        rows: whose blocks hold features for each of the fingerprints.
-        models: score them.
-        fingerprints: of the samples that the models were trained on, each once.
+        rows: data whose blocks contain features for each of the fingerprints.
+        models: models that score them.
+        fingerprints: fingerprints of the models' training data, each once.
         cuts: slicings.
-        file: takes the predictions.
+        file: file for the predictions.
 
     Returns:
-        Labels, file, the predictions of each model, the codes of each slicing that reads columns, and weights where rows
-        have them, (N,) each.
+        Labels, file indices, the predictions of each model, the codes of each slicing that reads columns, and weights if the
+        samples have them, (N,) each.
 
     Raises:
-        DataError: there is no good sample.
+        DataError: there is no valid sample.
     """
     place = {fingerprint: place for place, fingerprint in enumerate(fingerprints)}
     kept: list[list[npt.NDArray[Any]]] = []
-    with progress_bar("evaluate", unit=" rows") as bar:
+    with progress_bar("evaluate", unit=" samples") as bar:
         for block in regrouped(rows.blocks(_BLOCK), _BLOCK):
             scored = [model.score(block.features[place[model.rows_fingerprint]]) for model in models]
             weights = [] if block.weights is None else [block.weights]
@@ -258,29 +258,29 @@ def _columns(
             bar.set_postfix_str("" if done is None else f"{done:.0%}", refresh=False)
             bar.update(len(block))
     if not kept:
-        raise DataError("the input must hold rows, and has none; give more rows")
+        raise DataError("The input has no samples. Provide more data.")
     return [np.concatenate(column) for column in zip(*kept, strict=True)]
 
 
 def summarized(predictions: Predictions, found: Scored, out: Path | None = None) -> EvaluationSummary:
-    """Return the figures of predictions.
+    """Return the metrics of predictions.
 
     Args:
-        predictions: of all models.
+        predictions: predictions of all models.
         found: how those of the first models were made.
-        out: the file that they were written to.
+        out: file that they were written to.
 
     Returns:
-        Figures over the samples with a label.
+        Metrics of the labeled samples.
 
     Raises:
-        DataError: no sample with a label has weight.
+        DataError: all labeled samples have weight 0.
     """
     labelled = predictions.labelled
     weights = labelled.weights
     if weights is not None and len(weights) and not weights.any():
         raise DataError(
-            f"figures need labelled rows with weight, and all {len(weights):,} have weight 0; give some of them a weight"
+            f"All {len(weights):,} labeled samples have weight 0. Give some of them a positive weight."
         )
     counts = np.bincount(predictions.file, minlength=len(predictions.files)).tolist()
     return EvaluationSummary(

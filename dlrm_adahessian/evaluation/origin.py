@@ -1,4 +1,4 @@
-"""What the rows of a run were prepared from, so that an evaluation knows its training rows where it meets them again."""
+"""Identify the raw files of a run's data by content, so that an evaluation recognizes training samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from dlrm_adahessian.train.recorded import files_of
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Raw files, known by their content whatever they are called.
+    """The raw files of a run, identified by content, independent of their names.
 
     Attributes:
-        files: what identifies each, in the order that they were read in.
-        split: of the good rows that were taken.
-        form: of the rows.
-        cache_dir: keeps the digests of large files.
-        earlier: those of the runs that the run goes on from.
+        files: records that identify the files, in reading order.
+        split: split of the valid samples.
+        form: format of the files.
+        cache_dir: folder with the digests of large files.
+        earlier: files of the runs that this run started from.
     """
 
     files: Sequence[Mapping[str, Any]]
@@ -32,7 +32,7 @@ class Origin:
 
     @classmethod
     def of(cls, prepared: Mapping[str, Any], form: Format, cache_dir: Path) -> Self | None:
-        """Return the origin that a run directory tells; None for generated rows, and for runs that tell none."""
+        """Return the origin recorded in a run directory; None for generated data, and for older runs without a record."""
         split, files = prepared.get("split"), files_of(prepared)
         if not isinstance(split, dict) or not files:
             return None
@@ -45,11 +45,11 @@ class Origin:
         )
 
     def shares(self, path: str) -> bool:
-        """Whether an input has one of the files, or of the earlier ones; of a pipe it is not known."""
+        """Return whether an input contains one of these files or the earlier ones; False for a pipe."""
         return any(file in (*self.files, *self.earlier) for file in self._contents(path))
 
     def is_that_of(self, path: str) -> bool:
-        """Whether an input is all of the files in their order."""
+        """Return whether an input consists of exactly these files, in order."""
         return self._contents(path) == list(self.files)
 
     def _contents(self, path: str) -> list[dict[str, Any]]:
@@ -57,8 +57,8 @@ class Origin:
 
 
 def contents(path: str, form: Format, cache_dir: Path) -> list[dict[str, Any]]:
-    """Return what identifies the files of an input by their content; nothing of a pipe, which is read once."""
+    """Return records that identify the files of an input by content; empty for a pipe, which can be read only once."""
     try:
         return [] if is_pipe(path) else input_identity(input_files(path, form), cache_dir)
-    except NoInputError:  # a folder for another run, without a file of this one's format
+    except NoInputError:  # the folder has no file in the format of this run
         return []

@@ -1,9 +1,9 @@
 # pyright: basic
-"""Predictions as parquet: written while rows are scored, and read again as a model of their own.
+"""Write predictions to parquet while samples are scored, and read them again as those of a saved model.
 
-Columns: row (int64, from 0), label (int8, null where there is none), weight (float32) where rows have weights, probability
-(float32), and of further models scored on the same rows probability_2, probability_3, ... Pages have checksums, which are
-verified; files of before, and of others, may have none. Those of others may have wider numbers too, as pandas writes them.
+Columns: row (int64, from 0), label (int8, null if unknown), weight (float32, if samples have weights), probability
+(float32), and probability_2, probability_3, ... of further models on the same samples. Pages have checksums, which readers
+verify. Files of older versions or other programs may have none. Other programs, such as pandas, may write wider numbers.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -30,17 +30,17 @@ _PROBABILITY, _WEIGHT = "probability", "weight"
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Rows that were scored.
+    """Scored samples.
 
     Attributes:
-        labels: (N,) int8, `NO_LABEL` where there is none.
-        scored: for each model (N,) float32; float64 where another program wrote them so.
-        file: (N,) int32, which of `files` each row is of.
-        files: names.
-        numbers: (N,) int64 of the rows; None where they count from 0.
-        first_row: place of the first row among the rows that days are cut of.
-        all_rows: number of those; None where they are these N.
-        weights: (N,) float32, as how many samples each row counts; None for 1 each.
+        labels: (N,) int8, `NO_LABEL` if unknown.
+        scored: (N,) float32 for each model, or float64 if another program wrote it.
+        file: (N,) int32, index of each sample's file in `files`.
+        files: names of the files.
+        numbers: (N,) int64, row numbers of the samples; None if they count from 0.
+        first_row: index of the first sample among those that are split into days.
+        all_rows: number of samples that are split into days; None for these N.
+        weights: (N,) float32, number of samples that each one counts for; None for 1 each.
     """
 
     labels: npt.NDArray[np.int8]
@@ -54,7 +54,7 @@ class Predictions:
 
     @property
     def labelled(self) -> "Predictions":
-        """Those of rows with a label."""
+        """The predictions of labeled samples."""
         known = self.labels != NO_LABEL
         if known.all():
             return self
@@ -71,33 +71,33 @@ class Predictions:
         )
 
     def and_by(self, others: "Predictions") -> "Predictions":
-        """Return these with the models of others beside them.
+        """Add the models of other predictions.
 
         Args:
-            others: of the same rows.
+            others: predictions of the same samples.
 
         Returns:
-            All models; one whose name is taken gets a number. The weights are those that are known.
+            Predictions of all models. Repeated names get a number. Weights are taken from either side.
 
         Raises:
-            DataError: the rows are not the same in the same order, or have other weights.
+            DataError: samples, order, or weights differ.
         """
         ours, theirs = next(iter(self.scored)), next(iter(others.scored))
         if len(self.labels) != len(others.labels):
             raise DataError(
-                f"predictions to compare are of the same rows, and {theirs} has {len(others.labels):,} rows where {ours} "
-                f"has {len(self.labels):,}; score the same rows"
+                f"{theirs} has predictions of {len(others.labels):,} samples, but {ours} of {len(self.labels):,}. Score the "
+                "same samples with both."
             )
         if differing := self._first_difference(others):
             raise DataError(
-                f"predictions to compare are of the same rows in the same order, and {theirs} differs from {ours} first "
-                f"at {differing}; sort both by row, or score the same rows"
+                f"Predictions must be of the same samples in the same order, but {theirs} differs from {ours}, first at "
+                f"{differing}. Sort both by row, or score the same samples."
             )
         known = [each.weights for each in (self, others) if each.weights is not None]
         if len(known) == 2 and not np.array_equal(known[0], known[1]):
             raise DataError(
-                f"predictions to compare are of the same rows, and {next(iter(others.scored))} has them with other weights "
-                f"than {next(iter(self.scored))}; score the same rows"
+                f"{next(iter(others.scored))} has other sample weights than {next(iter(self.scored))}. Score the same "
+                "samples with both."
             )
         names = unique_names([*self.scored, *others.scored])
         return replace(
@@ -107,7 +107,7 @@ class Predictions:
         )
 
     def _first_difference(self, others: "Predictions") -> str | None:
-        """Say where, and in what, as many rows differ from these; None where they do not."""
+        """Describe the first difference to predictions of equally many samples; None if there is none."""
         numbers = self._counted(), others._counted()
         for what, (ours, theirs) in (("row", numbers), ("label", (self.labels, others.labels))):
             if (differ := ours != theirs).any():
@@ -115,7 +115,7 @@ class Predictions:
                 found, expected = (
                     "none" if what == "label" and one[at] == NO_LABEL else one[at] for one in (theirs, ours)
                 )
-                return f"position {at:,}, where it has {what} {found} and not {expected}"
+                return f"position {at:,} with {what} {found} instead of {expected}"
         return None
 
     def _counted(self) -> npt.NDArray[np.int64]:
@@ -123,7 +123,7 @@ class Predictions:
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """Return the names, each that repeats an earlier one with a number behind it."""
+    """Return unique names: repeated ones get a number."""
     found: list[str] = []
     for name in names:
         numbered = (f"{name} ({number})" for number in count(2))
@@ -132,15 +132,15 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def column_of(place: int) -> str:
-    """Name the column of a model by its place, from 0."""
+    """Return the column name of a model by its position, from 0."""
     return _PROBABILITY if place == 0 else f"{_PROBABILITY}_{place + 1}"
 
 
 class PredictionFile:
-    """Parquet that appears under its name when it is complete."""
+    """A parquet file that appears under its name when it is complete."""
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
-        """Take the writer, see `writing`."""
+        """Take the writer; see `writing`."""
         self._writer, self._rows = writer, 0
 
     def write(
@@ -149,7 +149,7 @@ class PredictionFile:
         scored: Sequence[npt.NDArray[np.float32]],
         weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """Append rows: labels (N,), for each model (N,), and (N,) weights in a file that has them."""
+        """Append samples: labels (N,), predictions (N,) of each model, and weights (N,) if the file has them."""
         rows = np.arange(self._rows, self._rows + len(labels), dtype=np.int64)
         numbers = scored if weights is None else [weights, *scored]
         columns = [pa.array(rows), pa.array(labels, mask=labels == NO_LABEL), *map(pa.array, numbers)]
@@ -159,12 +159,12 @@ class PredictionFile:
 
 @contextmanager
 def writing(path: Path | None, models: int, *, weighted: bool = False) -> Generator[PredictionFile | None]:
-    """Write a file while the block runs; it replaces what stands at `path` when the block ends well.
+    """Write a file during the block. It replaces `path` if the block succeeds.
 
     Args:
-        path: where; None writes nothing.
-        models: number of columns of probabilities.
-        weighted: whether rows have weights.
+        path: path of the file; None writes nothing.
+        models: number of probability columns.
+        weighted: whether samples have weights.
 
     Yields:
         The file, or None.
@@ -187,7 +187,7 @@ def writing(path: Path | None, models: int, *, weighted: bool = False) -> Genera
 
 
 def is_predictions(path: str) -> bool:
-    """Whether a path names parquet with probabilities, or damaged parquet; a pipe is not looked into, which would take."""
+    """Return whether a path is parquet with probabilities, or damaged parquet. A pipe is not read, to keep its data."""
     try:
         if not Path(path).is_file():
             return False
@@ -197,32 +197,32 @@ def is_predictions(path: str) -> bool:
         return _PROBABILITY in pq.read_schema(path).names
     except pa.ArrowException:
         return True
-    except OSError:  # who reads it as rows says so
+    except OSError:  # reading it as samples will report the error
         return False
 
 
 def read_predictions(paths: Sequence[str]) -> Predictions:
-    """Read the files of an earlier scoring, one after the other as one set of rows.
+    """Read files of saved predictions, and concatenate their samples.
 
     Args:
-        paths: of parquet files with the same columns.
+        paths: parquet files with the same columns.
 
     Returns:
-        The predictions; the models are named after the first file, and their columns where there are several.
+        The predictions. Models are named after the first file, and after their columns if there are several.
 
     Raises:
-        DataError: files differ in their columns, a column is missing or of another type, or a value is out of range.
+        DataError: the columns of files differ, a column is missing or has the wrong type, or a value is out of range.
     """
     tables = [_read(Path(path)) for path in paths]
     columns = [name for name in tables[0].column_names if name.startswith(_PROBABILITY)]
     for path, table in zip(paths, tables, strict=True):
         if table.schema != tables[0].schema:
             raise DataError(
-                f"files of one scoring have the same columns, and {path} has others than {paths[0]}"
+                f"Files of one evaluation must have the same columns, but {path} and {paths[0]} differ."
             )
     table = pa.concat_tables(tables)
     if not np.isin(table["label"].cast(pa.float64()).drop_null().to_numpy(), (0, 1)).all():
-        raise DataError(f"labels must be 0, 1 or null, and {paths[0]} holds others; score the rows again")
+        raise DataError(f"Labels must be 0, 1, or null, but {paths[0]} has others. Score the samples again.")
     labels = table["label"].cast(pa.int8()).fill_null(NO_LABEL).to_numpy()
     stem = printable_name(Path(paths[0]).stem)
     names = [stem, *(f"{stem}{name.removeprefix(_PROBABILITY)}" for name in columns[1:])]
@@ -231,12 +231,12 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
         # Written so that NaN, which null becomes, fails too.
         if not ((probability >= 0) & (probability <= 1)).all():
             raise DataError(
-                f"probabilities must lie in [0, 1], and those of {name} do not all; score the rows again"
+                f"Probabilities must be in [0, 1], but some of {name} are not. Score the samples again."
             )
     weights = table[_WEIGHT].cast(pa.float32()).to_numpy() if _WEIGHT in table.column_names else None
-    if weights is not None and not ((weights >= 0) & (weights < np.inf)).all():  # so that NaN fails too
+    if weights is not None and not ((weights >= 0) & (weights < np.inf)).all():  # fails for NaN too
         raise DataError(
-            f"weights must be finite and at least 0, and those of {paths[0]} are not all; score the rows again"
+            f"Weights must be finite and at least 0, but some in {paths[0]} are not. Score the samples again."
         )
     sizes = [len(part) for part in tables]
     file = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
@@ -251,7 +251,7 @@ def read_predictions(paths: Sequence[str]) -> Predictions:
 
 
 def _numbers(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64] | None:
-    """Join the row numbers of files; what was scored apart, and counts from 0 again, follows what is before it."""
+    """Concatenate the row numbers of files. Numbers that start from 0 again continue those before them."""
     joined = np.empty(0, np.int64)
     for part in parts:
         again = len(joined) and len(part) and part.min() == 0
@@ -260,11 +260,11 @@ def _numbers(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64] | 
 
 
 def _require_columns(path: Path, schema: pa.Schema, probabilities: Sequence[str]) -> None:
-    """Refuse a file without a column that predictions have, or with one of a type that holds no such numbers."""
+    """Check that a file has the columns of predictions, with suitable types."""
     floats, optional = (pa.float32(), pa.float64()), {_WEIGHT} & set(schema.names)
     wanted = {
         "row": (pa.int64(),),
-        # With missing labels pandas writes floats.
+        # pandas writes floats if labels are missing.
         "label": (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.bool_(), *floats),
         **dict.fromkeys((_PROBABILITY, *probabilities, *optional), floats),
     }
@@ -272,8 +272,8 @@ def _require_columns(path: Path, schema: pa.Schema, probabilities: Sequence[str]
         found = schema.field(name).type if name in schema.names else "nothing"
         if found not in kinds:
             raise DataError(
-                f"predictions have a column {name} of {' or '.join(map(str, kinds))}, and {path} has {found}; give what "
-                "evaluate wrote, or cast the column"
+                f"Predictions require a column {name} of {' or '.join(map(str, kinds))}, but {path} has {found}. Pass a "
+                "file written by evaluate, or cast the column."
             )
 
 
@@ -287,13 +287,15 @@ def _read(path: Path) -> pa.Table:
             path, columns=["row", "label", *columns, *weight], page_checksum_verification=True
         )
         if table["row"].null_count:
-            raise DataError(f"every row has a number, and {path} has rows with none; score the rows again")
+            raise DataError(f"Some rows of {path} have no row number. Score the samples again.")
         return table
     except FileNotFoundError as error:
-        raise NoInputError(f"cannot read {path}: no such file; name a parquet file of predictions") from error
+        raise NoInputError(f"File not found: {path}. Pass a parquet file of predictions.") from error
     except pa.ArrowException as error:
-        raise DataError(f"{path} must be a whole parquet file: {error}; score the rows again") from error
+        raise DataError(
+            f"{path} is not a complete parquet file: {error}. Score the samples again."
+        ) from error
     except OSError as error:
         raise DataError(
-            f"{path} must be a whole parquet file of predictions: {error}; score the rows again"
+            f"{path} is not a complete parquet file of predictions: {error}. Score the samples again."
         ) from error

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, and what does not go together."""
+"""The request of an evaluation, and checks for options that exclude each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,21 @@ from dlrm_adahessian.runs.sealed import require_writable
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """Models on samples, or predictions that were made before.
+    """An evaluation of models on samples, or of saved predictions.
 
     Attributes:
-        runs: run directories of training jobs, or checkpoints in them; none when `data` are predictions.
-        data: raw samples as `--data-path` of training, with labels or without; or a folder of prepared ones; or predictions.
-        out: the parquet file to write; bad lines go beside it, into OUT.rejects.tsv.
-        report: the HTML file that will be written, which is none of the others.
-        against: predictions of the same samples by other models.
-        slices: words of `--slices`.
-        part: of prepared samples, or of the raw ones that those of the runs were prepared from.
-        best: use the checkpoint of the best validation even where the run did not stop early.
-        bad_rows: what happens to bad lines of raw samples.
-        calibrated: predict with the calibration of each run.
-        unseen: refuse samples that a run was trained on.
+        runs: run directories, or checkpoints in them; empty if `data` are predictions.
+        data: raw samples with or without labels, in the formats of training's `--data-path`; or a folder of prepared data;
+            or predictions.
+        out: parquet file to write. Bad lines go to OUT.rejects.tsv.
+        report: HTML file to write, different from all other files.
+        against: predictions of other models on the same samples.
+        slices: arguments of `--slices`.
+        part: part of the prepared data, or of the raw data that the runs used.
+        best: use the checkpoint of the best validation, even if the run did not stop early.
+        bad_rows: handling of bad lines in raw data.
+        calibrated: apply the calibration of each run.
+        unseen: raise an error for samples that a run was trained on.
     """
 
     runs: Sequence[Path] = ()
@@ -44,13 +45,13 @@ class EvaluationRequest:
     unseen: bool = False
 
     def check(self) -> bool:
-        """Refuse what does not go together, and files that cannot be written, before anything slow begins.
+        """Check options and output files before anything slow begins.
 
         Returns:
             Whether `data` are predictions.
 
         Raises:
-            UsageError: it does not go together.
+            UsageError: some options exclude each other.
         """
         stored = self._are_predictions()
         scoring = (
@@ -63,19 +64,19 @@ class EvaluationRequest:
         )
         if stored and any(scoring):
             raise UsageError(
-                f"{self.data[0]} holds predictions, which no model scores again; leave out --run, --out, --best, "
-                "--calibrated, --part and --bad-rows, or give the rows as --data-path and the predictions as --against"
+                f"{self.data[0]} contains predictions, which cannot be scored again. Leave out --run, --out, --best, "
+                "--calibrated, --part, and --bad-rows, or pass samples with --data-path and predictions with --against."
             )
         if not stored and not self.runs:
             raise UsageError(
-                f"{self.data[0]} holds no predictions; name the model that scores its rows with --run"
+                f"{self.data[0]} does not contain predictions. Pass a model to score its samples with --run."
             )
         if self.bad_rows == "quarantine" and self.out is None:
             raise UsageError(
-                "bad lines are put aside beside the predictions; name a file for these with --out"
+                "Bad lines are written next to the predictions. Choose a file for these with --out."
             )
         if bad := [path for path in self.against if not is_predictions(path)]:
-            raise UsageError(f"--against takes parquet files of predictions, and {bad[0]} is none")
+            raise UsageError(f"--against requires parquet files of predictions, but {bad[0]} is not one.")
         if stored:
             check_slices(self.slices, None)
         self._check_results()
@@ -86,24 +87,24 @@ class EvaluationRequest:
         if stored and len(stored) < len(self.data):
             other = next(path for path in self.data if path not in stored)
             raise UsageError(
-                f"--data-path takes rows or predictions, and {stored[0]} holds predictions, {other} does not; "
-                "give predictions beside rows as --against"
+                f"--data-path takes either samples or predictions, but {stored[0]} contains predictions and {other} does "
+                "not. Pass the predictions with --against."
             )
         return bool(stored)
 
     def _check_results(self) -> None:
-        """Refuse results that would replace what is read, or that cannot be written."""
+        """Check that results do not overwrite an input or each other, and that they can be written."""
         taken = {Path(path).resolve() for path in (*self.data, *self.against)}
         for flag, path in (("--out", self.out), ("--report", self.report)):
             if path is None:
                 continue
             if found := why_not_plain(path):
                 raise UsageError(
-                    f"{flag} is a plain file to write, and {path} is {found}; name another, or one that is not there"
+                    f"{flag} must name a plain file, but {path} is {found}. Choose another file."
                 )
             if path.resolve() in taken:
                 raise UsageError(
-                    f"{flag} is a file to write, and {path} is read, or written for another flag; name another"
+                    f"{flag} must name a file of its own, but {path} is also used by another flag. Choose another file."
                 )
             taken.add(path.resolve())
             require_writable(path.parent, flag)

@@ -1,4 +1,4 @@
-"""What an evaluation found, and how it is written as JSON."""
+"""Results of an evaluation, and their JSON form."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,17 +15,17 @@ from dlrm_adahessian.statistics.single import MetricIntervals, calibration_error
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """The metrics of one model on some samples, with their intervals."""
+    """Metrics of one model on some samples, with intervals."""
 
     metrics: BinaryMetrics
     intervals: MetricIntervals
 
     def value(self, metric: str) -> float | None:
-        """Return a metric by its name."""
+        """Return a metric by name."""
         return getattr(self.metrics, metric)
 
     def interval(self, metric: str) -> Interval | None:
-        """Return the 95% interval of a metric, None for one that has none."""
+        """Return the 95% interval of a metric; None if it has none."""
         return self.intervals[metric]
 
     def asdict(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a model is from that scored the samples, its column of predictions, and how these are calibrated, if at all."""
+    """The origin of a model that scored the samples, its column of predictions, and its calibration, if any."""
 
     run: str
     checkpoint: str
@@ -47,13 +47,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFigures:
-    """How good one model is.
+    """Results of one model.
 
     Attributes:
-        name: unique among the models.
-        source: None for predictions that were made before.
-        figures: on the labeled samples; None without any.
-        calibration_bins: of these samples, by rising prediction.
+        name: unique name of the model.
+        source: origin of the model; None for saved predictions.
+        figures: metrics of the labeled samples; None if there are none.
+        calibration_bins: bins of these samples, by ascending prediction.
     """
 
     name: str
@@ -63,23 +63,25 @@ class ModelFigures:
 
     @property
     def measured(self) -> Figures:
-        """The figures of a model that has some; a ValueError without labeled samples."""
+        """The metrics of the model. Raises a ValueError if no sample has a label."""
         if self.figures is None:
-            raise ValueError(f"{self.name} has no figures, as no sample has a label; check `labelled` first")
+            raise ValueError(
+                f"{self.name} has no metrics, because no sample has a label; check `labelled` first"
+            )
         return self.figures
 
     @property
     def expected_calibration_error(self) -> float | None:
-        """The mean gap between prediction and click rate over the bins."""
+        """Mean gap between prediction and click rate over the bins."""
         return expected_calibration_error(self.calibration_bins)
 
     @property
     def calibration_error_interval(self) -> Interval | None:
-        """The 95% interval of `expected_calibration_error`."""
+        """95% interval of `expected_calibration_error`."""
         return calibration_error_interval(self.calibration_bins)
 
     def figures_asdict(self) -> dict[str, Any]:
-        """Return what was measured as JSON values; nothing without labeled samples."""
+        """Return the metrics as JSON values; empty without labeled samples."""
         if self.figures is None:
             return {}
         return {
@@ -96,13 +98,13 @@ class ModelFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class LoglossDifference:
-    """A later model minus the first one in log loss.
+    """Log loss of a later model minus that of the first one.
 
     Attributes:
-        model: the later one.
-        against: the first one.
-        logloss: None for fewer than two samples.
-        p_adjusted: its p value, adjusted by Holm over a family of differences; None as `logloss`.
+        model: name of the later model.
+        against: name of the first model.
+        logloss: the difference; None for fewer than two samples.
+        p_adjusted: its p value, adjusted by Holm over a family of differences; None if `logloss` is.
     """
 
     model: str
@@ -123,7 +125,7 @@ class LoglossDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDifference(LoglossDifference):
-    """A later model minus the first one in every metric; p values are adjusted over the models."""
+    """All metrics of a later model minus those of the first one. The p values are adjusted over the models."""
 
     difference: Difference
 
@@ -134,14 +136,14 @@ class ModelDifference(LoglossDifference):
 
 @dataclass(frozen=True, kw_only=True)
 class SliceFigures:
-    """How good the models are on one slice.
+    """Results of the models on one slice.
 
     Attributes:
-        label: its name.
-        samples: with a label.
-        clicks: among them.
-        models: figures by name of the model.
-        differences: of each later model to the first; p values are adjusted over the slices and the models.
+        label: name of the slice.
+        samples: number of labeled samples.
+        clicks: number of clicks among them.
+        models: metrics by name of the model.
+        differences: each later model minus the first one. The p values are adjusted over slices and models.
     """
 
     label: str
@@ -163,7 +165,7 @@ class SliceFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class SlicingFigures:
-    """The slices of one slicing that have labeled samples; `name` is the user's word, `about` says what a slice is."""
+    """The nonempty slices of one slicing, where `name` is the argument of the user and `about` explains the slices."""
 
     name: str
     about: str
@@ -171,13 +173,13 @@ class SlicingFigures:
 
     @property
     def title(self) -> str:
-        """Name and explanation."""
+        """Name and explanation of the slicing."""
         return self.name if self.name == self.about else f"{self.name}: {self.about}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileCounts:
-    """A file, its samples, and the lines of it that were rejected."""
+    """A file, and its numbers of samples and rejected lines."""
 
     name: str
     samples: int
@@ -186,19 +188,19 @@ class FileCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
-    """What was found.
+    """Results of an evaluation.
 
     Attributes:
-        samples: all of them.
-        labelled: those with a label.
-        models: the first one is the reference.
-        differences: of each later model to the first.
-        slicings: in the order that they were asked for.
-        files: that the samples came from.
-        seconds: of reading, scoring and writing.
-        predictions: the file that was written, or None.
-        trained_on: names of the models that were trained on some of the samples, as far as is known.
-        calibrated_on: names of those whose calibration was fitted on some of the samples, likewise.
+        samples: number of all samples.
+        labelled: number of labeled samples.
+        models: results by model; the first one is the reference.
+        differences: each later model minus the first one.
+        slicings: slicings in the requested order.
+        files: files of the samples.
+        seconds: time for reading, scoring, and writing.
+        predictions: file with the predictions, or None.
+        trained_on: names of models known to be trained on some of the samples.
+        calibrated_on: names of models known to be calibrated on some of the samples.
     """
 
     samples: int
@@ -214,35 +216,35 @@ class EvaluationSummary:
 
     @property
     def weight(self) -> float | None:
-        """Weight of the labeled samples, where samples have weights, which all figures count then."""
+        """Total weight of the labeled samples, used in all metrics; None without weights."""
         return self.first.figures and self.first.figures.metrics.weight
 
     @property
     def missing_class(self) -> str | None:
-        """Which class the labeled samples lack, in words, so that figures of both classes are not defined."""
+        """Text about the class that no labeled sample has, so that some metrics are undefined; None if there are both."""
         figures = self.first.figures
         if figures is None or figures.metrics.auc is not None:
             return None
-        return "all rows are clicks" if figures.metrics.base_rate else "no row is a click"
+        return "all samples are clicks" if figures.metrics.base_rate else "no sample is a click"
 
     @property
     def first(self) -> ModelFigures:
-        """The reference."""
+        """The reference model."""
         return self.models[0]
 
     @property
     def rejected(self) -> int:
-        """Lines that were rejected."""
+        """Number of rejected lines."""
         return sum(file.rejected for file in self.files)
 
     @property
     def samples_per_second(self) -> float:
-        """Speed of reading, scoring and writing."""
+        """Samples per second of reading, scoring, and writing."""
         return self.samples / self.seconds
 
     @property
     def cautions(self) -> list[str]:
-        """Sentences for figures that are too good because the model or its calibration saw the samples before."""
+        """Warnings that metrics are too optimistic, because the model or its calibration saw some of the samples."""
         found: list[str] = []
         if self.trained_on:
             names, one = ", ".join(self.trained_on), len(self.trained_on) == 1
@@ -259,7 +261,7 @@ class EvaluationSummary:
         return found
 
     def asdict(self) -> dict[str, Any]:
-        """Return JSON values; figures of the first model stand at the top as well."""
+        """Return JSON values. Metrics of the first model are also at the top level."""
         values: dict[str, Any] = {
             "rows": self.samples,
             "labelled": self.labelled,

@@ -1,7 +1,7 @@
 # pyright: basic
-"""Rows to score, in blocks: one folder of prepared rows, or any number of raw inputs.
+"""Read samples in blocks for scoring: from one folder of prepared data, or from any number of raw inputs.
 
-Runs may have learnt different vocabularies, so a block has features for each of several preprocessings.
+Runs may have different vocabularies, so each block has features for each of several preprocessings.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,13 +30,13 @@ Part = Literal["all", "train", "val", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Consecutive rows.
+    """Consecutive samples.
 
     Attributes:
         labels: (N,) int8.
-        file: (N,) int32, of which file each row is.
-        features: of the rows, by each preprocessing.
-        weights: (N,) float32, as how many samples of the population each row counts; None for 1 each.
+        file: (N,) int32, index of the file of each sample.
+        features: features of the samples, for each preprocessing.
+        weights: (N,) float32, number of population samples that each one counts for; None for 1 each.
     """
 
     labels: npt.NDArray[np.int8]
@@ -57,7 +57,7 @@ class Block:
 
     @classmethod
     def joined(cls, blocks: Sequence["Block"]) -> "Block":
-        """Return the rows of all blocks, one after another."""
+        """Concatenate blocks."""
         weights = [block.weights for block in blocks if block.weights is not None]
         return cls(
             labels=np.concatenate([block.labels for block in blocks]),
@@ -68,25 +68,25 @@ class Block:
 
 
 class PreparedRows:
-    """Rows of a folder that `prepare` made, whose ids are of the vocabulary that the runs were trained on.
+    """Samples from a folder of prepared data. Their ids use the vocabulary of the runs.
 
     Attributes:
-        files: the folder's name.
-        rejected: no line.
-        first_row: place of the first row in the folder.
-        all_rows: rows in the folder.
-        weighted: whether they have weights.
+        files: name of the folder.
+        rejected: number of rejected lines, 0.
+        first_row: index of the first sample in the folder.
+        all_rows: number of samples in the folder.
+        weighted: whether the samples have weights.
     """
 
     def __init__(self, folder: str, part: Part, fingerprints: Iterable[str]) -> None:
-        """Verify and map the rows; `fingerprints` are of the rows that the runs were trained on."""
+        """Verify and map the data; `fingerprints` identify the training data of the runs."""
         try:
             self._data = open_prepared(Path(folder))
         except DamagedFolderError as error:
-            raise CheckpointError(f"{error}; prepare the rows again") from error
+            raise CheckpointError(f"{error}. Prepare the data again.") from error
         if any(self._data.fingerprint != other for other in fingerprints):
             raise UsageError(
-                f"{folder} was prepared with another vocabulary than a run was trained on; name the raw rows instead"
+                f"{folder} was prepared with another vocabulary than the runs use. Pass the raw data instead."
             )
         self.all_rows = len(self._data.labels)
         self.weighted = self._data.weights is not None or self._data.preprocessing.schema.label.sampled
@@ -96,7 +96,7 @@ class PreparedRows:
         self._read = 0
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """Yield blocks of `size` rows, the last smaller."""
+        """Yield blocks of `size` samples. The last one may be smaller."""
         for start in range(self._rows.start, self._rows.stop, size):
             these = slice(start, min(start + size, self._rows.stop))
             labels = np.asarray(self._data.labels[these])
@@ -109,19 +109,19 @@ class PreparedRows:
             self._read += len(labels)
 
     def done(self) -> float | None:
-        """Return the share of rows that were read."""
+        """Return the share of samples read so far."""
         return self._read / len(self._rows) if self._rows else None
 
 
 class RawRows:
-    """Lines of text with labels or without; tokens that training did not see share one row per feature.
+    """Samples from raw data, with or without labels. Unseen tokens share one embedding row per feature.
 
     Attributes:
-        files: names of those that were opened.
-        rejected: bad lines of each.
-        first_row: place of the first row among those that days are cut of.
-        all_rows: number of these; None where they are all that are read.
-        weighted: whether they have weights.
+        files: names of the files opened so far.
+        rejected: number of bad lines in each file.
+        first_row: index of the first sample among those that are split into days.
+        all_rows: number of samples that are split into days; None if all are read.
+        weighted: whether the samples have weights.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class RawRows:
         preprocessings: Sequence[Preprocessing],
         part: "RawPart | None",
     ) -> None:
-        """Name the inputs; `preprocessings` are in the order of a block's features; no `part` is all rows."""
+        """Take the inputs. Blocks have features in the order of `preprocessings`; without `part`, all samples are read."""
         self.first_row = part.rows.start if part else 0
         self.all_rows = part.all_rows if part else None
         self._part = part
@@ -144,7 +144,7 @@ class RawRows:
         self._input, self._source = 0, None
 
     def blocks(self, size: int) -> Iterator[Block]:
-        """Yield the blocks that the reader of lines yields, whatever `size`; a `DataError` when every line is bad."""
+        """Yield the blocks of the line reader, independent of `size`. Raises a `DataError` if all lines are bad."""
         good = 0
         for place, path in enumerate(self._paths):
             self._input = place
@@ -157,11 +157,11 @@ class RawRows:
         self._source = None
         if self._bad_lines.count and not good:
             raise DataError(
-                f"the input must hold rows, and {self._bad_lines.told(good)}; see the rejected lines"
+                f"The input has no valid samples: {self._bad_lines.told(good)}. See the rejected lines."
             )
 
     def _wanted(self, block: Block, first: int) -> Iterator[Block]:
-        """Yield what of a block, whose first row has that number, is in the part."""
+        """Yield the samples of a block that are in the part, given the index of its first sample."""
         if self._part is None:
             yield block
             return
@@ -186,26 +186,26 @@ class RawRows:
         self.rejected[-1] = self._bad_lines.count - before
 
     def done(self) -> float | None:
-        """Return the share of bytes that were read, each input counting alike; None for a pipe."""
+        """Return the share of bytes read so far, with equal shares for all inputs; None for a pipe."""
         if self._source is None or not self._source.total:
             return None
         return (self._input + self._source.consumed() / self._source.total) / len(self._paths)
 
 
 def _common_schema(preprocessings: Sequence[Preprocessing]) -> Schema:
-    """Return the schema by which raw rows are read for all runs, that of the first."""
+    """Return the schema for reading raw data for all runs: that of the first run."""
     schema = preprocessings[0].schema
     if any(not schema.reads_as(other.schema) for other in preprocessings):
         raise UsageError(
-            "runs that score the same rows read the same columns of them, and the schemas of these differ in label, weight, "
-            "time, columns, transforms or tokens; evaluate each alone"
+            "Runs that score the same data must read the same columns, but their schemas differ in label, weight, time, "
+            "columns, transforms, or tokens. Evaluate each run alone."
         )
     return schema
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawPart:
-    """A part of raw rows, as they were split when the runs' rows were prepared from them: which of `all_rows`."""
+    """A range of the `all_rows` raw samples, split in the same way as in training."""
 
     rows: range
     all_rows: int
@@ -219,25 +219,25 @@ def open_rows(
     preprocessings: Mapping[str, Preprocessing],
     origins: Sequence[Origin | None],
 ) -> PreparedRows | RawRows:
-    """Open the rows that `--data-path` names.
+    """Open the data in `--data-path`.
 
     Args:
-        paths: a folder of prepared rows, or raw inputs.
-        part: of prepared rows, or of raw ones that those of every run were prepared from.
-        bad_lines: takes those of raw inputs.
-        preprocessings: of the runs, by the fingerprint of the rows that they were trained on.
-        origins: of these rows, one for each run.
+        paths: a folder of prepared data, or raw inputs.
+        part: part of the prepared data, or of raw data that every run used.
+        bad_lines: receives the bad lines of raw inputs.
+        preprocessings: preprocessings of the runs, by the fingerprint of their training data.
+        origins: origin of the training data of each run.
 
     Returns:
-        The rows.
+        The opened data.
 
     Raises:
-        UsageError: prepared rows are mixed with other inputs, or `part` was given for other raw rows.
+        UsageError: prepared data is combined with other inputs, or `part` is set for other raw data.
     """
     prepared = [path for path in paths if is_prepared(path)]
     if prepared and len(paths) > 1:
         raise UsageError(
-            f"prepared rows are evaluated alone, got {prepared[0]} and {len(paths) - 1} other inputs"
+            f"Prepared data must be evaluated alone, but {prepared[0]} comes with {len(paths) - 1} other inputs."
         )
     if prepared:
         return PreparedRows(prepared[0], part, preprocessings)
@@ -249,37 +249,37 @@ def _raw_part(paths: Sequence[str], part: Part, origins: Sequence[Origin | None]
     known = [each.split for each in origins if each and len(paths) == 1 and each.is_that_of(paths[0])]
     if len(known) < len(origins) or len(set(known)) != 1:
         raise UsageError(
-            f"--part names a part of the rows that the runs were trained and tested on, and {paths[0]} holds raw ones that "
-            "are not known as these; leave it out, or name the folder of prepared rows"
+            f"--part selects from the data of the runs, but {paths[0]} contains other raw data. Leave out --part, or pass "
+            "the folder of prepared data."
         )
     return RawPart(rows=getattr(known[0], part), all_rows=known[0].rows)
 
 
 def holds_training_rows(paths: Sequence[str], part: Part, origin: Origin | None) -> bool:
-    """Tell whether a run was trained on some of the rows.
+    """Return whether a run was trained on some of the samples.
 
     Args:
-        paths: as those of `open_rows`, which took them.
-        part: of the rows.
-        origin: of the run's own rows.
+        paths: inputs that `open_rows` accepted.
+        part: part of the samples.
+        origin: origin of the run's data.
 
     Returns:
-        Whether it was; False where that is not known, as of a pipe.
+        Whether it was. False if unknown, for example for a pipe.
     """
-    if part != "all" or is_prepared(paths[0]):  # `open_rows` takes these for the rows of the runs only
+    if part != "all" or is_prepared(paths[0]):  # `open_rows` accepts these only for the data of the runs
         return part in ("all", "train")
     return origin is not None and any(map(origin.shares, paths))
 
 
 def regrouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:
-    """Yield the same rows in blocks of `size`, the last smaller: a row's last bits depend on the batch it is scored in.
+    """Yield the same samples in blocks of `size`, because the last bits of a prediction depend on the batch.
 
     Args:
-        blocks: of any size.
-        size: in rows, at least 1.
+        blocks: blocks of any size.
+        size: samples per block, at least 1.
 
     Yields:
-        The blocks.
+        The blocks. The last one may be smaller.
     """
     held: list[Block] = []
     count = 0

@@ -1,6 +1,6 @@
-"""Parts of the rows that figures are asked for: by file, day, value of a column, frequency of a token, or calibration.
+"""Slice samples by file, day, value of a column, frequency of a token, or predicted probability.
 
-A slicing gives each row a code, and each code a name; every row is in one slice, so the slices sum to the whole.
+A slicing gives each sample a code, and each code a name. Every sample is in exactly one slice, so the slices add up to all.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from dlrm_adahessian.metrics.curves import cuts_of_weight
 from dlrm_adahessian.runtime.terminal import printable_name
 
 MOST_VALUES = 15
-"""Slices of a column's values at most; rarer values share one."""
+"""Maximum number of slices by the values of a column. Rarer values share one."""
 
 _CALIBRATION_BINS = 10
 _LARGEST = 40  # integers above 2**40 share a slice
-_MEAN = -1  # code of a standardized value that is 0
+_MEAN = -1  # code of a standardized value of 0
 _WORDS = ("file", "day", "calibration")
 _BAND = ".band"
 _RARE, _MISSING = "unseen or rare", "missing"
@@ -34,15 +34,15 @@ _Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class Slicing:
-    """One way to cut the rows.
+    """One way to slice samples.
 
     Attributes:
-        name: as the user gave it.
-        about: what the slices are, for people.
-        label: name of a code.
-        of_block: codes of the rows of a block; None where they follow from the predictions.
-        of_all: codes of all rows, where they do.
-        ordered: whether the slices stand in the order of their codes, else the largest first.
+        name: argument of the user.
+        about: explanation of the slices.
+        label: function that names a code.
+        of_block: function from a block to codes; None if codes depend on the predictions.
+        of_all: function from all predictions to codes, in that case.
+        ordered: whether slices are in the order of their codes; otherwise the largest comes first.
     """
 
     name: str
@@ -55,21 +55,21 @@ class Slicing:
 
 @dataclass(frozen=True)
 class Slice:
-    """Some rows: their name and their places."""
+    """The name and the indices of some samples."""
 
     label: str
     rows: npt.NDArray[np.int64]
 
 
 def cut(slicing: Slicing, codes: _Codes) -> list[Slice]:
-    """Cut rows by their codes; every row is in exactly one slice.
+    """Split samples by their codes. Every sample is in exactly one slice.
 
     Args:
-        slicing: names the codes.
+        slicing: the slicing of the codes.
         codes: (N,).
 
     Returns:
-        The slices that have rows, in the order that `Slicing` says; of many values the rarest share the last one.
+        The nonempty slices, in the order of `Slicing`. If there are too many, the rarest ones share the last slice.
     """
     if not len(codes):
         return []
@@ -90,38 +90,39 @@ def cut(slicing: Slicing, codes: _Codes) -> list[Slice]:
 
 
 def check_slices(names: Sequence[str], schema: Schema | None) -> None:
-    """Refuse words that name no slicing, before anything is read.
+    """Check the arguments of `--slices` before any data is read.
 
     Args:
-        names: of `--slices`.
-        schema: of the rows; None for predictions, which have no columns.
+        names: arguments of `--slices`.
+        schema: schema of the samples; None for predictions, which have no columns.
 
     Raises:
-        UsageError: a word is none.
+        UsageError: an argument is not a slicing.
     """
     for name in names:
         if name in _WORDS:
             continue
         if schema is None:
             raise UsageError(
-                f"--slices of predictions are {', '.join(_WORDS)}, and {name!r} needs the rows; score these with --run"
+                f"--slices {name!r} requires the columns of the samples, which predictions do not have. Use "
+                f"{', '.join(_WORDS)}, or score the samples with --run."
             )
         tokens = [column.feature for column in schema.tokens]
         ranked = [column.feature for column in schema.tokens if column.buckets is None]
         if name not in (*schema.dense_names, *tokens) and name.removesuffix(_BAND) not in ranked:
             columns = ", ".join((*tokens, *schema.dense_names))
             raise UsageError(
-                f"--slices names {', '.join(_WORDS)}, a column ({columns}), or the {_BAND} of one with a vocabulary, "
-                f"got {name!r}"
+                f"Unknown --slices {name!r}. Use {', '.join(_WORDS)}, a column ({columns}), or the {_BAND} of a column with "
+                "a vocabulary."
             )
 
 
 def of_predictions(name: str, files: Sequence[str]) -> Slicing:
-    """Return a slicing that needs no columns.
+    """Return a slicing that requires no columns.
 
     Args:
-        name: that `check_slices` passes.
-        files: names of the files, which may become known while they are read.
+        name: argument that `check_slices` accepted.
+        files: names of the files. The list may grow during reading.
 
     Returns:
         The slicing.
@@ -136,11 +137,11 @@ def of_predictions(name: str, files: Sequence[str]) -> Slicing:
     if name == "day":
         return Slicing(
             name=name,
-            about="seventh of the rows, in their order",
+            about="seventh of the samples, in their order",
             of_all=_days,
             label=lambda code: f"day {code + 1}",
         )
-    about = "tenth of the rows, by rising prediction of the first model"
+    about = "tenth of the samples, by ascending prediction of the first model"
     return Slicing(
         name=name,
         about=about,
@@ -150,12 +151,12 @@ def of_predictions(name: str, files: Sequence[str]) -> Slicing:
 
 
 def of_rows(name: str, files: Sequence[str], preprocessing: Preprocessing) -> Slicing:
-    """Return any slicing.
+    """Return a slicing of any kind.
 
     Args:
-        name: that `check_slices` passes.
-        files: names of the files, which may become known while they are read.
-        preprocessing: of the first model, whose ids name tokens.
+        name: argument that `check_slices` accepted.
+        files: names of the files. The list may grow during reading.
+        preprocessing: preprocessing of the first model, which names tokens.
 
     Returns:
         The slicing.
@@ -170,7 +171,7 @@ def of_rows(name: str, files: Sequence[str], preprocessing: Preprocessing) -> Sl
     if column != name:
         return Slicing(
             name=name,
-            about=f"rank of the token of {column} among those of training, the most frequent first",
+            about=f"rank of the token of {column} by frequency in training",
             of_block=lambda block: np.searchsorted(_RANKS, block.features[0].ids[:, place], "right").astype(
                 np.int32
             ),
@@ -200,7 +201,7 @@ def _bucket(row: int) -> str:
 
 
 def _token_names(preprocessing: Preprocessing, feature: int) -> Callable[[int], str]:
-    """Return what names the rows of a table by their tokens: the text, or digits where no texts are kept."""
+    """Return a function that names embedding rows by their tokens: as text, or as digits if no texts are stored."""
     missing, tokens = preprocessing.vocabulary.missing[feature], preprocessing.vocabulary.tokens_of(feature)
     texts = None if preprocessing.texts is None else preprocessing.texts.column(feature)
 
@@ -212,16 +213,16 @@ def _token_names(preprocessing: Preprocessing, feature: int) -> Callable[[int], 
         if texts is None:
             return f"{int(tokens[row - 1]):08x}"
         text = printable_name(texts[row - 1].as_py())
-        return f'"{text}"' if text in (_RARE, _MISSING) else text  # not to be taken for those
+        return f'"{text}"' if text in (_RARE, _MISSING) else text  # quoted to avoid confusion
 
     return name
 
 
 def _of_dense(name: str, preprocessing: Preprocessing) -> Slicing:
-    """Return the slicing of a dense column by magnitude.
+    """Return the slicing of a numeric column by magnitude.
 
-    A missing value is 0 after the transform, as for the model, so it shares its slice with what else is: with 0 and less
-    where the transform is log1p or none, with values that are just the mean where the column is standardized.
+    A missing value is 0 after the transform, as in the model, so it shares a slice with other values that become 0: with 0
+    and below for the transforms log1p and none, or with values equal to the mean for a standardized column.
     """
     place = preprocessing.schema.dense_names.index(name)
     standardized = place in preprocessing.schema.standardized
@@ -242,7 +243,7 @@ def _of_dense(name: str, preprocessing: Preprocessing) -> Slicing:
 
 
 def _magnitudes(values: npt.NDArray[np.float64]) -> _Codes:
-    """Return 0 for 0 and less, else 1 + log2 of the value, rounded down."""
+    """Return 0 for values of at most 0, otherwise 1 + log2 of the value, rounded down."""
     return np.minimum(np.floor(np.log2(np.maximum(np.rint(values), 0.5))) + 1, _LARGEST).astype(np.int32)
 
 
@@ -265,7 +266,7 @@ def _days(predictions: Predictions) -> _Codes:
 
 
 def _calibration_bins(predictions: Predictions) -> _Codes:
-    """Return which tenth of the rows, or of their weight, each lies in, equal probabilities in the same, the lower one."""
+    """Return the tenth of the samples, by weight, that each one is in. Equal probabilities share the lower one."""
     probability, weights = next(iter(predictions.scored.values())), predictions.weights
     if weights is not None and weights.any():
         order = np.argsort(probability, kind="stable")

@@ -1,5 +1,5 @@
 # pyright: basic
-"""A run as a model: one of its checkpoints, with the vocabulary that it was trained on."""
+"""Load a run as a model for predictions: one of its checkpoints, with its vocabulary."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -32,20 +32,20 @@ from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What a run has learnt; needs a process group.
+    """The trained model of a run. Needs a process group.
 
     Attributes:
-        name: what reports call it: the run's, with the step where one checkpoint was named.
-        run: its run directory.
-        config: the run's own.
-        fingerprint: of what determines its results.
-        rows_fingerprint: of the prepared rows that it was trained on.
-        origin: what these were prepared from, where that is known.
-        preprocessing: of raw rows.
-        state: the model, with the checkpoint's values.
-        checkpoint: where they are from.
-        calibration: of its logits; None where they are taken as they are.
-        calibration_rows: that it was fitted on; None without one.
+        name: name in reports: that of the run, plus the step if a checkpoint was named.
+        run: run directory.
+        config: settings of the run.
+        fingerprint: fingerprint of everything that determines its results.
+        rows_fingerprint: fingerprint of its prepared data.
+        origin: raw files of that data, if known.
+        preprocessing: preprocessing for raw samples.
+        state: the model, with the values of the checkpoint.
+        checkpoint: the loaded checkpoint.
+        calibration: calibration of its logits; None for uncalibrated predictions.
+        calibration_rows: samples that the calibration was fitted on; None without one.
     """
 
     name: str
@@ -61,33 +61,33 @@ class TrainedModel:
     calibration_rows: CalibrationRows | None = None
 
     def score(self, features: Features) -> npt.NDArray[np.float32]:
-        """Return the probabilities (N,) float32 of rows whose features this preprocessing made."""
+        """Return the probabilities (N,) float32 of samples with features from this preprocessing."""
         names = self.preprocessing.schema.features
         parts = (features[start : start + SCORING_BATCH] for start in range(0, len(features), SCORING_BATCH))
-        unlabelled = np.zeros(SCORING_BATCH, np.int8)  # scoring reads no labels
+        unlabelled = np.zeros(SCORING_BATCH, np.int8)  # scoring ignores labels
         batches = (make_batch(names, part, unlabelled[: len(part)]) for part in parts)
         return np.concatenate([self.probability(part) for part in self.state.logits(batches)])
 
     def contents(self, path: str) -> list[dict[str, Any]]:
-        """Return what identifies the files of an input, which is read by this model's schema; nothing of a pipe."""
+        """Return records that identify the files of an input, read with this model's schema; empty for a pipe."""
         return contents(path, self.preprocessing.schema.format, self.config.data.cache_dir)
 
     def is_calibrated_on(self, paths: Sequence[str], part: str) -> bool:
-        """Whether its calibration was fitted on some of the rows that an evaluation reads; False where that is not known."""
+        """Return whether the calibration was fitted on some of the samples in an evaluation; False if unknown."""
         if self.calibration_rows is None:
             return False
-        own = part != "all" or is_prepared(paths[0])  # other prepared rows and parts are refused
+        own = part != "all" or is_prepared(paths[0])  # prepared data and parts of other runs are not accepted
         files = [] if own else [file for path in paths for file in self.contents(path)]
         return self.calibration_rows.share(files, part=part, own=own)
 
     def probability(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the probabilities (N,) of logits (N,) that the checkpoint serves, calibrated where that was asked for."""
+        """Return the probabilities (N,) of logits (N,) from the checkpoint, calibrated if requested."""
         return probability_from_logit(logits if self.calibration is None else self.calibration(logits))
 
 
 def run_of(path: Path) -> RunDirectory:
-    """Return the run directory of a path that names it, or one of its checkpoints."""
-    path = path.absolute()  # of "." too the name is the folder's
+    """Return the run directory of a path to it or to one of its checkpoints."""
+    path = path.absolute()  # so that "." has a name too
     return RunDirectory(path.parent.parent if step_folders.step_of(path) is not None else path)
 
 
@@ -99,17 +99,17 @@ def open_trained(
     precision: Precision | None = None,
     calibrated: bool = False,
 ) -> TrainedModel:
-    """Read a model, verifying every byte.
+    """Load a model, and verify every byte.
 
     Args:
-        path: a run directory, of which the newest good checkpoint counts, or one checkpoint in it.
-        device: where the model lives.
-        best: of a run directory, the checkpoint of the best validation, which runs with patience take in any case.
-        precision: of matrix products; None is the run's own.
-        calibrated: predict with the calibration of the run, which is of this checkpoint.
+        path: a run directory, for its newest valid checkpoint, or one checkpoint in it.
+        device: device of the model.
+        best: load the checkpoint of the best validation. Runs with patience always do.
+        precision: precision of matrix products; None for that of the run.
+        calibrated: apply the run's calibration, which must be of this checkpoint.
 
     Returns:
-        The model; a `CheckpointError` where vocabulary, checkpoints or calibration are damaged or belong to something else.
+        The model. Raises a `CheckpointError` if vocabulary, checkpoints, or calibration are damaged or do not fit.
     """
     path, run = path.absolute(), run_of(path)
     named = run.path != path
@@ -136,7 +136,7 @@ def open_trained(
         preprocessing.schema,
         preprocessing.num_rows,
         device,
-        values_per_bag=manifest.get("values_per_bag"),  # older runs do not say
+        values_per_bag=manifest.get("values_per_bag"),  # missing in older runs
     )
     found = _restored(state, found, find)
     return TrainedModel(
@@ -155,7 +155,7 @@ def open_trained(
 
 
 def _restored(state: TrainState, found: Checkpoint, find: Callable[[], Checkpoint]) -> Checkpoint:
-    """Take up a checkpoint, or where a run in training replaced it meanwhile, the one that is found now; return which."""
+    """Restore a checkpoint. If a run in training replaced it in the meantime, find and restore the next; return it."""
     for _ in range(LOOKS):
         try:
             state.restore_(found)

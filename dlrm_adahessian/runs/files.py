@@ -1,8 +1,8 @@
-"""The one way to write a file, for folders that others write to as well.
+"""Write files safely in folders that other users may write to.
 
-There a link may stand in the place of a file, or be planted under the name of one that is about to be written. So what is
-written is new, under a name that nobody can guess, and takes its place when it is complete; logs alone are continued, and
-only where they are plain files. Nothing is written through a link.
+In such a folder, a link may replace a file or wait under the name of a future file. So this module writes a new file under
+an unpredictable name, and renames it when it is complete. Only logs continue existing files, and only plain ones. Nothing
+is written through a link.
 """
 
 import errno
@@ -20,16 +20,16 @@ from typing import BinaryIO
 
 
 def temporary_name(final: Path) -> Path:
-    """Name what takes the place of `final` when it is complete: beside it, hidden, and not to be guessed."""
+    """Return a hidden, unpredictable name next to `final`, for a file or folder that will replace it."""
     return final.with_name(f".{final.name}.{secrets.randbits(64)}.tmp")
 
 
 def remove_leftovers(folder: Path, of: str | None = None) -> None:
-    """Remove from a folder what a killed process was writing or removing under a `temporary_name`.
+    """Remove files and folders that a killed process left under a `temporary_name`.
 
     Args:
-        folder: need not exist.
-        of: name of what was to be replaced; default any.
+        folder: folder to clean. It may be missing.
+        of: final name of the leftovers to remove; None for all.
     """
     for path in folder.glob(f".{'*' if of is None else glob.escape(of)}.*.tmp"):
         if path.is_dir() and not path.is_symlink():
@@ -39,14 +39,14 @@ def remove_leftovers(folder: Path, of: str | None = None) -> None:
 
 
 def new_file(path: Path, *, buffering: int = -1) -> BinaryIO:
-    """Open a file that is not there yet, as in a folder of `sealed.temporary_folder`.
+    """Create a file that must not exist, for example in a folder of `sealed.temporary_folder`.
 
     Args:
         path: the file.
-        buffering: as of `open`.
+        buffering: as in `open`.
 
     Returns:
-        The file; `FileExistsError` where anything stands, a link that leads nowhere too.
+        The file. Raises `FileExistsError` if the name exists, even as a broken link.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     return os.fdopen(descriptor, "wb", buffering)
@@ -54,21 +54,21 @@ def new_file(path: Path, *, buffering: int = -1) -> BinaryIO:
 
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
-    """Write a file while the block runs, and put it in the place of `path` when the block ends well.
+    """Write a file during the block, and replace `path` with it if the block succeeds.
 
-    After a crash `path` is the old or the new file. A link is replaced itself; what it leads to stays.
+    After a crash `path` is the old or the new file. If `path` is a link, the link is replaced and its target unchanged.
 
     Args:
         path: the file.
 
     Yields:
-        The file that takes its place.
+        The new file.
 
     Raises:
-        OSError: `path` is a folder, a pipe or a device; or as the disk has it.
+        OSError: `path` is a folder, a pipe, or a device, or an error of the disk.
     """
     if (found := why_not_plain(path)) not in (None, "a link"):
-        # A rename would put a plain file in the place of /dev/null.
+        # A rename would replace /dev/null by a plain file.
         raise OSError(errno.EINVAL, f"it is {found}, not a plain file", str(path))
     temporary = temporary_name(path)
     try:
@@ -78,7 +78,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
             flush_to_disk(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if str(error.filename) == str(temporary):  # a name that tells the user nothing
+        if str(error.filename) == str(temporary):  # the user does not know this name
             error.filename = str(path)
         raise
     finally:
@@ -87,35 +87,35 @@ def replacing(path: Path) -> Generator[BinaryIO]:
 
 
 def continued(path: Path, *, buffering: int = -1) -> BinaryIO:
-    """Open a plain file to append to, or a new one.
+    """Open a plain file to append to, or create it.
 
     Args:
         path: the file.
-        buffering: as of `open`.
+        buffering: as in `open`.
 
     Returns:
         The file.
 
     Raises:
-        OSError: it is a link, no plain file, or has a second name, whose file would change too; or as the disk has it.
+        OSError: the file is a link, is not plain, or has a hard link that would change too, or an error of the disk.
     """
     descriptor = _open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     if os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
-        raise OSError(errno.EMLINK, "a hard link gives it a second name; put a copy in its place", str(path))
+        raise OSError(errno.EMLINK, "a hard link gives it a second name; replace it by a copy", str(path))
     return os.fdopen(descriptor, "ab", buffering)
 
 
 def lock_file(path: Path) -> BinaryIO:
-    """Open a file to lock, and make it where it is absent; its bytes stay as they are.
+    """Open a file for locking, and create it if it is missing. Its content stays unchanged.
 
-    One of another user, which may not be written, is opened to be read: that is enough for a lock.
+    A file without write permission is opened for reading, which is enough for a lock.
 
     Args:
         path: the file.
 
     Returns:
-        The file; `OSError` where it is a link or no plain file.
+        The file. Raises `OSError` if it is a link or not a plain file.
     """
     try:
         descriptor = _open_plain(path, os.O_RDWR | os.O_CREAT)
@@ -125,7 +125,7 @@ def lock_file(path: Path) -> BinaryIO:
 
 
 def take_lock(file: BinaryIO, path: Path, *, wait: bool) -> bool:
-    """Lock an open file, and return whether it is held, and still that of its path: its last holder may have removed it."""
+    """Lock an open file. Return False if another process holds it, or if its last holder removed it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -134,7 +134,7 @@ def take_lock(file: BinaryIO, path: Path, *, wait: bool) -> bool:
 
 
 def why_not_plain(path: Path) -> str | None:
-    """Say what stands in the place of a file, as "a link"; None where there is a plain file, or nothing that can be seen."""
+    """Say what is there instead of a plain file, such as "a link"; None for a plain file, or if nothing is visible."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -145,25 +145,25 @@ def why_not_plain(path: Path) -> str | None:
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Say why nothing can be made in a folder; None where something can, which is tried."""
+    """Try to create something in a folder. Return why this fails, as a predicate, or None if it works."""
     if not folder.is_dir():
-        return "that is no folder"
+        return "is not a folder"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return "this user may not write there"
+        return "is not writable for this user"
     try:
         with tempfile.TemporaryDirectory(prefix=".dlrm_adahessian-", dir=folder):
             return None
-    except OSError as error:  # root has every right, in /proc too
-        return f"the system makes nothing there ({error.strerror})"
+    except OSError as error:  # os.access allows root everything, even in /proc
+        return f"accepts no new files ({error.strerror})"
 
 
 def flush_to_disk(descriptor: int) -> None:
-    """Wait until all that was written to an open file is on disk."""
+    """Flush an open file to disk."""
     os.fsync(descriptor)
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk."""
+    """Flush the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         flush_to_disk(descriptor)
@@ -173,12 +173,14 @@ def flush_folder(folder: Path) -> None:
 
 def _open_plain(path: Path, flags: int) -> int:
     try:
-        # Without O_NONBLOCK a pipe would be waited for.
+        # O_NONBLOCK, because opening a pipe would block.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise OSError(errno.ELOOP, "it is a link, and nothing is written through links", str(path)) from error
+        raise OSError(
+            errno.ELOOP, "it is a link, and this program does not write through links", str(path)
+        ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a plain file", str(path))

@@ -1,8 +1,8 @@
-"""The results of a finished run, sealed: they are what the run wrote, or they are refused.
+"""Seal the results of a finished run, so that readers detect every change.
 
-seal.json lists size and xxh3_128 of each result, names the run by what determines its results, and ends with a fingerprint
-of itself. It is written when metrics and predictions are on disk, and summary.json, which says that the run is finished,
-appears after it. Of a run that diverged, diverged.json is the only result.
+seal.json lists the size and xxh3_128 of each result, identifies the run by a fingerprint of everything that determines its
+results, and ends with a fingerprint of itself. It is written after the metrics and predictions are on disk and before
+summary.json, which marks the run as finished. If the run diverged, diverged.json is its only result.
 """
 
 import json
@@ -30,7 +30,7 @@ SEAL = "seal.json"
 _RESULTS = {
     SUMMARY: (METRICS, PROGRESSIVE, TEST),
     DIVERGED: (),
-}  # what is written before each of the last files
+}  # the files that exist before each of the last files is written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class FinishedRun:
 
     Attributes:
         folder: the run directory.
-        run: fingerprint of what determines the results.
+        run: fingerprint of everything that determines the results.
         files: size and digest of each result.
     """
 
@@ -49,43 +49,43 @@ class FinishedRun:
 
     @classmethod
     def seal(cls, folder: Path, run: str, summary: Mapping[str, object]) -> Self:
-        """Write the summary of a run whose logs are complete, and before it the seal of all; as `_seal`."""
+        """Seal a run with complete logs, and write its summary. Errors are those of `_seal`."""
         return cls._seal(folder, run, SUMMARY, summary)
 
     @classmethod
     def seal_divergence(cls, folder: Path, run: str, message: str) -> Self:
-        """Write why a run diverged, and before it the seal; as `_seal`."""
+        """Seal a run that diverged, and write the reason. Errors are those of `_seal`."""
         return cls._seal(folder, run, DIVERGED, {"message": message})
 
     @classmethod
     def _seal(cls, folder: Path, run: str, last: str, values: Mapping[str, object]) -> Self:
-        """Seal results of which the last is still to be written; raises a StorageError."""
+        """Write the seal, then the last result; raises a StorageError."""
         text = json_text(finite(values))
         with storage_errors(folder):
             files = {name: flushed_entry(folder / name) for name in _RESULTS[last]}
             sealed = cls(folder=folder, run=run, files={**files, last: entry_of(text.encode())})
-            sealed._write()  # the folder is flushed with it, before the last file appears
+            sealed._write()  # also flushes the folder, before the last file appears
             write_text(folder / last, text)
         return sealed
 
     @classmethod
     def open(cls, folder: Path, run: str, last: Literal["summary.json", "diverged.json"] = SUMMARY) -> Self:
-        """Verify the results in a run directory, every byte.
+        """Verify every byte of the results in a run directory.
 
         Args:
             folder: the run directory.
-            run: fingerprint of what determines the results.
+            run: fingerprint of everything that determines the results.
             last: the file that says how the run ended.
 
         Returns:
             The results.
 
         Raises:
-            DamagedFolderError: one is missing or changed, or they are of another run, or were never sealed.
+            DamagedFolderError: a file is missing or changed, or the results belong to another run or were never sealed.
         """
         if not (folder / SEAL).exists():
             raise DamagedFolderError(
-                f"{folder / SEAL} is missing: it was lost, or a version that did not seal results wrote {last}"
+                f"{folder / SEAL} is missing: it was lost, or an older version without seals wrote {last}"
             )
         found = read_sealed_json(folder / SEAL)
         files = found.get("files")
@@ -94,7 +94,7 @@ class FinishedRun:
             or not isinstance(files, dict)
             or not {*_RESULTS[last], last} <= files.keys()
         ):
-            raise DamagedFolderError(f"{folder / SEAL} is of another run")
+            raise DamagedFolderError(f"{folder / SEAL} belongs to another run")
         sealed = cls(folder=folder, run=run, files=files)
         try:
             for name, entry in files.items():
@@ -106,16 +106,16 @@ class FinishedRun:
         return sealed
 
     def read(self, name: str) -> bytes:
-        """Read a result, and verify these very bytes.
+        """Read a result, and verify the bytes that were read.
 
         Args:
-            name: of the file.
+            name: name of the file.
 
         Returns:
-            Its content.
+            The content.
 
         Raises:
-            DamagedFolderError: it is missing, unreadable or changed.
+            DamagedFolderError: the file is missing, unreadable, or changed.
         """
         path = self.folder / name
         try:
@@ -127,14 +127,14 @@ class FinishedRun:
         return content
 
     def read_json(self, name: str) -> Any:
-        """Read a result that is JSON; raises as `read`."""
+        """Read a JSON result. Errors are those of `read`."""
         return json.loads(self.read(name))
 
     def with_result(self, name: str, value: object) -> Self:
-        """Write one more result as JSON, and seal it.
+        """Write one more JSON result, and add it to the seal.
 
         Args:
-            name: of the file.
+            name: name of the file.
             value: JSON value.
 
         Returns:

@@ -1,12 +1,12 @@
-"""Leases: of processes on several machines that see one folder, one alone works on a run.
+"""Leases: exactly one of the processes that see a folder works on a run, even on several machines.
 
-Network disks often lack `flock`, so a lease is a file. Whoever makes `NAME.lease-1` holds the first lease; its content says
-who that is. The holder touches it as long as it works, and sets its time to 0 when it ends. A lease that was not touched
-for a while has expired, and whoever makes `NAME.lease-2` holds the next. A file system lets exactly one process make a
-file of a new name, so each lease has one holder. No lease is removed or renamed: a name that came back could be taken by
-a process that looked at an earlier file of that name (docs/adr/0013-leases.md).
+Network disks often lack `flock`, so a lease is a file. The process that creates `NAME.lease-1` holds the first lease, and
+the file contains its identity. The holder touches the file while it works, and sets its time to 0 at the end. If the file
+was not touched for a while, the lease has expired, and the process that creates `NAME.lease-2` holds the next one. A file
+system lets only one process create a file of a new name, so each lease has one holder. Leases are never removed or renamed,
+because a process that looked at an earlier file could then take the same name (docs/adr/0013-leases.md).
 
-Ages are differences of times that the file system set, so the clocks of machines may differ.
+Ages are differences of times set by the file system, so the clocks of the machines may differ.
 """
 
 import errno
@@ -26,8 +26,8 @@ from typing import Self
 from dlrm_adahessian.runs.files import flush_to_disk, new_file, why_not_plain
 from dlrm_adahessian.runs.sealed import storage_errors
 
-_TOUCHES = 6  # within the time after which a lease expires
-_LATE = 0.5  # of that time; a holder that touches so late gives up, before others may take over
+_TOUCHES = 6  # touches within the time after which a lease expires
+_LATE = 0.5  # share of that time after which a late holder gives up, before others may take over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Holder:
 
     Attributes:
         host: name of its machine.
-        pid: its number there.
-        started: when it began, in clock ticks of the system since that started.
-        system: identifies the system and its numbering of processes; "" where it does not say.
+        pid: process id.
+        started: start time in clock ticks since the boot of the machine.
+        system: identifies the boot and the process namespace; "" if unknown.
     """
 
     host: str = "?"
@@ -54,11 +54,11 @@ class Holder:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it ran on this machine, and has ended; of other machines nobody knows."""
+        """Whether the process ran on this machine and has ended. For other machines, this is unknown."""
         if not self.system or self.system != _system():
             return False
         try:
-            os.kill(self.pid, 0)  # sends nothing
+            os.kill(self.pid, 0)  # only checks that the process exists
         except ProcessLookupError:
             return True
         except PermissionError:
@@ -67,15 +67,15 @@ class Holder:
         return state in ("Z", "X") or started not in (0, self.started)
 
     def __str__(self) -> str:
-        """Return its machine and its number."""
+        """Return machine and process id."""
         return f"{self.host} (process {self.pid})"
 
 
 class Lease:
-    """A lease that this process holds; as a context manager it is kept until the block ends, however it ends."""
+    """A lease of this process. As a context manager, it is kept until the block ends."""
 
     def __init__(self, path: Path, number: int, seconds: float, lost: Callable[[], None]) -> None:
-        """Hold the lease of a number, whose file this process has just made; see `take`."""
+        """Hold the lease with a number, whose file this process has just created; see `take`."""
         self._path, self._number, self._seconds, self._lost = path, number, seconds, lost
         self._touched = _seconds_since_start()
         self._stop = threading.Event()
@@ -86,13 +86,13 @@ class Lease:
         """Take the lease of a run, unless another process holds it.
 
         Args:
-            path: the folder of the run, beside which the lease is; it may be absent.
-            seconds: after which a lease that was not touched expires; the same for all processes.
-            lost: called, in a thread, when the lease was not kept in time: another process may train the run now, so this
-                one must write nothing more to its folder.
+            path: folder of the run. It may be missing. The lease is next to it.
+            seconds: time without a touch after which a lease expires; the same for all processes.
+            lost: called in a thread if the lease was not kept in time. Another process may then train the run, so this
+                one must no longer write to its folder.
 
         Returns:
-            The lease, or who holds it; a folder that cannot be written is a StorageError.
+            The lease, or its holder. Raises a StorageError if the folder cannot be written.
         """
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,23 +113,23 @@ class Lease:
                     number += 1
 
     def __enter__(self) -> Self:
-        """Begin to touch the lease."""
+        """Start to touch the lease."""
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self._stop.set()
         self._thread.join()
-        with suppress(OSError):  # it expires
+        with suppress(OSError):  # the lease then expires
             os.utime(_file(self._path, self._number), (0, 0), follow_symlinks=False)
 
     def touch(self) -> bool:
-        """Touch the lease; return whether it is held still."""
+        """Touch the lease, and return whether this process still holds it."""
         now = _seconds_since_start()
         if now - self._touched > _LATE * self._seconds or _file(self._path, self._number + 1).exists():
             return False
-        with suppress(OSError):  # of a disk that does not answer for a moment; the next time counts
+        with suppress(OSError):  # the disk may not respond for a moment; the next touch counts
             os.utime(_file(self._path, self._number), follow_symlinks=False)
             self._touched = now
         return True
@@ -146,10 +146,10 @@ def _file(path: Path, number: int) -> Path:
 
 
 def _look(file: Path) -> tuple[float, Holder]:
-    """Return when a lease was touched, and who holds it; a holder that has just made it may have said nothing yet."""
+    """Return the last touch and the holder of a lease. A new file may still be empty."""
     if (found := why_not_plain(file)) is not None:
         raise OSError(errno.EINVAL, f"it is {found}, not a plain file", str(file))
-    with file.open("rb") as opened:  # network disks may show an old time of a file that is not opened
+    with file.open("rb") as opened:  # network disks may report old times for files that are not open
         touched, content = os.fstat(opened.fileno()).st_mtime, opened.read(4096)
     try:
         return touched, Holder(**json.loads(content))
@@ -158,14 +158,14 @@ def _look(file: Path) -> tuple[float, Holder]:
 
 
 def _time_in(folder: Path) -> float:
-    """Return the time by the clock that stamps files in a folder."""
+    """Return the current time of the clock that stamps files in a folder."""
     with tempfile.TemporaryFile(dir=folder) as file:
         os.utime(file.fileno())
         return os.fstat(file.fileno()).st_mtime
 
 
 def _seconds_since_start() -> float:
-    """Return a clock that nobody sets, and that goes on while the machine sleeps."""
+    """Return the time of a monotonic clock that continues while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -179,7 +179,7 @@ def _system() -> str:
 
 
 def _state(pid: int) -> tuple[str, int]:
-    """Return the state of a process as a letter, and when it began in clock ticks; "" and 0 where nothing says."""
+    """Return the state letter of a process and its start time in clock ticks; "" and 0 if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:

@@ -1,7 +1,7 @@
-"""What a run writes while it trains: metrics and predictions, in files that only grow.
+"""Append-only logs of a run in training: metrics and predictions.
 
-Both logs know their position and a digest of all before it. A checkpoint keeps both, and a resumed run rewinds the logs to
-them: the lines of an interrupted and an uninterrupted run are the same, and what changed in between is refused.
+Each log knows its position and the digest of everything before it. A checkpoint stores both, and a resumed run rewinds the
+logs to them. So an interrupted run writes the same lines as an uninterrupted one, and changes in between raise an error.
 """
 
 import json
@@ -21,7 +21,7 @@ from dlrm_adahessian.runs.files import continued
 from dlrm_adahessian.runs.sealed import HASH_BLOCK, finite, storage_errors
 
 FLOAT32 = np.dtype("<f4")
-"""How predictions are stored."""
+"""Storage format of predictions."""
 
 
 class _AppendLog:
@@ -30,7 +30,7 @@ class _AppendLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         with storage_errors(path):
-            # Unbuffered: a line is with the kernel when the call returns, so a killed process loses none.
+            # Unbuffered: a completed write is in the kernel, so it survives a kill of the process.
             self._file: BinaryIO = continued(path, buffering=0)
             self._hashed = self._hash(self._size())
 
@@ -60,14 +60,14 @@ class _AppendLog:
             if size > found or digest not in (None, kept.hexdigest()):
                 changed = f"now has {found:,}" if size > found else "changed since"
                 raise CheckpointError(
-                    f"the checkpoint goes with the first {size:,} bytes of {self.path}, which {changed}; restore it, or "
-                    f"start anew: remove {self.path.parent}, or name another folder with --out"
+                    f"The checkpoint requires the first {size:,} bytes of {self.path}, which {changed}. Restore the file, "
+                    f"or start again: remove {self.path.parent}, or choose another folder with --out."
                 )
             self._file.truncate(size)
             self._hashed = kept
 
     def _hash(self, size: int) -> xxhash.xxh3_128:
-        """Take in the first bytes of the file."""
+        """Return the hash of the first `size` bytes of the file."""
         hashed = xxhash.xxh3_128()
         with self.path.open("rb") as file:
             while size and (block := file.read(min(size, HASH_BLOCK))):
@@ -77,7 +77,7 @@ class _AppendLog:
 
     @property
     def digest(self) -> str:
-        """The xxh3_128 of all that is in the file, 32 hexadecimal digits."""
+        """xxh3_128 of the content, 32 hexadecimal digits."""
         return self._hashed.hexdigest()
 
     def _sync(self) -> None:
@@ -86,44 +86,44 @@ class _AppendLog:
 
 
 class MetricsLog(_AppendLog):
-    """JSON lines. Opening a file that exists continues it."""
+    """JSON lines. Opening an existing file continues it."""
 
     def log(self, record: Mapping[str, object], timing: Mapping[str, object] | None = None) -> None:
         """Append one line.
 
         Args:
-            record: reproducible figures; not finite ones become null.
-            timing: everything that a clock measured.
+            record: reproducible figures. Values that are not finite become null.
+            timing: measured times.
 
         Raises:
             ValueError: `record` has a key `timing`.
         """
         if "timing" in record:
-            raise ValueError("what a clock measures goes into the argument `timing`, not into the record")
+            raise ValueError("measured times belong in the argument `timing`, not in the record")
         line = finite({**record, **({"timing": timing} if timing else {})})
         self._append(json.dumps(line, allow_nan=False).encode() + b"\n")
 
     def position(self) -> int:
-        """Flush to disk and return the length in bytes, for a checkpoint to keep."""
+        """Flush to disk, and return the length in bytes for a checkpoint."""
         self._sync()
         return self._size()
 
     def rewind(self, position: int, digest: str | None = None) -> None:
-        """Drop what was written after `position`; a shorter file, or one of another digest, raises `CheckpointError`."""
+        """Drop everything after `position`. A shorter file or another digest raises a `CheckpointError`."""
         self._truncate(position, digest)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl, also of a run in training.
+    """Read the lines of a metrics.jsonl, also while the run trains.
 
     Args:
-        path: the file; none has no lines.
+        path: the file. If it is missing, there are no lines.
 
     Returns:
-        The records, without a last line that is still being written.
+        The records, without an incomplete last line.
 
     Raises:
-        DataError: a line is no JSON object with a step.
+            DataError: a line is not a JSON object with a step.
     """
     if not path.exists():
         return []
@@ -136,22 +136,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             int(record["step"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(
-                f"{path} must hold a JSON object with a step in each line, and line {number:,} is {line!r:.60}; restore it "
-                "from a copy, or train again"
+                f"Each line of {path} must be a JSON object with a step, but line {number:,} is {line!r:.60}. Restore the "
+                "file from a copy, or train again."
             ) from error
         records.append(record)
     return records
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a line of metrics.jsonl by names with a slash, as TensorBoard and its like group them.
+    """Return the numbers in a line of metrics.jsonl under names with a slash, which TensorBoard and others group.
 
     Args:
-        record: with numbers, and with groups of numbers as `val`.
+        record: one line, with numbers and groups of numbers such as `val`.
 
     Returns:
-        Those of a group under its name, as "val/auc", the others as "train/loss"; without the step, nulls, and what is not
-        finite.
+        Grouped numbers as "val/auc" and others as "train/loss", without the step, nulls, and values that are not finite.
     """
     flat = {f"train/{name}": value for name, value in record.items() if name != "step"}
     for group, values in record.items():
@@ -165,9 +164,9 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class PredictionLog(_AppendLog):
-    """Predicted probabilities in row order, float32 little-endian without a header.
+    """Predicted probabilities in order, little-endian float32 without a header.
 
-    Opening a file that exists continues it, without the row that a kill may have cut in half.
+    Opening an existing file continues it, without an incomplete last value after a kill.
     """
 
     def __init__(self, path: Path) -> None:
@@ -177,35 +176,35 @@ class PredictionLog(_AppendLog):
 
     @property
     def rows(self) -> int:
-        """Whole rows in the file."""
+        """Number of complete values in the file."""
         return self._size() // FLOAT32.itemsize
 
     def append(self, probabilities: npt.NDArray[np.float32]) -> None:
         """Append (N,) float32.
 
         Args:
-            probabilities: (N,) float32; never converted, since rounding float64 would hide a mistake.
+            probabilities: (N,) float32. Other dtypes are not converted, because rounding float64 would hide a bug.
 
         Raises:
-            ValueError: the array is of another type or not flat.
+            ValueError: the array has another dtype or is not 1-D.
         """
         if probabilities.dtype != np.float32 or probabilities.ndim != 1:
             raise ValueError(
-                f"predictions are flat float32, got {probabilities.dtype} of shape {probabilities.shape}"
+                f"predictions must be 1-D float32, got {probabilities.dtype} with shape {probabilities.shape}"
             )
         self._append(np.ascontiguousarray(probabilities, dtype=FLOAT32).tobytes())
 
     def rewind(self, rows: int, digest: str | None = None) -> None:
-        """Drop what was appended after the first `rows`; fewer rows, or of another digest, raise `CheckpointError`."""
+        """Keep only the first `rows`. Fewer rows or another digest raise a `CheckpointError`."""
         self._truncate(rows * FLOAT32.itemsize, digest)
 
     def sync(self) -> None:
-        """Flush to disk; do it before a checkpoint keeps `rows`."""
+        """Flush to disk. Call this before a checkpoint stores `rows`."""
         self._sync()
 
     def read(self) -> npt.NDArray[np.float32]:
-        """Return all rows, (rows,) float32, mapped and read-only."""
-        if not self.rows:  # an empty file cannot be mapped
+        """Return all predictions, (rows,) float32, as a read-only memory map."""
+        if not self.rows:  # mmap rejects empty files
             return np.empty(0, np.float32)
         with storage_errors(self.path):
             return np.memmap(self.path, dtype=FLOAT32, mode="r")

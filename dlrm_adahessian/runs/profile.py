@@ -1,5 +1,5 @@
 # pyright: basic
-"""Where the time of a step goes: a trace by torch's profiler, in which the parts of a step have names of our own."""
+"""Trace the time of training steps with torch's profiler, with names for the parts of a step."""
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,17 +15,17 @@ from dlrm_adahessian.runs.sealed import storage_errors
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_UNWATCHED = 8  # steps in which kernels are compiled and memory is taken
-_WARM_UP = 2  # steps after them in which the profiler itself starts up
+_UNWATCHED = 8  # steps that compile kernels and allocate memory
+_WARM_UP = 2  # further steps for the start of the profiler itself
 
 
 def named(part: str) -> AbstractContextManager[object]:
-    """Return a context that names a part of a step in the trace; while none is made, it does nothing."""
+    """Return a context that names a part of a step in the trace. It does nothing if no trace is recorded."""
     return record_function(part) if _profiler_enabled() else nullcontext()
 
 
 def named_each(part: str, items: Iterable[T]) -> Iterator[T]:
-    """Yield items, and name in the trace the time that each is waited for."""
+    """Yield items, and name the time spent waiting for each one in the trace."""
     items = iter(items)
     while True:
         with named(part):
@@ -41,11 +41,11 @@ def profiled(file: Path, steps: int) -> Generator[Callable[[], None]]:
     """Trace some steps after a short warm-up.
 
     Args:
-        file: Chrome trace to write, .json.gz; its folder is made.
-        steps: to trace; 0 for none, which costs nothing.
+        file: Chrome trace to write, .json.gz. Its folder is created.
+        steps: number of steps to trace; 0 for none, at no cost.
 
     Yields:
-        What is to be called after each step.
+        A function to call after each step.
     """
     if not steps:
         yield lambda: None
@@ -62,6 +62,6 @@ def profiled(file: Path, steps: int) -> Generator[Callable[[], None]]:
         yield profiler.step
     if profiler.step_num < _UNWATCHED + _WARM_UP:
         logger.warning(
-            "there is no trace: it begins after %d steps, and this sitting had %d; give more rows, or more epochs",
+            "no trace was written: it begins after %d steps, and this run made only %d; use more data or more epochs",
             *(_UNWATCHED + _WARM_UP, profiler.step_num),
         )

@@ -1,19 +1,19 @@
-"""The run directory: what a run was asked to do, what it measured, and what it predicted.
+"""The run directory: the settings, logs, results, and predictions of a run.
 
     config.json       the resolved configuration
-    environment.json  versions, commit, machine: with the configuration, enough to repeat the run
-    plan.json         which rank holds which part of the tables, and what it needs in memory
-    vocabulary/       tokens to table rows, sealed (data/prepared/vocabulary.py), and their texts (data/prepared/texts.py)
-    metrics.jsonl     a line per logged step; what a clock measures sits under `timing`
-    tensorboard/      the same as curves, where TensorBoard is installed; tensorboard/baseline those of the baseline
-    profile/          traces of some steps, where --profile asks for them (profile.py)
-    progressive.f32   predictions made before their rows were learned, in row order; test.f32 those of the test part
-    checkpoints/      the newest ones (checkpoint/reader.py); best/ holds the one with the best validation
-    calibration.json  calibrated probabilities of one checkpoint (evaluation/calibration/), where they were fitted
+    environment.json  versions, commit, machine: enough to repeat the run, together with the configuration
+    plan.json         the shards of each rank, and the memory they need
+    vocabulary/       tokens with their embedding rows, sealed (data/prepared/vocabulary.py, data/prepared/texts.py)
+    metrics.jsonl     one line per logged step; measured times are under `timing`
+    tensorboard/      the same figures as curves, if TensorBoard is installed; the baseline's in tensorboard/baseline
+    profile/          traces of some steps, with --profile (profile.py)
+    progressive.f32   progressive predictions, in the order of training; test.f32 has the test predictions
+    checkpoints/      the newest checkpoints (checkpoint/reader.py); best/ has the one with the best validation
+    calibration.json  the calibration of one checkpoint (evaluation/calibration/), if it was fitted
     seal.json         digests of the results (finished.py)
-    summary.json      the results, or diverged.json, why the run diverged, where that is its result; written last
+    summary.json      the results, or diverged.json with the reason if the run diverged; written last
 
-The logs are append-only, and a resumed run rewinds them to its checkpoint (logs.py).
+The logs are append-only. A resumed run rewinds them to its checkpoint (logs.py).
 """
 
 import importlib.metadata
@@ -41,16 +41,16 @@ from dlrm_adahessian.runs.sealed import (
     write_json,
 )
 
-LOCK = "lock"  # held by the process that trains
+LOCK = "lock"  # locked by the process that trains
 RUNS = Path("runs")
-"""Holds the runs that are given no folder."""
+"""Default folder of runs."""
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "numba", "safetensors")
-_TRACES = ("config.json", METRICS, SUMMARY, "checkpoints")  # each says: a run was here
+_TRACES = ("config.json", METRICS, SUMMARY, "checkpoints")  # each shows that the folder contains a run
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Names and files of one run. Reading needs no lock; a run that writes comes from `create`.
+    """Names and files of one run. Reading needs no lock. To write, open it with `create`.
 
     Attributes:
         path: the folder.
@@ -61,64 +61,64 @@ class RunDirectory:
     @classmethod
     @contextmanager
     def create(cls, path: Path, *, resume: bool) -> Generator[Self]:
-        """Lock `path` for one run until the block ends; make it when it is absent.
+        """Create the folder if needed, and lock it for one run for the duration of the block.
 
         Args:
             path: the run directory.
-            resume: continue what the folder holds; an absent or empty folder starts from the beginning.
+            resume: continue the run in the folder; an absent or empty folder starts from the beginning.
 
         Yields:
             The run directory.
 
         Raises:
-            UsageError: the folder holds a run and `resume` is false, or something else than a run.
+            UsageError: the folder contains a run and `resume` is false, or it contains something else.
         """
         require_kind(path, "run")
         with locked_folder(path):
             found = [name for name in _TRACES if (path / name).exists()]
             if found and not resume:
                 raise UsageError(
-                    f"a new run needs a folder without one, and {path} holds {', '.join(found)}; "
-                    "continue it with --resume, or name another folder with --out"
+                    f"{path} already contains a run ({', '.join(found)}). Continue it with --resume, or choose another "
+                    "folder with --out."
                 )
             yield cls(path)
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def best(self) -> Path:
-        """The folder of the checkpoint with the best validation, where there is more than one or training may stop early."""
+        """Folder of the checkpoint with the best validation, for runs with several validations or with patience."""
         return self.path / "best"
 
     @property
     def plan(self) -> Path:
-        """The file that says which rank holds which part of the tables."""
+        """File with the shards of each rank."""
         return self.path / "plan.json"
 
     @property
     def vocabulary(self) -> Path:
-        """The sealed folder of the vocabulary that the run was trained on."""
+        """Sealed folder of the vocabulary used in training."""
         return self.path / "vocabulary"
 
     @property
     def metrics(self) -> Path:
-        """The file of `MetricsLog`."""
+        """File of `MetricsLog`."""
         return self.path / METRICS
 
     @property
     def curves(self) -> Path:
-        """The folder of TensorBoard's event files."""
+        """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
     def profile(self, rank: int) -> Path:
-        """The trace of a rank's steps, where some are profiled."""
+        """Return the file for the trace of a rank, with --profile."""
         return self.path / "profile" / f"rank-{rank}.json.gz"
 
     def write_config(self, resolved: Mapping[str, object]) -> None:
-        """Write the resolved configuration, and the environment beside it."""
+        """Write the resolved configuration and the environment."""
         write_json(self.path / "config.json", resolved)
         write_json(self.path / "environment.json", environment())
 
@@ -129,32 +129,31 @@ class RunDirectory:
             Its JSON values.
 
         Raises:
-            NoInputError: there is none.
-            DataError: it is no JSON object.
+            NoInputError: the file is missing.
+            DataError: the file is not a JSON object.
         """
         path = self.path / "config.json"
         if not path.exists():
             raise NoInputError(
-                f"{self.path} holds no config.json: it is no run directory, or its run never began; name the folder that "
-                "training wrote"
+                f"{self.path} is not a run directory (config.json is missing). Pass the --out folder of a training run."
             )
         try:
             value = read_json(path)
         except DamagedFolderError as error:
-            raise DataError(f"{error}; restore it from a copy, or run again into another folder") from error
+            raise DataError(f"{error}. Restore it from a copy, or train again with another --out.") from error
         if not isinstance(value, dict):
-            raise DataError(f"{path} must hold a JSON object, found {type(value).__name__}; run again")
+            raise DataError(f"{path} must contain a JSON object, found {type(value).__name__}. Train again.")
         return value
 
     def drop_checkpoints(self) -> None:
-        """Delete what only continuing or scoring needs."""
+        """Delete the checkpoints, which only a resume or an evaluation needs."""
         for folder in (self.checkpoints, self.best):
             if folder.exists():
                 with storage_errors(folder):
                     shutil.rmtree(folder)
 
     def clear(self) -> None:
-        """Delete all that the run left but its lock, which `create` holds."""
+        """Delete all files of the run except its lock, which `create` holds."""
         with storage_errors(self.path):
             for path in self.path.iterdir():
                 if path.is_dir() and not path.is_symlink():
@@ -165,15 +164,15 @@ class RunDirectory:
 
 @contextmanager
 def locked_folder(path: Path) -> Generator[None]:
-    """Lock a folder for one process until the block ends; make it when it is absent.
+    """Create a folder if needed, and lock it for one process for the duration of the block.
 
-    An error that leaves the folder with nothing but its lock removes it.
+    If the block raises and the folder contains only the lock, the folder is removed.
 
     Args:
-        path: the folder; symbolic links in it are refused as by `require_no_links`.
+        path: the folder. Symbolic links in it raise the error of `require_no_links`.
 
     Yields:
-        Nothing; a folder that another process holds raises as `exclusive_lock`.
+        Nothing. If another process holds the lock, the error is that of `exclusive_lock`.
     """
     with exclusive_lock(path / LOCK, wait=False):
         require_no_links(path)
@@ -185,7 +184,7 @@ def locked_folder(path: Path) -> Generator[None]:
 
 
 def _drop_unused(path: Path) -> None:
-    """Remove the folder of an attempt that wrote nothing, so that the next one gets its name; its lock is held."""
+    """Remove a folder that contains only its lock, which this process holds, so that the next attempt can use its name."""
     with suppress(OSError):
         if [entry.name for entry in path.iterdir()] == [LOCK]:
             (path / LOCK).unlink()
@@ -193,7 +192,7 @@ def _drop_unused(path: Path) -> None:
 
 
 def environment() -> dict[str, object]:
-    """Describe the software and the machine, importing none of the packages.
+    """Describe the software and the machine, without importing the packages.
 
     Returns:
         `version` of this program, `commit` of its checkout or null, `python`, `platform`, `cpus`, `packages`.
@@ -209,26 +208,28 @@ def environment() -> dict[str, object]:
 
 
 def packages() -> dict[str, str | None]:
-    """Return the version of each of `PACKAGES`, None for one that is not installed."""
+    """Return the version of each of `PACKAGES`, None if it is not installed."""
     return {name: _installed(name) for name in PACKAGES}
 
 
 def default_run_path(root: Path, stem: str, *, resume: bool) -> Path:
-    """Name the folder of a run that was given none: `stem`, `stem-2`, `stem-3`, ... under `root`.
+    """Return the default folder of a run: `stem`, `stem-2`, `stem-3`, ... under `root`.
 
     Args:
         root: the folder of all runs; it may be absent.
         stem: one path component.
-        resume: take the newest one that exists instead of the next one.
+        resume: return the newest existing folder instead of the next one.
 
     Returns:
-        The path; nothing is created.
+        The path. Nothing is created.
 
     Raises:
-        UsageError: `stem` would leave `root`.
+        UsageError: `stem` is not a plain name.
     """
     if stem in {"", ".", ".."} or not re.fullmatch(r"[^/\0]+", stem):
-        raise UsageError(f"a run's name is one path component, got {stem!r}; name the folder with --out")
+        raise UsageError(
+            f"The name of a run must be one path component, got {stem!r}. Choose a folder with --out."
+        )
     numbered = re.compile(re.escape(stem) + r"(?:-([2-9]|[1-9][0-9]+))?")
     with storage_errors(root):
         names = [match for path in root.glob("*") if (match := numbered.fullmatch(path.name))]
@@ -252,5 +253,5 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     toplevel, _, commit = answer.strip().rpartition("\n")
-    # An installed copy may lie inside somebody else's checkout.
+    # An installed copy may be inside an unrelated checkout.
     return commit if Path(toplevel) == checkout else None

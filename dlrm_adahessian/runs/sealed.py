@@ -1,8 +1,8 @@
-"""Crash-safe files: sealed folders, atomic JSON, locks.
+"""Crash-safe files: sealed folders, atomic JSON, and locks.
 
-A sealed folder is complete or absent. It is written under a temporary name, gets a `manifest.json` with
-the size and xxh3_128 of each file, is flushed to disk, and then renamed. Formats alone do not notice a
-flipped bit, so every reader verifies the manifest before it trusts a byte.
+A sealed folder is complete or absent. It is written under a temporary name, gets a `manifest.json` with the size and
+xxh3_128 of each file, is flushed to disk, and then renamed. File formats alone do not detect a flipped bit, so every reader
+verifies the manifest first.
 """
 
 import errno
@@ -33,26 +33,26 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 HASH_BLOCK = 1 << 22  # bytes
-MAX_JSON = 64 << 20  # bytes; nothing that this program writes as JSON comes near it
+MAX_JSON = 64 << 20  # bytes, far more than this program ever writes as JSON
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or choose a folder on another disk"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
-    errno.EIO: "see what the system log says of the disk, and choose a folder on another one",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space, or choose a folder on another disk."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."),
+    errno.EIO: "Check the system log for disk errors, and choose a folder on another disk.",
 }
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of network disks without them
 
 
 class DamagedFolderError(Exception):
-    """A sealed folder does not match its manifest; the caller decides what that means."""
+    """A sealed folder does not match its manifest. The message has no final period, and callers add the consequence."""
 
 
 @contextmanager
 def storage_errors(path: Path) -> Generator[None]:
-    """Turn an `OSError` of the block into a `StorageError` that names the path.
+    """Turn an `OSError` in the block into a `StorageError` that names the path.
 
     Args:
-        path: what the block reads or writes; used when the error names no file of its own.
+        path: path that the block reads or writes; used if the error names no file.
 
     Yields:
         Nothing.
@@ -64,64 +64,63 @@ def storage_errors(path: Path) -> Generator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
-        raise StorageError(f"cannot read or write {error.filename or path}: {reason}; {remedy}") from error
+        remedy = _REMEDIES.get(error.errno or 0, "Choose another folder.")
+        raise StorageError(f"Cannot read or write {error.filename or path}: {reason}. {remedy}") from error
 
 
 def require_writable(folder: Path, flag: str) -> None:
-    """See that a folder can be written, or made, before anything slow begins.
+    """Check that a folder can be written or created, before anything slow begins.
 
     Args:
-        folder: where results will go.
-        flag: which names another one.
+        folder: folder for results.
+        flag: flag that sets the folder.
 
     Raises:
-        StorageError: it cannot.
+        StorageError: the folder cannot be written.
     """
     place = folder.absolute()
-    # Below a folder that may not be looked into, `Path.exists` raises; to `access` there is nothing.
+    # `Path.exists` raises below a folder without search permission; `os.access` returns False.
     existing = next(path for path in (place, *place.parents) if os.access(path, os.F_OK))
     if (why := why_not_writable(existing)) is not None:
         raise StorageError(
-            f"results need a folder that can be written, and {folder} would lie in {existing}: {why}; "
-            f"name another with {flag}"
+            f"Cannot write results to {folder}: {existing} {why}. Choose another folder with {flag}."
         )
 
 
 def require_room(folder: Path, wanted: int, flag: str) -> None:
-    """See that a disk has room, before hours of work.
+    """Check that a disk has enough space, before hours of work.
 
     Args:
-        folder: where results will go; it need not be there.
+        folder: folder for results. It may be missing.
         wanted: bytes.
-        flag: which names another folder.
+        flag: flag that sets the folder.
 
     Raises:
-        StorageError: there is less.
+        StorageError: there is too little space.
     """
     free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     if free < wanted:
         raise StorageError(
-            f"about {wanted / 1e9:,.2f} GB are needed in {folder}, and {free / 1e9:,.2f} GB are free; free space, or name "
-            f"another folder with {flag}"
+            f"About {wanted / 1e9:,.2f} GB are needed in {folder}, but only {free / 1e9:,.2f} GB are free. Free space, or "
+            f"choose another folder with {flag}."
         )
 
 
 def require_no_links(folder: Path) -> None:
-    """See that a folder holds no links, through which its results would be written to other places.
+    """Check that a folder contains no links, which would redirect its results to other places.
 
     Args:
-        folder: of a run or a comparison.
+        folder: folder of a run or a comparison.
 
     Raises:
-        StorageError: it does.
+        StorageError: the folder contains links.
     """
     with storage_errors(folder):
         links = sorted(path.name for path in folder.iterdir() if path.is_symlink())
     if links:
         raise StorageError(
-            f"results are written to a folder without links, and {folder} holds {', '.join(links)}; put copies in their "
-            "place, or name another folder with --out"
+            f"Results are not written through links, but {folder} contains {', '.join(links)}. Replace the links by copies, "
+            "or choose another folder with --out."
         )
 
 
@@ -135,28 +134,28 @@ def file_digest(path: Path) -> str:
 
 
 def fingerprint(value: object) -> str:
-    """Return 16 hexadecimal digits that identify a JSON-serialisable value, whatever its key order."""
+    """Return 16 hexadecimal digits that identify a JSON-serializable value, independent of key order."""
     return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace `path` atomically by the JSON of `value`; after a crash it is the old or the new file."""
+    """Atomically replace `path` by the JSON of `value`. After a crash, it is the old or the new file."""
     write_text(path, json_text(value))
 
 
 def json_text(value: object) -> str:
-    """Return the JSON of a value as `write_json` writes it; a number that is not finite is a ValueError."""
+    """Return the JSON text that `write_json` writes. A number that is not finite raises a ValueError."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` atomically by `text` in UTF-8; after a crash it is the old or the new file."""
+    """Atomically replace `path` by `text` in UTF-8. After a crash, it is the old or the new file."""
     with storage_errors(path), replacing(path) as file:
         file.write(text.encode())
 
 
 def finite(value: object) -> object:
-    """Return nested tables and lists with null for each number that JSON has no notation for."""
+    """Return nested mappings and sequences with null for each number that is not finite."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -171,7 +170,7 @@ def read_json(path: Path, most: int = MAX_JSON) -> object:
 
     Args:
         path: the file.
-        most: bytes that a file of its kind may have.
+        most: maximum size in bytes.
 
     Returns:
         The decoded value.
@@ -181,7 +180,7 @@ def read_json(path: Path, most: int = MAX_JSON) -> object:
     """
     try:
         if path.stat().st_size > most:
-            raise DamagedFolderError(f"{path} is larger than any file of its kind")
+            raise DamagedFolderError(f"{path} is too large for a file of its kind")
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DamagedFolderError(f"{path} is missing") from error
@@ -196,11 +195,11 @@ def sealed_folder(final: Path, meta: Mapping[str, object]) -> Generator[Path]:
     """Write a folder that appears under its name only when it is complete.
 
     Args:
-        final: the folder's name; whatever stands there is replaced, and a kill at that moment leaves neither.
-        meta: what the manifest says beside the files; read when the block ends, so it may grow until then.
+        final: name of the folder. An existing one is replaced, and a kill at that moment leaves neither.
+        meta: other entries of the manifest. It is read when the block ends, so it may change until then.
 
     Yields:
-        A temporary folder beside `final` to write the files into.
+        A temporary folder next to `final` for the files.
     """
     with storage_errors(final):
         temporary = temporary_folder(final)
@@ -212,7 +211,7 @@ def sealed_folder(final: Path, meta: Mapping[str, object]) -> Generator[Path]:
 
 
 def temporary_folder(final: Path) -> Path:
-    """Make an empty folder beside `final`, for `seal` to rename; raises `OSError`."""
+    """Create an empty folder next to `final`, for `seal` to rename. Raises `OSError`."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(final)
     temporary.mkdir()
@@ -222,21 +221,23 @@ def temporary_folder(final: Path) -> Path:
 def seal(
     temporary: Path, final: Path, meta: Mapping[str, object], entries: Mapping[str, Mapping[str, int | str]]
 ) -> None:
-    """Write the manifest of a folder, flush, and rename it to its name.
+    """Write the manifest of a folder, flush the folder, and rename it.
 
     Args:
-        temporary: a folder of `temporary_folder` with all its files.
-        final: its name; whatever stands there is replaced, and a kill at that moment leaves neither.
-        meta: what the manifest says beside the files.
-        entries: by file name, size and digest of files that are on disk already, so as not to read them again.
+        temporary: a folder from `temporary_folder` with all its files.
+        final: its final name. An existing folder is replaced, and a kill at that moment leaves neither.
+        meta: other entries of the manifest.
+        entries: size and digest by name, for files that are already on disk, so that they need not be read again.
 
     Raises:
-        FileNotFoundError: one of `entries` is not in the folder; other `OSError` as the disk has it.
+        FileNotFoundError: one of `entries` is not in the folder. Other `OSError` come from the disk.
     """
     files = {path.name: entries.get(path.name) or flushed_entry(path) for path in sorted(temporary.iterdir())}
     if unseen := sorted(entries.keys() - files.keys()):
         raise FileNotFoundError(
-            errno.ENOENT, "another process wrote it, and it is not seen here", str(temporary / unseen[0])
+            errno.ENOENT,
+            "another process wrote this file, but it is not visible here",
+            str(temporary / unseen[0]),
         )
     write_json(temporary / MANIFEST, {**meta, "files": files})
     if final.exists():
@@ -245,13 +246,13 @@ def seal(
 
 
 def put_in_place(temporary: Path, final: Path) -> None:
-    """Rename a complete folder to its name; raises `OSError`, also where a file or a folder that is not empty stands."""
+    """Rename a complete folder to its final name. Raises `OSError`, also if the name is a file or a nonempty folder."""
     temporary.rename(final)
     flush_folder(final.parent)
 
 
 def flushed_entry(path: Path) -> dict[str, int | str]:
-    """Wait until a file is on disk, and return its entry in a manifest: size and xxh3_128; raises `OSError`."""
+    """Flush a file to disk, and return its manifest entry with size and xxh3_128. Raises `OSError`."""
     with path.open("rb") as file:
         flush_to_disk(file.fileno())
     return _entry(path)
@@ -262,12 +263,12 @@ def _entry(path: Path) -> dict[str, int | str]:
 
 
 def entry_of(content: bytes) -> dict[str, int | str]:
-    """Return the entry in a manifest of a file with this content."""
+    """Return the manifest entry of a file with this content."""
     return {"bytes": len(content), "xxh3_128": xxhash.xxh3_128_hexdigest(content)}
 
 
 def read_sealed(folder: Path) -> dict[str, Any]:
-    """Verify a sealed folder byte for byte.
+    """Verify every byte of a sealed folder.
 
     Args:
         folder: a folder that `sealed_folder` wrote.
@@ -276,7 +277,7 @@ def read_sealed(folder: Path) -> dict[str, Any]:
         The manifest: `meta` and `files`.
 
     Raises:
-        DamagedFolderError: a file is missing, foreign, unreadable, of another size, or its bytes changed.
+        DamagedFolderError: a file is missing, unexpected, unreadable, or changed.
     """
     try:
         return _verified(folder)
@@ -290,21 +291,23 @@ def _verified(folder: Path) -> dict[str, Any]:
         raise DamagedFolderError(f"{folder / MANIFEST} lists no files")
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     if present != set(files):
-        raise DamagedFolderError(f"{folder} holds {sorted(present)}, its manifest lists {sorted(files)}")
+        raise DamagedFolderError(
+            f"{folder} contains {sorted(present)}, but its manifest lists {sorted(files)}"
+        )
     for name, entry in files.items():
         verify_file(folder / name, entry)
     return manifest
 
 
 def verify_file(path: Path, entry: object) -> None:
-    """See that a file is what its entry in a manifest says.
+    """Check that a file matches its manifest entry.
 
     Args:
         path: the file.
-        entry: what `entry_of` and `flushed_entry` return.
+        entry: result of `entry_of` or `flushed_entry`.
 
     Raises:
-        DamagedFolderError: it is missing, a link, or of other bytes; that it cannot be read is an `OSError`.
+        DamagedFolderError: the file is missing, a link, or changed. An unreadable file raises an `OSError`.
     """
     if not path.exists():
         raise DamagedFolderError(f"{path} is missing")
@@ -316,13 +319,13 @@ def verify_file(path: Path, entry: object) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
-    """Hold the lock file `path`; the kernel releases it when the process ends, however it ends.
+    """Hold the lock file `path`. The kernel releases it when the process ends, in any way.
 
     A disk without locks keeps nobody out, which a warning tells. Processes that share a comparison have leases there.
 
     Args:
-        path: the lock file; created when absent. Who removes it must hold it.
-        wait: wait for the holder instead of refusing.
+        path: the lock file, created if missing. Only the holder of the lock may remove it.
+        wait: wait for the holder instead of raising.
 
     Yields:
         Nothing.
@@ -338,8 +341,7 @@ def exclusive_lock(path: Path, *, wait: bool) -> Generator[None]:
             taken = _taken(file, path, wait=wait)
         if not taken:
             raise LockedError(
-                f"one process at a time works on {path.parent}, and another holds {path}; "
-                "wait for it or choose another folder"
+                f"Another process works on {path.parent} and holds {path}. Wait for it, or choose another folder."
             )
         yield
 
@@ -357,11 +359,11 @@ def _taken(file: BinaryIO, path: Path, *, wait: bool) -> bool:
 
 
 def locked_by_another(path: Path) -> bool:
-    """Whether another process holds a lock file; by what the kernel lists, since to try the lock is to hold it."""
+    """Return whether another process holds a lock file, according to the kernel, because testing a lock would take it."""
     try:
         inode, listed = path.stat().st_ino, Path("/proc/locks").read_text("utf-8")
     except OSError:
         return False
-    # As in "1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF". By the inode alone: on layered file systems devices differ.
+    # A line is "1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF". Compare only inodes: on overlay file systems devices differ.
     held = (line.split() for line in listed.splitlines() if " FLOCK " in line and "->" not in line)
     return any(place.endswith(f":{inode}") and int(pid) != os.getpid() for *_, pid, place, _, _ in held)

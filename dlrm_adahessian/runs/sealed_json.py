@@ -1,4 +1,4 @@
-"""A JSON file that ends with a fingerprint of what it says, so that a reader sees every change."""
+"""JSON files that end with a fingerprint of their content, so that readers detect every change."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +10,27 @@ _KEY = "fingerprint"
 
 
 def write_sealed_json(path: Path, said: Mapping[str, object]) -> None:
-    """Replace a file atomically.
+    """Atomically replace a file.
 
     Args:
         path: the file.
-        said: JSON values by name, numbers finite, none of the name `fingerprint`.
+        said: JSON values by key; numbers must be finite, and the key `fingerprint` is reserved.
     """
     write_json(path, {**said, _KEY: fingerprint(said)})
 
 
 def read_sealed_json(path: Path, most: int = MAX_JSON) -> dict[str, Any]:
-    """Read what `write_sealed_json` wrote.
+    """Read a file that `write_sealed_json` wrote.
 
     Args:
         path: the file.
-        most: bytes that a file of its kind may have.
+        most: maximum size in bytes.
 
     Returns:
-        What it says.
+        The values.
 
     Raises:
-        DamagedFolderError: it is missing, unreadable, too large, or changed since it was written.
+        DamagedFolderError: the file is missing, unreadable, too large, or changed since it was written.
     """
     found = read_json(path, most)
     if not isinstance(found, dict) or found.pop(_KEY, None) != fingerprint(found):

@@ -1,1 +1,1 @@
-"""A trained model as a folder that other programs predict from."""
+"""Export a trained model as a folder for other programs."""

@@ -1,18 +1,18 @@
 # pyright: basic
-"""Export a run's model as a folder that predicts with torch and safetensors alone.
+"""Export a run's model as a folder that predicts with only torch and safetensors.
 
     FOLDER/
-      manifest.json           sizes of the model, where it is from, size and sha256 of each file
-      loader.py               predicts; it is serving/loader.py
+      manifest.json           sizes and origin of the model, size and sha256 of each file
+      loader.py               makes predictions; a copy of serving/loader.py
       head.safetensors        parameters of the dense head
-      head.pt2                the same head by torch.export, for other runtimes
-      head.onnx               the same as ONNX, where it is asked for
-      tables.safetensors      rows of the embedding tables
-      vocabulary.safetensors  tokens and their rows, sorted for the loader
+      head.pt2                the same head from torch.export, for other runtimes
+      head.onnx               the same head as ONNX, on request
+      tables.safetensors      embedding rows
+      vocabulary.safetensors  tokens and their embedding rows, sorted for the loader
       vocabulary.parquet      feature, token, row, for other systems
 
-It appears under its name only when it is complete and predicts as the checkpoint does. The program of the head is checked
-as it would be read again. Nothing of ours reads that file: torch unpickles parts of it (ADR 9).
+The folder appears under its name only when it is complete and predicts like the checkpoint. The exported head is loaded
+again and checked. This program never reads head.pt2 later, because torch unpickles parts of it (ADR 9).
 """
 
 import copy
@@ -43,8 +43,8 @@ from dlrm_adahessian.serving.rounding import RowType, largest_error, rounded
 from dlrm_adahessian.serving.vocabulary import sorted_tensors, write_parquet
 
 BOUND = 1e-6
-"""How far two float32 computations of a probability may be apart."""
-_NEW = "an export needs a new folder, and {out} exists; remove it or name another one"
+"""Largest allowed difference between two float32 computations of a probability."""
+_NEW = "{out} already exists. Remove it, or choose another folder with --out."
 
 
 def export(
@@ -56,21 +56,21 @@ def export(
     calibrated: bool = False,
     onnx: bool = False,
 ) -> dict[str, Any]:
-    """Write the folder, load it again and compare its predictions with the checkpoint's.
+    """Write the folder, load it again, and compare its predictions with the checkpoint's.
 
     Args:
         run: run directory of a training job.
-        out: the folder; nothing stands there yet.
-        tables: what the rows are rounded to.
-        best: use the checkpoint of the best validation even where the run did not stop early.
-        calibrated: export the calibration of the run too, with which the folder then predicts.
-        onnx: write the head as ONNX too.
+        out: the folder to create. It must not exist.
+        tables: storage type of the embedding rows.
+        best: use the checkpoint of the best validation, even if the run did not stop early.
+        calibrated: include the run's calibration, which the folder then applies.
+        onnx: also write the head as ONNX.
 
     Returns:
-        What was exported, and how far its predictions are off.
+        Description of the export, and differences to the checkpoint's predictions.
 
     Raises:
-        UsageError: `out` exists, or the extra for ONNX is not installed.
+        UsageError: `out` exists, or the ONNX extra is not installed.
     """
     if _taken(out):
         raise UsageError(_NEW.format(out=out))
@@ -78,8 +78,8 @@ def export(
         require_extra()
         if calibrated:
             raise UsageError(
-                "the ONNX head predicts without a calibration, and the rest of the folder would predict with one; leave "
-                "--calibrated out, and apply the map of calibration.json to the logits of the head"
+                "The ONNX head predicts without calibration, but the rest of the folder would predict with it. Leave out "
+                "--calibrated, and apply the map in calibration.json to the logits of the head."
             )
     cpu = torch.device("cpu")
     with init_process_group(cpu):
@@ -88,19 +88,19 @@ def export(
 
 
 def write_folder(trained: TrainedModel, out: Path, tables: RowType, *, onnx: bool = False) -> dict[str, Any]:
-    """Write the folder of a model; arguments and results as of `export`.
+    """Write the folder of a model. See `export` for arguments and results.
 
     Args:
         trained: the model.
-        out: the folder.
-        tables: what the rows are rounded to.
-        onnx: write the head as ONNX too.
+        out: the folder to create.
+        tables: storage type of the embedding rows.
+        onnx: also write the head as ONNX.
 
     Returns:
-        What was exported, and how far its predictions are off.
+        Description of the export, and differences to the checkpoint's predictions.
 
     Raises:
-        CheckpointError: a prediction is off by more than rounding the rows explains.
+        CheckpointError: a prediction differs by more than rounding the embedding rows explains.
         UsageError: `out` exists by now.
     """
     rows = trained.state.lookup.tables()
@@ -114,13 +114,13 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType, *, onnx: boo
             parity, bound = compared(trained, model, tables), _bound(trained)
             if not parity.beyond_rounding <= bound:
                 raise CheckpointError(
-                    f"an export must predict as the checkpoint does to {bound:.3g}, rounded rows aside, and is "
-                    f"off by {parity.beyond_rounding:.1e}; "
-                    "nothing was written; run the doctor command, then export again"
+                    f"The exported predictions differ from the checkpoint's by {parity.beyond_rounding:.1e}, apart from "
+                    f"rounding of embedding rows; at most {bound:.3g} is allowed. Nothing was written. Run the doctor "
+                    "command, then export again."
                 )
             onnx_off = onnx_difference(trained, model, temporary / loader.ONNX) if onnx else None
             size = sum(path.stat().st_size for path in temporary.iterdir())
-            if _taken(out):  # made by another meanwhile
+            if _taken(out):  # another process may have created it
                 raise UsageError(_NEW.format(out=out))
             put_in_place(temporary, out)
         finally:
@@ -131,24 +131,24 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType, *, onnx: boo
 
 
 def _bound(trained: TrainedModel) -> float:
-    """Return how far two predictions may be apart: differences of logits grow where a calibration is steeper than 1."""
+    """Return the largest allowed difference. A calibration steeper than 1 amplifies differences of logits."""
     return BOUND * max(1.0, trained.calibration.steepest if trained.calibration else 1.0)
 
 
 def head_program(head: nn.Module, *, num_dense: int, features: int, dim: int) -> bytes:
-    """Return the file: (B, K) dense inputs and (B, F, D) pooled rows to (B,) logits, for any B; K or F may be 0.
+    """Export a head: (B, K) dense inputs and (B, F, D) pooled embeddings to (B,) logits, for any B; K or F may be 0.
 
     Args:
-        head: float32, on the CPU.
+        head: float32 head on the CPU.
         num_dense: K.
         features: F.
         dim: D.
 
     Returns:
-        What `torch.export.save` writes.
+        The bytes that `torch.export.save` writes.
 
     Raises:
-        CheckpointError: read again, it predicts something else than `head`.
+        CheckpointError: the loaded copy predicts differently.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -158,7 +158,7 @@ def head_program(head: nn.Module, *, num_dense: int, features: int, dim: int) ->
 
     alone = copy.deepcopy(head)
     for parameter in alone.parameters():
-        # In training they are parts of one vector, which torch warns of.
+        # In training they are views of one vector, about which torch warns.
         parameter.data = parameter.data.clone()
     batch = torch.export.Dim("batch")
     with torch.no_grad():
@@ -166,13 +166,13 @@ def head_program(head: nn.Module, *, num_dense: int, features: int, dim: int) ->
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         buffer.seek(0)
-        again = torch.export.load(buffer).module()  # bytes that this process made: their pickles are ours
+        again = torch.export.load(buffer).module()  # safe to unpickle: this process wrote the bytes
         for given in (inputs(1), inputs(100)):
             ours, theirs = (probability_from_logit(f(*given).numpy()) for f in (head, again))
             if abs(ours - theirs).max() > BOUND:
                 raise CheckpointError(
-                    f"an exported head must predict as the checkpoint's to {BOUND}, and is off by "
-                    f"{abs(ours - theirs).max():.1e}; install the version of torch that the program asks for"
+                    f"The exported head differs from the checkpoint's by {abs(ours - theirs).max():.1e}; at most {BOUND} is "
+                    "allowed. Install the version of torch that this program requires."
                 )
     return buffer.getvalue()
 
@@ -199,7 +199,7 @@ def _write_files(
             file.write(onnx_program(program))
     write_tensors(folder / "vocabulary.safetensors", sorted_tensors(trained.preprocessing))
     write_parquet(trained.preprocessing, folder / "vocabulary.parquet")
-    # Of fp32 these are the rows themselves, not copies.
+    # With fp32 these are the embedding rows themselves, not copies.
     stored = {
         f"{name}/{part}": tensor
         for name, table in rows.items()

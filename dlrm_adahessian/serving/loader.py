@@ -1,16 +1,16 @@
-"""Predict clicks with an exported model. Needs Python 3.11, torch and safetensors, and nothing else: one file, for copies.
+"""Predict clicks with an exported model. One file to copy, which needs only Python 3.11, torch, and safetensors.
 
     from loader import load
 
     model = load("FOLDER")
-    model.predict([{"price": 2.5, "site": "news", "genres": ["a", "b"]}])  # rows by the names of their columns
+    model.predict([{"price": 2.5, "site": "news", "genres": ["a", "b"]}])  # samples by column name
     model.probabilities([[2.5]], [["news"]], [[["a", "b"]]])  # the same in the order of the schema
 
-    python FOLDER/loader.py < rows.jsonl  # a probability a line, for a JSON object a line; of Criteo's for its text
+    python FOLDER/loader.py < samples.jsonl  # one probability per line: JSON objects, or text for Criteo
 
-Every byte is compared with the manifest first, so damage is refused, and nothing is unpickled. The manifest bears no
-signature: who can write to the folder can put another model there. The steps are those of the program that trained it, in
-float32, 8,192 rows at a time as it scores: a row's last bits depend on the rows that are computed with it.
+Loading verifies every byte with the manifest, so it detects damage, and unpickles nothing. The manifest has no signature:
+whoever can write to the folder can replace the model. Predictions take the same float32 steps as training, in batches of
+8,192 samples, because the last bits of a prediction depend on the batch.
 """
 
 import hashlib
@@ -31,34 +31,34 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 FORMAT, MANIFEST = 2, "manifest.json"
-CALIBRATED = 3  # the format with a calibration, which a loader of before would leave out unseen
+CALIBRATED = 3  # the format with a calibration, which older loaders would ignore
 TENSORS = ("head.safetensors", "tables.safetensors", "vocabulary.safetensors")
 FILES = ("head.pt2", "loader.py", "vocabulary.parquet", *TENSORS)
-ONNX = "head.onnx"  # only where it was asked for
+ONNX = "head.onnx"  # optional
 BATCH = 8192
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 _MAX_MANIFEST, _MAX_LINE = 1 << 20, 1 << 16  # bytes
-_MARK = b"\xef\xbb\xbf"  # of the byte order, as some programs begin a file
+_MARK = b"\xef\xbb\xbf"  # byte order mark, with which some programs begin a file
 _LARGEST = 1e6  # of any number in a calibration
-_SIGN = -(1 << 31)  # adding it keeps the order of uint32 within int32
+_SIGN = -(1 << 31)  # maps uint32 to int32 in the same order
 _DIGITS = frozenset("0123456789abcdefABCDEF")
-# Criteo's text: each byte as a digit or a mark, and for each column, label first, the base and the most digits.
+# Criteo text: the value of each byte as a digit or separator, and the base and longest value of each column, label first.
 _OTHER, _MINUS, _RETURN, _TAB, _NEWLINE = range(16, 21)
 _SIGNS = {"-": _MINUS, "\r": _RETURN, "\t": _TAB, "\n": _NEWLINE}
 _WORTH = torch.tensor(
     [int(char, 16) if char in _DIGITS else _SIGNS.get(char, _OTHER) for char in map(chr, range(256))],
     dtype=torch.uint8,
 )
-_LONGEST = 16  # decimal digits that are read at once
+_LONGEST = 16  # decimal digits read at once
 _BASES = torch.tensor([2] + [10] * 13 + [16] * 26)
 _WIDEST = torch.tensor([1] + [_LONGEST] * 13 + [8] * 26)
 _BASIS, _PRIME, _BITS = (
     0xCBF29CE484222325,
     0x100000001B3,
     (1 << 63) - 1,
-)  # FNV-1a (RFC 9923) of 64 bits but one
-# What a manifest of somebody else's hands can raise on its way to a model.
+)  # 63 bits of the 64-bit FNV-1a (RFC 9923)
+# What a forged manifest can raise on its way to a model.
 _FORGED = (
     ArithmeticError,
     AttributeError,
@@ -69,30 +69,30 @@ _FORGED = (
     TypeError,
     ValueError,
 )
-_Value = Any  # a number; text; a list of texts; None where missing
+_Value = Any  # a number, text, or a list of texts; None if missing
 _Row = tuple[list[float], list[int], list[list[int]]]
 _Bag = tuple[Tensor, Tensor]
 
 
 class BadFolderError(Exception):
-    """A folder is not what was exported."""
+    """A folder is not an intact export."""
 
 
 def load(folder: str | Path) -> "Model":
-    """Verify a folder and map its tables; `BadFolderError` when it is not what was exported."""
+    """Verify a folder and map its tables. Raises `BadFolderError` if it is not an intact export."""
     try:
         return Model(_verified(Path(folder)), *(load_file(Path(folder) / name) for name in TENSORS))
     except OSError as error:
-        raise BadFolderError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+        raise BadFolderError(f"Cannot read {error.filename or folder}: {error.strerror}.") from error
     except _FORGED as error:
-        raise BadFolderError(f"{folder} holds no model: {error!r}; export it again") from error
+        raise BadFolderError(f"{folder} is not a valid model: {error!r}. Export it again.") from error
 
 
 class Model:
-    """The tables, the vocabulary and the dense head."""
+    """The tables, the vocabulary, and the dense head."""
 
     def __init__(self, manifest: dict[str, Any], head: Any, tables: Any, words: Any) -> None:
-        """Take the tensors by name; others than the manifest tells of raise an error of some kind."""
+        """Take the tensors by name. Any that do not fit the manifest raise an error."""
         sizes, dim = manifest["model"], manifest["model"]["embedding_dim"]
         self.schema = _Schema(manifest["schema"], words.get("scales"))
         columns = [*self.schema.tokens, *self.schema.bags]
@@ -102,37 +102,37 @@ class Model:
             _Feature(column, (rows, dim), kind, tables, words)
             for column, rows in zip(columns, heights, strict=True)
         ]
-        # After the columns, which have tables each: a manifest alone makes nothing large.
+        # After the tables, which must exist: a forged manifest alone allocates nothing large.
         self._head = _filled_head(sizes, len(self.schema.dense), len(columns), head)
         self._calibrated = None
         if "calibration" in manifest:
             self._calibrated = _MAPS[manifest["calibration"]["method"]](manifest["calibration"])
 
     def predict(self, rows: Iterable[Mapping[str, _Value]]) -> Tensor:
-        """Predict rows by the names of their columns in the file; columns that are absent or None are missing.
+        """Predict samples by column name. Columns that are absent or None are missing.
 
         Args:
-            rows: numbers, text or whole numbers, and lists of these or text with the schema's separator.
+            rows: numbers, text or integers, and lists of these or text with the schema's separator.
 
         Returns:
-            (N,) float32 probabilities of a click; a value that does not fit its column raises a ValueError.
+            (N,) float32 click probabilities. Raises a ValueError if a value does not fit its column.
         """
         return self.of_parsed([self.schema.row(row) for row in rows])
 
     @torch.no_grad()
     def probabilities(self, values: Any, tokens: Any, bags: Any = ()) -> Tensor:
-        """Predict rows in the order of the schema's columns.
+        """Predict samples with values in the order of the schema.
 
         Args:
-            values: K numbers a row, None where missing; or (N, K) float64, NaN where missing.
-            tokens: T a row, None where missing; or (N, T) int64 of hashes, -1 where missing.
-            bags: a list for each bag column of a row; or for each column its values (V,) int64 and offsets (N + 1,).
+            values: K numbers per sample, None if missing; or (N, K) float64, NaN if missing.
+            tokens: T per sample, None if missing; or (N, T) int64 hashes, -1 if missing.
+            bags: one list per sample and bag column; or per column, values (V,) int64 and offsets (N + 1,).
 
         Returns:
-            (N,) float32 probabilities of a click, in (0, 1).
+            (N,) float32 click probabilities, in (0, 1).
 
         Raises:
-            ValueError: a row has too few or too many values, or a value is out of range.
+            ValueError: a sample has too few or too many values, or a value is out of range.
         """
         if not isinstance(tokens, Tensor):
             empty: list[Any] = [[]] * max(len(values), len(tokens))
@@ -142,30 +142,30 @@ class Model:
         shapes = (*values.shape,), (*tokens.shape,)
         if shapes != ((len(tokens), dense), (len(tokens), width)) or len(bags) != len(self.schema.bags):
             raise ValueError(
-                f"rows are (N, {dense}) values, (N, {width}) tokens and {len(self.schema.bags)} bags, got {shapes} and "
-                f"{len(bags)}"
+                f"Expected (N, {dense}) values, (N, {width}) tokens, and {len(self.schema.bags)} bags, found {shapes} and "
+                f"{len(bags)}."
             )
         largest = (1 << self.schema.bits) - 1
         if bool(((tokens < -1) | (tokens > largest)).any()):
-            raise ValueError(f"a token is -1 or in [0, 2**{self.schema.bits}), and one is not")
+            raise ValueError(f"Tokens must be -1 or in [0, 2**{self.schema.bits}).")
         starts = range(0, len(tokens), BATCH)
         parts = [self._logits(*_cut(values, tokens, bags, slice(at, at + BATCH))) for at in starts]
         z = torch.cat([torch.empty(0), *parts]).double()
         if not bool(z.isfinite().all()):
-            raise ValueError("a row has a number so large that its prediction is none")
+            raise ValueError("A sample has a number too large for a finite prediction.")
         z = self._calibrated(z) if self._calibrated else z
         decay = (-z.abs()).exp()
         sigmoid = torch.where(z >= 0, 1.0, decay) / (1.0 + decay)
         return sigmoid.float().clamp(2**-126, 1 - 2**-24)
 
     def predict_lines(self, lines: Iterable[bytes]) -> Iterator[Tensor]:
-        """Predict lines as the command line takes them, 8,192 at a time.
+        """Predict lines in the format of the command line, 8,192 at a time.
 
         Args:
-            lines: with their ends or without; JSON objects by the names of the columns, of Criteo's its text.
+            lines: with or without line ends; JSON objects by column name, or text for Criteo.
 
         Yields:
-            (N,) float32 probabilities of a click, as of `predict`; a ValueError names a line that is no row.
+            (N,) float32 click probabilities, as from `predict`. A ValueError names the first invalid line.
         """
         given, read, columns = iter(lines), 0, 0
         while some := list(islice(given, BATCH)):
@@ -178,7 +178,7 @@ class Model:
             read += len(some)
 
     def of_parsed(self, rows: Sequence[_Row]) -> Tensor:
-        """Predict rows as `_Schema` returns them."""
+        """Predict parsed samples of `_Schema`."""
         schema = self.schema
         bags = [_bag([row[2][place] for row in rows]) for place in range(len(schema.bags))]
         values = torch.tensor([row[0] for row in rows], dtype=torch.float64).view(-1, len(schema.dense))
@@ -193,7 +193,7 @@ class Model:
         return self._head(*self.head_inputs(values, tokens, bags)).squeeze(1)
 
     def head_inputs(self, values: Tensor, tokens: Tensor, bags: Sequence[_Bag]) -> tuple[Tensor, Tensor]:
-        """Return the dense inputs (B, K) and pooled rows (B, F, D), float32, of tensors as `probabilities` takes them."""
+        """Return dense inputs (B, K) and pooled embeddings (B, F, D), float32, from tensors as in `probabilities`."""
         looked_up = [*tokens.T.contiguous(), *bags]
         rows = [
             feature.pooled(*found) if isinstance(found, tuple) else feature.rows(found)
@@ -204,19 +204,19 @@ class Model:
 
 
 class _Platt:
-    """A line from logits to calibrated logits, as all maps here (N,) float64."""
+    """A linear map of logits. Like all calibrations here, it maps (N,) float64."""
 
     def __init__(self, said: dict[str, Any]) -> None:
         self._slope, self._intercept = said["slope"], said["intercept"]
-        if not (0 < self._slope <= _LARGEST and abs(self._intercept) <= _LARGEST):  # so that NaN fails too
-            raise ValueError(f"a line rises, and {self._slope} z + {self._intercept} does not")
+        if not (0 < self._slope <= _LARGEST and abs(self._intercept) <= _LARGEST):  # fails for NaN too
+            raise ValueError(f"a calibration must rise, found {self._slope} z + {self._intercept}")
 
     def __call__(self, logits: Tensor) -> Tensor:
         return self._slope * logits + self._intercept
 
 
 class _Isotonic:
-    """Straight lines between points, constant beyond the first and the last."""
+    """Linear interpolation between points, constant beyond the first and the last."""
 
     def __init__(self, said: dict[str, Any]) -> None:
         self._at, self._values = (
@@ -230,7 +230,7 @@ class _Isotonic:
             or not rises
             or not bool((points.abs() <= _LARGEST).all())
         ):
-            raise ValueError("a calibration rises from point to point, and this one does not")
+            raise ValueError("a calibration must rise from point to point")
 
     def __call__(self, logits: Tensor) -> Tensor:
         after = torch.searchsorted(self._at, logits).clamp(1, len(self._at) - 1)
@@ -243,7 +243,7 @@ _MAPS: dict[str, Any] = {"platt": _Platt, "isotonic": _Isotonic}
 
 
 class _DLRM(nn.Module):
-    """Dense inputs (B, K) and pooled rows (B, F, D) to logits (B, 1), as all heads here."""
+    """Map dense inputs (B, K) and pooled embeddings (B, F, D) to logits (B, 1), like all heads here."""
 
     def __init__(self, sizes: Any, dense: int, features: int) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ _HEADS: dict[str, Any] = {"dlrm": _DLRM, "deepfm": _DeepFM, "dcnv2": _DCNv2}
 
 
 def _filled_head(sizes: Any, dense: int, features: int, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return the head of these sizes with these parameters; a `ValueError` or `RuntimeError` where it has others."""
+    """Return the head of these sizes with these parameters. Raises an error if they do not fit."""
     layers = sum(len(sizes.get(part, ())) for part in ("bottom", "top", "deep")) + sizes.get("crosses", 0)
     if layers > len(tensors):
         raise ValueError(f"{layers:,} layers cannot have {len(tensors)} tensors")
@@ -318,23 +318,23 @@ def _require_finite(name: str, tensor: Tensor, kind: torch.dtype) -> None:
     if tensor.dtype != kind:
         raise ValueError(f"{name} is {tensor.dtype}, not {kind}")
     if kind.is_floating_point and tensor.numel() and not all(map(math.isfinite, tensor.aminmax())):
-        raise ValueError(f"{name} holds numbers that are not finite")
+        raise ValueError(f"{name} has values that are not finite")
 
 
 def _hidden(widths: Sequence[int], sizes: Any) -> nn.Sequential:
-    """Return linear layers that wait for their values, each with the activation after it."""
+    """Return linear layers without values, each followed by the activation."""
     activation = _ACTIVATIONS[sizes["activation"]]()
     layers = [(nn.Linear(*shape, device="meta"), activation) for shape in pairwise(widths)]
     return nn.Sequential(*[part for layer in layers for part in layer])
 
 
 def _mlp(widths: Sequence[int], sizes: Any) -> nn.Sequential:
-    """Return the same, and a layer to one number."""
+    """Return the same, with a last layer to one number."""
     return _hidden(widths, sizes).append(nn.Linear(widths[-1], 1, device="meta"))
 
 
 class _Schema:
-    """The columns of a row, and how each becomes numbers."""
+    """The columns of a sample, and how each becomes numbers."""
 
     def __init__(self, schema: dict[str, Any], scales: Tensor | None) -> None:
         self.criteo = schema["format"] == "criteo"
@@ -344,10 +344,10 @@ class _Schema:
         self._scales = torch.empty(2, 0, dtype=torch.float64) if scales is None else scales
         _require_finite("scales", self._scales, torch.float64)
         if self._scales.shape != (2, standardized):
-            raise ValueError(f"scales are {tuple(self._scales.shape)}, not (2, {standardized})")
+            raise ValueError(f"scales have shape {tuple(self._scales.shape)}, not (2, {standardized})")
 
     def row(self, row: Mapping[str, _Value]) -> _Row:
-        """Return a row by the names of its columns."""
+        """Parse a sample by column name."""
         values, tokens, bags = (
             [row.get(column["column"]) for column in columns]
             for columns in (self.dense, self.tokens, self.bags)
@@ -355,7 +355,7 @@ class _Schema:
         return self.ordered(values, tokens, bags)
 
     def ordered(self, values: Sequence[_Value], tokens: Sequence[_Value], bags: Sequence[_Value]) -> _Row:
-        """Return a row whose values are in the order of the columns."""
+        """Parse a sample with values in the order of the columns."""
         try:
             return (
                 [_number(value, whole=self.criteo) for _, value in zip(self.dense, values, strict=True)],
@@ -365,11 +365,11 @@ class _Schema:
         except (TypeError, ValueError, OverflowError) as error:
             counts = ", ".join(map(str, (len(self.dense), len(self.tokens), len(self.bags))))
             raise ValueError(
-                f"a row has {counts} numbers, tokens and bags: {error}, got {values}, {tokens} and {bags}"
+                f"Expected {counts} numbers, tokens, and bags: {error}; found {values}, {tokens}, and {bags}."
             ) from error
 
     def transformed(self, values: Tensor) -> Tensor:
-        """Return the dense inputs (N, K) float32 of values (N, K), NaN where missing."""
+        """Return the dense inputs (N, K) float32 of values (N, K), NaN if missing."""
         found, standardized = [], 0
         for column, given in zip(self.dense, values.double().T, strict=True):
             if column["transform"] == "standardize":
@@ -384,10 +384,10 @@ class _Schema:
             return -1
         if self.criteo:
             if len(value) != 8 or not _DIGITS.issuperset(value):
-                raise ValueError(f"a token of Criteo's has 8 hexadecimal digits, found {value!r}")
+                raise ValueError(f"a Criteo token must have 8 hexadecimal digits, found {value!r}")
             return int(value, 16)
         if isinstance(value, float) and not value.is_integer():
-            raise ValueError(f"{column['column']} is text or a whole number, found {value!r}")
+            raise ValueError(f"{column['column']} must be text or an integer, found {value!r}")
         text = (
             str(value).lower()
             if isinstance(value, bool)
@@ -403,7 +403,7 @@ class _Schema:
 
 
 class _Feature:
-    """The tokens of one feature, and their rows; row 0 is that of unknown tokens."""
+    """The tokens of one feature, and their embedding rows. Unknown tokens have row 0."""
 
     def __init__(
         self, column: dict[str, Any], shape: tuple[int, int], kind: torch.dtype, tables: Any, words: Any
@@ -413,7 +413,7 @@ class _Feature:
         self._code = [tables[f"{name}/{part}"] for part in ("scale", "offset") if kind == torch.int8]
         self._missing, self._buckets = words[f"{name}/missing"], column.get("buckets")
         known = words[f"{name}/tokens"]
-        # Tokens of 32 bits are kept in as many.
+        # 32-bit tokens use 32 bits.
         self._narrow = known.dtype == torch.uint32
         for part in ("rows", "missing"):
             _require_finite(f"{name}/{part}", words[f"{name}/{part}"], torch.int32)
@@ -422,7 +422,7 @@ class _Feature:
         for code in self._code:
             _require_finite(f"the code of {name}", code, torch.float32)
         known = known.long().add_(_SIGN).int() if self._narrow else known
-        # One more at the end, so that every search ends at a token.
+        # A last entry, so that every search ends at a token.
         self._known = torch.cat([known, known.new_tensor([torch.iinfo(known.dtype).max])])
         self._rows = F.pad(words[f"{name}/rows"], (0, 1))
         used = torch.cat([self._rows, self._missing]).aminmax()
@@ -433,14 +433,14 @@ class _Feature:
             *(part.shape for part in self._code),
         )
         if shapes != (shape, self._known.shape, (1,), *[shape[:1]] * len(self._code)):
-            raise ValueError(f"the table of {name} is {shapes}, not {shape}")
+            raise ValueError(f"the table of {name} has shape {shapes}, not {shape}")
         if not 0 <= int(used.min) <= int(used.max) < shape[0] or (self._buckets or 1) >= shape[0] + (
             not self._buckets
         ):
             raise ValueError(f"the tokens of {name} must have rows in [0, {shape[0]})")
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """Return the rows (B, D) float32 of tokens (B,) int64."""
+        """Return the embedding rows (B, D) float32 of tokens (B,) int64."""
         if self._buckets:
             row = torch.where(tokens >= 0, tokens % self._buckets + 1, 0)
         else:
@@ -455,39 +455,41 @@ class _Feature:
         return found
 
     def pooled(self, values: Tensor, offsets: Tensor) -> Tensor:
-        """Return the sums (B, D) of the rows of bags: values (V,) int64, offsets (B + 1,) int64."""
+        """Return the sums (B, D) of the embedding rows of bags: values (V,) int64, offsets (B + 1,) int64."""
         rows = self.rows(values)
         bag = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
         return torch.zeros(len(offsets) - 1, rows.shape[1]).index_add_(0, bag, rows)
 
 
 def digest(manifest: dict[str, Any]) -> str:
-    """Return the sha256 of what a manifest says beside its digest."""
+    """Return the sha256 of a manifest without its digest."""
     said = {name: value for name, value in manifest.items() if name != "digest"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _verified(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a folder whose files are those that it lists."""
+    """Verify a folder, and return its manifest."""
     asked_for = (folder / ONNX).is_symlink() or (folder / ONNX).exists()
     names = (*FILES, ONNX) if asked_for else FILES
     for path in (folder / name for name in (MANIFEST, *names)):
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise BadFolderError(f"{path} must be a plain file, not a link, a folder or a device")
+            raise BadFolderError(f"{path} must be a plain file, not a link, a folder, or a device.")
     with (folder / MANIFEST).open("rb") as file:
         manifest = json.loads(file.read(_MAX_MANIFEST))
     files, known = manifest["files"], CALIBRATED if "calibration" in manifest else FORMAT
     if manifest["format"] != known:
-        raise BadFolderError(f"{folder} must have format {known}, not {manifest['format']!r}; use its loader")
-    if sorted(files) != sorted(names):  # no other name is ever opened, so none leads out of the folder
-        raise BadFolderError(f"{folder} must list {sorted(names)}, not {sorted(files)}; export it again")
+        raise BadFolderError(
+            f"{folder} must have format {known}, not {manifest['format']!r}. Use its loader."
+        )
+    if sorted(files) != sorted(names):  # no other name is opened, so none leads out of the folder
+        raise BadFolderError(f"{folder} must list {sorted(names)}, not {sorted(files)}. Export it again.")
     if manifest["digest"] != digest(manifest):
-        raise BadFolderError(f"{folder / MANIFEST} changed since it was exported; copy the folder again")
+        raise BadFolderError(f"{folder / MANIFEST} changed since the export. Copy the folder again.")
     for path in (folder / name for name in names):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if files[path.name] != {"bytes": path.stat().st_size, "sha256": found}:
-            raise BadFolderError(f"{path} changed since it was exported; copy the folder again")
+            raise BadFolderError(f"{path} changed since the export. Copy the folder again.")
     return manifest
 
 
@@ -502,9 +504,9 @@ def _number(value: _Value, *, whole: bool) -> float:
     if value is None or value == "":
         return math.nan
     if whole and int(value) >> 63 not in (0, -1):
-        raise ValueError(f"an integer has 64 bits with a sign, found {value}")
+        raise ValueError(f"integers must fit into 64 bits with a sign, found {value}")
     if not math.isfinite(found := float(value)):
-        raise ValueError(f"a number is finite, found {value!r}")
+        raise ValueError(f"numbers must be finite, found {value!r}")
     return found
 
 
@@ -516,7 +518,7 @@ def _bag(rows: Sequence[Sequence[int]]) -> _Bag:
 def _cut(
     values: Tensor, tokens: Tensor, bags: Sequence[_Bag], rows: slice
 ) -> tuple[Tensor, Tensor, list[_Bag]]:
-    """Return some of the rows."""
+    """Return some of the samples."""
     ends = slice(rows.start, rows.stop + 1)
     cut = [
         (each[offsets[ends][0] : offsets[ends][-1]], offsets[ends] - offsets[ends][0])
@@ -526,12 +528,12 @@ def _cut(
 
 
 def _plain_text(lines: Sequence[bytes], columns: int) -> tuple[Tensor, Tensor] | None:
-    """Parse lines of Criteo's at once; None where one is not plainly a row, so that `_rows` says what it is.
+    """Parse lines of Criteo text at once; None if a line needs a closer look by `_rows`, which reports errors.
 
     Returns:
-        Values (N, 13) float64, NaN where missing, and tokens (N, 26) int64, -1 where missing.
+        Values (N, 13) float64, NaN if missing, and tokens (N, 26) int64, -1 if missing.
     """
-    # The bytes before the first line are read with its first field, and not used.
+    # Padding, because the first field is read together with the bytes before it, which are ignored.
     text = bytearray(_LONGEST) + b"".join(lines).removesuffix(b"\n") + b"\n"
     worth = _WORTH.index_select(0, torch.frombuffer(text, dtype=torch.uint8).int())
     ends = (worth >= _TAB).nonzero().squeeze(1)
@@ -553,9 +555,9 @@ def _plain_text(lines: Sequence[bytes], columns: int) -> tuple[Tensor, Tensor] |
 
 
 def _of_digits(worth: Tensor, ends: Tensor, digits: Tensor, base: Tensor) -> Tensor:
-    """Return the int64 that the last 8 or fewer digits before each end stand for: 0 for none, -1 where one is no digit.
+    """Return the int64 value of the last 8 or fewer digits before each end; 0 for none, -1 if one is not a digit.
 
-    Eight bytes are one int64, whose neighbors are joined three times: to pairs, to fours, to one number.
+    Eight bytes form one int64. Three steps join its neighbors: to pairs, to fours, to one number.
     """
     words = worth.unfold(0, 8, 1).index_select(0, ends.flatten() - 8).view(torch.int64).view_as(ends)
     others = (64 - 8 * digits).clamp(0, 56)
@@ -567,14 +569,10 @@ def _of_digits(worth: Tensor, ends: Tensor, digits: Tensor, base: Tensor) -> Ten
 
 
 def _lines(lines: Iterable[bytes], first: int) -> Iterator[str]:
-    """Yield lines without their ends; a `ValueError` names one that is too long."""
+    """Yield lines without line ends. A `ValueError` names a line that is too long."""
     for number, line in enumerate(lines, first):
-        if len(line) >= _MAX_LINE and not line.endswith(
-            b"\n"
-        ):  # what follows it would be read as another row
-            raise ValueError(
-                f"line {number}: a line has fewer than {_MAX_LINE:,} bytes, and this one has more"
-            )
+        if len(line) >= _MAX_LINE and not line.endswith(b"\n"):  # the rest of it would count as another line
+            raise ValueError(f"Line {number} has {_MAX_LINE:,} bytes or more.")
         if number == 1 and line == _MARK:
             return
         text = line.removeprefix(_MARK) if number == 1 else line
@@ -582,26 +580,26 @@ def _lines(lines: Iterable[bytes], first: int) -> Iterator[str]:
 
 
 def _rows(schema: _Schema, lines: Iterable[bytes], first: int = 1, columns: int = 0) -> Iterator[_Row]:
-    """Parse lines: JSON objects, or Criteo's text; a `ValueError` names the one that is no row.
+    """Parse lines: JSON objects, or Criteo text. A `ValueError` names the first invalid line.
 
     Args:
-        schema: of the rows.
-        lines: some of those of a file.
-        first: number of the first of them.
-        columns: of each row of Criteo's; 0 for as many as the first has.
+        schema: schema of the samples.
+        lines: some lines of a file.
+        first: number of the first one.
+        columns: number of columns in Criteo text; 0 for that of the first line.
 
     Yields:
-        The rows.
+        The samples.
 
     Raises:
-        ValueError: a line is no row.
+        ValueError: a line is not a sample.
     """
     for number, line in enumerate(_lines(lines, first), first):
         try:
             if not schema.criteo:
                 found = json.loads(line)
                 if not isinstance(found, dict):
-                    raise ValueError(f"a row is a JSON object by the names of the columns, got {found!r:.60}")
+                    raise ValueError(f"Expected a JSON object by column name, found {found!r:.60}.")
                 yield schema.row(found)
                 continue
             fields = line.split("\t")
@@ -610,16 +608,16 @@ def _rows(schema: _Schema, lines: Iterable[bytes], first: int = 1, columns: int 
             whole = all(value.removeprefix("-").isdigit() for value in values if value)
             if len(fields) != columns or label not in ([], [""], ["0"], ["1"]) or not whole:
                 raise ValueError(
-                    "a row has 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each of which may "
-                    f"be missing, after a label if the first line has one, got {fields}"
+                    "Expected 13 integers of 64 bits with a sign and 26 tokens of 8 hexadecimal digits, each possibly "
+                    f"empty, after a label if the first line has one, found {fields}."
                 )
             yield schema.ordered(values, tokens, [])
         except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
+            raise ValueError(f"Line {number}: {error}") from error
 
 
 def _main() -> int:
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader of the output may leave early
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of the output may exit early
     try:
         model = load(Path(__file__).parent)
         lines = iter(lambda: sys.stdin.buffer.readline(_MAX_LINE), b"")

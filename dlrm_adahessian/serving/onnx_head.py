@@ -1,11 +1,11 @@
 # pyright: basic, reportMissingImports=false
-"""The dense head as ONNX, for ONNX Runtime and whatever else reads it; needs the extra `onnx`.
+"""Export the dense head as ONNX, for ONNX Runtime and other programs. Requires the extra `onnx`.
 
-    dense   (B, K) float32     the dense inputs, transformed as for training
-    pooled  (B, F, D) float32  the sum of the embedding rows of each feature
-    probability (B,) float32   of a click, without a calibration
+    dense   (B, K) float32     dense inputs, transformed as in training
+    pooled  (B, F, D) float32  pooled embeddings
+    probability (B,) float32   click probability, without calibration
 
-B is any number of rows. The tables stay in tables.safetensors: they may be larger than the 2 GB that an ONNX file holds.
+B is dynamic. The tables stay in tables.safetensors, because they may exceed the 2 GB limit of an ONNX file.
 """
 
 import copy
@@ -28,16 +28,16 @@ from dlrm_adahessian.serving.parity import ROWS, as_tensors, drawn
 from dlrm_adahessian.train.state import SCORING_BATCH
 
 BOUND = 1e-6
-"""How far two float32 sigmoids of the same logit may be apart."""
-_TIMES = 10  # that one float32 sum may be further off than another in the worst of 65,536 rows
+"""Largest allowed difference between two float32 sigmoids of the same logit."""
+_TIMES = 10  # factor by which one float32 sum may be less exact than another, over 65,536 samples
 
 
 def require_extra() -> None:
-    """Refuse what cannot be written: a `UsageError` where a package of the extra is missing."""
+    """Raise a `UsageError` if a package of the extra is missing."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"--onnx needs packages that are not installed: {', '.join(missing)}; pip install 'dlrm_adahessian[onnx]'"
+            f"--onnx requires missing packages: {', '.join(missing)}. Run pip install 'dlrm_adahessian[onnx]'."
         )
 
 
@@ -51,19 +51,19 @@ class _Probability(nn.Module):
 
 
 def onnx_program(program: bytes) -> bytes:
-    """Return the file.
+    """Convert an exported head to ONNX.
 
     Args:
-        program: what `head_program` returned in this process; reading it unpickles.
+        program: result of `head_program` in this process. It is unpickled.
 
     Returns:
-        A model in one piece.
+        The bytes of the ONNX file.
     """
     head: Any = torch.export.load(io.BytesIO(program))
     rows = {0: torch.export.Dim("rows")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch calls in itself
+        warnings.simplefilter("ignore")  # torch uses its own deprecated functions
         written: Any = torch.onnx.export(
             _Probability(head.module()),
             head.example_inputs[0],
@@ -77,10 +77,10 @@ def onnx_program(program: bytes) -> bytes:
 
 
 def onnx_difference(trained: TrainedModel, model: loader.Model, file: Path) -> float:
-    """Compare ONNX Runtime with the checkpoint's head, on drawn rows as the loader hands them to its own.
+    """Compare ONNX Runtime with the checkpoint's head, on random samples with the loader's inputs.
 
     Args:
-        trained: the checkpoint's model.
+        trained: model of the checkpoint.
         model: the loaded folder.
         file: the head as ONNX.
 
@@ -88,7 +88,7 @@ def onnx_difference(trained: TrainedModel, model: loader.Model, file: Path) -> f
         The largest absolute difference in probability.
 
     Raises:
-        CheckpointError: it is larger than rounding explains, which the same head in float64 shows.
+        CheckpointError: the difference exceeds the rounding error, which the same head in float64 shows.
     """
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
@@ -109,7 +109,7 @@ def onnx_difference(trained: TrainedModel, model: loader.Model, file: Path) -> f
     largest, bound = float(np.max(differences)), BOUND + _TIMES * float(np.max(roundings))
     if not largest <= bound:
         raise CheckpointError(
-            f"{file.name} must predict as the checkpoint's head does to {bound:.1e}, and is off by {largest:.1e} in ONNX "
-            "Runtime; nothing was written; export without --onnx"
+            f"{file.name} differs from the checkpoint's head by {largest:.1e} in ONNX Runtime; at most {bound:.1e} is "
+            "allowed. Nothing was written. Export without --onnx."
         )
     return largest

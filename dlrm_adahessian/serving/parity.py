@@ -1,5 +1,5 @@
 # pyright: basic
-"""How far an exported folder's predictions are from the checkpoint's, on rows drawn over all of the tables."""
+"""Compare the predictions of an exported folder with the checkpoint's, on random samples that cover all tables."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,20 +17,20 @@ from dlrm_adahessian.serving.rounding import RowType, rounded, unrounded
 from dlrm_adahessian.train.state import SCORING_BATCH
 
 ROWS = 1 << 16
-_LONGEST_BAG = 5  # values
-_ABSENT = 0.1  # share of missing values, and of tokens that are drawn regardless of the vocabulary
+_LONGEST_BAG = 5  # tokens
+_ABSENT = 0.1  # share of missing values, and of tokens drawn independently of the vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """Absolute differences in probability over rows.
+    """Absolute differences in probability over random samples.
 
     Attributes:
-        rows: how many.
-        identical: of these, those without a difference.
-        largest: difference to the checkpoint's prediction, rounding of the tables included.
-        mean: of these differences.
-        beyond_rounding: largest difference to what the checkpoint's head makes of its own rows, rounded alike.
+        rows: number of samples.
+        identical: number of samples without a difference.
+        largest: largest difference to the checkpoint's prediction, including the rounding of the tables.
+        mean: mean of these differences.
+        beyond_rounding: largest difference to the checkpoint's head on its own rounded embedding rows.
     """
 
     rows: int
@@ -41,13 +41,13 @@ class Parity:
 
 
 def compared(trained: TrainedModel, model: loader.Model, tables: RowType, rows: int = ROWS) -> Parity:
-    """Predict the same drawn rows with both, from raw values on; what the vocabularies find is compared too.
+    """Compare predictions on random raw samples. This covers the vocabularies too.
 
     Args:
         trained: the checkpoint's model.
         model: a loaded folder.
-        tables: what its rows are rounded to.
-        rows: how many.
+        tables: storage type of the embedding rows.
+        rows: number of samples.
 
     Returns:
         The differences.
@@ -69,15 +69,15 @@ def compared(trained: TrainedModel, model: loader.Model, tables: RowType, rows: 
 
 
 def drawn(preprocessing: Preprocessing, rows: int, seed: int = 0) -> ColumnBlock:
-    """Draw raw rows whose tokens lie uniformly over the rows of each table; some are missing, some unknown.
+    """Generate raw samples whose tokens cover the rows of each table uniformly. Some are missing, some unknown.
 
     Args:
-        preprocessing: whose tokens to draw.
-        rows: how many.
-        seed: of the draws.
+        preprocessing: source of the tokens.
+        rows: number of samples.
+        seed: random seed.
 
     Returns:
-        The rows, without labels.
+        The samples, without labels.
     """
     rng = np.random.default_rng(seed)
     schema = preprocessing.schema
@@ -108,7 +108,7 @@ def drawn(preprocessing: Preprocessing, rows: int, seed: int = 0) -> ColumnBlock
 def _drawn_tokens(
     preprocessing: Preprocessing, feature: int, count: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Draw tokens (count,) of a feature, some unknown, and where the missing one was drawn (count,)."""
+    """Return random tokens (count,) of a feature, some unknown, and a mask (count,) of those that are missing."""
     vocabulary = preprocessing.vocabulary
     known = vocabulary.tokens_of(feature)
     found = rng.integers(0, 1 << preprocessing.schema.token_bits, count, np.uint64)
@@ -123,9 +123,9 @@ def _drawn_tokens(
 def _rounded_probabilities(
     trained: TrainedModel, features: Features, tables: RowType
 ) -> npt.NDArray[np.float32]:
-    """Return the probabilities (N,) of the checkpoint's head on its own rows, of which only those looked up are rounded.
+    """Return the probabilities (N,) of the checkpoint's head on its own embedding rows, rounded after the lookup.
 
-    So no second copy of the tables is made. A row is rounded by itself, whatever is rounded with it.
+    This avoids a second copy of the tables. It is exact, because each row is rounded independently.
     """
     names = trained.preprocessing.schema.features
     weights, head = trained.state.lookup.tables(), trained.state.served_head()
@@ -151,13 +151,13 @@ def _looked_up(table: torch.Tensor, ids: torch.Tensor, tables: RowType) -> torch
 
 
 def as_tensors(block: ColumnBlock) -> tuple[Any, Any, list[tuple[Any, Any]]]:
-    """Return raw rows as the loader takes them.
+    """Return raw samples as arguments of the loader.
 
     Args:
-        block: the rows.
+        block: the samples.
 
     Returns:
-        Values (N, K) float64, NaN where missing; tokens (N, T) int64, -1 where missing; values and offsets of each bag.
+        Values (N, K) float64, NaN if missing; tokens (N, T) int64, -1 if missing; values and offsets of each bag.
     """
     bits = np.unpackbits(block.missing.view(np.uint8), axis=1, bitorder="little")
     gone = bits[:, len(block.schema.dense) :][:, : len(block.schema.tokens)]

@@ -1,10 +1,10 @@
-"""Embedding rows in fewer bytes, and how far an entry may then be off.
+"""Store embedding rows in fewer bytes, with bounds on the error of an entry.
 
-- fp32 keeps the rows.
-- bf16 rounds an entry x to the nearest number of 8 significant bits, ties to even: off by at most 2^-8 |x|.
-- int8 spreads 256 codes evenly over the range of a row, and rounds to the nearest, ties to even. An entry is code x scale +
-  offset in float32, off by at most (max - min) / 510 + 2^-21 max |x| over its row: half a step, and what float32 rounds of
-  scale, offset, product and sum, which is less than 8 units of 2^-24 of the largest entry.
+- fp32 keeps the rows unchanged.
+- bf16 rounds an entry x to the nearest number with 8 significant bits, ties to even. The error is at most 2^-8 |x|.
+- int8 spreads 256 codes evenly over the range of a row, and rounds to the nearest code, ties to even. An entry is code x
+  scale + offset in float32. The error is at most (max - min) / 510 + 2^-21 max |x| over its row: half a step, plus the
+  float32 rounding of scale, offset, product, and sum, which is less than 8 units of 2^-24 of the largest entry.
 """
 
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 RowType = Literal["fp32", "bf16", "int8"]
-_BLOCK = 1 << 17  # rows that are in float64 at a time
+_BLOCK = 1 << 17  # embedding rows converted to float64 at once
 _CODES = 256
 
 
 def rounded(rows: Tensor, kind: RowType) -> dict[str, Tensor]:
-    """Return a table as it is stored.
+    """Return the stored form of a table.
 
     Args:
         rows: (R, D) float32, finite.
-        kind: fp32 returns `rows` itself.
+        kind: type of the stored entries; fp32 returns `rows` itself.
 
     Returns:
-        `weight` (R, D); of int8 `scale` and `offset` too, (R,) float32.
+        `weight` (R, D); for int8 also `scale` and `offset`, (R,) float32.
     """
     if kind == "fp32":
         return {"weight": rows}
@@ -45,13 +45,13 @@ def rounded(rows: Tensor, kind: RowType) -> dict[str, Tensor]:
 
 
 def unrounded(stored: Mapping[str, Tensor]) -> Tensor:
-    """Return the rows (R, D) float32 that a table of `rounded` stands for."""
+    """Return the embedding rows (R, D) float32 of a table from `rounded`."""
     rows = stored["weight"].float()
     return rows * stored["scale"].unsqueeze(1) + stored["offset"].unsqueeze(1) if "scale" in stored else rows
 
 
 def largest_error(rows: Tensor, kind: RowType) -> float:
-    """Return the bound of this module on how far an entry of (R, D) `rows` is off, the largest over the rows."""
+    """Return the largest error bound of this module over the entries of (R, D) `rows`."""
     low, high = (part.double() for part in rows.aminmax(dim=1))
     largest = torch.maximum(low.abs(), high.abs())
     bounds = {"fp32": 0 * largest, "bf16": 2**-8 * largest, "int8": (high - low) / 510 + 2**-21 * largest}
@@ -59,10 +59,10 @@ def largest_error(rows: Tensor, kind: RowType) -> float:
 
 
 def _coded(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes (R, D), scale (R,) and offset (R,) of float64 rows; a row of equal entries has scale 0."""
+    """Return codes (R, D), scale (R,), and offset (R,) of float64 rows. A row of equal entries has scale 0."""
     low, high = rows.aminmax(dim=1, keepdim=True)
     scale = ((high - low) / (_CODES - 1)).float()
     offset = (low + _CODES / 2 * scale).float()
-    # Of the scale and offset that are stored, so that their own rounding is made up for.
+    # Use the stored scale and offset, to compensate for their own rounding.
     codes = (rows - offset) / torch.where(scale > 0, scale, 1).double()
     return codes.round().clamp(-_CODES / 2, _CODES / 2 - 1), scale.squeeze(1), offset.squeeze(1)

@@ -1,5 +1,5 @@
 # pyright: basic
-"""The vocabulary for other programs: as parquet for databases, as sorted tensors for the loader."""
+"""Export the vocabulary: as parquet for databases, and as sorted tensors for the loader."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +17,13 @@ from dlrm_adahessian.data.prepared.vocabulary import UNKNOWN
 from dlrm_adahessian.runs.files import new_file
 
 _SCHEMA = pa.schema([("feature", pa.string()), ("token", pa.string()), ("row", pa.int32())])
-_BLOCK = 1 << 20  # tokens written at once
+_BLOCK = 1 << 20  # tokens per write
 
 
 def sorted_tensors(preprocessing: Preprocessing) -> dict[str, Tensor]:
-    """Return by feature `tokens` (K,) ascending, `rows` (K,) int32, and `missing` (1,) int32; and `scales`, if any.
+    """Return for each feature `tokens` (K,) ascending, `rows` (K,) int32, and `missing` (1,) int32; plus `scales`, if any.
 
-    Tokens of 32 bits are uint32, hashes of 63 int64.
+    Tokens are uint32 if they have 32 bits, or int64 for 63-bit hashes.
     """
     found: dict[str, Tensor] = {}
     for name, tokens, rows, missing in _features(preprocessing):
@@ -38,7 +38,10 @@ def sorted_tensors(preprocessing: Preprocessing) -> dict[str, Tensor]:
 
 
 def write_parquet(preprocessing: Preprocessing, path: Path) -> None:
-    """Write feature, token (text, or hexadecimal without; null is the missing one) and row; tokens not listed have row 0."""
+    """Write columns feature, token, and row. Tokens are text, or hexadecimal hashes; null is the missing token.
+
+    Tokens that are not listed have row 0.
+    """
     with new_file(path) as file, pq.ParquetWriter(file, _SCHEMA) as writer:
         for place, (name, tokens, rows, missing) in enumerate(_features(preprocessing)):
             texts = None if preprocessing.texts is None else preprocessing.texts.column(place)
@@ -55,14 +58,14 @@ def write_parquet(preprocessing: Preprocessing, path: Path) -> None:
 def _features(
     preprocessing: Preprocessing,
 ) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[np.int32], int]]:
-    """Yield name, tokens, their rows, and the row of the missing token, `UNKNOWN` when it has none."""
+    """Yield name, tokens, their embedding rows, and the row of the missing token, or `UNKNOWN` if it has none."""
     vocabulary = preprocessing.vocabulary
     for feature, name in enumerate(preprocessing.schema.features):
         first, stop = vocabulary.offsets[feature : feature + 2]
         rows = np.arange(1, stop - first + 1, dtype=np.int32)
         missing = int(vocabulary.missing[feature])
         tokens = vocabulary.tokens[first:stop]
-        # In the place of a missing token stands a 0 without meaning.
+        # The entry of the missing token is a meaningless 0.
         yield name, tokens[rows != missing], rows[rows != missing], missing
 
 

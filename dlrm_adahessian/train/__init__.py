@@ -1,1 +1,1 @@
-"""Training: the loop, the step, what a run writes, and the run with its baseline."""
+"""Train a model: the loop, the training step, the log of a run, and the run with its baseline."""

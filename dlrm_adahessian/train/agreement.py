@@ -1,6 +1,6 @@
-"""What the ranks of a run have alike before its first step, and before a folder is changed.
+"""Check that all ranks agree, before the first step and before any folder changes.
 
-Only paths may differ: the first rank prepares the rows and names the run directory, and the others open what it names.
+Only paths may differ. The first rank prepares the data and chooses the run directory, and the other ranks open them.
 """
 
 import platform
@@ -25,19 +25,19 @@ _SHARED = "a folder that all machines see under the same path"
 
 
 def require_same_start(config: RunConfig) -> None:
-    """Refuse ranks with flags, settings or a program of their own; the first thing that ranks say.
+    """Require the same flags, settings, and program on all ranks. This is the first exchange between ranks.
 
     Args:
-        config: of this rank.
+        config: settings of this rank.
     """
     require_none_refused(None)
-    # Another program may have other settings, so it is named first.
+    # Another program may have other settings, so report it first.
     require_same(program, "Install the same version of the program and of its packages on all machines.")
     require_same(lambda: config.of_all_ranks, "Start all ranks with the same flags.")
 
 
 def find_same_device(config: RunConfig) -> torch.device:
-    """Return the device of this rank, of the same kind on all; raises as `find_device`, and as `require_same`."""
+    """Return the device of this rank, of the same type on all. Errors are those of `find_device` and `require_same`."""
     _, device = ranks.all_open(lambda: (None, find_device(config.device)))
     require_same(
         lambda: {"device": device.type}, "Give each rank a GPU that torch can use, or use --device cpu."
@@ -46,10 +46,10 @@ def find_same_device(config: RunConfig) -> torch.device:
 
 
 def require_same_folder(run: RunDirectory) -> None:
-    """Refuse ranks that see another run directory than the first one, or another newest checkpoint in it.
+    """Require that all ranks see the same run directory, with the same newest checkpoint.
 
     Args:
-        run: that the first rank has locked.
+        run: run directory, locked by the first rank.
     """
 
     def seen() -> dict[str, Any]:
@@ -64,10 +64,10 @@ def require_same_folder(run: RunDirectory) -> None:
 
 
 def require_same_rows(data: PreparedData) -> None:
-    """Refuse ranks that see other prepared rows than the first one under the same path.
+    """Require that all ranks see the same prepared data under the same path.
 
     Args:
-        data: as this rank sees them.
+        data: prepared data as this rank sees it.
     """
     manifest = data.manifest
     require_same(
@@ -77,7 +77,7 @@ def require_same_rows(data: PreparedData) -> None:
 
 
 def program(package: Path = _PACKAGE) -> dict[str, Any]:
-    """Return the versions that a run is made with, and the digest of each source file of the program."""
+    """Return the version of each package and the digest of each source file of the program."""
     sources = {
         str(path.relative_to(package.parent)): xxhash.xxh3_64_hexdigest(path.read_bytes())
         for path in sorted(package.rglob("*.py"))
@@ -93,5 +93,5 @@ def program(package: Path = _PACKAGE) -> dict[str, Any]:
 def _digest(path: Path) -> str | None:
     try:
         return file_digest(path)
-    except OSError:  # a checkpoint that is damaged is judged when it is loaded
+    except OSError:  # loading will report a damaged checkpoint
         return None

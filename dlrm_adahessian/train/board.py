@@ -1,7 +1,7 @@
 # pyright: basic
-"""The curves of a run in TensorBoard: what metrics.jsonl says, and histograms of the curvature.
+"""Write the curves of a run for TensorBoard: the figures of metrics.jsonl, and histograms of the curvature.
 
-Where TensorBoard is not installed, nothing.
+If TensorBoard is not installed, this module writes nothing.
 """
 
 import secrets
@@ -16,47 +16,47 @@ from dlrm_adahessian.runs.files import new_file
 from dlrm_adahessian.runs.logs import scalars
 from dlrm_adahessian.runs.sealed import require_no_links, storage_errors
 
-_BINS = 60  # of a histogram, as many as TensorBoard can show apart
+_BINS = 60  # per histogram; TensorBoard shows no more
 
 
 class Board:
-    """Event files in one folder."""
+    """Writes event files to one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer = _writer(folder)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write pending events."""
         if self._writer is not None:
             self._writer.close()
 
     def show(self, record: Mapping[str, Any]) -> None:
-        """Show a line of metrics.jsonl."""
+        """Add the figures of one line of metrics.jsonl."""
         if self._writer is not None:
             for name, value in scalars(record).items():
                 self._writer.add_scalar(name, value, record["step"])
 
     def show_curvature(self, curvature: Tensor, step: int) -> None:
-        """Show how large the entries (P,) are that are not 0, on a logarithmic scale."""
+        """Add a histogram of log10 of the absolute nonzero entries of the curvature (P,)."""
         if self._writer is not None:
             sizes = curvature[curvature != 0].abs().log10()
             if len(sizes):
                 self._writer.add_histogram("curvature/log10", sizes, step, bins=_BINS)
 
     def rewind(self, step: int) -> None:
-        """Take back what was shown after a step."""
+        """Drop everything after a step."""
         self.close()
-        # Event files only grow; this tells TensorBoard which of the events before it no longer count.
+        # Event files are append-only; `purge_step` tells TensorBoard to ignore events from that step on.
         self._writer = _writer(self._folder, purge_step=step + 1)
 
 
 def copy_curves(run: Path, to: Path) -> None:
-    """Show the curves of another run beside those of one, as they are now.
+    """Copy the current curves of another run, to show them next to those of this run.
 
     Args:
-        run: folder of the other run's event files; it may be absent; links in it are refused.
-        to: folder of the copies, which takes the place of that of before.
+        run: folder of the other run's event files. It may be missing. Links in it raise an error.
+        to: folder of the copies; replaces an existing one.
     """
     shutil.rmtree(to, ignore_errors=True)
     if run.is_dir():
@@ -73,6 +73,6 @@ def _writer(folder: Path, *, purge_step: int | None = None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    # TensorBoard names its file by time, host and process, which can be guessed.
+    # TensorBoard builds the name from time, host, and process, which others can guess.
     suffix = f".{secrets.randbits(64)}"
     return SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)

@@ -1,8 +1,8 @@
 # pyright: basic
-"""What metrics.jsonl says of the derivatives of a step: their norms by layer, the floored share, the rows.
+"""Compute the figures of a step for metrics.jsonl: norms by layer, the floored share, and the number of embedding rows.
 
-They are computed at logged steps alone, before anything is updated. A rule may want the curvature every few steps only, and
-then logged steps may all be without: the curvature that is logged is that of the last step with one before each of them.
+They are computed only at logged steps, before the update. If an optimizer uses the curvature only every few steps, logged
+steps may have none. The log then has the curvature of the last step that computed one.
 """
 
 from typing import TYPE_CHECKING
@@ -18,36 +18,36 @@ from dlrm_adahessian.distributed.dense_exchange import distinct_over_ranks
 if TYPE_CHECKING:
     from dlrm_adahessian.train.state import TrainState
 
-_FIRST_LOGGED = 20  # steps that are all logged
-_HISTOGRAM_EVERY = 10  # lines of metrics.jsonl: one takes longer than all figures of a line
-_BITS_OF_ROW = 40  # a table of more rows fits into no memory
+_FIRST_LOGGED = 20  # number of steps at the start that are all logged
+_HISTOGRAM_EVERY = 10  # logged lines per histogram, which takes longer than all other figures of a line
+_BITS_OF_ROW = 40  # no table with more embedding rows fits into memory
 
 
 def is_logged(step: int, *, every: int, last: int) -> bool:
-    """Whether step `step`, from 1, has a line in metrics.jsonl: the first ones, each `every`-th, and the `last` one."""
+    """Return whether step `step`, from 1, has a line in metrics.jsonl: the first, every `every`-th, and the `last` step."""
     return step <= _FIRST_LOGGED or step % every == 0 or step >= last
 
 
 class StepFigures:
-    """The figures of one step; `train_step` shows it the derivatives.
+    """The figures of one step. `train_step` calls it with the derivatives.
 
     Attributes:
-        values: by name, as metrics.jsonl has them; empty between logged steps, and where nothing was updated.
-        curvature: (P,) whose histogram is due; None otherwise.
+        values: figures by their key in metrics.jsonl; empty between logged steps, and if the step updated nothing.
+        curvature: (P,) if a histogram is due; None otherwise.
     """
 
     def __init__(
         self, config: RunConfig, state: "TrainState", batch: Batch, step: int, last: int, lr: dict[str, float]
     ) -> None:
-        """Look at no derivatives yet.
+        """Prepare to take figures.
 
         Args:
-            config: of the run.
-            state: what is trained.
-            batch: of the step.
-            step: its number, from 1.
-            last: the step that the run ends with.
-            lr: learning rates of the step, of the dense part and of the rows.
+            config: settings of the run.
+            state: model and optimizers.
+            batch: batch of the step.
+            step: number of the step, from 1.
+            last: number of the last step of the run.
+            lr: learning rates of the step, for the dense part and the embedding rows.
         """
         self.values: dict[str, object] = {}
         self.curvature: Tensor | None = None
@@ -55,7 +55,7 @@ class StepFigures:
         self._step, self._last, self._lr = step, last, lr
 
     def __call__(self, found: Derivatives) -> None:
-        """Take the figures that are due; all ranks call it."""
+        """Compute the figures that are due. A collective: all ranks call it."""
         head = self._state.head
         if self._is_due(of_curvature=False):
             self.values["lr"] = self._lr
@@ -72,21 +72,21 @@ class StepFigures:
             self.curvature = found.curvature
 
     def _is_due(self, *, of_curvature: bool, lines: int = 1) -> bool:
-        """Whether a step is logged, or for a curvature one before the next curvature; of every so many lines."""
+        """Return whether a step, or any step until the next curvature, is logged; `lines` selects every n-th line."""
         steps = range(self._step, self._step + (self._config.curvature_every if of_curvature else 1))
         every = self._config.log_every * lines
         return any(is_logged(step, every=every, last=self._last) for step in steps)
 
 
 def norms_by_layer(head: nn.Module, derivative: Tensor) -> dict[str, float]:
-    """Return the Euclidean norm of a derivative in each layer, of weight and bias together.
+    """Return the Euclidean norm of a derivative for each layer, weight and bias together.
 
     Args:
-        head: the dense half of a model.
-        derivative: (P,) at its trained parameters.
+        head: dense part of a model.
+        derivative: (P,) derivative with respect to its trained parameters.
 
     Returns:
-        By the name of the module in the head, as "top.2".
+        Norms by the name of the module in the head, such as "top.2".
     """
     sizes: dict[str, int] = {}
     for name, parameter in head.named_parameters():
@@ -98,7 +98,7 @@ def norms_by_layer(head: nn.Module, derivative: Tensor) -> dict[str, float]:
 
 
 def rows_touched(batch: Batch) -> int:
-    """Return how many different embedding rows a batch of all ranks looks up; all ranks call it."""
+    """Return the number of distinct embedding rows in a global batch. A collective: all ranks call it."""
     kjt = batch.kjt
     lengths = torch.tensor(kjt.length_per_key(), dtype=torch.int64)
     tables = torch.arange(len(lengths)).repeat_interleave(lengths).to(kjt.values().device)

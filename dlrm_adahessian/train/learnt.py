@@ -1,5 +1,5 @@
 # pyright: basic
-"""What a run has learnt, verified: from its rows, and in its checkpoints."""
+"""Load what a run has learned, with verification: its preprocessing and its checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from dlrm_adahessian.train.recorded import RecordedRun
 
 
 def preprocessing_of(recorded: RecordedRun) -> tuple[Preprocessing, Mapping[str, Any]]:
-    """Read the preprocessing of a run's rows.
+    """Read the preprocessing of a run's data.
 
     Args:
         recorded: the run.
@@ -22,40 +22,40 @@ def preprocessing_of(recorded: RecordedRun) -> tuple[Preprocessing, Mapping[str,
         The preprocessing, and the manifest of its folder.
 
     Raises:
-        CheckpointError: it is damaged, or belongs to other rows.
+        CheckpointError: the folder is damaged, or belongs to other data.
     """
     folder = RunDirectory(recorded.folder).vocabulary
     try:
         manifest = read_sealed(folder)
         preprocessing = Preprocessing.load(folder, manifest)
     except DamagedFolderError as error:
-        raise CheckpointError(f"{error}; restore {folder} from a copy, or train again") from error
+        raise CheckpointError(f"{error}. Restore {folder} from a copy, or train again.") from error
     if preprocessing.fingerprint != recorded.rows:
         raise CheckpointError(
-            f"{folder} belongs to other rows than this run was trained on; restore it from a copy"
+            f"{folder} belongs to other data than this run was trained on. Restore it from a copy."
         )
     return preprocessing, manifest
 
 
 def newest_checkpoint(recorded: RecordedRun, *, best: bool = False) -> Checkpoint:
-    """Load the newest good checkpoint of a run; all ranks call it.
+    """Load the newest valid checkpoint of a run. A collective: all ranks call it.
 
     Args:
         recorded: the run.
-        best: the checkpoint of the best validation, which runs with patience take in any case.
+        best: load the checkpoint with the best validation. Runs with patience always do.
 
     Returns:
         The checkpoint.
 
     Raises:
-        NoInputError: there is none; other errors as `load_newest_good`.
+        NoInputError: there is no checkpoint. Other errors are those of `load_newest_good`.
     """
     run, config = RunDirectory(recorded.folder), recorded.config
     checkpoints = run.best if config.patience or best else run.checkpoints
     found = load_newest_good(checkpoints, *config.checkpoint_fingerprints(recorded.rows))
     if found is None:
         raise NoInputError(
-            f"{checkpoints} holds no checkpoint; train with --out {run.path} first"
-            + (", and validate more than once, by --eval-every or --epochs" if best else "")
+            f"{checkpoints} contains no checkpoint. Train with --out {run.path} first"
+            + (", and validate more than once with --eval-every or --epochs." if best else ".")
         )
     return found

@@ -1,13 +1,13 @@
 # pyright: basic
-"""The training loop, read top to bottom.
+"""The training loop.
 
-Each batch is predicted before it is learned. In the first epoch these predictions are the progressive validation: from
-the second day on nearly every training row serves as a test row (Blum, Kalai, Langford, "Beating the hold-out",
-1999). They are a little optimistic by themselves, since the vocabulary comes from all training rows, and fair in
-differences, since it is the same for every optimizer.
+The model predicts each batch before it trains on it. In the first epoch these predictions are the progressive validation:
+from the second day on, nearly every training sample also serves as a test sample (Blum, Kalai, Langford, "Beating the
+hold-out", 1999). The absolute values are slightly optimistic, because the vocabulary comes from all training samples.
+Differences between optimizers are fair, because all of them share this vocabulary.
 
-Several ranks run the same loop, each on its share of a batch. What they decide by - loss, predictions, signals - all of them
-have, so they decide alike; the first one writes.
+All ranks run the same loop, each on its share of a batch. They reach the same decisions because all of them have the same
+loss, predictions, and signals. Only the first rank writes files.
 """
 
 import logging
@@ -60,15 +60,15 @@ def fit(
     title: str | None,
     start: Start | None = None,
 ) -> RunResult | None:
-    """Train, validate and test one configuration; needs a process group, and all ranks call it.
+    """Train, validate, and test one configuration. A collective: needs a process group, and all ranks call it.
 
     Args:
-        config: of the run; `resume` continues from the newest good checkpoint.
+        config: settings of the run; with `resume`, training continues from the newest valid checkpoint.
         data: the samples.
-        run: where logs, checkpoints and predictions go; locked by the caller on the first rank.
-        device: that this rank computes on.
-        title: of the progress bar; None shows none.
-        start: what it goes on from while it has no checkpoint of its own; None for random weights.
+        run: directory for logs, checkpoints, and predictions, locked by the caller on the first rank.
+        device: device of this rank.
+        title: title of the progress bar; None shows no bar.
+        start: weights to start from if the run has no checkpoint of its own; None for random weights.
 
     Returns:
         Metrics and predictions on the first rank, None on the others.
@@ -79,7 +79,7 @@ def fit(
 
 
 class _Fit:
-    """One call of `fit`: its parts by name."""
+    """The state of one call of `fit`."""
 
     def __init__(
         self,
@@ -124,9 +124,9 @@ class _Fit:
         self.stop = stack.enter_context(StopRequest())
         self.saver = stack.enter_context(BackgroundSaver())
         self.progress = Progress()
-        self.validation: BinaryMetrics | None = None  # of the newest parameters, once they were validated
+        self.validation: BinaryMetrics | None = None  # of the current parameters; None if they changed since
         self.clock = StepClock()
-        self.saved_at = 0  # step of the newest of the checkpoints that come at intervals
+        self.saved_at = 0  # step of the newest periodic checkpoint
         self.resumed_from = self._resume(newest)
 
     def run(self, title: str | None) -> RunResult | None:
@@ -163,7 +163,7 @@ class _Fit:
         return self._finish()
 
     def _step(self, batch: Batch, following: Batch | None) -> tuple[StepResult, StepFigures]:
-        """Predict and learn one batch."""
+        """Predict one batch and train on it."""
         config, progress, step = self.config, self.progress, self.progress.step + 1
         dense, rows = (
             lr_scale(step, self.total_steps, config.optim.schedule, of) for of in ("dense", "rows")
@@ -184,26 +184,28 @@ class _Fit:
             progress.learned()
         else:
             progress.skip()
-            logger.warning("step %d skipped: its loss or a derivative is not finite", progress.step)
+            logger.warning("step %d skipped: the loss or a derivative is not finite", progress.step)
         return found, figures
 
     def _go_back(self) -> None:
-        """Go on from the newest checkpoint after too many skipped steps, or give up; all ranks call it."""
+        """Restore the newest checkpoint after too many skipped steps, or give up. A collective: all ranks call it."""
         stuck, optim = self.progress, self.config.optim
         rates = {"dense_lr": optim.dense.lr, "rows_lr": optim.rows.lr}
         self.saver.finish()
         found = load_newest_good(self.directory.checkpoints, *self.fingerprints)
         if found is None:
-            raise diverged(stuck, "there is no checkpoint yet to go back to", **rates)
+            raise diverged(stuck, "There is no checkpoint to go back to.", **rates)
         if not stuck.may_go_back_to(found.step):
-            raise diverged(stuck, f"the run went back to the checkpoint of step {found.step} before", **rates)
+            raise diverged(
+                stuck, f"The run already went back to the checkpoint of step {found.step}.", **rates
+            )
         self._restore(found)
         self.progress.went_back_from(stuck)
         samples = self.progress.step * self.config.batch_size
         self.log.went_back(self.progress.step, stuck.step, self.progress.rollbacks, samples)
         logger.warning(
-            "went back to the checkpoint of step %d: the last %d steps, up to step %d, were skipped; if that is again so "
-            "before the next checkpoint, the run ends",
+            "went back to the checkpoint of step %d, because the last %d steps up to step %d were skipped; the run ends if "
+            "this happens again before the next checkpoint",
             *(found.step, stuck.skipped_in_a_row, stuck.step),
         )
 
@@ -219,12 +221,12 @@ class _Fit:
             self.saved_at = step
             self._save(self.directory.checkpoints, config.checkpoint_keep)
         if signal and not last:
-            logger.info("stopped at step %d; continue with --resume", step)
+            logger.info("stopped at step %d; use --resume to continue", step)
             self.stop.leave(signal)
 
     def _is_due(self) -> bool:
-        """Whether a checkpoint is; not at a skipped step, so that going back undoes all of a row of them."""
-        # A signal does not wait for that: what was skipped before its checkpoint stays so (Progress.went_back_from).
+        """Return whether to write a periodic checkpoint. Never at a skipped step, so that going back undoes them all."""
+        # A signal does not wait for a step that is not skipped; see Progress.went_back_from.
         every, progress = self.config.checkpoint_every, self.progress
         return every > 0 and progress.step // every > self.saved_at // every and not progress.skipped_in_a_row
 
@@ -258,7 +260,7 @@ class _Fit:
             return 0
         if found is None:
             if self.start is None:
-                logger.info("%s holds no checkpoint yet; starting from the beginning", self.directory.path)
+                logger.info("%s has no checkpoint yet; starting from the beginning", self.directory.path)
             self.log.rewind(step=0, metrics_bytes=0, progressive_rows=0)
             return 0
         self._restore(found)
@@ -268,14 +270,14 @@ class _Fit:
         return found.step
 
     def _lacks_best(self) -> bool:
-        """Whether the run planned to end here, and so kept its only evaluation, the best, under no name of its own."""
+        """Return whether the run was planned to end here, so that its only and best evaluation is not saved in best/."""
         progress = self.progress
         best_here = progress.best_logloss is not None and not progress.evaluations_since_best
         at_end = progress.step % self.loader.batches_per_epoch == 0
         return best_here and at_end and ranks.first_does(lambda: latest(self.directory.best) is None)
 
     def _restore(self, found: Checkpoint) -> None:
-        """Take up a checkpoint, and drop what was logged after it."""
+        """Restore a checkpoint, and drop everything logged after it."""
         saved = Saved.of(found.state, found.path)
         self.state.restore_(found)
         self.progress = saved.progress
@@ -313,7 +315,7 @@ class _Fit:
         of_test, test = self._measure(split.test)
         validation = self.validation or self._measure(split.val)[1]
         num_bytes = self.state.num_bytes()
-        if isinstance(self.log, NoLog):  # the first rank reports
+        if isinstance(self.log, NoLog):  # only the first rank reports
             return None
         before_learning = progressive(self.config, data, self.loader, self.log.progressive.read())
         with PredictionLog(self.directory.path / TEST) as log:

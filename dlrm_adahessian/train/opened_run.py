@@ -1,7 +1,7 @@
 # pyright: basic
-"""A run that is about to train: its folder is claimed, its rows are prepared, and all ranks agree on both.
+"""Open a run for training: claim its folder, prepare its data, and check that all ranks agree on both.
 
-The first rank prepares, and holds the run directory; a failure on any ends all, and one of them tells of it.
+The first rank prepares the data and locks the run directory. If any rank fails, all ranks stop and one of them reports it.
 """
 
 import logging
@@ -44,14 +44,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedRun:
-    """What a run needs to train.
+    """Everything a run needs to train.
 
     Attributes:
-        config: of the run, with the checkpoint that it starts from.
-        directory: of the run, locked by the first rank.
-        data: its samples.
-        device: that this rank computes on.
-        start: what it goes on from; None for random weights, and where it has a checkpoint of its own.
+        config: settings of the run, completed with the checkpoint of a warm start.
+        directory: run directory, locked by the first rank.
+        data: the samples.
+        device: device of this rank.
+        start: initial state of a warm start; None for random weights, or if the run has its own checkpoint.
     """
 
     config: RunConfig
@@ -63,8 +63,8 @@ class OpenedRun:
 
 @contextmanager
 def on_all_ranks(config: RunConfig) -> Generator[None]:
-    """Let the ranks of the launcher work together until the block ends; all call it."""
-    # The device itself is found later, so that a rank without the one that it was told to use can say so to the others.
+    """Connect the ranks of the launcher for the duration of the block. A collective: all ranks call it."""
+    # The device itself is chosen later, so that a rank without the requested device can report this to the others.
     kind = torch.device("cuda" if finds_gpu(config.device) else "cpu")
     with init_process_group(kind, config.timeout), ranks.one_voice():
         yield
@@ -72,13 +72,13 @@ def on_all_ranks(config: RunConfig) -> Generator[None]:
 
 @contextmanager
 def opened_run(config: RunConfig) -> Generator[OpenedRun]:
-    """Claim the folder of a run and open its rows, until the block ends; all ranks call it.
+    """Claim the folder of a run and open its data for the duration of the block. A collective: all ranks call it.
 
     Args:
-        config: of the run; `resume` continues what the folder holds.
+        config: settings of the run; with `resume`, the run in the folder continues.
 
     Yields:
-        The run.
+        The opened run.
     """
     with ExitStack() as stack:
         agreement.require_same_start(config)
@@ -89,7 +89,7 @@ def opened_run(config: RunConfig) -> Generator[OpenedRun]:
         start = None
         if config.init_from is not None:
             config, start = _started(config, config.init_from, begun)
-        # Preparing may take hours.
+        # Preparation may take hours.
         folder, prepared = ranks.first_opens(partial(_rows, config, begun), patient=True)
         _, data = ranks.all_open(lambda: (None, prepared or _follow(Path(folder))))
         agreement.require_same_rows(data)
@@ -98,14 +98,14 @@ def opened_run(config: RunConfig) -> Generator[OpenedRun]:
 
 
 def _claim(config: RunConfig, stack: ExitStack) -> tuple[str, tuple[RunDirectory, RecordedRun | None]]:
-    """Lock the run directory until the stack ends; return where it is, and for the first rank what it holds."""
+    """Lock the run directory until the stack closes. Return its path and, for the first rank, the run recorded there."""
     path = config.out or default_run_path(RUNS, config.default_stem, resume=config.resume)
     run = stack.enter_context(RunDirectory.create(path, resume=config.resume))
     newest = latest(run.checkpoints)
     if newest is None and (path / SUMMARY).exists():
         raise CheckpointError(
-            f"a resume goes on from a checkpoint, and {path} is finished and holds none; its results stay as they are; "
-            "start another run with --out"
+            f"{path} is a finished run without checkpoints, so it cannot be resumed. Its results are unchanged. Start "
+            "another run with --out."
         )
     begun = None if newest is None else RecordedRun.find(run)
     if begun is not None:
@@ -115,7 +115,7 @@ def _claim(config: RunConfig, stack: ExitStack) -> tuple[str, tuple[RunDirectory
 
 
 def _started(config: RunConfig, init_from: Path, begun: RecordedRun | None) -> tuple[RunConfig, Start | None]:
-    """Return the settings with the checkpoint that the run starts from, and that, while it has none of its own."""
+    """Return the settings completed with the checkpoint of a warm start, and the start if the run has no own checkpoint."""
     folder, noted = ranks.first_does(
         lambda: (str(init_from.absolute()), begun and begun.config.init_checkpoint)
     )
@@ -125,32 +125,32 @@ def _started(config: RunConfig, init_from: Path, begun: RecordedRun | None) -> t
 
 
 def _rows(config: RunConfig, begun: RecordedRun | None) -> tuple[str, PreparedData]:
-    """Return where the prepared samples are, and the samples."""
+    """Return the folder of the prepared data, and the data."""
     data = (begun and _rows_of_pipe(begun, config)) or open_samples(config, extends=_extended(config))
     return str(data.folder.absolute()), data
 
 
 def _extended(config: RunConfig) -> Preprocessing | None:
-    """Return what the rows go on from."""
+    """Return the preprocessing that the data extends; None without a warm start."""
     if config.init_from is None:
         return None
     return preprocessing_of(RecordedRun.read(RunDirectory(config.init_from)))[0]
 
 
 def _tell_of_damage(begun: RecordedRun) -> None:
-    """Warn of results that changed since they were written; the checkpoint has digests of its own of what a resume needs."""
+    """Warn about results that changed since they were written. The checkpoint has its own digests of what a resume needs."""
     if not (begun.folder / SUMMARY).exists():
         return
     try:
         FinishedRun.open(begun.folder, begun.config.fingerprint(begun.rows))
     except DamagedFolderError as error:
         logger.warning(
-            "%s; the summary and the predictions of test samples are made anew from the checkpoint", error
+            "%s; the summary and the test predictions are computed again from the checkpoint", error
         )
 
 
 def _rows_of_pipe(begun: RecordedRun, config: RunConfig) -> PreparedData | None:
-    """Return the prepared rows of a run where they came through a pipe, which gives them once; None to read them."""
+    """Return the prepared data of a run that read it from a pipe, which cannot be read again; None to read new data."""
     path = config.data_path
     if path is None or not is_pipe(path) or not begun.names_rows_of(config):
         return None
@@ -160,29 +160,29 @@ def _rows_of_pipe(begun: RecordedRun, config: RunConfig) -> PreparedData | None:
         data = open_prepared(folder)
     except DamagedFolderError as error:
         logger.warning(
-            "the rows of %s came through %s, and what was prepared of them cannot be used: %s; pipe the same rows in again",
+            "the data of %s came from %s, and its prepared copy is unusable: %s; send the same data through the pipe again",
             *(begun.folder, source, error),
         )
         return None
     if data.fingerprint != begun.rows:
         return None
-    logger.info("the rows came through %s, which is not read again; they are taken from %s", source, folder)
+    logger.info("the data came from %s, which is not read again; using prepared data in %s", source, folder)
     return data
 
 
 def _follow(folder: Path) -> PreparedData:
-    """Map the rows that the first rank prepared and verified; on another machine one rank verifies what that one sees."""
+    """Map the data that the first rank prepared. On every other machine, one rank verifies it."""
     try:
         return open_prepared(folder) if is_first_here() else map_prepared(folder)
     except DamagedFolderError as error:
         raise StorageError(
-            f"all ranks read the rows that the first one prepares, and on this one {error}; give --data.cache-dir a folder "
-            "that all machines share"
+            f"This rank cannot read the data that the first rank prepared: {error}. Set --data.cache-dir to a folder that "
+            "all machines share."
         ) from error
 
 
 def _note(run: RunDirectory, begun: RecordedRun | None, config: RunConfig, data: PreparedData) -> None:
-    """Describe a run that begins; see that one with checkpoints goes on with its own samples, and note a longer plan."""
+    """Record a new run. For a run with checkpoints, check that the data is the same, and record a larger epoch number."""
     newest = latest(run.checkpoints)
     if newest is None:
         _describe(run, config, data)
@@ -209,7 +209,7 @@ def _write_config(
 
 
 def _describe(run: RunDirectory, config: RunConfig, data: PreparedData) -> None:
-    """Write what an evaluation needs beside the checkpoints."""
+    """Write everything that an evaluation needs besides the checkpoints."""
     before = None if config.init_from is None else RecordedRun.read(RunDirectory(config.init_from))
     _write_config(run, config, data, before.all_files if before else ())
     manifest: dict[str, Any] = {"fingerprint": data.fingerprint, "values_per_bag": data.values_per_bag}

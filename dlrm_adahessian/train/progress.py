@@ -1,9 +1,9 @@
-"""How far a run is, what it took, and what ends it early: a request to stop, or that it cannot learn.
+"""Track the progress and step times of a run, and end it early after a signal or divergence.
 
-A step whose loss or a derivative is not finite is skipped. After some in a row the run goes back to its newest checkpoint,
-since what spoiled it may have passed: a fault of the memory, say. It goes back to a checkpoint once. When it would have to a
-second time, going back does not help, and it has diverged: even if it failed at another step, as it may where sums are not
-the same twice. So each time that it goes back it has got as far as another checkpoint, and going back ends.
+A step is skipped if its loss or a derivative is not finite. After several skipped steps in a row, the run goes back to its
+newest checkpoint, because the cause may have been temporary, such as a memory fault. It goes back to each checkpoint only
+once. If it would have to do so a second time, even after failing at a different step, it has diverged. So between two
+rollbacks the run always reaches a new checkpoint, and the number of rollbacks is bounded.
 """
 
 import signal
@@ -23,24 +23,22 @@ from dlrm_adahessian.runtime.process import seconds_without_core
 from dlrm_adahessian.runtime.signals import stopping
 
 _MAX_TIMES = 100_000  # step times kept for the median
-_BLOCK = (
-    64  # steps whose mean is one time of the median: what every eighth step does, as curvature, counts too
-)
+_BLOCK = 64  # steps averaged into one time before the median, to include work done every few steps, such as curvature
 
 
 @dataclass
 class Progress:
-    """What a run knows beside its tensors; all of it is in a checkpoint.
+    """The state of a run besides its tensors. A checkpoint contains all of it.
 
     Attributes:
-        step: steps done, skipped ones too.
-        skipped: steps that were not learned, of those that count: what was undone does not.
-        skipped_in_a_row: the last ones of them.
-        rollbacks: how often the run went back to a checkpoint.
-        rolled_back_to: the step of the newest checkpoint that it went back to, 0 for none.
-        best_logloss: of all evaluations on validation samples.
-        evaluations_since_best: after that one.
-        stopped_early: for want of a better evaluation.
+        step: number of steps done, including skipped ones.
+        skipped: number of skipped steps, not counting those that a rollback undid.
+        skipped_in_a_row: number of steps skipped since the last step that was not.
+        rollbacks: number of times the run went back to a checkpoint.
+        rolled_back_to: step of the newest checkpoint the run went back to; 0 for none.
+        best_logloss: lowest log loss of all evaluations on validation samples.
+        evaluations_since_best: number of evaluations after that one.
+        stopped_early: whether `patience` ended the run.
     """
 
     step: int = 0
@@ -53,28 +51,28 @@ class Progress:
     stopped_early: bool = False
 
     def skip(self) -> None:
-        """Count the step just done as not learned."""
+        """Count the current step as skipped."""
         self.skipped += 1
         self.skipped_in_a_row += 1
 
     def learned(self) -> None:
-        """Count the step just done as learned."""
+        """Count the current step as learned."""
         self.skipped_in_a_row = 0
 
     def may_go_back_to(self, step: int) -> bool:
-        """Whether the checkpoint of a step is newer than all that the run went back to."""
+        """Return whether the checkpoint of a step is newer than every checkpoint the run went back to."""
         return step > self.rolled_back_to
 
     def went_back_from(self, before: "Progress") -> None:
-        """Count that a run that had come as far as `before` goes on from here."""
+        """Count a rollback from the state `before` to this one."""
         self.rollbacks, self.rolled_back_to = before.rollbacks + 1, self.step
-        # A checkpoint that a signal asked for may lie amid skipped steps. Those stay skipped, they changed no tensor; were
-        # they counted again, fewer new ones would end the run.
+        # A checkpoint written after a signal may have skipped steps before it. They changed no tensor and stay skipped.
+        # If they still counted here, fewer new skipped steps would end the run.
         self.skipped_in_a_row = 0
 
 
 class StepTimes(TypedDict):
-    """What a clock measured, as `TrainingCost` of results.py has it."""
+    """Times measured by a clock, as fields of `TrainingCost` in results.py."""
 
     seconds: float
     samples_per_second: float
@@ -83,7 +81,7 @@ class StepTimes(TypedDict):
 
 
 class StepClock:
-    """Time spent in steps, over all sittings of a run; a checkpoint has its state."""
+    """Measure the time spent in steps, across all resumes of a run. A checkpoint contains its state."""
 
     def __init__(self) -> None:
         self.seconds, self.samples, self.median = 0.0, 0, 0.0
@@ -91,13 +89,13 @@ class StepClock:
         self._began, self._waited_before = time.monotonic(), seconds_without_core()
 
     def add(self, seconds: float, samples: int) -> None:
-        """Count a step."""
+        """Add a step."""
         self.seconds += seconds
         self.samples += samples
         self._recent.append(seconds)
 
     def summary(self) -> StepTimes:
-        """Return the figures of summary.json; the median is that of this sitting, if it has steps."""
+        """Return the times for summary.json. The median covers the steps since the last resume, if there are any."""
         if self._recent:
             self.median = _median_of_blocks(list(self._recent))
         return {
@@ -108,25 +106,25 @@ class StepClock:
         }
 
     def _waited_share(self) -> float | None:
-        """Return the share of this sitting that was spent waiting for a core; None without steps, or if it is not known."""
+        """Return the share of time since the last resume spent waiting for a core; None without steps or if unknown."""
         waited, elapsed = seconds_without_core(), time.monotonic() - self._began
         if waited is None or self._waited_before is None or not self._recent:
             return None
         return (waited - self._waited_before) / elapsed
 
     def state(self) -> dict[str, float | int]:
-        """Return what `load` takes."""
+        """Return the state for `load`."""
         self.summary()
         return {"seconds": self.seconds, "samples": self.samples, "median": self.median}
 
     def load(self, state: Mapping[str, float | int]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from a result of `state`."""
         self.seconds, self.samples = state["seconds"], int(state["samples"])
         self.median = state["median"]
 
 
 def _median_of_blocks(times: Sequence[float]) -> float:
-    """Return the median of the means of whole blocks of times; of fewer times their mean."""
+    """Return the median over the means of complete blocks, or the mean if there is no complete block."""
     whole = len(times) - len(times) % _BLOCK
     blocks = [times[first : first + _BLOCK] for first in range(0, whole, _BLOCK)]
     return statistics.median(map(statistics.fmean, blocks or [times]))
@@ -134,15 +132,15 @@ def _median_of_blocks(times: Sequence[float]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What a checkpoint keeps beside tensors.
+    """The state that a checkpoint keeps besides tensors.
 
     Attributes:
-        progress: of the run.
+        progress: progress of the run.
         metrics_bytes: length of metrics.jsonl.
-        progressive_rows: predictions of progressive validation.
+        progressive_rows: number of predictions of progressive validation.
         timing: state of the clock.
-        metrics_xxh3_128: digest of metrics.jsonl; absent in older checkpoints, like those below.
-        progressive_xxh3_128: digest of these predictions.
+        metrics_xxh3_128: digest of metrics.jsonl. Older checkpoints lack it and the fields below.
+        progressive_xxh3_128: digest of the progressive predictions.
         window: state of the window of recent predictions.
     """
 
@@ -156,25 +154,25 @@ class Saved:
 
     @classmethod
     def of(cls, state: Mapping[str, Any], origin: object) -> Self:
-        """Check what `origin`, a checkpoint that somebody may have made up, says; keys of other versions are passed over.
+        """Validate the state in a checkpoint, which may be corrupt or forged. Keys of other versions are ignored.
 
         Args:
-            state: its JSON values.
-            origin: its folder.
+            state: JSON values from the checkpoint.
+            origin: folder of the checkpoint.
 
         Returns:
-            The values.
+            The validated state.
 
         Raises:
-            CheckpointError: one is absent or of another type.
+            CheckpointError: a value is missing or has the wrong type.
         """
         try:
             return pydantic.TypeAdapter(cls).validate_python(state)
         except pydantic.ValidationError as error:
             wrong = error.errors()[0]
             raise CheckpointError(
-                f"the state of {origin} must be a run's, and {'.'.join(map(str, wrong['loc']))} is not: {wrong['msg']}; "
-                "remove it to use the one before it, or start anew with another --out"
+                f"Invalid state in checkpoint {origin}, {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}. Remove this "
+                "checkpoint to use the one before it, or choose another --out to start again."
             ) from error
 
 
@@ -182,30 +180,30 @@ def diverged(progress: Progress, why: str, *, dense_lr: float, rows_lr: float) -
     """Return the error that ends a run.
 
     Args:
-        progress: of the run.
-        why: it does not go back to a checkpoint, in words that follow "and".
-        dense_lr: learning rate of the dense part, likely too high.
-        rows_lr: of the rows.
+        progress: progress of the run.
+        why: sentence that says why the run cannot go back to a checkpoint.
+        dense_lr: learning rate of the dense part, probably too high.
+        rows_lr: learning rate of the embedding rows.
     """
     return DivergedError(
-        f"the loss and its derivatives must be finite, and those of {progress.skipped_in_a_row} steps in a row, up to step "
-        f"{progress.step}, are not, and {why}; the likely cause is a learning rate that is too high (dense {dense_lr:g}, "
-        f"rows {rows_lr:g}): lower --optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
+        f"The loss or its derivatives were not finite in {progress.skipped_in_a_row} steps in a row, up to step "
+        f"{progress.step}. {why} The learning rate is probably too high (dense {dense_lr:g}, rows {rows_lr:g}). Lower "
+        f"--optim.dense.lr and --optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05."
     )
 
 
 class StopRequest:
-    """Signals as Ctrl-C as a request: the step under way ends, a checkpoint is written, then the process leaves.
+    """Turn a signal such as Ctrl-C into a request: finish the step, write a checkpoint, then exit.
 
-    Within the context, the first signal is a request; a second Ctrl-C interrupts at once.
+    Inside the context, the first signal is a request. A second Ctrl-C interrupts immediately.
     """
 
     def __init__(self) -> None:
-        self.received = 0  # the number of the signal, once one has come
+        self.received = 0  # number of the signal; 0 for none
         self._before: dict[signal.Signals, object] = {}
 
     def leave(self, number: int) -> NoReturn:
-        """Exit as a shell expects after a signal, which may have come to another rank: 128 and its number."""
+        """Exit with 128 plus the number of the signal, as shells expect. Another rank may have received it."""
         sys.exit(128 + number)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What a finished run returns, and what it says in summary.json."""
+"""Results of a finished run, as returned and as written to summary.json."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Predicted(NamedTuple):
     Attributes:
         labels: (N,) int8, 0 or 1.
         probability: (N,) float32.
-        weights: (N,) float32, as how many samples each counts; None for 1 each.
+        weights: (N,) float32, the number of samples that each one counts for; None for 1 each.
     """
 
     labels: npt.NDArray[np.int8]
@@ -28,14 +28,14 @@ class Predicted(NamedTuple):
     weights: npt.NDArray[np.float32] | None = None
 
     def at(self, chosen: npt.NDArray[np.bool_]) -> "Predicted":
-        """Return those that are chosen, (N,)."""
+        """Return the selected samples; `chosen` is (N,)."""
         weights = None if self.weights is None else self.weights[chosen]
         return Predicted(self.labels[chosen], self.probability[chosen], weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCounts:
-    """Samples of each part, and lines that were rejected when they were prepared."""
+    """Number of samples in each part, and of lines rejected during preparation."""
 
     train: int
     val: int
@@ -45,17 +45,17 @@ class SampleCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """What training took.
+    """Cost of the training.
 
     Attributes:
-        steps: done, skipped ones too.
-        samples: predicted and learned.
-        model_mib: weights and optimizer state, replicas counted once.
-        seconds: in steps.
-        samples_per_second: over all steps.
-        step_ms_median: duration of a step: the median of the means of 64 steps one after another.
-        waited_share: share of the time that training was ready to run and waited for a core, which other programs had; None
-            where the system or a summary of before does not say.
+        steps: number of steps, including skipped ones.
+        samples: number of samples processed.
+        model_mib: MiB of weights and optimizer state, replicas counted once.
+        seconds: time spent in steps.
+        samples_per_second: mean over all steps.
+        step_ms_median: milliseconds per step: the median over blocks of 64 consecutive steps of their mean.
+        waited_share: share of the time that training was ready to run but waited for a core; None if the operating system
+            or an older summary does not say.
     """
 
     steps: int
@@ -69,31 +69,31 @@ class TrainingCost:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """The results of a run, as summary.json has them.
+    """Results of a run, as in summary.json.
 
     Attributes:
         dataset: name of the dataset.
-        optimizer: name of its preset.
-        curvature: name of the estimator.
-        model: name of the architecture; dlrm where a summary of before does not say.
-        curvature_of: of which matrix its diagonal is, at each part of the model; None without curvature, and in summaries
-            of versions that did not say.
-        seed: of the run.
-        world_size: ranks.
+        optimizer: name of the optimizer preset.
+        curvature: name of the curvature estimator.
+        model: name of the architecture; "dlrm" if an older summary does not say.
+        curvature_of: the matrix whose diagonal the estimator computes, for each part of the model; None without curvature,
+            and in older summaries.
+        seed: random seed of the run.
+        world_size: number of ranks.
         device: "cpu", or the name of the GPU.
-        batch_size: samples a step, over all ranks.
-        resumed_from_step: 0 where the run was not resumed.
-        skipped_steps: steps with a loss or a derivative that was not finite.
-        rollbacks: how often the run went back to a checkpoint.
-        rows: samples by part.
-        progressive: metrics of predictions made before learning, from the second day on; from the first row on where the run
-            started from another.
+        batch_size: samples per step, over all ranks.
+        resumed_from_step: step of the last resume; 0 if there was none.
+        skipped_steps: number of steps whose loss or derivatives were not finite.
+        rollbacks: number of times the run went back to a checkpoint.
+        rows: number of samples in each part.
+        progressive: metrics of progressive validation, from the second day on, or from the first sample on after a warm
+            start.
         val: metrics of the validation samples.
         test: metrics of the test samples.
-        train: what training took.
-        bayes: metrics of the true probabilities of the test samples, where they were generated.
-        init_from: the run directory that it started from; None for random weights.
-        init_checkpoint: which checkpoint there.
+        train: cost of the training.
+        bayes: metrics of the true probabilities of the test samples, for generated data.
+        init_from: run directory of a warm start; None for random weights.
+        init_checkpoint: digest of the checkpoint that it started from.
     """
 
     dataset: str
@@ -118,7 +118,7 @@ class RunSummary:
     init_checkpoint: str | None = None
 
     def asdict(self) -> dict[str, Any]:
-        """Return the summary as JSON values; `bayes` only where it is known, and where it started only if it did."""
+        """Return the summary as JSON values. It has `bayes` only if known, and `init_*` only after a warm start."""
         values = dataclasses.asdict(self)
         if self.init_from is None:
             del values["init_from"], values["init_checkpoint"]
@@ -132,36 +132,36 @@ class RunSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], origin: object) -> Self:
-        """Check what `origin`, a file that somebody may have changed, says of a run; other keys are passed over.
+        """Validate a summary from a file, which may have changed. Unknown keys are ignored.
 
         Args:
-            values: JSON values of summary.json.
+            values: JSON values from summary.json.
             origin: the file.
 
         Returns:
             The summary.
 
         Raises:
-            DataError: a key is absent or of another type.
+            DataError: a key is missing or has the wrong type.
         """
         try:
             return pydantic.TypeAdapter(cls).validate_python(values)
         except pydantic.ValidationError as error:
             wrong = error.errors()[0]
             raise DataError(
-                f"{origin} must hold the summary of a run, and {'.'.join(map(str, wrong['loc']))} is not one: "
-                f"{wrong['msg']}; restore it from a copy, or train again"
+                f"Invalid summary of a run in {origin}, {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}. Restore the "
+                "file from a copy, or train again."
             ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A finished run.
+    """The result of a finished run.
 
     Attributes:
-        summary: its results.
-        progressive: samples of the progressive validation, in the order of training.
-        test: the test samples.
+        summary: metrics and costs.
+        progressive: predictions of progressive validation, in the order of training.
+        test: predictions of the test samples.
     """
 
     summary: RunSummary

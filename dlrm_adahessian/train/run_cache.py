@@ -1,5 +1,5 @@
 # pyright: basic
-"""Finished runs, found again by what determines their results, so that nothing is trained twice."""
+"""Reuse finished runs, identified by everything that determines their results, so that nothing is trained twice."""
 
 import logging
 from contextlib import ExitStack
@@ -36,28 +36,28 @@ _TRAINING = (
     "metrics/*.py",
     "model/*.py",
     "optim/**/*.py",
-    "runtime/device.py",  # how exactly products are computed
+    "runtime/device.py",  # sets the precision of matrix products
     "train/*.py",
 )
-"""The modules that determine what a run learns and measures. Prepared samples have a fingerprint of their own."""
+"""Modules that determine the results of a run. Prepared data has its own fingerprint."""
 
 _Todo = Literal["take", "resume", "begin"]
 
 
 def run_path(config: RunConfig, data: PreparedData, root: Path, device: torch.device) -> Path:
-    """Name the folder of a run after its optimizer and after all that determines its results.
+    """Return the folder of a run, named by its optimizer and a fingerprint of everything that determines its results.
 
     Args:
-        config: of the run.
-        data: its samples.
-        root: holds a folder per run.
-        device: that it computes on.
+        config: settings of the run.
+        data: the samples.
+        root: folder that contains one folder per run.
+        device: device of the run.
 
     Returns:
-        The folder, which need not exist.
+        The folder. It may not exist yet.
     """
-    # A GPU rounds differently, and is compared by its speed too: a run on another kind of device is another run. So do
-    # several ranks.
+    # Another type of device rounds differently and has another speed, so it makes another run. So does another number of
+    # ranks.
     key = fingerprint([config.fingerprint(data.fingerprint), device.type, ranks.world_size(), program()])
     return root / f"{config.optimizer}-{key}"
 
@@ -65,21 +65,21 @@ def run_path(config: RunConfig, data: PreparedData, root: Path, device: torch.de
 def find_or_fit(
     config: RunConfig, data: PreparedData, root: Path, device: torch.device, *, title: str | None
 ) -> RunResult | None:
-    """Return a finished run, continue one that was cut off, or train it from the beginning.
+    """Return a finished run, continue an interrupted one, or train it from the start.
 
-    It needs a process group, and all ranks call it.
+    A collective: needs a process group, and all ranks call it.
 
     Args:
-        config: of the run.
-        data: its samples.
-        root: holds a folder per run.
-        device: that this rank computes on.
-        title: of the progress bar; None shows none.
+        config: settings of the run.
+        data: the samples.
+        root: folder that contains one folder per run.
+        device: device of this rank.
+        title: title of the progress bar; None shows no bar.
 
     Returns:
-        Its metrics and predictions on the first rank, None on the others; `fit` raises what a run raises.
+        Metrics and predictions on the first rank, None on the others. Errors are those of `fit`.
     """
-    # Where the runs are, the first rank says; others may name the cache by another path.
+    # The first rank decides where the runs are. Other ranks may see the cache under another path.
     path = ranks.first_does(lambda: str(run_path(config, data, root, device).absolute()))
     run = RunDirectory(Path(path))
     with ExitStack() as stack:
@@ -94,15 +94,15 @@ def find_or_fit(
 
 
 def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunResult | None:
-    """Return what `fit` returned in a run directory, or None when the run there has not finished.
+    """Return the result of a run in its directory, or None if the run has not finished.
 
     Args:
-        config: of the run.
-        data: its samples.
-        run: the directory.
+        config: settings of the run.
+        data: the samples.
+        run: run directory.
 
     Returns:
-        The same metrics and predictions; what changed since, or was never sealed, raises as `FinishedRun.open`.
+        Its metrics and predictions. Changed or unsealed files raise the errors of `FinishedRun.open`.
     """
     if not (run.path / SUMMARY).exists():
         return None
@@ -110,15 +110,15 @@ def finished(config: RunConfig, data: PreparedData, run: RunDirectory) -> RunRes
 
 
 def result_of(config: RunConfig, data: PreparedData, sealed: FinishedRun) -> RunResult:
-    """Return what `fit` returned, from its sealed files.
+    """Return the result of a run from its sealed files.
 
     Args:
-        config: of the run.
-        data: its samples.
-        sealed: the files.
+        config: settings of the run.
+        data: the samples.
+        sealed: the sealed files.
 
     Returns:
-        The same metrics and predictions; a file that changed since it was opened raises as `FinishedRun.read`.
+        Its metrics and predictions. A file that changed since it was opened raises the errors of `FinishedRun.read`.
     """
     before_learning, of_test = (np.frombuffer(sealed.read(name), FLOAT32) for name in (PROGRESSIVE, TEST))
     return RunResult(
@@ -129,13 +129,13 @@ def result_of(config: RunConfig, data: PreparedData, sealed: FinishedRun) -> Run
 
 
 def is_known_to_diverge(config: RunConfig, data: PreparedData, run: RunDirectory) -> bool:
-    """Whether an earlier run with these settings and samples diverged, as its sealed result says."""
+    """Return whether a sealed result says that a run with these settings and samples diverged."""
     if not (run.path / DIVERGED).exists():
         return False
     try:
         FinishedRun.open(run.path, config.fingerprint(data.fingerprint), DIVERGED)
     except DamagedFolderError as error:
-        logger.warning("%s; the run is trained again", error)
+        logger.warning("%s; training the run again", error)
         return False
     return True
 
@@ -143,17 +143,17 @@ def is_known_to_diverge(config: RunConfig, data: PreparedData, run: RunDirectory
 def _claim(
     config: RunConfig, data: PreparedData, run: RunDirectory, stack: ExitStack
 ) -> tuple[_Todo, RunResult | None]:
-    """Lock a run's folder until the stack ends, and say whether to take a finished run, or to resume or begin one."""
-    # Processes side by side want the same run: one trains it, the others wait.
+    """Lock the folder of a run until the stack closes, and choose to take, resume, or begin the run."""
+    # If several processes need the same run, one trains it and the others wait.
     stack.enter_context(exclusive_lock(run.path.with_suffix(".lock"), wait=True))
     if run.path.is_symlink():
-        raise StorageError(f"a run is trained in a folder of its own, and {run.path} is a link; remove it")
+        raise StorageError(f"The folder of a run must not be a link, but {run.path} is one. Remove it.")
     try:
         if (found := finished(config, data, run)) is not None:
             logger.info("reused the finished run in %s", run.path)
             return "take", found
     except DamagedFolderError as error:
-        logger.warning("%s; the run is trained anew", error)
+        logger.warning("%s; training the run again", error)
         with RunDirectory.create(run.path, resume=True):
             run.clear()
     todo: _Todo = "resume" if run.metrics.exists() else "begin"
@@ -164,6 +164,6 @@ def _claim(
 
 @cache
 def program(package: Path = _PACKAGE) -> str:
-    """Identify the code that trains: the sources in its folders and the versions below, as this process found them first."""
+    """Return a fingerprint of the training code: its source files and package versions, read once per process."""
     sources = [path for place in _TRAINING for path in sorted(package.glob(place))]
     return fingerprint([packages(), [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in sources]])

@@ -1,8 +1,8 @@
 # pyright: basic
-"""What a run writes while it trains: metrics, predictions made before learning, progress bar, TensorBoard.
+"""Write the log of a run during training: metrics, progressive predictions, progress bar, and TensorBoard.
 
-The first rank writes; the others have a log of the same interface that does nothing. Where no terminal shows a bar, a line
-is logged now and then.
+The first rank writes. The other ranks use a log with the same interface that does nothing. Without a terminal for the
+progress bar, a line is logged every 30 seconds.
 """
 
 import logging
@@ -27,22 +27,22 @@ from dlrm_adahessian.runtime.terminal import progress_bar
 from dlrm_adahessian.train.board import Board
 from dlrm_adahessian.train.figures import is_logged
 
-_WINDOW_ROWS = 20_000  # of the progressive AUC on the progress bar: predicted before they were learned
-_LINE_EVERY = 30  # seconds, where there is no bar
+_WINDOW_ROWS = 20_000  # samples in the progressive AUC on the progress bar
+_LINE_EVERY = 30  # seconds between lines if there is no bar
 
 logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The files of a run in training, and what it shows."""
+    """The log files and the progress bar of a run."""
 
     def __init__(self, run: RunDirectory, *, log_every: int, total_steps: int) -> None:
-        """Open the files; those that exist are continued.
+        """Open the files, and continue existing ones.
 
         Args:
-            run: the run directory.
-            log_every: steps from one line of metrics.jsonl to the next, after the first ones.
-            total_steps: of the run, the last of which has a line too.
+            run: run directory.
+            log_every: steps between lines of metrics.jsonl, after the first ones.
+            total_steps: number of the last step, which is always logged.
         """
         self._log_every, self._total_steps = log_every, total_steps
         self._stack = ExitStack()
@@ -53,7 +53,7 @@ class RunLog:
         self._bar: Any = None
         self._title: str | None = None
         self._done = self._total = 0  # samples
-        self._told = 0.0  # when a line was last logged, s
+        self._told = 0.0  # time of the last progress line, s
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,7 @@ class RunLog:
         self._stack.close()
 
     def begin(self, title: str | None, *, done: int, total: int) -> None:
-        """Show a progress bar of samples, `done` of `total` at the start; no title shows none."""
+        """Show a progress bar that starts at `done` of `total` samples; without a title, show none."""
         self._title, self._done, self._total, self._told = title, done, total, time.monotonic()
         self._bar = self._stack.enter_context(progress_bar(title, unit=" samples", total=total, done=done))
 
@@ -81,18 +81,18 @@ class RunLog:
         figures: Mapping[str, object] | None = None,
         curvature: Tensor | None = None,
     ) -> None:
-        """Take in a step.
+        """Log a step.
 
         Args:
-            step: its number, from 1.
-            loss: mean over its samples.
-            labels: (B,) of all ranks.
-            probability: (B,) predictions before they were learned.
-            timing: returns what a clock measured.
-            weights: (B,) of all ranks; None for 1 each.
-            progressive: keep the predictions.
-            figures: of its derivatives, if any; a step that is not logged has a line of these alone.
-            curvature: (P,) to show a histogram of.
+            step: number of the step, from 1.
+            loss: mean loss of the batch.
+            labels: (B,) labels of all ranks.
+            probability: (B,) predictions from before the update.
+            timing: function that returns the measured times.
+            weights: (B,) weights of all ranks; None for 1 each.
+            progressive: whether to keep the predictions.
+            figures: figures of the derivatives, if any. A step that is not logged gets a line with only these.
+            curvature: (P,) for a histogram, if one is due.
         """
         if progressive:
             self.progressive.append(probability)
@@ -114,7 +114,7 @@ class RunLog:
         record = {"step": step, "loss": loss, "window_auc": recent.auc, "window_logloss": recent.logloss}
         self._write({**record, **figures}, timing)
         if step == self._total_steps:
-            self._bar.total = self._bar.n  # the last batch of an epoch may be smaller than the others
+            self._bar.total = self._bar.n  # the last batch of an epoch may be smaller
         self._bar.set_postfix_str(f"progressive AUC {_shown(recent.auc)}, log loss {_shown(recent.logloss)}")
 
     def _write(self, record: Mapping[str, object], timing: Mapping[str, object] | None = None) -> None:
@@ -122,7 +122,7 @@ class RunLog:
         self._board.show(record)
 
     def _tell(self) -> None:
-        """Log how far training is where there is no bar, as when the output goes to a file."""
+        """Log the progress if there is no bar, for example if the output goes to a file."""
         if self._title is None or not self._bar.disable or time.monotonic() < self._told + _LINE_EVERY:
             return
         self._told = time.monotonic()
@@ -130,24 +130,24 @@ class RunLog:
         logger.info("%s: %s samples, progressive log loss %s", self._title, done, _shown(recent))
 
     def validated(self, step: int, found: BinaryMetrics, timing: Mapping[str, object]) -> None:
-        """Take in an evaluation on validation rows."""
+        """Log an evaluation on validation samples."""
         self._write({"step": step, "val": found.asdict()}, timing)
 
     def went_back(self, step: int, before: int, rollbacks: int, samples: int) -> None:
-        """Note that training goes on from a checkpoint, to which the files were rewound.
+        """Log a rollback, after the files were rewound to the checkpoint.
 
         Args:
-            step: of the checkpoint.
-            before: the step that the run had come to.
-            rollbacks: how often that has happened.
-            samples: done at `step`.
+            step: step of the checkpoint.
+            before: last step before the rollback.
+            rollbacks: number of rollbacks so far.
+            samples: number of samples at `step`.
         """
         self._metrics.log({"step": step, "rollbacks": rollbacks, "rolled_back_at": before})
         self._bar.update(samples - self._bar.n)
         self._done = samples
 
     def position(self) -> dict[str, Any]:
-        """Flush to disk, and return what `rewind` needs to come back here."""
+        """Flush to disk, and return the position for `rewind`."""
         self.progressive.sync()
         return {
             "metrics_bytes": self._metrics.position(),
@@ -167,10 +167,10 @@ class RunLog:
         progressive_xxh3_128: str | None = None,
         window: Mapping[str, Any] | None = None,
     ) -> None:
-        """Drop what was written after `step`; see `position`.
+        """Drop everything after `step`; see `position` for the arguments.
 
-        Checkpoints of before lack some: without digests the files are taken as they are, without a window its figures start
-        anew.
+        Older checkpoints lack some of them. Without digests the files are not verified. Without a window its figures start
+        from zero.
         """
         self._metrics.rewind(metrics_bytes, metrics_xxh3_128)
         self.progressive.rewind(progressive_rows, progressive_xxh3_128)
@@ -180,52 +180,54 @@ class RunLog:
 
 
 class NoLog:
-    """The log of a rank that writes nothing, with the methods of `RunLog`."""
+    """Log of a rank that writes nothing, with the methods of `RunLog`."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
     def begin(self, *_: object, **__: object) -> None:
-        """Show nothing."""
+        """Do nothing."""
 
     def learned(self, *_: object, **__: object) -> None:
-        """Write nothing."""
+        """Do nothing."""
 
     def validated(self, *_: object) -> None:
-        """Write nothing."""
+        """Do nothing."""
 
     def went_back(self, *_: object) -> None:
-        """Write nothing."""
+        """Do nothing."""
 
     def rewind(self, **_: object) -> None:
-        """Drop nothing."""
+        """Do nothing."""
 
     def position(self) -> dict[str, Any]:
-        """Return nothing: a checkpoint has the position of the first rank's log."""
+        """Return an empty position; checkpoints contain the position of the first rank's log."""
         return {}
 
 
 class RecentWindow:
-    """Figures of the last `capacity` rows, for the progress bar and metrics.jsonl."""
+    """Metrics of the last `capacity` samples, for the progress bar and metrics.jsonl."""
 
     def __init__(self, capacity: int) -> None:
-        """Start empty; `capacity` in rows, at least 1."""
+        """Create an empty window of `capacity` samples, at least 1."""
         if capacity < 1:
-            raise ValueError(f"capacity must be at least 1 row, got {capacity}; 100,000 steadies the AUC")
+            raise ValueError(
+                f"capacity must be at least 1 sample, got {capacity}. 100,000 gives a stable AUC."
+            )
         self._labels = np.zeros(capacity, np.int8)
         self._probability = np.zeros(capacity, np.float32)
-        self._weights: npt.NDArray[np.float32] | None = None  # once a row comes with one
-        self._next = 0  # where the next row goes: the oldest one, once the window is full
+        self._weights: npt.NDArray[np.float32] | None = None  # allocated when the first weights arrive
+        self._next = 0  # slot of the next sample; once the window is full, the oldest one
         self._rows = 0
 
     def __len__(self) -> int:
         return self._rows
 
     def add(self, labels: Labels, probability: Probabilities, weights: Weights | None = None) -> None:
-        """Take in one batch (B,), the newest row last; raises ValueError as `check_predictions`."""
+        """Add a batch (B,), newest sample last. Raises the ValueError of `check_predictions`."""
         check_predictions(labels, probability, weights)
         capacity = len(self._labels)
         count = min(len(labels), capacity)
@@ -240,14 +242,14 @@ class RecentWindow:
         self._rows = min(self._rows + count, capacity)
 
     def metrics(self) -> BinaryMetrics:
-        """Return the figures of the rows now in the window."""
+        """Return the metrics of the samples in the window."""
         weights = None if self._weights is None else self._weights[: self._rows]
         return binary_metrics(self._labels[: self._rows], self._probability[: self._rows], weights)
 
     def state(self) -> dict[str, Any]:
-        """Return the window as JSON values, 5.4 characters a row: probabilities, those of label 1 with a minus sign.
+        """Return the window as JSON values: probabilities, negated for label 1, in 5.4 characters per sample.
 
-        Weights are as many again.
+        Weights take the same space again.
         """
         signed = np.where(self._labels == 1, -self._probability, self._probability)[: self._rows]
         state: dict[str, Any] = {"next": self._next, "rows": _encoded(signed)}
@@ -256,10 +258,10 @@ class RecentWindow:
         return state
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned of a window of the same capacity."""
+        """Restore the result of `state` from a window of the same capacity."""
         signed = _decoded(state["rows"])
         self._next, self._rows = state["next"], len(signed)
-        self._labels[: self._rows] = np.signbit(signed)  # of label 1 and probability 0 it is -0.0
+        self._labels[: self._rows] = np.signbit(signed)  # label 1 with probability 0 is -0.0
         self._probability[: self._rows] = np.abs(signed)
         self._weights = None
         if "weights" in state:

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Which samples a run trains on, in which order, and what they are judged by: labels, and weights where there are any."""
+"""Select the samples of a run, their order, and the labels and weights that predictions are compared with."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from dlrm_adahessian.train.results import Predicted
 
 
 def open_samples(config: SharedConfig, *, extends: Preprocessing | None = None) -> PreparedData:
-    """Return the prepared rows that settings name; `extends`, and what is refused, are those of `open_dataset`."""
+    """Return the prepared data for these settings; `extends` and errors are those of `open_dataset`."""
     return open_dataset(
         config.dataset,
         config.data_path,
@@ -30,29 +30,29 @@ def open_samples(config: SharedConfig, *, extends: Preprocessing | None = None) 
 def predicted(
     data: PreparedData, rows: range | npt.NDArray[np.int64], probability: npt.NDArray[np.float32]
 ) -> Predicted:
-    """Return the predictions (rows,) of some rows with their labels and weights in the population."""
+    """Return the predictions (N,) of some samples, with their labels and population weights."""
     places = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
     return Predicted(np.asarray(data.labels[places]), probability, data.population_weights(places))
 
 
 def require_weight(data: PreparedData) -> None:
-    """Refuse validation samples of which none has weight: nothing could be judged by them; raises a DataError."""
+    """Raise a DataError if all validation samples have weight 0, because no model could be evaluated."""
     rows = data.split.val
     if data.weights is not None and not data.weights[rows.start : rows.stop].any():
         raise DataError(
-            f"validation needs samples with weight, and all {len(rows):,} of them have weight 0; give some of the last rows "
-            "a weight, or leave the weights out"
+            f"All {len(rows):,} validation samples have weight 0. Give some of the last samples a positive weight, or leave "
+            "out the weights."
         )
 
 
 def training_rows(config: RunConfig, data: PreparedData) -> range:
-    """Return the rows of one epoch."""
+    """Return the indices of the training samples of one epoch."""
     rows, wanted = data.split.train, config.data.train_rows
     return rows if wanted is None else rows[-wanted:]
 
 
 def training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = False) -> Loader:
-    """Return this rank's share of the batches of a run."""
+    """Return a loader of this rank's share of the batches."""
     return Loader(
         data,
         training_rows(config, data),
@@ -69,9 +69,9 @@ def training_loader(config: RunConfig, data: PreparedData, *, pinned: bool = Fal
 def progressive(
     config: RunConfig, data: PreparedData, loader: Loader, probability: npt.NDArray[np.float32]
 ) -> Predicted:
-    """Return labels and predictions (rows,) of those that count: of a run that starts from another all, else the later ones.
+    """Return the progressive predictions to evaluate, with their labels: from the second day on, or all after a warm start.
 
-    Random weights predict the first day badly, whatever learns. Of shuffled rows as many are left out.
+    On the first day, random weights predict badly with any optimizer. With shuffled samples, as many are left out.
     """
     order = loader.row_order(0)
     first_day = data.split.days[1] * len(order) // len(data.split.train)

@@ -1,5 +1,5 @@
 # pyright: basic
-"""The run that another one starts from: it is finished, and of the same model."""
+"""Find the run that a warm start begins with, and check that it has finished and has the same model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +16,17 @@ from dlrm_adahessian.train.learnt import newest_checkpoint
 from dlrm_adahessian.train.recorded import RecordedRun
 
 _NOT_SHAPES = ("dropout", "initial_rows", "l2_weights", "l2_rows")
-"""Settings of a model that its weights do not depend on."""
+"""Settings of a model that do not change the shapes of its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a run begins with in place of random weights.
+    """The initial state of a warm start.
 
     Attributes:
-        run: the run directory that it is from.
-        checkpoint: of the same model, whose tables may have fewer rows.
-        with_state: whether the state of the optimizer goes on too, as its rules are the same.
+        run: run directory that it comes from.
+        checkpoint: checkpoint of the same model, whose tables may have fewer embedding rows.
+        with_state: whether to load the optimizer state too, because the optimizers are the same.
     """
 
     run: Path
@@ -34,44 +34,44 @@ class Start:
     with_state: bool
 
     def told(self, table_rows: Sequence[int]) -> str:
-        """Say what goes on, in tables that have so many rows now."""
+        """Describe the warm start for the log, given the current number of embedding rows of each table."""
         before, now = sum(self.checkpoint.table_rows.values()), sum(table_rows)
         state = (
-            "and the state of its optimizer"
+            "with optimizer state"
             if self.with_state
-            else "without state, as its optimizer was another"
+            else "without optimizer state, because the optimizer differs"
         )
         return (
-            f"starting from step {self.checkpoint.step} of {self.run}, {state}; its {before:,} rows of tables and "
+            f"starting from step {self.checkpoint.step} of {self.run}, {state}: {before:,} embedding rows from that run, "
             f"{now - before:,} new ones"
         )
 
 
 def find_start(config: RunConfig, folder: Path) -> tuple[RunConfig, Start]:
-    """Find what a run starts from; all ranks call it.
+    """Find the run to start from. A collective: all ranks call it.
 
     Args:
-        config: of the run.
-        folder: the run directory of `init_from`, as all ranks see it.
+        config: settings of the run.
+        folder: the run directory in `init_from`, the same path on all ranks.
 
     Returns:
-        The configuration with the name of the checkpoint, and the checkpoint.
+        The settings, completed with the digest of the checkpoint, and the start.
 
     Raises:
-        UsageError: the run there has not finished, or has another model.
-        CheckpointError: its newest checkpoint is not the one that the configuration names.
+        UsageError: that run has not finished, or has another model.
+        CheckpointError: its newest checkpoint is not the one that the settings name.
     """
     recorded = RecordedRun.read(RunDirectory(folder))
     _require_model(config, recorded)
     if not (folder / SUMMARY).exists():
         raise UsageError(
-            f"--init-from names a run that has finished, and {folder} has no {SUMMARY}; let it finish, with --resume"
+            f"--init-from requires a finished run, but {folder} has no {SUMMARY}. Finish that run with --resume."
         )
     checkpoint = newest_checkpoint(recorded)
     if config.init_checkpoint not in (None, checkpoint.digest):
         raise CheckpointError(
-            f"this run started from checkpoint {config.init_checkpoint} of {folder}, and the newest there is "
-            f"{checkpoint.digest}, of step {checkpoint.step}; restore the run from a copy, or start another run with --out"
+            f"This run started from checkpoint {config.init_checkpoint} of {folder}, but the newest checkpoint there is now "
+            f"{checkpoint.digest}, of step {checkpoint.step}. Restore that run from a copy, or start another run with --out."
         )
     ours, theirs = config.optim, recorded.config.optim
     start = Start(
@@ -88,6 +88,6 @@ def _require_model(config: RunConfig, recorded: RecordedRun) -> None:
 
     if changed := changes({"model": shapes(recorded.config)}, {"model": shapes(config)}):
         raise UsageError(
-            f"a run has the model of the one that it starts from, and that of {recorded.folder} differs: "
-            f"{', '.join(changed)}; leave these settings out, or train a new model without --init-from"
+            f"The model must be the same as in {recorded.folder}, but these settings differ: {', '.join(changed)}. Leave "
+            "them out, or train a new model without --init-from."
         )

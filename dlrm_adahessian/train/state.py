@@ -1,5 +1,5 @@
 # pyright: basic
-"""What training changes: the two halves of the model, their optimizers and the estimator, with their checkpoints."""
+"""The state that training changes: both parts of the model, their optimizers, and the estimator, with checkpoints."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from dlrm_adahessian.train.start import Start
 
 SCORING_BATCH = 8192
-"""Samples per batch and rank where nothing is learned."""
+"""Samples per batch and rank when the model only predicts."""
 
 
 class TrainState:
-    """The model in training; needs a process group."""
+    """The model and its optimizers during training. Needs a process group."""
 
     def __init__(
         self,
@@ -53,19 +53,19 @@ class TrainState:
         values_per_bag: Sequence[float] | None = None,
         start: "Start | None" = None,
     ) -> None:
-        """Build the model with its initial weights, which depend on the seed and the model alone, or on `start`.
+        """Build the model. Initial weights come from `start`, or depend only on the seed and the model.
 
         Args:
-            config: of the run.
-            schema: of the rows.
-            num_rows: height of each table.
-            device: where it computes.
-            dtype: of weights, optimizer state and derivatives.
-            values_per_bag: that a sample has of each feature, on average, for which memory is planned; None for one each.
-            start: what it goes on from.
+            config: settings of the run.
+            schema: schema of the data.
+            num_rows: number of embedding rows of each table.
+            device: device of this rank.
+            dtype: dtype of weights, optimizer state, and derivatives.
+            values_per_bag: mean number of tokens per bag of each feature, used to plan memory; None for one each.
+            start: run to start from; None for random weights.
 
         Raises:
-            UsageError: the estimator is not right for this model, or a setting names a table that is not there.
+            UsageError: the estimator does not support this model, or a setting names an unknown table.
         """
         config.distributed.require_tables(schema.features)
         self.dtype = dtype
@@ -82,7 +82,7 @@ class TrainState:
             dtype=dtype,
         ).to(device)
         self.parameters = flatten_parameters_(self.head)
-        if start is not None:  # before an optimizer copies them
+        if start is not None:  # before an optimizer copies the parameters
             start.checkpoint.restore_({"parameters": self.parameters}, [], partly=True)
         at_most = -(-config.batch_size // ranks.world_size())
         self.masks = Masks(self.head, samples=at_most, seed=config.seed)
@@ -141,18 +141,18 @@ class TrainState:
             raise UsageError(str(error)) from error
 
     def score(self, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
-        """Return the probabilities of all rows, (N,) float32; of batches, and refuses, as `logits`."""
+        """Return the probabilities of all samples, (N,) float32. Arguments and errors are those of `logits`."""
         return np.concatenate([probability_from_logit(part) for part in self.logits(batches)])
 
     @torch.no_grad()
     def logits(self, batches: Iterable[Batch]) -> list[npt.NDArray[np.float32]]:
-        """Return the logits of all rows, for the population, on every rank.
+        """Return the logits of all samples for the population, on every rank.
 
         Args:
-            batches: this rank's share of each, of `SCORING_BATCH` rows: a row's last bits depend on it.
+            batches: this rank's share of each batch, `SCORING_BATCH` samples: the last bits of a logit depend on it.
 
         Returns:
-            For each batch its rows' (B,) float32.
+            (B,) float32 for each batch.
 
         Raises:
             DivergedError: a prediction is not finite.
@@ -164,8 +164,8 @@ class TrainState:
             ]
         if not all(bool(part.isfinite().all()) for part in logits):
             raise DivergedError(
-                "predictions must be finite, and the model's are not: it diverged; lower --optim.dense.lr and "
-                "--optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05"
+                "The predictions of the model are not finite, so it diverged. Lower --optim.dense.lr and "
+                "--optim.rows.lr, or add warm-up with --optim.schedule.warmup 0.05."
             )
         return [part.numpy() for part in logits]
 
@@ -179,7 +179,7 @@ class TrainState:
         keep: int = 2,
         background: BackgroundSaver | None = None,
     ) -> None:
-        """Write a checkpoint, see `writer.save`; with `background`, while training goes on."""
+        """Write a checkpoint with `writer.save`; with `background`, without blocking training."""
         begin = save if background is None else background.begin
         begin(
             folder,
@@ -190,14 +190,14 @@ class TrainState:
         )
 
     def restore_(self, found: Checkpoint) -> None:
-        """Take up a checkpoint of the same configuration."""
+        """Restore a checkpoint of the same configuration."""
         found.restore_(self._dense_tensors(), list(self.lookup.shards().values()))
         self.dense_optimizer.resume_(self.parameters)
         self.estimator.load_state()
         self.masks.load_state()
 
     def _go_on_from_(self, start: "Start", sums: Sequence[str], decay: float) -> None:
-        """Take up the rows of another run, and the state of its optimizer; rows that it lacks keep their initial values."""
+        """Load the embedding rows and the optimizer state of another run. Rows that it lacks keep their initial values."""
         dense: dict[str, Tensor] = {}
         if start.with_state:
             dense = {"parameters": self.dense_optimizer.served(self.parameters), **self._optimizer_tensors()}
@@ -215,16 +215,16 @@ class TrainState:
                 shard.tensors[name].mul_(decay)
 
     def num_bytes(self) -> int:
-        """Return the memory of weights and optimizer state, copies counted once; all ranks call it."""
+        """Return the bytes of weights and optimizer state, replicas counted once. A collective: all ranks call it."""
         tables = [tensor for shard in self.lookup.shards_to_save() for tensor in shard.tensors.values()]
         dense = sum(tensor.nbytes for tensor in self._dense_tensors().values())
         return dense + total_over_ranks(sum(tensor.nbytes for tensor in tables))
 
     @torch.no_grad()
     def served_head(self) -> "Head":
-        """Return the head as it predicts: with the parameters that the optimizer serves, for the population.
+        """Return the head for predictions, with the parameters that the optimizer serves, for the population.
 
-        A copy where it differs from the one that is trained.
+        The result is a copy if it differs from the head in training.
         """
         served = self.dense_optimizer.served(self.parameters)
         if served is self.parameters and not self.logit_shift:

@@ -1,10 +1,9 @@
 # pyright: basic
-"""One training step: look up, differentiate, mean over ranks, update the dense part, send derivatives to owners of rows."""
+"""One training step: look up, differentiate, average over ranks, and update the dense part and the embedding rows."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +21,16 @@ from dlrm_adahessian.runtime.device import matrix_products
 from dlrm_adahessian.train.objective import as_mean_of_its_samples, penalized
 from dlrm_adahessian.train.state import TrainState
 
-if TYPE_CHECKING:
-    pass
-
 
 def curvature_samples(config: RunConfig, step: int, samples: int) -> int:
-    """Return how many of the samples of a batch the curvature is computed on; 0 on a step without curvature.
+    """Return the number of samples of a batch that the curvature is computed on; 0 on a step without curvature.
 
-    The diagonal of one pass on rows costs nothing and is not meant: without a reader on the dense part it is never due.
+    A one-pass estimator that no dense optimizer reads is never due. Its diagonal at the embedding rows is free anyway.
 
     Args:
-        config: of the run.
-        step: number of the step, from 0.
-        samples: of the batch.
+        config: settings of the run.
+        step: index of the step, from 0.
+        samples: number of samples in the batch.
     """
     read = config.curvature != "none" and (
         config.curvature not in ONE_PASS or config.optim.dense.uses_curvature
@@ -45,16 +41,16 @@ def curvature_samples(config: RunConfig, step: int, samples: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step found before it updated anything, over all ranks.
+    """Results of a step over all ranks, from before the update.
 
     Attributes:
-        loss: mean over the global batch, weighted where samples have weights; 0 where none of them has any. With the dropout
-            of the step, without penalties.
-        probability: (B,) float32 predictions of the global batch, for the population, without dropout; of a logit 0 where it
-            is not a number.
-        finite: whether loss and derivatives were; otherwise nothing was updated.
-        derivatives: of the mean loss over the global batch and the penalty of the dense part; at the pooled embeddings, of
-            this rank's samples.
+        loss: mean over the global batch, weighted if the samples have weights; 0 if all weights are 0. It includes the
+            dropout of the step, but no penalties.
+        probability: (B,) float32 predictions of the global batch for the population, without dropout. A NaN logit counts
+            as 0.
+        finite: whether the loss and all derivatives are finite. If not, the step updated nothing.
+        derivatives: derivatives of the mean loss over the global batch plus the penalty of the dense part. Those at the
+            pooled embeddings belong to this rank's samples.
     """
 
     loss: float
@@ -73,18 +69,18 @@ def train_step(
     following: Batch | None = None,
     seen: Callable[[Derivatives], None] | None = None,
 ) -> StepResult:
-    """Predict a batch, differentiate its mean loss over all ranks, and update all parameters; all ranks call it.
+    """Predict a batch, differentiate its mean loss, and update all parameters. A collective: all ranks call it.
 
-    A sample of weight w counts as w samples. A batch without any weight is predicted, and updates nothing.
+    A sample of weight w counts as w samples. A batch with total weight 0 is predicted, but updates nothing.
 
     Args:
-        state: what is trained.
+        state: model and optimizers.
         batch: this rank's share.
-        curvature_samples: the first samples of the global batch that the curvature is taken of; 0 for none.
-        lr_scale: in [0, 1], the schedule's factor on the learning rate of the dense part.
-        rows_lr_scale: that on the rate of the rows; None for the same.
-        following: the next batch, whose lookups travel to the rows' owners meanwhile.
-        seen: called with the derivatives before they update anything; not called on a step that updates nothing.
+        curvature_samples: number of samples, from the start of the global batch, included in the curvature; 0 for none.
+        lr_scale: in [0, 1], the schedule's factor for the learning rate of the dense part.
+        rows_lr_scale: the same factor for the embedding rows; None for the same value.
+        following: the next batch, whose lookups are exchanged during this step.
+        seen: called with the derivatives before the update; not called if the step updates nothing.
 
     Returns:
         Loss and predictions from before the update.
@@ -120,7 +116,7 @@ def train_step(
     found = as_mean_of_its_samples(found, batch, curvature_samples)
     found = penalized(found, state.parameters, state.l2_weights)
     finite = all_finite(found)
-    # Read before the update is launched: a GPU updates while the host goes on to the next batch.
+    # Read these before the update: a GPU then updates while the host prepares the next batch.
     loss = float(found.loss)
     probability = probability_from_logit((torch.nan_to_num(found.logits) + state.logit_shift).cpu().numpy())
     if finite and batch.weight_of(share.samples):
@@ -138,7 +134,7 @@ def _update(
     lr_scale: float,
     rows_lr_scale: float,
 ) -> None:
-    """Update all parameters from derivatives over all ranks; `pooled` is what the lookup returned."""
+    """Update all parameters from derivatives over all ranks; `pooled` is the result of the lookup."""
     samples = batch.weight_of(batch.share.samples)
     with named("dense update"):
         state.dense_optimizer.step(

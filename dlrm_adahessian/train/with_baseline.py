@@ -1,6 +1,6 @@
-"""The main job: train an optimizer and its baseline on the same samples, and compare them.
+"""Train an optimizer and its baseline on the same samples, and compare them.
 
-Under torchrun all ranks run it, and the first one reports.
+Under torchrun all ranks take part, and the first one reports.
 """
 
 import logging
@@ -33,7 +33,7 @@ _OF_BASELINE = (
     "val",
     "test",
     "train",
-)  # what summary.json says of it
+)  # keys of the baseline in summary.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class JobResult:
 
     Attributes:
         folder: the run directory.
-        run: the run's results.
-        baseline: those of the baseline, None without one.
-        difference: the run minus its baseline, on the test samples.
-        progressive_difference: the same on the samples of the progressive validation; None where they differ, as after an
-            early stop within the first epoch.
+        run: results of the run.
+        baseline: results of the baseline; None without one.
+        difference: run minus baseline on the test samples.
+        progressive_difference: the same for the samples of progressive validation; None if the two runs predicted different
+            samples, as after an early stop within the first epoch.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class JobResult:
     progressive_difference: Difference | None
 
     def asdict(self) -> dict[str, Any]:
-        """Return what summary.json holds."""
+        """Return the content of summary.json."""
         theirs = None
         if self.baseline is not None:
             values = self.baseline.asdict()
@@ -70,18 +70,18 @@ class JobResult:
 
 
 def run_job(config: RunConfig) -> JobResult | None:
-    """Train what `config` says, then its baseline; all ranks call it.
+    """Train a run and its baseline. A collective: all ranks call it.
 
     Args:
-        config: of the run.
+        config: settings of the run.
 
     Returns:
-        On the first rank what was written to summary.json, None on the others.
+        The content of summary.json on the first rank, None on the others.
     """
     with on_all_ranks(config), opened_run(config) as run:
         config, data, device = run.config, run.data, run.device
         plain = _plain(config, data)
-        _show_curves(plain, run)  # one that an earlier run trained is there from the first step on
+        _show_curves(plain, run)  # the baseline of an earlier run is visible from the first step
         ours = fit(config, data, run.directory, device, title=config.optimizer, start=run.start)
         baseline = None if plain is None else _baseline(plain, data, device)
         if ours is None:
@@ -93,18 +93,18 @@ def run_job(config: RunConfig) -> JobResult | None:
 
 
 def _plain(config: RunConfig, data: PreparedData) -> RunConfig | None:
-    """Return the baseline of a run; None where it has none, or is one."""
+    """Return the settings of the baseline; None if the run has none or is its own baseline."""
     if config.baseline == "none":
         return None
     plain = baseline_of(config)
     if plain.fingerprint(data.fingerprint) != config.fingerprint(data.fingerprint):
         return plain
-    logger.info("%s is the baseline itself; nothing to compare it with", config.optimizer)
+    logger.info("%s is the baseline, so there is nothing to compare it with", config.optimizer)
     return None
 
 
 def _show_curves(plain: RunConfig | None, run: OpenedRun) -> None:
-    """Show the curves of the baseline below those of the run."""
+    """Copy the curves of the baseline into the folder of the run's curves."""
     if plain is not None and ranks.is_first():
         found = RunDirectory(run_path(plain, run.data, _root(plain), run.device))
         copy_curves(found.curves, run.directory.curves / "baseline")
@@ -115,15 +115,15 @@ def _root(plain: RunConfig) -> Path:
 
 
 def _baseline(plain: RunConfig, data: PreparedData, device: torch.device) -> RunResult | None:
-    """Train the baseline, or take a finished one with the same results; None where it diverges."""
+    """Train the baseline, or load an equivalent finished run; None if it diverges."""
     try:
         return find_or_fit(plain, data, _root(plain), device, title=f"baseline {plain.optimizer}")
     except ProgramError as error:
-        if error.exit_code != DivergedError.exit_code:  # which all ranks raise, though one alone tells of it
+        if error.exit_code != DivergedError.exit_code:  # all ranks raise it, although only one reports it
             raise
         if str(error):
             logger.warning(
-                "there is no difference to %s, as the baseline diverged: %s", plain.optimizer, error
+                "no difference to %s is reported, because the baseline diverged: %s", plain.optimizer, error
             )
         return None
 

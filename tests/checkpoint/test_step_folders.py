@@ -63,7 +63,7 @@ def test_a_run_is_known_by_its_configuration_also_from_a_checkpoint_in_it(
     step = tmp_path / "checkpoints" / "step-00000100"
     step.mkdir(parents=True)
     for path in (tmp_path, step):
-        with pytest.raises(NoInputError, match=f"^{tmp_path} holds no config.json"):
+        with pytest.raises(NoInputError, match=f"^{tmp_path} is not a run directory"):
             require_run(path)
     (tmp_path / "config.json").write_text("{}")
     for path in (tmp_path, step):

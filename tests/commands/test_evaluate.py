@@ -62,8 +62,8 @@ def test_the_table_says_how_good_the_models_are_by_how_much_and_where() -> None:
 @pytest.mark.parametrize(
     ("label", "undefined", "told"),
     [
-        (0, ["AUC", "normalized entropy", "calibration"], "no row is a click"),
-        (1, ["AUC", "normalized entropy"], "all rows are clicks"),
+        (0, ["AUC", "normalized entropy", "calibration"], "no sample is a click"),
+        (1, ["AUC", "normalized entropy"], "all samples are clicks"),
     ],
 )
 def test_the_table_says_why_a_figure_has_no_value(label, undefined, told) -> None:

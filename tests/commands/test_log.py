@@ -167,7 +167,7 @@ def test_what_is_no_run_and_lines_that_are_none_are_refused(log, run, remembers,
     append(run, ["no", "object"])
     code, told = log(run, "mlflow")
     assert code == 65
-    assert "and line 4 is " in told
+    assert "but line 4 is " in told
 
 
 @pytest.mark.filterwarnings("ignore")

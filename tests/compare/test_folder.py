@@ -71,7 +71,7 @@ def test_a_description_that_is_no_json_is_refused(asked: CompareConfig) -> None:
 def test_a_study_leaves_the_folder_of_a_run_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
-        UsageError, match=f"a comparison needs a folder of its own, and {tmp_path} is that of a training run"
+        UsageError, match=f"{tmp_path} contains a training run .* cannot be used for a comparison"
     ):
         run_study(CompareConfig(dataset="synthetic", out=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -163,7 +163,7 @@ def _run(arguments: list[str]) -> None:
         (["--data-path", "{folder}/days/day_0.csv"], 64, "three at least, and"),
         (["--lr", "0.5"], 3, "optim.dense.lr"),
         (["--dataset", "synthetic"], 64, "generated rows have none"),
-        (["--out", "{folder}/study/warm/01-day_0.csv"], 64, "is that of a training run"),
+        (["--out", "{folder}/study/warm/01-day_0.csv"], 64, "contains a training run"),
     ],
 )
 def test_what_is_no_study_is_refused(

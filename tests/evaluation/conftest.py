@@ -1,4 +1,4 @@
-"""The models of `jobs`."""
+"""Fixtures with the models of `jobs`."""
 
 from tests.evaluation.jobs import both, evaluate, own, place
 

@@ -45,12 +45,12 @@ def _trained(base):
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    """Return a folder with samples as text, and two runs that were trained with different vocabularies."""
+    """Return a folder with samples as text, and two runs with different vocabularies."""
     return _trained(tmp_path_factory.getbasetemp())
 
 
 def _own_rows(rows):
-    """Return columns with missing values of each kind, and bags of 0 to 4 values."""
+    """Return columns with missing values of each kind, and bags of 0 to 4 tokens."""
     rng = np.random.default_rng(0)
     words = np.array(["a", "b", "c, d", "e"])
     return pd.DataFrame(
@@ -82,7 +82,7 @@ def _trained_on_own(base):
 
 @pytest.fixture(scope="session")
 def own(tmp_path_factory):
-    """Return a folder with the same rows as rows.csv and rows.parquet, their schemas, and runs csv and parquet."""
+    """Return a folder with the same samples in rows.csv and rows.parquet, their schemas, and the runs csv and parquet."""
     return _trained_on_own(tmp_path_factory.getbasetemp())
 
 

@@ -1,4 +1,4 @@
-"""Figures of several models and slices against the formulas."""
+"""Metrics of several models and slices against their formulas."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def scored():
 
 
 def paired(labels, ours, theirs):
-    """Return the mean difference of the log loss, its error, and the p value of none."""
+    """Return the mean difference of the log loss, its standard error, and the p value of no difference."""
     ours, theirs = (np.where(labels == 1, p.astype(float), 1 - p.astype(float)) for p in (ours, theirs))
     difference = np.log(theirs) - np.log(ours)
     error = difference.std(ddof=1) / len(difference) ** 0.5
@@ -98,4 +98,6 @@ def test_whole_weights_repeat_the_rows_in_all_figures(scored):
     )
     for row, of_repeated in pairs:
         assert row.logloss.estimate == pytest.approx(of_repeated.logloss.estimate, rel=1e-6)
-        assert row.logloss.standard_error > of_repeated.logloss.standard_error, "rows are what was drawn"
+        assert row.logloss.standard_error > of_repeated.logloss.standard_error, (
+            "samples were drawn, not repeats of them"
+        )

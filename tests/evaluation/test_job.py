@@ -1,4 +1,4 @@
-"""Evaluation end to end: two small models on generated rows, against pandas and scikit-learn on what was written."""
+"""Evaluation end to end: two small models on generated data, against pandas and scikit-learn on the output files."""
 
 import gzip
 import json
@@ -128,7 +128,7 @@ def test_bad_lines_are_counted_by_file_and_kept(place, evaluate, tmp_path):
     only_bad.write_bytes(b"bad\n")
     told = evaluate("--run", place / "hybrid", "--data-path", only_bad, *out, code=65)
     assert (
-        "must hold rows, and 1 of 1 lines are bad. First bad line: only_bad:1:1: expected 40 tab-separated columns"
+        "no valid samples: 1 of 1 lines are bad. First bad line: only_bad:1:1: expected 40 tab-separated columns"
         in told
     )
 
@@ -218,11 +218,11 @@ def test_a_pipe_of_rows_by_a_schema_has_their_probabilities(own, evaluate, piped
 def test_parquet_is_not_read_from_a_pipe(own, evaluate, piped):
     piped((own / "rows.parquet").read_bytes()[:1000])
     told = evaluate("--run", own / "parquet", "--stdin", code=64)
-    assert "parquet says parquet, whose end says what is in it; name a file of rows with --data-path" in told
+    assert "parquet is parquet, which cannot be read before its end. Pass a file with --data-path." in told
 
 
 def test_runs_on_files_of_two_formats_are_each_as_alone(own, evaluate, tmp_path):
-    """Both files hold the same rows; these are read as the first run reads its own."""
+    """Both files contain the same samples. The evaluation reads them with the schema of the first run."""
     runs = ("--run", own / "parquet", own / "csv")
     evaluate(*runs, "--data-path", own / "rows.parquet", "--out", tmp_path / "both.parquet")
     both = pd.read_parquet(tmp_path / "both.parquet")
@@ -243,7 +243,7 @@ def test_runs_on_files_of_two_formats_are_each_as_alone(own, evaluate, tmp_path)
 
 def test_runs_that_read_other_columns_are_not_compared(own, place, evaluate):
     told = evaluate("--run", own / "csv", place / "hybrid", "--data-path", own / "rows.csv", code=64)
-    assert "the schemas of these differ in label, weight, time, columns, transforms or tokens" in told
+    assert "their schemas differ in label, weight, time, columns, transforms, or tokens" in told
 
 
 def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp_path):
@@ -285,14 +285,14 @@ def test_parts_of_other_rows_are_not_known(place, evaluate, tmp_path):
     lines = (place / "rows.txt").read_bytes().splitlines(keepends=True)
     (tmp_path / "other").write_bytes(b"".join(lines[1:]))
     run = ["--run", place / "hybrid", "--part", "test", "--data-path"]
-    assert "raw ones that are not known as these" in evaluate(*run, tmp_path / "other", code=64)
+    assert "contains other raw data. Leave out --part" in evaluate(*run, tmp_path / "other", code=64)
     without = tmp_path / "old"
     shutil.copytree(place / "hybrid", without)
     config = json.loads((without / "config.json").read_text())
     del config["prepared"]["input"]
     (without / "config.json").write_text(json.dumps(config))
     told = evaluate("--run", place / "hybrid", without, *run[2:], place / "rows.txt", code=64)
-    assert "raw ones that are not known as these" in told
+    assert "contains other raw data. Leave out --part" in told
 
 
 def test_rows_that_a_run_was_trained_on_are_told(place, evaluate, caplog, tmp_path):
@@ -388,4 +388,4 @@ def test_weights_of_prepared_rows_count_in_all_figures_and_come_with_the_predict
     assert "Rows count by their weights in all figures" in text
     assert "Samples count by their weights" in (tmp_path / "a.html").read_text()
     monkeypatch.setattr(rows, "open_prepared", lambda path: replace(open_prepared(path), weights=0 * weights))
-    assert "all 6,000 have weight 0" in evaluate(*asked, code=65)
+    assert "All 6,000 labeled samples have weight 0" in evaluate(*asked, code=65)

@@ -1,4 +1,4 @@
-"""What a run's rows were prepared from: known by content, through names, copies and pipes."""
+"""The raw files of a run, recognized by content in renamed files, copies, and pipes."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for."""
+"""Checks of evaluation requests."""
 
 import shutil
 
@@ -14,9 +14,9 @@ def test_results_never_replace_what_is_read(place, evaluate, both, tmp_path):
         ["--out", rows],
         ["--report", tmp_path / "." / "rows.html", "--out", tmp_path / "rows.html"],
     ):
-        assert "is read, or written for another flag" in evaluate(*run, *wrong, code=64)
+        assert "is also used by another flag" in evaluate(*run, *wrong, code=64)
     old = place / "both.parquet"
-    assert "is read" in evaluate(*run, "--against", old, "--out", old, code=64)
+    assert "is also used" in evaluate(*run, "--against", old, "--out", old, code=64)
     for flag, wrong, kind in (
         ("--out", tmp_path, "a folder"),
         ("--out", "/dev/stdout", "a link"),
@@ -30,19 +30,19 @@ def test_results_never_replace_what_is_read(place, evaluate, both, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--data-path", "ROWS"], "name the model"),
+        (["--data-path", "ROWS"], "Pass a model"),
         (["--run", "RUN"], "name them with --data-path"),
-        (["--run", "RUN", "--data-path", "BOTH"], "leave out --run"),
-        (["--data-path", "BOTH", "--out", "x"], "leave out --run, --out"),
-        (["--data-path", "BOTH", "ROWS"], "rows or predictions"),
-        (["--data-path", "BOTH", "--part", "test"], "leave out --run"),
-        (["--data-path", "BOTH", "--best"], "leave out --run"),
-        (["--data-path", "BOTH", "--bad-rows", "quarantine"], "leave out --run"),
+        (["--run", "RUN", "--data-path", "BOTH"], "Leave out --run"),
+        (["--data-path", "BOTH", "--out", "x"], "Leave out --run, --out"),
+        (["--data-path", "BOTH", "ROWS"], "samples or predictions"),
+        (["--data-path", "BOTH", "--part", "test"], "Leave out --run"),
+        (["--data-path", "BOTH", "--best"], "Leave out --run"),
+        (["--data-path", "BOTH", "--bad-rows", "quarantine"], "Leave out --run"),
         (["--run", "RUN", "--stdin", "--part", "test"], "--stdin goes with one --run alone"),
-        (["--data-path", "BOTH", "--slices", "C1"], "needs the rows"),
-        (["--run", "RUN", "--data-path", "ROWS", "--against", "ROWS"], "ROWS is none"),
+        (["--data-path", "BOTH", "--slices", "C1"], "requires the columns"),
+        (["--run", "RUN", "--data-path", "ROWS", "--against", "ROWS"], "ROWS is not one"),
         (["--run", "RUN", "--data-path", "ROWS", "--bad-rows", "quarantine"], "with --out"),
-        (["--run", "RUN", "--data-path", "ROWS", "ROWS", "--part", "test"], "ROWS holds raw ones"),
+        (["--run", "RUN", "--data-path", "ROWS", "ROWS", "--part", "test"], "ROWS contains other raw data"),
         (["--run", "RUN", "--data-path", "CACHE", "ROWS"], "evaluated alone"),
         (["--run", "RUN", "--data-path", "ROWS", "--report", "x.pdf"], r".html"),
         (["--run", "RUN", "--stdin", "--out", "x"], "--stdin goes with one --run alone"),

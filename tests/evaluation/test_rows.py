@@ -1,4 +1,4 @@
-"""Blocks of rows as evaluation scores them."""
+"""Blocks of samples for evaluation."""
 
 from itertools import pairwise
 

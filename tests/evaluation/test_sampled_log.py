@@ -1,4 +1,4 @@
-"""Models of a log that lacks rows without a click, against the same models of a log of all rows, and scikit-learn."""
+"""Models of a log with a quarter of the non-clicks, against models that take the log as complete, and scikit-learn."""
 
 import io
 import json
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.oracle
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Return a folder with a log, new rows of which some have no label, and a run that takes either for all rows or not."""
+    """Return a folder with a log, new partly labeled data, and two runs: one takes the log as complete, one does not."""
     folder = tmp_path_factory.mktemp("sampled")
     rng = np.random.default_rng(0)
     for name, rows in (("log", 600), ("new", 200)):
@@ -108,12 +108,12 @@ def test_lines_of_a_pipe_get_the_same_probabilities(place, evaluated):
 
 
 def test_calibration_is_fitted_in_the_log_and_corrected_after_it(place, evaluated):
-    """Against scikit-learn on the logits of the run that takes the log for all rows: the rate shifts what it finds."""
+    """The rate shifts the map that scikit-learn fits to the logits of the run that takes the log as complete."""
     plain, later, found = (place / name for name in ("plain.parquet", "later.csv", "calibrated.parquet"))
     evaluated("--run", place / "all", "--data-path", place / "new.csv", "--out", plain)
     log = pd.read_parquet(plain)
     z = logit(log[["probability"]].to_numpy(np.float64))
-    # So short a training may rank rows the wrong way round, so clicks are drawn that follow the scores.
+    # The model is trained so briefly that its ranking may be reversed, so draw clicks that follow the scores.
     labels = np.random.default_rng(1).random(len(z)) < expit(zscore(z[:, 0]))
     pd.read_csv(place / "new.csv").assign(y=labels.astype(int)).to_csv(later, index=False)
     assert main(list(map(str, ["calibrate", "--run", place / "quarter", "--data-path", later]))) == 0
@@ -125,4 +125,4 @@ def test_calibration_is_fitted_in_the_log_and_corrected_after_it(place, evaluate
 
 def test_runs_that_take_the_log_for_different_shares_do_not_score_the_same_rows(place, evaluated):
     runs = ["--run", place / "all", place / "quarter", "--data-path", place / "new.csv"]
-    assert "the schemas of these differ in label, weight" in evaluated(*runs, code=64)
+    assert "their schemas differ in label, weight" in evaluated(*runs, code=64)

@@ -58,7 +58,7 @@ def test_integers_lie_in_the_slice_that_names_them(values):
     slicing = of_rows("I5", [], PREPROCESSING)
     codes = slicing.of_block(block(np.log1p(np.maximum(integers, 0.0)).astype(np.float32)))
     for value, label in zip(values.tolist(), labels_of(slicing, codes), strict=True):
-        # float32 logarithms round integers above 2**20 or so by some parts in a million.
+        # float32 logarithms are off by some parts per million for integers above about 2**20.
         low, _, high = label.replace(",", "").partition(" to ")
         if value <= 0:
             assert label == "0, less or missing"
@@ -174,7 +174,7 @@ def test_buckets_have_no_ranks():
         {"label": {"column": "y"}, "tokens": [{"column": "site", "buckets": 7}, {"column": "ad"}]}
     )
     check_slices(["site", "ad.band"], schema)
-    with pytest.raises(UsageError, match=r"the \.band of one with a vocabulary, got 'site.band'"):
+    with pytest.raises(UsageError, match=r"Unknown --slices 'site.band'.* or the \.band of a column"):
         check_slices(["site.band"], schema)
 
 
@@ -192,7 +192,7 @@ def test_days_are_those_of_the_preparation():
 def test_calibration_slices_are_tenths_and_split_no_tie(probability):
     codes = of_predictions("calibration", []).of_all(predictions(probability))
     order = sorted(np.float32(probability).tolist())
-    # The largest of each tenth but the last; tenths of fewer than ten rows may be empty.
+    # The largest of each tenth except the last. With fewer than ten samples, tenths may be empty.
     uppers = [order[len(order) * tenth // 10 - 1] for tenth in range(1, 10) if len(order) * tenth // 10]
     expected = [sum(upper < p for upper in uppers) for p in np.float32(probability).tolist()]
     assert codes.tolist() == expected
@@ -218,13 +218,13 @@ def test_each_row_is_in_exactly_one_slice(codes, name):
 
 @pytest.mark.parametrize("name", ["C27", "C0", "I14", "hour", "C1.", "C1.bands", "I1.band", "", "files"])
 def test_unknown_slicings_are_refused(name):
-    with pytest.raises(UsageError, match="--slices names file, day"):
+    with pytest.raises(UsageError, match="Unknown --slices .* Use file, day"):
         check_slices(["day", name], CRITEO)
 
 
 def test_predictions_have_no_columns():
     check_slices(["day", "file", "calibration"], None)
-    with pytest.raises(UsageError, match="'C3.band' needs the rows"):
+    with pytest.raises(UsageError, match="'C3.band' requires the columns"):
         check_slices(["C3.band"], None)
 
 
@@ -279,7 +279,7 @@ def test_values_are_those_before_the_transform(transform):
     ],
 )
 def test_missing_values_are_not_shown_as_the_mean(transform, labels):
-    """Of 0, 20 and 10.5 the mean is in 8 to 15, and no value is the mean."""
+    """The mean of 0, 20, and 10.5 is in 8 to 15, and no value equals it."""
     values = np.array([[0.0], [20.0], [np.nan], [10.5]])
     schema = from_dict({"label": {"column": "y"}, "dense": [{"column": "x", "transform": transform}]})
     rows = ColumnBlock(

@@ -1,4 +1,4 @@
-"""A run folder of somebody else is refused with what is wrong in it; one in training is read as it goes on."""
+"""Invalid run folders raise specific errors, and a run in training can be read at any time."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def test_memory_is_planned_as_in_training_for_bags_of_the_same_length(own: Path)
 )
 def test_a_configuration_that_names_no_rows_is_refused(tmp_path: Path, config: dict[str, object]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"prepared of \S*config.json must be .*, found .*; restore"):
+    with pytest.raises(CheckpointError, match=r"prepared in \S*config.json must be .*, found .*\. Restore"):
         open_trained(tmp_path, torch.device("cpu"), best=False)
 
 

@@ -1,1 +1,1 @@
-"""How tests start processes: ranks, commands of the program, users without rights."""
+"""Start processes in tests: ranks, commands of the program, and users without root rights."""

@@ -1,4 +1,4 @@
-"""Another process that holds a lock."""
+"""A separate process that holds a lock."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ with exclusive_lock(Path(sys.argv[1]), wait=False):
 
 @contextmanager
 def holding(path: Path, seconds: float = 60) -> Generator["subprocess.Popen[str]"]:
-    """Let another process hold the lock file `path`, until it ends, or is killed at the end of the block."""
+    """Let another process hold the lock file `path` until it ends, or until the block ends and kills it."""
     command = [sys.executable, "-c", _HOLD, str(path), str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

@@ -1,4 +1,4 @@
-"""A user whom permissions bind: as root every folder can be read and written, unless that right is dropped."""
+"""Run programs as a user without root rights, because root can read and write everything."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def python(
     environment: Mapping[str, str],
     sources: Path = Path(dlrm_adahessian.__file__).parents[1],
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in this environment, with the sources that lie in a folder."""
+    """Run a program in this environment, with the sources in a folder."""
     return subprocess.run(
         [*_DROP, sys.executable, "-P", "-c", program, *map(str, arguments)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(sources), **environment},

@@ -1,7 +1,7 @@
-"""What the server that ranks are forked from has imported: the whole program, with one thread a rank, as under torchrun.
+"""Modules preloaded by the server that forks ranks: the whole program, with one thread per rank, as under torchrun.
 
-The kernels ask numba for its threads when they are imported. That starts them, and a process that was forked after that may
-not use them; so here numba is not asked.
+The kernels normally start numba's threads at import, which a process forked later cannot use. So this module does not start
+them.
 """
 
 import logging
@@ -16,4 +16,4 @@ with mock.patch("numba.get_num_threads", return_value=1):
 
     import dlrm_adahessian.train.with_baseline  # noqa: F401
 
-logging.getLogger().handlers.clear()  # the libraries', which come before the program's own only here
+logging.getLogger().handlers.clear()  # handlers of libraries, normally imported after the program sets up logging

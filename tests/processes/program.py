@@ -1,4 +1,4 @@
-"""Commands of the program, each a process that is forked from the server of worlds.py: it starts in 2 s instead of 6."""
+"""Run commands of the program in processes forked from the server of worlds.py, which start in 2 s instead of 6."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ class Command:
     """A process that runs one command."""
 
     def __init__(self, *arguments: object, log: Path) -> None:
-        """Start it; it prints to `log`.out and `log`.err."""
+        """Start the process. Output goes to `log`.out and `log`.err."""
         self._files = log.with_suffix(".out"), log.with_suffix(".err")
         for file in self._files:
             file.write_bytes(b"")
@@ -22,32 +22,32 @@ class Command:
 
     @property
     def pid(self) -> int:
-        """Of the process; it has one as long as it was not waited for."""
+        """Process id, valid until the process was waited for."""
         return self.process.pid or 0
 
     def alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is running."""
         return self.process.is_alive()
 
     def kill(self) -> None:
-        """Send SIGKILL, unless it has ended."""
+        """Send SIGKILL if the process is running."""
         self.process.kill()
 
     def wait(self, seconds: float = 120) -> int | None:
-        """Return its exit code; one that does not end in time is killed."""
+        """Return the exit code. A process that does not end in time is killed."""
         return worlds.wait([self.process], seconds)[0]
 
     def output(self) -> str:
-        """Return what it wrote to standard output so far."""
+        """Return the standard output so far."""
         return self._files[0].read_text()
 
     def printed(self) -> str:
-        """Return what it wrote to standard output, then what it wrote to standard error."""
+        """Return the standard output, followed by the standard error."""
         return "".join(file.read_text() for file in self._files)
 
 
 def call(*arguments: object) -> tuple[int | None, str, str]:
-    """Run a command to its end; return its exit code, standard output and standard error."""
+    """Run a command, and return its exit code, standard output, and standard error."""
     with tempfile.TemporaryDirectory() as folder:
         command = Command(*arguments, log=Path(folder) / "command")
         code = command.wait(300)

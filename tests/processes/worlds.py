@@ -1,6 +1,6 @@
-"""Several ranks as processes of this machine, over gloo.
+"""Run several ranks as processes of this machine, over gloo.
 
-They are forked from a server that has imported the program once (preloaded.py): 5 s for all ranks instead of 5 s for each.
+They are forked from a server that imports the program once (preloaded.py), which takes 5 s for all ranks instead of each.
 """
 
 import multiprocessing
@@ -15,13 +15,13 @@ import torch
 
 os.environ.setdefault(
     "TORCH_CPP_LOG_LEVEL", "ERROR"
-)  # as the command line sets it, which here comes after torch
+)  # as on the command line, which sets it before importing torch
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["tests.processes.preloaded"])
 
 
 def start(ranks: int, work: Callable[..., int | None], *arguments: object, log: Path) -> list[BaseProcess]:
-    """Start `work(*arguments)` on each rank; what it returns is its exit code, what it prints goes to LOG.RANK."""
+    """Start `work(*arguments)` on each rank. It returns the exit code, and its output goes to LOG.RANK."""
     port = _free_port()
     processes = [
         _FORKSERVER.Process(target=_run, args=(rank, ranks, port, log, work, arguments))
@@ -35,10 +35,10 @@ def start(ranks: int, work: Callable[..., int | None], *arguments: object, log: 
 def in_turn(
     ranks: int, work: Callable[..., int | None], calls: Mapping[str, object], folder: Path
 ) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Run `work(argument)` for one argument after another in the same processes, which meet anew each time.
+    """Run `work(argument)` for several arguments in the same processes, with a new process group for each.
 
     Returns:
-        By the name of each call what it returned on each rank, and what all ranks printed.
+        For each named call, the results of all ranks and their output.
     """
     turns = [(name, argument, _free_port()) for name, argument in calls.items()]
     run(ranks, _take_turns, work, turns, folder, log=folder / "in-turn")
@@ -47,7 +47,7 @@ def in_turn(
 
 
 def wait(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
-    """Return the exit codes; a rank that has none by then is killed."""
+    """Return the exit codes. Ranks that do not end in time are killed."""
     for process in processes:
         process.join(seconds)
         if process.is_alive():
@@ -57,18 +57,18 @@ def wait(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]
 
 
 def run(ranks: int, work: Callable[..., int | None], *arguments: object, log: Path) -> None:
-    """Run `work(*arguments)` on each rank to its end."""
+    """Run `work(*arguments)` on each rank until it ends."""
     codes = wait(start(ranks, work, *arguments, log=log))
     assert codes == [0] * ranks, "\n".join(printed(log, rank) for rank in range(ranks))
 
 
 def printed(log: Path, rank: int) -> str:
-    """Return what a rank printed."""
+    """Return the output of a rank."""
     return log.with_suffix(f".{rank}").read_text()
 
 
 def leave_launcher() -> None:
-    """Make a rank a process that no launcher started."""
+    """Make a rank look like a process without a launcher."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
 

@@ -1,1 +1,1 @@
-"""The long run behind docs/reliability.md, `make reliability`: faults, bad and hostile input, counted; and its tests."""
+"""Reliability campaigns (`make reliability`, docs/reliability.md): count outcomes of faults and hostile input."""

@@ -1,9 +1,9 @@
-"""Run the campaigns, print a table, write tests/reliability/results (of full runs), and leave with 1 when anything was lost.
+"""Run campaigns, print a table, and write tests/reliability/results (full runs only). Exits with 1 if anything was lost.
 
     python -m tests.reliability [CAMPAIGN ...] [--times N] [--share F] [--json] [--folder F]
 
-Each campaign tries something as often as docs/reliability.md says; `--share 0.1` a tenth of that, `--times` so often.
-What it leaves in the folder is removed when nothing was lost.
+Each campaign makes the number of tries in docs/reliability.md. `--share 0.1` makes a tenth of them, and `--times` sets the
+number. The output folder of a campaign is removed if nothing was lost.
 """
 
 import argparse
@@ -63,12 +63,12 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "pipe": (pipe.run, 45_840_617),
     "soak": (soak.run, 200_000),
 }
-"""Campaigns, and how often each tries in the published run."""
+"""Campaigns, with the number of tries in the published run."""
 _RESULTS = Path(__file__).with_name("results")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return a row for each outcome."""
+    """Return a table row for each outcome."""
     rows = [("line", "tried", "times", "lost", "silent", "seconds")]
     for outcome in outcomes:
         counts = (f"{outcome.times:,}", str(outcome.lost), str(outcome.silent), f"{outcome.seconds:,.0f}")
@@ -86,24 +86,27 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main() -> int:
-    """Run what was named.
+    """Run the requested campaigns.
 
     Returns:
-        1 when anything was lost or silent, else 0.
+        1 if anything was lost or silent, otherwise 0.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "campaigns", nargs="*", metavar="CAMPAIGN", help=f"of {', '.join(CAMPAIGNS)}; all when none is named"
+        "campaigns",
+        nargs="*",
+        metavar="CAMPAIGN",
+        help=f"one or more of {', '.join(CAMPAIGNS)} (default: all)",
     )
-    parser.add_argument("--times", type=int, help="tries of each campaign")
-    parser.add_argument("--share", type=float, default=1.0, help="tries, as a part of the published number")
-    parser.add_argument("--folder", type=Path, help="where runs are written; a temporary folder by default")
+    parser.add_argument("--times", type=int, help="number of tries per campaign")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the published number of tries")
+    parser.add_argument("--folder", type=Path, help="output folder (default: temporary folder)")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     args = parser.parse_args()
     if unknown := set(args.campaigns) - set(CAMPAIGNS):
-        parser.error(f"a campaign is one of {', '.join(CAMPAIGNS)}, got {', '.join(unknown)}")
+        parser.error(f"Unknown campaign: {', '.join(unknown)}. Choose from {', '.join(CAMPAIGNS)}.")
     logging.disable(logging.WARNING)
     outcomes: list[Outcome] = []
     for name in args.campaigns or CAMPAIGNS:
@@ -124,7 +127,7 @@ def main() -> int:
 
 
 def run(campaign: Campaign, times: int, root: Path | None = None) -> list[Outcome]:
-    """Run a campaign in a fresh folder, which stays when anything was lost."""
+    """Run a campaign in a new folder, which is kept if anything was lost."""
     if root:
         root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="reliability-", dir=root))
@@ -133,18 +136,18 @@ def run(campaign: Campaign, times: int, root: Path | None = None) -> list[Outcom
         for outcome in campaign(times, folder):
             outcomes.append(outcome)  # noqa: PERF402 -- those before it broke off stay
     except Exception as error:
-        broken = Outcome(line=0, tried=f"a campaign that broke off in {folder}")
+        broken = Outcome(line=0, tried=f"a campaign that failed in {folder}")
         broken.lose("".join(traceback.format_exception(error))[-2000:])
         outcomes.append(broken)
     if all(outcome.good for outcome in outcomes):
         shutil.rmtree(folder)
     else:
-        print(f"what was lost lies in {folder}", file=sys.stderr)
+        print(f"files of the lost tries are in {folder}", file=sys.stderr)
     return outcomes
 
 
 def write(name: str, times: int, outcomes: Sequence[Outcome]) -> None:
-    """Write the results of a campaign beside those of the others."""
+    """Write the results of a campaign next to those of the others."""
     _RESULTS.mkdir(exist_ok=True)
     document = {
         "campaign": name,

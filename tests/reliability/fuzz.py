@@ -1,10 +1,10 @@
-"""Fuzz the parser of raw rows, guided by coverage, against the pure-Python oracle of the random files.
+"""Coverage-guided fuzzing of the Criteo parser against a pure-Python oracle.
 
     python -m tests.reliability.fuzz [--seconds N] [--corpus DIR]
 
-Needs the extra `fuzz`. The kernels run as Python, where coverage can be seen, so it is a hundred files a second only; what
-reached something new is kept in the corpus. At the end all of the corpus goes through the compiled kernels too. An input
-on which parser and oracle differ is written to the corpus folder as crash-*, and the exit code is not 0.
+Requires the extra `fuzz`. The kernels run as Python, so that coverage is visible, at only a hundred files per second. The
+corpus keeps inputs that reach new code. At the end, the compiled kernels also process the whole corpus. An input on which
+parser and oracle differ is written to the corpus folder as crash-*, and the exit code is nonzero.
 """
 
 import argparse
@@ -19,19 +19,19 @@ from tempfile import TemporaryDirectory
 _CORPUS = Path("runs/fuzz")
 _SEEDS = 200
 _BLOCKS = (64, 97, 1024, 1 << 20)
-_LONGEST = 4096  # bytes of an input
+_LONGEST = 4096  # bytes per input
 _FUZZ = "import sys; from tests.reliability.fuzz import fuzz; fuzz(sys.argv[1], int(sys.argv[2]))"
 _REPLAY = "import sys; from tests.reliability.fuzz import replay; replay(sys.argv[1])"
 
 
 def check(data: bytes) -> None:
-    """Compare the parser with the oracle; the first byte chooses blocks and labels.
+    """Compare the parser with the oracle. The first byte selects block size and labels.
 
     Args:
         data: any bytes.
 
     Raises:
-        AssertionError: rows, rejected bytes or their count differ.
+        AssertionError: samples, rejected bytes, or their number differ.
     """
     from dlrm_adahessian.data.criteo.reader import read_rows
     from dlrm_adahessian.data.text.bad_lines import BadLines
@@ -50,7 +50,7 @@ def check(data: bytes) -> None:
             )
         except DataError as error:
             if not may:
-                raise AssertionError(f"refused: {error}") from error
+                raise AssertionError(f"unexpected error: {error}") from error
             return
         finally:
             aside.close()
@@ -67,7 +67,7 @@ def replay(folder: str) -> None:
 
 
 def begin(corpus: Path) -> None:
-    """Write the first inputs, which random files are."""
+    """Write the first inputs, which are random files."""
     from tests.data.oracle import random_file
 
     corpus.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def begin(corpus: Path) -> None:
 
 
 def fuzz(corpus: str, seconds: int) -> None:
-    """Fuzz in this process, which libFuzzer ends; numba may not have been imported."""
+    """Fuzz in this process, which libFuzzer ends. numba must not be imported before."""
     os.environ["NUMBA_DISABLE_JIT"] = "1"
     import atheris
 
@@ -94,21 +94,19 @@ def fuzz(corpus: str, seconds: int) -> None:
 
 
 def main() -> int:
-    """Fuzz in a process of its own, then check what it kept with compiled kernels.
+    """Fuzz in a separate process, then check its corpus with compiled kernels.
 
     Returns:
-        0 when parser and oracle never differed.
+        0 if parser and oracle always agreed.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=int, default=600, help="of fuzzing")
-    parser.add_argument(
-        "--corpus", type=Path, default=_CORPUS, help="inputs to begin with, and where new ones go"
-    )
+    parser.add_argument("--seconds", type=int, default=600, help="seconds of fuzzing")
+    parser.add_argument("--corpus", type=Path, default=_CORPUS, help="folder of initial and new inputs")
     args = parser.parse_args()
     if find_spec("atheris") is None:
-        parser.error("fuzzing needs atheris, which is not installed; pip install --editable '.[fuzz]'")
+        parser.error("Fuzzing requires atheris. Run pip install --editable '.[fuzz]'.")
     begin(args.corpus)
     command = [sys.executable, "-c", _FUZZ, str(args.corpus), str(args.seconds)]
     if code := subprocess.run(command, check=False).returncode:

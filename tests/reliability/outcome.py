@@ -1,4 +1,4 @@
-"""What a campaign found: how often it tried, what was lost, and what went wrong without a word."""
+"""Outcome of a campaign: number of tries, losses, and silent errors."""
 
 import logging
 import sys
@@ -13,23 +13,23 @@ from tqdm import tqdm
 
 from dlrm_adahessian.runtime.terminal import printable_name
 
-_SHOWN = 20  # failures that are kept word for word
+_SHOWN = 20  # maximum number of failures kept in full
 
 
 @dataclass
 class Outcome:
-    """One line of the rules, tried.
+    """The outcome for one rule.
 
     Attributes:
-        line: its number in docs/reliability.md.
-        tried: what was done.
-        times: how often; 0 when it could not be tried here.
-        lost: of these, how often the rule was broken and the program said so: no recovery, a wrong exit code.
-        silent: how often it went on with something wrong and said nothing.
-        seconds: all of it.
-        failures: the first of the lost and the silent, in words.
-        figures: what else was measured.
-        skipped: why it could not be tried here.
+        line: number of the rule in docs/reliability.md.
+        tried: what the campaign did.
+        times: number of tries; 0 if it could not run here.
+        lost: number of tries in which the rule was broken visibly, for example by a wrong exit code.
+        silent: number of tries in which the program continued with an error and did not report it.
+        seconds: total duration.
+        failures: descriptions of the first lost and silent tries.
+        figures: other measurements.
+        skipped: reason why it could not run here.
     """
 
     line: int
@@ -44,40 +44,40 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost."""
+        """Whether no try was lost or silent."""
         return not self.lost and not self.silent
 
     def lose(self, what: str) -> None:
-        """Count a broken rule that the program told of, or that anybody would notice."""
+        """Count a visible failure, which the program reported or anyone would notice."""
         self.lost += 1
         self._note(what)
 
     def miss(self, what: str) -> None:
-        """Count something wrong that nobody was told of."""
+        """Count a failure that nobody would notice."""
         self.silent += 1
         self._note(what)
 
     def expect(self, holds: bool, what: str) -> None:
-        """Count a try, and a loss where the rule did not hold."""
+        """Count a try, and a loss if the rule did not hold."""
         self.times += 1
         if not holds:
             self.lose(what)
 
     def asdict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the outcome as JSON values."""
         return asdict(self)
 
     def _note(self, what: str) -> None:
         if len(self.failures) < _SHOWN:
-            # What the program printed may have line ends, and hostile names bring escapes for the terminal.
+            # Program output may contain line ends, and hostile names contain terminal escapes.
             self.failures.append(printable_name(what))
 
 
 class Progress:
-    """A bar on the terminal, of tries."""
+    """A progress bar of tries."""
 
     def __init__(self, outcome: Outcome, total: int | None) -> None:
-        """Show `outcome` on its way to `total` tries."""
+        """Show the progress of `outcome` to `total` tries."""
         self._outcome = outcome
         self._bar: Any = tqdm(
             desc=f"{outcome.line:>2} {outcome.tried}"[:60], total=total, disable=not sys.stderr.isatty()
@@ -90,17 +90,17 @@ class Progress:
         self._bar.close()
 
     def show(self) -> None:
-        """Bring the bar up to date."""
+        """Update the bar."""
         self._bar.set_postfix(lost=self._outcome.lost, silent=self._outcome.silent)
         self._bar.update(self._outcome.times - self._bar.n)
 
 
 @contextmanager
 def counting(line: int, tried: str, total: int | None = None) -> Iterator[tuple[Outcome, Callable[[], None]]]:
-    """Time a block that fills in an outcome.
+    """Measure the time of a block that fills an outcome.
 
     Yields:
-        The outcome, and what to call after each try.
+        The outcome, and a function to call after each try.
     """
     outcome = Outcome(line=line, tried=tried)
     began = time.perf_counter()
@@ -111,10 +111,10 @@ def counting(line: int, tried: str, total: int | None = None) -> Iterator[tuple[
 
 @contextmanager
 def warnings_of(name: str) -> Iterator[list[str]]:
-    """Collect what a logger and those below it warn of, whatever the campaigns otherwise keep quiet.
+    """Collect the warnings of a logger and its children, even if the campaigns silence them.
 
     Yields:
-        The warnings, which grow.
+        The list of warnings, which grows during the block.
     """
     warned: list[str] = []
     handler = logging.Handler(logging.WARNING)
@@ -132,4 +132,4 @@ def warnings_of(name: str) -> Iterator[list[str]]:
 
 
 Campaign = Callable[[int, Path], Iterator[Outcome]]
-"""Tries something so many times in an empty folder."""
+"""A function that makes some tries in an empty folder."""

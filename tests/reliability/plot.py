@@ -15,13 +15,13 @@ from tests.reliability.runs import ROOT
 
 
 def main() -> None:
-    """Draw both."""
+    """Draw both plots."""
     _draw("pipe", "prepare-memory.svg", _prepare_memory)
     _draw("soak", "soak.svg", _soak)
 
 
 def _draw(campaign: str, name: str, plot: Callable[[Figure, list[Any]], None]) -> None:
-    """Draw the samples of a campaign as a file of docs/img."""
+    """Draw the measurements of a campaign to a file in docs/img."""
     path = ROOT / "tests" / "reliability" / "results" / f"{campaign}.json"
     (outcome,) = json.loads(path.read_text(encoding="utf-8"))["outcomes"]
     with mpl.rc_context(STYLE):
@@ -31,7 +31,7 @@ def _draw(campaign: str, name: str, plot: Callable[[Figure, list[Any]], None]) -
 
 
 def _prepare_memory(figure: Figure, samples: list[Any]) -> None:
-    """Plot resident memory and lines read against time."""
+    """Plot resident memory and the number of lines against time."""
     seconds, rows, memory = zip(*samples, strict=True)
     axes = figure.subplots()
     axes.plot(seconds, memory, color=COLORS[0], label="resident, without mapped files")
@@ -47,7 +47,7 @@ def _prepare_memory(figure: Figure, samples: list[Any]) -> None:
 
 
 def _soak(figure: Figure, samples: list[Any]) -> None:
-    """Plot memory, open files and files of the run folder against steps."""
+    """Plot memory, open files, and files in the run folder against steps."""
     _, steps, *columns = zip(*samples, strict=True)
     names = ("MiB resident", "open files", "files in\nthe run folder")
     for axes, values, name in zip(figure.subplots(len(names), sharex=True), columns, names, strict=True):

@@ -1,4 +1,4 @@
-"""The job under attack - small, on generated rows, with a checkpoint every few steps - and what must be equal at its end."""
+"""The job under attack, a small run on generated data with frequent checkpoints, and comparisons of its results."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from tests.processes import worlds
 from tests.processes.program import Command
 
 ROOT = Path(__file__).resolve().parents[2]
-_MARK = "RELIABILITY_RUN"  # in the environment of all that a launcher starts, to find what outlives it
+_MARK = "RELIABILITY_RUN"  # environment variable that identifies all processes of a launcher
 _CLOCK = {"seconds", "samples_per_second", "step_ms_median", "waited_share", "resumed_from_step"}
-# Byte count and digest of lines with times in them.
+# Number of bytes and digest of lines that contain times.
 _CLOCK_STATE = {"timing", "metrics_bytes", "metrics_xxh3_128"}
 _BEGUN = re.compile(r"resumed from step (\d+)|starting from the beginning")
 
@@ -31,24 +31,24 @@ JOB = [
     "--model.bottom", "16", "--model.top", "16", "--model.embedding-dim", "4", "--data.train-rows", "2560",
     "--data.min-count", "20", "--checkpoint-every", "8", "--log-every", "1", "--curvature", "exact",
 ]  # fmt: skip
-"""120 steps of some milliseconds, and 15 checkpoints."""
+"""120 steps of a few milliseconds, with 15 checkpoints."""
 
 
 def job(out: Path, *more: object) -> list[str]:
-    """Return the flags of the job that writes to `out`; prepared rows are shared with its neighbours."""
+    """Return the flags of the job that writes to `out`. Jobs in the same parent folder share prepared data."""
     return [*JOB, "--out", str(out), "--data.cache-dir", str(out.parent / "cache"), *map(str, more)]
 
 
 class Single(Command):
-    """The job as one process."""
+    """The job in a single process."""
 
     def __init__(self, flags: list[str], log: Path) -> None:
-        """Start it; what it prints goes to `log`."""
+        """Start the job. Output goes to `log`."""
         super().__init__("train", *flags, log=log)
 
 
 def torchrun(ranks: int, restarts: int = 0, script: Path = ROOT / "train.py") -> list[str]:
-    """Return the command, without its flags, that runs a script on so many ranks under torchrun."""
+    """Return the command, without its flags, that runs a script on several ranks under torchrun."""
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--nproc-per-node", str(ranks), "--max-restarts", str(restarts), str(script)),
@@ -56,21 +56,21 @@ def torchrun(ranks: int, restarts: int = 0, script: Path = ROOT / "train.py") ->
 
 
 class Launched:
-    """A command, and all processes that stem from it."""
+    """A command and all its descendants."""
 
     def __init__(self, command: list[str], log: Path) -> None:
-        """Start it; what all print goes to `log`."""
+        """Start the command. All output goes to `log`."""
         self._log, self._mark = log, uuid.uuid4().hex
         environment = {**os.environ, _MARK: self._mark, "PYTHONPATH": str(ROOT)}
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
     def alive(self) -> bool:
-        """Whether the launcher has not ended."""
+        """Whether the launcher is running."""
         return self.process.poll() is None
 
     def wait(self, seconds: float = 120) -> int | None:
-        """Return the launcher's exit code, None for one that does not end in time and is killed."""
+        """Return the launcher's exit code, or None if it does not end in time and is killed."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -78,17 +78,17 @@ class Launched:
             return None
 
     def end(self) -> None:
-        """Kill all of it."""
+        """Kill all processes."""
         for process in self.left():
             process.kill()
         self.process.wait()
 
     def printed(self) -> str:
-        """Return what all printed so far."""
+        """Return all output so far."""
         return self._log.read_text(errors="replace")
 
     def left(self) -> list[psutil.Process]:
-        """Return the processes that stem from it, wherever they hang now."""
+        """Return all descendants, even if their parents have ended."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -99,7 +99,7 @@ class Launched:
         return found
 
     def rank(self, number: int) -> psutil.Process | None:
-        """Return the process of a rank, None while there is none."""
+        """Return the process of a rank, or None if it does not exist yet."""
         for process in self.left():
             try:
                 if process.environ().get("RANK") == str(number):
@@ -110,12 +110,12 @@ class Launched:
 
 
 def beginnings(printed: str) -> list[int]:
-    """Return the step that each sitting began from."""
+    """Return the first step after each start."""
     return [int(found[1] or 0) for found in _BEGUN.finditer(printed)]
 
 
 def last_step(run: Path) -> int:
-    """Return the last step in metrics.jsonl, 0 when there is none."""
+    """Return the last step in metrics.jsonl, or 0 if there is none."""
     path = run / "metrics.jsonl"
     if not path.exists():
         return 0
@@ -124,13 +124,13 @@ def last_step(run: Path) -> int:
 
 
 def committed(run: Path) -> int:
-    """Return the step of the checkpoint that `latest` names, 0 when there is none."""
+    """Return the step of the checkpoint in `latest`, or 0 if there is none."""
     path = latest(run / "checkpoints")
     return int(path.name.split("-")[1]) if path else 0
 
 
 def wait_until(true: Callable[[], Any], alive: Callable[[], bool], seconds: float = 60) -> bool:
-    """Wait for a condition; return whether it came true before the process ended or the time was over."""
+    """Wait for a condition. Return whether it became true before the process ended or the time was over."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if true():
@@ -142,24 +142,22 @@ def wait_until(true: Callable[[], Any], alive: Callable[[], bool], seconds: floa
 
 
 def uninterrupted(folder: Path, ranks: int) -> Path:
-    """Run the job to its end, undisturbed."""
+    """Run the job without disturbance."""
     out = folder / f"whole-{ranks}"
     log = folder / f"whole-{ranks}.log"
     codes = worlds.wait(worlds.start(ranks, cli.main, ["train", *job(out)], log=log))
     if any(codes):
-        raise RuntimeError(
-            f"the job must end well undisturbed, and did not: {worlds.printed(log, 0)[-2000:]}"
-        )
+        raise RuntimeError(f"the undisturbed job failed: {worlds.printed(log, 0)[-2000:]}")
     return out
 
 
 def differences(run: Path, other: Path, *, ignored: Collection[str] = ()) -> list[str]:
-    """Name what differs between two finished runs, clocks aside; bit for bit.
+    """Return the names of bitwise differences between two finished runs, apart from times.
 
     Args:
-        run: the one.
-        other: the other.
-        ignored: counters that may differ, by name; lines of metrics.jsonl that have one may be there or not.
+        run: the first run.
+        other: the second run.
+        ignored: names of counters that may differ. Lines of metrics.jsonl with such a counter may be missing.
     """
     return [name for name, a, b in _pairs(run, other, ignored) if a != b]
 
@@ -183,12 +181,12 @@ def _pairs(run: Path, other: Path, ignored: Collection[str]) -> Iterator[tuple[s
 
 
 def without_clock(summary: object) -> object:
-    """Return what a summary says, but for what a clock measured and where the run was resumed."""
+    """Return a summary without times and without the step of the resume."""
     return _without(_CLOCK, summary)
 
 
 def _without(names: Collection[str], value: object) -> object:
-    """Return a JSON document without some keys, however deep they lie."""
+    """Return a JSON document without some keys, at any depth."""
     if isinstance(value, dict):
         return {k: _without(names, v) for k, v in value.items() if k not in names}
     return value
@@ -208,5 +206,5 @@ def _metrics(run: Path, ignored: Collection[str]) -> object:
 
 
 def half_written(run: Path) -> set[Path]:
-    """Return the folders of checkpoints that are, or were when the process was killed, half written."""
+    """Return the folders of incomplete checkpoints, including those of a killed process."""
     return set((run / "checkpoints").glob(".step-*[0-9].tmp"))

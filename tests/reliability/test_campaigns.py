@@ -1,4 +1,4 @@
-"""A sample of each campaign of `make reliability`, and that each can fail: a fault is seeded, and found."""
+"""Run a small part of each campaign of `make reliability`, and check with seeded faults that each one can fail."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_three_kills_of_a_process_lose_nothing(tmp_path: Path) -> None:
 def test_a_kill_of_a_rank_is_recovered_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         ranks, "_LIMIT", 100.0
-    )  # how fast, the campaign tells: here other tests work beside it
+    )  # the speed is not checked, because other tests run at the same time
     monkeypatch.setattr(ranks, "_OFTEN", 8)
     (outcome,) = require_good(ranks.run, 1, tmp_path)
     assert len(outcome.figures["recovery_seconds"]) == 1
@@ -106,7 +106,7 @@ def test_a_run_grows_neither_in_memory_nor_in_files(tmp_path: Path, monkeypatch:
     ({"memory": 1000}, "memory grew"), ({"descriptors": 0.01}, "descriptors grew"), ({"files": 0.01}, "files grew"),
 ])  # fmt: skip
 def test_what_grows_by_the_step_is_found(leak: dict[str, float], told: str) -> None:
-    """A kilobyte of memory a step, or a file each hundredth."""
+    """Leak a kilobyte of memory per step, or a file every hundred steps."""
     still = soak.Look(second=0, step=0, memory=400 << 20, descriptors=20, files=100)
     steps = range(0, 200_000, 100)
     assert not list(soak.grown([still for _ in steps]))
@@ -180,9 +180,9 @@ def test_run_folders_that_claim_huge_sizes_are_refused(tmp_path: Path) -> None:
 def test_a_campaign_that_breaks_off_is_lost_and_keeps_what_it_found(tmp_path: Path) -> None:
     def campaign(times: int, folder: Path) -> Iterator[Outcome]:
         yield Outcome(line=1, tried="all is well", times=times)
-        raise RuntimeError("the disk left")
+        raise RuntimeError("the disk failed")
 
     well, broken = run(campaign, 3, tmp_path)
     assert well.good
     assert broken.lost == 1
-    assert "the disk left" in broken.failures[0]
+    assert "the disk failed" in broken.failures[0]

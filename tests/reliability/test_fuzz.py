@@ -1,4 +1,4 @@
-"""What the fuzzer compares, without the fuzzer."""
+"""The comparison of the fuzzer, without the fuzzer."""
 
 from pathlib import Path
 

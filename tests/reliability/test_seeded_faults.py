@@ -1,4 +1,4 @@
-"""Each judgement of the campaigns can fail: a fault is seeded, and found."""
+"""Seeded faults make each check of the campaigns fail."""
 
 import itertools
 import json
@@ -82,7 +82,7 @@ def test_times_do_not_count_as_a_difference(finished: Path, tmp_path: Path) -> N
 
 
 def trusting(path: Path) -> Any:
-    """Read a manifest, and compare nothing with it."""
+    """Read a manifest without verification."""
     try:
         return json.loads((path / MANIFEST).read_bytes())
     except (ValueError, OSError) as error:
@@ -137,11 +137,11 @@ def test_a_writer_that_believes_all_was_taken_is_found(
     assert io_faults.cut_short(tmp_path / "whole").good
     monkeypatch.setattr(tensor_file, "_write_all", lambda file, block: file.write(block))
     outcome = io_faults.cut_short(tmp_path / "seeded")
-    assert outcome.times > outcome.silent == 4, "the files of tensors; text goes through Python's buffer"
+    assert outcome.times > outcome.silent == 4, "tensor files only; text goes through Python's buffer"
 
 
 def believed(cls: type[Vocabulary], folder: Path, schema: Schema) -> Vocabulary:
-    """Read a vocabulary as it is."""
+    """Read a vocabulary without verification."""
     return cls(**{field: read_array(folder / name) for field, name in vocabulary._FILES.items()})
 
 
@@ -150,7 +150,7 @@ def test_prepared_rows_that_are_believed_are_found(tmp_path: Path, monkeypatch: 
         (tmp_path / name).mkdir()
     (outcome,) = prepared.run(16, tmp_path / "a")
     assert outcome.good, outcome.failures
-    assert outcome.figures == {"made_anew": 8, "refused": 7}  # the other one has no manifest
+    assert outcome.figures == {"made_anew": 8, "refused": 7}  # the last one has no manifest
     monkeypatch.setattr(prepared_rows, "read_sealed", trusting)
     monkeypatch.setattr(prepared_rows, "_check", lambda folder, manifest: None)
     monkeypatch.setattr(Vocabulary, "load", classmethod(believed))
@@ -172,9 +172,9 @@ def test_finished_results_that_are_believed_are_found(
 @pytest.mark.parametrize(
     ("used", "found"),
     [
-        (lambda folder, seed: "truth", "silent"),  # nothing on the disk was made anew
+        (lambda folder, seed: "truth", "silent"),  # nothing on disk was computed again
         (lambda folder, seed: write_summary(folder, "other"), "silent"),
-        (lambda folder, seed: write_summary(folder, "truth"), "lost"),  # without a word
+        (lambda folder, seed: write_summary(folder, "truth"), "lost"),  # without a warning
         (lambda folder, seed: {}["key"], "lost"),
     ],
 )

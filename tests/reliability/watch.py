@@ -1,4 +1,4 @@
-"""A process looked at while it works, and what the looks are thinned to for a plot."""
+"""Sample the memory of a running process, and thin the samples for a plot."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,11 @@ from typing import TypeVar
 import psutil
 
 T = TypeVar("T")
-_SHOWN = 200  # looks that a file of results keeps
+_SHOWN = 200  # maximum number of samples in a file of results
 
 
 def looks(pid: int, every: float) -> Iterator[tuple[float, psutil.Process]]:
-    """Yield the seconds since the first look, and the process, until it ends."""
+    """Yield the process and the seconds since the first sample, until it ends."""
     began = time.perf_counter()
     with suppress(psutil.NoSuchProcess):
         watched = psutil.Process(pid)
@@ -22,11 +22,11 @@ def looks(pid: int, every: float) -> Iterator[tuple[float, psutil.Process]]:
 
 
 def resident(process: psutil.Process) -> int:
-    """Return the bytes resident without mapped files."""
+    """Return the resident bytes without mapped files."""
     memory = process.memory_info()
     return memory.rss - memory.shared
 
 
 def thinned(looked: Sequence[T]) -> Sequence[T]:
-    """Return as many looks as a plot can show."""
+    """Return at most as many samples as a plot can show."""
     return looked[:: max(1, len(looked) // _SHOWN)]

@@ -1,4 +1,4 @@
-"""Files written where others write too: no link is followed, no name is guessed, only plain files are touched."""
+"""Writing in shared folders: links are not followed, names are unpredictable, and only plain files are touched."""
 
 import errno
 import os
@@ -66,7 +66,7 @@ def test_a_temporary_name_is_another_one_each_time(tmp_path: Path) -> None:
 
 
 def test_leftovers_are_removed_whatever_stands_there_and_nothing_else(tmp_path: Path, victim: Path) -> None:
-    """Those of `x[1]`: a folder, a file, and a link that somebody planted."""
+    """Leftovers of `x[1]`: a folder, a file, and a planted link."""
     temporary_name(tmp_path / "x[1]").mkdir()
     temporary_name(tmp_path / "x[1]").write_bytes(b"half")
     temporary_name(tmp_path / "x[1]").symlink_to(tmp_path)
@@ -114,7 +114,7 @@ def test_only_plain_files_are_written(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_with_a_second_name_is_not_continued(tmp_path: Path, victim: Path) -> None:
-    """`cp -al RUN BACKUP` makes such names: going on with the run would spoil the backup."""
+    """`cp -al RUN BACKUP` makes hard links, so continuing the run would change the backup."""
     (tmp_path / "x").hardlink_to(victim)
     with pytest.raises(OSError, match="hard link"):
         continued(tmp_path / "x")
@@ -132,7 +132,7 @@ def test_what_is_continued_and_what_is_locked_keeps_its_bytes(tmp_path: Path, vi
 
 
 def test_files_have_the_permissions_that_the_user_asks_for(tmp_path: Path) -> None:
-    """Another user of the same cache must be able to read them: 0o600, as tempfile has it, would keep them out."""
+    """Other users of the cache must be able to read them. With 0o600, as in tempfile, they could not."""
     before = os.umask(0o027)
     try:
         replace(tmp_path / "replaced", b"")

@@ -1,4 +1,4 @@
-"""Results of a finished run: what changed, however little, is refused."""
+"""Results of a finished run: every change raises an error."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_a_result_cut_short_lengthened_swapped_linked_or_gone_is_refused(folder:
     path = folder / name
     content = path.read_bytes()
     for other in (
-        content[:-2],  # a seal without its last line end says the same
+        content[:-2],  # a seal without its final newline has the same content
         content + b"\0",
         b"",
         (folder / (TEST if name != TEST else METRICS)).read_bytes(),
@@ -77,7 +77,7 @@ def test_a_result_cut_short_lengthened_swapped_linked_or_gone_is_refused(folder:
     path.rename(folder.parent / "elsewhere")
     assert f"{path} is missing" in refused(folder)
     path.symlink_to(folder.parent / "elsewhere")
-    if name != SEAL:  # whose own fingerprint is what counts
+    if name != SEAL:  # the seal has its own fingerprint
         assert f"{path} is not a plain file" in refused(folder)
 
 
@@ -96,12 +96,12 @@ def test_an_edit_that_is_sealed_by_hand_in_part_is_refused(folder: Path) -> None
 
 
 def test_results_of_another_run_are_refused(folder: Path) -> None:
-    assert "seal.json is of another run" in refused(folder, "f" * 16)
+    assert "seal.json belongs to another run" in refused(folder, "f" * 16)
 
 
 def test_results_of_before_seals_are_called_so(folder: Path) -> None:
     (folder / SEAL).unlink()
-    told = "seal.json is missing: it was lost, or a version that did not seal results wrote summary.json"
+    told = "seal.json is missing: it was lost, or an older version without seals wrote summary.json"
     assert told in refused(folder)
 
 
@@ -119,12 +119,12 @@ def test_a_divergence_is_a_result_of_its_own(tmp_path: Path) -> None:
     FinishedRun.seal_divergence(tmp_path, RUN, "the loss is not finite")
     found = FinishedRun.open(tmp_path, RUN, DIVERGED)
     assert found.read_json(DIVERGED) == {"message": "the loss is not finite"}
-    assert "of another run" in refused(tmp_path), "it is not finished"
+    assert "another run" in refused(tmp_path), "the run has not finished"
 
 
 def test_a_divergence_laid_beside_finished_results_is_refused(folder: Path) -> None:
     write_json(folder / DIVERGED, {"message": "the loss is not finite"})
-    with pytest.raises(DamagedFolderError, match="of another run"):
+    with pytest.raises(DamagedFolderError, match="belongs to another run"):
         FinishedRun.open(folder, RUN, DIVERGED)
     FinishedRun.open(folder, RUN)
 

@@ -1,5 +1,6 @@
-"""A folder of another kind is refused, and nothing is written there."""
+"""A folder of another kind raises an error and stays unchanged."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ SIGNS = {
 NAMES = {
     "run": "a training run",
     "comparison": "a comparison",
-    "prepared": "prepared rows, an export or a checkpoint",
+    "prepared": "prepared data, an export, or a checkpoint",
 }
 
 
@@ -27,8 +28,8 @@ def test_a_folder_is_what_it_holds(tmp_path: Path, kind: str, sign: str) -> None
         if wanted == kind:
             require_kind(tmp_path, wanted)
             continue
-        told = f"{NAMES[wanted]} needs a folder of its own, and {tmp_path} is that of {NAMES[kind]}: it holds {sign}; "
-        with pytest.raises(UsageError, match=told):
+        told = f"{tmp_path} contains {NAMES[kind]} ({sign}), so it cannot be used for {NAMES[wanted]}. "
+        with pytest.raises(UsageError, match=re.escape(told)):
             require_kind(tmp_path, wanted)
 
 
@@ -44,4 +45,4 @@ def test_a_run_leaves_a_folder_of_another_kind_as_it_is(tmp_path: Path, resume: 
     (tmp_path / "manifest.json").touch()
     with pytest.raises(UsageError, match="manifest.json"), RunDirectory.create(tmp_path, resume=resume):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"], "not even a lock"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"], "no lock was created"

@@ -1,4 +1,4 @@
-"""A lease has one holder, is given back when its holder ends or dies, and is never taken from a holder that lives."""
+"""A lease has one holder, is released when its holder ends or dies, and is never taken from a live holder."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def take(run: Path, seconds: float = 60) -> Lease | Holder:
 
 
 def elsewhere(run: Path, number: int = 1, *, age: float = 0) -> Path:
-    """A lease that a process of another machine touched some seconds ago."""
+    """Write a lease that a process on another machine touched some seconds ago."""
     file = run.with_name(f"{run.name}.lease-{number}")
     file.write_text(json.dumps({"host": "node-7", "pid": 4711, "started": 5, "system": "other"}))
     now = file.stat().st_mtime
@@ -212,5 +212,5 @@ def test_nothing_is_read_through_a_link_or_a_pipe(run: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot read or write"):
+    with pytest.raises(StorageError, match="Cannot read or write"):
         take(tmp_path / "file" / "run")

@@ -1,4 +1,4 @@
-"""Logs: what was appended comes back, rewound ones equal uninterrupted ones, and what changed meanwhile is refused."""
+"""Logs return what was appended, equal uninterrupted ones after a rewind, and detect changes."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def test_a_rewound_log_equals_an_uninterrupted_one(tmp_path: Path, stopped_after
         write(log, range(stopped_after))
         position = log.position()
         write(log, range(stopped_after, 11))
-    resumed.write_bytes(resumed.read_bytes()[:-5])  # killed in the middle of a line
+    resumed.write_bytes(resumed.read_bytes()[:-5])  # a kill in the middle of a line
     with MetricsLog(resumed) as log:
         log.rewind(position)
         assert log.position() == position
@@ -129,11 +129,11 @@ def test_rewound_predictions_equal_uninterrupted_ones(tmp_path: Path, torn: int)
         log.append(values[:40])
         log.append(random_floats(30, seed=1))
     with (tmp_path / "p").open("ab") as file:
-        file.write(b"\1" * torn)  # killed in the middle of a row
+        file.write(b"\1" * torn)  # a kill in the middle of a value
     with PredictionLog(tmp_path / "p") as log:
         assert log.rows == 70
         log.append(values[70:])
-        assert log.read()[70:].tobytes() == values[70:].tobytes(), "whole rows follow whole rows"
+        assert log.read()[70:].tobytes() == values[70:].tobytes(), "complete values follow complete values"
         log.rewind(40)
         assert log.rows == 40
         log.append(values[40:])
@@ -143,7 +143,7 @@ def test_rewound_predictions_equal_uninterrupted_ones(tmp_path: Path, torn: int)
 def test_predictions_fewer_than_the_checkpoint_says_are_refused(tmp_path: Path) -> None:
     with PredictionLog(tmp_path / "p") as log:
         log.append(random_floats(10))
-        with pytest.raises(CheckpointError, match=r"first 44 bytes of \S*p, which now has 40; restore"):
+        with pytest.raises(CheckpointError, match=r"first 44 bytes of \S*p, which now has 40. Restore"):
             log.rewind(11)
         assert log.rows == 10
 
@@ -151,7 +151,7 @@ def test_predictions_fewer_than_the_checkpoint_says_are_refused(tmp_path: Path) 
 def test_predictions_of_another_type_or_shape_are_refused(tmp_path: Path) -> None:
     with PredictionLog(tmp_path / "p") as log:
         for wrong in (np.zeros(3), np.zeros((3, 1), np.float32), np.zeros(3, np.int32)):
-            with pytest.raises(ValueError, match="flat float32"):
+            with pytest.raises(ValueError, match="1-D float32"):
                 log.append(wrong)
         assert log.rows == 0
 
@@ -172,7 +172,7 @@ def changed(path: Path) -> None:
 
 
 def test_the_digest_is_that_of_all_in_the_file_however_it_came_there(tmp_path: Path) -> None:
-    path, values = tmp_path / "p", random_floats(3_000_000)  # of more than one block
+    path, values = tmp_path / "p", random_floats(3_000_000)  # longer than one block
     with PredictionLog(path) as log:
         log.append(values[:7])
         log.append(values[7:])
@@ -202,12 +202,12 @@ def test_what_changed_since_the_checkpoint_is_refused_and_left(tmp_path: Path, k
     before = path.read_bytes()
     with (
         kind(path) as log,
-        pytest.raises(CheckpointError, match=rf"first 8 bytes of {path}, which changed since; restore"),
+        pytest.raises(CheckpointError, match=rf"first 8 bytes of {path}, which changed since. Restore"),
     ):
         log.rewind(position, digest)
     assert path.read_bytes() == before
     with kind(path) as log:
-        log.rewind(position)  # as a checkpoint of before says
+        log.rewind(position)  # as in an older checkpoint
 
 
 def test_scalars_are_the_finite_numbers_of_a_line_by_group():

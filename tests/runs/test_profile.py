@@ -1,4 +1,4 @@
-"""Traces hold the parts that were named, as often as they ran, and exist only where they are asked for."""
+"""Traces contain each named part as often as it ran, and are written only on request."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ from dlrm_adahessian.runs.profile import named, named_each, profiled
 
 
 def run(file, steps, of=16):
-    """Steps of two parts, the second of which holds the first once more."""
+    """Run steps of two parts. The second part contains the first one again."""
     with profiled(file, steps) as traced:
         for _ in named_each("feed", range(of)):
             with named("first"):
@@ -34,7 +34,7 @@ def test_each_part_is_there_as_often_as_the_traced_steps_ran_it(tmp_path, caplog
 def test_a_run_that_ends_in_the_warm_up_says_so(tmp_path, caplog):
     run(tmp_path / "trace.json.gz", 3, of=5)
     assert caplog.messages == [
-        "there is no trace: it begins after 10 steps, and this sitting had 5; give more rows, or more epochs"
+        "no trace was written: it begins after 10 steps, and this run made only 5; use more data or more epochs"
     ]
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""The run directory: who may use it, and what it records."""
+"""The run directory: its lock, and its records."""
 
 import importlib.metadata
 import json
@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path)
 
 
-# Who may use it
+# Lock
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -47,7 +47,10 @@ def test_an_absent_or_empty_folder_is_a_beginning(tmp_path: Path, resume: bool) 
 def test_a_folder_that_holds_a_run_is_only_resumed(tmp_path: Path, trace: str) -> None:
     (tmp_path / trace).mkdir()
     with (
-        pytest.raises(UsageError, match=rf"{tmp_path} holds {trace}; continue it with --resume, or .*--out"),
+        pytest.raises(
+            UsageError,
+            match=rf"{tmp_path} already contains a run \({trace}\). Continue it with --resume, or .*--out",
+        ),
         RunDirectory.create(tmp_path, resume=False),
     ):
         pass
@@ -83,7 +86,7 @@ def test_a_path_that_cannot_be_a_folder_is_a_storage_error(tmp_path: Path) -> No
         pass
 
 
-# What it records
+# Records
 
 
 def test_the_config_reads_back(run: RunDirectory) -> None:
@@ -94,7 +97,7 @@ def test_the_config_reads_back(run: RunDirectory) -> None:
 
 
 def test_a_config_that_is_not_there_or_not_readable_says_so(run: RunDirectory) -> None:
-    with pytest.raises(NoInputError, match=r"no config\.json: it is no run directory"):
+    with pytest.raises(NoInputError, match=r"is not a run directory \(config\.json is missing\)"):
         run.read_config()
     for content in ("{", "[1]", "\x80\x04."):
         (run.path / "config.json").write_text(content)
@@ -136,7 +139,7 @@ def test_the_commit_is_that_of_the_own_checkout_or_null(
     assert environment()["commit"] is None
 
     for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)  # inside a git hook they name the project's own repository
+        monkeypatch.delenv(name)  # inside a git hook, they name the repository of the project
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
 
     def git(*arguments: str) -> str:
@@ -145,7 +148,7 @@ def test_the_commit_is_that_of_the_own_checkout_or_null(
 
     git("init")
     git("commit", "--allow-empty", "--message", "first")
-    assert environment()["commit"] is None, "an installed copy inside somebody else's checkout"
+    assert environment()["commit"] is None, "an installed copy inside an unrelated checkout"
     monkeypatch.setattr(
         run_directory, "__file__", str(tmp_path / "dlrm_adahessian" / "runs" / "run_directory.py")
     )

@@ -1,4 +1,4 @@
-"""Sealed folders, atomic files and locks, under kills, failing operations and damage."""
+"""Sealed folders, atomic files, and locks, under kills, failing operations, and damage."""
 
 import errno
 import fcntl
@@ -63,10 +63,10 @@ def copies_of(template: Path, root: Path) -> Callable[[], Path]:
 def test_digest_equals_the_published_value_and_the_one_shot_hash(tmp_path: Path) -> None:
     empty, large = tmp_path / "empty", tmp_path / "large"
     empty.write_bytes(b"")
-    large.write_bytes(data := os.urandom((1 << 22) + 12345))  # crosses the block of the reader
+    large.write_bytes(data := os.urandom((1 << 22) + 12345))  # larger than a block of the reader
     assert (
         file_digest(empty) == "99aa06d3014798d86001c324468d497f"
-    )  # XXH3_128 of nothing, xxHash specification
+    )  # XXH3_128 of no bytes, from the xxHash specification
     assert file_digest(large) == xxhash.xxh3_128_hexdigest(data)
 
 
@@ -104,7 +104,7 @@ def test_a_failing_operation_leaves_no_trace_and_becomes_a_storage_error(tmp_pat
     outcomes = []
     for folder, outcome in points:
         outcomes.append(outcome)
-        if (folder / "x").exists():  # only the flush of the parent failed, or a removal that may fail
+        if (folder / "x").exists():  # only flushing the parent failed, or a removal that may fail
             assert read_sealed(folder / "x")["late"] == 7
         else:
             assert list(folder.iterdir()) == []
@@ -187,7 +187,7 @@ def test_a_replaced_file_is_the_old_or_the_new_one(tmp_path: Path, fault: Callab
 def test_the_bytes_are_flushed_before_the_name_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rename may reach the disk before data that was never flushed; then a power cut leaves an empty file."""
+    """A rename may reach the disk before unflushed data. A power failure then leaves an empty file."""
     flushed: list[int] = []
     monkeypatch.setattr(
         files, "flush_to_disk", lambda descriptor: flushed.append(os.fstat(descriptor).st_size)
@@ -210,8 +210,8 @@ def test_json_that_has_no_notation_for_a_number_is_not_written(tmp_path: Path) -
         (b'{"a": 1', "not valid JSON"),
         (b"\xff\xfe\x00", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
-        (b"9" * 10_000, "not valid JSON"),  # more digits than Python converts
-        (b"\x80\x04\x95cposix\nsystem\n", "not valid JSON"),  # the beginning of a pickle
+        (b"9" * 10_000, "not valid JSON"),  # more digits than Python accepts
+        (b"\x80\x04\x95cposix\nsystem\n", "not valid JSON"),  # the start of a pickle
     ],
 )
 def test_json_that_is_none_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -225,7 +225,7 @@ def test_json_that_is_absent_huge_or_a_folder_is_refused(tmp_path: Path) -> None
         read_json(tmp_path / "absent.json")
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(65 << 20)
-    with pytest.raises(DamagedFolderError, match="larger"):
+    with pytest.raises(DamagedFolderError, match="too large"):
         read_json(tmp_path / "huge.json")
     with pytest.raises(DamagedFolderError, match="cannot be read"):
         read_json(tmp_path)
@@ -236,7 +236,7 @@ def test_json_that_is_absent_huge_or_a_folder_is_refused(tmp_path: Path) -> None
 
 def test_an_error_without_a_name_gets_the_path_and_one_with_a_name_keeps_it() -> None:
     with (
-        pytest.raises(StorageError, match="read or write /x: No space left on device; free"),
+        pytest.raises(StorageError, match="read or write /x: No space left on device. Free"),
         storage_errors(Path("/x")),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -264,7 +264,7 @@ def test_a_second_process_is_refused_until_the_holder_is_killed(tmp_path: Path) 
     path = tmp_path / "run" / "lock"
     with holding(path) as holder:
         with (
-            pytest.raises(LockedError, match=f"on {path.parent}, and another holds"),
+            pytest.raises(LockedError, match=f"works on {path.parent} and holds"),
             exclusive_lock(path, wait=False),
         ):
             pass
@@ -274,7 +274,7 @@ def test_a_second_process_is_refused_until_the_holder_is_killed(tmp_path: Path) 
 
 
 def test_a_lock_that_its_holder_removed_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file was opened before it was removed, so that nobody else who comes is kept out by its lock."""
+    """This process opened the file before it was removed, so its lock would not exclude anyone."""
     path, real = tmp_path / "lock", fcntl.flock
 
     def removed_first(file, how):
@@ -283,7 +283,7 @@ def test_a_lock_that_its_holder_removed_is_not_taken(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", removed_first)
-        with pytest.raises(LockedError, match=f"another holds {path}"), exclusive_lock(path, wait=False):
+        with pytest.raises(LockedError, match=f"holds {path}"), exclusive_lock(path, wait=False):
             pass
     with exclusive_lock(path, wait=False):
         assert path.exists()
@@ -338,7 +338,7 @@ def test_an_error_in_the_block_is_not_mistaken_for_one_of_the_lock(tmp_path: Pat
 def test_a_file_that_another_process_wrote_must_be_seen_before_the_folder_is_sealed(tmp_path: Path) -> None:
     final = tmp_path / "x"
     temporary = sealed.temporary_folder(final)
-    with pytest.raises(FileNotFoundError, match="not seen here"):
+    with pytest.raises(FileNotFoundError, match="not visible here"):
         sealed.seal(temporary, final, {}, {"tables-00001.safetensors": {"bytes": 3, "xxh3_128": "0" * 32}})
     assert not final.exists()
 
@@ -348,24 +348,22 @@ def test_results_are_refused_where_nothing_can_be_written(
 ) -> None:
     require_writable(tmp_path / "made" / "later", "--out")
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=f"would lie in {tmp_path / 'file'}: that is no folder; .* --out"):
+    with pytest.raises(StorageError, match=f": {tmp_path / 'file'} is not a folder. Choose .* --out"):
         require_writable(tmp_path / "file" / "run", "--out")
-    real = os.access  # to root every folder can be written
+    real = os.access  # root can write everywhere
     monkeypatch.setattr(
         "os.access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK | os.X_OK) and real(path, mode)
     )
-    with pytest.raises(
-        StorageError, match=f"would lie in {tmp_path}: this user may not write there; .* --out"
-    ):
+    with pytest.raises(StorageError, match=f": {tmp_path} is not writable for this user. Choose .* --out"):
         require_writable(tmp_path / "run", "--out")
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_results_are_refused_where_the_system_makes_no_folders(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="^results need a folder .* and /proc/x would lie in /proc: "):
+    with pytest.raises(StorageError, match="^Cannot write results to /proc/x: /proc accepts no new files "):
         require_writable(Path("/proc/x"), "--out")
     require_writable(tmp_path, "--out")
-    assert not list(tmp_path.iterdir()), "the trial leaves nothing"
+    assert not list(tmp_path.iterdir()), "the check leaves nothing behind"
 
 
 @plain_user.needed
@@ -377,24 +375,21 @@ def test_results_are_refused_below_a_folder_that_may_not_be_looked_into(tmp_path
         "require_writable(pathlib.Path(sys.argv[1]), '--out')"
     )
     told = plain_user.python(program, closed / "runs" / "a", environment={}).stderr
-    assert (
-        f"StorageError: results need a folder that can be written, and {closed}/runs/a would lie in {closed}: this"
-        in told
-    )
+    assert f"StorageError: Cannot write results to {closed}/runs/a: {closed} is not writable" in told
 
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "No space left on device; free space, or choose a folder on another disk"),
-        (errno.EROFS, "Read-only file system; choose a folder that you may write to"),
-        (errno.EACCES, "Permission denied; choose a folder that you may write to"),
-        (errno.ENOENT, "No such file or directory; choose another folder"),
+        (errno.ENOSPC, "No space left on device. Free space, or choose a folder on another disk."),
+        (errno.EROFS, "Read-only file system. Choose a folder that you may write to."),
+        (errno.EACCES, "Permission denied. Choose a folder that you may write to."),
+        (errno.ENOENT, "No such file or directory. Choose another folder."),
     ],
 )
 def test_the_remedy_is_that_of_the_fault(number: int, remedy: str) -> None:
     with (
-        pytest.raises(StorageError, match=f"^cannot read or write /x: {remedy}$"),
+        pytest.raises(StorageError, match=f"^Cannot read or write /x: {remedy}$"),
         storage_errors(Path("/x")),
     ):
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""A sealed JSON file is what was written, or it is refused."""
+"""A changed sealed JSON file raises an error."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_change_of_any_bit_that_says_something_is_seen(tmp_path: Path) -> None
         changed[place // 8] ^= 1 << place % 8
         path.write_bytes(changed)
         try:
-            assert read_sealed_json(path) == SAID  # white space alone
+            assert read_sealed_json(path) == SAID  # only white space
         except DamagedFolderError as error:
             assert str(path) in str(error)  # noqa: PT017, either is right
 
@@ -42,5 +42,5 @@ def test_a_file_larger_than_its_kind_is_not_read(tmp_path: Path) -> None:
     write_sealed_json(tmp_path / "a.json", SAID)
     size = (tmp_path / "a.json").stat().st_size
     assert read_sealed_json(tmp_path / "a.json", size) == SAID
-    with pytest.raises(DamagedFolderError, match="larger than any file of its kind"):
+    with pytest.raises(DamagedFolderError, match="too large for a file of its kind"):
         read_sealed_json(tmp_path / "a.json", size - 1)

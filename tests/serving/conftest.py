@@ -1,4 +1,4 @@
-"""A small run on generated rows, and its folders; exports take seconds, so all tests share them."""
+"""A small run on generated data, and its exports. All tests share them, because an export takes seconds."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -40,7 +40,7 @@ def run(tmp_path_factory) -> Path:
 def trained(run) -> TrainedModel:
     with init_process_group():
         found = open_trained(run, torch.device("cpu"), best=False)
-    # Rows of all sizes, and one without a range.
+    # Embedding rows of all magnitudes, and one of equal entries.
     generator = torch.Generator().manual_seed(1)
     for rows in found.state.lookup.tables().values():
         rows.mul_(torch.rand(len(rows), 1, generator=generator)).add_(0.01)
@@ -50,16 +50,16 @@ def trained(run) -> TrainedModel:
 
 @pytest.fixture(scope="session")
 def exported(trained, tmp_path_factory):
-    """Return folder and figures of an export, by what its rows are rounded to."""
+    """Return folder and figures of an export for each storage type."""
     folder = tmp_path_factory.mktemp("exported")
-    # The head is the same in all of them, and takes longer than the rest.
+    # The head is the same in all exports, and takes longest.
     program = cache(lambda head, **sizes: head_program(head, **sizes))
     with init_process_group(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "head_program", program)
         found = {"fp32": (folder / "fp32", write_folder(trained, folder / "fp32", "fp32"))}
         patch.setattr(
             exporting, "compared", partial(compared, rows=20_000)
-        )  # all samples have been compared once
+        )  # one comparison of all samples is enough
         for kind in ("bf16", "int8"):
             found[kind] = folder / kind, write_folder(trained, folder / kind, kind)
     return found
@@ -86,5 +86,5 @@ def calibrated(request, trained, exported, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exact(exported) -> Path:
-    """Return the folder whose rows are not rounded; whoever changes it copies it first."""
+    """Return the folder with unrounded rows. Tests copy it before they change it."""
     return exported["fp32"][0]

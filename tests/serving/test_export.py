@@ -1,4 +1,4 @@
-"""An exported folder predicts as the checkpoint does, or is not there."""
+"""An exported folder predicts like the checkpoint, or is not created."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def test_the_folder_predicts_as_the_checkpoint_in_the_same_batches(trained, exac
     assert np.abs(ours - theirs).max() <= BOUND
     assert (ours == theirs).mean() > 0.99  # exp and log1p of two libraries may differ in the last bit
     assert loader.BATCH == SCORING_BATCH
-    assert ours.std() > 0.1  # predictions that hardly differ would show nothing
+    assert ours.std() > 0.1  # nearly constant predictions would show nothing
 
 
 def test_drawn_rows_reach_every_row_of_the_tables_and_what_they_lack(trained):
@@ -62,7 +62,7 @@ def test_drawn_rows_reach_every_row_of_the_tables_and_what_they_lack(trained):
 
 @pytest.mark.oracle
 def test_a_calibrated_folder_predicts_the_map_of_what_the_plain_one_does(calibrated, exact):
-    """The plain probabilities are mapped here in float64, whose logits float32 rounds by 2^-24 / (p (1 - p))."""
+    """The test maps float32 probabilities in float64. Their logits have rounding errors of 2^-24 / (p (1 - p))."""
     model, folder, figures = calibrated
     block = drawn(model.preprocessing, SCORING_BATCH + 500, seed=7)
     plain, found = (loader.load(path).probabilities(*as_tensors(block)).numpy() for path in (exact, folder))
@@ -75,7 +75,7 @@ def test_a_calibrated_folder_predicts_the_map_of_what_the_plain_one_does(calibra
     assert np.abs(ours - found).max() <= BOUND * model.calibration.steepest
     assert figures["beyond_rounding"] <= BOUND * model.calibration.steepest
     assert figures["calibration"] == str(model.calibration)
-    assert json.loads((folder / "manifest.json").read_text())["format"] == 3  # older loaders refuse it
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 3  # older loaders reject it
 
 
 def test_rounded_rows_are_calibrated_as_the_checkpoint_calibrates_its_own(trained, tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_calibration_that_the_folder_lacks_leaves_no_folder(trained, tmp_path,
     model = replace(trained, calibration=PlattMap(slope=0.9, intercept=-0.1))
     with (
         init_process_group(),
-        pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06"),
+        pytest.raises(CheckpointError, match="differ from the checkpoint's by .* at most 1e-06 is allowed"),
     ):
         write_folder(model, tmp_path / "folder", "fp32")
     assert not list(tmp_path.iterdir())
@@ -131,7 +131,7 @@ def test_the_folder_predicts_what_its_files_say_computed_in_float64(trained, exa
         logit = float((head["top.4.weight"] @ x + head["top.4.bias"])[0])
         exact_probability = 1 / (1 + math.exp(-logit))
         worst = max(worst, abs(probability - exact_probability))
-    # Float32 rounds 355 terms of a sum by 2^-24 of what is summed up, 20 here, at random; the sigmoid's slope is 1/4.
+    # Float32 randomly rounds 355 terms by 2^-24 of their sum, which is 20 here. The slope of the sigmoid is 1/4.
     assert worst < 355**0.5 * 2**-24 * 20 / 4
 
 
@@ -171,7 +171,7 @@ def test_the_manifest_tells_where_the_model_is_from(trained, exact):
 
 def test_evaluate_on_raw_rows_is_what_the_folder_predicts(run, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
-    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))  # with the lines, below
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))  # together with the lines below
     text = tmp_path / "rows.txt"
     write_tsv(SyntheticConfig(seed=4), 2_000, text)
     export(run, tmp_path / "folder")
@@ -185,7 +185,7 @@ def test_evaluate_on_raw_rows_is_what_the_folder_predicts(run, tmp_path, monkeyp
 
 def test_a_folder_that_exists_is_left_alone(run, tmp_path):
     (tmp_path / "kept").write_text("mine")
-    with pytest.raises(UsageError, match=f"needs a new folder, and {tmp_path} exists; remove it"):
+    with pytest.raises(UsageError, match=f"{tmp_path} already exists. Remove it"):
         export(run, tmp_path)
     assert (tmp_path / "kept").read_text() == "mine"
 
@@ -200,7 +200,7 @@ def test_a_folder_made_meanwhile_is_left_alone(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
     monkeypatch.setattr(exporting, "compared", made_meanwhile)
-    with pytest.raises(UsageError, match=f"needs a new folder, and {out} exists; remove it"):
+    with pytest.raises(UsageError, match=f"{out} already exists. Remove it"):
         write_folder(trained, out, "fp32")
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "kept"]
 
@@ -209,17 +209,17 @@ def test_what_cannot_be_written_is_told_before_the_run_is_read(tmp_path, capsys)
     (tmp_path / "file").write_text("")
     command = ["export", "--run", str(tmp_path / "absent"), "--out", str(tmp_path / "file" / "model")]
     assert main(command) == 74
-    assert "that is no folder; name another with --out" in capsys.readouterr().err
+    assert "is not a folder. Choose another folder with --out." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
 def test_rows_in_another_order_leave_no_folder(trained, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
     monkeypatch.setattr(exporting, "rounded", lambda rows, kind: rounded(rows.flip(0), kind))
-    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))  # fewer show it too
+    monkeypatch.setattr(exporting, "compared", partial(compared, rows=4_000))  # fewer samples show it too
     with (
         init_process_group(),
-        pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06"),
+        pytest.raises(CheckpointError, match="differ from the checkpoint's by .* at most 1e-06 is allowed"),
     ):
         write_folder(trained, tmp_path / "folder", kind)
     assert not list(tmp_path.iterdir())
@@ -230,7 +230,7 @@ def test_a_prediction_that_is_off_leaves_no_folder(trained, tmp_path, monkeypatc
     monkeypatch.setattr(exporting, "head_program", lambda head, **sizes: b"")
     off = Parity(rows=1, identical=0, largest=largest, mean=largest, beyond_rounding=largest)
     monkeypatch.setattr(exporting, "compared", lambda trained, model, tables: off)
-    with pytest.raises(CheckpointError, match="predict as the checkpoint does to 1e-06, .* off by"):
+    with pytest.raises(CheckpointError, match="differ from the checkpoint's by .* at most 1e-06 is allowed"):
         write_folder(trained, tmp_path / "folder", "fp32")
     assert not list(tmp_path.iterdir())
 
@@ -241,7 +241,9 @@ def test_a_head_that_reads_back_otherwise_is_refused(trained, monkeypatch):
             return lambda dense, pooled: trained.state.head(dense, pooled) + 1e-3
 
     monkeypatch.setattr(torch.export, "load", lambda buffer: Other())
-    with pytest.raises(CheckpointError, match="exported head must predict as the checkpoint's to 1e-06"):
+    with pytest.raises(
+        CheckpointError, match="exported head differs from the checkpoint's by .* at most 1e-06"
+    ):
         head_program(trained.state.head, num_dense=13, features=26, dim=4)
 
 
@@ -251,7 +253,7 @@ DLRM: dict[str, object] = {"bottom": [8], "top": [8]}
 def trained_on(
     schema: Schema, heights: list[int], model: dict[str, object], optimizer: str = "rowwise_adagrad"
 ) -> TrainedModel:
-    """Return a model of other columns, with weights as they are drawn and rows of some size."""
+    """Return an untrained model of other columns, with large embedding rows."""
     generator = torch.Generator().manual_seed(2)
     tokens = [np.arange(rows - 1, dtype=np.uint32) * 7919 + 1 for rows in heights]
     vocabulary = Vocabulary(
@@ -312,7 +314,7 @@ def test_models_of_each_kind_predict_as_written_down_again(num_dense, heights, m
     assert (figures["int8"]["largest_difference"] > 0) == bool(heights)
     assert (figures["int8"]["largest_error_of_an_entry"] > 0) == bool(heights)
     with pytest.raises(
-        ValueError, match=rf"rows are \(N, {num_dense}\) values, \(N, {len(heights)}\) tokens"
+        ValueError, match=rf"Expected \(N, {num_dense}\) values, \(N, {len(heights)}\) tokens"
     ):
         loader.load(tmp_path / "fp32").probabilities(torch.zeros(1, 5).long(), torch.zeros(1, 5).long())
 
@@ -334,7 +336,7 @@ def test_every_file_of_the_folder_is_for_the_population_of_a_log_that_lacks_rows
         served = trained.state.dense_optimizer.served(trained.state.parameters)
         values = {name: p.detach().double() for name, p in trained.state.head.named_parameters()}
         if served is not trained.state.parameters:
-            trained.state.parameters.zero_()  # trains where it does not serve
+            trained.state.parameters.zero_()  # the training parameters, which are not served
         figures = {kind: write_folder(trained, tmp_path / kind, kind) for kind in ("fp32", "int8")}
         block = drawn(trained.preprocessing, 500, seed=8)
         scored = trained.score(trained.preprocessing.features(block))

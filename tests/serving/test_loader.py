@@ -1,4 +1,4 @@
-"""The loader needs torch and safetensors alone, and refuses every folder and line that is not what it should be."""
+"""The loader needs only torch and safetensors, and rejects every invalid folder and line."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ from dlrm_adahessian.serving import loader
 NUMBERS, WORDS = [1] * 13, ["00000001"] * 26
 SCHEMA = loader._Schema(CRITEO.asdict(), None)
 LINE = b"\t".join([b"7"] * 13 + [b"0000000a"] * 26)
-# Whatever is neither the standard library's, torch's nor safetensors' fails to import.
+# Block all imports except the standard library, torch, safetensors, and their dependencies.
 ALONE = """
 import importlib.metadata, re, runpy, sys
 named = importlib.metadata.requires("torch")
@@ -55,7 +55,7 @@ def copied(exact, tmp_path) -> Path:
 
 
 def resealed(folder: Path, **changes: object) -> None:
-    """Make the manifest agree with the files and itself, as an attacker would."""
+    """Make the manifest consistent with the files and itself, as an attacker would."""
     manifest = {**json.loads((folder / "manifest.json").read_text()), **changes}
     if "files" not in changes:
         for name, entry in manifest["files"].items():
@@ -96,12 +96,12 @@ def test_a_bad_line_ends_it_with_65_and_a_bad_folder_with_3(copied, monkeypatch,
     monkeypatch.setattr(loader.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
     assert loader._main() == 65
     shown = capsys.readouterr()
-    assert len(shown.out.splitlines()) == 2  # whole batches before it
-    assert re.match(r"line 4: a row has 13 integers .* got \['x'\]\n$", shown.err)
+    assert len(shown.out.splitlines()) == 2  # predictions of the complete batches before it
+    assert re.match(r"Line 4: Expected 13 integers .* found \['x'\]\.\n$", shown.err)
     (copied / "head.safetensors").unlink()
     assert loader._main() == 3
     assert re.match(
-        r".*/head.safetensors cannot be read: No such file or directory\n$", capsys.readouterr().err
+        r"Cannot read .*/head.safetensors: No such file or directory\.\n$", capsys.readouterr().err
     )
 
 
@@ -133,7 +133,7 @@ def test_a_line_that_is_no_row_is_named(line):
     lines = [first + b"\n", line + b"\n"]
     rows = loader._rows(SCHEMA, lines)
     next(rows)
-    with pytest.raises(ValueError, match="line 2: a row has 13|line 2: invalid literal"):
+    with pytest.raises(ValueError, match="Line 2: Expected 13|Line 2: invalid literal"):
         next(rows)
     assert loader._plain_text(lines, first.count(b"\t") + 1) is None
 
@@ -171,7 +171,7 @@ def test_lines_that_are_read_at_once_hold_what_python_reads_in_them(labels, end)
 
 
 def test_a_line_that_is_read_at_once_is_a_row_with_the_same_values():
-    """Bytes of rows are changed, added and removed; what is read at once must be what is read field by field."""
+    """With changed, added, and removed bytes, parsing at once must equal parsing field by field."""
     draw = random.Random(1)
     taken = refused = 0
     for _ in range(600):
@@ -194,7 +194,7 @@ def test_a_line_that_is_read_at_once_is_a_row_with_the_same_values():
 def test_a_field_too_many_is_not_read_as_the_next_line_s_first(exact):
     lines = [LINE + b"\n", LINE + b"\t00000007\n", LINE[2:] + b"\n"]
     assert loader._plain_text(lines, 39) is None
-    with pytest.raises(ValueError, match="line 2: a row has 13"):
+    with pytest.raises(ValueError, match="Line 2: Expected 13"):
         list(loader.load(exact).predict_lines(lines))
 
 
@@ -213,12 +213,12 @@ def test_a_number_that_is_too_long_to_be_read_at_once_is_a_row(exact):
         (
             b"7".zfill(65536 - len(LINE) + 1) + LINE[1:] + LINE + b"\n",
             65,
-            "line 1: a line has fewer than 65,536 bytes",
+            "Line 1 has 65,536 bytes or more",
         ),
         (b"\xef\xbb\xbf", 0, ""),
-        (b"\xef\xbb\xbf\n", 65, "line 1: a row has 13"),
+        (b"\xef\xbb\xbf\n", 65, "Line 1: Expected 13"),
     ],
-    ids=["two rows that would be cut apart", "byte order mark alone", "byte order mark and a blank line"],
+    ids=["two samples that would be cut apart", "byte order mark alone", "byte order mark and a blank line"],
 )
 def test_what_is_no_line_of_its_own_gives_no_prediction(exact, monkeypatch, capsys, text, code, told):
     monkeypatch.setattr(loader, "__file__", str(exact / "loader.py"))
@@ -258,7 +258,7 @@ def test_what_the_program_takes_for_a_row_is_one(label, end):
 )
 def test_values_that_are_no_rows_are_refused(exact, integers, tokens):
     with pytest.raises(
-        ValueError, match=r"a row has 13|rows are \(N, 13\)|a token is -1|argument 2 is longer"
+        ValueError, match=r"Expected 13|Expected \(N, 13\)|Tokens must be -1|argument 2 is longer"
     ):
         loader.load(exact).probabilities(integers, tokens)
 
@@ -301,7 +301,7 @@ def test_a_manifest_whose_words_changed_is_refused(copied):
     manifest = copied / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"step": ', '"step": 1'))
     with pytest.raises(
-        loader.BadFolderError, match="manifest.json changed since it was exported; copy the folder"
+        loader.BadFolderError, match="manifest.json changed since the export. Copy the folder"
     ):
         loader.load(copied)
 
@@ -350,7 +350,7 @@ def test_a_head_as_onnx_is_verified_as_the_other_files_are(copied, change):
 
 def test_another_format_is_told_from_damage(copied):
     resealed(copied, format=3)
-    with pytest.raises(loader.BadFolderError, match="must have format 2, not 3; use its loader"):
+    with pytest.raises(loader.BadFolderError, match="must have format 2, not 3. Use its loader"):
         loader.load(copied)
 
 
@@ -395,16 +395,16 @@ def test_a_calibration_that_rises_is_used(copied):
 )
 def test_a_calibration_that_is_none_is_refused_within_a_second(copied, calibration):
     resealed(copied, format=3, calibration=calibration)
-    began = time.perf_counter()
-    with pytest.raises(loader.BadFolderError, match="holds no model"):
+    began = time.process_time()
+    with pytest.raises(loader.BadFolderError, match="is not a valid model"):
         loader.load(copied)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_calibration_has_a_format_of_its_own(copied):
-    """A loader of before would pass over it."""
+    """An older loader would ignore the calibration."""
     resealed(copied, calibration=PLATT)
-    with pytest.raises(loader.BadFolderError, match="must have format 3, not 2; use its loader"):
+    with pytest.raises(loader.BadFolderError, match="must have format 3, not 2. Use its loader"):
         loader.load(copied)
 
 
@@ -423,7 +423,7 @@ def test_a_calibration_has_a_format_of_its_own(copied):
 )
 def test_what_is_no_manifest_is_refused(copied, text):
     (copied / "manifest.json").write_text(text)
-    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+    with pytest.raises(loader.BadFolderError, match="is not a valid model: .*\\. Export it again"):
         loader.load(copied)
 
 
@@ -457,7 +457,7 @@ def test_tensors_that_do_not_go_together_are_refused(copied, file, name, change)
     changed = change(tensors.pop(name))
     save_file(tensors if changed is None else {**tensors, name: changed}, path)
     resealed(copied)
-    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+    with pytest.raises(loader.BadFolderError, match="is not a valid model: .*\\. Export it again"):
         loader.load(copied)
 
 
@@ -469,7 +469,7 @@ def test_the_code_of_rounded_rows_is_finite_and_of_one_type(exported, tmp_path, 
     tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
     save_file({**tensors, f"C4/{part}": change(tensors[f"C4/{part}"])}, path)
     resealed(folder)
-    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+    with pytest.raises(loader.BadFolderError, match="is not a valid model: .*\\. Export it again"):
         loader.load(folder)
 
 
@@ -503,11 +503,11 @@ def test_scales_that_are_not_those_of_the_columns_are_refused(scales):
     ],
 )
 def test_sizes_that_no_memory_holds_are_refused_at_once(copied, change):
-    """Bounds are those of the tensors in the files: nothing of the size that a manifest claims is made."""
+    """Memory is bounded by the tensors in the files, not by the sizes that a manifest claims."""
     model = json.loads((copied / "manifest.json").read_text())["model"]
     resealed(copied, model={**model, **change})
     began = time.process_time()
-    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+    with pytest.raises(loader.BadFolderError, match="is not a valid model: .*\\. Export it again"):
         loader.load(copied)
     assert time.process_time() - began < 1
 
@@ -515,7 +515,7 @@ def test_sizes_that_no_memory_holds_are_refused_at_once(copied, change):
 def test_a_number_beyond_float32_is_told_and_not_predicted_as_nan(exact):
     model = loader.load(exact)
     model._head.bottom[0].weight.data.fill_(1e38)
-    with pytest.raises(ValueError, match="so large that its prediction is none"):
+    with pytest.raises(ValueError, match="too large for a finite prediction"):
         model.probabilities([[2**62] * 13], [[None] * 26])
 
 
@@ -542,5 +542,5 @@ def test_a_folder_of_before_architectures_had_names_is_one_of_dlrm(copied):
 def test_sizes_that_the_tensors_do_not_have_are_refused(copied, change):
     model = json.loads((copied / "manifest.json").read_text())["model"]
     resealed(copied, model={**model, **change})
-    with pytest.raises(loader.BadFolderError, match="holds no model: .*; export it again"):
+    with pytest.raises(loader.BadFolderError, match="is not a valid model: .*\\. Export it again"):
         loader.load(copied)

@@ -1,4 +1,4 @@
-"""The head as ONNX predicts in ONNX Runtime as the checkpoint does, or is not there."""
+"""The ONNX head predicts in ONNX Runtime like the checkpoint, or is not written."""
 
 import json
 import re
@@ -91,7 +91,10 @@ def test_a_head_that_predicts_otherwise_leaves_no_folder(onnxruntime, trained, t
     for parameter in (head := trained.state.served_head()).parameters():
         parameter.data = parameter.data.clone()
     other = exporting.head_program(Shifted(head), num_dense=13, features=26, dim=4)
-    with init_process_group(), pytest.raises(CheckpointError, match="head.onnx must predict .* off by .*e-0"):
+    with (
+        init_process_group(),
+        pytest.raises(CheckpointError, match="head.onnx differs from the checkpoint's head by .*e-0"),
+    ):
         write_folder(trained, tmp_path / "folder", "fp32", onnx=True)
     assert not list(tmp_path.iterdir())
 
@@ -112,5 +115,5 @@ def test_a_missing_extra_is_told_before_the_run_is_read(name, tmp_path, monkeypa
     (tmp_path / "run" / "config.json").write_text("{}")
     command = ["export", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "model"), "--onnx"]
     assert main(command) == UsageError.exit_code
-    said = f"--onnx needs packages that are not installed: {name}; pip install 'dlrm_adahessian[onnx]'"
+    said = f"--onnx requires missing packages: {name}. Run pip install 'dlrm_adahessian[onnx]'"
     assert said in capsys.readouterr().err

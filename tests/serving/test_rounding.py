@@ -1,4 +1,4 @@
-"""Rounded rows are within the bounds that the module derives, and the bounds are no larger than need be."""
+"""Errors of rounded rows are within the bounds of the module, and the bounds are tight."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def rows_of_all_sizes() -> torch.Tensor:
 
 
 def decoded(stored: dict[str, torch.Tensor]) -> np.ndarray:
-    """Decode in float32, step by step as the loader does."""
+    """Decode in float32, with the steps of the loader."""
     scale, offset = (stored[name].numpy()[:, None] for name in ("scale", "offset"))
     return stored["weight"].numpy().astype(np.float32) * scale + offset
 

@@ -1,4 +1,4 @@
-"""The example that serves over HTTP: what it predicts, what it refuses, and that neither makes it grow."""
+"""The HTTP service in the examples: predictions, invalid requests, and constant memory."""
 
 import asyncio
 import errno
@@ -48,7 +48,7 @@ def model(exact):
 
 @pytest.fixture
 def example():
-    """Return the example as a module that no other test sees."""
+    """Import the example as a module for this test only."""
     spec = importlib.util.spec_from_file_location("serve", EXAMPLE)
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
@@ -57,7 +57,7 @@ def example():
 
 @pytest.fixture
 def service(example, model, capfd):
-    """Serve by a thread of this process."""
+    """Run the service in a thread of this process."""
     served, stop, loops = example.Service(model), asyncio.Event(), []
 
     async def serving():
@@ -124,7 +124,7 @@ MALFORMED: dict[str, Callable[[random.Random], bytes]] = {
 
 
 def refused(port: int, name: str, draw: random.Random) -> None:
-    """Send a malformed request, and see it refused in a sentence."""
+    """Send a malformed request, and check that the answer is an error in one sentence."""
     status, body = answered(port, MALFORMED[name](draw))
     assert 400 <= status < 500, (name, body)
     (said,) = json.loads(body).values()
@@ -197,7 +197,7 @@ def test_what_has_begun_is_answered_after_a_stop(service, model, monkeypatch):
 
 def test_the_command_listens_on_loopback_and_ends_on_sigterm(example, exact, model, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", [EXAMPLE.name, "--model", str(exact), "--port", "0"])
-    monkeypatch.setattr(sys, "path", sys.path[:])  # the example adds the folder, and imports its loader
+    monkeypatch.setattr(sys, "path", sys.path[:])  # the example adds the folder to import its loader
     monkeypatch.setitem(sys.modules, "loader", loader)
     found = []
 
@@ -239,4 +239,4 @@ def test_10_000_malformed_requests_end_nothing_and_take_no_memory(exact, tmp_pat
     assert (status, json.loads(body)) == (200, {"probabilities": loader.load(exact).predict([ROW]).tolist()})
     assert (tmp_path / "errors").read_text() == ""
     print("MiB resident after each 1,000 requests:", sizes)
-    assert sizes[-1] - sizes[0] < 4  # each kind has come 60 times by the first of them
+    assert sizes[-1] - sizes[0] < 4  # by the first size, each kind was sent 60 times

@@ -1,4 +1,4 @@
-"""Both forms of the vocabulary give each token the row that the program's own encoder gives it."""
+"""Both exported vocabularies map each token to the same row as the program's encoder."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +18,7 @@ EXTREMES = [0xFFFFFFFF, 0, 0x80000000, 0x7FFFFFFF, 1]
 
 @pytest.fixture
 def vocabulary() -> Vocabulary:
-    """Have a feature with all extremes, one whose missing token has row 2, one without tokens; the rest have one."""
+    """One feature has all extremes, one has a missing token with row 2, one has no tokens, and the others have one."""
     tokens = [EXTREMES, [9, 0, 7], [], *([[5]] * 23)]
     missing = [0, 2, 0, *([0] * 23)]
     return Vocabulary(
@@ -74,7 +74,7 @@ def test_parquet_has_the_texts_of_tokens(tmp_path):
     )
     write_parquet(data.preprocessing, tmp_path / "words.parquet")
     found = pq.read_table(tmp_path / "words.parquet").to_pylist()
-    # 48 rows train; of tokens that are equally frequent the missing one goes first, the others by their hash.
+    # 48 samples train. Among equally frequent tokens the missing one comes first, and the others follow by hash.
     ads, genres = (sorted(tokens, key=fnv) for tokens in (["7", "-7"], ["a", "b"]))
     assert {(line["feature"], line["token"], line["row"]) for line in found} == {
         *(("site", site, row) for row, site in enumerate(["漢", None, "news.example"], 1)),

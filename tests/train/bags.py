@@ -1,4 +1,4 @@
-"""A data set with bags of 0 to 20 values, which repeat in a bag and in others."""
+"""A data set with bags of 0 to 20 tokens, which repeat within and across bags."""
 
 from types import SimpleNamespace
 
@@ -16,11 +16,11 @@ BAGS = Schema(
     bags=tuple(BagColumn(column=name) for name in ("seen", "liked", "shops", "rare")),
 )
 BAG_ROWS = [2, 15, 40, 2, 15, 60, 5]
-"""Of the tables of `BAGS`."""
+"""Number of embedding rows of each table of `BAGS`."""
 
 
 def data_of_bags(dense: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> SimpleNamespace:
-    """Draw tokens and bags for samples; the last column has values in few of them."""
+    """Generate tokens and bags for some samples. The last bag is empty in most of them."""
     rng, samples, tokens = np.random.default_rng(4), len(labels), len(BAGS.tokens)
     ids = [rng.integers(rows, size=samples, dtype=np.int32) for rows in BAG_ROWS[:tokens]]
     filled = [0.9, 0.9, 0.9, 0.2]
@@ -39,6 +39,6 @@ def data_of_bags(dense: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -
 def drawn_bags(
     rows: int, samples: int, rng: np.random.Generator, *, filled: float = 1.0, most: int = 20
 ) -> Bags:
-    """Draw for each sample 0 to `most` rows of a table; none for all but a share of them."""
+    """Choose 0 to `most` embedding rows for each sample; only a share of the samples gets any."""
     offsets = offsets_of(rng.integers(most + 1, size=samples) * (rng.random(samples) < filled))
     return Bags(values=rng.integers(rows, size=offsets[-1], dtype=np.int32), offsets=offsets)

@@ -1,4 +1,4 @@
-"""Rows of four days in files, of which each day has tokens of its own; and flags of a small model."""
+"""Four days of samples in files, each with tokens of its own, and the flags of a small model."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.data.columnar.slow import write_text
 
-ROWS, BATCH = 1024, 64  # of a day, 16 steps: the curvature of the dense part is due at its first
+ROWS, BATCH = 1024, 64  # per day: 16 steps, the first of which computes the dense curvature
 HASHED = """
 [label]
 column = "y"
@@ -26,11 +26,11 @@ FLAGS = [
     *("--batch-size", str(BATCH), "--device", "cpu"),
     *("--optim.schedule.warmup", "0", "--optim.schedule.decay", "none"),
 ]
-"""Of a schedule that does not depend on the number of all steps."""
+"""Flags for a schedule that does not depend on the total number of steps."""
 
 
 def write_days(folder: Path) -> None:
-    """Write four days into the folder days, and two schemas beside it."""
+    """Write four days into the folder `days`, and two schemas next to it."""
     (folder / "days").mkdir()
     (folder / "hashed.toml").write_text(HASHED)
     (folder / "counted.toml").write_text(COUNTED)

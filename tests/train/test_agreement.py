@@ -1,4 +1,4 @@
-"""What ranks state of themselves: the program file by file, the prepared rows as their machine sees them."""
+"""What ranks compare: the program file by file, and the prepared data as each machine sees it."""
 
 import platform
 from importlib.metadata import version
@@ -21,7 +21,7 @@ def test_a_program_is_its_versions_and_its_source_files(tmp_path: Path) -> None:
     (package / "optim").mkdir(parents=True)
     (package / "loop.py").write_text("step()")
     (package / "optim" / "adam.py").write_text("")
-    (package / "notes.txt").write_text("no source")
+    (package / "notes.txt").write_text("not a source file")
     found = program(package)
     sources = {"package/loop.py": "step()", "package/optim/adam.py": ""}
     for name, text in sources.items():
@@ -41,7 +41,9 @@ def test_the_first_rank_of_another_machine_verifies_the_rows_that_it_sees(
     labels = np.load(folder / "labels.npy")
     np.save(folder / "labels.npy", 1 - labels)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert opened_run._follow(folder).labels.tolist() == (1 - labels).tolist(), "nothing verifies it here"
+    assert opened_run._follow(folder).labels.tolist() == (1 - labels).tolist(), "this rank does not verify"
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(StorageError, match=r"on this one .*labels\.npy changed since it was written; give"):
+    with pytest.raises(
+        StorageError, match=r"cannot read the data .*labels\.npy changed since it was written\. Set"
+    ):
         opened_run._follow(folder)

@@ -1,4 +1,4 @@
-"""The command line on several ranks: one result, one message, and they stop together."""
+"""The command line on several ranks: one result, one message, and a common stop."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 ROWS, BATCH = (
     7000,
     129,
-)  # an odd batch: the ranks have 65 and 64 samples, and at the end of an epoch one has none
+)  # an odd batch: the ranks have 65 and 64 samples, and one has none at the end of an epoch
 SMALL = [
     "--model.bottom",
     "16",
@@ -32,7 +32,7 @@ SMALL = [
     "--data.train-rows",
     "2500",
 ]
-SLOW = ["--optim.dense.lr", "0.002", "--optim.rows.lr", "0.02"]  # more steps amplify roundings less
+SLOW = ["--optim.dense.lr", "0.002", "--optim.rows.lr", "0.02"]  # more steps amplify rounding errors less
 
 
 LONG = ["--epochs", 3, "--baseline", "none", *SLOW]
@@ -47,7 +47,7 @@ MISTAKES = {
 
 
 def train(out: Path, *more: object) -> list[str]:
-    # In coordinates: in float32 roundings choose the eigenvectors of units that are dead (docs/scaling.md).
+    # Without a basis: in float32, rounding errors determine the eigenvectors of dead units (docs/scaling.md).
     arguments = [
         "train", "--optimizer", "hybrid_diagonal", "--dataset", "synthetic", "--rows", ROWS, "--batch-size", BATCH,
         "--out", out, "--data.cache-dir", out.parent / "cache", *SMALL, *more,
@@ -64,7 +64,7 @@ def summary_of(run: Path) -> dict[str, dict[str, float]]:
 
 
 def figures(summary: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield what does not depend on the clock or on the number of ranks."""
+    """Yield the values that depend on neither the clock nor the number of ranks."""
     if isinstance(summary, dict):
         for name, value in summary.items():
             if name not in {
@@ -81,7 +81,7 @@ def figures(summary: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def assert_same_results(run: Path, other: Path) -> None:
-    """Float32 sums of another order differ by about 1e-7, as small after 20 steps; later they grow (docs/scaling.md)."""
+    """Float32 sums in another order differ by about 1e-7, still so after 20 steps. Later this grows (docs/scaling.md)."""
     found, expected = dict(figures(summary_of(run))), dict(figures(summary_of(other)))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -109,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Path:
-    """A run of one process and its baseline; then a longer run."""
+    """A run of one process and its baseline, then a longer run."""
     calls = {"alone": train(folder / "alone"), "whole": train(folder / "whole", *LONG)}
     codes, printed = worlds.in_turn(1, cli.main, calls, folder)
     assert codes == {"alone": [0], "whole": [0]}, printed
@@ -118,7 +118,7 @@ def alone(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def on_two(folder: Path, alone: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """What two ranks return and print: of the same run, of one after it, and of mistakes."""
+    """Results and output of two ranks: the same run, the longer run, and user mistakes."""
     (folder / "two").mkdir()
     mistakes = {
         name: [str(folder / "out") if argument == "OUT" else argument for argument in arguments]
@@ -130,7 +130,7 @@ def on_two(folder: Path, alone: Path) -> tuple[dict[str, list[int]], dict[str, s
 
 @pytest.fixture(scope="module")
 def together(folder: Path, on_two: tuple[dict[str, list[int]], dict[str, str]]) -> Path:
-    """The same run of two ranks."""
+    """The same run on two ranks."""
     codes, printed = on_two
     assert codes["together"] == [0, 0], printed["together"]
     assert printed["together"].count("hybrid_diagonal minus adagrad") == 1
@@ -163,7 +163,7 @@ def test_two_ranks_write_the_results_of_one_process(alone: Path, together: Path)
 
 
 def test_launch_trains_as_any_other_launcher_does(folder: Path, together: Path):
-    """To the bit: it is the same program."""
+    """Bit for bit, because it is the same program."""
     arguments = ["launch", "--ranks", "2", *train(folder / "launched")[1:]]
     code, output, complaints = program.call(*arguments)
     assert code == 0, complaints
@@ -185,7 +185,7 @@ def test_launch_and_its_ranks_listen_on_the_loopback_only_and_stop_when_asked(fo
     assert not listening(psutil.Process(launcher.pid))
     os.kill(launcher.pid, signal.SIGHUP)
     assert launcher.wait() == 128 + signal.SIGHUP, launcher.printed()
-    assert launcher.printed().count("continue with --resume") == 1
+    assert launcher.printed().count("use --resume to continue") == 1
     assert not any(rank.is_running() for rank in ranks)
 
 
@@ -210,7 +210,7 @@ def test_a_signal_to_one_rank_stops_all_and_another_number_of_ranks_resumes(fold
     wait_for_steps(run, processes)
     os.kill(processes[1].pid, signal.SIGTERM)
     assert worlds.wait(processes) == [143, 143], worlds.printed(log, 0)
-    assert worlds.printed(log, 0).count("continue with --resume") == 1
+    assert worlds.printed(log, 0).count("use --resume to continue") == 1
     codes = worlds.wait(start(1, [*arguments, "--resume"], folder / "log-resumed"))
     assert codes == [0], worlds.printed(folder / "log-resumed", 0)
     assert summary_of(run)["resumed_from_step"] > 0
@@ -246,7 +246,7 @@ def test_a_rank_that_hangs_or_dies_ends_the_others_with_one_message(
 
 
 def train_with_paths_of_its_own(folder: Path) -> int:
-    """Train on a rank with another working folder and other paths than the first one's."""
+    """Train on one rank, which has other paths and another working folder than the first rank."""
     place = folder / f"machine-{os.environ['RANK']}"
     place.mkdir()
     os.chdir(place)

@@ -1,4 +1,4 @@
-"""Figures of derivatives against autograd and NumPy; when they are taken."""
+"""Figures of derivatives against autograd and NumPy, and the steps at which they are computed."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_a_row_counts_once_however_often_it_is_looked_up_and_in_each_table_anew(
 
 
 class _State:
-    """A head, and a rule under which the first entry takes the floor."""
+    """A head, and an optimizer whose first entry is floored."""
 
     def __init__(self) -> None:
         cfg = DLRMConfig(embedding_dim=2, bottom=(), top=())

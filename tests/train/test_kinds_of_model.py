@@ -1,6 +1,6 @@
-"""Models without dense columns or without categorical ones, and other architectures than DLRM.
+"""Models without numeric or without categorical features, and architectures other than DLRM.
 
-Learning, checkpoints, scores, and two ranks against one.
+The tests cover training, checkpoints, predictions, and two ranks against one.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from tests.processes import worlds
 
 CPU = torch.device("cpu")
 OPTIMIZERS = ["hybrid", "adagrad", "adahessian"]
-BATCH = 5  # 3 and 2 samples on two ranks; the last batch of an epoch has 2, all on the first rank
+BATCH = 5  # 3 and 2 samples on two ranks; the last batch of an epoch has 2, both on the first rank
 ROWS = range(3 * BATCH + 2)
 STEPS, SAVED_AFTER = 9, 5
 KINDS = {
@@ -44,7 +44,7 @@ MODELS: dict[str, dict[str, object]] = {
     "deepfm": {"name": "deepfm", "deep": [6]},
     "dcnv2": {"name": "dcnv2", "crosses": 2, "rank": 2, "structure": "parallel", "deep": [6]},
 }
-NUM_ROWS = [2, 15, 7]  # cut by rows over two ranks, the shards of the first have one row
+NUM_ROWS = [2, 15, 7]  # row-wise on two ranks, the shards of the first table have one row
 
 
 def schema_of(kind: str) -> Schema:
@@ -72,7 +72,7 @@ def data_of(kind: str) -> SimpleNamespace:
 
 
 def config_of(optimizer: str, kind: str, **changes: object) -> RunConfig:
-    # Dead units have entries of 0, whose signs roundings choose.
+    # Entries of dead units are 0, and rounding errors determine their signs.
     optim = {"dense": {"rank": 1}} if optimizer == "hybrid" else {}
     model = {"embedding_dim": 4, **MODELS.get(kind, {"bottom": [6], "top": [8]})}
     spread = {"sharding": "row"} if KINDS[kind][1] else {}
@@ -90,7 +90,7 @@ def loader_of(kind: str, batch_size: int = BATCH) -> Loader:
 
 
 def batches(kind: str, first_step: int) -> Iterator[Batch]:
-    """Yield this rank's batches from a step on, for ever."""
+    """Yield this rank's batches from a step on, without end."""
     loader = loader_of(kind)
     epoch, first = divmod(first_step, loader.batches_per_epoch)
     while True:
@@ -109,12 +109,12 @@ def train(state: TrainState, optimizer: str, kind: str, steps: range) -> list[fl
 
 
 def scores(state: TrainState, kind: str) -> Tensor:
-    """Return the predictions of all rows, of which each rank scores 4 at once."""
+    """Return the predictions of all samples, computed in parts of 4 per rank."""
     return torch.from_numpy(state.score(loader_of(kind, 4 * ranks.world_size()).batches(0)))
 
 
 def held(state: TrainState) -> dict[str, Tensor]:
-    """Return what this rank holds; rows under names that say their table and the first of them."""
+    """Return the tensors of this rank. Names of shards contain the table and the first row."""
     named = {f"dense {name}": tensor.clone() for name, tensor in state._dense_tensors().items()}
     for shard in state.lookup.shards().values():
         for name, tensor in shard.tensors.items():
@@ -125,7 +125,7 @@ def held(state: TrainState) -> dict[str, Tensor]:
 @pytest.fixture
 def alone() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the ranks have
+    torch.set_num_threads(1)  # as on the ranks
     with init_process_group():
         yield
     torch.set_num_threads(threads)
@@ -202,7 +202,7 @@ def test_a_setting_of_a_table_is_refused_where_there_is_none():
 
 
 def train_each(folder: Path) -> None:
-    """Train each kind of model with each optimizer on this rank, and keep what it ends with."""
+    """Train each kind of model with each optimizer on this rank, and save the result."""
     with init_process_group():
         for optimizer in OPTIMIZERS:
             for kind in KINDS:
@@ -245,7 +245,7 @@ def test_two_ranks_end_with_the_weights_states_and_scores_of_one_process(
                 want = expected[f"{table} {part} 0"][int(first) :][: len(tensor)]
                 covered[table] += len(tensor) if part == "weight" else 0
             assert want is not None
-            # Entries that cancel to near 0 keep the absolute error of what cancelled.
+            # Entries that cancel to nearly 0 keep the absolute error of the terms.
             scale = float(want.abs().max()) if want.is_floating_point() and want.numel() else 0.0
             torch.testing.assert_close(
                 tensor, want, rtol=1e-10, atol=1e-12 * scale, msg=lambda m, n=name: f"{n}: {m}"

@@ -1,4 +1,4 @@
-"""Steps that cannot be learnt lead back to a checkpoint, once to each; a run that trains longer is as if planned so."""
+"""Skipped steps lead back to each checkpoint once, and a run with more epochs equals one planned so from the start."""
 
 import gzip
 import json
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 COUNTERS = ("rollbacks", "rolled_back_to")
 
 Fault = Callable[[int, int], bool]
-"""Whether a step meets one, given how often the run went back before."""
+"""Whether a step gets a fault, given the number of rollbacks so far."""
 
 
 @pytest.fixture
 def meets(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
-    """Put NaN into the input of the steps that a fault chooses."""
+    """Put NaN into the input of the steps that a fault selects."""
     real = loop._Fit._step
 
     def install(fault: Fault) -> None:
@@ -79,7 +79,7 @@ def went_back(run: Path) -> list[dict[str, int]]:
 def test_passing_faults_leave_nothing_but_a_count(
     meets: Any, folder: Path, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At 21 to 23, back to 16; and a little later, back to 24, which was saved on the second way."""
+    """Faults at 21 to 23 lead back to 16. Later faults lead back to 24, a checkpoint saved after the first rollback."""
     spoilt = ({21, 22, 23}, {25, 26, 27}, set[int]())
     meets(lambda step, way: step in spoilt[way])
     assert train(folder, "passing", "--no-checkpoint-in-background") == 0
@@ -89,7 +89,7 @@ def test_passing_faults_leave_nothing_but_a_count(
         {"step": 16, "rollbacks": 1, "rolled_back_at": 23},
         {"step": 24, "rollbacks": 2, "rolled_back_at": 27},
     ]
-    told = "went back to the checkpoint of step {}: the last 3 steps, up to step {}, were skipped"
+    told = "went back to the checkpoint of step {}, because the last 3 steps up to step {} were skipped"
     assert all(told.format(*steps) in caplog.text for steps in ((16, 23), (24, 27)))
 
 
@@ -109,13 +109,11 @@ def test_a_checkpoint_that_is_due_among_skipped_steps_waits_and_the_last_steps_a
 def test_a_fault_that_stays_ends_the_run_and_what_was_saved_is_finite(
     meets: Any, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two skipped steps, 5 and 6, are no reason to go back."""
+    """Only two skipped steps, 5 and 6, cause no rollback."""
     meets(lambda step, way: step in (5, 6) or step >= 20)
     assert train(folder, "stays") == DivergedError.exit_code
     told = capsys.readouterr().err
-    assert (
-        "3 steps in a row, up to step 22, are not, and the run went back to the checkpoint of step 16" in told
-    )
+    assert "3 steps in a row, up to step 22. The run already went back to the checkpoint of step 16." in told
     assert caplog.text.count(" skipped: ") == 2 + 3 + 3
     saved = latest(folder / "stays" / "checkpoints")
     assert saved is not None
@@ -129,7 +127,7 @@ def test_without_a_checkpoint_the_run_ends_at_once(
 ) -> None:
     meets(lambda step, way: step < 4)
     assert train(folder, "none") == DivergedError.exit_code
-    assert "up to step 3, are not, and there is no checkpoint yet to go back to" in capsys.readouterr().err
+    assert "up to step 3. There is no checkpoint to go back to." in capsys.readouterr().err
 
 
 def test_a_baseline_that_diverges_leaves_the_run_its_results(
@@ -144,7 +142,7 @@ def test_a_baseline_that_diverges_leaves_the_run_its_results(
 
     monkeypatch.setattr(loop._Fit, "_step", step)
     assert train(folder, "compared", "--baseline", "adagrad") == 0
-    assert "there is no difference to adagrad, as the baseline diverged: " in caplog.text
+    assert "no difference to adagrad is reported, because the baseline diverged: " in caplog.text
     assert differences(folder / "compared", whole) == []
     assert json.loads((folder / "compared" / "summary.json").read_text())["baseline"] is None
 
@@ -152,17 +150,14 @@ def test_a_baseline_that_diverges_leaves_the_run_its_results(
 def test_a_run_that_fails_a_step_later_each_time_ends_at_the_second_one(
     meets: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where sums are not the same twice; without an end it would go back for ever."""
+    """This happens if sums are not reproducible. Without a bound, the run would go back forever."""
     meets(lambda step, way: step >= 20 + way)
     assert train(folder, "later") == DivergedError.exit_code
-    assert (
-        "up to step 23, are not, and the run went back to the checkpoint of step 16"
-        in capsys.readouterr().err
-    )
+    assert "up to step 23. The run already went back to the checkpoint of step 16." in capsys.readouterr().err
 
 
 def test_steps_skipped_before_a_stop_do_not_count_after_going_back(meets: Any, folder: Path) -> None:
-    """The checkpoint that SIGTERM asks for, at step 22, has two skipped steps in a row."""
+    """The checkpoint after SIGTERM, at step 22, has two skipped steps in a row."""
 
     def fault(step: int, way: int) -> bool:
         if step == 21:
@@ -174,7 +169,7 @@ def test_steps_skipped_before_a_stop_do_not_count_after_going_back(meets: Any, f
     assert train(folder, "stopped", "--resume") == 0
     assert went_back(folder / "stopped") == [{"step": 22, "rollbacks": 1, "rolled_back_at": 23}]
     summary = json.loads((folder / "stopped" / "summary.json").read_text())
-    assert summary["skipped_steps"] == 3, "21 and 22, and 23 on its second way"
+    assert summary["skipped_steps"] == 3, "21 and 22, and 23 the second time"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +178,7 @@ def test_steps_skipped_before_a_stop_do_not_count_after_going_back(meets: Any, f
 def test_training_longer_equals_having_planned_it(
     name: str, more: list[str], best: int, folder: Path
 ) -> None:
-    """Also where the best checkpoint is that of the shorter plan, which kept none beside the last one."""
+    """Also if the best checkpoint of the shorter run was its last one, which has no copy in best/."""
     constant = ["--optim.schedule.warmup", 0, "--optim.schedule.decay", "none", *more]
     assert train(folder, f"{name}-planned", *constant, "--epochs", 2) == 0
     assert train(folder, f"{name}-longer", *constant) == 0
@@ -231,8 +226,8 @@ def test_a_run_goes_back_only_to_a_checkpoint_after_the_one_that_it_went_back_to
 
 def test_the_refusal_says_rule_value_and_remedy() -> None:
     stuck = Progress(step=7, skipped_in_a_row=3)
-    told = str(diverged(stuck, "so it is", dense_lr=0.1, rows_lr=2))
+    told = str(diverged(stuck, "So it is.", dense_lr=0.1, rows_lr=2))
     assert told.startswith(
-        "the loss and its derivatives must be finite, and those of 3 steps in a row, up to step 7, are not, "
+        "The loss or its derivatives were not finite in 3 steps in a row, up to step 7. So it is. "
     )
-    assert "(dense 0.1, rows 2): lower --optim.dense.lr and --optim.rows.lr" in told
+    assert "(dense 0.1, rows 2). Lower --optim.dense.lr and --optim.rows.lr" in told

@@ -1,4 +1,4 @@
-"""The penalty of the dense part against a brute-force Hessian, and both penalties within a step in closed form."""
+"""The dense penalty against a brute-force Hessian, and both penalties in a step against closed forms."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +32,7 @@ def alone() -> Iterator[None]:
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["dlrm", "deepfm", "dcnv2"])
 def test_the_derivatives_are_those_of_the_loss_with_the_penalty(name: str):
-    """Of all weights and biases, against autograd and a brute-force Hessian of the sum."""
+    """For all weights and biases, against autograd and a brute-force Hessian of the sum."""
     head, cfg = small_head(name=name), small_config(name)
     dense, tables, hits, labels = small_batch()
     pooled = pooled_of(tables, hits)
@@ -77,14 +77,14 @@ def test_a_step_adds_the_penalty_once_to_the_curvature_of_any_part_of_its_sample
     torch.testing.assert_close(other.grad - plain.grad, L2 * start, rtol=1e-12, atol=1e-15)
     expected = torch.full_like(start, L2)
     torch.testing.assert_close(other.curvature - plain.curvature, expected, rtol=1e-12, atol=1e-15)
-    assert found[0].loss == found[1].loss, "what is reported is the loss of the samples"
+    assert found[0].loss == found[1].loss, "the reported loss has no penalty"
 
 
 def test_a_step_of_sgd_shrinks_the_weights_and_the_rows_that_were_looked_up():
     states = [state_of("sgd"), state_of("sgd", l2_weights=L2), state_of("sgd", l2_rows=L2)]
     weights = states[0].parameters.clone()
     rows = {name: table.clone() for name, table in states[0].lookup.tables().items()}
-    batch = batch_of(5)  # rows 0 to 5 of 12, which repeat
+    batch = batch_of(5)  # embedding rows 0 to 5 of 12, with repeats
     for state in states:
         train_step(state, batch, curvature_samples=0, lr_scale=LR)
     plain, of_weights, of_rows = states

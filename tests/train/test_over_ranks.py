@@ -1,4 +1,4 @@
-"""Several ranks against one process: same global batches, same weights, states, losses and predictions."""
+"""Several ranks against one process: same global batches, and the same weights, states, losses, and predictions."""
 
 import importlib.util
 import math
@@ -35,15 +35,17 @@ from tests.train.bags import BAG_ROWS, BAGS, data_of_bags
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 CPU = torch.device("cpu")
-STEPS = 12  # two curvatures of every schedule, which is up to every tenth step, and a basis that has turned
+STEPS = (
+    12  # at least two curvatures of every schedule (at most every tenth step), and a basis that has turned
+)
 DIM = 8
 BATCH = 13  # 7 and 6 samples on two ranks; 4, 4, 4 and 1 on four
-ROWS = range(3 * BATCH + 3)  # the last batch of an epoch has 3 samples: all on the first rank
-# The fewest tables of which each of four sizes is spread in each of three ways.
+ROWS = range(3 * BATCH + 3)  # the last batch of an epoch has 3 samples, all on the first rank
+# The smallest set of tables with each of four sizes under each of three kinds of sharding.
 SCHEMA = Schema(label=CRITEO.label, dense=CRITEO.dense, tokens=CRITEO.tokens[:12])
 NUM_ROWS = [
     2 + 13 * (i % 4) for i in range(len(SCHEMA.tokens))
-]  # row-wise on two ranks, 2 rows are shards of one row
+]  # row-wise on two ranks, a table of 2 rows has shards of one row
 DATA = SimpleNamespace(
     features=Features(
         dense=np.random.default_rng(0).random((len(ROWS), NUM_INTEGERS), np.float32),
@@ -57,10 +59,10 @@ DATA = SimpleNamespace(
 )
 
 NAMES = preset_names("optimizers")
-if not importlib.util.find_spec("pytorch_optimizer"):  # of the extra rivals
+if not importlib.util.find_spec("pytorch_optimizer"):  # in the extra `rivals`
     NAMES = [name for name in NAMES if "soap" not in name and name != "shampoo"]
 MIXED = {table: ("row", "table", "replicate")[i % 3] for i, table in enumerate(SCHEMA.features)}
-# Preset, how tables are spread, and settings; of all, spread in every way that a rule of any state knows.
+# Preset, sharding, and settings. Together they cover every sharding that an optimizer with any state supports.
 CASES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     name: (name, {"tables": MIXED}, {}) for name in NAMES
 } | {
@@ -88,7 +90,7 @@ CASES |= {
     "regular, columns cut, on some": (
         "adahessian", {"sharding": "column"}, {"model": REGULAR, "curvature_fraction": 0.4}),
 }  # fmt: skip
-ON_FOUR = [  # each way to spread tables, of tokens or of bags, with every kind of curvature
+ON_FOUR = [  # each kind of sharding, of tokens or bags, with every kind of curvature
     "exact, every third step, on some",
     "hutchinson, two probes, on some",
     "sampled labels, two draws, on some",
@@ -97,20 +99,20 @@ ON_FOUR = [  # each way to spread tables, of tokens or of bags, with every kind 
     "bags, clipped by lookups",
 ]
 IN_FLOAT32 = ["hybrid", "hybrid_diagonal", "adahessian", "sophia"]
-PASSED_ON, PASSED_AT = "adahessian", 6  # from 2 ranks to 1 to 4 to 2; it draws at random
+PASSED_ON, PASSED_AT = "adahessian", 6  # from 2 ranks to 1 to 4 to 2; its estimator is random
 
 
 def config_of(case: str) -> RunConfig:
     name, spread, settings = CASES[case]
     values = {**optimizer_preset(name), **settings, "distributed": spread}
     if values["optim"]["dense"]["name"] == "soap":
-        # Its bases are of rank 13 at most and computed in float32: roundings turn them. Without bases it can be compared.
+        # Float32 rounding errors turn its bases, of rank 13 at most. Without bases the results are comparable.
         values["optim"]["dense"]["max_dim"] = 1
     if values["optim"]["dense"]["name"] == "shampoo":
-        values["optim"]["dense"]["precondition_every"] = STEPS  # its roots are iterated to 1e-6
+        values["optim"]["dense"]["precondition_every"] = STEPS  # its matrix roots are only accurate to 1e-6
     if values["optim"]["dense"]["name"] == "eigenbasis":
         values["optim"]["dense"]["rank"] = (
-            1  # units that are dead here have entries of 0, whose signs roundings choose
+            1  # entries of dead units are 0, and rounding errors determine their signs
         )
     model = {"embedding_dim": DIM, "bottom": [6], "top": [8], **values.get("model", {})}
     return from_dict({**values, "optimizer": name, "model": model, "batch_size": BATCH})
@@ -122,7 +124,7 @@ def new_state(case: str, dtype: torch.dtype = torch.float64) -> TrainState:
 
 
 def batches(first_step: int, data: SimpleNamespace = DATA) -> Iterator[Batch]:
-    """Yield this rank's batches from a step on, for ever."""
+    """Yield this rank's batches from a step on, without end."""
     loader = Loader(
         data, ROWS, BATCH, order="shuffled", seed=5, rank=ranks.rank(), world_size=ranks.world_size()
     )  # pyright: ignore
@@ -144,7 +146,7 @@ def train(state: TrainState, config: RunConfig, steps: range, data: SimpleNamesp
 
 
 def held(state: TrainState) -> dict[str, Tensor]:
-    """Return what this rank holds; shards under names that say their first row and column."""
+    """Return the tensors of this rank. Names of shards contain their first row and column."""
     named = {f"dense {name}": tensor.clone() for name, tensor in state._dense_tensors().items()}
     for shard in state.lookup.shards().values():
         for name, tensor in shard.tensors.items():
@@ -153,7 +155,7 @@ def held(state: TrainState) -> dict[str, Tensor]:
 
 
 def joined(of_ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return what the ranks hold together, and require that what several of them hold is equal to the bit."""
+    """Merge the tensors of all ranks, and check that replicas are bitwise equal."""
     pieces: dict[str, Tensor] = {}
     for rank in of_ranks:
         for name, tensor in rank.items():
@@ -167,7 +169,7 @@ def joined(of_ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
             tables.setdefault(of_table, {}).setdefault(int(row), {})[int(column)] = tensor
     for name, rows in tables.items():
         stripes = [[columns[c] for c in sorted(columns)] for _, columns in sorted(rows.items())]
-        # Of column shards each has a copy of what there is one of for a row.
+        # Each column shard has a copy of states with one value per row.
         found[name] = torch.cat(
             [torch.cat(parts, 1) if parts[0].ndim == 2 else parts[0] for parts in stripes]
         )
@@ -183,7 +185,7 @@ def keep(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
 
 
 def trained(case: str) -> TrainState:
-    """Return what a case ends with on this rank."""
+    """Return the final state of a case on this rank."""
     state = new_state(case)
     data = data_of_bags(DATA.features.dense, DATA.labels) if case in OF_BAGS else DATA
     train(state, config_of(case), range(STEPS), data)
@@ -191,13 +193,13 @@ def trained(case: str) -> TrainState:
 
 
 def train_cases(folder: Path, cases: list[str]) -> None:
-    """Train each case on this rank, and keep what it ends with."""
+    """Train each case on this rank, and save the result."""
     for case in cases:
         keep(folder, case, held(trained(case)))
 
 
 def train_in_float32(folder: Path) -> None:
-    """Train a few steps of some cases in float32, and keep the losses."""
+    """Train some cases for a few steps in float32, and save the losses."""
     for case in IN_FLOAT32:
         losses = train(new_state(case, torch.float32), config_of(case), range(20))
         keep(folder, f"{case} in float32", {"dense losses": torch.tensor(losses)})
@@ -212,7 +214,7 @@ def begin_chain(folder: Path) -> None:
 
 
 def pass_on(folder: Path, source: Path) -> TrainState:
-    """Load a checkpoint, whoever saved it; save it again, and return what was loaded."""
+    """Load a checkpoint of any number of ranks, save it again, and return the loaded state."""
     state = new_state(PASSED_ON, torch.float32)
     found = load_newest_good(source / "saved", "run")
     assert found is not None
@@ -223,20 +225,20 @@ def pass_on(folder: Path, source: Path) -> TrainState:
 
 
 def end_chain(folder: Path, source: Path) -> None:
-    """Load a checkpoint and train on."""
+    """Load a checkpoint and continue training."""
     losses = train(pass_on(folder, source), config_of(PASSED_ON), range(PASSED_AT, PASSED_AT + 6))
     keep(folder, "after", {"dense losses": torch.tensor(losses)})
 
 
 def predictions(state: TrainState) -> Tensor:
-    """Return the predictions of all rows, of which each rank scores 16 at once, however many ranks there are."""
+    """Return the predictions of all samples. Each rank scores 16 at once, for any number of ranks."""
     count = ranks.world_size()
     loader = Loader(DATA, ROWS, 16 * count, rank=ranks.rank(), world_size=count)  # pyright: ignore
     return torch.from_numpy(state.score(loader.batches(0)))
 
 
 def meet_nan() -> None:
-    """Require that all ranks find out when one of them meets a number that is not finite, wherever it does."""
+    """Check that all ranks notice if one of them has a value that is not finite, at any place."""
     state, last = new_state("hybrid"), ranks.rank() == ranks.world_size() - 1
     batch = next(batches(0))
     if last:
@@ -245,7 +247,7 @@ def meet_nan() -> None:
     assert not found.finite
     assert math.isnan(found.loss)
     assert int(found.derivatives.logits.isnan().sum()) == 1
-    # At the pooled embeddings alone, whose derivatives no sum over ranks carries.
+    # Only at the pooled embeddings, whose derivatives are not summed over ranks.
     derivatives = gradient(
         state.head,
         batch.dense.double().nan_to_num(),
@@ -258,7 +260,7 @@ def meet_nan() -> None:
 
 
 def round_on_the_way() -> None:
-    """Require that bf16 rounds each number that travels once, and nothing else."""
+    """Check that bf16 rounds each exchanged number once, and nothing else."""
     generator = torch.Generator().manual_seed(ranks.rank())
     batch = next(batches(0))
     for sharding, case, columns in (
@@ -308,7 +310,7 @@ def two_again(folder: Path, source: Path) -> None:
 @pytest.fixture(scope="module")
 def alone() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the ranks have
+    torch.set_num_threads(1)  # as on the ranks
     with init_process_group():
         yield
     torch.set_num_threads(threads)
@@ -352,7 +354,7 @@ def test_ranks_end_with_the_weights_and_states_of_one_process(case: str, two: Pa
         found = of_world(folder, case, count)
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
-            # Steps amplify roundings of 1e-16; entries that cancel to near 0 keep the absolute error of what cancelled.
+            # Steps amplify rounding errors of 1e-16. Entries that cancel to nearly 0 keep the absolute error of the terms.
             scale = float(tensor.abs().max()) if tensor.is_floating_point() else 0.0
             torch.testing.assert_close(
                 found[name], tensor, rtol=1e-10, atol=1e-12 * scale, msg=lambda m, n=name: f"{n}: {m}"

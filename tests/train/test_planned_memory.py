@@ -1,4 +1,4 @@
-"""What a plan says a run takes, against a state that trains."""
+"""The memory that a plan predicts against that of a real training state."""
 
 import ctypes
 import dataclasses
@@ -21,7 +21,7 @@ from tests.processes import worlds
 from tests.train.bags import drawn_bags
 
 CPU = torch.device("cpu")
-LONGEST = 200  # values of a bag
+LONGEST = 200  # tokens in the longest bag
 
 
 def small(optimizer: str, batch: int, **changes: object) -> RunConfig:
@@ -43,7 +43,7 @@ def test_what_is_planned_to_be_kept_is_what_a_run_keeps(optimizer: str):
 
 
 def planned_difference(run_config: RunConfig) -> int:
-    """Bytes of dense activations that one sample more adds."""
+    """Return the bytes of dense activations that one more sample adds."""
     with init_process_group():
         one, two = (
             TrainState(dataclasses.replace(run_config, batch_size=b), CRITEO, [50] * 26, CPU) for b in (1, 2)
@@ -52,7 +52,7 @@ def planned_difference(run_config: RunConfig) -> int:
 
 
 def batch_of(samples: int, bags: int) -> Batch:
-    """Return samples whose last features are bags of 0 to `LONGEST` values."""
+    """Return samples whose last features are bags of 0 to `LONGEST` tokens."""
     rng = np.random.default_rng(samples)
     ids = rng.integers(0, 2000, (samples, len(TOKEN_NAMES) - bags), np.int32)
     labels = (rng.random(samples) < 0.3).astype(np.int8)
@@ -75,7 +75,7 @@ def step(state: TrainState, samples: int, bags: int) -> None:
 
 
 def measure(optimizer: str, samples: int, bags: int) -> None:
-    """Print by how many bytes a step raises the peak of a process, and what its plan says."""
+    """Print by how many bytes a step raises the peak memory of a process, and the prediction of the plan."""
     with init_process_group():
         lengths = [1.0] * (26 - bags) + [LONGEST / 2] * bags
         state = TrainState(small(optimizer, samples), CRITEO, [2000] * 26, CPU, values_per_bag=lengths)

@@ -1,4 +1,4 @@
-"""A resume goes on with the run that config.json describes, and says by name what differs."""
+"""A resume continues the run in config.json, and its errors name every difference."""
 
 import json
 from dataclasses import replace
@@ -49,16 +49,14 @@ def test_settings_that_no_run_has_are_refused_as_damage(
 ) -> None:
     values = {**asdict(BEGUN), **change, "prepared": {"fingerprint": "a" * 16}}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(
-        CheckpointError, match=rf"config.json must hold the settings of a run: .*{told}.*; restore"
-    ):
+    with pytest.raises(CheckpointError, match=rf"Invalid settings in .*config.json. Restore .*{told}"):
         RecordedRun.read(RunDirectory(tmp_path))
 
 
 def test_each_setting_that_differs_is_told_with_both_values() -> None:
     changed = replace(BEGUN, seed=3, model=replace(BEGUN.model, embedding_dim=8))
     dim = BEGUN.model.embedding_dim
-    told = f"those of run differ: model.embedding_dim {dim} -> 8, seed 0 -> 3; leave these flags out"
+    told = f"these settings of run differ: model.embedding_dim {dim} -> 8, seed 0 -> 3. Leave out these flags"
     assert told in told_of(changed)
 
 
@@ -69,19 +67,19 @@ def test_settings_that_move_no_result_may_differ() -> None:
 
 def test_more_epochs_are_allowed_where_no_rate_depends_on_their_number() -> None:
     recorded().require_settings(replace(BEGUN, epochs=2))
-    assert "seed 0 -> 1; leave" in told_of(replace(BEGUN, epochs=2, seed=1))
+    assert "seed 0 -> 1. Leave" in told_of(replace(BEGUN, epochs=2, seed=1))
 
 
 def test_fewer_epochs_are_refused() -> None:
-    assert "epochs 2 -> 1; leave" in told_of(BEGUN, begun=replace(BEGUN, epochs=2))
+    assert "epochs 2 -> 1. Leave" in told_of(BEGUN, begun=replace(BEGUN, epochs=2))
 
 
 @pytest.mark.parametrize(
     ("schedule", "why"),
     [
-        ({"warmup": 0, "decay": "linear"}, "optim.schedule.decay linear depend"),
-        ({"warmup": 0.1, "decay": "none"}, "optim.schedule.warmup 0.1 depend"),
-        ({"warmup": 0.1, "decay": "inverse_sqrt"}, "warmup 0.1, optim.schedule.decay inverse_sqrt depend"),
+        ({"warmup": 0, "decay": "linear"}, "it depends on optim.schedule.decay linear)"),
+        ({"warmup": 0.1, "decay": "none"}, "it depends on optim.schedule.warmup 0.1)"),
+        ({"warmup": 0.1, "decay": "inverse_sqrt"}, "warmup 0.1, optim.schedule.decay inverse_sqrt)"),
     ],
 )
 def test_more_epochs_are_refused_with_the_reason_where_rates_depend_on_their_number(
@@ -89,21 +87,21 @@ def test_more_epochs_are_refused_with_the_reason_where_rates_depend_on_their_num
 ) -> None:
     begun = composed({"optimizer": "hybrid", "optim": {"schedule": schedule}})
     told = told_of(replace(begun, epochs=2), begun=begun)
-    assert "epochs 1 -> 2 (more epochs change the rate of every step: " in told
+    assert "epochs 1 -> 2 (more epochs change the rate of every step, " in told
     assert why in told
 
 
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        (BEGUN, "the settings are the same, the content is not"),
+        (BEGUN, "the settings are the same, but the content differs"),
         (replace(BEGUN, data=replace(BEGUN.data, min_count=3)), "data.min_count 10 -> 3"),
         (replace(BEGUN, bad_rows="quarantine"), "bad_rows strict -> quarantine"),
     ],
 )
 def test_other_rows_are_refused_with_what_may_be_why(changed: RunConfig, told: str) -> None:
     recorded().require_rows(changed, "a" * 16)
-    with pytest.raises(CheckpointError, match=f"those of train.txt are not those of run: {told}; give"):
+    with pytest.raises(CheckpointError, match=f"the data of train.txt and of run differ: {told}. Pass"):
         recorded().require_rows(changed, "b" * 16)
 
 
@@ -121,6 +119,6 @@ def test_an_evaluation_that_a_longer_plan_lacks_is_refused_where_it_counts(
         recorded(begun).require_regular_end(longer, steps_per_epoch=40, step=step)
         return
     with pytest.raises(
-        CheckpointError, match="evaluated at its end, step 40, .* eval_every 7 a run of 2 epochs"
+        CheckpointError, match="evaluated at its last step, 40, .* 2 epochs with eval_every 7"
     ):
         recorded(begun).require_regular_end(longer, steps_per_epoch=40, step=step)

@@ -1,4 +1,4 @@
-"""Finished runs are found again while the code that trains is the same, and only then."""
+"""Finished runs are found again if and only if the training code is the same."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ PACKAGE = Path(dlrm_adahessian.__file__).parent
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[str, str], bool]:
-    """Return what changes a file of a copy of the package, and says whether the program that trains is another then."""
+    """Return a function that changes a file in a copy of the package, and says whether the training code changed."""
     copy = tmp_path / "dlrm_adahessian"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -125,11 +125,11 @@ def be_of_before_seals(run: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (reverse_predictions, "test.f32 changed since it was written; the run is trained anew"),
-        (leave_out_the_test, "summary.json changed since it was written; the run is trained anew"),
+        (reverse_predictions, "test.f32 changed since it was written; training the run again"),
+        (leave_out_the_test, "summary.json changed since it was written; training the run again"),
         (
             be_of_before_seals,
-            "a version that did not seal results wrote summary.json; the run is trained anew",
+            "an older version without seals wrote summary.json; training the run again",
         ),
     ],
 )
@@ -165,6 +165,6 @@ def test_a_divergence_is_believed_of_its_own_run_alone(
     assert not caplog.records
     FinishedRun.seal_divergence(tmp_path, "f" * 16, "the loss is not finite")
     assert not is_known_to_diverge(*samples, run)
-    assert "seal.json is of another run; the run is trained again" in caplog.text
+    assert "seal.json belongs to another run; training the run again" in caplog.text
     (tmp_path / DIVERGED).unlink()
     assert not is_known_to_diverge(*samples, run)

@@ -1,4 +1,4 @@
-"""What a run says while it trains; the window of recent samples against the metrics of those samples."""
+"""The log of a run during training, and the window of recent samples against direct metrics."""
 
 import io
 import json
@@ -158,7 +158,7 @@ def test_a_window_taken_up_goes_on_bit_for_bit(sizes, capacity) -> None:
 
 
 def test_window_refuses_what_metrics_refuse() -> None:
-    with pytest.raises(ValueError, match="capacity must be at least 1 row, got 0"):
+    with pytest.raises(ValueError, match="capacity must be at least 1 sample, got 0"):
         RecentWindow(0)
     with pytest.raises(ValueError, match="Probabilities must be in"):
         RecentWindow(4).add(np.array([1], np.int8), np.array([np.nan], np.float32))

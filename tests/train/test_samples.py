@@ -1,4 +1,4 @@
-"""A run on samples with weights, against scikit-learn on the predictions that it kept."""
+"""A run on weighted samples, against scikit-learn on its predictions."""
 
 import json
 from dataclasses import replace
@@ -119,5 +119,5 @@ def test_validation_needs_a_sample_with_weight(prepared):
     require_weight(data)
     require_weight(replace(data, weights=weights))
     weights[data.split.val.start : data.split.val.stop] = 0
-    with pytest.raises(DataError, match="validation needs samples with weight, and all .* have weight 0"):
+    with pytest.raises(DataError, match="All .* validation samples have weight 0"):
         require_weight(replace(data, weights=weights))

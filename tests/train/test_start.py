@@ -1,4 +1,4 @@
-"""Runs that go on from a finished one, day after day."""
+"""Warm starts from a finished run, day after day."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def arguments(folder: Path, name: str, trains: str, tests: int, *more: object) -
 
 
 def train(folder: Path, name: str, trains: str, tests: int, *more: object, code: int = 0) -> Path:
-    """Train on some days, and test on another."""
+    """Train on some days, and test on another one."""
     assert cli.main(arguments(folder, name, trains, tests, *more)) == code
     return folder / name
 
@@ -59,7 +59,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def table(run: Path, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a table, which one process writes as one file."""
+    """Return the tensors of a table, which one process writes to one file."""
     newest = latest(RunDirectory(run).checkpoints)
     assert newest is not None
     stored = json.loads((newest / "state.json").read_text())["stored"]
@@ -73,7 +73,7 @@ def summary(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "hybrid", "schedule_free", "hybrid_adahessian"])
 def test_day_after_day_is_one_run_over_both_where_no_vocabulary_grows(folder: Path, optimizer: str) -> None:
-    """To the bit: weights, states of all rules, and what was predicted before it was learnt."""
+    """Bit for bit: weights, states of all rules, and progressive predictions."""
     choice = ["--optimizer", optimizer, "--seed", 3]
     if optimizer == "schedule_free":
         choice += ["--optim.rows.lr", "0.03"]
@@ -97,7 +97,7 @@ def day(folder: Path) -> Path:
 
 @pytest.mark.parametrize("decay", [1.0, 0.25])
 def test_known_rows_go_on_and_new_ones_begin(folder: Path, day: Path, decay: float) -> None:
-    """After a day of steps of next to no length."""
+    """The second day has nearly no effect, because its learning rate is tiny."""
     run = train(
         folder,
         f"grown-{decay}",
@@ -113,7 +113,7 @@ def test_known_rows_go_on_and_new_ones_begin(folder: Path, day: Path, decay: flo
         new = torch.empty_like(after["weight"])
         fill_uniform_(new, first_row=0, num_rows=rows, seed=0, table=place)
         assert after["weight"][known:].equal(new[known:])
-        # Where the second day lacks a token, nothing was added.
+        # Tokens that the second day lacks got no updates.
         ratio = after["sum"][:known] / before["sum"]
         untouched = before["sum"] > 0
         assert ratio[untouched].min() == decay
@@ -121,7 +121,7 @@ def test_known_rows_go_on_and_new_ones_begin(folder: Path, day: Path, decay: flo
 
 
 def test_another_optimizer_takes_the_weights_alone(folder: Path, day: Path) -> None:
-    """Its state begins anew: with a rate of next to nothing, one day adds the squares of one day."""
+    """Its state starts from zero: with a tiny learning rate, one day adds the squares of one day."""
     still = ["--optim.rows.lr", 1e-30, "--optim.dense.lr", 1e-30]
     run = train(folder, "other", "1", 2, "--init-from", day, "--optimizer", "adagrad", *still)
     twice = train(folder, "twice", "1", 2, "--init-from", run, *still)
@@ -156,7 +156,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--model.top", "16"], "has the model of the one that it starts from"),
+        (["--model.top", "16"], "The model must be the same as in"),
         (["--baseline", "adagrad"], "Use --baseline none"),
         (["--init-row-decay", "0.5", "--optimizer", "sgd"], "keeps none. Remove it"),
     ],
@@ -179,7 +179,7 @@ def test_only_finished_runs_are_started_from_and_only_the_one_that_was_noted(
         train(folder, "unfinished", "1", 2, "--init-from", day, code=64)
     finally:
         hidden.rename(summary_file)
-    assert "let it finish, with --resume" in capsys.readouterr().err
+    assert "Finish that run with --resume." in capsys.readouterr().err
 
 
 def test_rows_of_the_runs_before_are_known_as_training_rows(folder: Path, day: Path) -> None:
@@ -202,7 +202,7 @@ def _answer(arguments: list[str]) -> dict[str, Any]:
 
 
 def test_two_ranks_go_on_as_one(folder: Path, day: Path) -> None:
-    """Rows are spread over both; the figures differ by the rounding of float32."""
+    """Tables are sharded over both ranks. The figures differ only by float32 rounding."""
     alone = train(folder, "alone", "1", 2, "--init-from", day)
     log = folder / "log-two"
     worlds.run(2, _train, arguments(folder, "two", "1", 2, "--init-from", day), log=log)

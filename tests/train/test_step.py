@@ -1,4 +1,4 @@
-"""The whole of what training changes, for every preset: through a checkpoint, and with weights against repeated samples."""
+"""All training state, for every preset: restored from a checkpoint, and with weights against repeated samples."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def new_state(config: RunConfig) -> TrainState:
 
 
 def batch_of(step: int) -> Batch:
-    """Ids from 0 to the step: rows come in one by one, and repeat within the batch."""
+    """Ids run from 0 to the step, so embedding rows appear one by one and repeat within the batch."""
     rng = np.random.default_rng(step)
     dense = rng.random((BATCH, NUM_INTEGERS), np.float32)
     ids = rng.integers(0, min(step + 1, ROWS), (BATCH, len(TOKEN_NAMES)), np.int32)
@@ -97,7 +97,7 @@ def test_saved_and_restored_training_continues_bit_for_bit(name, of_model, tmp_p
     assert [n for n in expected if not same_bits(expected[n], continued[n])] == []
     initial = tensors_of(new_state(config))
     still = [n for n in ("parameters", "row C1 weight") if same_bits(initial[n], continued[n])]
-    assert still == [], "training must have moved something"
+    assert still == [], "training must change all tensors"
 
 
 @pytest.mark.parametrize("name", ["hybrid", "adahessian_exact"])
@@ -171,11 +171,11 @@ def test_a_step_with_dropout_learns_with_masks_and_predicts_without(name):
 
 
 STEADY = [n for n in NAMES if optimizer_preset(n).get("curvature", "exact") in ("exact", "none")]
-"""Presets that draw nothing at random."""
+"""Presets without randomness."""
 
 
 def weighted_batches(step: int) -> tuple[Batch, Batch]:
-    """Return a batch with whole weights, and the same with each sample as often as its weight says."""
+    """Return a batch with integer weights, and one that repeats each sample according to its weight."""
     rng = np.random.default_rng(step)
     dense = rng.random((BATCH, NUM_INTEGERS), np.float32)
     ids = rng.integers(0, min(step + 1, ROWS), (BATCH, len(TOKEN_NAMES)), np.int32)
@@ -189,7 +189,7 @@ def weighted_batches(step: int) -> tuple[Batch, Batch]:
 def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        # Steps amplify roundings of 1e-16; entries that cancel to near 0 keep the absolute error of what cancelled.
+        # Steps amplify rounding errors of 1e-16. Entries that cancel to nearly 0 keep the absolute error of the terms.
         scale = float(tensor.abs().max()) if tensor.is_floating_point() else 0.0
         torch.testing.assert_close(
             found[name], tensor, rtol=1e-9, atol=1e-11 * scale, msg=lambda m, n=name: f"{n}: {m}"
@@ -207,9 +207,9 @@ def test_a_step_with_whole_weights_is_that_of_repeated_samples(name, of_model):
     config = small(name, **of_model)
     if (
         config.optim.dense.name == "eigenbasis"
-    ):  # units that are dead have entries of 0, whose signs roundings choose
+    ):  # entries of dead units are 0, and rounding errors determine their signs
         config = replace(config, optim=replace(config.optim, dense=replace(config.optim.dense, rank=1)))
-    if config.optim.dense.name == "soap":  # its bases are computed in float32: roundings turn them
+    if config.optim.dense.name == "soap":  # float32 rounding errors turn its bases
         config = replace(config, optim=replace(config.optim, dense=replace(config.optim.dense, max_dim=1)))
     weighted, repeated = (
         TrainState(config, CRITEO, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
@@ -224,7 +224,7 @@ def test_a_step_with_whole_weights_is_that_of_repeated_samples(name, of_model):
         assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert_alike(tensors_of(weighted), tensors_of(repeated))
     initial = TrainState(config, CRITEO, [ROWS] * len(TOKEN_NAMES), torch.device("cpu"), dtype=torch.float64)
-    assert not torch.equal(initial.parameters, weighted.parameters), "training must have moved something"
+    assert not torch.equal(initial.parameters, weighted.parameters), "training must change the parameters"
 
 
 @pytest.mark.parametrize("name", ["hybrid", "sophia", "adahessian", "adam"])
@@ -249,7 +249,7 @@ def test_a_batch_without_weight_is_predicted_and_updates_nothing(name):
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["hybrid", "adahessian_exact"])
 def test_curvature_of_some_samples_is_that_of_their_weighted_mean(name):
-    """The first half has weight 3 throughout, which its own mean does not show, and the other half 1."""
+    """The first half has weight 3, which its own weighted mean does not show, and the second half weight 1."""
     config = small(name)
     half = BATCH // 2
     weights = np.repeat(np.array([3, 1], np.float32), half)
@@ -265,7 +265,7 @@ def test_curvature_of_some_samples_is_that_of_their_weighted_mean(name):
     for part in ("curvature", "factors"):
         if getattr(first, part) is not None:
             torch.testing.assert_close(getattr(second, part), getattr(first, part), rtol=1e-5, atol=1e-9)
-    # No sample of the first ones has weight: a step without curvature of the dense part.
+    # The first samples all have weight 0, so the dense part gets no curvature.
     weights[:half] = 0
     third = make_batch(
         CRITEO.features, Features(dense=plain.dense.numpy(), ids=ids), plain.all_labels, weights=weights

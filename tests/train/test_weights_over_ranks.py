@@ -1,4 +1,4 @@
-"""Weighted samples on two ranks against the same samples repeated in one process."""
+"""Weighted samples on two ranks against repeated samples in one process."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,8 +36,8 @@ DATA = SimpleNamespace(
     labels=(np.random.default_rng(1).random(ROWS) < 0.4).astype(np.int8),
     weights=np.random.default_rng(2).integers(0, 4, ROWS).astype(np.float32),
 )
-DATA.weights[6:11] = 0  # the second rank of the first step has no weight
-DATA.weights[11:22] = 0  # and no rank of the second step
+DATA.weights[6:11] = 0  # in the first step, the second rank has weight 0
+DATA.weights[11:22] = 0  # in the second step, all ranks do
 CASES = ["hybrid", "hybrid_diagonal", "adahessian_exact", "cowclip"]
 MIXED = {table: ("row", "table", "replicate")[i % 3] for i, table in enumerate(TOKEN_NAMES)}
 
@@ -45,7 +45,9 @@ MIXED = {table: ("row", "table", "replicate")[i % 3] for i, table in enumerate(T
 def config_of(case: str) -> RunConfig:
     values = {**optimizer_preset(case), "distributed": {"tables": MIXED} if case != "cowclip" else {}}
     if values["optim"]["dense"]["name"] == "eigenbasis":
-        values["optim"]["dense"]["rank"] = 1  # dead units have entries of 0, whose signs roundings choose
+        values["optim"]["dense"]["rank"] = (
+            1  # entries of dead units are 0, and rounding errors determine their signs
+        )
     model = {"embedding_dim": 4, "bottom": [6], "top": [8]}
     return from_dict({**values, "optimizer": case, "model": model, "batch_size": BATCH})
 
@@ -79,7 +81,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def repeated_batches() -> list[Batch]:
-    """Return the batches with each sample as often as its weight says; one without weight is left out."""
+    """Return batches that repeat each sample according to its weight, without the batch of weight 0."""
     found = []
     for first in range(0, ROWS, BATCH):
         part = slice(first, first + BATCH)

@@ -1,4 +1,4 @@
-"""The command line end to end, on few generated rows and a small model."""
+"""The command line end to end, on a little generated data and a small model."""
 
 import io
 import json
@@ -185,8 +185,8 @@ def test_a_damaged_checkpoint_is_refused(finished, rows):
 
 
 def half_written(checkpoints):
-    """Whether a checkpoint is under way, and holds files already."""
-    with suppress(FileNotFoundError):  # it was committed meanwhile
+    """Return whether a checkpoint is being written and already has files."""
+    with suppress(FileNotFoundError):  # it was committed in the meantime
         return any(checkpoints.glob(".step-*[0-9].tmp/*.safetensors"))
     return False
 
@@ -202,12 +202,12 @@ def test_killed_in_a_background_write_and_resumed_equals_uninterrupted(finished,
         deadline = time.monotonic() + 60
         while (
             process.alive() and time.monotonic() < deadline
-        ):  # a checkpoint of this sitting, and the next one under way
+        ):  # one checkpoint from this start, and the next one in progress
             if half_written(checkpoints) and set(checkpoints.glob("step-*")) - committed:
                 process.kill()
             time.sleep(0.001)
         if process.wait() == 0:
-            pytest.fail("the run ended before a checkpoint was cut off")
+            pytest.fail("the run ended before a checkpoint was interrupted")
         cut_off += half_written(checkpoints)
         if cut_off == 2:
             break
@@ -270,12 +270,12 @@ def test_a_resume_with_other_settings_is_refused_and_changes_nothing(finished, r
         *train(rows, run, finished / "cache", "--resume", "--seed", "1", "--data.min-count", "9")
     )
     assert code == 3, err
-    assert "data.min_count 2 -> 9, seed 0 -> 1; leave these flags out" in err
+    assert "data.min_count 2 -> 9, seed 0 -> 1. Leave out these flags" in err
     assert before == {p: p.read_bytes() for p in (run / "config.json", *(run / "vocabulary").iterdir())}
 
 
 def test_a_resume_takes_its_settings_from_the_run(finished, rows, tmp_path):
-    """Of the run itself nothing is left to do; the preset is another one than the default."""
+    """The run itself is already complete. Its preset is not the default."""
     run = tmp_path / "run"
     more = ["--baseline", "none", "--optimizer", "adam", "--optim.dense.beta1", "0.8", "--seed", "4"]
     code, _, err = call(*train(rows, run, finished / "cache", *more))
@@ -288,9 +288,9 @@ def test_a_resume_takes_its_settings_from_the_run(finished, rows, tmp_path):
     assert again["resumed_from_step"] == again["train"]["steps"]
     assert without_clock(again) == without_clock(json.loads(summary))
     for flags, told in (
-        (["--optim.dense.beta1", "0.7"], "optim.dense.beta1 0.8 -> 0.7; leave"),
+        (["--optim.dense.beta1", "0.7"], "optim.dense.beta1 0.8 -> 0.7. Leave"),
         (["--optimizer", "adagrad", "--optim.dense.beta1", "0.5"], "optimizer adam -> adagrad, "),
-        (["--epochs", "2"], "optim.schedule.warmup 0.1, optim.schedule.decay linear depend"),
+        (["--epochs", "2"], "optim.schedule.warmup 0.1, optim.schedule.decay linear)"),
     ):
         code, _, err = call("train", "--out", run, "--resume", *flags)
         assert (code, told in err) == (3, True), err
@@ -298,7 +298,7 @@ def test_a_resume_takes_its_settings_from_the_run(finished, rows, tmp_path):
 
 @pytest.fixture
 def ended(finished, tmp_path):
-    """Return a copy of a finished run, whose baseline is in the cache."""
+    """Return a copy of a finished run whose baseline is in the cache."""
     return shutil.copytree(finished / "run", tmp_path / "run")
 
 
@@ -323,12 +323,12 @@ def test_a_resume_makes_changed_results_anew_and_says_so(ended, caplog, name):
     summary = json.loads((ended / "summary.json").read_text())
     flip_first_bit(ended / name)
     assert main(["train", "--out", str(ended), "--resume"]) == 0
-    assert "the summary and the predictions of test samples are made anew from the checkpoint" in caplog.text
+    assert "the summary and the test predictions are computed again from the checkpoint" in caplog.text
     assert (ended / "test.f32").read_bytes() == test
     assert without_clock(json.loads((ended / "summary.json").read_text())) == without_clock(summary)
     caplog.clear()
     assert main(["train", "--out", str(ended), "--resume"]) == 0
-    assert "made anew" not in caplog.text
+    assert "computed again" not in caplog.text
 
 
 def test_a_finished_run_without_checkpoints_stays_as_it_is(ended, capsys):
@@ -336,7 +336,7 @@ def test_a_finished_run_without_checkpoints_stays_as_it_is(ended, capsys):
     before = {path.name: path.read_bytes() for path in ended.iterdir() if path.is_file()}
     for flags in ([], ["--seed", "5"]):
         assert main(["train", "--out", str(ended), "--resume", *flags]) == 3
-        assert f"{ended} is finished and holds none; its results stay as they are" in capsys.readouterr().err
+        assert f"{ended} is a finished run without checkpoints" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in ended.iterdir() if path.is_file()} == before
 
 
@@ -344,12 +344,12 @@ def test_the_folder_of_a_comparison_is_no_place_for_a_run(tmp_path, capsys):
     (tmp_path / "comparison.json").write_text("{}")
     for flags in ([], ["--resume"]):
         assert main(["train", "--dataset", "synthetic", "--out", str(tmp_path), *flags]) == 64
-        assert "is that of a comparison: it holds comparison.json" in capsys.readouterr().err
+        assert "contains a comparison (comparison.json)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["comparison.json"]
 
 
 def test_rows_of_a_pipe_are_those_of_the_first_start_in_a_resume(rows, tmp_path, monkeypatch, capsys, caplog):
-    """No one pipes them in a second time, unless what was prepared of them is gone."""
+    """Nobody sends it through the pipe again, unless the prepared copy is gone."""
 
     def piped(data, *more):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
@@ -374,7 +374,7 @@ def test_rows_of_a_pipe_are_those_of_the_first_start_in_a_resume(rows, tmp_path,
 
     code, err = piped(b"no row", "--resume")
     assert code == 0, err
-    assert f"came through standard input, which is not read again; they are taken from {folder}" in err
+    assert f"came from standard input, which is not read again; using prepared data in {folder}" in err
     assert without_clock(json.loads((tmp_path / "run" / "summary.json").read_text())) == without_clock(
         summary
     )
@@ -383,7 +383,11 @@ def test_rows_of_a_pipe_are_those_of_the_first_start_in_a_resume(rows, tmp_path,
 
     shutil.rmtree(folder)
     code, err = piped(b"", "--resume")
-    assert (code, "cannot be used" in err, "; pipe the same rows in again" in err) == (65, True, True), err
+    assert (code, "is unusable" in err, "; send the same data through the pipe again" in err) == (
+        65,
+        True,
+        True,
+    ), err
     code, err = piped(text, "--resume")
     assert code == 0, err
     assert "resumed from step" in err
@@ -403,6 +407,6 @@ def test_a_file_that_was_copied_resumes(finished, rows, tmp_path):
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
 def test_a_reader_that_leaves_early_ends_the_program_quietly(arguments):
     with start(*arguments) as process:
-        process.stdout.close()  # what head does once it has enough
+        process.stdout.close()  # as head does when it has enough
         err = process.stderr.read()
     assert (process.returncode, err) == (141, "")

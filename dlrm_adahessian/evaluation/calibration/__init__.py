@@ -1,1 +1,1 @@
-"""Calibrated probabilities: maps of logits, how they are fitted and measured, and how a run keeps one."""
+"""Calibrate probabilities: maps of logits, how to fit and evaluate them, and their storage in a run."""

@@ -1,14 +1,14 @@
-"""Fit a calibration map, and score samples with maps that did not see them.
+"""Fit a calibration map, and calibrate samples with maps fitted without them.
 
-Platt scaling is the logistic regression of the label on the logit (Platt, "Probabilistic Outputs for Support Vector Machines
-and Comparisons to Regularized Likelihood Methods", 1999), without his prior on the labels, which matters for few samples
-only. The isotonic map is scikit-learn's `IsotonicRegression` of the label on the logit (Zadrozny and Elkan, "Transforming
-Classifier Scores into Accurate Multiclass Probability Estimates", KDD 2002). It departs from it in three points: logits are
-rounded to 1 / `STEPS`, which bounds the number of thresholds; click rates are held in [1 / (n + 2), 1 - 1 / (n + 2)] for n
-samples, so that no probability is 0 or 1; between thresholds the logit of the rate is a straight line, not the rate.
+Platt scaling is logistic regression of the label on the logit (Platt, "Probabilistic Outputs for Support Vector Machines
+and Comparisons to Regularized Likelihood Methods", 1999), without Platt's prior on the labels, which matters only for few
+samples. The isotonic map is scikit-learn's `IsotonicRegression` of the label on the logit (Zadrozny and Elkan,
+"Transforming Classifier Scores into Accurate Multiclass Probability Estimates", KDD 2002), with three changes. Logits are
+rounded to 1 / `STEPS`, which bounds the number of thresholds. Click rates are clipped to [1 / (n + 2), 1 - 1 / (n + 2)] for
+n samples, so no probability is 0 or 1. Between thresholds, the logit of the rate is linear, not the rate.
 
-A log that lacks rows without a click (`data.sampling`) is fitted as it is, since its labels are what the map learns from.
-Its map is then moved to the logits of the population: the order is logit in the log, map, correction.
+If the log contains only a fraction of the samples without a click (`data.sampling`), the map is fitted to the log as it is,
+because it learns from these labels. The map is then shifted to the logits of the population.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,10 +35,10 @@ from dlrm_adahessian.train.results import Predicted
 
 FOLDS = 5
 LEAST: Mapping[Method, int] = {"platt": 100, "isotonic": 1000}
-"""Fewest samples; scikit-learn's guide advises against isotonic calibration with far fewer than 1,000, since it overfits."""
+"""Minimum number of samples. scikit-learn advises against isotonic calibration with far fewer than 1,000: it overfits."""
 LEAST_OF_A_CLASS = 10
-_TOLERANCE = 1e-9  # of the mean gradient of the log loss; Newton's last step is far below it
-_STEEPEST = 1000  # scores that need a larger slope hardly differ
+_TOLERANCE = 1e-9  # for the mean gradient of the log loss; Newton's last step is far below it
+_STEEPEST = 1000  # a larger slope means that the scores hardly differ
 
 _Array = npt.NDArray[np.float64]
 _Fit = Callable[[npt.NDArray[np.int8], _Array, _Array], CalibrationMap]
@@ -49,32 +49,32 @@ def fit(method: Method, found: Predicted, label: LabelColumn) -> CalibrationMap:
 
     Args:
         method: kind of the map.
-        found: labels, probabilities and weights of N samples in the population; those without weight do not count.
-        label: says which share of the samples without a click the log keeps.
+        found: labels, probabilities, and population weights of N samples. Samples of weight 0 do not count.
+        label: label column, with the fraction of samples without a click that the log contains.
 
     Returns:
-        The map of logits in the population; scores that do not rise with the clicks have none, which is a DataError.
+        The map of population logits. Scores that do not rise with the clicks raise a DataError.
 
     Raises:
-        DataError: samples with weight, or those of a class, are too few.
+        DataError: there are too few samples with positive weight, or too few of one class.
     """
     labels, logits, weights = _in_log(found, label)
     clicks = int(np.count_nonzero(labels))
     if len(labels) < LEAST[method] or min(clicks, len(labels) - clicks) < LEAST_OF_A_CLASS:
         raise DataError(
-            f"{method} calibration needs {LEAST[method]:,} labeled rows with weight, {LEAST_OF_A_CLASS} of each class, and "
-            f"these are {len(labels):,} with {clicks:,} clicks; give more rows with --data-path"
+            f"{method} calibration requires {LEAST[method]:,} labeled samples with positive weight, {LEAST_OF_A_CLASS} of "
+            f"each class, but found {len(labels):,} with {clicks:,} clicks. Provide more data with --data-path."
         )
     return _FITS[method](labels, logits, weights).shifted(logit_shift(label))
 
 
 def cross_fitted(method: Method, found: Predicted, label: LabelColumn) -> _Array:
-    """Calibrate each sample with a map that was fitted without it and the others of its fold.
+    """Calibrate each sample with a map fitted without its fold.
 
     Args:
         method: kind of the maps.
-        found: as of `fit`, which takes them.
-        label: as of `fit`.
+        found: samples, as in `fit`.
+        label: label column, as in `fit`.
 
     Returns:
         (N,) float64 calibrated logits.
@@ -92,7 +92,7 @@ def cross_fitted(method: Method, found: Predicted, label: LabelColumn) -> _Array
 
 
 def _in_log(found: Predicted, label: LabelColumn) -> tuple[npt.NDArray[np.int8], _Array, _Array]:
-    """Return labels, logits and weights of the samples that have weight, as the log has them."""
+    """Return labels, logits, and weights of the samples with positive weight, as in the log."""
     weights = log_weights(label, found.labels, found.weights)
     counted = np.ones(len(found.labels)) if weights is None else weights.astype(np.float64)
     logits = logit(found.probability.astype(np.float64)) - logit_shift(label)
@@ -106,8 +106,8 @@ def _platt(labels: npt.NDArray[np.int8], logits: _Array, weights: _Array) -> Pla
         raise _not_rising("all scores are equal")
     if logits[labels != 0].min() >= logits[labels == 0].max():
         raise DataError(
-            "the scores separate the clicks from all other rows, so no finite slope fits them; give more rows, or use "
-            "--method isotonic"
+            "The scores separate the clicks from all other samples, so no finite slope fits them. Provide more data, or use "
+            "--method isotonic."
         )
     inputs = np.stack([(logits - middle) / spread, np.ones(len(logits))], 1)
     model = LogisticRegression(C=np.inf, fit_intercept=False, solver="newton-cholesky", tol=_TOLERANCE)
@@ -135,7 +135,7 @@ def _isotonic(labels: npt.NDArray[np.int8], logits: _Array, weights: _Array) -> 
 
 def _not_rising(why: str) -> DataError:
     return DataError(
-        f"calibration needs scores that rise with the clicks, and {why}; see with evaluate how well the run ranks these rows"
+        f"Calibration requires scores that rise with the clicks, but {why}. Run evaluate to see how well the run ranks them."
     )
 
 

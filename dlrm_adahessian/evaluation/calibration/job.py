@@ -1,7 +1,7 @@
-"""Calibrate a run on samples that it was not trained on, and say by how much that helps.
+"""Calibrate a run on samples that it was not trained on, and measure the improvement.
 
-The map that the run keeps is fitted on all samples. What it is worth is measured by cross-fitting: each sample is calibrated
-by a map that was fitted without it.
+The stored map is fitted on all samples. The improvement is measured by cross-fitting: each sample is calibrated by a map
+fitted without it.
 """
 
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ from dlrm_adahessian.train.results import Predicted
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRequest:
-    """A run, and the samples to calibrate it on.
+    """A run, and the samples for its calibration.
 
     Attributes:
-        run: run directory of a training job, or a checkpoint in it.
-        data: raw samples or a folder of prepared ones; none for those that the run prepared.
+        run: run directory, or a checkpoint in it.
+        data: raw samples or a folder of prepared data; empty for the data that the run prepared.
         method: kind of the map.
-        part: of the samples; None for the validation part of the run's own, and else all.
-        best: calibrate the checkpoint of the best validation even where the run did not stop early.
-        report: the HTML file that will be written.
+        part: part of the samples; None for the validation part of the run's own data, or all of other data.
+        best: calibrate the checkpoint of the best validation, even if the run did not stop early.
+        report: HTML file to write.
     """
 
     run: Path
@@ -52,7 +52,7 @@ class CalibrationRequest:
     report: Path | None = None
 
     def evaluation(self) -> EvaluationRequest:
-        """Return the evaluation that scores the samples; raises a NoInputError where the run's own are gone."""
+        """Return the evaluation that scores the samples. Raises a NoInputError if the run's own data is gone."""
         own = not self.data
         return EvaluationRequest(
             runs=[self.run],
@@ -66,13 +66,13 @@ class CalibrationRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibratedRun:
-    """A calibration that was written, and what it is worth.
+    """A stored calibration, and its measured effect.
 
     Attributes:
-        file: that holds it.
-        calibration: fitted on all samples.
-        summary: of the run as it is, and calibrated by maps that did not see the samples.
-        predictions: of both, on the samples with a label.
+        file: file of the calibration.
+        calibration: calibration fitted on all samples.
+        summary: metrics of the run without calibration, and with cross-fitted maps.
+        predictions: predictions of both on the labeled samples.
     """
 
     file: Path
@@ -82,23 +82,23 @@ class CalibratedRun:
 
     @property
     def verdict(self) -> str:
-        """A sentence on whether calibration helped."""
+        """Sentence that says whether calibration helped."""
         (difference,) = self.summary.differences
         if difference.logloss is None:
-            return "The rows are too few to say whether calibration helps."
+            return "There are too few samples to measure the effect of calibration."
         low, high = difference.logloss.ci95
         ends = f"[{low:+.5f}, {high:+.5f}]"
         if high < 0:
             return f"Calibration lowers the log loss: the interval of the difference is {ends}."
         if low > 0:
-            return f"Calibration raises the log loss: the interval of the difference is {ends}; predict without it."
+            return f"Calibration raises the log loss: the interval of the difference is {ends}. Predict without it."
         return (
-            f"Calibration did not measurably help on these rows: the interval of the difference in log loss, {ends}, "
-            "includes 0."
+            f"Calibration did not measurably help on this data: the interval of the difference in log loss, {ends}, "
+            "contains 0."
         )
 
     def asdict(self) -> dict[str, Any]:
-        """Return JSON values: those of an evaluation of both, and the calibration."""
+        """Return JSON values of the evaluation and the calibration."""
         return {
             **self.summary.asdict(),
             "calibration": {**self.calibration.asdict(), "file": str(self.file), "folds": FOLDS},
@@ -107,13 +107,13 @@ class CalibratedRun:
 
     @classmethod
     def of(cls, request: CalibrationRequest) -> Self:
-        """Score the samples, fit, measure, and write the calibration into the run directory.
+        """Score the samples, fit a map, measure its effect, and write it to the run directory.
 
         Args:
-            request: what is asked for.
+            request: the requested calibration.
 
         Returns:
-            What was found; samples that the run was trained on are a UsageError, others that `fit` refuses a DataError.
+            The result. Samples that the run was trained on raise a UsageError, and unsuitable ones the DataError of `fit`.
         """
         run = run_of(request.run)
         asked = request.evaluation()
@@ -145,7 +145,7 @@ class CalibratedRun:
 
 def _rows(found: Predicted, asked: EvaluationRequest, model: TrainedModel) -> CalibrationRows:
     _, labels = of_weight(found.weights, found.labels)
-    others = asked.data if asked.part == "all" else ()  # a part is one of the run's own rows
+    others = asked.data if asked.part == "all" else ()  # any part belongs to the run's own data
     return CalibrationRows(
         samples=len(labels),
         clicks=int(labels.sum()),
@@ -156,11 +156,11 @@ def _rows(found: Predicted, asked: EvaluationRequest, model: TrainedModel) -> Ca
 
 
 def _prepared(run: RunDirectory) -> str:
-    """Return the folder of the rows that a run prepared."""
+    """Return the folder of the data that a run prepared."""
     folder = RecordedRun.read(run).prepared.get("folder")
     if not isinstance(folder, str) or not Path(folder).is_dir():
         raise NoInputError(
-            f"the rows that {run.path} was validated on are gone: there is no folder {folder}; name rows that it was not "
-            "trained on with --data-path"
+            f"The validation data of {run.path} is gone: folder {folder} does not exist. Pass data that the run was not "
+            "trained on with --data-path."
         )
     return folder

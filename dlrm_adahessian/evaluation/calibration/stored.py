@@ -1,4 +1,4 @@
-"""The calibration that a run keeps: calibration.json in its folder, sealed, for one checkpoint of the run."""
+"""Store the calibration of one checkpoint in its run directory, in the sealed file calibration.json."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ class CalibrationRows:
     """The samples that a map was fitted on.
 
     Attributes:
-        samples: how many, with a label and with weight.
-        clicks: of these.
-        data: where they came from, as it was named.
-        part: of these rows; another than all is one of the run's own rows.
-        files: what identifies raw files by their content; none of the run's own rows, of a pipe, and of earlier versions.
+        samples: number of labeled samples with positive weight.
+        clicks: number of clicks among them.
+        data: origin of the samples, as the user named it.
+        part: part of the data. Any part except `all` belongs to the run's own data.
+        files: records that identify raw files by content; empty for the run's own data, for a pipe, and in older versions.
     """
 
     samples: int
@@ -39,12 +39,12 @@ class CalibrationRows:
     files: Sequence[Mapping[str, Any]] = ()
 
     def share(self, files: Sequence[Mapping[str, Any]], *, part: str, own: bool) -> bool:
-        """Whether some of these samples are among others, as far as is known.
+        """Return whether some of these samples are known to be among other samples.
 
         Args:
-            files: what identifies the raw files of the others.
-            part: of the others.
-            own: whether the others are the run's own rows.
+            files: records that identify the raw files of the other samples.
+            part: part of the other samples.
+            own: whether the other samples are the run's own data.
 
         Returns:
             Whether they are.
@@ -56,13 +56,13 @@ class CalibrationRows:
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CHECKED)
 class Calibration:
-    """A map, and what it was fitted on.
+    """A map, and the samples it was fitted on.
 
     Attributes:
-        step: of the checkpoint.
-        digest: of the checkpoint, see `Checkpoint`.
-        map: from the logits that this checkpoint serves to calibrated ones.
-        rows: that it was fitted on.
+        step: step of the checkpoint.
+        digest: digest of the checkpoint; see `Checkpoint`.
+        map: map from the logits of this checkpoint to calibrated ones.
+        rows: samples that it was fitted on.
     """
 
     format: Literal[1] = FORMAT
@@ -79,50 +79,50 @@ class Calibration:
             run: the run directory.
 
         Returns:
-            The calibration, of whichever checkpoint it is.
+            The calibration, of any checkpoint.
 
         Raises:
-            NoInputError: the run has none.
-            CheckpointError: it is damaged, or no map that rises.
+            NoInputError: the run has no calibration.
+            CheckpointError: the file is damaged, or its map does not rise.
         """
         path = run / NAME
         if not path.exists():
             raise NoInputError(
-                f"{run} has no calibration; fit one with calibrate --run {run}, or leave out --calibrated"
+                f"{run} has no calibration. Fit one with calibrate --run {run}, or leave out --calibrated."
             )
         try:
             return pydantic.TypeAdapter(cls).validate_python(read_sealed_json(path, _MOST))
         except DamagedFolderError as error:
-            raise CheckpointError(f"{error}; {_remedy(run)}") from error
+            raise CheckpointError(f"{error}. {_remedy(run)}.") from error
         except pydantic.ValidationError as error:
             wrong = error.errors(include_input=False)[0]
             raise CheckpointError(
-                f"{path} must hold a calibration, and {'.'.join(map(str, wrong['loc'])) or 'it'} is none: {wrong['msg']}; "
-                f"{_remedy(run)}"
+                f"Invalid calibration in {path}, {'.'.join(map(str, wrong['loc'])) or 'top level'}: {wrong['msg']}. "
+                f"{_remedy(run)}."
             ) from error
 
     def write(self, run: Path) -> Path:
-        """Put it in the place of the calibration that a run has; return the file."""
+        """Replace the calibration of a run, and return the file."""
         write_sealed_json(run / NAME, self.asdict())
         return run / NAME
 
     def require(self, checkpoint: Checkpoint, run: Path) -> None:
-        """Refuse a calibration of another checkpoint than the one that is read.
+        """Check that the calibration belongs to a checkpoint.
 
         Args:
-            checkpoint: that is read.
+            checkpoint: the checkpoint to predict with.
             run: the run directory.
 
         Raises:
-            CheckpointError: it is another.
+            CheckpointError: it belongs to another checkpoint.
         """
         if (self.step, self.digest) != (checkpoint.step, checkpoint.digest):
             other = (
                 f"step {self.step:,}" if self.step != checkpoint.step else "other content at the same step"
             )
             raise CheckpointError(
-                f"a calibration is of one checkpoint, and that of {run} is of {other}, where {checkpoint.path} is read; "
-                f"{_remedy(run)}, on the checkpoint that you use (--best)"
+                f"The calibration of {run} belongs to {other}, not to {checkpoint.path}. {_remedy(run)}, with --best if you "
+                "use the best checkpoint."
             )
 
     def asdict(self) -> dict[str, Any]:
@@ -131,4 +131,4 @@ class Calibration:
 
 
 def _remedy(run: Path) -> str:
-    return f"run calibrate --run {run} again"
+    return f"Run calibrate --run {run} again"

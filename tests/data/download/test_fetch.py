@@ -138,7 +138,7 @@ def test_a_disk_without_room_is_refused_before_a_byte_is_asked_for(tmp_path):
     mirror = Mirror()
     with served(mirror) as url:
         wanted = Archive(url=url, sha256="0" * 64, bytes=1 << 60)
-        with pytest.raises(StorageError, match="about 1,152,921,504.61 GB are needed in"):
+        with pytest.raises(StorageError, match="About 1,152,921,504.61 GB are needed in"):
             fetch(wanted, tmp_path, PATIENCE)
     assert mirror.offsets == []
 

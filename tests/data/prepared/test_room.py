@@ -27,12 +27,12 @@ def test_a_row_takes_as_many_bytes_as_its_files_have(tmp_path: Path, monkeypatch
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free}))
     require_room_for_rows(1000, CRITEO, tmp_path)
     free -= 1
-    with pytest.raises(StorageError, match=f"GB are needed in {tmp_path}, and .* GB are free"):
+    with pytest.raises(StorageError, match=f"GB are needed in {tmp_path}, but only .* GB are free"):
         require_room_for_rows(1000, CRITEO, tmp_path)
 
 
 def test_more_rows_than_any_disk_holds_are_refused_before_the_first_one(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="about 157,000,000.00 GB are needed"):
+    with pytest.raises(StorageError, match="About 157,000,000.00 GB are needed"):
         open_dataset("synthetic", None, DataConfig(cache_dir=tmp_path), rows=10**15, bad_rows="strict")
 
 

@@ -19,7 +19,7 @@ TENTH = LabelColumn(column="click", negative_rate=0.1)
 
 
 def drawn(rows=3_000, slope=0.6, intercept=-0.4, *, weighted=False, seed=0):
-    """Return samples whose click rate has the logit slope z + intercept at the predicted logit z."""
+    """Return samples whose click rate has the logit `slope` z + `intercept` at the predicted logit z."""
     rng = np.random.default_rng(seed)
     probability = expit(rng.normal(-1, 1.5, rows)).astype(np.float32)
     truth = expit(slope * logit(probability.astype(np.float64)) + intercept)
@@ -54,9 +54,9 @@ def test_platt_has_no_gradient_left():
 @pytest.mark.oracle
 @pytest.mark.parametrize("label", [ALL, TENTH], ids=["all rows", "a tenth of those without a click"])
 def test_known_slope_and_intercept_come_back_whatever_share_the_log_keeps(label):
-    """Each logit z has a click of weight q and none of weight 1 - q: the expected log of a logistic population.
+    """Each logit z has a click of weight q and a non-click of weight 1 - q: the expected log of a logistic population.
 
-    Then the likelihood is greatest at the true slope and intercept, to the rounding of float32 probabilities and weights.
+    So the likelihood has its maximum at the true slope and intercept, up to float32 rounding.
     """
     z = np.linspace(-6, 3, 400)
     probability = np.repeat(expit(z), 2).astype(np.float32)
@@ -71,7 +71,7 @@ def test_known_slope_and_intercept_come_back_whatever_share_the_log_keeps(label)
 
 @pytest.mark.oracle
 def test_a_log_is_calibrated_as_it_is_and_then_corrected():
-    """On drawn rows a fit in the log and a fit of weighted rows differ: ours is the former."""
+    """On random samples, fitting in the log differs from fitting weighted samples. The program does the former."""
     found = drawn(weighted=True)
     served = found._replace(weights=population_weights(TENTH, found.labels, found.weights))
     z_in_log = logits_of(found) - np.log(0.1)
@@ -117,7 +117,7 @@ def test_whole_weights_are_repeated_samples(method):
     repeated = fit(
         method, Predicted(np.repeat(found.labels, times), np.repeat(found.probability, times)), ALL
     )
-    z = np.linspace(-3, 1.5, 50)  # where no rate is held away from 0 or 1, which counts rows
+    z = np.linspace(-3, 1.5, 50)  # no rate is clipped here, since the clip depends on the number of samples
     np.testing.assert_allclose(once(z), repeated(z), rtol=1e-6)
 
 
@@ -136,26 +136,27 @@ def test_what_says_nothing_of_clicks_cannot_be_calibrated():
     ones = np.ones_like(found.labels)
     few = found.at(np.arange(3_000) < 99)
     with pytest.raises(
-        DataError, match="needs 100 labeled rows with weight, 10 of each class, and these are 99 with"
+        DataError,
+        match="requires 100 labeled samples with positive weight, 10 of each class, but found 99 with",
     ):
         fit("platt", few, ALL)
-    with pytest.raises(DataError, match="isotonic calibration needs 1,000 labeled rows"):
+    with pytest.raises(DataError, match="isotonic calibration requires 1,000 labeled samples"):
         fit("isotonic", found.at(np.arange(3_000) < 999), ALL)
-    with pytest.raises(DataError, match="these are 3,000 with 3,000 clicks; give more rows"):
+    with pytest.raises(DataError, match="found 3,000 with 3,000 clicks. Provide more data"):
         fit("platt", found._replace(labels=ones), ALL)
     weightless = found._replace(weights=(np.arange(3_000) < 99).astype(np.float32))
-    with pytest.raises(DataError, match="these are 99 with"):
+    with pytest.raises(DataError, match="found 99 with"):
         fit("platt", weightless, ALL)
-    with pytest.raises(DataError, match="scores that rise with the clicks, and the fitted slope is -"):
+    with pytest.raises(DataError, match="scores that rise with the clicks, but the fitted slope is -"):
         fit("platt", found._replace(labels=1 - found.labels), ALL)
     for method, why in (("platt", "all scores are equal"), ("isotonic", "the isotonic fit is constant")):
-        with pytest.raises(DataError, match=f"scores that rise with the clicks, and {why}"):
+        with pytest.raises(DataError, match=f"scores that rise with the clicks, but {why}"):
             fit(method, found._replace(probability=np.full(3_000, 0.3, np.float32)), ALL)
 
 
 def test_scores_that_separate_the_classes_have_no_slope():
     found = drawn()
     perfect = found._replace(labels=(found.probability >= 0.3).astype(np.int8))
-    with pytest.raises(DataError, match="separate the clicks from all other rows, so no finite slope"):
+    with pytest.raises(DataError, match="separate the clicks from all other samples, so no finite slope"):
         fit("platt", perfect, ALL)
     assert np.isfinite(fit("isotonic", perfect, ALL)(logits_of(perfect))).all()

@@ -1,4 +1,4 @@
-"""Calibration end to end on a small run, against scikit-learn on the predictions that `evaluate` wrote."""
+"""Calibration end to end on a small run, against scikit-learn on the predictions of `evaluate`."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def new(tmp_path_factory):
-    """Return rows of the same click model, of which no run was trained on any."""
+    """Return samples of the same click model that no run was trained on."""
     path = tmp_path_factory.mktemp("new") / "new.txt"
     write_tsv(SyntheticConfig(), ROWS + 2_000, path)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[ROWS:]))
@@ -36,7 +36,7 @@ def new(tmp_path_factory):
 
 @pytest.fixture
 def run(place, tmp_path):
-    """Return a run of its own, which the test may calibrate."""
+    """Return a copy of the run, which the test may calibrate."""
     return shutil.copytree(place / "hybrid", tmp_path / "run")
 
 
@@ -95,7 +95,7 @@ def test_figures_before_and_after_are_on_the_same_rows(run, new, call, predicted
     )
     (difference,) = found["differences"]
     assert difference["logloss"] == pytest.approx(after["logloss"] - before["logloss"], abs=1e-12)
-    # Fitted without the rows that are measured, by as much worse as two parameters of 2,000 rows are.
+    # Cross-fitting is worse by the cost of two parameters on 2,000 samples.
     own = log_loss(plain["label"], predicted(run, new, "--calibrated")["probability"].astype(float))
     assert 0 < after["logloss"] - own < 10 / 2_000
     assert abs(after["calibration"] - 1) < 0.01 < abs(before["calibration"] - 1)
@@ -105,8 +105,8 @@ def test_rows_that_the_run_was_trained_on_are_refused(run, place, call):
     prepared = json.loads((run / "config.json").read_text())["prepared"]["folder"]
     for data in (["--data-path", place / "rows.txt"], ["--data-path", prepared], ["--part", "train"]):
         told = call("calibrate", "--run", run, *data, code=64)
-        assert "the rows must be new to the run, and run was trained on some of" in told
-        assert "name later rows with --data-path, or those that were kept apart with --part val" in told
+        assert "run was trained on some samples of" in told
+        assert "Pass later data with --data-path, or use the held-out samples with --part val" in told
     assert not (run / NAME).exists()
     call("calibrate", "--run", run, "--data-path", place / "rows.txt", "--part", "test")
     assert Calibration.read(run).rows.part == "test"
@@ -144,7 +144,10 @@ def test_without_the_prepared_rows_others_are_asked_for(run, call, new):
     config["prepared"]["folder"] = str(run / "gone")
     (run / "config.json").write_text(json.dumps(config))
     told = call("calibrate", "--run", run, code=66)
-    assert f"there is no folder {run / 'gone'}; name rows that it was not trained on with --data-path" in told
+    assert (
+        f"folder {run / 'gone'} does not exist. Pass data that the run was not trained on with --data-path"
+        in told
+    )
     call("calibrate", "--run", run, "--data-path", new)
 
 
@@ -154,12 +157,12 @@ def test_a_calibration_of_another_checkpoint_is_never_used(command, run, new, ca
         "--calibrated",
         *(["--data-path", new] if command == "evaluate" else ["--out", tmp_path / "model"]),
     ]
-    assert "has no calibration; fit one with calibrate" in call(command, "--run", run, *flags, code=66)
+    assert "has no calibration. Fit one with calibrate" in call(command, "--run", run, *flags, code=66)
     early = min((run / "checkpoints").glob("step-*"))
     call("calibrate", "--run", early, "--data-path", new)
     told = call(command, "--run", run, *flags, code=3)
-    assert f"is of step {int(early.name[5:])}, where" in told
-    assert f"run calibrate --run {run} again" in told
+    assert f"belongs to step {int(early.name[5:])}, not to" in told
+    assert f"Run calibrate --run {run} again" in told
     call("calibrate", "--run", run, "--data-path", new)
     said = read_sealed_json(run / NAME)
     for change in (
@@ -168,20 +171,24 @@ def test_a_calibration_of_another_checkpoint_is_never_used(command, run, new, ca
         {"map": {"method": "platt", "slope": -1, "intercept": 0}},
     ):
         write_sealed_json(run / NAME, {**said, **change})
-        assert f"run calibrate --run {run} again" in call(command, "--run", run, *flags, code=3)
+        assert f"Run calibrate --run {run} again" in call(command, "--run", run, *flags, code=3)
     assert not (tmp_path / "model").exists()
 
 
 def test_too_few_rows_and_one_class_leave_no_calibration(run, new, call, tmp_path):
     lines = new.read_bytes().splitlines(keepends=True)
     for name, some, told in (
-        ("few", lines[:50], "needs 100 labeled rows with weight, 10 of each class, and these are 50 with"),
+        (
+            "few",
+            lines[:50],
+            "requires 100 labeled samples with positive weight, 10 of each class, but found 50 with",
+        ),
         (
             "zeros",
             [line for line in lines if line[:1] == b"0"],
-            "with 0 clicks; give more rows with --data-path",
+            "with 0 clicks. Provide more data with --data-path",
         ),
-        ("unlabelled", [line[2:] for line in lines], "these are 0 with 0 clicks"),
+        ("unlabelled", [line[2:] for line in lines], "found 0 with 0 clicks"),
     ):
         (tmp_path / name).write_bytes(b"".join(some))
         assert told in call("calibrate", "--run", run, "--data-path", tmp_path / name, code=65)
@@ -201,7 +208,7 @@ def test_the_table_and_the_report_say_that_it_is_calibrated(run, new, call, tmp_
     assert "run calibrated minus run, with 95% interval" in shown
     page = (tmp_path / "report.html").read_text()
     assert "run calibrated" in page
-    assert shown.splitlines()[-3] in page, "the sentence on whether it helped"
+    assert shown.splitlines()[-3] in page, "the verdict"
     assert "of " + str(run) + ", calibrated by platt" in call(
         "evaluate", "--run", run, "--data-path", new, "--calibrated"
     )
@@ -211,7 +218,7 @@ def test_the_table_and_the_report_say_that_it_is_calibrated(run, new, call, tmp_
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        (THEIRS, OURS, "did not measurably help on these rows: the interval of the difference in log loss, "),
+        (THEIRS, OURS, "did not measurably help on this data: the interval of the difference in log loss, "),
         (np.full(6, 0.5, np.float32), np.where(LABELS, 0.8, 0.2).astype(np.float32), "lowers the log loss: "),
         (np.where(LABELS, 0.8, 0.2).astype(np.float32), np.full(6, 0.5, np.float32), "raises the log loss: "),
     ],

@@ -1,4 +1,4 @@
-"""Calibration maps are what their formulas say, rise, and move with the logits."""
+"""Calibration maps follow their formulas, rise, and shift with the logits."""
 
 import numpy as np
 import pydantic
@@ -30,7 +30,7 @@ def test_no_sample_overtakes_another(map_) -> None:
 @pytest.mark.oracle
 @pytest.mark.parametrize("map_", [PLATT, ISOTONIC], ids=["platt", "isotonic"])
 def test_a_map_moved_to_the_population_corrects_what_the_map_of_the_log_says(map_) -> None:
-    """Of a log that keeps a share r of the rows without a click: q = p / (p + (1 - p) / r)."""
+    """In a log that keeps a share r of the samples without a click, q = p / (p + (1 - p) / r)."""
     rate = 0.05
     in_log = expit(map_(LOGITS))
     expected = in_log / (in_log + (1 - in_log) / rate)

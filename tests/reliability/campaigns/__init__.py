@@ -1,1 +1,1 @@
-"""What is tried, a campaign per module; `tests.reliability.__main__` lists them."""
+"""The campaigns, one per module. `tests.reliability.__main__` lists them."""

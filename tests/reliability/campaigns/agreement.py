@@ -1,6 +1,6 @@
-"""Two ranks that differ - in a flag, the program, the rows, a checkpoint, the device: both end with one message.
+"""Two ranks that differ in a flag, the program, the data, a checkpoint, or the device: both must end with one message.
 
-As a script it is one rank under torchrun: `agreement.py NAME FOLDER`.
+As a script, it runs one rank under torchrun: `agreement.py NAME FOLDER`.
 """
 
 import os
@@ -29,22 +29,22 @@ from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import Launched, job, torchrun, uninterrupted
 
-_ERROR = re.compile(r"^error: ", re.MULTILINE)  # begins each complaint of the command line
+_ERROR = re.compile(r"^error: ", re.MULTILINE)  # start of each error message of the command line
 _CODE = re.compile(r"exitcode *: (-?\d+)")  # in torchrun's report
-# torchrun ends ranks that are about to leave as soon as it sees that one has left.
+# torchrun terminates the other ranks as soon as it sees that one has exited.
 _LEFT = {UsageError.exit_code, -signal.SIGTERM}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """What rank 1 has of its own.
+    """A difference of rank 1.
 
     Attributes:
-        told: what the message says of it.
-        flags: that it is given.
-        change: what it sees otherwise while it runs, of a run directory or of rows in the folder of the campaign.
-        resumes: whether both go on with a run that has checkpoints.
-        launched: whether torchrun starts the ranks; else they are processes that meet for one disagreement after another.
+        told: expected text of the message.
+        flags: flags of rank 1.
+        change: context that changes what rank 1 sees, given a run directory or the data in the campaign's folder.
+        resumes: whether both ranks resume a run with checkpoints.
+        launched: whether torchrun starts the ranks. Otherwise the same two processes run one disagreement after another.
     """
 
     told: str
@@ -61,7 +61,7 @@ def _flag(name: str, value: object, first: object, *, launched: bool = False) ->
 
 
 def _program(name: str, value: str) -> Disagreement:
-    """Let a package have another version."""
+    """Give a package another version."""
 
     def change(folder: Path) -> AbstractContextManager[object]:
         other = {**agreement.program(), name: value}
@@ -71,7 +71,7 @@ def _program(name: str, value: str) -> Disagreement:
 
 
 def _another_source(folder: Path) -> AbstractContextManager[object]:
-    """Let the package differ in one file, by an empty line."""
+    """Add an empty line to one source file."""
     copy = folder / "program" / "dlrm_adahessian"
     if not copy.exists():
         shutil.copytree(
@@ -83,7 +83,7 @@ def _another_source(folder: Path) -> AbstractContextManager[object]:
 
 
 def _other_labels(folder: Path) -> AbstractContextManager[object]:
-    """Let the prepared rows have other labels under the same path and fingerprint, as edited rows of another machine."""
+    """Change labels of the prepared data under the same path and fingerprint, like edited data on another machine."""
 
     def mapped(path: Path) -> PreparedData:
         other = folder / "other-labels"
@@ -111,7 +111,7 @@ def _older(checkpoints: Path) -> Path:
 
 
 def _changed(checkpoints: Path) -> Path:
-    """Return a checkpoint of the same name and another content."""
+    """Return a checkpoint with the same name and other content."""
     newest = newest_first(checkpoints)[0]
     other = checkpoints.parent.parent / "other-checkpoint" / newest.name
     other.mkdir(parents=True, exist_ok=True)
@@ -188,11 +188,11 @@ DISAGREEMENTS: dict[str, Disagreement] = {
         told="rank 1 has content of the checkpoint ", change=_other_checkpoint(_changed), resumes=True
     ),
 }
-"""By name, so that a failure names it."""
+"""Disagreements by name, which failures report."""
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Try so many of the disagreements, evenly spread over their kinds."""
+    """Try some of the disagreements, evenly distributed over their kinds."""
     names = list(DISAGREEMENTS)[:: max(1, len(DISAGREEMENTS) // times)][:times]
     tried = f"2 ranks that differ, {sum(DISAGREEMENTS[name].launched for name in names)} times under torchrun"
     with counting(27, tried, len(names)) as (outcome, show):
@@ -208,7 +208,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def differ(case: tuple[str, Path]) -> int:
-    """Train on this rank, which disagrees by name in a folder if it is the second; return its exit code."""
+    """Train on this rank, which has the named difference if it is the second. Return the exit code."""
     name, folder = case
     disagreement = DISAGREEMENTS[name]
     flags = job(_run_of(name, folder), *["--resume"] * disagreement.resumes)
@@ -219,20 +219,20 @@ def differ(case: tuple[str, Path]) -> int:
 
 
 def judge(outcome: Outcome, name: str, codes: Sequence[int], printed: str) -> None:
-    """Count a disagreement, which ends all ranks with one message that names it."""
+    """Check the outcome of a disagreement, which must end all ranks with one message that names it."""
     outcome.times += 1
     if 0 in codes:
         outcome.miss(f"{name}: ranks with exit codes {codes} went on: {printed[-300:]}")
     elif not (UsageError.exit_code in codes and {*codes} <= _LEFT):
         outcome.lose(f"{name}: exit codes {codes}: {printed[-600:]}")
     elif len(_ERROR.findall(printed)) != 1 or DISAGREEMENTS[name].told not in printed:
-        outcome.lose(f"{name}: the message is none, several, or another one: {printed[-600:]}")
+        outcome.lose(f"{name}: expected one message with the difference: {printed[-600:]}")
 
 
 def in_turn(
     names: Sequence[str], folder: Path, work: Callable[[tuple[str, Path]], int] = differ
 ) -> dict[str, tuple[list[int], str]]:
-    """Let the same processes disagree again and again; return exit codes and what they print, by name."""
+    """Run several disagreements in the same processes, and return exit codes and output by name."""
     calls = {name: (name, folder) for name in names if not DISAGREEMENTS[name].launched}
     codes, printed = worlds.in_turn(2, work, calls, folder)
     return {name: (codes[name], printed[name]) for name in calls}
@@ -259,7 +259,7 @@ def _run_of(name: str, folder: Path) -> Path:
 
 
 def _content(run: Path) -> dict[str, str]:
-    """Return what a run directory holds beside its lock."""
+    """Return the content of a run directory, except its lock."""
     files = (path for path in run.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(run)): file_digest(path) for path in files}
 

@@ -1,4 +1,4 @@
-"""Damage to a checkpoint of two ranks: refused, or the one before is used with a warning; never loaded as if whole."""
+"""Damage checkpoints of two ranks: they must be rejected, or an older one used with a warning, but never loaded."""
 
 import json
 import logging
@@ -19,15 +19,15 @@ from tests.processes.program import Command
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import differences, job, uninterrupted
 
-_TABLES = {"C3": (3000, 16), "C7": (500, 16), "C9": (37, 8), "C1": (2, 4)}  # rows and width
+_TABLES = {"C3": (3000, 16), "C7": (500, 16), "C9": (37, 8), "C1": (2, 4)}  # embedding rows and width
 _PAGE = 4096
 _OLD, _NEW = 1, 2  # seeds
 KINDS = {"bit flip": 4, "truncation": 4, "zeroed page": 4, "missing, swapped or foreign file": 1}
-"""Kinds of damage, and how their numbers relate: 200, 200, 200 and 50 of 650."""
+"""Kinds of damage with their relative frequencies: 200, 200, 200, and 50 of 650."""
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Damage a checkpoint so many times, and load it on one rank and on two."""
+    """Damage checkpoints, and load each on one rank and on two."""
     two = folder / "checkpoints"
     worlds.run(2, _save, two, log=folder / "save")
     counts = {kind: max(1, times * weight // sum(KINDS.values())) for kind, weight in KINDS.items()}
@@ -39,14 +39,14 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
             if codes == [0] * world:
                 _count(outcome, json.loads(report.read_text()))
             else:
-                outcome.lose(f"the ranks ended with {codes}: {worlds.printed(log, 0)[-1000:]}")
+                outcome.lose(f"exit codes {codes} of the ranks: {worlds.printed(log, 0)[-1000:]}")
             show()
         yield outcome
     yield _commands(max(1, times // 54), folder)
 
 
 def _commands(times: int, folder: Path) -> Outcome:
-    """Damage the newest checkpoint of a finished run so many times; then score with the run, and resume it."""
+    """Damage the newest checkpoint of a finished run several times, then evaluate and resume the run."""
     tried = "the same at the command line: evaluate and train --resume"
     with counting(4, tried, 2 * times) as (outcome, show):
         whole = uninterrupted(folder, 1)
@@ -82,10 +82,10 @@ def _commands(times: int, folder: Path) -> Outcome:
                 )
                 show()
             if scores.exists() == alone:
-                outcome.miss(f"{what}: {'scored all the same' if alone else 'no scores'}")
+                outcome.miss(f"{what}: {'scored with damaged data' if alone else 'no scores'}")
             scores.unlink(missing_ok=True)
             if not alone and (found := differences(out, whole)):
-                outcome.miss(f"{what}: resumed, {', '.join(found)} differ from the undisturbed run")
+                outcome.miss(f"{what}: resumed, but {', '.join(found)} differ from the undisturbed run")
     return outcome
 
 
@@ -101,7 +101,7 @@ def _count(outcome: Outcome, verdicts: list[tuple[str, str, list[list[str]]]]) -
 
 
 def _shards(seed: int) -> list[TableShard]:
-    """Return this rank's rows of each table."""
+    """Return this rank's part of each table."""
     number, count = ranks.rank(), ranks.world_size()
     tables = [table_of(seed, name, rows, dim) for name, (rows, dim) in _TABLES.items()]
     return [part(table, table.rows * number // count, table.rows * (number + 1) // count) for table in tables]
@@ -115,7 +115,7 @@ def _save(folder: Path) -> None:
 
 
 def _attack(folder: Path, counts: dict[str, int], report: Path) -> None:
-    """Damage and load, again and again, on all ranks; the first one damages, and writes what came of it."""
+    """Damage and load on all ranks, several times. The first rank does the damage and writes the outcome."""
     warned: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warned.append(record.getMessage())
@@ -126,7 +126,7 @@ def _attack(folder: Path, counts: dict[str, int], report: Path) -> None:
         first = ranks.is_first()
         attacked = report.with_suffix(".attacked")
         for kind, number in tries:
-            alone = number % 2 == 0  # no older one is there to be used
+            alone = number % 2 == 0  # without an older checkpoint
             what = ranks.first_does(
                 lambda kind=kind, number=number, alone=alone: _harm(
                     folder, attacked, kind, number, alone=alone
@@ -139,22 +139,22 @@ def _attack(folder: Path, counts: dict[str, int], report: Path) -> None:
                 and first
                 and not any("step-00000200" in each for each in warned)
             ):
-                silent = "the older one was used without a warning"
+                silent = "the older checkpoint was used without a warning"
             verdicts.append((kind, what, ranks.agreed(lambda lost=lost, silent=silent: [lost, silent])))
-        ranks.Vote(0).largest()  # the first rank, which holds the store, leaves after the others have read
+        ranks.Vote(0).largest()  # the first rank hosts the store, so it must leave last
     if first:
         report.write_text(json.dumps(verdicts))
 
 
 def _load(folder: Path, expected: int | None) -> tuple[str, str]:
-    """Load the newest good checkpoint; return what was wrong with that, told and untold.
+    """Load the newest valid checkpoint, and return visible and silent errors.
 
     Args:
-        folder: of checkpoints.
-        expected: the seed of the one that must be used; None when all must be refused.
+        folder: folder of the checkpoints.
+        expected: seed of the checkpoint that must be loaded; None if all must be rejected.
 
     Returns:
-        Two messages, empty where all was right.
+        Two messages, empty without an error.
     """
     try:
         found = load_newest_good(folder, RUN)
@@ -162,7 +162,7 @@ def _load(folder: Path, expected: int | None) -> tuple[str, str]:
         right = expected is None and error.exit_code == CheckpointError.exit_code
         return ("" if right else f"refused with exit {error.exit_code}: {error}"), ""
     if found is None:
-        return "", "taken for no checkpoint at all"
+        return "", "not recognized as a checkpoint"
     dense, shards = dense_of(found.state["seed"]), _shards(found.state["seed"])
     restored, blanks = blank(dense), [blank_shard(shard) for shard in shards]
     try:
@@ -180,7 +180,7 @@ def _load(folder: Path, expected: int | None) -> tuple[str, str]:
 
 
 def _harm(folder: Path, attacked: Path, kind: str, number: int, *, alone: bool) -> str:
-    """Copy the checkpoints, and damage the newest of the copies; return what was done."""
+    """Copy the checkpoints, damage the newest copy, and return a description of the damage."""
     shutil.rmtree(attacked, ignore_errors=True)
     shutil.copytree(folder, attacked)
     older, newest = (attacked / f"step-{100 * seed:08d}" for seed in (_OLD, _NEW))
@@ -191,7 +191,7 @@ def _harm(folder: Path, attacked: Path, kind: str, number: int, *, alone: bool) 
 
 
 def _damage(newest: Path, older: Path, kind: str, number: int) -> str:
-    """Damage a checkpoint; return what was done."""
+    """Damage a checkpoint, and return a description of the damage."""
     rng = random.Random(f"{kind} {number}")
     path = rng.choice(sorted(newest.iterdir()))
     data = bytearray(path.read_bytes())
@@ -200,7 +200,7 @@ def _damage(newest: Path, older: Path, kind: str, number: int) -> str:
         data[at] ^= 1 << rng.randrange(8)
         what = f"bit of byte {at}"
     elif kind == "truncation":
-        at = rng.randrange(len(data) - 1)  # a manifest without its last byte, a line end, says the same
+        at = rng.randrange(len(data) - 1)  # a manifest without its final newline has the same content
         del data[at:]
         what = f"cut at byte {at}"
     elif kind == "zeroed page":
@@ -211,7 +211,7 @@ def _damage(newest: Path, older: Path, kind: str, number: int) -> str:
     else:
         what = rng.choice(("missing", "swapped", "foreign"))
         shards = sorted(newest.glob("tables-*"))
-        # Foreign is the same file of another checkpoint, swapped that of another shard.
+        # Foreign files come from another checkpoint, and swapped ones from another shard.
         path, other = rng.sample(shards, 2)
         data = bytearray(other.read_bytes() if what == "swapped" else (older / path.name).read_bytes())
         if what == "swapped":

@@ -1,4 +1,4 @@
-"""Run folders of somebody else that claim sizes beyond those of their files: refused, and nothing of that size is made."""
+"""Forged run folders that claim sizes beyond their files: they must be rejected without allocating that memory."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _CLAIMS: dict[str, dict[str, Any]] = {
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Try all of them once; `times` is 0 for not at all."""
+    """Try all of them once, or none if `times` is 0."""
     if not times:
         return
     whole = uninterrupted(folder, 1)

@@ -1,4 +1,4 @@
-"""Files, archives, settings and names made to do harm: refused, and nothing of theirs is run or leaves its folder."""
+"""Malicious files, archives, settings, and names: they must be rejected, run no code, and stay in their folder."""
 
 import ast
 import pickle
@@ -29,7 +29,7 @@ _CACHE = ("labels.npy", "dense.npy", "ids.npy", "truth.npy", "vocabulary_tokens.
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Try all of them once; `times` is 0 for not at all."""
+    """Try all of them once, or none if `times` is 0."""
     if not times:
         return
     yield _pickles(folder / "pickles")
@@ -42,7 +42,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def _pickles(folder: Path) -> Outcome:
-    """Put a pickle in each place where a reader might unpickle, and use what holds it."""
+    """Put a pickle wherever a reader might unpickle, and read it."""
     folder.mkdir()
     whole = uninterrupted(folder, 1)
     cache = next(folder.glob("cache/synthetic-*[0-9a-f]"))
@@ -78,7 +78,7 @@ def _pickles(folder: Path) -> Outcome:
                 show()
         pickle.loads(pickle.dumps(Bomb(canary)))
         if not canary.exists():
-            outcome.lose("the bomb is no bomb")
+            outcome.lose("the pickle does not run code even when loaded")
     return outcome
 
 
@@ -87,7 +87,7 @@ def _plain(bomb: Bomb, place: Path) -> None:
 
 
 def _library(bomb: Bomb, place: Path) -> None:
-    """Write it as numpy or torch would."""
+    """Write the pickle in the format of numpy or torch."""
     if place.suffix == ".npy":
         np.save(place, np.array([bomb, None], dtype=object), allow_pickle=True)
     else:
@@ -97,7 +97,7 @@ def _library(bomb: Bomb, place: Path) -> None:
 def _use(command: list[str], place: Path, canary: Path, outcome: Outcome, folder: Path) -> None:
     process = Command(*command, log=folder / "log")
     code, printed = process.wait(), process.printed()
-    # Another checkpoint may be used in place of the damaged one, with a warning, and `latest` is only a hint.
+    # A warning and an older checkpoint are fine, and so is damage to `latest`, which is only a hint.
     passed = code == 0 and ("Skipped a checkpoint" in printed or place.name == "latest")
     right = (code in _REFUSALS or passed) and "Traceback" not in printed
     outcome.expect(right, f"{place.name}: exit {code}: {printed[-400:]}")
@@ -118,11 +118,11 @@ _FORBIDDEN_MODULES = {
     "yaml",
 }
 _FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "extractall", "extract", "system", "popen"}
-_METHODS = {"eval", "compile"}  # of modules of torch and of regular expressions
+_METHODS = {"eval", "compile"}  # allowed as methods of torch modules and regular expressions
 
 
 def forbidden(source: str) -> list[str]:
-    """Name what a source text has that could run what it reads, with the lines."""
+    """Return constructs of a source text that could execute data, with their lines."""
     found = []
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
@@ -167,7 +167,7 @@ def source() -> Outcome:
     return outcome
 
 
-# A file, and what the message must name: the key, and the nearest one where there is one.
+# A file, and what the message must name: the key, or the most similar one.
 CONFIGS: dict[str, tuple[bytes, str]] = {
     "unknown key": (b"batch_sise = 3", "batch_size"),
     "unknown key in a table": (b"[optim.dense]\nlearning_rate = 3", "learning_rate"),
@@ -193,7 +193,7 @@ CONFIGS: dict[str, tuple[bytes, str]] = {
 
 
 def _configs(folder: Path) -> Outcome:
-    """Measure processor time: others share the machine."""
+    """Measure CPU time, because other processes share the machine."""
     folder.mkdir()
     with counting(
         16, "settings that are hostile or wrong: exit 64, named, in under a second", len(CONFIGS)
@@ -225,7 +225,7 @@ def _configs(folder: Path) -> Outcome:
     return outcome
 
 
-# JSON that is no configuration of a run: the wrong type where an object is read.
+# JSON that is not a run's configuration: wrong types in place of objects.
 _OF_OTHERS = (
     b"3",
     b"[]",
@@ -254,7 +254,7 @@ def _run_folders(folder: Path) -> Outcome:
 
 
 def _parquet(folder: Path) -> Outcome:
-    """Evaluate hostile predictions: a pickle as CVE-2023-47248 ran it, a cut file, rows that are not there."""
+    """Evaluate malicious predictions: a pickle as in CVE-2023-47248, a truncated file, and a wrong number of rows."""
     folder.mkdir()
     path, canary = folder / "predictions.parquet", folder / "canary"
     pickled = {"ARROW:extension:name": "arrow.py_extension_type"}
@@ -270,7 +270,7 @@ def _parquet(folder: Path) -> Outcome:
     pq.write_table(pa.table(columns), path)
     whole = path.read_bytes()
     footer = whole[-8 - int.from_bytes(whole[-8:-4], "little") :]
-    # The number of rows is a varint in field 3 of the footer; 2 is 0x04 in zigzag.
+    # Field 3 of the footer has the number of rows as a varint; 2 is 0x04 in zigzag encoding.
     many = footer.replace(b"\x16\x04", b"\x16\x80\xa8\xd6\xb9\x07")[:-8]
     inflated = whole[: -len(footer)] + many + len(many).to_bytes(4, "little") + b"PAR1"
     cases = {"pickle of an extension type": extension, "cut": whole[:-20], "10^9 rows": inflated}
@@ -306,7 +306,7 @@ def _archives(folder: Path) -> Outcome:
             )
             left = {path.name for path in folder.rglob("*")} - {"inside", "train.txt", "cache"}
             if any(not name.endswith(".lock") for name in left):
-                outcome.miss(f"{kind}: it left {left}")
+                outcome.miss(f"{kind}: created {left}")
             show()
     return outcome
 
@@ -324,7 +324,7 @@ _NAMES = (
 
 
 def _names(folder: Path) -> Outcome:
-    """Use odd names of runs; then names of optimizers that are paths."""
+    """Use odd names of runs, then paths as names of optimizers."""
     folder.mkdir()
     wrong = ("../x", "..", "/etc/passwd", "a/../../x", "<script>", "\x1b[31m", "x" * 5000)
     with counting(18, "odd names of runs, and paths for names", len(_NAMES) + len(wrong)) as (outcome, show):

@@ -1,4 +1,4 @@
-"""File operations that fail, one after the other, and a file system that is full: reported, and no checkpoint is harmed."""
+"""Failing file operations, and a full file system: the program must report them and damage no checkpoint."""
 
 import errno
 import os
@@ -17,18 +17,18 @@ from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import Single, committed, job
 
 _FILE_SYSTEM = 16 << 20  # bytes
-_LEFT = 1 << 12  # bytes by which each try has more room than the one before
+_LEFT = 1 << 12  # additional bytes of space in each try
 _EXIT = StorageError.exit_code
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Fail each operation of saving a checkpoint once; then fill a file system. `times` says whether to do either."""
+    """Fail each operation of a save once, then fill a file system, or do nothing if `times` is 0."""
     if not times:
         return
     faults = {
         "kill": (2, kill, "SIGKILL"),
-        "full": (3, disk_full, "no space left, after half of the bytes where it is a write,"),
-        "error": (3, io_error, "an I/O error, after half of the bytes where it is a write,"),
+        "full": (3, disk_full, "no space left, after half of the bytes of a write,"),
+        "error": (3, io_error, "an I/O error, after half of the bytes of a write,"),
     }
     for name, (line, fault, words) in faults.items():
         yield each(folder / name, line, f"{words} at each file operation of a save", fault)
@@ -37,7 +37,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outcome:
-    """Save once more than there are operations, each time with the fault at another one."""
+    """Save once more than there are operations. In each save, another operation fails."""
     template = folder / "checkpoints"
     for seed in (1, 2):
         save_seed(template, seed)
@@ -55,11 +55,11 @@ def each(folder: Path, line: int, tried: str, fault: Callable[[], None]) -> Outc
 
 
 def cut_short(folder: Path) -> Outcome:
-    """Save, each time with another write that takes half of its bytes without an error; nothing may be missing then."""
+    """Save repeatedly. In each save, another write takes only half of its bytes without an error, and none may be lost."""
     template = folder / "checkpoints"
     for seed in (1, 2):
         save_seed(template, seed)
-    with counting(3, "a write that takes half of its bytes and says so, each write of a save") as (
+    with counting(3, "a short write of half of the bytes, each write of a save") as (
         outcome,
         show,
     ):
@@ -76,19 +76,19 @@ def cut_short(folder: Path) -> Outcome:
 
 
 def _save_third(folder: Path) -> None:
-    """Save; what else than a storage error that names a path of the folder comes of it is a defect."""
+    """Save. Any error other than a storage error with a path in the folder is a defect."""
     try:
         save_seed(folder, 3)
     except ProgramError as error:
         if error.exit_code != _EXIT or str(folder) not in str(error):
             raise RuntimeError(
-                f"exit {_EXIT} and the path must be told, not {error.exit_code}: {error}"
+                f"expected exit {_EXIT} and the path, got {error.exit_code}: {error}"
             ) from error
         raise
 
 
 def _check(folder: Path, outcome: Outcome, when: str) -> int | None:
-    """Require that the second checkpoint or the third is there, and that all that stand are whole; return which one is."""
+    """Check that the second or third checkpoint exists and that all checkpoints are valid. Return the newest."""
     try:
         found = seed_of(load_newest_good(folder, RUN))
         whole = [seed_of(load(path, RUN)) for path in folder.glob("step-*")]
@@ -101,7 +101,7 @@ def _check(folder: Path, outcome: Outcome, when: str) -> int | None:
 
 
 def full(folder: Path) -> Outcome:
-    """Save and train on a file system of 16 MiB that has no room left, then a little, until it is enough."""
+    """Save and train on a full file system of 16 MiB, with more space each time, until it is enough."""
     folder.mkdir(parents=True)
     with counting(3, "a full file system of 16 MiB, with more room each time until a save passes") as (
         outcome,
@@ -144,7 +144,7 @@ def _save_in_less_room(folder: Path, outcome: Outcome, show: Callable[[], None])
 
 
 def _fill(filler: Path, room: int) -> None:
-    """Take all room of the file system but some bytes."""
+    """Fill the file system except for some bytes."""
     block = bytes(1 << 12)
     with filler.open("wb", buffering=0) as file:
         try:
@@ -157,7 +157,7 @@ def _fill(filler: Path, room: int) -> None:
 
 
 def _train_without_room(folder: Path, outcome: Outcome) -> None:
-    """Resume the job where the next checkpoint has no room; then where it has."""
+    """Resume the job without space for the next checkpoint, then with space."""
     out, log = folder / "run", folder.parent / "train.log"
     flags = partial(job, out, "--resume", "--data.cache-dir", folder.parent / "cache")
     stopped = Single(flags(), log)
@@ -172,11 +172,11 @@ def _train_without_room(folder: Path, outcome: Outcome) -> None:
     code = resumed.wait()
     if code != _EXIT or str(out) not in resumed.printed() or "Traceback" in resumed.printed():
         outcome.lose(
-            f"train must end with {_EXIT} and name {out}, ended with {code}: {resumed.printed()[-600:]}"
+            f"expected exit {_EXIT} and a message with {out}, got {code}: {resumed.printed()[-600:]}"
         )
     if committed(out) < before:
-        outcome.miss(f"checkpoint {before} was there, {committed(out)} is")
+        outcome.miss(f"expected checkpoint {before}, found {committed(out)}")
     (folder / "filler").unlink()
     last = Single(flags(), log)
     if (code := last.wait()) != 0:
-        outcome.lose(f"with room again, --resume ended with {code}: {last.printed()[-600:]}")
+        outcome.lose(f"--resume with enough space ended with {code}: {last.printed()[-600:]}")

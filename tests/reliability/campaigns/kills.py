@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of training and checkpointing, then --resume."""
+"""Send SIGKILL at random moments of training and checkpointing, then resume."""
 
 import random
 import shutil
@@ -19,12 +19,12 @@ from tests.reliability.runs import (
     wait_until,
 )
 
-_OFTEN = 2  # steps from one checkpoint to the next, so that many kills fall into one
-_SPAN = 1.5  # seconds after the first step of a sitting within which it is killed
+_OFTEN = 2  # steps between checkpoints, so that many kills interrupt one
+_SPAN = 1.5  # seconds after the first step in which the process is killed
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Kill the job again and again; each run that gets to its end must equal the undisturbed one."""
+    """Kill the job repeatedly. Each completed run must equal the undisturbed one."""
     whole = uninterrupted(folder, 1)
     rng = random.Random(times)
     with counting(1, "SIGKILL of a process at a random moment, then --resume", times) as (outcome, show):
@@ -41,18 +41,18 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> bool:
-    """Let the run go on for a while; return whether it was killed, and not finished."""
+    """Let the run continue for a while. Return whether it was killed before it finished."""
     before, leftovers = committed(out), half_written(out)
     sitting = Single(job(out, "--resume", "--checkpoint-every", _OFTEN), out.with_suffix(".log"))
     wait_until(lambda: beginnings(sitting.printed()), sitting.alive)
     begun = beginnings(sitting.printed())
     if not begun or begun[0] < before:
         outcome.lose(
-            f"checkpoint {before} was committed, and the next start said {sitting.printed()[-300:]!r}"
+            f"checkpoint {before} was committed, but the next start printed {sitting.printed()[-300:]!r}"
         )
     if not last:
         first = begun[0] if begun else 0
-        # A third of the blows fall before the first step is done.
+        # A third of the kills come before the first step.
         if rng.random() < 0.67:
             wait_until(lambda: last_step(out) > first, sitting.alive)
         time.sleep(rng.uniform(0, _SPAN))
@@ -64,7 +64,7 @@ def _killed(out: Path, rng: random.Random, outcome: Outcome, *, last: bool) -> b
             return True
     code = sitting.wait()
     if code != 0:
-        outcome.lose(f"the last sitting ended with {code}: {sitting.printed()[-300:]!r}")
+        outcome.lose(f"the last start ended with {code}: {sitting.printed()[-300:]!r}")
     return False
 
 

@@ -1,4 +1,4 @@
-"""Odd lines and random files through `prepare` and the parser: refused by line and column, or put aside byte for byte."""
+"""Invalid lines and random files for `prepare` and the parser: rejected with line and column, or quarantined unchanged."""
 
 import contextlib
 import gzip
@@ -30,7 +30,7 @@ _AT = {"first": 0, "middle": 29, "block boundary": 41, "last": 59}
 _TEXT = b"\n".join(_LINES) + b"\n"
 _ACCEPTED, _REFUSED, _ASIDE = "accepted", "refused", "aside"
 
-# The 20 kinds; of several forms each place takes another.
+# 20 kinds of invalid lines. Kinds with several forms use another form at each place.
 _OF_PARSER = {
     "too few columns": ["too few columns"],
     "too many columns": ["too many columns"],
@@ -51,23 +51,23 @@ _OF_PARSER = {
 
 
 class Case:
-    """A file with something odd in it.
+    """A file with an irregularity.
 
     Attributes:
-        data: its bytes.
-        line, column, reason: what a strict reading says.
-        fate: what must become of it.
+        data: bytes of the file.
+        line, column, reason: expected error in strict mode.
+        fate: expected outcome.
     """
 
     def __init__(
         self, data: bytes, line: int = 0, column: int = 0, reason: str = "", fate: str = _ASIDE
     ) -> None:
-        """Take what the attributes say."""
+        """Store the attributes."""
         self.data, self.line, self.column, self.reason, self.fate = data, line, column, reason, fate
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Read each kind of odd line at each place, strictly and with quarantine; `times` is 0 for not at all."""
+    """Read each kind of invalid line at each place, in strict and quarantine mode, or nothing if `times` is 0."""
     if not times:
         return
     truth = prepared(folder, Case(_TEXT), "strict", 1 << 20)[1]
@@ -86,7 +86,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def random_files(times: int, folder: Path) -> Iterator[Outcome]:
-    """Compare the parser with the oracle on so many random files."""
+    """Compare the parser with the oracle on random files."""
     with counting(13, "random files against a pure-Python oracle, in blocks of 64 B to 16 MiB", times) as (
         outcome,
         show,
@@ -103,7 +103,7 @@ def random_files(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def _bounds_checked(times: int, folder: Path) -> Outcome:
-    """Do the same in a process whose compiled code checks each index."""
+    """Do the same in a process whose compiled code checks array bounds."""
     with counting(13, "the same with NUMBA_BOUNDSCHECK=1", times) as (outcome, show):
         cache = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(folder / "numba")}
         command = [sys.executable, "-c", _CHECKED, str(times), str(folder)]
@@ -117,7 +117,7 @@ def _bounds_checked(times: int, folder: Path) -> Outcome:
     return outcome
 
 
-# Whether indices are checked at all is tried first.
+# First check that bounds checking is active.
 _CHECKED = """
 import sys
 from pathlib import Path
@@ -133,7 +133,7 @@ else:
 
 
 def cases() -> Iterator[tuple[str, str, Case]]:
-    """Yield kind, place and file."""
+    """Yield kind, place, and file."""
     for index, place in enumerate(PLACES):
         at = _AT[place]
         for kind, forms in _OF_PARSER.items():
@@ -162,12 +162,12 @@ def cases() -> Iterator[tuple[str, str, Case]]:
 def _with(at: int, line: bytes) -> bytes:
     lines = [*_LINES]
     lines[at] = line
-    # A blank line that nothing follows is only the end of the line before it.
+    # A trailing blank line is only the end of the line before it.
     return b"\n".join(lines) + b"\n"
 
 
 def _cut_short(index: int) -> Case:
-    """Return a file that ends within a field of its last line: the label, an integer, a token, the last token."""
+    """Return a file that ends inside a field of its last line: the label, an integer, a token, or the last token."""
     columns = (1, 8, 22, 40)[index]
     last = b"\t".join([*FIELDS[: columns - 1], b"0" if columns < 14 else b"0badc"])
     reason = "the line ends in column" if columns < 40 else r"\(C26\)"
@@ -175,21 +175,21 @@ def _cut_short(index: int) -> Case:
 
 
 def _judge(folder: Path, case: Case, mode: str, block: int, truth: object) -> Iterator[str]:
-    """Yield what was wrong with a reading."""
+    """Yield errors in the outcome of a reading."""
     code, rows_read, printed, rejects = prepared(folder, case, mode, block)
     if case.fate is _ACCEPTED:
         if code:
-            yield f"must be accepted, exit {code}: {printed[-200:]}"
+            yield f"expected success, exit {code}: {printed[-200:]}"
         elif rows_read != truth:
-            yield "silent: the rows changed"
+            yield "silent: the samples changed"
     elif case.fate is _REFUSED or mode == "strict":
         place = f"train.txt:{case.line}:{case.column}: .*{case.reason}" if case.line else "must |are needed"
         if code == 0:
-            yield "silent: it was taken"
+            yield "silent: it was accepted"
         elif code != 65 or not re.search(place, printed):
-            yield f"exit 65 and {place} expected, exit {code}: {printed[-300:]}"
+            yield f"expected exit 65 and {place}, exit {code}: {printed[-300:]}"
     elif code:
-        yield f"must be put aside, exit {code}: {printed[-200:]}"
+        yield f"expected quarantine, exit {code}: {printed[-200:]}"
     else:
         yield from _judge_quarantine(case, json.loads(printed), rejects)
 
@@ -197,15 +197,15 @@ def _judge(folder: Path, case: Case, mode: str, block: int, truth: object) -> It
 def _judge_quarantine(case: Case, found: dict[str, int], rejects: bytes) -> Iterator[str]:
     rows, bad = parse(case.data)
     if (found["rows_kept"], found["rows_rejected"]) != (len(rows), len(bad)) or len(bad) != 1:
-        yield f"silent: {found} for {len(rows)} good rows and {len(bad)} bad ones"
+        yield f"silent: {found} for {len(rows)} valid samples and {len(bad)} bad lines"
     if found["rows_read"] != found["rows_kept"] + found["rows_rejected"]:
-        yield f"silent: rows in are not rows kept and rejected: {found}"
+        yield f"silent: input lines differ from kept plus rejected ones: {found}"
     if rejects != b"".join(bad):
         yield "silent: rejects.tsv has other bytes"
 
 
 def prepared(folder: Path, case: Case, mode: str, block: int) -> tuple[int, object, str, bytes]:
-    """Run `prepare`; return its exit code, the rows, what it printed and left behind, and the bytes put aside."""
+    """Run `prepare`. Return its exit code, the samples, its output and leftovers, and the quarantined bytes."""
     shutil.rmtree(folder / "cache", ignore_errors=True)
     text = folder / "train.txt"
     text.write_bytes(case.data)

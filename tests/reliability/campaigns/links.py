@@ -1,4 +1,4 @@
-"""Links planted where the program writes: what they lead to stays as it was. And one way to write in the source."""
+"""Links planted in place of output files: their targets must stay unchanged. Also checks the source for writes."""
 
 import ast
 import os
@@ -23,11 +23,11 @@ _FILES_OF_A_RUN = (
     *("summary.json", "diverged.json"),
 )
 _FOLDERS_OF_A_RUN = ("checkpoints", "best", "vocabulary", "tensorboard")
-_PIDS = 3_000  # processes that may be started until the one that is attacked
+_PIDS = 3_000  # processes that may start before the attacked one
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Try all of them once; `times` is 0 for not at all."""
+    """Try all of them once, or none if `times` is 0."""
     if not times:
         return
     yield source()
@@ -36,13 +36,13 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 @dataclass(frozen=True)
 class _Attack:
-    """One link, and the command that meets it.
+    """A link, and the command that encounters it.
 
     Attributes:
         place: where the link is planted.
         command: arguments of the command.
-        prepare: makes what the command needs beside the link.
-        leads: where to: a file, a folder, or nothing that is there.
+        prepare: creates what the command needs besides the link.
+        leads: target of the link: a file, a folder, or nothing.
     """
 
     place: Path
@@ -65,9 +65,7 @@ def _planted(folder: Path) -> Outcome:
         _Attack(folder / "own.toml", ["schema", "infer", str(folder / "own.csv"), "--out", str(folder / "own.toml")],
                 lambda: (folder / "own.csv").write_text("click,site\n" + "0,a\n1,b\n" * 50)),
     ]  # fmt: skip
-    with counting(
-        _LINE, "links planted where commands write: what they lead to is as before", len(attacks)
-    ) as (
+    with counting(_LINE, "links planted where commands write: their targets are unchanged", len(attacks)) as (
         outcome,
         show,
     ):
@@ -112,7 +110,7 @@ def _emptied(folder: Path) -> Callable[[], None]:
 
 
 def _on_training(folder: Path, whole: Path) -> Iterator[_Attack]:
-    """Give attacks on a new run, and on one that goes on."""
+    """Yield attacks on a new run and on a resumed one."""
     new, old = folder / "new", folder / "old"
     cache = ["--data.cache-dir", str(whole.parent / "cache")]
     command = ["train", *job(new, *cache)]
@@ -143,7 +141,7 @@ def _on_evaluation(folder: Path, whole: Path, rows: Path) -> Iterator[_Attack]:
 
 
 def _guess(path: Path, folder: Path) -> None:
-    """Plant links under the names that a temporary file has when it is named after its process."""
+    """Plant links under the names of temporary files that contain a process id."""
     _emptied(folder)()
     victim = folder.parent / "victim" / "file"
     for pid in range(os.getpid(), os.getpid() + _PIDS):
@@ -151,7 +149,7 @@ def _guess(path: Path, folder: Path) -> None:
 
 
 def _on_preparation(folder: Path, rows: Path) -> Iterator[_Attack]:
-    """Give attacks on each name of the cache, which an undisturbed preparation tells."""
+    """Yield attacks on each name in the cache, as created by an undisturbed preparation."""
 
     def command(cache: Path) -> list[str]:
         return ["prepare", "--data-path", str(rows), "--data.cache-dir", str(cache)]
@@ -209,9 +207,9 @@ def _on_download(folder: Path) -> Iterator[_Attack]:
 
 
 _OPENERS = {"new_file", "replacing", "continued", "StringIO", "BytesIO"}
-"""What gives a file to write: functions of runs/files.py, and memory."""
+"""Ways to get a writable file: functions of runs/files.py, and memory."""
 _TAKE_A_FILE = {"ParquetWriter", "CSVWriter", "pq.write_table", "new_stream", "ipc.new_file", "savefig"}
-"""What of libraries writes to a path too, and here to a file that is open."""
+"""Functions of libraries that also write to paths, but may write to open files here."""
 _FORBIDDEN = {
     *("os.link", "os.symlink", "os.mkfifo", "os.fdopen", "os.open", "os.mknod", "np.save", "np.savez", "np.savetxt"),
     *("shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree", "shutil.move", "logging.FileHandler"),
@@ -225,7 +223,7 @@ _MODE = re.compile("[rwxabt+]{1,3}")
 
 
 def other_ways(text: str) -> list[str]:
-    """Name where a source text writes files by another way than runs/files.py, with the lines."""
+    """Return places where a source text writes files without runs/files.py, with their lines."""
     tree = ast.parse(text)
     files = _opened_names(tree)
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
@@ -253,7 +251,7 @@ def _writes(call: ast.Call, files: set[str]) -> bool:
 
 
 def _opened_names(tree: ast.AST) -> set[str]:
-    """Return the names of files that are open: given by `_OPENERS`, or parameters that say so."""
+    """Return names of open files: results of `_OPENERS`, or parameters annotated as files."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.withitem) and isinstance(node.context_expr, ast.Call) and node.optional_vars:

@@ -1,4 +1,4 @@
-"""Checkpoints that move between numbers of ranks: from 2 to 1 and to 4, and back; each row and state arrives as it left."""
+"""Move checkpoints between numbers of ranks, from 2 to 1 to 4 and back. All rows and states must stay identical."""
 
 import json
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
 
 _ROUTE = (2, 1, 2, 4, 2)
-"""Ranks that save; each but the first loads what the one before it saved."""
+"""Numbers of ranks that save. Each one except the first loads the checkpoint of the one before."""
 _TABLES = {
     "C3": (301, 16),
     "C7": (50, 16),
     "C9": (7, 8),
     "C1": (1, 4),
-}  # rows and width; of one row some ranks have none
+}  # embedding rows and width; some ranks have no part of a table with one row
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Send so many checkpoints along the route."""
+    """Send checkpoints along the route."""
     with counting(6, "saved on 2 ranks, loaded on 1 and on 4, and back", times) as (outcome, show):
         outcome.figures = {"loads": 0}
         for leg, world in enumerate(_ROUTE):
@@ -44,7 +44,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def _pass_on(folder: Path, leg: int, times: int, report: Path) -> None:
-    """Load each checkpoint of the leg before, compare it with what its seed generates, and save what was loaded."""
+    """Load each checkpoint of the previous leg, compare it with the data of its seed, and save it again."""
     verdicts = []
     with init_process_group():
         for seed in range(times):
@@ -57,13 +57,13 @@ def _pass_on(folder: Path, leg: int, times: int, report: Path) -> None:
                 dense, shards = restored, blanks
             target = folder / f"{leg}" / f"{seed}"
             save(target, Contents(dense=dense, shards=shards, state={"seed": seed}), step=1, fingerprint=RUN)
-        ranks.Vote(0).largest()  # the first rank, which holds the store, leaves after the others
+        ranks.Vote(0).largest()  # the first rank hosts the store, so it must leave last
         if ranks.is_first():
             report.write_text(json.dumps(verdicts))
 
 
 def _load(folder: Path, seed: int, dense: dict, shards: list[TableShard]) -> list[str]:
-    """Return the names of what did not arrive as it left."""
+    """Return the names of tensors that changed."""
     try:
         found = load(folder / "step-00000001", RUN)
         found.restore_(dense, shards)
@@ -80,7 +80,7 @@ def _load(folder: Path, seed: int, dense: dict, shards: list[TableShard]) -> lis
 
 
 def _shards(seed: int) -> list[TableShard]:
-    """Return this rank's rows of each table of which it has some."""
+    """Return this rank's rows of each table, if it has any."""
     number, count = ranks.rank(), ranks.world_size()
     shards = []
     for name, (rows, dim) in _TABLES.items():

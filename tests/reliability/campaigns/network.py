@@ -1,4 +1,4 @@
-"""Training and evaluation in an empty network namespace whose loopback is up, which is all they need; who listens where."""
+"""Train and evaluate in an empty network namespace with only a loopback interface, and check which ports are open."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ from tests.reliability.runs import ROOT, Launched, job, last_step, torchrun, wai
 
 _PROGRAM = [sys.executable, "-m", "dlrm_adahessian"]
 _LOOPBACK, _ALL_INTERFACES = "127.0.0.1", "::"
-# By name: a command, and where its first process and those that it starts are known to listen (SECURITY.md).
+# For each name, a command and the addresses where its first process and child processes should listen (SECURITY.md).
 _WAYS: dict[str, tuple[list[str], dict[str, set[str]]]] = {
     "alone": ([*_PROGRAM, "train"], {"launcher": {_LOOPBACK}}),
     "launch": ([*_PROGRAM, "launch", "--ranks", "2"], {"launcher": set(), "ranks": {_LOOPBACK}}),
     "torchrun": (torchrun(2), {"launcher": {_ALL_INTERFACES}, "ranks": {_LOOPBACK}}),
 }
 
-# Loopback is brought up by ioctl, SIOCSIFFLAGS with IFF_UP and IFF_RUNNING: the tool `ip` may not be there.
+# Bring up loopback by ioctl (SIOCSIFFLAGS with IFF_UP and IFF_RUNNING), because the tool `ip` may be missing.
 _UP = """
 import fcntl, os, socket, struct, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:
@@ -31,7 +31,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Train and evaluate without a network, on one process and on two ranks; then see where processes listen."""
+    """Train and evaluate without a network, on one process and on two ranks, then check where processes listen."""
     tried = "train and evaluate in an empty network namespace, by each way to start"
     with counting(19, tried, 2 * len(_WAYS) * times) as (outcome, show):
         isolated = _isolated(["-c", "pass"], folder / "log")
@@ -54,11 +54,11 @@ def _prepared(folder: Path, out: Path) -> list[str]:
 
 
 def _isolated(arguments: list[str], log: Path) -> int:
-    """Run Python without a network; return its exit code."""
+    """Run Python without a network, and return its exit code."""
     if shutil.which("unshare") is None:
-        log.write_text("there is no unshare")
+        log.write_text("unshare is missing")
         return 127
-    # The name of the prepared rows is known when they are there.
+    # The name of the prepared data is known only after preparation.
     made = next(log.parent.glob("cache/synthetic-*[0-9a-f]"), None)
     arguments = [str(made) if argument.endswith("cache/prepared") else argument for argument in arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -88,7 +88,7 @@ def _listening(times: int, folder: Path) -> Outcome:
 
 
 def _sockets(command: list[str], out: Path) -> dict[str, list[str]]:
-    """Return where a launcher and its ranks listen while they train: an address for each socket."""
+    """Return the addresses of the sockets on which a launcher and its ranks listen during training."""
     launched = Launched(command, out.with_suffix(".log"))
     found: dict[str, list[str]] = {}
     try:

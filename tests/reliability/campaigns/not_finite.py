@@ -1,6 +1,7 @@
-"""A number that is not finite on one rank of two: no rank learns from that step, all count it, and nothing changed.
+"""A value that is not finite on one of two ranks: both must skip the step, count it, and change nothing.
 
-After three such steps in a row both go back to a checkpoint, and what passes leaves no trace; what stays ends the run.
+After three such steps in a row, both go back to a checkpoint. A temporary fault leaves no trace, and a permanent one ends
+the run.
 """
 
 import json
@@ -26,15 +27,15 @@ from tests.reliability.runs import committed, differences, job, last_step
 
 _PLACES = ("input", "row", "loss", "grad", "curvature", "pooled_grad", "pooled_curvature")
 _VALUES = (float("nan"), float("inf"), -float("inf"))
-_FIRST, _APART = 3, 2  # steps that meet one: 3, 5, 7, ...
-_SPOILT = 20  # step that spoils those that follow
+_FIRST, _APART = 3, 2  # the faulty steps are 3, 5, 7, ...
+_SPOILT = 20  # first step of the later faults
 _PASSING = ("input", "row", "parameters", "optimizer")
-"""What a passing fault spoils: the input of three steps, or memory, which stays so until it is restored."""
+"""Places of a temporary fault: the input of three steps, or memory, which stays bad until it is restored."""
 _COUNTERS = ("rollbacks", "rolled_back_to")
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Put so many bad numbers into the second rank of a run; then nothing else, until it gives up."""
+    """Inject bad numbers on the second rank at several steps, then at every step until the run ends."""
     tried = "NaN or Inf on one rank of two: both skip the step, and nothing changes"
     with counting(8, tried, times) as (outcome, show):
         log, flags = folder / "skips", job(folder / "run", "--epochs", 1 + times // 18)
@@ -52,8 +53,8 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
 
 
 def _passes(times: int, folder: Path) -> Outcome:
-    """Spoil memory or input of the second rank once; the run must end as one that nothing happened to."""
-    tried = "NaN that passes, on one rank of two: both go back to a checkpoint, and end as an undisturbed run"
+    """Corrupt memory or input of the second rank once. The run must end like an undisturbed one."""
+    tried = "temporary NaN on one rank of two: both go back to a checkpoint, and end like an undisturbed run"
     with counting(8, tried, times) as (outcome, show):
         outcome.figures = {"rollbacks": 0}
         whole, log = folder / "whole", folder / "passes"
@@ -78,7 +79,7 @@ def _passes(times: int, folder: Path) -> Outcome:
 
 
 def _stays(folder: Path) -> Outcome:
-    tried = f"NaN at every step from the {_SPOILT}th on: back once, then exit 4, and what was saved is finite"
+    tried = f"NaN at every step from the {_SPOILT}th on: one rollback, then exit 4, and all saved values are finite"
     with counting(8, tried) as (outcome, show):
         log, out = folder / "diverges", folder / "diverged"
         codes = worlds.wait(worlds.start(2, _diverge, job(out), log=log), 600)
@@ -87,7 +88,7 @@ def _stays(folder: Path) -> Outcome:
         outcome.expect(codes == [code, code], f"exit codes {codes}: {printed[-500:]}")
         outcome.figures = {
             "skipped": printed.count(" skipped: "),
-            "rollbacks": len(re.findall(r"went back to the checkpoint of step \d+: ", printed)),
+            "rollbacks": len(re.findall(r"went back to the checkpoint of step \d+, ", printed)),
             "saved": committed(out),
             "last": last_step(out),
         }
@@ -95,7 +96,7 @@ def _stays(folder: Path) -> Outcome:
             outcome.lose(f"{outcome.figures['rollbacks']} rollbacks: {printed[-500:]}")
         spoilt = [path.name for path in out.glob("checkpoints/step-*/*.safetensors") if not _is_finite(path)]
         if spoilt:
-            outcome.miss(f"saved, and not finite: {', '.join(spoilt)}")
+            outcome.miss(f"saved values that are not finite: {', '.join(spoilt)}")
         show()
     return outcome
 
@@ -116,12 +117,12 @@ def _judge(outcome: Outcome, report: Path, times: int) -> None:
 
 
 def _is_bad() -> bool:
-    """Whether this is the rank that meets bad numbers."""
+    """Return whether this rank gets bad numbers."""
     return os.environ["RANK"] == "1"
 
 
 def _skip(flags: list[str], times: int) -> int:
-    """Train, meet a bad number at some steps, and write which of them changed a tensor of this rank."""
+    """Train with a bad number at some steps, and write which of them changed a tensor of this rank."""
     real, met, fits = loop._Fit._step, [], []
 
     def step(fit: Any, batch: Any, following: Any) -> Any:
@@ -147,7 +148,7 @@ def _skip(flags: list[str], times: int) -> int:
 
 
 def _diverge(flags: list[str]) -> int:
-    """Train, and meet NaN at each step from one on."""
+    """Train with NaN at each step from a given one on."""
 
     def spoil(fit: Any, batch: Any, step: int) -> None:
         if step >= _SPOILT:
@@ -157,7 +158,7 @@ def _diverge(flags: list[str]) -> int:
 
 
 def _spoilt_once(flags: list[str], what: str) -> int:
-    """Train, and meet what passes."""
+    """Train with a temporary fault."""
 
     def spoil(fit: Any, batch: Any, step: int) -> None:
         if fit.progress.rollbacks:
@@ -178,7 +179,7 @@ def _spoilt_once(flags: list[str], what: str) -> int:
 
 
 def _train(flags: list[str], spoil: Callable[[Any, Any, int], None]) -> int:
-    """Train; on the second rank `spoil` has the run, the batch and the number of each step before it is done."""
+    """Train. On the second rank, `spoil` is called with the run, the batch, and the step number before each step."""
     real = loop._Fit._step
 
     def step(fit: Any, batch: Any, following: Any) -> Any:
@@ -192,7 +193,7 @@ def _train(flags: list[str], spoil: Callable[[Any, Any, int], None]) -> int:
 
 @contextmanager
 def _poison(fit: Any, batch: Any, place: str, value: float) -> Iterator[None]:
-    """Put a bad number where it is named, for the time of a step."""
+    """Put a bad number in the named place for one step."""
     state = fit.state
     if place == "input":
         batch.dense[0, 0] = value
@@ -211,7 +212,7 @@ def _poison(fit: Any, batch: Any, place: str, value: float) -> Iterator[None]:
 
 
 def _spoilt(found: Any, place: str, value: float) -> Any:
-    if getattr(found, place) is None:  # of the curvature, at a step without
+    if getattr(found, place) is None:  # the curvature, at a step without it
         place = "grad"
     spoilt = getattr(found, place).clone()
     spoilt.view(-1)[0] = value
@@ -219,7 +220,7 @@ def _spoilt(found: Any, place: str, value: float) -> Any:
 
 
 def _tensors(fit: Any) -> dict[str, Tensor]:
-    """Return copies of all that a checkpoint of this rank has."""
+    """Return copies of all tensors that a checkpoint of this rank contains."""
     dense = fit.state._dense_tensors()
     rows = {
         f"{name}/{key}": tensor

@@ -1,4 +1,4 @@
-"""Generated lines through a pipe into `prepare`, its memory watched: it grows by the vocabulary, not by the lines."""
+"""Send generated lines through a pipe to `prepare`: its memory must grow with the vocabulary, not with the lines."""
 
 import json
 import subprocess
@@ -20,11 +20,11 @@ from tests.reliability.watch import looks, resident, thinned
 _LIMIT = 1 << 30  # bytes
 _NOISE = 16 << 20  # bytes
 _WATCH = 1.0  # seconds
-_SLOT = 8  # bytes of a token in a hash table, which is at most half empty (data/prepared/vocabulary.py)
+_SLOT = 8  # bytes per token in a hash table, which is at least half full (data/prepared/vocabulary.py)
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Pipe so many lines."""
+    """Send lines through the pipe."""
     tried = "lines through a pipe into prepare, at most 1 GiB resident"
     with counting(9, tried) as (outcome, show):
         outcome.times = times
@@ -38,19 +38,19 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
             "samples": [(round(second, 1), rows, memory >> 20) for second, rows, memory in thinned(samples)],
         }
         if made["rows_kept"] != times or made["rows_rejected"]:
-            outcome.miss(f"{times} lines in, {made['rows_kept']} kept and {made['rows_rejected']} rejected")
+            outcome.miss(f"{times} lines, but {made['rows_kept']} kept and {made['rows_rejected']} rejected")
         if peak > _LIMIT:
             outcome.lose(f"{peak >> 20} MiB resident")
         if _growth(samples, times) > made["table_rows"] * 2 * _SLOT + _NOISE:
-            outcome.lose(f"grew by {outcome.figures['growth_mib']} MiB while lines were read")
+            outcome.lose(f"memory grew by {outcome.figures['growth_mib']} MiB while lines were read")
         if not samples:
-            outcome.lose("no look at its memory")
+            outcome.lose("no memory sample")
         show()
     yield outcome
 
 
 def _prepare(rows: int, folder: Path, samples: list[tuple[float, int, int]]) -> dict[str, int]:
-    """Run `prepare`; append (seconds, rows written, bytes resident without mapped files) every second."""
+    """Run `prepare`, and append (seconds, lines written, resident bytes without mapped files) every second."""
     flags = ["--data-path", "-", "--data.cache-dir", str(folder / "cache"), "--data.min-count", "2", "--json"]
     command = [sys.executable, "-m", "dlrm_adahessian", "prepare", *flags]
     written = [0]
@@ -63,16 +63,16 @@ def _prepare(rows: int, folder: Path, samples: list[tuple[float, int, int]]) -> 
 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         threading.Thread(target=feed, daemon=True).start()
-        with suppress(psutil.NoSuchProcess):  # it ends while it is looked at
+        with suppress(psutil.NoSuchProcess):  # it ends during a sample
             for second, watched in looks(process.pid, _WATCH):
                 samples.append((second, written[0], resident(watched)))
         out = process.stdout.read()
     if process.returncode:
-        raise RuntimeError(f"prepare must end well, it ended with {process.returncode}")
+        raise RuntimeError(f"prepare failed with exit code {process.returncode}")
     return json.loads(out)
 
 
 def _growth(samples: list[tuple[float, int, int]], rows: int) -> int:
-    """Return the bytes by which memory grew from a quarter of the lines, while they were read, to the last one."""
+    """Return the growth of memory in bytes while lines were read, from a quarter of them to the last."""
     read = [memory for _, written, memory in samples if rows // 4 <= written < rows]
     return read[-1] - read[0] if read else 0

@@ -1,4 +1,4 @@
-"""Damage to prepared rows: made anew in the cache, refused where they were named; never trained on."""
+"""Damage prepared data: it must be prepared again in the cache, or rejected if named, and never trained on."""
 
 import random
 import shutil
@@ -28,8 +28,8 @@ _KINDS = (
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Damage a file so many times; half of the tries find the rows in the cache, half name their folder."""
-    tried = "damage to prepared rows: made anew with a warning, or refused with 65"
+    """Damage files. Half of the tries find the data in the cache, and half name its folder."""
+    tried = "damage to prepared data: prepared again with a warning, or refused with 65"
     with (
         counting(14, tried, times) as (outcome, show),
         warnings_of("dlrm_adahessian.data.prepared.folder") as warned,
@@ -62,7 +62,7 @@ def _judge_cached(cache: Path, what: str, truth: list[bytes], warned: list[str],
     told = any("damaged and will be prepared again" in text for text in warned)
     outcome.figures["made_anew"] += same and told
     if not (same and told):
-        outcome.miss(f"{what}: {'no warning' if same else 'other rows'}")
+        outcome.miss(f"{what}: {'no warning' if same else 'other samples'}")
 
 
 def _judge_named(damaged: Path, what: str, outcome: Outcome) -> None:
@@ -72,11 +72,11 @@ def _judge_named(damaged: Path, what: str, outcome: Outcome) -> None:
         outcome.figures["refused"] += 1
         return
     except Exception as error:
-        # Without its manifest a folder is one of raw rows, and holds none.
+        # Without its manifest, a folder counts as raw data, but contains none.
         if not (what == f"{MANIFEST} missing" and isinstance(error, ProgramError)):
             outcome.lose(f"{what}: {error!r}")
         return
-    outcome.miss(f"{what}: taken")
+    outcome.miss(f"{what}: accepted")
 
 
 def _cached(cache: Path, *, seed: int) -> PreparedData:
@@ -92,11 +92,11 @@ def _content(data: PreparedData) -> list[bytes]:
 
 
 def _harm(folder: Path, other: Path, number: int) -> str:
-    """Damage a file of prepared rows; return what was done."""
+    """Damage a file of prepared data, and return a description of the damage."""
     rng = random.Random(number)
     kind, path = _KINDS[number // 2 % len(_KINDS)], rng.choice(sorted(folder.iterdir()))
     if kind == "folder of other rows":
-        if number % 2:  # a folder that is named may have any rows
+        if number % 2:  # a named folder may contain any data
             kind = "missing"
         else:
             shutil.rmtree(folder)
@@ -107,9 +107,7 @@ def _harm(folder: Path, other: Path, number: int) -> str:
         at = rng.randrange(len(data))
         data[at] ^= 1 << rng.randrange(8)
     elif kind == "truncation":
-        del data[
-            rng.randrange(len(data) - 1) :
-        ]  # a manifest without its last byte, a line end, says the same
+        del data[rng.randrange(len(data) - 1) :]  # a manifest without its final newline has the same content
     elif kind == "foreign":
         path = folder / rng.choice(("labels.npy", "dense.npy", "ids.npy", "truth.npy", MANIFEST))
         data = bytearray((other / path.name).read_bytes())

@@ -1,4 +1,4 @@
-"""One of two ranks under torchrun is killed or stopped at random moments; torchrun restarts, and the run goes on."""
+"""Kill or stop one of two ranks under torchrun at random moments. torchrun must restart them, and the run continue."""
 
 import random
 import shutil
@@ -23,22 +23,22 @@ from tests.reliability.runs import (
     wait_until,
 )
 
-_LIMIT = 20.0  # seconds from a kill to the first step after it
-_TIMEOUT = 5  # seconds, as --timeout
-# A stopped rank is given up after the timeout, and torchrun, whose SIGTERM it does not hear, kills it 30 s later.
+_LIMIT = 20.0  # maximum seconds from a kill to the next step
+_TIMEOUT = 5  # value of --timeout in seconds
+# The other rank gives up after the timeout. The stopped rank ignores SIGTERM, so torchrun kills it 30 s later.
 _STOPPED_LIMIT = _LIMIT + _TIMEOUT + 30
-_OFTEN = 2  # steps from one checkpoint to the next, so that many blows fall into one
-_BLOWS = 5  # restarts of one launcher
-_SPAN = 2.0  # seconds after the first step of a sitting within which the blow falls
+_OFTEN = 2  # steps between checkpoints, so that many signals interrupt one
+_BLOWS = 5  # restarts per launcher
+_SPAN = 2.0  # seconds after the first step in which the signal is sent
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Kill a random rank so many times."""
+    """Kill a random rank several times."""
     yield _campaign(5, "SIGKILL of a random rank of 2 under torchrun", times, folder, signal.SIGKILL, _LIMIT)
 
 
 def stops(times: int, folder: Path) -> Iterator[Outcome]:
-    """Stop a random rank so many times; it hangs, which only the timeout tells."""
+    """Stop a random rank several times. It hangs, and only the timeout reveals it."""
     tried = f"SIGSTOP of a random rank of 2 under torchrun, --timeout {_TIMEOUT}"
     yield _campaign(5, tried, times, folder, signal.SIGSTOP, _STOPPED_LIMIT)
 
@@ -70,7 +70,7 @@ def _campaign(line: int, tried: str, times: int, folder: Path, blow: signal.Sign
 def _struck(
     launched: Launched, out: Path, rng: random.Random, outcome: Outcome, blow: signal.Signals, limit: float
 ) -> bool:
-    """Strike a rank once and wait for the recovery; return whether it came, and the run had not finished before."""
+    """Send a signal to a rank, and wait for the recovery. Return whether it came before the run finished."""
     sittings = len(beginnings(launched.printed()))
     if not sittings and not _stepping(launched, out, 1):
         return False
@@ -89,21 +89,21 @@ def _struck(
     if not _stepping(launched, out, sittings + 1, limit + 30):
         if launched.alive() or (out / "summary.json").exists() is False:
             outcome.lose(f"no recovery: {launched.printed()[-600:]!r}")
-        else:  # the last step was done before the blow took effect
+        else:  # the last step finished before the signal took effect
             outcome.times -= 1
         return False
     seconds = time.monotonic() - began
     outcome.figures["recovery_seconds"].append(round(seconds, 2))
     if seconds > limit:
-        outcome.lose(f"recovery took {seconds:.1f} s, more than {limit:g}")
+        outcome.lose(f"recovery took {seconds:.1f} s, with a limit of {limit:g}")
     begun = beginnings(launched.printed())[sittings]
     if begun < before:
-        outcome.lose(f"checkpoint {before} was committed, and the restart began from {begun}")
+        outcome.lose(f"checkpoint {before} was committed, but the restart began at {begun}")
     return True
 
 
 def _stepping(launched: Launched, out: Path, sitting: int, seconds: float = 60) -> bool:
-    """Wait for the first step of a sitting, counted from 1."""
+    """Wait for the first step after a start, counted from 1."""
 
     def stepped() -> bool:
         begun = beginnings(launched.printed())
@@ -119,7 +119,7 @@ def _finish(launched: Launched, out: Path, whole: Path, outcome: Outcome) -> Non
     wait_until(lambda: not launched.left(), lambda: True, 5)
     if orphans := launched.left():
         outcome.figures["orphans"] += len(orphans)
-        outcome.lose(f"{len(orphans)} processes outlive the launcher")
+        outcome.lose(f"{len(orphans)} processes survived the launcher")
     outcome.figures["runs_compared"] += 1
     if found := differences(out, whole):
         outcome.miss(f"differs from the undisturbed run: {', '.join(found)}")

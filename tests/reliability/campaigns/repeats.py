@@ -1,4 +1,4 @@
-"""The same run again, with other settings of the reader thread: the same bit for bit."""
+"""Repeat a run with other settings of the reader thread. All results must be bitwise identical."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from tests.processes import worlds
 from tests.reliability.outcome import Outcome, counting
 from tests.reliability.runs import Single, differences, job, uninterrupted
 
-_PREFETCH = (4, 1, 2, 64)  # batches read ahead; the first is the default
+_PREFETCH = (4, 1, 2, 64)  # prefetched batches; the first value is the default
 _ORDERS = ("time", "shuffled")
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Repeat the job so many times on one process, rows in time order or shuffled; then a quarter as often on two ranks."""
+    """Repeat the job on one process, in time order or shuffled, and a quarter as often on two ranks."""
     with counting(7, "same seed, same run, with 1 to 64 batches read ahead", times) as (outcome, show):
         firsts: dict[str, Path] = {"time": uninterrupted(folder, 1)}
         for number in range(times):
@@ -25,7 +25,7 @@ def run(times: int, folder: Path) -> Iterator[Outcome]:
             code = again.wait()
             outcome.expect(code == 0, f"exit {code}: {again.printed()[-300:]}")
             if code == 0 and (found := differences(out, firsts.setdefault(order, out))):
-                outcome.miss(f"{order}, {prefetch} read ahead: {', '.join(found)} differ")
+                outcome.miss(f"{order}, prefetch {prefetch}: {', '.join(found)} differ")
             if out not in firsts.values():
                 shutil.rmtree(out)
             show()

@@ -1,4 +1,4 @@
-"""Damage to finished results of a run folder, a cached baseline and a comparison: made anew or refused, never taken."""
+"""Damage finished results of runs, cached baselines, and comparisons: they must be computed again or rejected."""
 
 import json
 import random
@@ -34,12 +34,12 @@ _KINDS = ("bit flip", "truncation", "swapped", "missing", "edited", "foreign", "
 
 @dataclass(frozen=True)
 class _Place:
-    """Where results are.
+    """A place with results.
 
     Attributes:
-        name: in messages.
+        name: name in messages.
         runs: pattern of the run folders.
-        used: makes the results with a seed, or takes them again, and returns all of them but the clock.
+        used: function that creates the results with a seed, or reads them again, and returns them without times.
     """
 
     name: str
@@ -48,8 +48,8 @@ class _Place:
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Damage results so many times, in the three places by turns."""
-    tried = "damage to finished results: made anew with a warning, or refused"
+    """Damage results in three places in turn."""
+    tried = "damage to finished results: computed again with a warning, or refused"
     with counting(26, tried, times) as (outcome, show), warnings_of("dlrm_adahessian") as warned:
         outcome.figures = {"made_anew": 0, "refused": 0}
         whole, other, copy = folder / "whole", folder / "other", folder / "tried"
@@ -81,9 +81,9 @@ def _judge(
         outcome.lose(f"{what}: {error!r}")
         return
     if found != truth or _bytes(damaged) == before:
-        outcome.miss(f"{what}: {'other results' if found != truth else 'taken'}")
-    elif not warned and what.split(": ")[1] != f"{SUMMARY} missing":  # a run without one is unfinished
-        outcome.lose(f"{what}: made anew without a word")
+        outcome.miss(f"{what}: {'other results' if found != truth else 'accepted'}")
+    elif not warned and what.split(": ")[1] != f"{SUMMARY} missing":  # without a summary, a run is unfinished
+        outcome.lose(f"{what}: computed again without a warning")
     else:
         outcome.figures["made_anew"] += 1
 
@@ -94,7 +94,7 @@ def _bytes(run: Path) -> list[bytes | None]:
 
 
 def _harm(copy: Path, other: Path, runs: str, number: int) -> tuple[Path, str]:
-    """Damage a run of a copy; return its folder, and what was done."""
+    """Damage a run in a copy. Return its folder and a description of the damage."""
     rng = random.Random(number)
     run, foreign = (
         rng.choice(sorted(path for path in place.glob(runs) if path.is_dir())) for place in (copy, other)
@@ -126,7 +126,7 @@ def _changed(kind: str, data: bytes, foreign: Path, rng: random.Random) -> bytes
     if kind == "foreign":
         return foreign.read_bytes()
     if kind == "truncation":
-        return data[: rng.randrange(len(data) - 1)]  # JSON without its last byte, a line end, says the same
+        return data[: rng.randrange(len(data) - 1)]  # JSON without its final newline has the same content
     if kind == "edited":
         return _edited(data, rng)
     changed = bytearray(data)
@@ -135,7 +135,7 @@ def _changed(kind: str, data: bytes, foreign: Path, rng: random.Random) -> bytes
 
 
 def _edited(data: bytes, rng: random.Random) -> bytes:
-    """Change a number of a JSON document, or leave out a key."""
+    """Change a number in a JSON document, or remove a key."""
     document = json.loads(data)
     inner = document
     while isinstance(inner[key := rng.choice(list(inner))], dict) and inner[key]:
@@ -163,7 +163,7 @@ def _small(folder: Path) -> dict[str, Any]:
 
 
 def _run_folder(folder: Path, seed: int) -> Any:
-    """Train a run, or resume the finished one, which has nothing left to train."""
+    """Train a run, or resume the finished one, which has no steps left."""
     out = folder / "run"
     done = run_job(_config(folder, seed, out=out, resume=out.exists()))
     assert done is not None

@@ -1,4 +1,4 @@
-"""Several processes at one cache or one run directory, and processes that are asked to stop."""
+"""Several processes with one cache or one run directory, and processes that receive stop signals."""
 
 import os
 import random
@@ -17,7 +17,7 @@ _LOCKED = 5  # exit code
 
 
 def run(times: int, folder: Path) -> Iterator[Outcome]:
-    """Prepare with 8 processes, start two runs in one directory, and send signals; each so many times."""
+    """Prepare with 8 processes, start two runs in one directory, and send signals, several times each."""
     text = folder / "train.txt"
     text.write_bytes(TEXT)
     yield _one_writes(times, folder, text)
@@ -111,11 +111,11 @@ def _stopped(times: int, folder: Path, whole: Path, blow: signal.Signals) -> Out
             os.kill(sitting.pid, blow)
             code = sitting.wait()
             saved, learnt = committed(out), last_step(out)
-            # Between the look at the log and the signal a step may have been done, and one is under way.
+            # A step may finish between reading the log and the signal, and another one is in progress.
             right = code == expected and saved == learnt and saved <= step + 2
             outcome.expect(
                 right,
-                f"exit {code}, at step {step}, saved {saved}, learnt {learnt}: {sitting.printed()[-300:]}",
+                f"exit {code}, at step {step}, saved {saved}, trained {learnt}: {sitting.printed()[-300:]}",
             )
             resumed = Single(job(out, "--resume"), folder / "stopped.log")
             if (code := resumed.wait()) != 0:
