@@ -69,7 +69,7 @@ def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"NUMBA_DISABLE_JIT": "1"}
     work = folder / "work"
     work.mkdir()
-    (work / "rows.txt").write_bytes(b"".join(map(format_rows, row_blocks(SyntheticConfig(), 350))))
+    (work / "rows.txt").write_bytes(b"".join(map(format_rows, row_blocks(SyntheticConfig(), 140))))
 
     def call(*arguments: str, program: tuple[str, ...] = ("-m", "dlrm_adahessian")) -> str:
         command = [str(folder / "venv" / "bin" / "python"), *program, *arguments]
@@ -98,6 +98,6 @@ def test_it_is_the_wheel_that_plans_trains_evaluates_exports_and_compares(run: R
     assert not Path(where).is_relative_to(CLONE)
     assert "26 tables" in planned
     assert "hybrid minus adagrad" in trained
-    assert json.loads(evaluated)["rows"] == 350
+    assert json.loads(evaluated)["rows"] == 140
     assert json.loads(exported)["identical"] > 0
     assert "written to study/report.html" in compared

@@ -4,8 +4,8 @@ import torch
 
 from tests.oracles import DENSE, FEATURES, pooled_of, small_batch
 
-CALLS, DRAWS = 300, 5
-"""1,500 draws. Each call averages 5 of them, which takes one forward pass."""
+CALLS, DRAWS = 100, 15
+"""1,500 draws. Each call averages 15 of them, which takes one forward pass."""
 
 
 def table_diagonal(pooled_curvature, hits):

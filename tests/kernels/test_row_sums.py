@@ -150,7 +150,7 @@ def test_row_curvature_is_the_hessian_diagonal_of_a_mean_loss(kernel: str):
 
     def hess_diag(function, at: Tensor) -> Tensor:
         hessian = torch.func.hessian(lambda flat: function(flat.view_as(at)))(at.flatten())
-        return hessian.diagonal().view_as(at)
+        return hessian.diagonal().view_as(at).contiguous()  # numba compiles once more for strides
 
     problem.grad = torch.func.grad(loss)(pool(table))
     problem.curvature = hess_diag(loss, pool(table))

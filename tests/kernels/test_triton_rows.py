@@ -1,7 +1,8 @@
 """Test the GPU kernels against the torch reference and the CPU lookup, on CUDA and interpreted on the CPU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -126,10 +127,11 @@ def run(
     fused: bool,
     sampled: Tensor | None = None,
     weights: Tensor | None = None,
-    l2: float = 0.0,
+    l2: Sequence[float] = (0.0,) * STEPS,
     steps: int = STEPS,
+    tile: int = TILE,
 ):
-    """Take steps, the first without curvature, and return weight and state."""
+    """Take steps, the first without curvature, each with its penalty, and return weight and state."""
     on_device = case.to(device, dtype)
     rule = cfg.build()
     weight = (
@@ -149,19 +151,19 @@ def run(
 
             update_rows_triton_(
                 weight, state, *where, sampled=mask, rule=rule.direction_triton, cfg=cfg, lr=cfg.lr * LR_SCALE,
-                samples=case.batch, weights=weights, l2=l2, tile=TILE,
+                samples=case.batch, weights=weights, l2=l2[step], tile=tile,
             )  # fmt: skip
         elif len(case.rows):
             hits = sums(case, where, mask, weights)
             if mask is not None:
                 hits = hits.with_curvature_of_all()
-            if l2:
-                hits = hits.penalized(weight, l2)
+            if l2[step]:
+                hits = hits.penalized(weight, l2[step])
             rule.update_torch_(weight, state, hits, lr_scale=LR_SCALE, samples=case.batch)
     return {"weight": weight, **state}
 
 
-def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Tensor | float | None):
+def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Any):
     # Sums of at most 25 terms, roots and quotients. AdaHessian divides rounded terms by 1 - beta2 = 0.01.
     tolerance = 5e3 * torch.finfo(dtype).eps
     found = run(cfg, case, device, dtype, fused=True, **how)
@@ -174,19 +176,10 @@ def assert_same(cfg, case: Lookups, device: str, dtype=torch.float64, **how: Ten
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", RULES)
-def test_rules_equal_the_torch_reference(name: str, device: str):
+def test_rules_equal_the_torch_reference_with_and_without_a_penalty(name: str, device: str):
     case = CASES["bags_with_repeated_rows"]
-    assert_same(RULES[name], case, device, sampled=torch.arange(case.batch) % 3 == 0)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", RULES)
-def test_every_rule_has_the_penalty_of_its_rows(name: str, device: str):
-    case = CASES["bags_with_repeated_rows"]
-    assert_same(
-        RULES[name], case, device, sampled=torch.arange(case.batch) % 3 == 0, l2=0.25,
-        steps=WITHOUT_AND_WITH_CURVATURE,
-    )  # fmt: skip
+    sampled = torch.arange(case.batch) % 3 == 0
+    assert_same(RULES[name], case, device, sampled=sampled, l2=(0.25, 0.0, 0.25), tile=2 * TILE)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -195,7 +188,7 @@ def test_a_row_of_many_tiles_is_penalized_once(device: str):
         RULES["hessian_adagrad"],
         CASES["one_row_hit_by_the_whole_batch"],
         device,
-        l2=0.25,
+        l2=(0.25, 0.25),
         steps=WITHOUT_AND_WITH_CURVATURE,
     )
 

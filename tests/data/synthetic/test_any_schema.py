@@ -1,5 +1,6 @@
 """Generated data of any schema has the promised click model."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.metrics import log_loss
 from dlrm_adahessian.data.config import SyntheticConfig
 from dlrm_adahessian.data.rows import Bags, ColumnBlock
 from dlrm_adahessian.data.schema import BagColumn, from_dict
+from dlrm_adahessian.data.synthetic import any_schema
 from dlrm_adahessian.data.synthetic.any_schema import PIECE, row_blocks
 from tests.data.columnar.slow import fnv
 from tests.data.synthetic.schemas import EVERY_KIND, generated, schema_of
@@ -23,6 +25,15 @@ CALIBRATION_ERROR = 0.0006  # standard error 0.27 / (4 * 2**16)**0.5
 @pytest.fixture(scope="module")
 def block() -> ColumnBlock:
     return generated(EVERY_KIND, ROWS)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draw a quarter of the samples at a time. The click model is calibrated on a quarter as many, too."""
+    any_schema._plant.cache_clear()
+    monkeypatch.setattr(any_schema, "PIECE", PIECE // 4)
+    yield
+    any_schema._plant.cache_clear()
 
 
 def is_missing(block: ColumnBlock, bit: int) -> np.ndarray:
@@ -75,6 +86,7 @@ def test_each_kind_of_column_is_as_the_schema_says(block: ColumnBlock) -> None:
     assert generated(schema_of(1, 0, 0), 10).weights is None
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_texts_are_what_tokens_were_hashed_from() -> None:
     (block,) = row_blocks(EVERY_KIND, SyntheticConfig(cardinality_scale=0.01), 100)
     columns = [*block.tokens.T, *(bags.values for bags in block.bags)]
@@ -83,6 +95,7 @@ def test_texts_are_what_tokens_were_hashed_from() -> None:
         assert hashes == found.tokens.tolist() == tokens.tolist()
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_criteo_s_format_has_tokens_of_32_bits_without_texts() -> None:
     schema = schema_of(1, 3, 0, format="criteo")
     tokens = generated(schema, 1000).tokens
@@ -112,23 +125,26 @@ def test_labels_are_drawn_from_the_probability(block: ColumnBlock) -> None:
         assert (np.abs(excess) <= 5 * np.sqrt(variance)).all(), name
 
 
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(
     ("kinds", "seed"), [((13, 26, 0), 0), ((3, 4, 2), 0), ((3, 4, 2), 1), ((3, 4, 2), 2), ((5, 0, 2), 0)]
 )
 def test_task_is_as_hard_whatever_the_columns_and_the_seed(kinds: tuple[int, int, int], seed: int) -> None:
-    assert 0.80 < auc(generated(schema_of(*kinds), 60_000, seed=seed, scale=0.02)) < 0.84
+    assert 0.80 < auc(generated(schema_of(*kinds), PIECE // 2, seed=seed, scale=0.02)) < 0.84
 
 
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(
     "kinds", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (4, 0, 0), (0, 4, 0), (0, 0, 4), (0, 70, 1)]
 )
 def test_kinds_may_be_absent(kinds: tuple[int, int, int]) -> None:
-    rows = generated(schema_of(*kinds), 20_000, scale=0.02)
+    rows = generated(schema_of(*kinds), PIECE // 4, scale=0.02)
     assert (rows.values.shape[1], rows.tokens.shape[1], len(rows.bags)) == kinds
     assert abs(rows.labels.mean() - CLICK_RATE) < 0.02
     assert 0.7 < auc(rows) < 0.9
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_a_column_of_one_token_is_told_by_who_lacks_it() -> None:
     columns = {"tokens": [{"column": "c", "buckets": 1}], "bags": [{"column": "b", "buckets": 1}]}
     schema = from_dict({"label": {"column": "click"}, **columns})
@@ -141,6 +157,7 @@ def test_a_column_of_one_token_is_told_by_who_lacks_it() -> None:
     assert np.ptp([min(found) for found in probability]) > 0.1
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_probability_is_that_of_the_row_alone() -> None:
     """Samples with equal values have equal probabilities, for any order of values in a bag."""
     schema = replace(schema_of(0, 2, 0), bags=(BagColumn(column="b", buckets=3, max_length=2),))
@@ -152,6 +169,7 @@ def test_probability_is_that_of_the_row_alone() -> None:
     assert len(seen) < 500
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_a_linear_model_beats_the_base_rate_with_each_kind_of_column() -> None:
     for kinds in [(4, 0, 0), (0, 4, 0), (0, 0, 4)]:
         rows = generated(schema_of(*kinds), 20_000)

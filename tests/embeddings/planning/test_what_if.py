@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from dlrm_adahessian import cli
 from dlrm_adahessian.config import load
 from dlrm_adahessian.embeddings.planning.what_if import PlanConfig, planned, table_sizes
 from dlrm_adahessian.errors import UsageError
-from tests.processes import worlds
+from tests.processes import program, worlds
 
 
 def config(optimizer: str = "hybrid", **changes: object) -> PlanConfig:
@@ -54,10 +52,9 @@ def test_the_1_tb_tables_fit_on_gpus_of_80_gib(hosts: int):
 
 def test_standard_output_is_one_json_document():
     flags = ["--json", "--optimizer", "adagrad", "--embedding-dim", "32", "--hosts", "2"]
-    command = [sys.executable, "-m", "dlrm_adahessian", "plan", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
+    code, out, err = program.call("plan", *flags)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
     assert found["asked"] == {"tables": "kaggle", "optimizer": "adagrad", "sharding": "auto"}
     assert found["machines"]["ranks"] == len(found["ranks"]) == 16
     shards = {(s["table"], s["rank"]): s for s in found["shards"]}
