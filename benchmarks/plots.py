@@ -22,7 +22,7 @@ from dlrm_adahessian.report.panels import COLORS, STYLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS, _IMAGES = _ROOT / "benchmarks" / "results", _ROOT / "docs" / "img"
-_COLOURS = dict(zip(("adagrad", "hybrid", "prepare"), COLORS, strict=False))
+_COLORS = dict(zip(("adagrad", "hybrid", "prepare"), COLORS, strict=False))
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 _SIZES = {"batch": "batch size", "table_rows": "rows of all tables", "dim": "embedding width D"}
 
@@ -40,12 +40,12 @@ def step_plot(points: Sequence[Mapping[str, float]], axis: str) -> Figure:
     for name in ("adagrad", "hybrid"):
         cost = [point[f"{name}_ms"] for point in points]
         label = f"{name}, slope {slope(size, cost):z.2f}"
-        times.loglog(size, cost, "o-", color=_COLOURS[name], label=label)
+        times.loglog(size, cost, "o-", color=_COLORS[name], label=label)
     times.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     times.yaxis.set_major_formatter(_PLAIN)
     times.yaxis.set_minor_formatter(NullFormatter())
     ratio = [point["hybrid_over_adagrad"] for point in points]
-    ratios.semilogx(size, ratio, "o-", color=_COLOURS["hybrid"])
+    ratios.semilogx(size, ratio, "o-", color=_COLORS["hybrid"])
     ratios.axhline(1, color="#000000", linewidth=0.8)
     _from_zero(ratios, ratio)
     times.set_ylabel("step, ms")
@@ -68,7 +68,7 @@ def prepare_plot(points: Sequence[Mapping[str, float]]) -> Figure:
         strict=True,
     ):
         cost = [point[key] for point in points]
-        axes.semilogx(rows, cost, "o-", color=_COLOURS["prepare"], label=f"slope {slope(rows, cost):z.2f}")
+        axes.semilogx(rows, cost, "o-", color=_COLORS["prepare"], label=f"slope {slope(rows, cost):z.2f}")
         axes.xaxis.set_major_formatter(_PLAIN)
         _from_zero(axes, cost)
         axes.set_xlabel("rows prepared")
@@ -81,12 +81,12 @@ def columns_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Plot the peak memory against the number of prepared samples of a schema, one line per format."""
     figure = Figure((6, 3.4), layout="constrained")
     axes = figure.subplots()
-    for colour, written in zip(
+    for color, written in zip(
         cycle(COLORS), dict.fromkeys(point["format"] for point in points), strict=False
     ):
         own = [point for point in points if point["format"] == written]
         rows, peak = [point["rows"] for point in own], [point["peak_rss_mib"] for point in own]
-        axes.semilogx(rows, peak, "o-", color=colour, label=f"{written}, slope {slope(rows, peak):z.2f}")
+        axes.semilogx(rows, peak, "o-", color=color, label=f"{written}, slope {slope(rows, peak):z.2f}")
     _from_zero(axes, [point["peak_rss_mib"] for point in points])
     axes.set_xticks(sorted({point["rows"] for point in points}))
     axes.xaxis.set_major_formatter(_PLAIN)
@@ -103,14 +103,14 @@ def large_batches_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots()
     most = max(point["samples_to_target"] or 0 for point in points)
     names = list(dict.fromkeys(point["optimizer"] for point in points))
-    for place, (colour, name) in enumerate(zip(cycle(COLORS), names, strict=False)):
+    for place, (color, name) in enumerate(zip(cycle(COLORS), names, strict=False)):
         own = [point for point in points if point["optimizer"] == name]
         there = [point for point in own if point["samples_to_target"]]
         size, samples = [p["batch"] for p in there], [p["samples_to_target"] for p in there]
-        axes.loglog(size, samples, "o-", color=colour, label=name)
+        axes.loglog(size, samples, "o-", color=color, label=name)
         lost = [point["batch"] for point in own if not point["samples_to_target"]]
         above = most * 1.15 ** (place + 1)  # so that marks do not overlap
-        axes.loglog(lost, [above] * len(lost), "o", color=colour, markerfacecolor="none")
+        axes.loglog(lost, [above] * len(lost), "o", color=color, markerfacecolor="none")
     axes.set_xticks(sorted({point["batch"] for point in points}))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):

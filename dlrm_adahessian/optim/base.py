@@ -234,6 +234,6 @@ Tuned = Mapping[str, Range | Choice]
 """Search space by hyper-parameter name. A search skips those that a configuration turns off with 0."""
 
 
-def rate(centre: float) -> Range:
+def rate(center: float) -> Range:
     """Return the search range of a learning rate. It spans three decades for every optimizer, to treat all alike."""
-    return Range(centre / 10**1.5, centre * 10**1.5)
+    return Range(center / 10**1.5, center * 10**1.5)

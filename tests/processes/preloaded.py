@@ -1,15 +1,10 @@
 """Modules preloaded by the server that forks ranks: the whole program, with one thread per rank, as under torchrun.
 
-<<<<<<< HEAD
-The kernels normally start numba's threads at import, which a process forked later cannot use. So this module does not start
-them.
-=======
 Commands import pandas, SciPy and TensorBoard, and numba reads its registries at the first compilation. That takes longer
 than a small run.
 
-The kernels ask numba for its threads when they are imported. That starts them, and a process that was forked after that may
-not use them; so here numba is not asked.
->>>>>>> T
+The kernels normally start numba's threads at import, which a process forked later cannot use. So this module does not start
+them.
 """
 
 import gc
@@ -30,14 +25,10 @@ with mock.patch("numba.get_num_threads", return_value=1):
     import dlrm_adahessian.commands.train  # noqa: F401
     import dlrm_adahessian.train.with_baseline  # noqa: F401
 
-<<<<<<< HEAD
-logging.getLogger().handlers.clear()  # handlers of libraries, normally imported after the program sets up logging
-=======
     with suppress(ImportError):  # of the extra tensorboard
         import torch.utils.tensorboard  # noqa: F401
 
     numba.njit(lambda: 0)()
 
-logging.getLogger().handlers.clear()  # the libraries', which come before the program's own only here
+logging.getLogger().handlers.clear()  # handlers of libraries, normally imported after the program sets up logging
 gc.collect()  # otherwise each process would soon look through all of it, and so copy it
->>>>>>> T

@@ -103,9 +103,9 @@ JUDGED = "auc 1 \x1b better\naccuracy 2 worse\nnot better than\nlogloss 3 no sig
 
 
 @pytest.mark.parametrize(
-    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+    ("environment", "colored"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
 )
-def test_a_judgement_has_its_colour_in_a_terminal_that_has_colours(environment, coloured, monkeypatch):
+def test_a_judgement_has_its_colour_in_a_terminal_that_has_colours(environment, colored, monkeypatch):
     for name, value in {"TERM": "xterm", "NO_COLOR": "", **environment}.items():
         monkeypatch.setenv(name, value)
     ours, theirs = pty.openpty()
@@ -114,7 +114,7 @@ def test_a_judgement_has_its_colour_in_a_terminal_that_has_colours(environment, 
         say_judged(JUDGED)
         terminal.flush()
         shown = screen.read(1000).decode().replace("\r\n", "\n")
-    green, red, yellow, plain = ("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[0m") if coloured else [""] * 4
+    green, red, yellow, plain = ("\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[0m") if colored else [""] * 4
     assert shown == (
         f"auc 1 \\x1b {green}better{plain}\naccuracy 2 {red}worse{plain}\nnot better than\n"
         f"logloss 3 {yellow}no significant difference{plain}\n"

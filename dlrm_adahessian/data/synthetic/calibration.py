@@ -39,5 +39,5 @@ def calibrated(parts: npt.NDArray[np.float32], deviations: Sequence[float], clic
     def excess(intercept: float) -> float:
         return float(special.expit(logits + intercept).mean()) - click_rate
 
-    centre = float(logits.mean())
-    return Logit(scale, float(optimize.brentq(excess, -centre - 20, -centre + 20)))  # pyright: ignore[reportArgumentType]
+    center = float(logits.mean())
+    return Logit(scale, float(optimize.brentq(excess, -center - 20, -center + 20)))  # pyright: ignore[reportArgumentType]
