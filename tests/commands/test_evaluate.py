@@ -1,9 +1,9 @@
 """What `evaluate` prints, word for word."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from dlrm_adahessian.commands.evaluate import evaluation_table
 from dlrm_adahessian.commands.train import job_table
 from dlrm_adahessian.evaluation.figures import model_figures
 from tests.commands.found import LABELS, OURS, job, summary
+from tests.processes import worlds
 
 TABLE = """\
 6 rows, 6 with a label, 0 rejected; 2.0 s, 3 rows/s
@@ -85,17 +86,14 @@ def test_predictions_that_tell_nothing_are_warned_of_and_are_no_error(tmp_path, 
         assert len(said) == warned
 
 
-TABLES = """
-import sys
-sys.modules.update(matplotlib=None, jinja2=None)
-from dlrm_adahessian.commands.evaluate import evaluation_table
-from dlrm_adahessian.commands.train import job_table
-from tests.commands.found import job, summary
-print(evaluation_table(summary()), job_table(job()), sep="\\n")
-"""
+def print_tables() -> None:
+    assert not {"matplotlib", "jinja2"} & sys.modules.keys()
+    sys.modules.update(matplotlib=None, jinja2=None)
+    print(evaluation_table(summary()), job_table(job()), sep="\n")
 
 
-def test_no_table_needs_plots_or_templates() -> None:
+def test_no_table_needs_plots_or_templates(tmp_path: Path) -> None:
     """Importing them takes longer than all else that `evaluate` does with a few samples."""
-    done = subprocess.run([sys.executable, "-c", TABLES], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{evaluation_table(summary())}\n{job_table(job())}\n"
+    worlds.run(1, print_tables, log=tmp_path / "log")
+    printed = worlds.printed(tmp_path / "log", 0)
+    assert printed == f"{evaluation_table(summary())}\n{job_table(job())}\n"
