@@ -54,9 +54,8 @@ def without_clock(summary):
 @pytest.fixture(scope="module")
 def finished(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    process = start(*train(rows, folder / "run", folder / "cache"))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    code, out, err = call(*train(rows, folder / "run", folder / "cache"))
+    assert code == 0, err
     assert "hybrid minus adagrad" in out
     return folder
 
