@@ -157,6 +157,13 @@ def why_not_writable(folder: Path) -> str | None:
         return f"accepts no new files ({error.strerror})"
 
 
+def time_in(folder: Path) -> float:
+    """Return the current time of the clock that stamps files in a folder."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.utime(file.fileno())
+        return os.fstat(file.fileno()).st_mtime
+
+
 def flush_to_disk(descriptor: int) -> None:
     """Flush an open file to disk."""
     os.fsync(descriptor)

@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
-from dlrm_adahessian.runs.files import flush_to_disk, new_file, why_not_plain
+from dlrm_adahessian.runs.files import flush_to_disk, new_file, time_in, why_not_plain
 from dlrm_adahessian.runs.sealed import storage_errors
 
 _TOUCHES = 6  # touches within the time after which a lease expires
@@ -108,7 +107,7 @@ class Lease:
                     return held
                 except FileExistsError:
                     touched, holder = _look(file)
-                    if _time_in(path.parent) - touched <= seconds and not holder.is_dead:
+                    if time_in(path.parent) - touched <= seconds and not holder.is_dead:
                         return holder
                     number += 1
 
@@ -124,7 +123,7 @@ class Lease:
         with suppress(OSError):  # the lease then expires
             os.utime(_file(self._path, self._number), (0, 0), follow_symlinks=False)
 
-    def touch(self) -> bool:
+    def renew(self) -> bool:
         """Touch the lease, and return whether this process still holds it."""
         now = _seconds_since_start()
         if now - self._touched > _LATE * self._seconds or _file(self._path, self._number + 1).exists():
@@ -136,7 +135,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stop.wait(self._seconds / _TOUCHES):
-            if not self.touch():
+            if not self.renew():
                 self._lost()
                 return
 
@@ -155,13 +154,6 @@ def _look(file: Path) -> tuple[float, Holder]:
         return touched, Holder(**json.loads(content))
     except (ValueError, TypeError):
         return touched, Holder()
-
-
-def _time_in(folder: Path) -> float:
-    """Return the current time of the clock that stamps files in a folder."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        os.utime(file.fileno())
-        return os.fstat(file.fileno()).st_mtime
 
 
 def _seconds_since_start() -> float:

@@ -87,7 +87,7 @@ def test_ages_are_those_of_the_file_system(run: Path, monkeypatch: pytest.Monkey
     ahead = file.stat().st_mtime + 3600
     monkeypatch.setattr(time, "time", lambda: ahead)
     assert isinstance(take(run), Holder), "the clock of this machine is an hour ahead"
-    monkeypatch.setattr(lease_module, "_time_in", lambda _: ahead)
+    monkeypatch.setattr(lease_module, "time_in", lambda _: ahead)
     assert isinstance(take(run), Lease), "that of the file system is"
 
 
@@ -171,11 +171,11 @@ def test_a_holder_that_comes_late_gives_up_before_others_may_take_over(
     assert isinstance(held, Lease)
     started = time.clock_gettime(time.CLOCK_BOOTTIME)
     monkeypatch.setattr(lease_module, "_seconds_since_start", lambda: started + 29)
-    assert held.touch()
+    assert held.renew()
     monkeypatch.setattr(lease_module, "_seconds_since_start", lambda: started + 58)
-    assert held.touch(), "29 s after the last time"
+    assert held.renew(), "29 s after the last time"
     monkeypatch.setattr(lease_module, "_seconds_since_start", lambda: started + 89)
-    assert not held.touch(), "31 s after it"
+    assert not held.renew(), "31 s after it"
 
 
 def test_a_holder_of_whose_run_another_has_the_lease_gives_up(run: Path) -> None:
@@ -194,8 +194,8 @@ def test_a_disk_that_fails_for_a_moment_loses_no_lease(run: Path, monkeypatch: p
     assert isinstance(held, Lease)
     with monkeypatch.context() as patch:
         patch.setattr(os, "utime", fails)
-        assert held.touch()
-    assert held.touch()
+        assert held.renew()
+    assert held.renew()
 
 
 def test_nothing_is_read_through_a_link_or_a_pipe(run: Path) -> None:

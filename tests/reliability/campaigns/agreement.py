@@ -152,7 +152,7 @@ DISAGREEMENTS: dict[str, Disagreement] = {
         launched=True,
     ),
     "optimizer": Disagreement(
-        told="rank 1 has optimizer adagrad and curvature none and ",
+        told="Rank 1 has optimizer adagrad and curvature none and ",
         flags=("--optimizer", "adagrad", "--curvature", "none"),
         launched=True,
     ),
@@ -169,23 +169,23 @@ DISAGREEMENTS: dict[str, Disagreement] = {
     "version of numba": _program("numba", "0.64.0"),
     "version of numpy": _program("numpy", "2.2.0"),
     "source": Disagreement(
-        told="rank 1 has dlrm_adahessian/train/step.py ", change=_another_source, launched=True
+        told="Rank 1 has dlrm_adahessian/train/step.py ", change=_another_source, launched=True
     ),
     "device": Disagreement(
         told="Rank 1 has device cuda, but rank 0 has cpu. Give each rank a GPU", change=_gpu
     ),
-    "labels": Disagreement(told="rank 1 has files.labels.npy.xxh3_128 ", change=_other_labels),
+    "labels": Disagreement(told="Rank 1 has files.labels.npy.xxh3_128 ", change=_other_labels),
     "prepared rows": Disagreement(
-        told="rank 1 has prepared rows 0123456789abcdef, rank 0", change=_other_rows
+        told="Rank 1 has prepared rows 0123456789abcdef, rank 0", change=_other_rows
     ),
     "no checkpoint": Disagreement(
-        told="rank 1 has checkpoint none and ", change=_other_checkpoint(lambda folder: None), resumes=True
+        told="Rank 1 has checkpoint none and ", change=_other_checkpoint(lambda folder: None), resumes=True
     ),
     "older checkpoint": Disagreement(
-        told="rank 1 has checkpoint step-00000112 and ", change=_other_checkpoint(_older), resumes=True
+        told="Rank 1 has checkpoint step-00000112 and ", change=_other_checkpoint(_older), resumes=True
     ),
     "another checkpoint": Disagreement(
-        told="rank 1 has content of the checkpoint ", change=_other_checkpoint(_changed), resumes=True
+        told="Rank 1 has content of the checkpoint ", change=_other_checkpoint(_changed), resumes=True
     ),
 }
 """Disagreements by name, which failures report."""

@@ -74,7 +74,7 @@ def _commands(times: int, folder: Path) -> Outcome:
             for command in (score, ["train", *job(out, "--resume")]):
                 process = Command(*command, log=folder / "log")
                 code, printed = process.wait(), process.printed()
-                told = "none of 1 checkpoints" if alone else "Skipped a checkpoint"
+                told = "None of 1 checkpoints" if alone else "Skipped a checkpoint"
                 right = code == (CheckpointError.exit_code if alone else 0) and told in printed
                 outcome.expect(
                     right and "Traceback" not in printed,
