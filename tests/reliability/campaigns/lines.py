@@ -183,7 +183,8 @@ def _judge(folder: Path, case: Case, mode: str, block: int, truth: object) -> It
         elif rows_read != truth:
             yield "silent: the samples changed"
     elif case.fate is _REFUSED or mode == "strict":
-        place = f"train.txt:{case.line}:{case.column}: .*{case.reason}" if case.line else "are required|is empty|is not a complete"
+        whole = "are required|is empty|is not a complete"
+        place = f"train.txt:{case.line}:{case.column}: .*{case.reason}" if case.line else whole
         if code == 0:
             yield "silent: it was accepted"
         elif code != 65 or not re.search(place, printed):
