@@ -67,6 +67,8 @@ def test_links_lead_to_pages_of_the_site_or_name_a_file(site):
             assert re.match(r"[a-z]+:", link) or (page.parent / link).exists(), (
                 f"{page.name} has a broken link to {link}"
             )
+    front = (site / "index.html").read_text()
+    assert all(f'="{linked}"' in front for linked in ("tutorials/laptop.html", "img/headline.svg"))
     page = (site / "checkpoints.html").read_text()
     assert "<code>dlrm_adahessian/checkpoint/reader.py</code>" in page
 

@@ -24,7 +24,7 @@ SHOWN = {
 }
 """Pages of the site by the path of their source in the repository, as far as that lies outside docs/."""
 SHOWN |= {f"examples/{file.name}": f"examples/{file.stem}.md" for file in (ROOT / "examples").glob("*.py")}
-_SOURCE = {page: source for source, page in SHOWN.items()}
+_SOURCE = {page: source for source, page in SHOWN.items() if not (ROOT / "docs" / page).exists()}
 _FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
 
