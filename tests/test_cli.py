@@ -34,7 +34,7 @@ REFUSED = [
         64,
         "No GPU driver found on this machine",
     ),
-    ("train --dataset synthetic --learning-rate 1", 64, "--learning-rate is no flag; did you mean --lr?"),
+    ("train --dataset synthetic --learning-rate 1", 64, "Unknown flag: --learning-rate. Did you mean --lr?"),
     (
         "compare --dataset synthetic --device cuda",
         64,

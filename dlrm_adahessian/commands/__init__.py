@@ -1,7 +1,7 @@
-"""The commands: a module each, with its flags and what it prints.
+"""Define the commands: one module each, with its flags and its output.
 
-Heavy packages are imported by the command that needs them, and a command when it is called, so that help and a wrong flag
-answer at once.
+A command is imported when it is called, and imports heavy packages only when it needs them. Help and flag errors are
+therefore immediate.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ NAMES = (
     "doctor",
     "completion",
 )
-"""Each is a module, and in it a function of the same name."""
+"""Names of the commands. Each names a module and a function in it."""
 
 
 def command(name: str) -> Callable[[Sequence[str]], int]:
-    """Import a command: it takes the arguments after its name, and returns the exit code."""
+    """Import a command. It takes the arguments after its name, and returns the exit code."""
     return getattr(import_module(f"{__name__}.{name}"), name)

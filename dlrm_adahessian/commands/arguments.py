@@ -1,4 +1,4 @@
-"""Flags that win over a file, which wins over a preset; what is wrong with them is one sentence."""
+"""Parse flags. Flags override the config file, which overrides the preset."""
 
 import dataclasses
 import difflib
@@ -24,25 +24,25 @@ _MEANT = {
     "--embedding-learning-rate": "--rows-lr",
     "--gpu": "--device",
 }
-"""Names that other programs have for flags of this one, too far from them to be found by their letters."""
+"""Flags of other programs, and the flags that they mean here. Their spelling is too different for a closest match."""
 HELP = ("-h", "--help", "--help-all")
 """Flags that ask for help."""
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with --lr and --rows-lr under the names of their settings."""
+    """Replace the short flags --lr and --rows-lr by the names of their settings."""
     parts = [argument.partition("=") for argument in arguments]
     return [SHORT.get(flag, flag) + equals + value for flag, equals, value in parts]
 
 
 def config_file(arguments: Sequence[str]) -> Path | None:
-    """Return the file that --config names, or None."""
+    """Return the path given with --config, or None."""
     named = value_of(arguments, "--config")
     return Path(named) if named else None
 
 
 def model_name(arguments: Sequence[str]) -> str | None:
-    """Return the architecture that --model or --model.name names, or None."""
+    """Return the architecture given with --model or --model.name, or None."""
     return value_of(arguments, "--model") or value_of(arguments, "--model.name")
 
 
@@ -55,38 +55,38 @@ def parsed(
     read: Sequence[str] = (),
     layout: Layout | None = None,
 ) -> T:
-    """Return the settings that flags make.
+    """Parse flags into settings.
 
     Args:
         base: settings whose values are the defaults, or a class of settings.
         arguments: the flags.
-        prog: how the command is called.
-        description: of the command; default: that of the class.
-        read: flags that were read before, as the defaults come from them.
-        layout: of the help of settings; where some are advanced, --help-all shows them.
+        prog: the command as a user types it, for the usage line.
+        description: text at the top of the help; default: the docstring of the class.
+        read: flags that the caller has already read, because the defaults depend on them.
+        layout: headings of the help. --help-all shows the advanced ones.
 
     Returns:
         The settings.
 
     Raises:
-        UsageError: a flag is unknown, or its value is refused.
+        UsageError: a flag is unknown, or its value is invalid.
     """
     for flag in read:
         arguments = without(arguments, flag)
     _help(base, arguments, prog, description, layout)
     _refuse_unknown(arguments, [*_flags(base), *read], layout)
-    told = io.StringIO()  # no terminal, so nothing is drawn or colored
+    told = io.StringIO()  # not a terminal, so tyro prints neither boxes nor colors
     try:
         with redirect_stdout(told), redirect_stderr(told):
             return _tyro(base, arguments, prog, description)
-    except SystemExit as leaving:  # as the flags library leaves where a flag is wrong
-        raise UsageError(f"{_sentence(told.getvalue())}; --help says more") from leaving
+    except SystemExit as leaving:  # tyro exits if a flag is invalid
+        raise UsageError(f"{_sentence(told.getvalue())}. See --help.") from leaving
 
 
 def _help(
     base: Any, arguments: Sequence[str], prog: str, description: str | None, layout: Layout | None
 ) -> None:
-    """Print help where it is asked for, and leave."""
+    """Print the help and exit, if the arguments ask for it."""
     asked = [flag for flag in arguments if flag in HELP]
     if not asked:
         return
@@ -105,13 +105,13 @@ def _tyro(base: T | type[T], arguments: Sequence[str], prog: str, description: s
 
 
 def value_of(arguments: Sequence[str], flag: str) -> str | None:
-    """Return the value of a flag that is needed before the others can be read."""
+    """Return the value of a flag that must be read before the others, or None."""
     for place, argument in enumerate(arguments):
         if argument.startswith(f"{flag}="):
             return argument.partition("=")[2]
         if argument == flag:
             if place + 1 == len(arguments):
-                raise UsageError(f"{flag} needs a value, got none")
+                raise UsageError(f"{flag} requires a value, but none was given.")
             return arguments[place + 1]
     return None
 
@@ -126,12 +126,12 @@ def without(arguments: Sequence[str], flag: str) -> list[str]:
 
 
 def _flags(base: Any, prefix: str = "--") -> Iterator[str]:
-    """Yield the flags of settings, or of a class of them; a switch can be turned off too."""
+    """Yield all flags of some settings or of a settings class, including the --no- form of switches."""
     for field in dataclasses.fields(base):
         value, name = getattr(base, field.name, None), field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             yield from _flags(value, f"{prefix}{name}.")
-        elif isinstance(value, dict) and value:  # each of its keys is a flag
+        elif isinstance(value, dict) and value:  # each key is a flag
             yield from (f"{prefix}{name}.{key}".replace("_", "-") for key in value)
         else:
             yield f"{prefix}{name}"
@@ -146,11 +146,11 @@ def _refuse_unknown(arguments: Sequence[str], known: Sequence[str], layout: Layo
             meant = [name for name in (_MEANT.get(flag),) if name in known]
             near = [*meant, *difflib.get_close_matches(flag, known, 1)]
             lists = "--help-all" if layout and layout.advanced else "--help"
-            end = f"did you mean {near[0]}?" if near else f"{lists} lists them"
-            raise UsageError(f"{flag} is no flag; {end}")
+            end = f"Did you mean {near[0]}?" if near else f"See {lists} for all flags."
+            raise UsageError(f"Unknown flag: {flag}. {end}")
 
 
 def _sentence(told: str) -> str:
-    """Return the first part of what the flags library says, which stands between rules below a title, as one line."""
+    """Return tyro's error as one line. In its output the error is between two horizontal rules, below a title."""
     parts = re.split(r"^ *-+ *$", told, flags=re.MULTILINE)
     return " ".join(parts[1].split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""`calibrate`: fits what turns the probabilities of a run into click rates, and says how much that helps."""
+"""Implement `calibrate`: fit a map from the predictions of a run to click rates, and measure its effect."""
 
 import json
 from collections.abc import Sequence
@@ -14,30 +14,30 @@ from dlrm_adahessian.runtime.terminal import say
 
 @settings
 class CalibrateConfig:
-    """Fit a calibration of a trained model on rows that it was not trained on, and keep it in the run directory.
+    """Fit a calibration of a trained model on data that it was not trained on, and store it in the run directory.
 
-    `evaluate` and `export` predict with it where they are asked for calibrated probabilities. Figures before and after are
-    on the same rows, each of them calibrated without itself.
+    The commands `evaluate` and `export` apply it on request. Metrics before and after use the same samples. Those after are
+    cross-fitted, so no sample calibrates itself.
     """
 
     run: Path
-    """Run directory of a training job, or a checkpoint in it."""
+    """Run directory, or a checkpoint in it."""
     data_path: tuple[str, ...] = ()
-    """Rows with labels, as of evaluate; default the run's validation rows."""
+    """Labeled data, as for `evaluate`; default: the validation samples of the run."""
     method: Literal["platt", "isotonic"] = "platt"
-    """Logistic regression on the logit, or a monotone step function of it."""
+    """platt: logistic regression on the logit; isotonic: monotone step function."""
     part: Literal["all", "train", "val", "test"] | None = None
-    """Part of prepared rows, or of the raw ones that they were prepared from."""
+    """Part of prepared data, or of the raw data that it was prepared from."""
     best: bool = False
-    """Calibrate the checkpoint of the lowest validation log loss; of runs with patience always."""
+    """Use the checkpoint with the lowest validation log loss; runs with early stopping always do."""
     report: Path | None = None
-    """HTML file to write: reliability diagram and figures before and after."""
+    """HTML report to write: reliability diagram, metrics before and after."""
     json: bool = False
     """Print one JSON document instead of text."""
 
 
 def calibrate(arguments: Sequence[str]) -> int:
-    """Fit calibrated probabilities for a trained model."""
+    """Calibrate the probabilities of a trained model."""
     args = parsed(CalibrateConfig, arguments, prog="python -m dlrm_adahessian calibrate")
     require_run(args.run)
     require_html(args.report)
@@ -59,7 +59,7 @@ def calibrate(arguments: Sequence[str]) -> int:
         return 0
     say(evaluation_table(found.summary))
     kept = f"{found.file.parent.name}/{found.file.name}"
-    say(f"\n{found.verdict}\ncalibration written to {kept}: {found.calibration.map}")
+    say(f"\n{found.verdict}\nCalibration written to {kept}: {found.calibration.map}")
     if args.report is not None:
-        say(f"report written to {args.report}")
+        say(f"Report written to {args.report}")
     return 0

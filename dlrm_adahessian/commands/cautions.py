@@ -1,4 +1,4 @@
-"""Sentences that keep a reader of the tables from a wrong conclusion; None where there is nothing to say."""
+"""Warn of results that are easy to misread: models without skill, and speeds measured on a busy machine."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dlrm_adahessian.metrics.binary import BinaryMetrics
 
-_WAITED = 0.1  # share of the time; a machine that works for one run alone stays far below
+_WAITED = 0.1  # share of the time; far above that of a run that has the machine to itself
 
 
 def useless(found: Mapping[str, "BinaryMetrics"], remedy: str) -> str | None:
-    """Name models whose predictions tell no more than the base rate.
+    """Name the models that are no better than the constant prediction.
 
     Args:
-        found: their metrics, by name.
-        remedy: what to try, in words that follow a semicolon.
+        found: metrics by name of the model.
+        remedy: what to try, as a sentence.
 
     Returns:
-        One sentence, or None where all tell more.
+        A warning, or None if all models are better.
     """
     names = [
         f"{name} (AUC {_shown(metrics.auc)}, normalized entropy {_shown(metrics.normalized_entropy)})"
@@ -26,28 +26,28 @@ def useless(found: Mapping[str, "BinaryMetrics"], remedy: str) -> str | None:
     ]
     if not names:
         return None
-    return f"{' and '.join(names)} {'predicts' if len(names) == 1 else 'predict'} no better than the base rate; {remedy}"
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} no better than the constant prediction. {remedy}"
 
 
 def slowed(waited: Mapping[str, float | None]) -> str | None:
-    """Name runs that other programs slowed down.
+    """Name the runs that other programs slowed down.
 
     Args:
-        waited: the share of its time that each run waited for a core, by name; None where it is not known.
+        waited: share of its time that each run waited for a CPU core, by name; None if unknown.
 
     Returns:
-        One sentence, or None where no run waited long.
+        A warning, or None if no run waited long.
     """
     names = [
-        f"{name} waited for one {share:.0%} of its time"
+        f"{name} spent {share:.0%} of its time waiting"
         for name, share in waited.items()
         if share is not None and share >= _WAITED
     ]
     if not names:
         return None
     return (
-        f"other programs or threads used the cores, so the speeds say little: {', '.join(names)}; on a shared machine "
-        "OMP_WAIT_POLICY=passive or a lower OMP_NUM_THREADS makes training faster"
+        "Speeds are unreliable, because other programs or threads used the CPU cores: "
+        f"{', '.join(names)}. On a shared machine, set OMP_WAIT_POLICY=passive or a lower OMP_NUM_THREADS."
     )
 
 

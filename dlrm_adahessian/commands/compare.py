@@ -1,4 +1,4 @@
-"""`compare`: which optimizer trains the better model, and which model is better."""
+"""Implement `compare`: tune, train and compare optimizers or models."""
 
 import logging
 from collections.abc import Sequence
@@ -28,35 +28,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_HELP = """Tune and train several optimizers or models on the same rows, and report which is better.
+_HELP = """Tune and train several optimizers or models on the same data, and report which is better.
 
-Each gets the same rows in the same order, with one model the same initial weights, and as many draws of hyper-parameters
-from ranges equally wide, chosen on validation rows. Final runs use other seeds. Start it again to go on after an
-interruption, or with more --seeds or --trials to extend it. The first optimizer, with the first model, is the reference.
-With --join OUT alone, further processes and machines train runs of a comparison that another process began."""
+Every entrant gets the same samples in the same order, and the same tuning budget. Optimizers of one model also start from
+the same initial weights. Trials are ranked on validation samples by default, and final runs use fresh seeds. The first
+entrant is the reference. Run the same command again to continue after an interruption, or with more --seeds or --trials
+to extend the comparison. Further processes and machines can train runs of it with --join OUT."""
 
 
 @dataclass(frozen=True)
 class ReadBeforeComparing(ReadBefore):
-    """And what a process needs that joins."""
+    """`ReadBefore`, and the flag of a process that joins a comparison."""
 
     join: Path | None = None
-    """Train runs of the comparison in this folder that nobody works on, until all are done; takes --parallel only."""
+    """Help train the comparison in this folder until it is done; accepts only --parallel."""
 
 
 @settings
 class JoinConfig:
-    """Train runs of a comparison that another process began."""
+    """Train runs of a comparison that another process started."""
 
     join: Path
     """Folder of the comparison."""
     parallel: Annotated[int, Field(ge=1)] = 1
-    """Runs at once of this process."""
+    """Number of runs that this process trains at once."""
 
 
 LAYOUT = Layout(
     basic={
-        "rows": ROWS,
+        "input data": ROWS,
         "comparison": ("optimizers", "models", "trials", "seeds", "searches"),
         "training": ("model", "batch_size", "epochs", "device"),
         "run": ("out", "parallel", "join", "config"),
@@ -67,11 +67,11 @@ LAYOUT = Layout(
     },
     before=ReadBeforeComparing(),
 )
-"""What --help and --help-all show of the flags."""
+"""Headings of --help and --help-all."""
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """Tune and train several optimizers or models alike, and report which is better."""
+    """Tune and train several optimizers or models, and report which is better."""
     if value_of(arguments, "--join") is not None and not {*arguments} & {"-h", "--help", "--help-all"}:
         return _join(arguments)
     named, model = config_file(arguments), model_name(arguments)
@@ -86,14 +86,14 @@ def compare(arguments: Sequence[str]) -> int:
         layout=LAYOUT,
     )
     for name in args.optimizer_names:
-        optimizer_preset(name)  # a wrong name is refused before anything is read
+        optimizer_preset(name)  # refuses an unknown name before any data is read
     if args.dataset not in GENERATED:
         require_rows(args.data_path, "compare", schema_of(args.dataset, args.schema).format)
     require_gpu_driver(args.device)
     require_writable(args.out, "--out")
     from dlrm_adahessian.compare.study import run_study
 
-    say("\n".join([*report(run_study(args), args.out), "", f"written to {args.out}/report.html"]))
+    say("\n".join([*report(run_study(args), args.out), "", f"Report written to {args.out}/report.html"]))
     return 0
 
 
@@ -101,8 +101,8 @@ def _join(arguments: Sequence[str]) -> int:
     flags = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
     if others := [flag for flag in flags if flag not in ("--join", "--parallel")]:
         raise UsageError(
-            f"a process that joins takes rows and settings from the comparison, and {', '.join(others)} was given; leave "
-            "all flags but --join and --parallel out"
+            f"--join takes data and settings from the comparison, so it does not accept {', '.join(others)}. Pass only "
+            "--join and --parallel."
         )
     args = parsed(JoinConfig, arguments, prog="python -m dlrm_adahessian compare")
     require_writable(args.join, "--join")
@@ -113,17 +113,17 @@ def _join(arguments: Sequence[str]) -> int:
 
 
 def report(study: "Study", folder: Path) -> list[str]:
-    """Write the report of a study, results first.
+    """Write results.csv and the report of a comparison.
 
     Args:
-        study: all its runs.
-        folder: of the comparison.
+        study: all runs.
+        folder: folder of the comparison.
 
     Returns:
-        What it says, in sentences.
+        The verdicts as sentences, and what the intervals cover.
 
     Raises:
-        StorageError: the report has a fault; the results stay.
+        StorageError: the report failed because of a bug. The results are kept.
     """
     from dlrm_adahessian.compare.summary import runs_table, summarize
     from dlrm_adahessian.report.comparison import verdicts, write_report, write_runs
@@ -140,9 +140,9 @@ def report(study: "Study", folder: Path) -> list[str]:
     except Exception as error:
         if isinstance(error, ProgramError):
             raise
-        said = " ".join(str(error).split())  # templates report a line number on a line of its own
+        said = " ".join(str(error).split())  # template errors have the line number on its own line
         raise StorageError(
-            f"the report of {folder} could not be written, because of a fault in this program "
-            f"({type(error).__name__}: {said}); all runs are finished, and results.csv has their figures; "
-            "once the fault is fixed, the same command writes the report and trains nothing"
+            f"Cannot write the report of {folder} because of a bug in this program "
+            f"({type(error).__name__}: {said}). All runs are finished, and results.csv has their metrics. "
+            "Once the bug is fixed, run the same command again: it writes the report without training."
         ) from error

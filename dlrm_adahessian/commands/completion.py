@@ -1,4 +1,4 @@
-"""`completion`: a script with which a shell completes commands and flags."""
+"""Implement `completion`: print a script with which a shell completes commands and flags."""
 
 import io
 import re
@@ -35,18 +35,19 @@ class CompletionConfig:
     """Print a script with which bash or zsh completes the commands of dlrm-adahessian and their flags.
 
     bash:  dlrm-adahessian completion bash > ~/.local/share/bash-completion/completions/dlrm-adahessian
+
     zsh:   dlrm-adahessian completion zsh > DIR/_dlrm-adahessian, where DIR is one of $fpath
     """
 
     shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]
-    """Which shell."""
+    """Shell to complete in."""
 
 
 def completion(arguments: Sequence[str]) -> int:
     """Print a script with which bash or zsh completes commands and flags."""
     args = parsed(CompletionConfig, arguments, prog="python -m dlrm_adahessian completion")
     script = io.StringIO()
-    with redirect_stdout(script), suppress(SystemExit):  # with which the library ends when it has printed
+    with redirect_stdout(script), suppress(SystemExit):  # tyro exits after it has printed the script
         tyro.cli(
             _commands(),
             args=["--tyro-print-completion", args.shell],
@@ -58,14 +59,14 @@ def completion(arguments: Sequence[str]) -> int:
 
 
 def _one_line_descriptions(script: str) -> str:
-    """Join the lines of each flag's description; the shell would offer each further line as a flag."""
+    """Join the lines of each help text. The shell would offer the second and later lines as flags."""
     return re.sub(
         "^COMPLETION_SPEC = .*$", lambda spec: spec[0].replace(r"\n", " "), script, flags=re.MULTILINE
     )
 
 
-def _commands() -> Any:  # a union, for which there is no type
-    """Return a type whose flags are those of all commands."""
+def _commands() -> Any:  # a union, which has no static type
+    """Return a union type with the flags of all commands."""
     preset = config.load(None, None)
     training = under_headings(preset, train.LAYOUT, everything=True)
     comparing = under_headings(CompareConfig(), compare.LAYOUT, everything=True)

@@ -1,4 +1,4 @@
-"""`daily`: a model that trains on day after day, against models trained anew."""
+"""Implement `daily`: train one model day by day, and compare it with models trained from scratch."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ from dlrm_adahessian.runtime.launcher import alone, told_once
 from dlrm_adahessian.runtime.settings import read_toml, validated
 from dlrm_adahessian.runtime.terminal import say
 
-_HELP = """Train on a folder of days, a file each, in the natural order of their names.
+_HELP = """Train on a folder with one file per day, in the natural order of the file names.
 
-Each day's run goes on from that of the day before (a warm start), and is tested on the first half of the next day, which
-it has not seen. --retrain compares it with models that learn all days so far from random weights. The report has figures
-by day, with intervals and costs. Start it again to go on after an interruption, or when a day has come: finished runs are
-kept. Flags win over the file of --config, the file over the preset of the optimizer."""
+Each day's run starts from the run of the day before (a warm start), and is tested on the first half of the next day.
+It is compared with models trained from scratch on all days so far, as often as --retrain says. The report has metrics with
+intervals, and costs, by day. Run the same command again after an interruption or when a new day arrives: finished runs are
+kept. Flags override the --config file, which overrides the optimizer preset."""
 LAYOUT = Layout(
     basic={
-        "rows": ROWS,
+        "input data": ROWS,
         "model and optimizer": ("model", "optimizer"),
         "learning": ("lr", "rows_lr", "batch_size", "epochs", "seed"),
         "study": ("out", "retrain", "init_from", "device", "config"),
@@ -32,20 +32,20 @@ LAYOUT = Layout(
     advanced=train.LAYOUT.advanced,
     before=WithRates(),
 )
-"""What --help and --help-all show of the flags."""
+"""Headings of --help and --help-all."""
 
 
 def daily(arguments: Sequence[str]) -> int:
-    """Train on day after day, and compare with training from scratch."""
+    """Train day by day, and compare with training from scratch."""
     arguments = spelled_out(arguments)
-    with told_once():  # a wrong flag is wrong on all ranks
+    with told_once():  # all ranks find the same error in the flags
         settings = _settings(arguments)
     if settings.dataset in GENERATED:
         raise UsageError(
-            "a study of days reads a folder with a file for each, and generated rows have none; name the folder with "
-            "--data-path"
+            f"daily reads a folder with one file per day, but --dataset {settings.dataset} has no files. Pass a folder with "
+            "--data-path, and the --dataset or --schema that describes it."
         )
-    if alone():  # before the imports below, which take seconds
+    if alone():  # fail before the imports below, which take seconds
         require_rows(settings.data_path, "daily", schema_of(settings.dataset, settings.schema).format)
         require_writable(settings.out, "--out")
     from dlrm_adahessian.daily.job import run_days
@@ -62,7 +62,7 @@ def daily(arguments: Sequence[str]) -> int:
             [
                 *(verdict.sentence for verdict in daily_verdicts(found)),
                 "",
-                f"written to {settings.out}/report.html",
+                f"Report written to {settings.out}/report.html",
             ]
         )
     )
@@ -70,7 +70,7 @@ def daily(arguments: Sequence[str]) -> int:
 
 
 def below_flags(arguments: Sequence[str]) -> DailyConfig:
-    """Return the settings that flags win over: of file and preset."""
+    """Return the defaults of the flags, from config file and preset."""
     file = config_file(arguments)
     values = read_toml(file) if file else {}
     own = {name: values.pop(name) for name in ("retrain", "out") if name in values}

@@ -1,4 +1,4 @@
-"""`doctor`: whether this installation can train: its packages, what they load, and the files that came with it."""
+"""Implement `doctor`: check the packages, imports, device and data files of this installation."""
 
 import importlib
 import importlib.metadata
@@ -21,18 +21,20 @@ from dlrm_adahessian.runtime.terminal import say
 
 _DISTRIBUTION = "dlrm-adahessian"
 _PYTHON = ">=3.11"
-_FBGEMM = Requirement("fbgemm-gpu==1.8.0")  # FBGEMM's minor version must match torch's; torchrec asks for any
+_FBGEMM = Requirement("fbgemm-gpu==1.8.0")  # must match torch's minor version; torchrec does not pin it
 _LOADED = ("torch", "fbgemm_gpu", "torchrec", "numba")
-_REINSTALL = "install the program again: make setup, or pip install ./packaging/fbgemm-gpu . on a machine without a GPU"
+_REINSTALL = (
+    "Reinstall with make setup, or with pip install ./packaging/fbgemm-gpu . on a machine without a GPU."
+)
 
 
 @settings
 class DoctorConfig:
-    """Check that this installation can train, and say what to do where it cannot."""
+    """Check that this installation can train, and suggest a fix for each problem."""
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, what was found, and what to do where that is not right."""
+    """One line of output: what was checked, what was found, and how to fix it (None if it is fine)."""
 
     what: str
     found: str
@@ -40,23 +42,23 @@ class Finding(NamedTuple):
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """Check that this installation can train, and say what to do where it cannot."""
+    """Check that this installation can train, and suggest a fix for each problem."""
     parsed(DoctorConfig, arguments, prog="python -m dlrm_adahessian doctor")
     problems = 0
     for what, found, remedy in diagnose():
         say(f"{what:<20}{found:<28}{f'PROBLEM: {remedy}' if remedy else 'ok'}")
-        sys.stdout.flush()  # imports of what follows take seconds
+        sys.stdout.flush()  # the imports of the next checks take seconds
         problems += remedy is not None
-    say(f"{problems} problems found; see above." if problems else "No problems found.")
+    say(f"Problems found: {problems}. See above." if problems else "No problems found.")
     return 1 if problems else 0
 
 
 def diagnose() -> Iterator[Finding]:
-    """Yield what was found, in the order of what depends on what."""
+    """Yield the findings, with each package after those that it depends on."""
     yield Finding("version", __version__)
     python = platform.python_version()
     fits = python in SpecifierSet(_PYTHON)
-    yield Finding("python", python, None if fits else f"Python {_PYTHON} is required")
+    yield Finding("python", python, None if fits else f"Python {_PYTHON} is required.")
     yield from map(_package, [*_requirements(), _FBGEMM])
     yield from (_tried(f"import {name}", lambda name=name: _loaded(name)) for name in _LOADED)
     yield _tried("device", _device)
@@ -70,7 +72,7 @@ def diagnose() -> Iterator[Finding]:
 
 
 def _requirements() -> list[Requirement]:
-    """Return what the program itself requires, extras aside; nothing where it runs without being installed."""
+    """Return the requirements of this package without extras; empty if the package is not installed."""
     try:
         asked = importlib.metadata.requires(_DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
@@ -80,7 +82,7 @@ def _requirements() -> list[Requirement]:
 
 
 def _package(asked: Requirement) -> Finding:
-    wanted = f"{asked.name} {asked.specifier} is required; {_REINSTALL}"
+    wanted = f"{asked.name} {asked.specifier} is required. {_REINSTALL}"
     try:
         found = importlib.metadata.version(asked.name)
     except importlib.metadata.PackageNotFoundError:
@@ -98,8 +100,8 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
         OSError,
         AttributeError,
         RuntimeError,
-    ) as error:  # FBGEMM raises any of them when it cannot load
-        return Finding(what, "failed", f"{error}; {_REINSTALL}")
+    ) as error:  # FBGEMM raises any of these if it cannot load
+        return Finding(what, "failed", f"{error}. {_REINSTALL}")
 
 
 def _loaded(name: str) -> str:
@@ -122,5 +124,5 @@ def _presets() -> str:
 
 def _counted(names: Sequence[str]) -> str:
     if not names:
-        raise FileNotFoundError("the files are missing from this installation")
+        raise FileNotFoundError("The files are missing from this installation")
     return f"{len(names)} found"

@@ -1,4 +1,4 @@
-"""`download`: the archive of rows, from a mirror that the user names."""
+"""Implement `download`: fetch the data archive from a mirror of the user's choice."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,19 @@ from dlrm_adahessian.runtime.terminal import say
 
 @settings
 class DownloadConfig:
-    """Fetch the archive of rows from a mirror that a file names; no mirror comes with the program."""
+    """Download the data archive from a mirror. The program comes without mirrors: name one in a file.
+
+    Run the same command again to continue after an interruption.
+    """
 
     config: Path
-    """TOML file: url (one or a list, tried in order), sha256, bytes, and name (default dac.tar.gz)."""
+    """TOML file with url (or a list, tried in order), sha256, bytes, and optionally name (default: dac.tar.gz)."""
     out: Path = RAW
-    """Folder to put it in; the default is where training looks. Interrupted, the same command goes on."""
+    """Folder for the archive; training looks in the default one."""
 
 
 def download(arguments: Sequence[str]) -> int:
-    """Fetch the archive of rows from a mirror that you name."""
+    """Download the data archive from a mirror that you name."""
     args = parsed(DownloadConfig, arguments, prog="python -m dlrm_adahessian download")
     archive = validated(Archive, read_toml(args.config))
     from dlrm_adahessian.data.download.fetch import fetch

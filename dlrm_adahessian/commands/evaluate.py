@@ -1,4 +1,4 @@
-"""`evaluate`: rows to predictions, figures, slices and a report."""
+"""Implement `evaluate`: score samples, and report metrics, slices and differences between models."""
 
 import json
 import logging
@@ -33,58 +33,56 @@ logger = logging.getLogger(__name__)
 LAYOUT = Layout(
     {
         "models": ("run", "best", "calibrated", "against"),
-        "rows": ("data_path", "part", "bad_rows", "stdin"),
-        "figures": ("slices", "out", "report", "json"),
+        "input data": ("data_path", "part", "bad_rows", "stdin"),
+        "output": ("slices", "out", "report", "json"),
     }
 )
-"""What --help shows of the flags."""
-_REMEDY = "check which column is the label, and that the rows are like those that the model was trained on"
+"""Headings of --help."""
+_REMEDY = "Check the label column, and that the data resembles the training data."
 
 
 @settings
 class EvaluateConfig:
-    """Score rows with trained models, or take predictions of before; say how good they are, and where.
+    """Score samples with trained models, or read saved predictions, and report metrics with intervals.
 
-    The first model is the reference: later ones, of --run and of --against, are compared with it row by row.
+    The first model is the reference. All other models, from --run and --against, are compared with it sample by sample.
     """
 
     run: tuple[Path, ...] = ()
-    """Run directories of training jobs, or checkpoints in them."""
+    """Run directories, or checkpoints in them."""
     data_path: tuple[str, ...] = ()
-    """Raw rows, with labels or without (files, .gz, dac.tar.gz, folders, -); or a folder of prepared rows; or, without
-    --run, parquet files of predictions."""
+    """Raw data (labels optional), or a folder from `prepare`; without --run, parquet files of predictions."""
     stdin: bool = False
-    """Score rows of the standard input as they come, as text by the run's schema, and print a probability a line."""
+    """Score text lines from standard input as they arrive; print one probability per line."""
     out: Path | None = None
-    """Parquet file to write: row, label (null where there is none), weight (where rows have one), probability (of further
-    models probability_2, ...)."""
+    """Parquet file to write: row, label, weight (if any), probability, probability_2 (second model), ..."""
     report: Path | None = None
-    """HTML file to write: figures, curves, calibration and slices, readable without a network."""
+    """HTML report to write: metrics, curves, calibration, slices."""
     against: tuple[str, ...] = ()
-    """Parquet files of predictions of the same rows by other models."""
+    """Parquet files with predictions of other models for the same samples."""
     slices: tuple[str, ...] = ()
-    """Parts of the rows with figures of their own: file, day, calibration, C1 ... C26 (tokens), C1.band ... (how frequent
-    they are), I1 ... I13 (magnitudes)."""
+    """Also report metrics by file, day, calibration, token (C1 ... C26), token frequency (C1.band ...), or magnitude
+    (I1 ... I13)."""
     part: Literal["all", "train", "val", "test"] = "all"
-    """Part of prepared rows, or of the raw ones that they were prepared from."""
+    """Part of prepared data, or of the raw data that it was prepared from."""
     best: bool = False
-    """Score with the checkpoint of the lowest validation log loss, not the last; runs with patience always do."""
+    """Use the checkpoint with the lowest validation log loss; runs with early stopping always do."""
     calibrated: bool = False
-    """Predict with the calibration that `calibrate` fitted for each run."""
+    """Apply the calibration that `calibrate` fitted to each run."""
     bad_rows: BadRows = "strict"
-    """Stop at the first bad line, or set bad lines aside in OUT.rejects.tsv and count them."""
+    """strict: stop at the first bad line; quarantine: write bad lines to OUT.rejects.tsv."""
     json: bool = False
     """Print one JSON document instead of text."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Score rows with trained models, or judge predictions of before."""
+    """Score samples with trained models, or evaluate saved predictions."""
     args = parsed(EvaluateConfig(), arguments, prog="python -m dlrm_adahessian evaluate", layout=LAYOUT)
     if args.stdin:
         _stream(args)
         return 0
     if not args.data_path:
-        raise UsageError("evaluate needs rows: name them with --data-path, or give them to --stdin")
+        raise UsageError("evaluate requires data. Pass it with --data-path, or pipe it to --stdin.")
     require_html(args.report)
     _require_inputs(args)
     from dlrm_adahessian.evaluation.job import evaluate as evaluated
@@ -112,11 +110,11 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def _require_inputs(args: EvaluateConfig) -> None:
-    """Refuse what is not there or cannot be written before the imports that follow, which take seconds."""
+    """Refuse missing inputs and unwritable outputs before the slow imports that follow."""
     for run in args.run:
         require_run(run)
     for path in (*args.data_path, *args.against):
-        is_pipe(path)  # which refuses what is not there
+        is_pipe(path)  # raises an error if the path does not exist
     for flag, path in (("--out", args.out), ("--report", args.report)):
         if path is not None:
             require_writable(path.parent, flag)
@@ -128,25 +126,27 @@ def _say_found(args: EvaluateConfig, summary: "EvaluationSummary") -> None:
         return
     say_judged(evaluation_table(summary))
     if args.report is not None:
-        say(f"report written to {args.report}")
+        say(f"Report written to {args.report}")
 
 
 def require_html(report: Path | None) -> None:
-    """Refuse a report under another name than that of an HTML file; raises a UsageError."""
+    """Raise a UsageError if the name of the report does not end with .html."""
     if report is not None and report.suffix != ".html":
-        raise UsageError(f"--report is an HTML file, got {report}; end its name with .html")
+        raise UsageError(
+            f"--report writes an HTML file, but its name is {report}. Choose a name that ends with .html."
+        )
 
 
 def write_report(
     path: Path | None, summary: "EvaluationSummary", predictions: "Predictions", further: Sequence[str] = ()
 ) -> None:
-    """Write what `--report` asks for.
+    """Write the HTML report, if one was requested.
 
     Args:
-        path: the HTML file; None where it is not asked for.
-        summary: of the predictions.
-        predictions: of all models.
-        further: sentences of the verdict beside those of any evaluation.
+        path: HTML file; None for no report.
+        summary: results of the evaluation.
+        predictions: predictions of all models.
+        further: sentences to add to the verdict.
 
     Raises:
         DataError: no sample has a label.
@@ -155,7 +155,7 @@ def write_report(
         return
     if not summary.labelled:
         raise DataError(
-            f"a report needs labels, and none of {summary.samples:,} rows has one; leave out --report"
+            f"A report requires labels, but none of the {summary.samples:,} samples has one. Leave out --report."
         )
     from dlrm_adahessian.report.evaluation import write_evaluation
 
@@ -169,32 +169,32 @@ def _stream(args: EvaluateConfig) -> None:
     ]
     if others or len(args.run) != 1 or args.part != "all" or args.bad_rows != "strict":
         raise UsageError(
-            "--stdin goes with one --run alone, since its output is a probability for each row; "
-            "for files, figures and bad lines give the rows as --data-path -"
+            "--stdin requires exactly one --run and accepts only --best and --calibrated, because it prints one probability "
+            "per line. For other flags, pass the data with --data-path -."
         )
     from dlrm_adahessian.evaluation.job import score_lines
 
     with open(sys.stdin.fileno(), "rb", closefd=False) as lines:
         for probabilities in score_lines(args.run[0], lines, best=args.best, calibrated=args.calibrated):
-            say("\n".join(map(str, probabilities)))  # as few digits as tell float32 numbers apart
+            say("\n".join(map(str, probabilities)))  # the fewest digits that identify a float32 number
             sys.stdout.flush()
 
 
 def evaluation_table(summary: "EvaluationSummary") -> str:
-    """Return what `evaluate` prints: samples, a line for each figure with its interval, differences, slices.
+    """Format what `evaluate` prints: sample counts, metrics with intervals, differences, slices.
 
     Args:
-        summary: of `evaluation.job.evaluate`.
+        summary: result of `evaluation.job.evaluate`.
 
     Returns:
         Lines of at most 120 characters.
     """
     lines = [
-        f"{summary.samples:,} rows, {summary.labelled:,} with a label, {summary.rejected:,} rejected; "
-        f"{summary.seconds:.1f} s, {summary.samples_per_second:,.0f} rows/s"
+        f"{summary.samples:,} samples, {summary.labelled:,} with a label, {summary.rejected:,} rejected; "
+        f"{summary.seconds:.1f} s, {summary.samples_per_second:,.0f} samples/s"
     ]
     if len(summary.files) > 1:
-        lines += [f"  {f.name}: {f.samples:,} rows, {f.rejected:,} rejected" for f in summary.files]
+        lines += [f"  {f.name}: {f.samples:,} samples, {f.rejected:,} rejected" for f in summary.files]
     for model in summary.models:
         if model.figures is not None:
             lines += ["", *_model_lines(model, model.figures)]
@@ -205,18 +205,18 @@ def evaluation_table(summary: "EvaluationSummary") -> str:
     if summary.labelled:
         lines += ["", *_notes(summary)]
     if summary.predictions is not None:
-        lines += [f"predictions written to {summary.predictions}"]
+        lines += [f"Predictions written to {summary.predictions}"]
     return "\n".join(lines)
 
 
 def _notes(summary: "EvaluationSummary") -> Iterator[str]:
-    """Yield what the figures of all models mean."""
+    """Yield notes that apply to the metrics of all models."""
     if summary.missing_class is not None:
-        yield f"- marks figures that compare clicks with other rows, and here {summary.missing_class}."
+        yield f"- marks metrics that compare clicks with non-clicks. They are undefined here: {summary.missing_class}."
     if summary.weight is not None:
         total = f"{summary.weight:,.6g}"
-        yield f"Rows count by their weights in all figures, {total} in all; intervals are over the draw of rows."
-    yield "Intervals hold 95% over the chance of the rows, for these models; other seeds vary too."
+        yield f"Metrics use sample weights, {total} in total."
+    yield "95% intervals cover the sampling of data only, not seed-to-seed variation."
 
 
 def _model_lines(model: "ModelFigures", figures: "Figures") -> Iterator[str]:
@@ -228,7 +228,9 @@ def _model_lines(model: "ModelFigures", figures: "Figures") -> Iterator[str]:
     for name, metric in METRICS.items():
         yield _with_interval(metric.title, figures.value(name), figures.interval(name))
         if isinstance(metric.of_base_rate, str):
-            yield _with_interval(f"{metric.title} of the base rate", figures.metrics.of_base_rate(name), None)
+            yield _with_interval(
+                f"constant prediction {metric.title}", figures.metrics.of_base_rate(name), None
+            )
     for name, title in (("normalized_entropy", "normalized entropy"), ("calibration", "calibration")):
         yield _with_interval(title, figures.value(name), figures.interval(name))
     yield _with_interval(
@@ -242,11 +244,11 @@ def _with_interval(title: str, value: float | None, ends: tuple[float, float] | 
 
 
 def _difference_lines(difference: "ModelDifference") -> Iterator[str]:
-    """Yield the differences; the log loss is the one that is judged, since its p value knows of all the models."""
+    """Yield the differences. Only log loss has a verdict, because its p value is adjusted for the number of models."""
     from dlrm_adahessian.metrics.binary import METRICS
     from dlrm_adahessian.statistics.comparison import judgement, p_words
 
-    yield f"{difference.model} minus {difference.against}, with 95% interval"
+    yield f"{difference.model} minus {difference.against} [95% interval]"
     for name, metric in METRICS.items():
         found = difference.difference[name]
         if found is None:
@@ -261,11 +263,11 @@ def _difference_lines(difference: "ModelDifference") -> Iterator[str]:
 
 
 def _slicing_lines(slicing: "SlicingFigures") -> Iterator[str]:
-    """Yield the figures of a slicing: of the first model, and the differences of the log loss to it."""
+    """Yield the metrics of the first model on each slice, and the differences in log loss of the others."""
     from dlrm_adahessian.statistics.comparison import p_words
 
     yield slicing.title
-    yield f"{'':<44}{'rows':>12}{'click rate':>12}{'AUC':>10}{'NE':>10}  [95% interval]"
+    yield f"{'':<44}{'samples':>12}{'click rate':>12}{'AUC':>10}{'NE':>10}  [95% interval]"
     for entry in slicing.slices:
         figures = next(iter(entry.models.values()))
         ends = figures.interval("normalized_entropy")
@@ -277,7 +279,7 @@ def _slicing_lines(slicing: "SlicingFigures") -> Iterator[str]:
         )
     others = [difference.model for difference in slicing.slices[0].differences] if slicing.slices else []
     for place, other in enumerate(others):
-        yield f"{slicing.name}: log loss of {other} minus the first, p adjusted over these slices"
+        yield f"{slicing.name}: log loss of {other} minus the first model, p adjusted over these slices"
         for entry in slicing.slices:
             found = entry.differences[place]
             if found.logloss is not None and found.p_adjusted is not None:

@@ -1,4 +1,4 @@
-"""`export`: a run's model as a folder to serve from."""
+"""Implement `export`: write the model of a run as a folder for serving."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +13,26 @@ from dlrm_adahessian.runtime.terminal import say_figures
 
 @settings
 class ExportConfig:
-    """Write a trained model as a folder that predicts with torch and safetensors alone, and check its predictions."""
+    """Export a trained model as a folder that needs only torch and safetensors, and verify its predictions."""
 
     run: Path
-    """Run directory of a training job."""
+    """Run directory."""
     out: Path
-    """Folder to write; it must not exist."""
+    """Folder to write (must not exist)."""
     tables: Literal["fp32", "bf16", "int8"] = "fp32"
-    """Embedding rows as they are, rounded to bfloat16, or to 8 bits with a scale and an offset per row."""
+    """Storage type of embedding rows; int8 has a scale and an offset per embedding row."""
     best: bool = False
-    """Export the checkpoint of the lowest validation log loss, not the last; of runs with patience it always is."""
+    """Use the checkpoint with the lowest validation log loss; runs with early stopping always do."""
     calibrated: bool = False
-    """Predict with the calibration that `calibrate` fitted for the run."""
+    """Apply the calibration that `calibrate` fitted to the run."""
     onnx: bool = False
-    """Write the dense head as ONNX too, and check it with ONNX Runtime; needs the extra onnx."""
+    """Also write the dense part as ONNX, and verify it with ONNX Runtime (needs the extra onnx)."""
     json: bool = False
     """Print one JSON document instead of text."""
 
 
 def export(arguments: Sequence[str]) -> int:
-    """Write a trained model as a folder to serve from."""
+    """Export a trained model as a folder for serving."""
     args = parsed(ExportConfig, arguments, prog="python -m dlrm_adahessian export")
     require_writable(args.out.parent, "--out")
     require_run(args.run)
@@ -41,7 +41,7 @@ def export(arguments: Sequence[str]) -> int:
     found = write(
         args.run, args.out, tables=args.tables, best=args.best, calibrated=args.calibrated, onnx=args.onnx
     )
-    if not args.json:  # most of them are far below 1
+    if not args.json:  # most values are far below 1
         found = {name: f"{value:.2g}" if isinstance(value, float) else value for name, value in found.items()}
     say_figures(found, as_json=args.json)
     return 0

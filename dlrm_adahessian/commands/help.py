@@ -1,7 +1,7 @@
-"""Help of commands with many flags: under headings, those that a first run needs before all others.
+"""Group the flags of a command under headings, with the flags of a first run at the top.
 
-The flags library makes a heading of each class of settings. So that settings keep their names in files and in config.json,
-their fields are put under headings here, in classes that are made for showing them.
+tyro prints one heading per settings class. This module builds such classes for the help alone, so the names of settings in
+TOML files and config.json do not depend on the headings.
 """
 
 import ast
@@ -19,25 +19,25 @@ from dlrm_adahessian.model.registry import ModelName
 from dlrm_adahessian.presets import preset_names
 
 Headings = Mapping[str, Sequence[str]]
-"""Names of settings, by what they are about."""
+"""Names of settings by heading."""
 ROWS = ("dataset", "data_path", "schema", "rows", "bad_rows")
-"""Settings that say which rows a command reads."""
+"""Settings that select the data of a command."""
 _OF_PRESETS = ("optimizer", "optimizers")
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadBefore:
-    """Flags that are read before all others, whose defaults depend on them."""
+    """Flags that are read first, because the defaults of the others depend on them."""
 
     config: Path | None = None
-    """TOML file of settings; flags win over it."""
+    """TOML file of settings; flags override it."""
     model: ModelName | None = None
-    """Architecture, dlrm where nothing names one; its settings are flags too."""
+    """Architecture (default: dlrm). Its settings are flags too."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WithRates(ReadBefore):
-    """And the short names of the learning rates."""
+    """`ReadBefore`, and the short flags of the learning rates."""
 
     lr: float | None = None
     """Learning rate of the MLPs; short for --optim.dense.lr."""
@@ -46,7 +46,7 @@ class WithRates(ReadBefore):
 
 
 class _Flag(NamedTuple):
-    """A setting as the flags library is told of it, and its value, which is shown as the default."""
+    """A setting as tyro sees it, with the value that the help shows as the default."""
 
     name: str
     hint: Any
@@ -54,12 +54,12 @@ class _Flag(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What help shows of settings, and under which headings.
+    """The headings of a help page.
 
     Attributes:
-        basic: for --help.
-        advanced: for --help-all, which also shows what no heading names.
-        before: flags beside the settings, which headings may name; they win over settings of the same name.
+        basic: headings of --help.
+        advanced: further headings of --help-all, which also shows all settings without a heading.
+        before: flags in addition to the settings. They replace settings of the same name.
     """
 
     basic: Headings
@@ -68,15 +68,15 @@ class Layout(NamedTuple):
 
 
 def under_headings(base: Any, layout: Layout, *, everything: bool) -> Any:
-    """Return settings with the flags of others, under headings.
+    """Group settings under the headings of a layout.
 
     Args:
         base: the settings.
         layout: the headings.
-        everything: not the basic ones alone. Parts of `base` that are settings themselves come last, each under its name.
+        everything: whether to show all settings, not only the basic ones. Nested settings come last, each under its name.
 
     Returns:
-        An instance of a class that is made for them. The flags library shows its values as defaults.
+        An instance of a class made for this help page. tyro shows its values as defaults.
     """
     flags = _flags(base)
     shown = {**flags, **(_flags(layout.before) if layout.before else {})}
@@ -92,7 +92,7 @@ def under_headings(base: Any, layout: Layout, *, everything: bool) -> Any:
 
 
 def _flags(settings: Any) -> dict[str, _Flag]:
-    """Return the flags of settings by name; those of single values are described and stand without a prefix."""
+    """Return the flags of some settings by name. Flags of single values get their help text and no prefix."""
     kind = type(settings)
     hints, described = get_type_hints(kind, include_extras=True), descriptions(kind)
     found: dict[str, _Flag] = {}
@@ -107,7 +107,7 @@ def _flags(settings: Any) -> dict[str, _Flag]:
 
 
 def _optional(hint: Any, value: Any) -> dict[str, Any]:
-    """Return how a flag that may be left out is shown: without a None that nobody types, or an empty default."""
+    """Return how to show an optional flag: without {None} among its values, and without an empty default."""
     shown: dict[str, Any] = {"help_behavior_hint": ""} if value in (None, ()) else {}
     if NoneType in get_args(hint):
         [given] = (kind for kind in get_args(hint) if kind is not NoneType)
@@ -122,12 +122,12 @@ def _made(flags: Sequence[_Flag]) -> Any:
         for name, hint, value in flags
     ]
     kind = dataclasses.make_dataclass("Flags", fields, frozen=True)
-    kind.__doc__ = ""  # the default one lists the fields, and would be shown
+    kind.__doc__ = ""  # tyro would print the default docstring, which lists the fields
     return kind()
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Return what the source says below each field of a class, or of one that it inherits from, on one line."""
+    """Return the docstring of each field of a dataclass, inherited fields included, each as one line."""
     found: dict[str, str] = {}
     for each in reversed([base for base in kind.__mro__ if hasattr(base, "__dataclass_fields__")]):
         [made] = (node for node in ast.parse(inspect.getsource(each)).body if isinstance(node, ast.ClassDef))

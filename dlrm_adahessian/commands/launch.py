@@ -1,4 +1,4 @@
-"""`launch`: `train` or `daily` on several ranks of this machine."""
+"""Implement `launch`: run `train` or `daily` on several ranks of this machine."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,17 +14,17 @@ from dlrm_adahessian.runtime.settings import settings
 
 @settings
 class LaunchConfig:
-    """Train on several ranks of this machine, whose sockets nobody else can reach.
+    """Train on several ranks of this machine. They communicate over the loopback interface only.
 
-    All other flags are those of train; with `daily` before them, those of daily.
+    All other flags are passed to `train`, or to `daily` if it comes before them: launch daily --ranks 2 ...
     """
 
     ranks: Annotated[int, Field(ge=1, le=256)]
-    """Processes, each with its part of tables and batches, and with a GPU of its own where there are GPUs."""
+    """Number of processes; each has its shards, its part of each batch, and its own GPU, if any."""
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Train on several ranks of this machine, which listen on its loopback only."""
+    """Train on several ranks of this machine."""
     ranks = value_of(arguments, "--ranks")
     own = [*([] if ranks is None else ["--ranks", ranks]), *(flag for flag in arguments if flag in HELP)]
     args = parsed(LaunchConfig, own, prog="python -m dlrm_adahessian launch")

@@ -1,5 +1,5 @@
 # pyright: basic
-"""`log`: copies what a run writes, once or while it trains, to MLflow or Weights & Biases."""
+"""Implement `log`: copy the metrics of a run to MLflow or Weights & Biases, once or while it trains."""
 
 import logging
 import os
@@ -22,21 +22,21 @@ from dlrm_adahessian.runtime.terminal import say
 logger = logging.getLogger(__name__)
 
 Write = Callable[[Mapping[str, float], int], object]
-"""Takes figures by name, and their step."""
-_POLL = 2.0  # seconds between two looks at metrics.jsonl
-_SILENT = 30.0  # seconds; a run that is resumed takes its lock again within them
+"""Function that takes metrics by name, and their step."""
+_POLL = 2.0  # seconds between two reads of metrics.jsonl
+_SILENT = 30.0  # seconds; a resumed run takes its lock again within this time
 
 
 @settings
 class LogConfig:
-    """Copy settings and curves of a run to MLflow or Weights & Biases, as configured there; see docs/logging.md."""
+    """Copy the settings and curves of a run to MLflow or Weights & Biases (docs/logging.md)."""
 
     run: Path
-    """Run directory of a training job, finished or not."""
+    """Run directory, finished or in training."""
     to: Literal["mlflow", "wandb"]
-    """Program that takes the figures; wandb keeps them on this machine unless WANDB_MODE says otherwise."""
+    """Destination; wandb stays offline unless WANDB_MODE is set."""
     follow: bool = False
-    """Go on until the run has finished or stopped."""
+    """Keep copying until the run finishes or stops."""
 
 
 def log(arguments: Sequence[str]) -> int:
@@ -48,23 +48,23 @@ def log(arguments: Sequence[str]) -> int:
         for record in _records(run, follow=args.follow):
             write(scalars(record), int(record["step"]))
             copied += 1
-    say(f"{copied:,} lines of {run.metrics} copied to {args.to}")
+    say(f"Copied {copied:,} lines of {run.metrics} to {args.to}.")
     return 0
 
 
 def _records(run: RunDirectory, *, follow: bool) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of metrics.jsonl, and with `follow` those that come until the run has finished or stopped."""
+    """Yield the lines of metrics.jsonl. With `follow`, also yield new lines until the run finishes or stops."""
     seen, ended, alive = 0, False, time.monotonic()
     while not ended:
         ended = not follow or any((run.path / last).exists() for last in (SUMMARY, DIVERGED))
         records = read_metrics(run.metrics)
         yield from records[seen:]
-        # A run on another machine writes lines, though its lock is not seen here.
+        # The lock of a run on another machine is not visible here, but its new lines are.
         if len(records) > seen or locked_by_another(run.path / LOCK):
             alive = time.monotonic()
-        seen = max(seen, len(records))  # a resumed run drops lines, and writes the same ones again
+        seen = max(seen, len(records))  # a resumed run drops lines, and writes them again
         if not ended and time.monotonic() - alive >= _SILENT:
-            logger.warning("%s stopped before it finished; continue it with train --resume", run.path)
+            logger.warning("%s stopped before it finished. Continue it with train --resume.", run.path)
             ended = True
         if not ended:
             time.sleep(_POLL)
@@ -88,19 +88,19 @@ def _wandb(name: str, config: Mapping[str, Any]) -> Generator[Write]:
 def _package(name: str) -> Any:
     try:
         package = import_module(name)
-        # wandb writes to a folder of its own name, which Python takes for a package.
+        # wandb writes to a folder named wandb, which Python would import as a namespace package.
         if getattr(package, "__file__", None) is None:
             raise ModuleNotFoundError(f"No module named {name!r}")
         return package
     except ImportError as error:
         raise UsageError(
-            f"log --to {name} needs the package {name}, and importing it failed with {error}; install it with "
-            f"pip install -e '.[{name}]'"
+            f"log --to {name} needs the package {name}, but importing it failed: {error}. Install it with "
+            f"pip install -e '.[{name}]'."
         ) from error
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return nested settings by their flags, as "optim.dense.lr"."""
+    """Flatten nested settings to names such as "optim.dense.lr"."""
     flat = {}
     for name, value in values.items():
         flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}

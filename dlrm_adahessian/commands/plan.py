@@ -1,4 +1,4 @@
-"""`plan`: which tables would lie on which GPUs."""
+"""Implement `plan`: preview table placement and memory on machines that need not exist yet."""
 
 import json
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from dlrm_adahessian.embeddings.planning.plan import plan_text
 from dlrm_adahessian.embeddings.planning.what_if import PlanConfig, plan_json, planned
 from dlrm_adahessian.runtime.terminal import say
 
-_HELP = """Plan who holds which tables on given machines, and what each rank needs in memory; needs neither.
+_HELP = """Preview table placement and memory per rank on given machines. Neither the machines nor the data are needed.
 
-What cannot fit is refused, with what would. The settings of the optimizer shown below are those of its preset."""
+If the tables do not fit, the error suggests settings that do. The defaults below include the optimizer preset."""
 
 
 def plan(arguments: Sequence[str]) -> int:
-    """Plan who would hold which tables on given machines, and whether they fit."""
+    """Preview table placement, and check memory, on given machines."""
     name = value_of(arguments, "--optimizer")
     preset = config.load(None, name)
     base = PlanConfig(optimizer=preset.optimizer, optim=preset.optim)

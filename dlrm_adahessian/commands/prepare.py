@@ -1,4 +1,4 @@
-"""`prepare`: raw rows to the cache."""
+"""Implement `prepare`: convert raw data to prepared data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,29 +15,29 @@ from dlrm_adahessian.runtime.terminal import say_figures
 
 @settings
 class PrepareConfig:
-    """Turn raw rows into the cache that training reads."""
+    """Convert raw data to prepared data, which training reads."""
 
     dataset: DatasetName = "criteo"
-    """A published data set, whose rows are at --data-path, or generated rows."""
+    """Published data set (read from --data-path) or synthetic data (docs/own-data.md)."""
     schema: Path | None = None
-    """TOML file that describes the columns of rows of your own (docs/own-data.md)."""
+    """TOML file describing the columns of your own data; replaces --dataset (docs/own-data.md)."""
     data_path: str | None = None
-    """Raw rows: a file, plain or compressed, a folder of files, or - for standard input."""
+    """Data file (plain or compressed), folder of files, or - for standard input."""
     rows: int | None = None
-    """Use the first N rows only; for synthetic data, generate N."""
+    """Use only the first N samples; for synthetic data, generate N."""
     bad_rows: BadRows = "strict"
-    """Stop at the first bad line, or set bad lines aside in rejects.tsv and count them."""
+    """strict: stop at the first bad line; quarantine: write bad lines to rejects.tsv."""
     json: bool = False
     """Print one JSON document instead of text."""
     data: DataConfig = DataConfig()
 
 
 def prepare(arguments: Sequence[str]) -> int:
-    """Turn raw rows into the cache that training reads."""
+    """Convert raw data to prepared data, which training reads."""
     args = parsed(PrepareConfig, arguments, prog="python -m dlrm_adahessian prepare")
     if args.data_path is not None and is_prepared(args.data_path):
         raise UsageError(
-            f"prepare takes raw rows, and {args.data_path} holds prepared ones; train or evaluate with it as --data-path"
+            f"prepare requires raw data, but {args.data_path} has prepared data. Pass it to train or evaluate instead."
         )
     if args.dataset not in GENERATED:
         require_rows(args.data_path, "prepare", schema_of(args.dataset, args.schema).format)

@@ -1,4 +1,4 @@
-"""`schema`: a schema of rows of your own, guessed from a file, and what would be read by it."""
+"""Implement `schema`: draft a schema from a data file, and show what a schema reads."""
 
 import os
 from collections.abc import Sequence
@@ -21,36 +21,36 @@ from dlrm_adahessian.runtime.terminal import printable_name, say
 if TYPE_CHECKING:
     from dlrm_adahessian.data.preview import Preview
 
-_FLUSH_RIGHT = (3, 4)  # columns of the table
+_FLUSH_RIGHT = (3, 4)  # columns of the printed table
 
 
 @settings
 class InferConfig:
-    """Guess a schema from the first rows of a file, to be edited."""
+    """Draft a schema from the first samples of a file."""
 
     file: Annotated[Path, Positional]
-    """Parquet, CSV or TSV, plain or compressed."""
+    """Parquet, CSV, or TSV file, plain or compressed."""
     out: Path | None = None
-    """TOML file to write; it must not exist. Default: standard output."""
+    """TOML file to write (must not exist); default: standard output."""
     rows: Annotated[int, Field(ge=1)] = 1_000_000
-    """Look at the first N rows."""
+    """Number of samples to look at, from the start of the file."""
 
 
 @settings
 class CheckConfig:
-    """Show what would be read of rows, and what training would refuse."""
+    """Show what a schema reads from the data, and report what training would refuse."""
 
     schema: Path
-    """TOML file that describes the columns (docs/own-data.md)."""
+    """TOML file describing the columns (docs/own-data.md)."""
     data_path: str
-    """Raw rows: a file, plain or compressed, or a folder of files."""
+    """Data file (plain or compressed), or folder of files."""
     rows: Annotated[int, Field(ge=1)] = 100_000
-    """Read the first N rows."""
+    """Number of samples to read, from the start of the data."""
 
 
 @dataclass(frozen=True)
 class SchemaConfig:
-    """Guess a schema from a file of your own, or check one."""
+    """Draft a schema from a data file, or check one."""
 
     action: Annotated[
         Annotated[InferConfig, subcommand("infer")] | Annotated[CheckConfig, subcommand("check")],
@@ -59,7 +59,7 @@ class SchemaConfig:
 
 
 def schema(arguments: Sequence[str]) -> int:
-    """Guess the schema of a file of your own, or check what it reads."""
+    """Draft a schema for your own data, or check what it reads."""
     prog, action = "python -m dlrm_adahessian schema", next(iter(arguments), None)
     if action == "infer":
         _infer(parsed(InferConfig, arguments[1:], prog=f"{prog} infer"))
@@ -69,8 +69,8 @@ def schema(arguments: Sequence[str]) -> int:
         parsed(SchemaConfig, arguments, prog=prog)
     else:
         raise UsageError(
-            f"schema needs an action, infer or check, got {action or 'none'}"
-            f"{nearest(action, ['infer', 'check']) if action else ''}"
+            f"schema requires an action (infer or check), but got {action or 'none'}"
+            f"{nearest(action, ['infer', 'check']) if action else '.'}"
         )
     return 0
 
@@ -79,7 +79,7 @@ def _infer(args: InferConfig) -> None:
     if args.out is not None:
         require_writable(args.out.parent, "--out")
         if os.path.lexists(args.out):
-            raise UsageError(f"--out must not exist, and {args.out} does; name another file")
+            raise UsageError(f"File already exists: {args.out}. Choose another --out.")
     from dlrm_adahessian.data.columnar.guess import guess_roles, schema_text
     from dlrm_adahessian.data.columnar.own_file import profile_file
 
@@ -95,15 +95,17 @@ def _infer(args: InferConfig) -> None:
 def _check(args: CheckConfig) -> None:
     schema = schema_of("criteo", args.schema)
     if is_pipe(args.data_path):
-        raise UsageError(f"the rows are read twice, and {args.data_path} is a pipe; name a file or a folder")
-    input_files(args.data_path, schema.format)  # refuses rows that are not there, before anything slow begins
+        raise UsageError(
+            f"schema check reads the data twice, but {args.data_path} is a pipe. Pass a file or a folder."
+        )
+    input_files(args.data_path, schema.format)  # refuses missing files before the slow imports
     from dlrm_adahessian.data.preview import preview
 
     say(preview_text(preview(schema, args.data_path, rows=args.rows)))
 
 
 def preview_text(found: "Preview") -> str:
-    """Say what a schema reads, as a table."""
+    """Format what a schema reads as a table."""
     rows = [
         (
             column.name,
@@ -118,7 +120,7 @@ def preview_text(found: "Preview") -> str:
     table = [("column", "read as", "type", "missing", "distinct", "example"), *rows]
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     lines = [
-        f"{'All' if found.parts else 'The first'} {found.rows:,} rows, {found.clicks / found.rows:.2%} clicks:",
+        f"{'All' if found.parts else 'The first'} {found.rows:,} samples, {found.clicks / found.rows:.2%} clicks:",
         "",
     ]
     for cells in table:
@@ -133,5 +135,5 @@ def preview_text(found: "Preview") -> str:
         f"split {found.split}",
     ]
     if found.parts is not None:
-        lines.append("rows of these parts: {:,}, {:,}, {:,}".format(*found.parts))
+        lines.append("samples in these parts: {:,}, {:,}, {:,}".format(*found.parts))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`train`: an optimizer and its baseline on the same rows."""
+"""Implement `train`: train an optimizer and its baseline on the same samples."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_HELP = """Train DLRM with a second-order hybrid, then its baseline on the same rows, and compare them.
+_HELP = """Train a model and a baseline on the same samples, and compare them.
 
-Flags win over the file of --config, the file over the preset of the optimizer. The defaults shown below include both."""
+Flags override the --config file, which overrides the optimizer preset. The defaults below include both."""
 LAYOUT = Layout(
     basic={
-        "rows": ROWS,
+        "input data": ROWS,
         "model and optimizer": ("model", "optimizer", "baseline"),
         "learning": ("lr", "rows_lr", "batch_size", "epochs", "seed"),
         "run": ("out", "resume", "init_from", "device", "config"),
@@ -51,15 +51,15 @@ LAYOUT = Layout(
     },
     before=WithRates(),
 )
-"""What --help and --help-all show of the flags."""
+"""Headings of --help and --help-all."""
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Train an optimizer and its baseline, and compare them."""
+    """Train a model and a baseline, and compare them."""
     settings = _settings(spelled_out(arguments))
     if (
         alone()
-    ):  # before the imports below, which take seconds; of several ranks the first one tells all, later
+    ):  # fail before the imports below, which take seconds; several ranks check later, and one reports
         if settings.dataset not in GENERATED:
             require_rows(settings.data_path, "train", schema_of(settings.dataset, settings.schema).format)
         require_gpu_driver(settings.device)
@@ -70,14 +70,14 @@ def train(arguments: Sequence[str]) -> int:
     done = run_job(settings)
     if done is None:  # another rank reports
         return 0
-    say_judged(f"{job_table(done)}\n\nwritten to {done.folder}/summary.json")
+    say_judged(f"{job_table(done)}\n\nResults written to {done.folder}/summary.json")
     for caution in job_cautions(done):
         logger.warning("%s", caution)
     return 0
 
 
 def _settings(arguments: Sequence[str]) -> RunConfig:
-    """Return the settings; where they are refused on one of several ranks, all learn it before they leave."""
+    """Parse the settings. If one of several ranks finds an error, all ranks learn of it before they exit."""
     try:
         with printed_once():
             below = _below_flags(arguments)
@@ -91,11 +91,11 @@ def _settings(arguments: Sequence[str]) -> RunConfig:
                     before=WithRates(lr=below.optim.dense.lr, rows_lr=below.optim.rows.lr)
                 ),
             )
-            if not found.resume:  # what the folder of a run claims is held against the sizes that it has
+            if not found.resume:  # a resumed run has its actual sizes, and is checked when it is opened
                 found.require_memory(host_memory(), *_columns(found))
             return found
     except ProgramError as refusal:
-        if alone():  # and need not import torch
+        if alone():  # skips the import of torch
             raise
         from dlrm_adahessian.distributed import agreement, process_group, ranks
 
@@ -105,7 +105,7 @@ def _settings(arguments: Sequence[str]) -> RunConfig:
 
 
 def _columns(settings: RunConfig) -> tuple[int, int]:
-    """Return how many dense and categorical columns the rows have; of prepared ones the fewest, as none is read yet."""
+    """Return the numbers of numeric and categorical features; for prepared data, which is not read yet, a lower bound."""
     if settings.data_path and is_prepared(settings.data_path):
         return 0, 1
     schema = schema_of(settings.dataset, settings.schema)
@@ -113,7 +113,7 @@ def _columns(settings: RunConfig) -> tuple[int, int]:
 
 
 def _below_flags(arguments: Sequence[str]) -> RunConfig:
-    """Return the settings that flags win over: of the run that is resumed or started from, else of file and preset."""
+    """Return the defaults of the flags: from the run to resume or start from, if any, else from file and preset."""
     file, optimizer, model = config_file(arguments), value_of(arguments, "--optimizer"), model_name(arguments)
     base = config.load(file, optimizer, model)
     if not (base.resume or "--resume" in arguments):
@@ -130,7 +130,7 @@ def _below_flags(arguments: Sequence[str]) -> RunConfig:
 
 
 def _of_start(folder: Path, file: Path | None, optimizer: str | None, model: str | None) -> RunConfig:
-    """Return the settings of a run that starts from another: that one's, but for where its rows and results are."""
+    """Return the settings of a run that starts from another: those of the other, except its data and output folder."""
     values = {
         "init_from": str(folder),
         "init_checkpoint": None,
@@ -151,28 +151,28 @@ def _of_start(folder: Path, file: Path | None, optimizer: str | None, model: str
 def _below(
     recorded: RunConfig, own: Mapping[str, Any], file: Path | None, optimizer: str | None, model: str | None
 ) -> RunConfig:
-    """Return the settings of a recorded run under those of `own` and of a file."""
+    """Return the settings of a recorded run, overridden by `own` and by the config file."""
     values, above = config.asdict(recorded), merged(own, read_toml(file) if file else {})
     optimizer = optimizer or above.get("optimizer")
     same_model = model in (None, recorded.model.name)
     if same_model and (optimizer is None or optimizer_name(optimizer) == recorded.optimizer):
-        return config.from_dict(merged(values, above))  # complete: the file of its preset may be gone
+        return config.from_dict(merged(values, above))  # complete, since the preset file may be gone
     if optimizer is not None and optimizer_name(optimizer) != recorded.optimizer:
-        # With --resume it is refused when the run is opened; until then its own flags are to be understood.
+        # --resume refuses another optimizer when it opens the run. Until then, accept the flags of that optimizer.
         values = {key: value for key, value in values.items() if key not in OPTIMIZER_SETTINGS}
-    if not same_model:  # likewise, and its curvature
+    if not same_model:  # likewise; the curvature depends on the model
         values = {key: value for key, value in values.items() if key not in ("model", "curvature")}
     return config.composed(merged(values, above), optimizer or recorded.optimizer, model)
 
 
 def job_table(job: "JobResult") -> str:
-    """Return the table that ends a training job.
+    """Format the table at the end of a training job.
 
     Args:
-        job: what `run_job` returned.
+        job: result of `run_job`.
 
     Returns:
-        Lines, of at most 100 characters with three metrics.
+        Lines of at most 100 characters, with three metrics.
     """
     from dlrm_adahessian.metrics.binary import METRICS
 
@@ -184,29 +184,29 @@ def job_table(job: "JobResult") -> str:
         lines.append(_line(f"test        {name}", [*_cells(run.test), *_speed(run)]))
     known = [job.run.test.of_base_rate(name) for name in METRICS]
     of_base_rate = ["" if value is None else _cell(value) for value in known]
-    lines.append(_line("test        base rate", [*of_base_rate, _cell(1.0)]))
+    lines.append(_line("test        constant prediction", [*of_base_rate, _cell(1.0)]))
     if job.run.bayes:
-        lines.append(_line("test        Bayes (planted truth)", _cells(job.run.bayes)))
+        lines.append(_line("test        best possible (Bayes)", _cells(job.run.bayes)))
     if job.baseline and job.difference:
-        lines += ["", f"{job.run.optimizer} minus {job.baseline.optimizer}, with 95% interval"]
+        lines += ["", f"{job.run.optimizer} minus {job.baseline.optimizer} [95% interval]"]
         for part, found in (("progressive", job.progressive_difference), ("test", job.difference)):
             lines += _difference_lines(part, found) if found else ()
         lines += [
-            "Intervals cover the sampling of rows only, with one seed and one setting. To cover seeds too, run on",
-            f"the same rows: dlrm-adahessian compare --optimizers {job.baseline.optimizer},{job.run.optimizer} --seeds 10",
+            "Intervals cover the sampling of data only. To include seed-to-seed variation, run on the same data:",
+            f"dlrm-adahessian compare --optimizers {job.baseline.optimizer},{job.run.optimizer} --seeds 10",
         ]
     if job.run.test.weight is not None:
-        lines.append("Rows count by their weights in all metrics.")
+        lines.append("Metrics use sample weights.")
     return "\n".join(lines)
 
 
 def job_cautions(job: "JobResult") -> list[str]:
-    """Return what a reader of the table must know beside it: that models are useless, or speeds those of a busy machine."""
+    """Return warnings about the results: models without skill, and speeds measured on a busy machine."""
     runs = _runs(job)
     remedy = (
-        "lower --lr and --rows-lr"
+        "Lower --lr and --rows-lr."
         if any(run.test.beats_base_rate for run in runs.values())
-        else "check which column is the label and how the rows are ordered, lower --lr and --rows-lr, or give more rows"
+        else "Check the label column and the order of the samples, lower --lr and --rows-lr, or use more data."
     )
     found = (
         useless({name: run.test for name, run in runs.items()}, remedy),
@@ -223,7 +223,7 @@ def _runs(job: "JobResult") -> "dict[str, RunSummary]":
 
 
 def _speed(run: "RunSummary") -> list[str]:
-    """Return the median time of a step, and the samples a second that follow from it; the mean counts every pause."""
+    """Return the median step time, and samples per second computed from it. A mean would include every pause."""
     ms = run.train.step_ms_median
     return [f"{ms:,.2f}", f"{1e3 * run.batch_size / ms:,.0f}" if ms else "-"]
 

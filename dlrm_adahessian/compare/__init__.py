@@ -1,1 +1,1 @@
-"""Which optimizer trains the better model, and which model is better, by how much, with what certainty, at what cost."""
+"""Compare optimizers and models: tune them alike, train them over seeds, and estimate differences with intervals."""

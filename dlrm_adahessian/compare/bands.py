@@ -1,7 +1,7 @@
-"""Tokens by how often training saw them: where an entrant gains, and where the curvature lies.
+"""Break down differences and curvature by the frequency of tokens.
 
-A band is a decade of the number of training samples that hold the token; rare and unseen tokens share one id per feature,
-whose count is theirs together.
+A band is a decade of the number of training samples with the token. Rare and unseen tokens of a feature share one embedding
+row, and their counts are added.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ Bands = npt.NDArray[np.int8]
 
 
 def band_of_ids(data: PreparedData) -> list[Bands]:
-    """Return the band of each row of the table of each token column, (rows of the table,) int8 per table."""
+    """Return the band of each embedding row, (R,) int8 for each table with single tokens."""
     train = data.split.train
     heights = data.preprocessing.num_rows[: len(data.preprocessing.schema.tokens)]
     return [
@@ -36,7 +36,7 @@ def band_of_ids(data: PreparedData) -> list[Bands]:
 def bands_of_samples(
     data: PreparedData, band_of_id: Sequence[Bands], samples: npt.NDArray[np.int64]
 ) -> Bands:
-    """Return the band of each token of some samples, (samples, T) int8."""
+    """Return the band of each token of the given samples, (N, T) int8 for N samples and T tables."""
     ids = data.features.ids[samples]
     return np.stack([band[ids[:, feature]] for feature, band in enumerate(band_of_id)], axis=1)
 
@@ -48,17 +48,17 @@ def logloss_by_band(
     theirs: Iterable[npt.NDArray[np.float32]],
     weights: npt.NDArray[np.float32] | None = None,
 ) -> list[Estimate | None]:
-    """Return the difference of log loss in each band, a sample counting once for each of its tokens there.
+    """Return the difference in log loss in each band. A sample counts once for each of its tokens in the band.
 
     Args:
-        bands: (N, T) of the tokens.
+        bands: (N, T) bands of the tokens.
         labels: (N,) 0 or 1.
         ours: (N,) predictions of each seed.
-        theirs: like `ours`, of the same seeds.
-        weights: (N,) as how many samples each counts; None for 1 each.
+        theirs: (N,) predictions of the other entrant, for the same seeds.
+        weights: (N,) sample weights; None for 1.
 
     Returns:
-        An estimate over samples and seeds per band, None for a band without tokens.
+        Estimate over samples and seeds for each band; None for a band without tokens.
     """
     differences = [log_losses(labels, a) - log_losses(labels, b) for a, b in zip(ours, theirs, strict=True)]
     found: list[Estimate | None] = []
@@ -72,14 +72,14 @@ def logloss_by_band(
 
 
 def mean_by_table_and_band(bands: Bands, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Return the mean of values over the tokens of each table and band.
+    """Return the mean value of the tokens of each table and band.
 
     Args:
-        bands: (N, T) of the tokens.
-        values: (N,) per sample, or (N, T) per token.
+        bands: (N, T) bands of the tokens.
+        values: (N,) value per sample, or (N, T) value per token.
 
     Returns:
-        (T, bands) float64; NaN where there is no token.
+        (T, bands) float64; NaN for a band without tokens.
     """
     per_token = np.broadcast_to(values if values.ndim == 2 else values[:, None], bands.shape)
     means = np.full((bands.shape[1], len(BANDS)), np.nan)

@@ -1,4 +1,4 @@
-"""What a comparison holds equal, and what it varies. Imports no torch."""
+"""Define the settings of a comparison, and compose its runs. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -22,42 +22,41 @@ from dlrm_adahessian.runtime.settings import merged, nearest, settings
 
 _SHARED = [field.name for field in fields(SharedConfig)]
 
-_SEARCHES_APART = 10_000  # seeds from one search to the next
+_SEARCHES_APART = 10_000  # distance between the seeds of consecutive searches
 
 
 @settings
 class CompareConfig(SharedConfig):
-    """Optimizers, or models too, and what all of them are given."""
+    """Settings of a comparison of optimizers, and possibly models, with the settings that all of them share."""
 
     optimizers: str = "adagrad,adam,hybrid"
-    """Names of presets, or TOML files with one, separated by commas; each is compared with those before it
-    (docs/optimizers.md)."""
+    """Optimizer presets, or TOML files like them, separated by commas; the first is the reference (docs/optimizers.md)."""
     models: str | None = None
-    """Names of architectures, separated by commas, each trained by each optimizer; default `model` alone. Of the settings of
-    `model`, embedding_dim and activation are every architecture's, the others its own."""
+    """Architectures to compare, separated by commas, each with each optimizer (default: only --model). Shared
+    settings such as --model.embedding-dim apply to all."""
     seeds: int = Field(default=3, ge=1, lt=_SEARCHES_APART)
-    """Final runs of each optimizer; their intervals cover seeds and rows, with one seed rows only."""
+    """Final runs per entrant. With one seed, intervals do not cover seed-to-seed variation."""
     trials: int = Field(default=0, ge=0)
-    """Draws of hyper-parameters of each optimizer, of which `select` chooses; 0 takes the presets as they are."""
+    """Hyper-parameter trials per entrant; 0 uses the presets unchanged."""
     refine: int = Field(default=0, ge=0)
-    """Further draws of each optimizer after `trials`, near its best three of them."""
+    """Additional trials per entrant, near its best three."""
     searches: int = Field(default=1, ge=1)
-    """Independent searches of each optimizer, with `trials` and `refine` draws each, among which `seeds` are divided. With
-    one, intervals are conditional on its draws; with several, they cover the chance of tuning too."""
+    """Independent searches per entrant, each with all trials and a share of the seeds. With several, intervals also cover
+    tuning."""
     select: Literal["val", "progressive"] = "val"
-    """Choose draws by the validation rows, or by every other block of the progressive rows, left out of the report."""
+    """Selection set: validation samples, or every other batch of progressive samples, which the report then omits."""
     trial_rows: Annotated[int, Field(ge=1)] | None = None
-    """Rows that a draw trains on, the last ones of the training part; default all."""
+    """Train trials on only the last N training samples (default: all)."""
     sampler: Literal["random", "tpe"] = "random"
-    """Draw independently, or learn from earlier draws (tree-structured Parzen estimator)."""
-    seed: int = Field(default=0, ge=0, lt=1 << 62)  # those that follow have 63 bits too
-    """Of the draws and of their runs; final runs take the seeds after it, each further search that 10,000 after the last."""
+    """random: independent trials; tpe: learn from earlier trials (tree-structured Parzen estimator)."""
+    seed: int = Field(default=0, ge=0, lt=1 << 62)  # so that the seeds derived from it also fit in 63 bits
+    """Random seed of the trials; final runs use the seeds after it."""
     parallel: int = Field(default=1, ge=1)
-    """Runs at once, which share the cores; steps are timed alone after them."""
+    """Runs to train at once on shared cores; step times are then measured separately."""
     lease: float = Field(default=60, ge=1)
-    """Seconds without a sign of life of a process, after which others with --join take over its run."""
+    """Seconds after which other processes take over the run of an unresponsive one."""
     out: Path = Path("runs/compare")
-    """Where runs and the report go. Started again, it repeats no finished run."""
+    """Folder of runs and report; the same command again continues there."""
 
     @model_validator(mode="after")
     def _named(self) -> "CompareConfig":
@@ -65,8 +64,8 @@ class CompareConfig(SharedConfig):
         if len(names) < fewest or len(set(names)) < len(names):
             needed = "two optimizers" if fewest > 1 else "one optimizer"
             raise ValueError(
-                f"a comparison needs at least {needed}, each once, got {self.optimizers!r}; "
-                "name them like --optimizers adagrad,hybrid"
+                f"A comparison requires at least {needed} without repetition, got {self.optimizers!r}. "
+                "Pass them like --optimizers adagrad,hybrid."
             )
         return self
 
@@ -75,63 +74,68 @@ class CompareConfig(SharedConfig):
         models, known = self.model_names, list(get_args(ModelName))
         if self.models is not None and (len(models) < 2 or len(set(models)) < len(models)):
             raise ValueError(
-                f"--models names at least two architectures, each once, got {self.models!r}; name one alone by --model"
+                f"--models requires at least two architectures without repetition, got {self.models!r}. "
+                "To use one, pass it with --model."
             )
         if unknown := [name for name in models if name not in known]:
             raise ValueError(
-                f"models are among {', '.join(known)}, got {unknown[0]!r}{nearest(unknown[0], known)}"
+                f"--models accepts {', '.join(known)}, got {unknown[0]!r}{nearest(unknown[0], known)}"
             )
         if models and (left_out := settings_left_out(models, self.model)):
             raise ValueError(
-                f"--models leaves out {self.model.name}, and settings of it are given: model.{', model.'.join(left_out)}; "
-                f"name it like --models {self.model.name},{self.models}, or leave these settings out"
+                f"--models does not include {self.model.name}, but some of its settings are given: "
+                f"model.{', model.'.join(left_out)}. Pass --models {self.model.name},{self.models}, or leave them out."
             )
         return self
 
     @model_validator(mode="after")
     def _budget(self) -> "CompareConfig":
         if self.refine and not self.trials:
-            raise ValueError("--refine draws near the best trials, and --trials is 0; give --trials 30 or so")
+            raise ValueError(
+                "--refine searches near the best trials, but --trials is 0. Pass --trials 30, for example."
+            )
         if self.searches > 1 and not self.trials:
-            raise ValueError("--searches repeats the draws, and --trials is 0; give --trials 30 or so")
+            raise ValueError(
+                "--searches repeats the trials, but --trials is 0. Pass --trials 30, for example."
+            )
         if self.seeds % self.searches:
             raise ValueError(
-                f"--seeds are divided evenly among the searches, got {self.seeds} for {self.searches}; "
-                f"give --seeds {self.seeds + -self.seeds % self.searches}"
+                f"--seeds must be a multiple of --searches, got {self.seeds} seeds and {self.searches} searches. "
+                f"Pass --seeds {self.seeds + -self.seeds % self.searches}."
             )
         return self
 
     @property
     def optimizer_names(self) -> list[str]:
-        """The optimizers in order, by their names or files."""
+        """Names or preset files of the optimizers, in order."""
         return _split(self.optimizers)
 
     @property
     def model_names(self) -> list[str]:
-        """The architectures in order; none where all runs have one model."""
+        """Names of the architectures, in order; empty without --models."""
         return [] if self.models is None else _split(self.models)
 
     @property
     def entrants(self) -> Mapping[str, Entrant]:
-        """What is compared, by name and in order; a UsageError where an architecture refuses a setting of the model."""
+        """The entrants by name, in order. Raises a UsageError if a setting of the model is invalid for an architecture."""
         return entrants_of(self.model_names, self.optimizer_names, self.model)
 
     @property
     def final_seeds(self) -> range:
-        """Seeds of the final runs; none is that of draws, so no draw is rewarded for its luck."""
+        """Seeds of the final runs. They differ from the trials' seed, so the luck of a selected trial does not count."""
         return range(self.seed + 1, self.seed + 1 + self.seeds)
 
     def seeds_of(self, search: int) -> range:
-        """The seeds of the final runs with what a search chose, searches counted from 0; more seeds add to each."""
+        """Seeds of the final runs of a search, counted from 0. With a larger `seeds`, each search keeps its seeds."""
         return self.final_seeds[search :: self.searches]
 
     def search_seed(self, search: int) -> int:
-        """The seed of a search's draws and of their runs."""
+        """Seed of the trials of a search, both of their hyper-parameters and of their runs."""
         return self.seed + search * _SEARCHES_APART
 
 
 def trial_config(study: CompareConfig, name: str, drawn: dict[str, Any], *, search: int = 0) -> RunConfig:
-    """Compose the run of a draw of a search; other arguments as those of `run_config`."""
+    """Compose the run of a trial of a search. The other arguments are those of `run_config`."""
     config = run_config(study, name, seed=study.search_seed(search), drawn=drawn)
     return replace(config, data=replace(config.data, train_rows=study.trial_rows or config.data.train_rows))
 
@@ -142,13 +146,13 @@ def run_config(
     """Compose one run of a comparison.
 
     Args:
-        study: the comparison.
-        name: of the entrant.
-        seed: of the run.
-        drawn: hyper-parameters by path below `optim`, such as `dense.lr`, in place of the preset's.
+        study: settings of the comparison.
+        name: name of the entrant.
+        seed: seed of the run.
+        drawn: hyper-parameters that replace those of the preset, by path below `optim`, such as `dense.lr`.
 
     Returns:
-        Its configuration; an optimizer that is no preset's name is refused.
+        The configuration. An unknown preset raises a UsageError.
     """
     entrant = study.entrants[name]
     everything = TypeAdapter(CompareConfig).dump_python(study, mode="json")
@@ -161,7 +165,7 @@ def run_config(
 
 
 def settings_of(study: CompareConfig, config: RunConfig) -> dict[str, Any]:
-    """Return what is the entrant's own in a run's configuration: of its optimizer, and where models differ, of its model."""
+    """Return the settings of a run that belong to its entrant: those of the optimizer and, if models differ, the model."""
     values = asdict(config)
     own = ("optimizer", "model", *OPTIMIZER_SETTINGS) if study.models else OPTIMIZER_SETTINGS
     return {key: values[key] for key in own}

@@ -1,7 +1,7 @@
-"""Who enters a comparison: models trained by optimizers, each under a name. Imports no torch.
+"""Combine models and optimizers into named entrants of a comparison. Imports no torch.
 
-Searches, final runs, figures and the report know an entrant by its name: that of its optimizer where all have one model,
-that of its model where all have one optimizer, and MODEL/OPTIMIZER otherwise.
+An entrant is named after its optimizer if all have the same model, after its model if all have the same optimizer, and
+MODEL/OPTIMIZER otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ _OF_ALL = [field.name for field in fields(Architecture)]
 
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
-    """A model, and what trains it.
+    """A model and an optimizer.
 
     Attributes:
-        model: its settings.
-        optimizer: name of the preset, or a file with one.
+        model: settings of the model.
+        optimizer: name of a preset, or path of a preset file.
     """
 
     model: ModelConfig
@@ -32,16 +32,16 @@ class Entrant:
 def entrants_of(
     models: Sequence[str], optimizers: Sequence[str], given: ModelConfig
 ) -> Mapping[str, Entrant]:
-    """Return each model with each optimizer, by name.
+    """Combine each model with each optimizer.
 
     Args:
-        models: names of architectures, each once; without any, `given` is the model of all.
-        optimizers: names of presets or files with them, each once.
-        given: settings of the model; of another architecture they set what all architectures have.
+        models: names of architectures, without repetition; if empty, all entrants have the model `given`.
+        optimizers: names of presets or preset files, without repetition.
+        given: settings of the model. Other architectures take over the settings that all architectures have.
 
     Returns:
-        The entrants, models in order and within each its optimizers in order; the first is the reference. A setting of
-        `given` that an architecture refuses is a UsageError.
+        The entrants by name, ordered by model and then by optimizer; the first is the reference. A setting of `given` that
+        is invalid for an architecture raises a UsageError.
     """
     if not models:
         return {optimizer_name(each): Entrant(model=given, optimizer=each) for each in optimizers}
@@ -55,7 +55,7 @@ def entrants_of(
 
 
 def settings_left_out(models: Sequence[str], given: ModelConfig) -> list[str]:
-    """Return the settings of the given model that no entrant has, where its architecture is none of `models`."""
+    """Return the settings of the given model that no entrant uses, because its architecture is not in `models`."""
     if given.name in models:
         return []
     unnamed = {**asdict(type(given)()), "name": DLRMConfig().name}

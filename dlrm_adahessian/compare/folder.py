@@ -1,4 +1,4 @@
-"""The folder of a comparison: comparison.json says what was asked, and no other comparison is written over it."""
+"""Record the settings of a comparison in comparison.json, and refuse other settings in the same folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,11 @@ from dlrm_adahessian.runtime.settings import changes
 _EXTENDS = ("optimizers", "models", "seeds", "trials", "refine", "searches")
 _NO_RESULTS = ("out", "data_path", "schema", "device", "parallel", "lease")
 JOINING = "joining"
-"""What comparison.json holds for those who join; it may change from one start to the next."""
+"""Key in comparison.json of what joining processes need. Its value may change when a comparison continues."""
 
 
 def require_settings(config: CompareConfig) -> None:
-    """Refuse other settings than those of the comparison in the folder, as `claim`, before the rows are known."""
+    """Refuse settings that differ from those of the comparison in the folder, as `claim` does, before the data is read."""
     path = config.out / COMPARISON
     if path.exists():
         said = _read(path)
@@ -28,15 +28,15 @@ def require_settings(config: CompareConfig) -> None:
 
 
 def claim(config: CompareConfig, rows: str, joining: Mapping[str, Any]) -> None:
-    """Write into the folder what is asked, unless something else was asked there before.
+    """Write comparison.json, unless the folder has a comparison with other settings.
 
-    More entrants, seeds and draws extend a comparison, and are taken. Other settings or rows are a UsageError that names
-    each with both values, a damaged comparison.json is a CheckpointError.
+    More entrants, seeds and trials extend a comparison. Other settings or data raise a UsageError that names each changed
+    setting with both values, and a damaged comparison.json raises a CheckpointError.
 
     Args:
-        config: of the comparison, whose folder it is.
-        rows: fingerprint of the prepared rows.
-        joining: what others need to join.
+        config: settings of the comparison, with its folder.
+        rows: fingerprint of the prepared data.
+        joining: what other processes need to join.
     """
     path = config.out / COMPARISON
     asked = {**_settings(config), "prepared": rows}
@@ -46,21 +46,21 @@ def claim(config: CompareConfig, rows: str, joining: Mapping[str, Any]) -> None:
 
 
 def asked_of(out: Path) -> dict[str, Any]:
-    """Return what comparison.json says.
+    """Read comparison.json.
 
     Args:
         out: folder of a comparison.
 
     Returns:
-        Its JSON values; a damaged file is a CheckpointError.
+        JSON values. A damaged file raises a CheckpointError.
 
     Raises:
-        NoInputError: there is none.
+        NoInputError: the file does not exist.
     """
     if not (out / COMPARISON).exists():
         raise NoInputError(
-            f"{out} holds no {COMPARISON}: no comparison began there, or its rows are still being prepared; start one with "
-            f"--out {out}, and join it when the file is there"
+            f"{out} has no {COMPARISON}, because no comparison was started there or its data is still being prepared. Start "
+            f"one with --out {out}, and join it once the file exists."
         )
     return _read(out / COMPARISON)
 
@@ -71,9 +71,9 @@ def _require_same(config: CompareConfig, said: Mapping[str, Any], asked: Mapping
         return
     differing = [change for change in changes(said, asked) if not change.startswith("prepared ")]
     raise UsageError(
-        f"a comparison keeps its rows and settings, and those of {config.out} differ: "
-        f"{', '.join(differing) or 'the settings are the same, the content of the rows is not'}; leave these flags out, or "
-        "name another folder with --out"
+        f"{config.out} has a comparison with other settings or data: "
+        f"{', '.join(differing) or 'the settings are the same, but the data differs'}. Leave these flags out, or choose "
+        "another --out."
     )
 
 
@@ -81,9 +81,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except DamagedFolderError as error:
-        raise CheckpointError(
-            f"{error}; restore it from a copy, or name another folder with --out"
-        ) from error
+        raise CheckpointError(f"{error}. Restore it from a backup, or choose another --out.") from error
     return found if isinstance(found, dict) else {}
 
 

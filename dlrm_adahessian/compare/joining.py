@@ -1,9 +1,9 @@
 # pyright: basic
-"""How a process joins a comparison that another one began: by what that wrote under `joining` in comparison.json.
+"""Join a comparison that another process started, with the information under `joining` in its comparison.json.
 
-Which runs there are, and where, follows from the settings, the rows, the presets, the packages and the sources. All
-processes find them by the same steps, so nobody has to hand them out. Where one of these differs, other runs would be
-trained, which nobody asked for: that is refused.
+Settings, data, presets, packages and sources determine the runs and their folders. All processes derive the same list of
+runs from them, so no process has to distribute work. A process where one of these differs would train other runs, and is
+refused.
 """
 
 from importlib.metadata import version
@@ -28,17 +28,17 @@ _HERE = Path(__file__).parent
 _SETTINGS = (
     "optimizers", "models", "seeds", "trials", "refine", "searches", "lease", "data_path", "schema",
 )  # fmt: skip
-"""Those that comparison.json does not hold as a condition of going on."""
+"""Settings that may change when a comparison continues, and which comparison.json therefore has under `joining`."""
 
 
 def joining(config: CompareConfig, data: PreparedData, device: str, threads: int) -> dict[str, Any]:
-    """Return what others need to join a comparison, beside what comparison.json says of it anyway.
+    """Return what other processes need to join a comparison, in addition to the rest of comparison.json.
 
     Args:
-        config: of the comparison.
-        data: its samples.
-        device: kind of the device that its runs compute on.
-        threads: of each run; sums are rounded otherwise with another number of them.
+        config: settings of the comparison.
+        data: samples of the comparison.
+        device: type of the device that its runs compute on.
+        threads: number of threads of each run. Another number would change the rounding of sums.
 
     Returns:
         JSON values.
@@ -58,25 +58,25 @@ def joining(config: CompareConfig, data: PreparedData, device: str, threads: int
 
 
 def joined(out: Path, parallel: int) -> tuple[CompareConfig, PreparedData, int]:
-    """Return settings, samples and threads of each run of a comparison that another process began.
+    """Return the settings, samples, and threads per run of a comparison that another process started.
 
     Args:
-        out: its folder.
-        parallel: runs at once of this process.
+        out: folder of the comparison.
+        parallel: number of runs that this process trains at once.
 
     Returns:
-        What that process has, but for `parallel`; that there is no comparison raises as `asked_of`.
+        The values of the process that started it, with this `parallel`. `asked_of` raises if there is no comparison.
 
     Raises:
-        UsageError: the program or a preset differs here from what the comparison began with, or an earlier version began it.
-        DataError: its prepared rows are not there, or are others.
+        UsageError: the program or a preset differs from those at the start, or an earlier version started the comparison.
+        DataError: the prepared data is missing or has changed.
     """
     said = asked_of(out)
     found, rows = said.pop(JOINING, None), said.pop("prepared", None)
     if found is None:
         raise UsageError(
-            f"an earlier version began {out}, and did not write down what others need to join it; start its command again, "
-            "which adds that"
+            f"{out} was started by an earlier version, which did not record what joining requires. Run its command again to "
+            "add that."
         )
     _require_same(out, "program", found["program"], _program())
     config = validated(
@@ -88,11 +88,11 @@ def joined(out: Path, parallel: int) -> tuple[CompareConfig, PreparedData, int]:
         data = open_prepared(folder)
     except DamagedFolderError as error:
         raise DataError(
-            f"{error}; the prepared rows of a comparison must be on a disk that all its machines see, under one path: "
-            "name a folder there with --data.cache-dir when it begins"
+            f"{error}. The prepared data of a comparison must be on a disk that all machines share, under the same path. "
+            "Start the comparison with --data.cache-dir on such a disk."
         ) from error
     if data.fingerprint != rows:
-        raise DataError(f"{folder} holds other rows than {out} began with; start its command again")
+        raise DataError(f"The data in {folder} has changed since {out} was started. Run its command again.")
     return config, data, found["threads"]
 
 
@@ -100,19 +100,19 @@ def _require_same(out: Path, what: str, began: dict[str, Any], here: dict[str, A
     if began != here:
         differing = [change for change in changes(began, here) if not change.startswith("sources ")]
         raise UsageError(
-            f"all processes of a comparison have the same program, packages and presets, and the {what} of {out} differ "
-            f"here: {', '.join(differing) or 'the sources'}; install what it began with, or start its command again with "
-            "what is here"
+            f"All processes of a comparison need the same program, packages and presets, but the {what} of {out} differ "
+            f"here: {', '.join(differing) or 'the sources'}. Install the versions that it was started with, or run its "
+            "command again with the versions here."
         )
 
 
 def _entrants(config: CompareConfig) -> dict[str, Any]:
-    """Return the settings of each entrant that are its own, as its preset has them."""
+    """Return the settings of each entrant as its preset defines them."""
     return {name: settings_of(config, run_config(config, name, seed=config.seed)) for name in config.entrants}
 
 
 def _program() -> dict[str, Any]:
-    """Identify what decides which runs there are, and what they come to."""
+    """Return versions and fingerprints of everything that determines the runs and their results."""
     steering = [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in sorted(_HERE.glob("*.py"))]
     return {
         "version": __version__,

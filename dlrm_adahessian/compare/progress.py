@@ -1,5 +1,5 @@
 # pyright: basic
-"""How far a comparison is: a bar over the samples of all its runs, and a line while others train what is left."""
+"""Show the progress of a comparison: a bar over the samples of all runs, and a line while waiting for other processes."""
 
 import logging
 import math
@@ -15,11 +15,11 @@ from dlrm_adahessian.runtime.terminal import progress_bar
 
 logger = logging.getLogger(__name__)
 
-_TELL_EVERY = 60.0  # seconds from one line about runs that others train to the next
+_TELL_EVERY = 60.0  # seconds between two lines about runs of other processes
 
 
 class StudyBar:
-    """A bar over the samples of all runs; looks at what running processes have written so far."""
+    """A progress bar over the samples of all runs, read from the files of the running processes."""
 
     def __init__(self, runs: int, rows: int) -> None:
         self._runs, self._rows, self._done = runs, rows, 0
@@ -29,7 +29,7 @@ class StudyBar:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._bar = progress_bar(f"{runs} runs", unit=" rows", total=runs * rows)
+        self._bar = progress_bar(f"{runs} runs", unit=" samples", total=runs * rows)
 
     def __enter__(self) -> "StudyBar":
         self._thread.start()
@@ -41,19 +41,19 @@ class StudyBar:
         self._bar.close()
 
     def started(self, folder: Path) -> None:
-        """Watch a run."""
+        """Start to watch a run."""
         with self._lock:
             self._running.add(folder)
 
     @contextmanager
     def elsewhere(self, folder: Path, holder: Holder) -> Generator[None]:
-        """Note until the block ends that another process trains a run; where that is all there is to do, a line tells."""
+        """Mark a run as trained by another process until the block ends. If only such runs are left, log it."""
         self._elsewhere[folder] = holder
         if len(self._elsewhere) == len(self._running) and time.monotonic() - self._told > _TELL_EVERY:
             self._told = time.monotonic()
             holders = ", ".join(sorted({*map(str, self._elsewhere.values())}))
             logger.info(
-                "%d of %d runs are done; waiting for %d that others train: %s",
+                "%d of %d runs are done. Waiting for %d trained by other processes: %s",
                 self._done,
                 self._runs,
                 len(self._elsewhere),

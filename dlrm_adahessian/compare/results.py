@@ -1,4 +1,4 @@
-"""What a comparison found, and how it is written as JSON."""
+"""Define the results of a comparison, and convert them to JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,16 +12,16 @@ from dlrm_adahessian.statistics.crossed import CrossedDifference
 
 Part = Literal["progressive", "test"]
 PARTS: tuple[Part, ...] = ("progressive", "test")
-"""The samples that entrants are compared on."""
+"""Sets of samples on which entrants are compared."""
 NEAR_BEST = 0.001
-"""Log loss within which a trial counts as near the best one of all entrants."""
+"""Largest difference in log loss from the best trial of all entrants that counts as near it."""
 Means = Mapping[str, float]
-"""Means over the seeds, by name; without those that a seed leaves undefined."""
+"""Means over the seeds, by name, without values that are undefined for a seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """Log loss on the validation samples after so many samples, and seconds, of training."""
+    """Log loss on the validation samples after a number of samples and seconds of training."""
 
     samples: int
     seconds: float
@@ -30,13 +30,13 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeToTarget:
-    """When the final runs of an entrant first reach the target.
+    """When the final runs of an entrant first reach the target log loss.
 
     Attributes:
-        reached: runs that do.
-        of: all that finished.
-        samples: median over those that do; None without any.
-        seconds: like `samples`.
+        reached: number of runs that reach it.
+        of: number of finished runs.
+        samples: median number of samples over the runs that reach it; None if no run does.
+        seconds: median seconds, like `samples`.
     """
 
     reached: int
@@ -45,20 +45,20 @@ class TimeToTarget:
     seconds: float | None = None
 
     def asdict(self) -> dict[str, float]:
-        """Return JSON values; samples and seconds only where a run reaches the target."""
+        """Return JSON values, without samples and seconds if no run reaches the target."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """How good the trials of an entrant were.
+    """Quality of the trials of an entrant.
 
     Attributes:
-        count: all of them.
-        diverged: those that did.
-        near_best: those within `NEAR_BEST` of the best of all entrants.
-        best_logloss: by the samples that choose; None when all diverged.
-        median_logloss: like `best_logloss`.
+        count: number of trials.
+        diverged: number of diverged trials.
+        near_best: number of trials within `NEAR_BEST` of the best trial of all entrants.
+        best_logloss: lowest log loss on the selection set; None if all trials diverged.
+        median_logloss: median log loss on the selection set; None if all trials diverged.
     """
 
     count: int
@@ -70,13 +70,13 @@ class Trials:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What one search of an entrant chose.
+    """Result of one search of an entrant.
 
     Attributes:
-        seed: of its draws.
-        chosen: hyper-parameters by path below `optim`.
-        at_an_edge: those of them at an end of their range.
-        judged_logloss: of the trial, by the samples that choose; None when all diverged.
+        seed: seed of the trials.
+        chosen: selected hyper-parameters by path below `optim`.
+        at_an_edge: paths of those at an end of their range.
+        judged_logloss: log loss of the selected trial on the selection set; None if all trials diverged.
     """
 
     seed: int
@@ -87,21 +87,21 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class EntrantResult:
-    """What one entrant did.
+    """Results of one entrant.
 
     Attributes:
-        settings: its own, of the first final run; where models are compared, that of its model too.
-        curvature_of: of which matrix the diagonal that it reads is, at each part of the model; None where it reads none.
-        searches: what each chose; empty without trials.
-        final_runs: one per seed.
-        final_runs_diverged: of these.
-        val: means of the metrics on the validation samples.
-        progressive: means of those of the progressive validation, as far as they are reported.
-        test: means of those of the test samples.
-        train: means of what training took; of runs that shared the machine also `step_ms_apart`, milliseconds of a step that
-            nothing else ran beside.
-        trials: None without any.
-        curves: of each final run that finished.
+        settings: settings of its optimizer in the first final run, and of its model if models are compared.
+        curvature_of: matrix whose diagonal the optimizer uses, for each part of the model; None without curvature.
+        searches: result of each search; empty without trials.
+        final_runs: number of final runs, one per seed.
+        final_runs_diverged: number of diverged final runs.
+        val: mean metrics on the validation samples.
+        progressive: mean metrics on the reported progressive samples.
+        test: mean metrics on the test samples.
+        train: mean costs of training. If runs shared the machine, also `step_ms_apart`, the step time in milliseconds of
+            steps trained alone.
+        trials: quality of the trials; None without trials.
+        curves: learning curve of each finished final run.
         time_to_target: None without a target.
     """
 
@@ -143,12 +143,12 @@ class PairDifference:
     """One entrant minus another, over the seeds that both finished.
 
     Attributes:
-        optimizer: the later entrant.
-        against: the earlier entrant.
-        part: the samples.
-        difference: in each metric.
-        p_adjusted: of the log loss, by Holm over the pairs.
-        minimum_detectable_logloss: difference that such a comparison finds four times of five.
+        optimizer: later entrant.
+        against: earlier entrant, which is subtracted.
+        part: set of samples.
+        difference: difference in each metric.
+        p_adjusted: p value of the log loss, adjusted over the pairs with Holm's method.
+        minimum_detectable_logloss: difference that a comparison of this size finds with 80% power.
     """
 
     optimizer: str
@@ -173,12 +173,12 @@ class PairDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvatureByBand:
-    """Means per token, (table, band), summed over the embedding; None where a band has no token.
+    """Means per token, (tables, bands), summed over the embedding dimension; None for a band without tokens.
 
     Attributes:
-        tables: their names.
-        curvature: of one sample's log loss.
-        squared_gradient: whose expectation is the curvature where the model is calibrated.
+        tables: names of the tables.
+        curvature: curvature of the log loss of one sample.
+        squared_gradient: squared gradient of the same; its expectation is the curvature if the model is calibrated.
     """
 
     tables: Sequence[str]
@@ -188,13 +188,14 @@ class CurvatureByBand:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBands:
-    """Where the differences lie, by how often training saw a token.
+    """Differences by the frequency of tokens in training.
 
     Attributes:
-        names: of the bands.
-        tokens: of the samples, in each band.
-        logloss: by entrant after the first, its difference of log loss to the first in each band; None without tokens.
-        curvature: by entrant, None for a model without an exact diagonal.
+        names: names of the bands.
+        tokens: number of tokens of the samples in each band.
+        logloss: for each entrant but the reference, its log loss minus that of the reference in each band; None without
+            tokens.
+        curvature: curvature by entrant; None for a model without an exact diagonal.
     """
 
     names: Sequence[str]
@@ -203,7 +204,7 @@ class TokenBands:
     curvature: Mapping[str, CurvatureByBand | None]
 
     def asdict(self) -> dict[str, Any]:
-        """Return JSON values; the entrants stand beside the names of the bands."""
+        """Return JSON values. The keys of the entrants are on the same level as `names`."""
         differences = {
             name: [e and {"logloss": e.estimate, "logloss_ci95": e.ci95} for e in estimates]
             for name, estimates in self.logloss.items()
@@ -214,17 +215,18 @@ class TokenBands:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a comparison found.
+    """Results of a comparison.
 
     Attributes:
-        config: its own.
-        samples: number of those for training, validation and test.
-        optimizers: the entrants by name, in the order of the configuration.
-        target_val_logloss: mean final log loss of the first entrant on the validation samples.
-        differences: of each pair, by part.
-        bands: None where seeds predict other samples, no pair finished, or there are no tokens.
-        best_trial_logloss: of all entrants.
-        bayes: metrics of the true probabilities of the test samples, where they were generated.
+        config: settings of the comparison.
+        samples: number of samples for training, validation, and test.
+        optimizers: results of the entrants by name, in the order of the configuration.
+        target_val_logloss: mean final log loss of the reference on the validation samples.
+        differences: differences of each pair, by part.
+        bands: differences by token frequency; None if seeds predict different samples, no pair finished, or no feature has
+            single tokens.
+        best_trial_logloss: lowest log loss of a trial over all entrants.
+        bayes: metrics of the true probabilities on the test samples; None unless the data is synthetic.
         environment: versions and machine.
     """
 
@@ -240,12 +242,12 @@ class Comparison:
 
     @property
     def draws(self) -> int:
-        """Draws of each entrant in each search."""
+        """Number of trials of each entrant in each search."""
         return self.config.trials + self.config.refine
 
     @property
     def intervals_cover(self) -> str:
-        """What the intervals cover, as a sentence."""
+        """A sentence about what the intervals cover."""
         config = self.config
         if config.seeds == 1:
             return "95% intervals cover the sampling of data only: one seed says nothing about seed-to-seed variation."
@@ -258,46 +260,46 @@ class Comparison:
 
     @property
     def step_times(self) -> str:
-        """What heads a column of step times: where runs shared the machine, steps were timed alone after them."""
+        """Heading of a column of step times. If runs shared the machine, steps were timed alone after them."""
         return "ms per step" if self.config.parallel == 1 else "ms per step, alone"
 
     @property
     def step_ms(self) -> Means:
-        """Milliseconds of a step, by entrant; without those of which no run finished."""
+        """Step time in milliseconds by entrant, without entrants that finished no run."""
         key = "step_ms_median" if self.config.parallel == 1 else "step_ms_apart"
         return {name: found.train[key] for name, found in self.optimizers.items() if key in found.train}
 
     @property
     def measured_times(self) -> str:
-        """How step times were measured, in words."""
+        """A sentence about how step times were measured."""
         at_once = self.config.parallel
         if at_once == 1:
-            return "Step times are medians, of final runs as they trained: one run at a time."
+            return "Step times are medians over the final runs, which trained one at a time."
         return (
-            f"Step times are medians of steps that each {self.compared} trained alone, after all runs. The runs themselves "
-            f"trained {at_once} at once on shared cores, which slows all of them."
+            f"Step times are medians over steps that each {self.compared} trained alone after all runs. The runs themselves "
+            f"trained {at_once} at once on shared cores, which slows them down."
         )
 
     @property
     def weighted(self) -> bool:
-        """Whether samples count by their weights in the metrics."""
+        """Whether the metrics use sample weights."""
         return any("weight" in found.val for found in self.optimizers.values())
 
     @property
     def compared(self) -> str:
-        """What the entrants are called in the report: what differs between them."""
+        """What the report calls an entrant: optimizer or model if only these differ, otherwise entrant."""
         if self.config.models is None:
             return "optimizer"
         return "model" if len(self.config.optimizer_names) == 1 else "entrant"
 
     @property
     def first(self) -> str:
-        """The entrant that the report compares the others with."""
+        """Name of the reference, with which the report compares the others."""
         return next(iter(self.optimizers))
 
     @property
     def to_first(self) -> list[PairDifference]:
-        """The differences to the first entrant."""
+        """The differences from the reference."""
         return [pair for pair in self.differences if pair.against == self.first]
 
     def asdict(self) -> dict[str, Any]:

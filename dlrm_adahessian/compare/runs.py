@@ -1,5 +1,5 @@
 # pyright: basic
-"""A run of a comparison, and what the report reads of a finished one: predictions, curve, curvature."""
+"""Represent a run of a comparison, and read the predictions, curve and curvature of a finished one for the report."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,14 +24,14 @@ class Run:
     """One run, finished or diverged.
 
     Attributes:
-        config: of the run.
-        folder: where it is.
+        config: configuration of the run.
+        folder: run directory.
         drawn: hyper-parameters that differ from the preset, by path below `optim`.
-        judged_logloss: by which trials are chosen; None when it diverged.
-        summary: its results, of the progressive validation as far as they may be reported; None when it diverged.
-        result: of a final run, its predictions too.
-        curve: of a final run, its log loss on validation samples.
-        curvature: of a final run, where it was measured.
+        judged_logloss: log loss on the selection set; None if it diverged.
+        summary: metrics, without progressive samples that the report may not use; None if it diverged.
+        result: metrics and predictions; final runs only.
+        curve: log loss on validation samples during training; final runs only.
+        curvature: curvature by token frequency, if measured; final runs only.
     """
 
     config: RunConfig
@@ -44,21 +44,21 @@ class Run:
     curvature: CurvatureByBand | None = None
 
     def as_judged(self, judged: Judged) -> "Run":
-        """Return the run with what a worker says of it; of a trial that is all."""
+        """Return the run with the results from a worker. The report needs no more of a trial."""
         return replace(self, judged_logloss=judged.logloss, summary=judged.summary)
 
     def as_final(self, data: PreparedData, select: Select) -> "Run":
-        """Return the run with all that the report may look at, unless it diverged.
+        """Return the run with everything that the report may use, unless it diverged.
 
         Args:
-            data: its samples.
-            select: the samples that chose among trials.
+            data: samples of the comparison.
+            select: selection set.
 
         Returns:
-            The run; its files are verified as they are read.
+            The run. Its files are verified while they are read.
 
         Raises:
-            CheckpointError: they changed since the worker left them.
+            CheckpointError: the files have changed since the worker wrote them.
         """
         if self.summary is None:
             return self
@@ -68,9 +68,7 @@ class Run:
             lines = sealed.read(METRICS).splitlines()
             curvature = sealed.read_json(CURVATURE) if CURVATURE in sealed.files else None
         except DamagedFolderError as error:
-            raise CheckpointError(
-                f"{error}; start the comparison again, which trains this run anew"
-            ) from error
+            raise CheckpointError(f"{error}. Run the same command again to retrain this run.") from error
         return replace(
             self,
             summary=result.summary,
@@ -81,7 +79,7 @@ class Run:
 
 
 def _curve(records: Iterable[Mapping[str, Any]], batch_size: int) -> list[CurvePoint]:
-    """Return log loss on validation samples by samples and by seconds of training."""
+    """Return the log loss on validation samples after so many samples, and seconds, of training."""
     return [
         CurvePoint(
             samples=record["step"] * batch_size,

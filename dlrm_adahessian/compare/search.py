@@ -1,15 +1,15 @@
-"""Trials of hyper-parameters: as many for each entrant, from ranges equally wide for all; and what chooses among them.
+"""Search hyper-parameters, with the same number of trials and equally wide ranges for every entrant, and select trials.
 
-First come wide trials over the whole ranges, then, where asked for, refined ones near the best few: learning rates within
-half a decade in all, everything else as there.
+A search begins with trials over the whole ranges. Refined trials follow if requested: their learning rates are within a
+quarter of a decade of those of one of the best three trials, and all other hyper-parameters are the same as there.
 
-A trial is determined by the seed, the optimizer's name and the results of earlier trials, so a search that was cut off
-is repeated by asking again, with finished runs at hand. Models with one optimizer begin with the same trials: none has
-the better luck.
+The seed, the name of the optimizer and the results of earlier trials determine a trial. An interrupted search therefore
+repeats the same trials, and finds their finished runs. Models with the same optimizer begin with the same trials, so none
+has better luck.
 
-With `val` trials are judged by the validation samples after training. Where these are few, chance chooses: `progressive`
-judges by every other block of the progressive samples, which are ten times as many and cover the whole of training. The
-report then holds the other blocks alone, so that no sample both chooses and reports.
+`val` ranks trials by log loss on the validation samples after training. With few of them, the choice is nearly random.
+`progressive` ranks by every other block of the progressive samples, which are ten times as many and cover the whole
+training. The report then uses only the other blocks, so no sample both selects and reports.
 """
 
 import math
@@ -30,22 +30,22 @@ from dlrm_adahessian.train.results import RunResult
 
 Select = Literal["val", "progressive"]
 _WORST = 1e6
-"""Log loss told to the sampler for a run that diverged; any finite run is better."""
-_BEST = 3  # trials that others are drawn near
-_REACH = 0.25  # decades to either side
-_EDGE = 0.05  # share of a range at either end
+"""Log loss that the sampler gets for a diverged run; any other run has a lower one."""
+_BEST = 3  # best trials, near which refined trials are
+_REACH = 0.25  # largest distance of a refined learning rate, in decades
+_EDGE = 0.05  # share of a range, on the log scale, that counts as its end
 
 
 class Search:
-    """One entrant's trials, in order."""
+    """The trials of one entrant, in order."""
 
     def __init__(self, config: RunConfig, sampler: str, seed: int) -> None:
-        """Start before the first trial.
+        """Create a search without trials.
 
         Args:
-            config: of the optimizer with its preset; says what may be drawn.
+            config: run with the preset of the optimizer, whose search space defines the ranges.
             sampler: `random` or `tpe`.
-            seed: of the comparison.
+            seed: seed of the search.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._seed = own_seed = int(fingerprint([config.optimizer, seed]), 16) % 2**32
@@ -55,12 +55,12 @@ class Search:
         self._space = {path: _distribution(allowed) for path, allowed in self._allowed.items()}
 
     def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
-        """Return a trial to be told about, and its hyper-parameters by path below `optim`."""
+        """Return a new trial, whose result `tell` takes, and its hyper-parameters by path below `optim`."""
         trial = self._study.ask(self._space)
         return trial, dict(trial.params)
 
     def refine(self) -> tuple[optuna.Trial, dict[str, Any]]:
-        """Return a trial near one of the best so far, otherwise as `ask`; all but numbers in ranges are as there."""
+        """Return a trial near one of the best so far, as `ask` does. Only numbers with a range differ from that trial."""
         done = [trial for trial in self._study.trials if trial.value is not None and trial.value < _WORST]
         if done:
             rng = np.random.default_rng([self._seed, len(self._study.trials)])
@@ -70,21 +70,21 @@ class Search:
                 if isinstance(allowed, Range):
                     down, up = (math.log10(end / near[path]) for end in (allowed.low, allowed.high))
                     moved = near[path] * 10 ** rng.uniform(max(-_REACH, down), min(_REACH, up))
-                    near[path] = float(min(max(moved, allowed.low), allowed.high))  # roundings
+                    near[path] = float(min(max(moved, allowed.low), allowed.high))  # undo rounding errors
             self._study.enqueue_trial(near)
         return self.ask()
 
     def tell(self, trial: optuna.Trial, logloss: float | None) -> None:
-        """Report the log loss of a trial; None when it diverged."""
+        """Report the log loss of a trial; None if it diverged."""
         self._study.tell(trial, _WORST if logloss is None or not math.isfinite(logloss) else logloss)
 
 
 def judged_logloss(fitted: RunResult, select: Select, block: int) -> float:
-    """Return the log loss by which a run is compared with others of its entrant.
+    """Return the log loss of a run on the selection set, which ranks the trials of an entrant.
 
     Args:
-        fitted: the run.
-        select: the samples that judge.
+        fitted: finished run.
+        select: selection set.
         block: samples per block.
 
     Returns:
@@ -97,26 +97,26 @@ def judged_logloss(fitted: RunResult, select: Select, block: int) -> float:
 
 
 def reported_samples(samples: int, select: Select, block: int) -> npt.NDArray[np.bool_]:
-    """Return which of N samples of the progressive validation the report may use, (N,)."""
+    """Return (N,) bool: which of N progressive samples the report may use."""
     return np.ones(samples, np.bool_) if select == "val" else _reports(samples, block)
 
 
 def reported(fitted: RunResult, select: Select, block: int) -> RunResult:
-    """Return a run with those samples of its progressive validation that the report may use, and their metrics."""
+    """Reduce the progressive samples of a run, and their metrics, to the samples that the report may use."""
     kept = fitted.progressive.at(reported_samples(len(fitted.progressive.labels), select, block))
     summary = replace(fitted.summary, progressive=binary_metrics(*kept))
     return replace(fitted, progressive=kept, summary=summary)
 
 
 def at_an_edge(config: RunConfig, chosen: Mapping[str, Any]) -> list[str]:
-    """Return the chosen numbers that lie at an end of their range, where a wider one might hold a better choice.
+    """Return the selected numbers at an end of their range. A wider range might have better ones.
 
     Args:
-        config: of the optimizer with its preset.
-        chosen: hyper-parameters by path below `optim`.
+        config: run with the preset of the optimizer.
+        chosen: selected hyper-parameters by path below `optim`.
 
     Returns:
-        Their paths.
+        Paths of these numbers.
     """
     found: list[str] = []
     for path, allowed in config.optim.search_space.items():

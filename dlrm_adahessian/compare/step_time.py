@@ -1,8 +1,8 @@
 # pyright: basic
-"""How long a training step takes on a machine that does nothing else.
+"""Measure the duration of a training step on a machine that trains nothing else.
 
-Final runs of a comparison with `--parallel` share the cores, and slow each other by different amounts: their own clocks
-rank optimizers wrongly. So each entrant trains a few steps once more, alone, and these are thrown away.
+Final runs of a comparison with `--parallel` share the cores, and slow each other down by different amounts. Step times
+measured there can rank optimizers wrongly, so each entrant repeats its first steps alone, for the measurement only.
 """
 
 import time
@@ -18,20 +18,20 @@ from dlrm_adahessian.train.samples import training_loader
 from dlrm_adahessian.train.state import TrainState
 from dlrm_adahessian.train.step import curvature_samples, train_step
 
-_WARM_UP, _STEPS = 64, 320  # five times the 64 steps that the clock takes means of
+_WARM_UP, _STEPS = 64, 320  # 320 is five windows of 64 steps, over which `StepClock` takes means
 
 
 def step_ms(config: RunConfig, data: PreparedData, device: torch.device) -> float:
-    """Train the first steps of a run, and time them; needs a process group.
+    """Train the first steps of a run, and time them. Requires a process group.
 
     Args:
-        config: of the run.
-        data: its samples.
-        device: that it computes on.
+        config: configuration of the run.
+        data: training samples.
+        device: device to compute on.
 
     Returns:
-        Duration of a step in milliseconds, as `StepClock` takes the median: over 320 steps after 64 of warm-up, or over the
-        last four fifths of an epoch that is shorter.
+        Step time in milliseconds, the median of `StepClock`: over 320 steps after 64 warm-up steps, or over the last four
+        fifths of a shorter epoch.
     """
     state = TrainState(
         config,

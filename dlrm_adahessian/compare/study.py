@@ -1,13 +1,13 @@
 # pyright: basic
-"""All runs of a comparison: trials, the choice among them, final runs.
+"""Run a comparison: trials, the selection among them, and final runs.
 
-Every entrant gets the same samples in the same order, with one model the same initial weights, the same choice of
-schedules and the same number of trials. Trials are judged as `search` says. Test samples are looked at in final runs only.
-A run that is finished or known to diverge is found again, so a comparison that was killed goes on where it stood.
-Where runs share the machine, a step of each entrant is timed after them, one entrant after another.
+Every entrant gets the same samples in the same order, the same choice of schedules, and the same number of trials.
+Optimizers of one model also start from the same initial weights. `search` ranks the trials. Only final runs use the test
+samples. A comparison that was killed finds its finished and diverged runs again, and continues with the others. If runs
+share the machine, the steps of each entrant are timed afterward, one entrant at a time.
 
-Other processes may join, on other machines too. All go through the same runs, and train those that nobody works on
-(runs/lease.py). What is drawn and chosen depends on results alone, so it does not matter who trained what.
+Other processes can join, also on other machines. All processes go through the same runs, and train those that no other
+process trains (runs/lease.py). Trials and selections depend only on results, not on which process trained what.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ from dlrm_adahessian.train.samples import open_samples
 
 logger = logging.getLogger(__name__)
 
-_CURVE_POINTS = 20  # validations within a final run, for curves of quality against samples and seconds
-_LOOK_EVERY = 5.0  # seconds, at most, from one look at a run that another process trains to the next
+_CURVE_POINTS = 20  # validations per final run, for its learning curve
+_LOOK_EVERY = 5.0  # largest time in seconds between two checks of a run that another process trains
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What one search of an entrant did.
+    """Runs of one search of an entrant.
 
     Attributes:
-        trials: in order.
+        trials: trials in order.
         chosen: hyper-parameters of the best trial; empty without trials.
-        finals: the final runs with these, one per seed.
+        finals: final runs with these, one per seed.
     """
 
     trials: list[Run]
@@ -64,12 +64,12 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What one entrant did.
+    """Runs of one entrant.
 
     Attributes:
-        name: of the entrant.
-        searches: its searches in order.
-        step_ms_apart: milliseconds of a step with the machine for itself; None where that was not measured.
+        name: name of the entrant.
+        searches: searches in order.
+        step_ms_apart: step time in milliseconds, measured with the machine to itself; None if not measured.
     """
 
     name: str
@@ -78,23 +78,23 @@ class Contender:
 
     @property
     def trials(self) -> list[Run]:
-        """Those of all searches."""
+        """Trials of all searches."""
         return [run for search in self.searches for run in search.trials]
 
     @property
     def finals(self) -> list[Run]:
-        """Those of all searches, one per seed."""
+        """Final runs of all searches, one per seed."""
         return [run for search in self.searches for run in search.finals]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """All that a comparison ran.
+    """All runs of a comparison.
 
     Attributes:
-        config: of the comparison.
-        data: its samples.
-        contenders: in the order of the configuration.
+        config: settings of the comparison.
+        data: samples of the comparison.
+        contenders: runs of each entrant, in the order of the configuration.
     """
 
     config: CompareConfig
@@ -103,16 +103,18 @@ class Study:
 
 
 def run_study(config: CompareConfig) -> Study:
-    """Run what is not finished yet.
+    """Train all runs of a comparison that are not finished.
 
     Args:
-        config: of the comparison.
+        config: settings of the comparison.
 
     Returns:
-        All runs; a StorageError says that a process that trained was killed, most likely for lack of memory.
+        All runs. A StorageError is raised if a training process is killed, most likely for lack of memory.
     """
     for name in config.entrants:
-        run_config(config, name, seed=config.seed)  # refused before anything is written, as the device
+        run_config(
+            config, name, seed=config.seed
+        )  # refuse invalid settings, like the device, before writing anything
     device = find_device(config.device)
     require_kind(config.out, "comparison")
     with locked_folder(config.out):
@@ -127,19 +129,19 @@ def run_study(config: CompareConfig) -> Study:
 
 
 def join_study(out: Path, parallel: int) -> None:
-    """Train runs of a comparison that another process began, until all are done; that process reports them.
+    """Train runs of a comparison that another process started, until all are done. That process writes the report.
 
     Args:
         out: folder of the comparison.
-        parallel: runs at once of this process.
+        parallel: number of runs that this process trains at once.
     """
     config, data, threads = joined(out, parallel)
     require_no_links(out)
     find_device(config.device)
-    logger.info("joined %s; each run has %d threads, as where it began", out, threads)
+    logger.info("Joined %s. Each run has %d threads, as in the process that started it.", out, threads)
     contenders = _run_all(config, data, threads)
     runs = sum(len(each.trials) + len(each.finals) for each in contenders)
-    logger.info("all %d runs of %s are done; the process that began it writes the report", runs, out)
+    logger.info("All %d runs of %s are done. The process that started it writes the report.", runs, out)
 
 
 def _run_all(
@@ -164,12 +166,12 @@ def _run_all(
                 )
             except BaseException:
                 for process in multiprocessing.active_children():
-                    process.terminate()  # or the pool would wait for their runs
+                    process.terminate()  # otherwise the pool waits for their runs
                 raise
     except BrokenProcessPool as error:
         raise StorageError(
-            f"a process that trained was killed, most likely for lack of memory with {config.parallel} runs at "
-            "once; lower --parallel and start again: finished runs are kept"
+            f"A training process was killed, most likely for lack of memory with {config.parallel} runs at once. "
+            "Lower --parallel and run the same command again: finished runs are kept."
         ) from error
 
 
@@ -192,7 +194,7 @@ def _as_reported(contender: Contender, data: PreparedData, config: CompareConfig
 
 
 class _Runner:
-    """Trains the runs of one comparison in a pool of processes, those that no other process trains."""
+    """Trains the runs of one comparison in a pool of processes, except those that other processes train."""
 
     def __init__(self, config: CompareConfig, data: PreparedData, pool: Executor, progress: StudyBar) -> None:
         self.config, self._data, self._pool, self._progress = config, data, pool, progress
@@ -200,11 +202,11 @@ class _Runner:
         self._device = find_device(config.device)
 
     async def tune(self, name: str, number: int) -> SearchResult:
-        """Draw, choose, and train the final runs of one search of an entrant, which are numbered from 0."""
+        """Train the trials of one search of an entrant, select the best, and train the final runs; searches count from 0."""
         config = self.config
         preset = run_config(config, name, seed=config.seed)
         search = Search(preset, config.sampler, config.search_seed(number))
-        # Random trials do not look at each other. Those of TPE, and refined ones, look at all before them.
+        # Random trials are independent, and can train together. TPE and refined trials depend on all earlier ones.
         wide = [config.trials] if config.sampler == "random" else [1] * config.trials
         trials: list[Run] = []
         for together in [*wide, *[1] * config.refine]:
@@ -227,12 +229,12 @@ class _Runner:
             )
             for seed in config.seeds_of(number)
         ]
-        # The first of the final runs shows where the curvature lies.
+        # The curvature by token frequency is measured in the first final run only.
         done = await self._train(finals, [chosen] * len(finals), diagnosed=1)
         return SearchResult(trials=trials, chosen=chosen, finals=done)
 
     def timed(self, contender: Contender) -> Contender:
-        """Time the steps of an entrant on all cores, those of its first final run that finished."""
+        """Time the steps of an entrant on all cores, with the settings of its first finished final run."""
         finished = [run for run in contender.finals if run.summary is not None]
         if not finished:
             return contender
@@ -243,7 +245,7 @@ class _Runner:
     async def _train(
         self, configs: Sequence[RunConfig], drawn: Sequence[dict[str, Any]], *, diagnosed: int = 0
     ) -> list[Run]:
-        """Train runs that do not depend on each other, and measure the curvature of the first `diagnosed` ones."""
+        """Train independent runs, and measure the curvature of the first `diagnosed` ones."""
         runs = (
             self._done(config, parameters, diagnose=place < diagnosed)
             for place, (config, parameters) in enumerate(zip(configs, drawn, strict=True))
@@ -272,5 +274,5 @@ class _Runner:
 
 
 def best_of(trials: Sequence[Run]) -> Run:
-    """Return the trial with the lowest log loss of those samples that judge; when all diverged, the first."""
+    """Return the trial with the lowest log loss on the selection set; the first trial if all diverged."""
     return min(trials, key=lambda run: math.inf if run.judged_logloss is None else run.judged_logloss)

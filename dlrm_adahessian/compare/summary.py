@@ -1,5 +1,5 @@
 # pyright: basic
-"""From finished runs to a comparison: means, differences with intervals, robustness, time to a given quality."""
+"""Summarize finished runs: means, differences with intervals, quality of trials, and time to a target log loss."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,24 +37,26 @@ from dlrm_adahessian.statistics.crossed import CrossedDifference, crossed_differ
 from dlrm_adahessian.statistics.intervals import holm
 from dlrm_adahessian.train.results import RunResult
 
-_Finals = Mapping[str, Mapping[int, RunResult]]  # final runs that did not diverge, by entrant and seed
+_Finals = Mapping[
+    str, Mapping[int, RunResult]
+]  # finished final runs by entrant and seed, without diverged ones
 
 
 class Reached(NamedTuple):
-    """Where a curve reaches a log loss."""
+    """Point at which a curve reaches a log loss."""
 
     samples: float
     seconds: float
 
 
 def summarize(study: Study) -> Comparison:
-    """Return what a study found.
+    """Summarize the runs of a comparison.
 
     Args:
-        study: all its runs.
+        study: all runs.
 
     Returns:
-        Means of each entrant, differences of each pair, settings, versions.
+        Means of each entrant, differences of each pair, settings, and versions.
     """
     finals: _Finals = {
         contender.name: {run.config.seed: run.result for run in contender.finals if run.result is not None}
@@ -83,7 +85,7 @@ def summarize(study: Study) -> Comparison:
 
 
 def runs_table(study: Study) -> pd.DataFrame:
-    """Return a line per run; trials have no test metrics, since those are looked at in final runs only."""
+    """Return a table with one line per run. Trials have no test metrics, because only final runs use the test samples."""
     records: list[dict[str, Any]] = []
     for contender in study.contenders:
         for search, tuned in enumerate(contender.searches):
@@ -157,14 +159,14 @@ def _choice(search: SearchResult) -> Choice:
 
 
 def _mean_by_name(found: Iterable[Any]) -> Means:
-    """Return the mean over seeds of each field of a dataclass; without those that a seed leaves undefined."""
+    """Return the mean over seeds of each field of a dataclass, without fields that are undefined for a seed."""
     seeds = [asdict(each) for each in found]
     values = {name: [seed[name] for seed in seeds] for name in (seeds[0] if seeds else ())}
     return {name: statistics.fmean(each) for name, each in values.items() if None not in each}
 
 
 def _trials(trials: Sequence[Run], best: float | None) -> Trials | None:
-    """Return how good the trials were, or None without any."""
+    """Return the quality of the trials; None without trials."""
     if not trials:
         return None
     finite = [run.judged_logloss for run in trials if run.judged_logloss is not None]
@@ -182,10 +184,10 @@ def time_to(curve: Sequence[CurvePoint], target: float) -> Reached | None:
 
     Args:
         curve: points in order.
-        target: the log loss.
+        target: log loss to reach.
 
     Returns:
-        Samples and seconds, linear between the points around; None when it is never reached.
+        Samples and seconds, interpolated linearly between points; None if the curve never reaches it.
     """
     before: CurvePoint | None = None
     for point in curve:
@@ -202,7 +204,7 @@ def time_to(curve: Sequence[CurvePoint], target: float) -> Reached | None:
 
 
 def _median_time(curves: Sequence[Sequence[CurvePoint]], target: float) -> TimeToTarget:
-    """Return the medians over the seeds that reach the target, and how many do."""
+    """Return the number of seeds that reach the target, and the medians over them."""
     times = [time for curve in curves if (time := time_to(curve, target)) is not None]
     if not times:
         return TimeToTarget(reached=0, of=len(curves))
@@ -211,7 +213,7 @@ def _median_time(curves: Sequence[Sequence[CurvePoint]], target: float) -> TimeT
 
 
 def _differences(config: CompareConfig, finals: _Finals) -> list[PairDifference]:
-    """Compare each entrant with those before it; Holm's adjustment is over the pairs, on the log loss."""
+    """Compare each entrant with those before it. Holm's method adjusts the p values of the log loss over all pairs."""
     found: list[PairDifference] = []
     for part in PARTS:
         pairs = [
@@ -237,7 +239,7 @@ def _differences(config: CompareConfig, finals: _Finals) -> list[PairDifference]
 def _difference(
     config: CompareConfig, ours: Mapping[int, RunResult], theirs: Mapping[int, RunResult], part: Part
 ) -> CrossedDifference | None:
-    """Return ours minus theirs over the seeds that both finished; None without any, or without the same samples."""
+    """Return ours minus theirs over the seeds that both finished; None without such seeds or if their samples differ."""
     common = ours.keys() & theirs.keys()
     by_search = [[seed for seed in config.seeds_of(k) if seed in common] for k in range(config.searches)]
     seeds = [seed for of_search in by_search for seed in of_search]
@@ -249,7 +251,7 @@ def _difference(
         for run in (ours, theirs)
         for seed in seeds
     ):
-        return None  # samples in shuffled order: each seed predicts others first
+        return None  # with shuffled data, each seed has other progressive samples
     return crossed_difference(
         labels,
         _predictions(ours, seeds, part),
@@ -266,7 +268,7 @@ def _predictions(
 
 
 def _bands(study: Study, finals: _Finals) -> TokenBands | None:
-    """Return differences of log loss to the first entrant by band of token, and the curvature of each model."""
+    """Return the differences in log loss from the reference by token frequency, and the curvature of each model."""
     first, *others = finals
     common = {name: sorted(finals[name].keys() & finals[first].keys()) for name in others}
     pairs = {name: seeds for name, seeds in common.items() if seeds}

@@ -1,5 +1,5 @@
 # pyright: basic
-"""A process that trains one run after another, and measures where their curvature lies and how long their steps take."""
+"""Train one run after another in a process of its own, and measure their curvature and step times."""
 
 import logging
 import os
@@ -35,9 +35,9 @@ from dlrm_adahessian.train.run_cache import find_or_fit, is_known_to_diverge, re
 from dlrm_adahessian.train.state import SCORING_BATCH, TrainState
 
 CURVATURE = "curvature.json"
-"""What `curvature_by_band` found, in the run directory."""
+"""Result of `curvature_by_band`, in the run directory."""
 STEP_TIME = "step_time.json"
-"""What `time_steps` measured, in the run directory."""
+"""Result of `time_steps`, in the run directory."""
 _CURVATURE_SAMPLES = 64 * 1024
 logger = logging.getLogger(__name__)
 _data: PreparedData | None = None  # of this process; set once, before its first run
@@ -48,8 +48,8 @@ class Judged:
     """A finished run without its predictions.
 
     Attributes:
-        summary: its results; None when it diverged.
-        logloss: by which trials are chosen; None when it diverged.
+        summary: metrics and costs; None if it diverged.
+        logloss: log loss on the selection set; None if it diverged.
     """
 
     summary: RunSummary | None = None
@@ -57,18 +57,18 @@ class Judged:
 
 
 def begin(folder: Path, threads: int, parent: int) -> None:
-    """Prepare a process for its runs.
+    """Prepare this process for its runs.
 
     Args:
-        folder: prepared samples, verified here.
-        threads: of each run.
-        parent: process that this one ends with; not asked for here, where it may be gone already.
+        folder: prepared data, which is verified here.
+        threads: number of threads of each run.
+        parent: id of the process with which this one ends. The caller passes it, because the parent may be gone by now.
     """
     global _data
-    logging.root.handlers.clear()  # those of libraries, which were imported with this module
+    logging.root.handlers.clear()  # remove handlers of libraries that this module imports
     quiet_libraries()
     logging.getLogger("dlrm_adahessian").setLevel(logging.ERROR)
-    # Of all that a run tells, that a finished one is trained anew concerns who waits for the comparison.
+    # Of the messages of a run, users of a comparison need only this warning: a finished run is trained again.
     logging.getLogger("dlrm_adahessian.train.run_cache").setLevel(logging.WARNING)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
@@ -82,14 +82,14 @@ def train(
     """Train a run unless it is finished or known to diverge, or another process trains it.
 
     Args:
-        values: its configuration.
-        root: holds a folder per run.
-        select: the samples that judge it.
-        diagnose: measure the curvature of the trained model.
-        lease: seconds without a sign of life after which a process that trains counts as dead.
+        values: configuration of the run.
+        root: folder of the runs.
+        select: selection set.
+        diagnose: whether to measure the curvature of the trained model.
+        lease: seconds after which an unresponsive process counts as dead.
 
     Returns:
-        What is known of it, or who trains it. A process that was not begun is a RuntimeError.
+        The result of the run, or the process that trains it. A RuntimeError is raised if `begin` was not called before.
     """
     data = _begun()
     config = from_dict(values)
@@ -107,7 +107,7 @@ def train(
 def _known(
     config: RunConfig, data: PreparedData, run: RunDirectory, select: Select, *, diagnose: bool
 ) -> Judged | None:
-    """Return what a run came to, or None where something of it is still to be done."""
+    """Return the result of a run, or None if part of its work is left."""
     if run.checkpoints.exists() or run.best.exists():
         return None
     if is_known_to_diverge(config, data, run):
@@ -119,7 +119,7 @@ def _known(
         if diagnose and CURVATURE not in sealed.files:
             return None
         return _judged(config, result_of(config, data, sealed), select)
-    except DamagedFolderError:  # who trains it anew tells
+    except DamagedFolderError:  # `find_or_fit` logs it when it trains the run again
         return None
 
 
@@ -136,7 +136,7 @@ def _trained(
     *,
     diagnose: bool,
 ) -> Judged:
-    """Do what is still to be done of a run, whose lease is held; needs a process group."""
+    """Do the work that is left of a run. Requires its lease and a process group."""
     judged = Judged()
     if not is_known_to_diverge(config, data, run):
         try:
@@ -146,21 +146,21 @@ def _trained(
                 _diagnose(config, data, run, device)
         except DivergedError as error:
             FinishedRun.seal_divergence(run.path, config.fingerprint(data.fingerprint), str(error))
-    # Predictions and metrics are all that a comparison reads; the tables of every run would fill the disk.
+    # A comparison reads only predictions and metrics, and the tables of all runs would fill the disk.
     run.drop_checkpoints()
     return judged
 
 
 def time_steps(values: dict[str, Any], root: Path, threads: int) -> float:
-    """Time the steps of a finished run, and add what they take to its results, unless it is there.
+    """Time the steps of a finished run and add the step time to its results, unless they have it.
 
     Args:
-        values: its configuration.
-        root: holds a folder per run.
-        threads: that compute.
+        values: configuration of the run.
+        root: folder of the runs.
+        threads: number of threads to compute with.
 
     Returns:
-        Milliseconds, as `step_ms`; refuses as `train`.
+        Step time in milliseconds, as from `step_ms`. Errors are those of `train`.
     """
     data = _begun()
     config = from_dict(values)
@@ -182,12 +182,12 @@ def time_steps(values: dict[str, Any], root: Path, threads: int) -> float:
 def _begun() -> PreparedData:
     """Return the samples of this process."""
     if _data is None:
-        raise RuntimeError("a worker must be begun before its first run; call begin")
+        raise RuntimeError("This worker has no data. Call begin before the first run.")
     return _data
 
 
 def _diagnose(config: RunConfig, data: PreparedData, run: RunDirectory, device: torch.device) -> None:
-    """Add the curvature of a finished run to its results, unless it is there."""
+    """Add the curvature of a finished run to its results, unless they have it."""
     results = FinishedRun.open(run.path, config.fingerprint(data.fingerprint))
     if CURVATURE not in results.files:
         measured = curvature_by_band(config, data, run, device)
@@ -197,16 +197,16 @@ def _diagnose(config: RunConfig, data: PreparedData, run: RunDirectory, device: 
 def curvature_by_band(
     config: RunConfig, data: PreparedData, run: RunDirectory, device: torch.device
 ) -> CurvatureByBand | None:
-    """Measure curvature and squared gradient at the embeddings of a finished run; needs a process group.
+    """Measure curvature and squared gradient at the embeddings of a finished run. Requires a process group.
 
     Args:
-        config: of the run.
-        data: its samples, of which those for validation are taken.
-        run: the run directory, with its checkpoint.
-        device: to compute on.
+        config: configuration of the run.
+        data: samples of the comparison; the validation samples are used.
+        run: run directory with a checkpoint.
+        device: device to compute on.
 
     Returns:
-        Means by table and band; None for a model without an exact diagonal, or without tables of tokens.
+        Means by table and band; None for a model without an exact diagonal or without features of single tokens.
     """
     schema = data.preprocessing.schema
     if not schema.tokens:
@@ -232,7 +232,7 @@ def curvature_by_band(
             curvature.append((found.pooled_curvature.sum(2) * samples).cpu().numpy())
         squared.append((found.pooled_grad * samples).square().sum(2).cpu().numpy())
     bands = bands_of_samples(data, band_of_ids(data), np.arange(rows.start, rows.stop))
-    tokens = len(schema.tokens)  # a bag has several, of several bands
+    tokens = len(schema.tokens)  # without bags, whose tokens can be in several bands
     return CurvatureByBand(
         tables=list(schema.features[:tokens]),
         curvature=_nested(mean_by_table_and_band(bands, np.concatenate(curvature)[:, :tokens])),
@@ -245,17 +245,17 @@ def _nested(values: np.ndarray) -> list[list[float | None]]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed comparison leaves nothing behind that trains on."""
+    """End this process when its parent is gone, so a killed comparison leaves no training process behind."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def _end_without(folder: Path, seconds: float) -> None:
-    """End this process, whose lease of a run is lost: whoever has it now writes to the same files."""
+    """End this process, because it lost the lease of a run, and the new holder writes to the same files."""
     logger.error(
-        "%s may be another's by now, as this process gave no sign of life for half of %g s; it ends, to leave the run alone",
-        folder,
+        "Stopping this process: it did not respond for half of %g s, and another process may have taken over its run %s.",
         seconds,
+        folder,
     )
     os._exit(1)

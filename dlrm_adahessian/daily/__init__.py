@@ -1,1 +1,1 @@
-"""A model that trains on day after day, against models trained anew on all days so far."""
+"""Train one model day by day with warm starts, and compare it with models trained from scratch."""

@@ -1,4 +1,4 @@
-"""Settings of a study of days: those of its runs, and which days it trains anew after. Imports no torch."""
+"""Define the settings of a daily study, and compose its runs. Imports no torch."""
 
 import glob
 from pathlib import Path
@@ -12,14 +12,14 @@ from dlrm_adahessian.runtime.settings import settings
 
 @settings
 class DailyConfig(RunConfig):
-    """Train on a folder of days, a file each: every day the model goes on from the day before."""
+    """Train on a folder with one file per day, each day with a warm start from the day before."""
 
     retrain: Literal["every", "last", "never"] = "every"
-    """Train anew on all days so far, to compare with: after every day, after the last one, or never."""
+    """When to also train from scratch on all days so far, for comparison: every day, the last day, or never."""
     out: Path = Path("daily")  # pyright: ignore[reportIncompatibleVariableOverride], frozen
-    """Folder of the runs and the report; started again, the study goes on, also with more days."""
+    """Folder of runs and report; the same command again continues there, also with more days."""
     baseline: Literal["none"] = "none"  # pyright: ignore[reportIncompatibleVariableOverride], frozen
-    """There is none: training anew is what is compared with."""
+    """Always none: the comparison is with training from scratch."""
 
 
 def day_run(
@@ -28,14 +28,14 @@ def day_run(
     """Compose the run of a day.
 
     Args:
-        study: the study.
-        folder: the run directory.
-        trains: names of the files that it trains on.
-        tests: name of the file that it is tested on.
-        init_from: the run that it goes on from; None for random weights.
+        study: settings of the study.
+        folder: run directory.
+        trains: names of the training files.
+        tests: name of the test file.
+        init_from: run to warm-start from; None for random weights.
 
     Returns:
-        Its configuration; it continues what the folder holds.
+        The configuration. It resumes a run that the folder already has.
     """
     values: dict[str, Any] = TypeAdapter(DailyConfig).dump_python(study, mode="json")
     del values["retrain"]

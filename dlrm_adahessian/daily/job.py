@@ -1,5 +1,5 @@
 # pyright: basic
-"""The runs of a study of days, one after the other: each day's, and those that train anew."""
+"""Train the runs of a daily study in order: the warm start of each day, and the runs from scratch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,13 +25,13 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedDay:
-    """What was trained by the end of a day, and tested on the next one.
+    """The runs trained up to a day, and tested on the next one.
 
     Attributes:
-        day: name of the file of the day.
-        tested_on: that of the next one, the first half of whose rows tests.
-        warm: went on from the day before.
-        scratch: trained anew on all days so far; None where no run did, as on the first day.
+        day: file name of the day.
+        tested_on: file name of the next day. The first half of its samples is the test set.
+        warm: results of the warm start from the day before.
+        scratch: results of training from scratch on all days so far; None without such a run, as on the first day.
     """
 
     day: str
@@ -41,25 +41,25 @@ class TrainedDay:
 
 
 def days_of(config: DailyConfig) -> list[str]:
-    """Return the names of the files of the days, in natural order; a UsageError where they are fewer than three."""
+    """Return the file names of the days in natural order. Fewer than three raise a UsageError."""
     path = config.data_path or str(RAW)
     files = [] if is_pipe(path) else input_files(path, schema_of(config.dataset, config.schema).format)
     if len(files) < 3:
         raise UsageError(
-            f"a study of days reads a folder with a file for each, three at least, and {path} has {len(files)}; cut the "
-            "rows into files by day, whose names are in the order of the days"
+            f"daily reads a folder with one file per day and requires at least 3 files, but {path} has {len(files)}. "
+            "Split the data into one file per day, with names in the order of the days."
         )
     return [file.name for file in files]
 
 
 def run_days(config: DailyConfig) -> list[TrainedDay] | None:
-    """Train day after day, and anew where the settings say so; all ranks call it.
+    """Train all runs of a daily study that are not finished. All ranks must call it.
 
     Args:
-        config: of the study.
+        config: settings of the study.
 
     Returns:
-        The days but the last, which only tests; None on the ranks after the first.
+        All days except the last, which is only a test set; None on all ranks but the first.
     """
     with on_all_ranks(config), ExitStack() as stack:
         files, _ = ranks.first_opens(lambda: (_claim(config, stack), None))
@@ -68,7 +68,7 @@ def run_days(config: DailyConfig) -> list[TrainedDay] | None:
 
 
 def _claim(config: DailyConfig, stack: ExitStack) -> list[str]:
-    """Lock the folder of the study until the stack ends; return the names of the files."""
+    """Lock the folder of the study until the stack closes, and return the file names of the days."""
     require_kind(config.out, "daily")
     stack.enter_context(exclusive_lock(config.out / "lock", wait=False))
     require_no_links(config.out)
@@ -91,7 +91,7 @@ def _days(config: DailyConfig, files: Sequence[str]) -> Iterator[TrainedDay | No
 
 
 def _trained(config: RunConfig, title: str) -> RunResult | None:
-    """Return the results of a run on the first rank, None on the others; a finished one is taken, one cut off goes on."""
+    """Train or resume a run unless it is finished. Return its results on the first rank, and None on the others."""
     with opened_run(config) as run:
         is_done, found = ranks.first_opens(lambda: _finished(run))
         if is_done:
@@ -106,6 +106,8 @@ def _trained(config: RunConfig, title: str) -> RunResult | None:
 def _finished(run: OpenedRun) -> tuple[bool, RunResult | None]:
     try:
         found = finished(run.config, run.data, run.directory)
-    except DamagedFolderError:  # of which `opened_run` told: its results are made anew from the checkpoint
+    except (
+        DamagedFolderError
+    ):  # `opened_run` logged it; training again from the checkpoint restores the results
         return False, None
     return found is not None, found

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Figures of a study of days: of each day, and over all of them."""
+"""Summarize a daily study: metrics, costs and differences of each day and over all days."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from dlrm_adahessian.train.results import Predicted, RunResult
 
 @dataclass(frozen=True, kw_only=True)
 class RunFigures:
-    """What one run of a day is worth, and what it took.
+    """Metrics and costs of one run of a day.
 
     Attributes:
-        progressive: on the samples of the day itself, each predicted before it was learnt; None of a run that trained anew.
-        test: on samples of the next day.
-        seconds: in steps.
-        samples: learnt.
+        progressive: metrics on the samples of the day, each predicted before training on it; None for a run from scratch.
+        test: metrics on samples of the next day.
+        seconds: time spent in training steps.
+        samples: number of training samples.
     """
 
     progressive: Figures | None
@@ -34,20 +34,20 @@ class RunFigures:
     samples: int
 
     def asdict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
+        """Return JSON values."""
         found = {"progressive": self.progressive and self.progressive.asdict(), "test": self.test.asdict()}
         return {**found, "train": {"seconds": self.seconds, "samples": self.samples}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DayFigures:
-    """Figures of a day.
+    """Results of a day.
 
     Attributes:
-        day: name of its file.
-        tested_on: that of the next day.
-        runs: by how they began: warm, and scratch where a run trained anew.
-        difference: warm minus scratch on the samples of the next day.
+        day: file name of the day.
+        tested_on: file name of the next day.
+        runs: results by kind of run: `warm`, and `scratch` if there is such a run.
+        difference: warm minus scratch on the test samples of the next day.
     """
 
     day: str
@@ -56,7 +56,7 @@ class DayFigures:
     difference: Difference | None
 
     def asdict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
+        """Return JSON values."""
         return {
             "day": self.day,
             "tested_on": self.tested_on,
@@ -67,13 +67,13 @@ class DayFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class DailySummary:
-    """Figures of all days.
+    """Results of all days.
 
     Attributes:
-        optimizer: of all runs.
-        seed: of all runs.
-        days: in order.
-        difference: warm minus scratch on the samples of all days with both; None without any.
+        optimizer: optimizer of all runs.
+        seed: seed of all runs.
+        days: results of each day, in order.
+        difference: warm minus scratch on the test samples of all days with both runs; None without such days.
     """
 
     optimizer: str
@@ -83,16 +83,16 @@ class DailySummary:
 
     @property
     def compared(self) -> list[DayFigures]:
-        """The days with both runs."""
+        """Days with both kinds of run."""
         return [day for day in self.days if day.difference is not None]
 
     def cost(self, name: str) -> tuple[float, int]:
-        """Return seconds in steps and samples learnt of all runs that began so."""
+        """Return the total seconds in training steps and the total training samples of one kind of run."""
         runs = [day.runs[name] for day in self.days if name in day.runs]
         return sum(run.seconds for run in runs), sum(run.samples for run in runs)
 
     def asdict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
+        """Return JSON values."""
         costs = {name: self.cost(name) for name in (WARM, SCRATCH)}
         return {
             "optimizer": self.optimizer,
@@ -105,7 +105,7 @@ class DailySummary:
         }
 
     def table(self) -> pd.DataFrame:
-        """Return a line for each run."""
+        """Return a table with one line per run."""
         return pd.DataFrame(
             {
                 "day": day.day,
@@ -125,13 +125,13 @@ class DailySummary:
 
 
 def summarize(days: Sequence[TrainedDay]) -> DailySummary:
-    """Return the figures of a study of days.
+    """Summarize a daily study.
 
     Args:
-        days: in order, at least one.
+        days: trained days in order, at least one.
 
     Returns:
-        Metrics with 95% intervals over the samples, for these runs of one seed.
+        Metrics with 95% intervals. They cover the sampling of data only, since all runs have the same seed.
     """
     first = days[0].warm.summary
     both = [(day.warm.test, day.scratch.test) for day in days if day.scratch]
@@ -166,7 +166,7 @@ def _of_run(run: RunResult, *, with_progressive: bool) -> RunFigures:
 
 
 def _difference(pairs: Sequence[tuple[Predicted, Predicted]]) -> Difference:
-    """Return the first of each pair minus the second, over the samples of all pairs."""
+    """Return the first minus the second of each pair, over the samples of all pairs."""
     labels = np.concatenate([ours.labels for ours, _ in pairs])
     ours, theirs = (np.concatenate([pair[place].probability for pair in pairs]) for place in (0, 1))
     weights = [ours.weights for ours, _ in pairs if ours.weights is not None]

@@ -1,4 +1,4 @@
-"""What `train` and `evaluate` found, for the tests of what they print."""
+"""Provide results of `train` and `evaluate` for the tests of their output."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Flags that are needed before the others can be read."""
+"""Test the parsing of flags, and the errors of wrong ones."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_flags_are_those_of_the_architecture_and_others_are_refused(named):
     read = ("--config", "--model")
     found = parsed(base, ["--model.deep", "8", *named, "--model.rank", "2"], read=read, **told)
     assert (found.model.name, found.model.deep, found.model.rank) == ("dcnv2", (8,), 2)
-    with pytest.raises(UsageError, match=r"^--model\.bottom is no flag"):
+    with pytest.raises(UsageError, match=r"^Unknown flag: --model\.bottom\."):
         parsed(base, [*named, "--model.bottom", "8"], read=read, **told)
 
 
@@ -53,23 +53,24 @@ def test_a_value_that_a_setting_refuses_is_one_sentence(arguments, told):
 
 
 @pytest.mark.parametrize(("command", "told"), [
-    ("train --learning-rate .01", "--learning-rate is no flag; did you mean --lr?"),
-    ("train --epoch=2", "--epoch is no flag; did you mean --epochs?"),
-    ("train --model.bottm 8", "--model.bottm is no flag; did you mean --model.bottom?"),
-    ("train --zzz 1", "--zzz is no flag; --help-all lists them"),
-    ("compare --learning-rate 1", "--learning-rate is no flag; --help-all lists them"),  # it draws rates
-    ("export --rnu x --out y", "--rnu is no flag; did you mean --run?"),
-    ("prepare --data.min_cuont 3", "--data.min-cuont is no flag; did you mean --data.min-count?"),
-    ("doctor --all", "--all is no flag; --help lists them"),
-    ("train rows.txt", "Unrecognized options: rows.txt; --help says more"),
+    ("train --learning-rate .01", "Unknown flag: --learning-rate. Did you mean --lr?"),
+    ("train --epoch=2", "Unknown flag: --epoch. Did you mean --epochs?"),
+    ("train --model.bottm 8", "Unknown flag: --model.bottm. Did you mean --model.bottom?"),
+    ("train --zzz 1", "Unknown flag: --zzz. See --help-all for all flags."),
+    # `compare` has no --lr, because it searches the rates.
+    ("compare --learning-rate 1", "Unknown flag: --learning-rate. See --help-all for all flags."),
+    ("export --rnu x --out y", "Unknown flag: --rnu. Did you mean --run?"),
+    ("prepare --data.min_cuont 3", "Unknown flag: --data.min-cuont. Did you mean --data.min-count?"),
+    ("doctor --all", "Unknown flag: --all. See --help for all flags."),
+    ("train rows.txt", "Unrecognized options: rows.txt. See --help."),
     ("train --device tpu", "invalid choice 'tpu' for argument '--device'"),
-    ("train --epochs x", "Error parsing --epochs: invalid literal for int() with base 10: 'x'; --help says more"),
-    ("schema", "schema needs an action, infer or check, got none"),
-    ("schema infr x.csv", "schema needs an action, infer or check, got infr; did you mean infer?"),
-    ("schema infer x.csv --row 5", "--row is no flag; did you mean --rows?"),
+    ("train --epochs x", "Error parsing --epochs: invalid literal for int() with base 10: 'x'. See --help."),
+    ("schema", "schema requires an action (infer or check), but got none."),
+    ("schema infr x.csv", "schema requires an action (infer or check), but got infr. Did you mean 'infer'?"),
+    ("schema infer x.csv --row 5", "Unknown flag: --row. Did you mean --rows?"),
     ("schema check --rows 0", "Missing from python -m dlrm_adahessian schema check: --schema PATH"),
     ("launch --ranks 0", "ranks must be greater than or equal to 1, got 0"),
-    ("launch --ranks", "--ranks needs a value, got none"),
+    ("launch --ranks", "--ranks requires a value, but none was given."),
     ("launch --epochs 1", "Missing from python -m dlrm_adahessian launch: --ranks INT"),
     ("export --out y", "Missing from python -m dlrm_adahessian export: --run PATH"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `compare` leaves when its report fails."""
+"""Test `compare` with a report that fails, and with finished runs."""
 
 from pathlib import Path
 
@@ -32,9 +32,9 @@ def test_a_report_that_fails_leaves_the_results_and_says_how_to_write_it_again(
             patch.setattr(module, name, broken)
             with pytest.raises(StorageError) as error:
                 report(models, tmp_path)
-        assert f"the report of {tmp_path} could not be written" in str(error.value)
-        assert "(TemplateSyntaxError: unexpected '}' line 7); all runs are finished" in str(error.value)
-        assert "the same command writes the report and trains nothing" in str(error.value)
+        assert f"Cannot write the report of {tmp_path} because of a bug" in str(error.value)
+        assert "(TemplateSyntaxError: unexpected '}' line 7). All runs are finished" in str(error.value)
+        assert "run the same command again: it writes the report without training." in str(error.value)
         assert not (tmp_path / "report.html").exists()
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), figures)
     report(models, tmp_path)

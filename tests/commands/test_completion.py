@@ -1,4 +1,4 @@
-"""What bash completes, asked of bash."""
+"""Test completion in bash itself."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ def script(tmp_path_factory):
 
 
 def completed(script, *words):
-    """Return what bash offers for the last word, as it does when a user presses tab."""
+    """Return what bash offers for the last word when a user presses Tab."""
     ask = f"""
         source {shlex.quote(str(script))}
         COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}

@@ -1,4 +1,4 @@
-"""What help shows: every flag once, described, the basic ones first."""
+"""Test that help shows every flag once, with a description, and the basic ones first."""
 
 import dataclasses
 import re
@@ -20,10 +20,10 @@ from dlrm_adahessian.presets import preset_names
 
 
 def names(values: dict, prefix: str = "--") -> Iterator[str]:
-    """Yield the flags of settings as config.json has them."""
+    """Yield the flags of settings, named as in config.json."""
     for key, value in values.items():
         name = f"{prefix}{key.replace('_', '-')}"
-        if isinstance(value, dict) and key != "tables":  # a setting of its own: tables by name
+        if isinstance(value, dict) and key != "tables":  # one setting: a dict of tables
             yield from names(value, f"{name}.")
         else:
             yield name
@@ -35,7 +35,7 @@ def printed(capsys, *arguments: str) -> str:
 
 
 def test_all_flags_are_shown_once_and_the_basic_ones_first(capsys):
-    """Also of settings that no heading names."""
+    """Settings without a heading are included."""
     every = {*names(config.asdict(config.load(None, None))), "--model", "--config", "--lr", "--rows-lr"}
     page = printed(capsys, "train", "--help-all")
     shown = re.findall(r"^  (--[a-z][a-z0-9.-]+)", page, re.MULTILINE)
@@ -65,7 +65,7 @@ def test_no_flag_of_a_command_is_shown_twice(command, capsys):
 
 
 def undescribed(kind: object) -> Iterator[str]:
-    """Yield the settings that nothing is said of, in a class and in those that it is composed of."""
+    """Yield the settings without a description, in a class and in the classes of its fields."""
     if dataclasses.is_dataclass(kind):
         said, hints = descriptions(kind), get_type_hints(kind)
         for field in dataclasses.fields(kind):

@@ -1,4 +1,4 @@
-"""What `log` copies, into the programs themselves where they are installed, and into one of our own that remembers all."""
+"""Test what `log` copies, with the real packages if they are installed, and with a substitute that records all calls."""
 
 import json
 import sys
@@ -43,7 +43,7 @@ def append(run, *lines):
 
 @pytest.fixture
 def log(capsys):
-    """Return a function that calls the command, and returns its exit code and what it printed."""
+    """Return a function that calls the command, and returns its exit code and output."""
 
     def call(run, to, *more):
         code = main(["log", "--run", str(run), "--to", to, *more])
@@ -53,7 +53,7 @@ def log(capsys):
 
 
 class Remembers:
-    """Stands for the package mlflow."""
+    """Replaces the package mlflow."""
 
     def __init__(self):
         self.__file__ = __file__
@@ -84,7 +84,7 @@ def test_settings_and_curves_arrive_under_the_name_of_the_run(log, run, remember
     assert remembers.name == "mine"
     assert remembers.params == {"seed": 3, "optim.dense.lr": 0.5, "optim.dense.name": "adagrad"}
     assert remembers.curves == CURVES
-    assert said == f"3 lines of {run}/metrics.jsonl copied to mlflow\n"
+    assert said == f"Copied 3 lines of {run}/metrics.jsonl to mlflow.\n"
 
 
 def test_a_run_in_training_is_followed_to_its_end_through_a_resume_that_drops_lines(
@@ -99,7 +99,7 @@ def test_a_run_in_training_is_followed_to_its_end_through_a_resume_that_drops_li
         before = metrics.read_text()
         append(run, *later[:3])
         time.sleep(0.02)
-        metrics.write_text(before + json.dumps(later[0])[:-3])  # a line is half written
+        metrics.write_text(before + json.dumps(later[0])[:-3])  # a line that is only half written
         time.sleep(0.02)
         metrics.write_text(before)
         append(run, *later)
@@ -109,7 +109,7 @@ def test_a_run_in_training_is_followed_to_its_end_through_a_resume_that_drops_li
     training.start()
     code, said = log(run, "mlflow", "--follow")
     training.join()
-    assert (code, said.split()[0]) == (0, "9")
+    assert (code, said.split()[1]) == (0, "9")
     losses = [*CURVES["train/loss"], *((line["step"], line["loss"]) for line in later)]
     assert remembers.curves == {**CURVES, "train/loss": losses}
 
@@ -117,7 +117,7 @@ def test_a_run_in_training_is_followed_to_its_end_through_a_resume_that_drops_li
 @pytest.mark.parametrize("last", ["summary.json", "diverged.json"])
 def test_a_run_that_ended_is_not_waited_for(last, log, run, remembers):
     (run / last).write_text("{}")
-    assert log(run, "mlflow", "--follow") == (0, f"3 lines of {run}/metrics.jsonl copied to mlflow\n")
+    assert log(run, "mlflow", "--follow") == (0, f"Copied 3 lines of {run}/metrics.jsonl to mlflow.\n")
 
 
 def test_a_run_that_was_killed_is_followed_until_its_lock_is_free(log, run, remembers, monkeypatch, caplog):
@@ -128,7 +128,7 @@ def test_a_run_that_was_killed_is_followed_until_its_lock_is_free(log, run, reme
 
         def killed_at_last(path):
             looks.append(look(path))
-            if len(looks) == 60:  # twice as long as a run may be silent
+            if len(looks) == 60:  # twice the time that a run may be silent
                 append(run, {"step": 3, "loss": 0.5})
                 training.kill()
                 training.wait()
@@ -140,8 +140,8 @@ def test_a_run_that_was_killed_is_followed_until_its_lock_is_free(log, run, reme
     assert all(looks[:60])
     assert looks[60:]
     assert not any(looks[60:])
-    assert "stopped before it finished; continue it with train --resume" in caplog.text
-    assert "4 lines of" in said
+    assert "stopped before it finished. Continue it with train --resume." in caplog.text
+    assert "Copied 4 lines of" in said
 
 
 def test_a_package_that_is_missing_is_one_sentence_with_the_command_that_installs_it(log, run, monkeypatch):
@@ -149,13 +149,13 @@ def test_a_package_that_is_missing_is_one_sentence_with_the_command_that_install
     code, told = log(run, "wandb")
     assert code == 64
     assert "needs the package wandb" in told
-    assert told.endswith("install it with pip install -e '.[wandb]'\n")
+    assert told.endswith("Install it with pip install -e '.[wandb]'.\n")
 
 
 def test_a_folder_of_figures_is_not_taken_for_the_package(log, run, monkeypatch, tmp_path):
     (tmp_path / "mlflow").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.setitem(sys.modules, "mlflow", None)  # so that what is imported is gone after the test
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # removes the imported module after the test
     monkeypatch.delitem(sys.modules, "mlflow")
     code, told = log(run, "mlflow")
     assert code == 64
@@ -199,7 +199,7 @@ def test_wandb_itself_has_them_offline(log, run, monkeypatch, tmp_path):
 
 
 def written(file):
-    """Yield what each step has in the file of an offline run, a log of less than one block as LevelDB writes them."""
+    """Yield the metrics of each step in the file of an offline run, which is a LevelDB log of less than one block."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, place = file.read_bytes(), 7  # after the header: checksum, length, kind, record

@@ -1,4 +1,4 @@
-"""`schema infer` and `schema check`, from a file of one's own to what would be read of it."""
+"""Test `schema infer` and `schema check` on a small file."""
 
 import pandas as pd
 import pytest
@@ -39,7 +39,7 @@ test = 0.1
 # id: int64, 200 distinct, 0.0% missing, e.g. 0: no value repeats
 """
 READ = """\
-All 200 rows, 50.00% clicks:
+All 200 samples, 50.00% clicks:
 
 column    read as             type                   missing  distinct  example
 click     label               int64                                     0
@@ -49,7 +49,7 @@ genres    bag, first 2        list<element: string>    50.0%         2  ['x', 'y
 
 not read: id
 split by order: train on the first 80.0%, test on the next 10.0%, validate on the last 10.0%
-rows of these parts: 160, 20, 20
+samples in these parts: 160, 20, 20
 """
 
 
@@ -76,7 +76,7 @@ def test_a_schema_is_written_once_and_says_what_is_read(path, tmp_path, capsys):
     assert main(["schema", "infer", str(path)]) == 0
     assert capsys.readouterr().out == WRITTEN
     assert main(["schema", "infer", str(path), "--out", str(out)]) == 64
-    assert "must not exist, and" in capsys.readouterr().err
+    assert "File already exists: " in capsys.readouterr().err
     assert main(["schema", "check", "--schema", str(out), "--data-path", str(path)]) == 0
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == READ.splitlines()
 
@@ -88,8 +88,8 @@ def test_as_many_rows_as_are_asked_for(path, tmp_path, capsys):
     flags = ["--schema", str(tmp_path / "schema.toml"), "--data-path", str(path)]
     assert main(["schema", "check", *flags, "--rows", "120"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("The first 120 rows, 50.00% clicks:")
-    assert "rows of these parts" not in printed
+    assert printed.startswith("The first 120 samples, 50.00% clicks:")
+    assert "samples in these parts" not in printed
 
 
 def test_the_share_of_rows_without_a_click_is_shown(path, tmp_path, capsys):
@@ -117,4 +117,4 @@ def test_rows_that_are_not_there_are_told(path, tmp_path, capsys):
     assert main(["schema", "check", *flags]) == 66
     assert main(["schema", "infer", "nowhere"]) == 66
     assert main(["schema", "check", *flags[:-1], "-"]) == 64
-    assert "the rows are read twice, and - is a pipe; name a file or a folder" in capsys.readouterr().err
+    assert "reads the data twice, but - is a pipe. Pass a file or a folder." in capsys.readouterr().err

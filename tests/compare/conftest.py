@@ -1,4 +1,4 @@
-"""The comparisons of `studies`."""
+"""Make the fixtures of `studies` available."""
 
 from tests.compare.studies import finished, models, searched, study
 

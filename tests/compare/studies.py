@@ -1,4 +1,4 @@
-"""Comparisons on few generated samples and a small model, each run once for all tests that look at it."""
+"""Provide comparisons on few synthetic samples with a small model. Each runs once for all tests that use it."""
 
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -64,7 +64,7 @@ def _searched_twice(base):
 
 
 class _AtOnce(Executor):
-    """Trains in this thread: a process would import torch first, which takes longer than these runs."""
+    """Trains in this thread, because importing torch in another process takes longer than these runs."""
 
     def __init__(self, _, *, initargs=(), **__):
         if initargs:
@@ -90,7 +90,7 @@ def _of_models(base):
 
 @contextmanager
 def in_this_thread():
-    """Train in this thread what studies train until the block ends; yield what is patched then."""
+    """Make studies train in this thread until the block ends; yield the patch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_module, "ProcessPoolExecutor", _AtOnce)
         patch.setattr(worker, "_data", None)
@@ -105,19 +105,19 @@ def run_here(config):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Return the folder of a comparison that the command ran."""
+    """Return the folder of a comparison that `compare` ran."""
     return _finished(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> Study:
-    """Return a study whose trials were judged by every other block of the progressive samples."""
+    """Return a study that selected trials on every other block of the progressive samples."""
     return _chosen_progressively(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory) -> Study:
-    """Return a study of two searches with two seeds each."""
+    """Return a study with two searches of two seeds each."""
     return _searched_twice(tmp_path_factory.getbasetemp())
 
 

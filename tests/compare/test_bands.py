@@ -1,4 +1,4 @@
-"""Bands of token frequency against a loop over tokens."""
+"""Test bands of token frequency against a loop over tokens."""
 
 import numpy as np
 import pytest

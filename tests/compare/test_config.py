@@ -1,4 +1,4 @@
-"""What the runs of a comparison share, and what differs."""
+"""Test which settings the runs of a comparison share, and which differ."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_runs_share_all_but_the_optimizer(tmp_path):
         {path: drawn for path, drawn in each.optim.search_space.items() if path.startswith("schedule.")}
         for each in configs
     ]
-    assert schedules[0] == schedules[1], "presets have schedules of their own, from the same choices"
+    assert schedules[0] == schedules[1], "all presets search the same schedules"
 
 
 def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
@@ -34,7 +34,7 @@ def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
     with init_process_group():
         fitted = find_or_fit(config, data, tmp_path / "runs", torch.device("cpu"), title=None)
     assert fitted.summary.rows.train == fitted.summary.train.samples == 1_000
-    later = data.labels[data.split.train][-1_000 + 166 :]  # predicted after a sixth of them, its first day
+    later = data.labels[data.split.train][-1_000 + 166 :]  # the first day, a sixth of them, is not predicted
     np.testing.assert_array_equal(fitted.progressive[0], later)
 
 
@@ -42,7 +42,7 @@ def test_draws_train_on_the_last_rows_of_the_training_part(tmp_path):
     ("changes", "said"),
     [
         ({"searches": 2, "seeds": 4}, "--trials is 0"),
-        ({"searches": 3, "seeds": 4, "trials": 1}, "give --seeds 6"),
+        ({"searches": 3, "seeds": 4, "trials": 1}, "Pass --seeds 6"),
     ],
 )
 def test_searches_without_draws_or_with_unequal_shares_of_seeds_are_refused(tmp_path, changes, said):

@@ -1,4 +1,4 @@
-"""Names and models of what is compared."""
+"""Test the names and models of entrants."""
 
 import pytest
 
@@ -54,17 +54,20 @@ def test_a_setting_that_one_architecture_refuses_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"models": "dlrm"}, "at least two architectures, each once, got 'dlrm'; name one alone by --model"),
-        ({"models": "dlrm,dcnv2,dlrm"}, "at least two architectures, each once, got 'dlrm,dcnv2,dlrm'"),
-        ({"models": "dlrm,dcn"}, "models are among dlrm, deepfm, dcnv2, got 'dcn'. Did you mean 'dcnv2'"),
-        ({"models": "dlrm,dcnv2", "optimizers": "adam,adam"}, "at least one optimizer, each once"),
-        ({"optimizers": "adam"}, "at least two optimizers, each once, got 'adam'"),
+        ({"models": "dlrm"}, "at least two architectures without repetition, got 'dlrm'. To use one"),
+        ({"models": "dlrm,dcnv2,dlrm"}, "architectures without repetition, got 'dlrm,dcnv2,dlrm'"),
+        ({"models": "dlrm,dcn"}, "--models accepts dlrm, deepfm, dcnv2, got 'dcn'. Did you mean 'dcnv2'"),
+        ({"models": "dlrm,dcnv2", "optimizers": "adam,adam"}, "at least one optimizer without repetition"),
+        ({"optimizers": "adam"}, "at least two optimizers without repetition, got 'adam'"),
         (
-            {"models": "deepfm,dcnv2"},  # with the small DLRM of all these studies
-            "leaves out dlrm, and settings of it are given: model.bottom, model.top; "
-            "name it like --models dlrm,deepfm,dcnv2",
+            {"models": "deepfm,dcnv2"},  # `small` sets layers of DLRM
+            "does not include dlrm, but some of its settings are given: model.bottom, model.top. "
+            "Pass --models dlrm,deepfm,dcnv2",
         ),
-        ({"models": "dlrm,dcnv2", "model": DeepFMConfig()}, "leaves out deepfm, .* given: model.name; "),
+        (
+            {"models": "dlrm,dcnv2", "model": DeepFMConfig()},
+            "does not include deepfm, .* given: model.name. ",
+        ),
     ],
 )
 def test_names_that_are_no_comparison_and_settings_of_no_entrant_are_refused(changes, said, tmp_path):
@@ -85,7 +88,7 @@ def test_each_entrant_trains_its_model_with_the_curvature_that_this_has(tmp_path
 
 
 def test_a_run_is_that_of_a_comparison_of_this_model_alone(tmp_path):
-    """So finished runs are found again, whatever they are compared with."""
+    """A comparison therefore reuses finished runs, whatever the other entrants are."""
     model = DCNv2Config(embedding_dim=8, crosses=2)
     alone = small(tmp_path, optimizers="adagrad,hybrid", model=model)
     beside = small(tmp_path, optimizers="hybrid", models="dlrm,dcnv2", model=model)
@@ -103,5 +106,5 @@ def test_a_preset_of_the_users_own_enters_under_the_stem_of_its_file(tmp_path):
     assert list(study.entrants) == ["adagrad", "slow"]
     config = run_config(study, "slow", seed=3)
     assert (config.optimizer, config.curvature, config.optim.dense.lr) == ("slow", "none", 0.1)
-    with pytest.raises(UsageError, match="each once"):
+    with pytest.raises(UsageError, match="without repetition"):
         small(tmp_path, optimizers=f"{tmp_path}/slow.toml,{tmp_path}/other/slow.toml")

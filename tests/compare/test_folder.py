@@ -1,4 +1,4 @@
-"""A comparison is extended in its folder; another one is refused there, and nothing is written."""
+"""Test that a comparison can be extended in its folder, and that another comparison is refused without writing."""
 
 import json
 from dataclasses import replace
@@ -33,9 +33,9 @@ def test_more_of_a_comparison_is_taken(asked: CompareConfig, more: dict[str, obj
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"batch_size": 64, "epochs": 2}, "batch_size 256 -> 64, epochs 1 -> 2; leave these flags out"),
-        ({"seed": 4}, "seed 0 -> 4; leave"),
-        ({"select": "progressive"}, "select val -> progressive; leave"),
+        ({"batch_size": 64, "epochs": 2}, "batch_size 256 -> 64, epochs 1 -> 2. Leave these flags out"),
+        ({"seed": 4}, "seed 0 -> 4. Leave"),
+        ({"select": "progressive"}, "select val -> progressive. Leave"),
     ],
 )
 def test_another_comparison_is_refused_with_what_differs(
@@ -44,14 +44,16 @@ def test_another_comparison_is_refused_with_what_differs(
     before = (asked.out / "comparison.json").read_bytes()
     other = replace(asked, **changed)
     for refuse in (require_settings, lambda config: claim(config, ROWS, {})):
-        with pytest.raises(UsageError, match=f"those of {asked.out} differ: {told}"):
+        with pytest.raises(
+            UsageError, match=f"{asked.out} has a comparison with other settings or data: {told}"
+        ):
             refuse(other)
     assert (asked.out / "comparison.json").read_bytes() == before
 
 
 def test_other_rows_are_refused(asked: CompareConfig) -> None:
     require_settings(asked)
-    with pytest.raises(UsageError, match="the settings are the same, the content of the rows is not; leave"):
+    with pytest.raises(UsageError, match="the settings are the same, but the data differs. Leave"):
         claim(asked, "b" * 16, {})
 
 
@@ -64,7 +66,7 @@ def test_a_description_that_lacks_keys_is_refused(asked: CompareConfig, content:
 
 def test_a_description_that_is_no_json_is_refused(asked: CompareConfig) -> None:
     (asked.out / "comparison.json").write_text("{")
-    with pytest.raises(CheckpointError, match="comparison.json is not valid JSON; restore it from a copy"):
+    with pytest.raises(CheckpointError, match="comparison.json is not valid JSON. Restore it from a backup"):
         claim(asked, ROWS, {})
 
 

@@ -1,4 +1,4 @@
-"""Processes that share a comparison come to the results of one; what would make them train other runs is refused."""
+"""Test that processes that share a comparison have the results of one process, and refuse to train other runs."""
 
 import json
 import logging
@@ -43,13 +43,13 @@ def figures(study: Study) -> object:
 
 @pytest.fixture
 def begun(models: Study, tmp_path: Path) -> Path:
-    """A comparison that is finished; nobody holds a run."""
+    """Return the folder of a finished comparison, whose runs no process holds."""
     return shutil.copytree(models.config.out, tmp_path / "study")
 
 
 def test_who_joins_has_the_settings_and_the_rows_of_who_began(models: Study, begun: Path) -> None:
     config, data, threads = joined(begun, 4)
-    assert threads == len(os.sched_getaffinity(0)), "of each of its runs, one at once"
+    assert threads == len(os.sched_getaffinity(0)), "one run at a time uses all cores"
     assert config == replace(models.config, out=begun, parallel=4, device="cpu")
     assert data.fingerprint == models.data.fingerprint
 
@@ -78,8 +78,8 @@ def test_who_joins_trains_what_nobody_works_on_and_waits_for_the_rest(
         patch.setattr(study_module.asyncio, "sleep", finish_there)
         join_study(begun, 1)
     assert looks == [5.0, 5.0]
-    assert "waiting for 1 that others train: node-7 (process 4711)" in caplog.text
-    assert f"all 6 runs of {begun} are done" in caplog.text
+    assert "Waiting for 1 trained by other processes: node-7 (process 4711)" in caplog.text
+    assert f"All 6 runs of {begun} are done" in caplog.text
     assert bits(begun.parent) == expected
     assert not (begun / "report.html").exists()
 
@@ -156,7 +156,7 @@ def test_four_processes_of_which_two_are_killed_have_the_results_of_one(
     out.mkdir()
     said = json.loads((finished / "study" / "comparison.json").read_text())
     said["joining"]["settings"]["lease"] = 12
-    (out / "comparison.json").write_text(json.dumps(said))  # so that all can start together
+    (out / "comparison.json").write_text(json.dumps(said))  # so all processes can start together
     others = [Command("compare", "--join", out, log=tmp_path / f"joins-{n}") for n in range(3)]
     first = Command(*arguments(tmp_path), "--lease", "12", log=tmp_path / "first")
     deadline = time.monotonic() + 120
@@ -167,11 +167,13 @@ def test_four_processes_of_which_two_are_killed_have_the_results_of_one(
     for process in killed:
         process.kill()
         process.wait()
-    for lease in out.glob("runs/*.lease-*"):  # as of machines of which the others know nothing
+    for lease in out.glob(
+        "runs/*.lease-*"
+    ):  # leases look like those of other machines, whose processes cannot be checked
         if lease.stat().st_mtime:
             lease.write_text(json.dumps({**json.loads(lease.read_text()), "system": "other"}))
     assert [process.wait(300) for process in others[1:]] == [0, 0], others[1].printed() + others[2].printed()
-    assert "all 8 runs" in others[1].printed()
+    assert "All 8 runs" in others[1].printed()
     assert bits(tmp_path) == bits(finished)
     written = {path: path.stat().st_mtime_ns for path in out.glob(PREDICTIONS)}
     code, _, err = call(*arguments(tmp_path), "--lease", "12")
@@ -194,12 +196,12 @@ def test_another_program_or_preset_is_refused_with_what_differs(
     with monkeypatch.context() as patch:
         patch.setattr(joining_module, "packages", lambda: {**found, "numba": "0.1"})
         with pytest.raises(
-            UsageError, match=rf"packages\.numba {found['numba']} -> 0\.1; install what it began"
+            UsageError, match=rf"packages\.numba {found['numba']} -> 0\.1\. Install the versions"
         ):
             joined(begun, 1)
     with monkeypatch.context() as patch:
         patch.setattr(joining_module, "program", lambda: "other")
-        with pytest.raises(UsageError, match="the program of .* differ here: the sources; install"):
+        with pytest.raises(UsageError, match=r"the program of .* differ here: the sources\. Install"):
             joined(begun, 1)
     said = json.loads((begun / "comparison.json").read_text())
     said["joining"]["entrants"]["dlrm"]["optim"]["dense"]["lr"] = 7.0
@@ -228,26 +230,25 @@ def test_a_comparison_that_cannot_be_joined_says_why(begun: Path) -> None:
         (begun / "comparison.json").write_text(json.dumps({**said, **changed}))
 
     say(prepared="a" * 16)
-    with pytest.raises(DataError, match="holds other rows than"):
+    with pytest.raises(DataError, match="data in .* has changed since"):
         joined(begun, 1)
     say(joining={**said["joining"], "rows": str(begun / "gone")})
-    with pytest.raises(
-        DataError, match="gone.* must be on a disk that all its machines see.*--data.cache-dir"
-    ):
+    with pytest.raises(DataError, match="gone.* must be on a disk that all machines share.*--data.cache-dir"):
         joined(begun, 1)
     del said["joining"]
     say()
-    with pytest.raises(UsageError, match="an earlier version began .*; start its command again"):
+    with pytest.raises(UsageError, match=r"was started by an earlier version, .*\. Run its command again"):
         joined(begun, 1)
-    with pytest.raises(NoInputError, match="no comparison began there, or its rows are still being prepared"):
+    with pytest.raises(
+        NoInputError, match="no comparison was started there or its data is still being prepared"
+    ):
         joined(begun / "runs", 1)
 
 
 def test_who_joins_gives_no_settings(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--join", str(begun), "--trials", "3", "--seeds=2"]) == 64
     assert (
-        "and --trials, --seeds was given; leave all flags but --join and --parallel out"
-        in capsys.readouterr().err
+        "so it does not accept --trials, --seeds. Pass only --join and --parallel." in capsys.readouterr().err
     )
     assert main(["compare", "--join", str(begun.parent), "--parallel", "2"]) == 66
-    assert "holds no comparison.json" in capsys.readouterr().err
+    assert "has no comparison.json" in capsys.readouterr().err

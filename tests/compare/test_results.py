@@ -1,4 +1,4 @@
-"""What a comparison writes as JSON."""
+"""Test the JSON values of a comparison."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_what_is_compared_is_called_by_what_differs(study, models):
     assert (found.compared, of_models.compared) == ("optimizer", "model")
     both = replace(of_models, config=replace(models.config, optimizers="adagrad,hybrid"))
     assert both.compared == "entrant"
-    assert not {"models", "reference"} & found.asdict().keys(), "a comparison of one model is written as ever"
+    assert not {"models", "reference"} & found.asdict().keys(), "only a comparison of models has these keys"
     assert not {"model", "optimizer"} & found.optimizers["adagrad"].settings.keys()
 
 

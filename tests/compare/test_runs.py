@@ -1,4 +1,4 @@
-"""What the report reads of a final run is what the run wrote, or it is refused."""
+"""Test that the report reads what a final run wrote, and refuses changed files."""
 
 import json
 import shutil
@@ -41,9 +41,9 @@ def test_a_final_run_that_changed_while_others_trained_is_refused(
     with (final.folder / name).open("ab") as file:
         file.write(b" ")
     with pytest.raises(
-        CheckpointError, match=f"{name} changed since it was written; start the comparison again"
+        CheckpointError, match=f"{name} changed since it was written\\. Run the same command again"
     ):
         read_again(final, models)
     (final.folder / name).unlink()
-    with pytest.raises(CheckpointError, match=f"{name} is missing; start the comparison again"):
+    with pytest.raises(CheckpointError, match=f"{name} is missing. Run the same command again"):
         read_again(final, models)

@@ -1,4 +1,4 @@
-"""Trials are repeated exactly."""
+"""Test that searches are reproducible, and that refined trials are near the best ones."""
 
 import math
 

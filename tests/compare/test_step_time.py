@@ -1,4 +1,4 @@
-"""What a step takes: its clock starts after the warm-up, and sees the schedule of curvature as training does."""
+"""Test the step time: its clock starts after the warm-up, and curvature is as frequent as in training."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ DATA = SimpleNamespace(preprocessing=SimpleNamespace(schema=None, num_rows=(3,))
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Replace training by a clock: 1 ms a step, 9 ms with curvature, a second for each of the first ones."""
+    """Replace training with a clock: 1 s per warm-up step, then 9 ms per step with curvature and 1 ms per other step."""
     passed, slow, trained = [0.0], [0], []
 
     def train_step(*_, curvature_samples, lr_scale, rows_lr_scale, **__):
@@ -44,7 +44,7 @@ def steps(monkeypatch):
 def test_it_is_the_mean_of_steps_with_and_without_curvature_after_the_warm_up(batches, trained, steps):
     ms, seen = steps(batches)
     assert len(seen) == trained
-    assert ms == pytest.approx(2.0 if batches > 1 else 9.0)  # seven steps of 1 ms for each of 9
+    assert ms == pytest.approx(2.0 if batches > 1 else 9.0)  # seven steps of 1 ms for each step of 9 ms
 
 
 def test_rates_are_those_of_the_whole_run(steps):

@@ -1,4 +1,4 @@
-"""A comparison end to end."""
+"""Test comparisons from end to end."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def test_steps_of_runs_that_shared_the_machine_are_timed_apart_and_once(finished
     runs = pd.read_csv(finished / "study" / "results.csv")
     assert runs[runs["kind"] == "trial"]["step_ms_apart"].isna().all()
     times = runs[runs["kind"] == "final"].groupby("optimizer")["step_ms_apart"].agg(["min", "max"])
-    monkeypatch.delattr(worker, "step_ms")  # what is there is not measured again
+    monkeypatch.delattr(worker, "step_ms")  # step times are measured only once
     again = run_here(small(finished, optimizers="adagrad,hybrid", seeds=2, trials=2, parallel=2))
     for contender in again.contenders:
         ms = summary["optimizers"][contender.name]["train"]["step_ms_apart"]

@@ -1,4 +1,4 @@
-"""From finished runs to a comparison."""
+"""Test the summary of finished runs."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def test_time_to_a_log_loss_is_linear_between_evaluations():
 
 
 def test_an_optimizer_that_always_diverges_leaves_the_others_compared(study):
-    """Its bands of tokens were once asked for too, of no seed."""
+    """Regression test: the bands of an entrant without finished seeds were computed."""
     lost = replace(study.contenders[1].finals[0], judged_logloss=None, summary=None, result=None)
     diverged = Contender(name="sgd", searches=[SearchResult(trials=[], chosen={}, finals=[lost])])
     whole = summarize(study)
@@ -47,7 +47,7 @@ def test_rows_without_tokens_have_no_bands_and_are_compared_all_the_same(study, 
 
 
 def test_what_is_kept_of_a_run_is_what_the_report_needs(study):
-    """Predictions of final runs only: those of all trials would fill the memory."""
+    """Only final runs keep predictions, because those of all trials would fill the memory."""
     for contender in study.contenders:
         assert all(run.result is None and run.summary is not None for run in contender.trials)
         assert all(run.result.summary == run.summary for run in contender.finals)

@@ -1,4 +1,4 @@
-"""A worker refuses to train before it is begun; what it does after is seen in `test_study`."""
+"""Test a worker on its own. `test_study` covers its training."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from dlrm_adahessian.train.state import TrainState
 
 
 def test_a_worker_is_begun_before_its_first_run():
-    with pytest.raises(RuntimeError, match="must be begun before its first run; call begin"):
+    with pytest.raises(RuntimeError, match="Call begin before the first run"):
         worker.train({}, Path(), select="val", diagnose=False, lease=60)
 
 

@@ -1,4 +1,4 @@
-"""A study of days against runs of `train` that are started one by one, and against scikit-learn."""
+"""Test a daily study against separate runs of `train`, and against scikit-learn."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def predictions(run: Path) -> np.ndarray:
 
 
 def labels(folder: Path, day: int) -> np.ndarray:
-    """Of the first half of a day, which tests."""
+    """Return the labels of the first half of a day, which is the test set."""
     clicks = pd.read_csv(folder / "days" / f"day_{day}.csv")["y"].to_numpy()
     return clicks[: len(clicks) // 2]
 
@@ -90,7 +90,7 @@ def test_figures_are_those_of_scikit_learn(folder: Path, study: Path) -> None:
     assert difference["logloss"] == pytest.approx(
         log_loss(clicks, warm) - log_loss(clicks, scratch), abs=1e-9
     )
-    # The mean of a difference per sample, and its normal interval.
+    # Mean of the differences per sample, and its interval from the normal distribution.
     per_sample = np.where(clicks == 1, np.log(scratch / warm), np.log((1 - scratch) / (1 - warm)))
     reach = 1.96 * per_sample.std(ddof=1) / len(per_sample) ** 0.5
     expected = [per_sample.mean() - reach, per_sample.mean() + reach]
@@ -100,7 +100,7 @@ def test_figures_are_those_of_scikit_learn(folder: Path, study: Path) -> None:
 def test_finished_runs_are_taken_and_more_days_extend_a_study(
     folder: Path, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report of fewer days is part of that of all."""
+    """A study of fewer days has the same runs as the first days of a longer one."""
     (folder / "fewer").mkdir()
     for number in range(3):
         shutil.copy(folder / "days" / f"day_{number}.csv", folder / "fewer")
@@ -123,7 +123,7 @@ def test_finished_runs_are_taken_and_more_days_extend_a_study(
 
 
 def test_a_study_that_was_killed_goes_on(folder: Path, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two runs, and after a result was damaged."""
+    """The study is interrupted between two runs, and then a result is damaged."""
 
     def fit(*run: Any, title: str, **more: Any) -> Any:
         if title == "day_2.csv, warm start":
@@ -160,9 +160,9 @@ def _run(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (["--data-path", "{folder}/days/day_0.csv"], 64, "three at least, and"),
+        (["--data-path", "{folder}/days/day_0.csv"], 64, "requires at least 3 files, but"),
         (["--lr", "0.5"], 3, "optim.dense.lr"),
-        (["--dataset", "synthetic"], 64, "generated rows have none"),
+        (["--dataset", "synthetic"], 64, "--dataset synthetic has no files"),
         (["--out", "{folder}/study/warm/01-day_0.csv"], 64, "contains a training run"),
     ],
 )

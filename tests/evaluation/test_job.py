@@ -256,8 +256,8 @@ def test_one_class_and_no_label_have_what_figures_there_are(place, evaluate, tmp
     (tmp_path / "bare").write_bytes(b"".join(line[2:] for line in lines[:40]))
     found = json.loads(evaluate(*run, tmp_path / "bare", "--slices", "day", "--json"))
     assert (found["rows"], found["labelled"], found["slices"]["day"]["slices"]) == (40, 0, [])
-    assert "40 rows, 0 with a label" in evaluate(*run, tmp_path / "bare")
-    assert "a report needs labels" in evaluate(*run, tmp_path / "bare", *report, code=65)
+    assert "40 samples, 0 with a label" in evaluate(*run, tmp_path / "bare")
+    assert "A report requires labels" in evaluate(*run, tmp_path / "bare", *report, code=65)
 
 
 PARTS = {"train": (0, 5143), "test": (5143, 5572), "val": (5572, 6000)}  # of 6000 = 858 + 6 * 857
@@ -385,7 +385,7 @@ def test_weights_of_prepared_rows_count_in_all_figures_and_come_with_the_predict
     for figure in ("weight", "logloss", "logloss_ci95", "accuracy_ci95", "calibration_bins"):
         assert again[figure] == found[figure]
     text = evaluate(*stored, "--report", tmp_path / "a.html")
-    assert "Rows count by their weights in all figures" in text
+    assert "Metrics use sample weights, " in text
     assert "Samples count by their weights" in (tmp_path / "a.html").read_text()
     monkeypatch.setattr(rows, "open_prepared", lambda path: replace(open_prepared(path), weights=0 * weights))
     assert "All 6,000 labeled samples have weight 0" in evaluate(*asked, code=65)

@@ -78,8 +78,8 @@ def test_the_report_names_the_matrix_of_the_curvature(study, tmp_path):
 
 
 @pytest.mark.parametrize(("at_once", "head", "shown", "told"), [
-    (1, "ms per step", "step_ms_median", "as they trained: one run at a time."),
-    (3, "ms per step, alone", "step_ms_apart", "that each optimizer trained alone, after all runs."),
+    (1, "ms per step", "step_ms_median", "over the final runs, which trained one at a time."),
+    (3, "ms per step, alone", "step_ms_apart", "that each optimizer trained alone after all runs."),
 ])  # fmt: skip
 def test_the_report_shows_step_times_of_runs_that_nothing_slowed(at_once, head, shown, told, study, tmp_path):
     found = summarize(study)

@@ -163,7 +163,7 @@ def test_prepared_rows_are_neither_cut_nor_prepared_again_nor_taken_when_damaged
     for arguments, expected, message in (
         (train(prepared, tmp_path / "run", tmp_path, "--rows", "7000"), 64, "Leave out --rows"),
         (train(damaged, tmp_path / "run", tmp_path), 65, "Prepare the data again"),
-        (["prepare", "--data-path", prepared], 64, "prepare takes raw rows"),
+        (["prepare", "--data-path", prepared], 64, "prepare requires raw data"),
     ):
         code, _, err = call(*arguments)
         assert code == expected, err

@@ -204,15 +204,15 @@ def test_lines_of_a_pipe_get_calibrated_probabilities(run, new, call, predicted)
 
 def test_the_table_and_the_report_say_that_it_is_calibrated(run, new, call, tmp_path):
     shown = call("calibrate", "--run", run, "--data-path", new, "--report", tmp_path / "report.html")
-    assert "calibration written to run/calibration.json: platt, slope " in shown
-    assert "run calibrated minus run, with 95% interval" in shown
+    assert "Calibration written to run/calibration.json: platt, slope " in shown
+    assert "run calibrated minus run [95% interval]" in shown
     page = (tmp_path / "report.html").read_text()
     assert "run calibrated" in page
     assert shown.splitlines()[-3] in page, "the verdict"
     assert "of " + str(run) + ", calibrated by platt" in call(
         "evaluate", "--run", run, "--data-path", new, "--calibrated"
     )
-    assert "--report is an HTML file" in call("calibrate", "--run", run, "--report", "x.pdf", code=64)
+    assert "--report writes an HTML file" in call("calibrate", "--run", run, "--report", "x.pdf", code=64)
 
 
 @pytest.mark.parametrize(
