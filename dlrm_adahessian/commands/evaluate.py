@@ -246,7 +246,7 @@ def _with_interval(title: str, value: float | None, ends: tuple[float, float] | 
 def _difference_lines(difference: "ModelDifference") -> Iterator[str]:
     """Yield the differences. Only log loss has a verdict, because its p value is adjusted for the number of models."""
     from dlrm_adahessian.metrics.binary import METRICS
-    from dlrm_adahessian.statistics.comparison import judgement, p_words
+    from dlrm_adahessian.statistics.comparison import judgment, p_words
 
     yield f"{difference.model} minus {difference.against} [95% interval]"
     for name, metric in METRICS.items():
@@ -258,7 +258,7 @@ def _difference_lines(difference: "ModelDifference") -> Iterator[str]:
         judged = ""
         if name == "logloss" and difference.p_adjusted is not None:
             p = difference.p_adjusted
-            judged = f"  p {p_words(p)}: {judgement(found.estimate, p)}"
+            judged = f"  p {p_words(p)}: {judgment(found.estimate, p)}"
         yield f"  {metric.title:<28}{found.estimate:>+10.5f}  [{low:+.5f}, {high:+.5f}]{judged}"
 
 

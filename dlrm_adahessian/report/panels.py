@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from dlrm_adahessian.metrics.binary import METRICS
-from dlrm_adahessian.statistics.comparison import Difference, judgement
+from dlrm_adahessian.statistics.comparison import Difference, judgment
 from dlrm_adahessian.statistics.crossed import CrossedDifference
 
 # Most are Okabe and Ito's, distinct for readers with any color vision (jfly.uni-koeln.de/color, 2008). Green and red are
@@ -156,7 +156,7 @@ def forest(rows: Mapping[str, tuple[Difference | CrossedDifference, float | None
             rows_of_intervals(axes, list(rows), of_differences=True)
             for place, (difference, p_adjusted) in enumerate(rows.values()):
                 if (found := difference[name]) is not None:
-                    judged = judgement(
+                    judged = judgment(
                         -found.estimate if metric.higher_is_better else found.estimate,
                         p_adjusted if name == "logloss" and p_adjusted is not None else found.p_value,
                     )

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from dlrm_adahessian.statistics.comparison import judgement, p_words
+from dlrm_adahessian.statistics.comparison import judgment, p_words
 from dlrm_adahessian.statistics.components import Estimate, minimum_detectable
 from dlrm_adahessian.statistics.intervals import PairedDifference
 
@@ -37,7 +37,7 @@ def of_difference(
     Returns:
         Better or worse with the size of the difference, or the minimum detectable difference.
     """
-    judged = judgement(found.estimate, p_adjusted)
+    judged = judgment(found.estimate, p_adjusted)
     low, high = found.ci95
     digits = max(4, -math.floor(math.log10((high - low) / 2))) if high > low else 4
     if judged != "no significant difference":

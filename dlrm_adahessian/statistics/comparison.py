@@ -123,7 +123,7 @@ def difference_per_sample(
     return np.subtract(metric.values(labels, a, weights), metric.values(labels, b, weights), dtype=np.float64)
 
 
-def judgement(logloss: float, p_adjusted: float) -> str:
+def judgment(logloss: float, p_adjusted: float) -> str:
     """Return the verdict on a difference in log loss from its adjusted p value."""
     if p_adjusted >= _LEVEL:
         return "no significant difference"

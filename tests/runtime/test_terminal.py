@@ -105,7 +105,7 @@ JUDGED = "auc 1 \x1b better\naccuracy 2 worse\nnot better than\nlogloss 3 no sig
 @pytest.mark.parametrize(
     ("environment", "colored"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
 )
-def test_a_judgement_has_its_colour_in_a_terminal_that_has_colours(environment, colored, monkeypatch):
+def test_a_judgment_has_its_colour_in_a_terminal_that_has_colours(environment, colored, monkeypatch):
     for name, value in {"TERM": "xterm", "NO_COLOR": "", **environment}.items():
         monkeypatch.setenv(name, value)
     ours, theirs = pty.openpty()
@@ -121,6 +121,6 @@ def test_a_judgement_has_its_colour_in_a_terminal_that_has_colours(environment, 
     )
 
 
-def test_a_judgement_in_a_file_is_plain(capsys):
+def test_a_judgment_in_a_file_is_plain(capsys):
     say_judged(JUDGED)
     assert capsys.readouterr().out == JUDGED.replace("\x1b", "\\x1b") + "\n"
