@@ -1,4 +1,4 @@
-"""Compute metrics of predictions with intervals: of each model, of differences to the first one, and of slices."""
+"""Compute metrics of predictions with intervals: of each model, of differences from the first one, and of slices."""
 
 from collections.abc import Mapping, Sequence
 

@@ -107,7 +107,7 @@ class Predictions:
         )
 
     def _first_difference(self, others: "Predictions") -> str | None:
-        """Describe the first difference to predictions of equally many samples; None if there is none."""
+        """Describe the first difference from predictions of equally many samples; None if there is none."""
         numbers = self._counted(), others._counted()
         for what, (ours, theirs) in (("row", numbers), ("label", (self.labels, others.labels))):
             if (differ := ours != theirs).any():

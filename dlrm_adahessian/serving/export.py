@@ -67,7 +67,7 @@ def export(
         onnx: also write the head as ONNX.
 
     Returns:
-        Description of the export, and differences to the checkpoint's predictions.
+        Description of the export, and differences from the checkpoint's predictions.
 
     Raises:
         UsageError: `out` exists, or the ONNX extra is not installed.
@@ -97,7 +97,7 @@ def write_folder(trained: TrainedModel, out: Path, tables: RowType, *, onnx: boo
         onnx: also write the head as ONNX.
 
     Returns:
-        Description of the export, and differences to the checkpoint's predictions.
+        Description of the export, and differences from the checkpoint's predictions.
 
     Raises:
         CheckpointError: a prediction differs by more than rounding the embedding rows explains.

@@ -28,9 +28,9 @@ class Parity:
     Attributes:
         rows: number of samples.
         identical: number of samples without a difference.
-        largest: largest difference to the checkpoint's prediction, including the rounding of the tables.
+        largest: largest difference from the checkpoint's prediction, including the rounding of the tables.
         mean: mean of these differences.
-        beyond_rounding: largest difference to the checkpoint's head on its own rounded embedding rows.
+        beyond_rounding: largest difference from the checkpoint's head on its own rounded embedding rows.
     """
 
     rows: int

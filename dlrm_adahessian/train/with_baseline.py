@@ -123,7 +123,7 @@ def _baseline(plain: RunConfig, data: PreparedData, device: torch.device) -> Run
             raise
         if str(error):
             logger.warning(
-                "no difference to %s is reported, because the baseline diverged: %s", plain.optimizer, error
+                "no difference from %s is reported, because the baseline diverged: %s", plain.optimizer, error
             )
         return None
 

@@ -142,7 +142,7 @@ def test_a_baseline_that_diverges_leaves_the_run_its_results(
 
     monkeypatch.setattr(loop._Fit, "_step", step)
     assert train(folder, "compared", "--baseline", "adagrad") == 0
-    assert "no difference to adagrad is reported, because the baseline diverged: " in caplog.text
+    assert "no difference from adagrad is reported, because the baseline diverged: " in caplog.text
     assert differences(folder / "compared", whole) == []
     assert json.loads((folder / "compared" / "summary.json").read_text())["baseline"] is None
 

@@ -11,7 +11,7 @@ _SCHEMA = "its columns with --schema FILE.toml; see docs/own-data.md."
 
 @dataclass(frozen=True)
 class _Repair:
-    """A difference to Criteo's format, the command that undoes it, and its effect on one line."""
+    """A difference from Criteo's format, the command that undoes it, and its effect on one line."""
 
     finding: str
     command: str

@@ -184,7 +184,7 @@ class StageBar:
         self._rows += rows
         if self._in_bytes:
             self._bar.set_postfix_str(
-                f"{self._rows / (time.monotonic() - self._started):,.0f} rows/s", refresh=False
+                f"{self._rows / (time.monotonic() - self._started):,.0f} samples/s", refresh=False
             )
             self._bar.update(self.bytes_read - self._bar.n)
         else:
@@ -206,7 +206,7 @@ class StageBar:
         self._bar = progress_bar(
             stage,
             total=self.total_bytes if self._in_bytes else self._total_rows,
-            unit="B" if self._in_bytes else " rows",
+            unit="B" if self._in_bytes else " samples",
         )
 
     def _end(self) -> None:
@@ -215,8 +215,7 @@ class StageBar:
         self._bar.close()
         if self._bar.disable:
             seconds = time.monotonic() - self._started
-            logger.info(
-                "%s: %d rows in %.1f s, %.0f rows/s", self._stage, self._rows, seconds, self._rows / seconds
-            )
+            speed = f"{self._rows / seconds:,.0f} samples/s"
+            logger.info("%s: %s samples in %.1f s, %s", self._stage, f"{self._rows:,}", seconds, speed)
         self._bar = None
         self.bytes_read = 0
