@@ -25,6 +25,7 @@ _MEANT = {
     "--gpu": "--device",
 }
 """Flags of other programs, and the flags that they mean here. Their spelling is too different for a closest match."""
+_REQUIRED = re.compile(r"^ *((?:--[\w.-]+ )?[A-Z]+)(?:  | *$)", re.MULTILINE)
 HELP = ("-h", "--help", "--help-all")
 """Flags that ask for help."""
 
@@ -153,4 +154,6 @@ def _refuse_unknown(arguments: Sequence[str], known: Sequence[str], layout: Layo
 def _sentence(told: str) -> str:
     """Return tyro's error as one line. In its output the error is between two horizontal rules, below a title."""
     parts = re.split(r"^ *-+ *$", told, flags=re.MULTILINE)
+    if parts[1].lstrip().startswith("Missing from"):  # then each flag or argument, and below it its help
+        return f"Required, but not given: {', '.join(_REQUIRED.findall(parts[1]))}"
     return " ".join(parts[1].split()).rstrip(".")

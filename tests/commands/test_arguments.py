@@ -68,11 +68,11 @@ def test_a_value_that_a_setting_refuses_is_one_sentence(arguments, told):
     ("schema", "schema requires an action (infer or check), but got none."),
     ("schema infr x.csv", "schema requires an action (infer or check), but got infr. Did you mean 'infer'?"),
     ("schema infer x.csv --row 5", "Unknown flag: --row. Did you mean --rows?"),
-    ("schema check --rows 0", "Missing from python -m dlrm_adahessian schema check: --schema PATH"),
+    ("schema check --rows 0", "Required, but not given: --schema PATH, --data-path STR. See --help."),
     ("launch --ranks 0", "ranks must be greater than or equal to 1, got 0"),
     ("launch --ranks", "--ranks requires a value, but none was given."),
-    ("launch --epochs 1", "Missing from python -m dlrm_adahessian launch: --ranks INT"),
-    ("export --out y", "Missing from python -m dlrm_adahessian export: --run PATH"),
+    ("launch --epochs 1", "Required, but not given: --ranks INT. See --help."),
+    ("export --out y", "Required, but not given: --run PATH. See --help."),
 ])  # fmt: skip
 def test_what_is_wrong_with_a_flag_is_one_line_and_names_the_nearest(command, told, capsys):
     assert main(command.split()) == 64
