@@ -145,7 +145,7 @@ def _claim(
 ) -> tuple[_Todo, RunResult | None]:
     """Lock the folder of a run until the stack closes, and choose to take, resume, or begin the run."""
     # If several processes need the same run, one trains it and the others wait.
-    stack.enter_context(exclusive_lock(run.path.with_suffix(".lock"), wait=True))
+    stack.enter_context(exclusive_lock(run.path.with_name(f"{run.path.name}.lock"), wait=True))
     if run.path.is_symlink():
         raise StorageError(f"The folder of a run must not be a link, but {run.path} is one. Remove it.")
     try:

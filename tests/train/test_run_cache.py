@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,6 +154,16 @@ def test_damaged_results_are_trained_anew_with_a_warning(
     assert again.summary.test == first.summary.test
     assert (run / TEST).read_bytes() == whole
     FinishedRun.open(run, samples[0].fingerprint(samples[1].fingerprint))
+
+
+def test_runs_of_optimizers_with_a_dot_in_their_names_do_not_wait_for_each_other(
+    samples: tuple[RunConfig, PreparedData], tmp_path: Path
+) -> None:
+    config, data = replace(samples[0], optimizer="mine.v1"), samples[1]
+    found_in(tmp_path, (config, data))
+    assert [path.name for path in tmp_path.glob("*.lock")] == [
+        f"{run_path(config, data, tmp_path, CPU).name}.lock"
+    ]
 
 
 def test_a_divergence_is_believed_of_its_own_run_alone(
