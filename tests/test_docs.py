@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import dlrm_adahessian.errors
+from dlrm_adahessian.errors import ProgramError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -71,6 +74,15 @@ def test_links_lead_to_pages_of_the_site_or_name_a_file(site):
     assert all(f'="{linked}"' in front for linked in ("tutorials/laptop.html", "img/headline.svg"))
     page = (site / "checkpoints.html").read_text()
     assert "<code>dlrm_adahessian/checkpoint/reader.py</code>" in page
+
+
+def test_the_table_of_exit_codes_has_every_error():
+    table = (ROOT / "docs" / "commands.md").read_text().partition("## Exit codes")[2]
+    codes = {
+        int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(",")
+    }
+    errors = {kind.exit_code for kind in vars(dlrm_adahessian.errors).values() if isinstance(kind, type)}
+    assert errors - {ProgramError.exit_code} <= codes
 
 
 def test_formulas_need_no_script(site):
