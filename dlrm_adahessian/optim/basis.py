@@ -62,7 +62,11 @@ class Side:
 
         rank = self.reflectors.shape[1]
         if first:
-            columns = torch.linalg.eigh(self.factor)[1][:, -rank:].flip(1)
+            # In float32, LAPACK returns NaN or does not converge for some factors of low rank, as of inactive units.
+            scaled = self.factor.double() / self.factor.abs().max().clamp(
+                min=torch.finfo(self.factor.dtype).tiny
+            )
+            columns = torch.linalg.eigh(scaled)[1][:, -rank:].flip(1).to(self.factor.dtype)
             # For inactive units, eigh returns rounding errors, whose signs would determine the reflections.
             columns.masked_fill_((self.factor.diagonal() == 0).unsqueeze(1), 0)
         else:

@@ -70,9 +70,17 @@ def verdicts(found: Comparison) -> list[Verdict]:
         found: the comparison.
 
     Returns:
-        Verdicts on log loss, in the order of the entrants.
+        Verdicts on log loss, in the order of the entrants. Cautions about entrants whose trials all diverged precede them.
     """
-    said: list[Verdict] = []
+    said = [
+        Verdict(
+            judged="caution",
+            sentence=f"All {entrant.trials.count} trials of {name} diverged, so nothing was tuned: its final runs have the "
+            "settings of the first trial. Use more trials, or see why they diverged.",
+        )
+        for name, entrant in found.optimizers.items()
+        if entrant.trials is not None and entrant.trials.best_logloss is None
+    ]
     for name in list(found.optimizers)[1:]:
         pairs = [_verdict(pair) for pair in found.to_first if pair.optimizer == name]
         sentence = f"{name} cannot be compared with {found.first}: no seed finished with both."

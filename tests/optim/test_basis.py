@@ -60,6 +60,22 @@ def test_first_columns_are_the_leading_eigenvectors_and_all_are_orthonormal(rank
         torch.testing.assert_close(columns, q_s @ rows.T, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("seed", [23, 54, 72, 92, 125])
+def test_factors_of_low_rank_with_inactive_units_have_eigenvectors_in_float32(seed):
+    """LAPACK's float32 eigh returns NaN for these or does not converge, on the machine where they were found."""
+    generator = torch.Generator().manual_seed(seed)
+    rank = 1 + seed % 3
+    units = torch.relu(
+        torch.randn(64, rank, generator=generator) @ torch.randn(rank, 256, generator=generator)
+    )
+    units[:, torch.rand(256, generator=generator) < 0.42] = 0
+    side = new_side((units.T @ units) / 64 * 10.0 ** -(seed % 7), 32)
+    side.refresh_(first=True)
+    q, largest = side.matrix().double(), np.linalg.eigvalsh(side.factor.double().numpy())[-1]
+    torch.testing.assert_close(q.T @ q, torch.eye(256, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert q[:, 0] @ side.factor.double() @ q[:, 0] == pytest.approx(largest, rel=1e-5)
+
+
 def test_orthogonal_iteration_comes_to_the_eigenvectors_of_a_factor_that_moved():
     side = new_side(covariance(0), 3)
     side.refresh_(first=True)

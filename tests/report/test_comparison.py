@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 from dlrm_adahessian.commands.compare import report
+from dlrm_adahessian.compare.results import Trials
 from dlrm_adahessian.compare.study import Contender, Run, Study
 from dlrm_adahessian.compare.summary import runs_table, summarize
 from dlrm_adahessian.curvature.parts import Parts
 from dlrm_adahessian.metrics.binary import binary_metrics
-from dlrm_adahessian.report.comparison import curvature_sentences, write_report, write_runs
+from dlrm_adahessian.report.comparison import curvature_sentences, verdicts, write_report, write_runs
 from dlrm_adahessian.train.results import Predicted
 
 pytestmark = pytest.mark.slow
@@ -56,6 +57,16 @@ def test_terminal_and_report_say_the_same_sentences(study, tmp_path):
     assert "one seed says nothing about seed-to-seed variation" in sentences[2]
     for name in ("report.html", "report.md"):
         assert all(sentence in (tmp_path / name).read_text() for sentence in sentences)
+
+
+def test_an_optimizer_whose_trials_all_diverged_is_named_first(study):
+    found = summarize(study)
+    lost = Trials(count=2, diverged=2, near_best=0, best_logloss=None, median_logloss=None)
+    second = list(found.optimizers)[1]
+    entrants = {**found.optimizers, second: replace(found.optimizers[second], trials=lost)}
+    said = verdicts(replace(found, optimizers=entrants))
+    assert (said[0].judged, len(said)) == ("caution", len(verdicts(found)) + 1)
+    assert f"All 2 trials of {second} diverged, so nothing was tuned" in said[0].sentence
 
 
 def test_the_report_names_the_matrix_of_the_curvature(study, tmp_path):
